@@ -1,0 +1,106 @@
+"""Route: one row of the endpoint table, and Match: what a path and a method lead to.
+
+Handler modules list their `Route`s; `router.Router` builds the trie of them and runs them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Final, Literal
+
+Handler = Callable[..., Awaitable[Any]]
+ListenerGroup = Literal["client", "federation", "web", "health", "metrics"]
+
+DEFAULT_MAX_BODY: Final = 262_144
+CONVERTERS: Final = frozenset(
+    {
+        "str",
+        "text",
+        "int",
+        "path",
+        "room_id",
+        "user_id",
+        "event_id",
+        "room_alias",
+        "room_id_or_alias",
+        "server_name",
+        "device_id",
+    }
+)
+
+_PARAMETER = re.compile(r"\{([a-z][a-z0-9_]*)(?::([a-z_]+))?\}")
+
+
+class Auth(Enum):
+    """Who may call a route; the authenticator given to the router decides it."""
+
+    NONE = "none"
+    OPTIONAL = "optional"
+    USER = "user"
+    GUEST_OK = "guest_ok"
+    ADMIN = "admin"
+    APPSERVICE = "appservice"
+    FEDERATION = "federation"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """An endpoint. `handler(request, **path_params)`; the parameters are named in the template.
+
+    Template parameters: `{name}` or `{name:converter}`; a parameter is one whole segment. Converters: str (not
+    empty), text (may be empty: `/state/{event_type}/{state_key:text}`), int, the identifiers, and path (the rest,
+    last only, may be empty).
+    """
+
+    method: str
+    template: str
+    handler: Handler
+    spec: str
+    """The anchor in the specification, or in our own documentation."""
+    auth: Auth = Auth.USER
+    limit: str = ""
+    """The rate-limit class; empty for none."""
+    max_body: int = DEFAULT_MAX_BODY
+    stream: bool = False
+    """The handler starts when the headers are there and reads `request.body_stream` itself."""
+    body_timeout_s: float = 60.0
+    """For the whole body; for stream=True the longest time in which nothing of note arrives."""
+    serve: ListenerGroup = "client"
+    cancel_on_disconnect: bool = False
+    """Cancel the handler when the client goes away: long polls. Others finish what they began."""
+    upgrade: bool = False
+    """A GET that may ask for `Upgrade`: the server's upgrade hook takes the connection over."""
+
+    def segments(self) -> list[str | tuple[str, str]]:
+        """The template's segments: literals as str, parameters as (name, converter)."""
+        if not self.template.startswith("/"):
+            raise ValueError(f"route template must start with a slash: {self.template}")
+        parsed: list[str | tuple[str, str]] = []
+        for segment in self.template[1:].split("/"):
+            found = _PARAMETER.fullmatch(segment)
+            if found is not None:
+                parsed.append((found[1], found[2] or "str"))
+            elif "{" in segment or "}" in segment:
+                raise ValueError(f"a parameter must be a whole segment: {self.template}")
+            else:
+                parsed.append(segment)
+        for index, part in enumerate(parsed):
+            if isinstance(part, tuple) and part[1] not in CONVERTERS:
+                raise ValueError(f"unknown converter {part[1]} in {self.template}")
+            if isinstance(part, tuple) and part[1] == "path" and index != len(parsed) - 1:
+                raise ValueError(f"a path parameter must be the last one: {self.template}")
+        return parsed
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """The route and the raw (percent-decoded, not converted) values of its parameters.
+
+    Without a fitting route `route` is one of the router's own, whose handler refuses with the right error.
+    """
+
+    route: Route
+    values: Mapping[str, str] = field(default_factory=dict)
