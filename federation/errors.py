@@ -1,0 +1,26 @@
+"""The two exceptions of the federation core. "Not authorised" is a verdict (see verdict.py), never an exception.
+
+# spec: client-server-api#standard-error-response
+"""
+
+from __future__ import annotations
+
+
+class Malformed(ValueError):
+    """Input from outside breaks a format or size rule. Carries what the wire answer must say."""
+
+    def __init__(self, message: str, errcode: str = "M_BAD_JSON", status: int = 400) -> None:
+        super().__init__(message)
+        self.message = message
+        self.errcode = errcode
+        self.status = status
+
+
+class RemoteError(Exception):
+    """Another server answered with a Matrix error, or with something that is not an answer at all."""
+
+    def __init__(self, errcode: str, status: int, message: str) -> None:
+        super().__init__(f"{status} {errcode}: {message}")
+        self.errcode = errcode
+        self.status = status
+        self.message = message

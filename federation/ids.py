@@ -1,0 +1,158 @@
+"""Parse the identifiers of Matrix. Every function is linear in its input and bounded to 255 bytes.
+
+Parsing returns the same string under a narrower type, so an id that went through here can be used unchecked.
+Identifiers are compared byte for byte; nothing is case-folded.
+
+# spec: appendices#identifier-grammar
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import Final, NewType
+
+from federation.errors import Malformed
+
+ServerName = NewType("ServerName", str)
+UserId = NewType("UserId", str)
+RoomId = NewType("RoomId", str)
+EventId = NewType("EventId", str)
+RoomAlias = NewType("RoomAlias", str)
+DeviceId = NewType("DeviceId", str)
+KeyId = NewType("KeyId", str)
+
+MAX_ID_BYTES: Final = 255
+# An id is at least a sigil, a colon and one more character; a server name alone must leave room for a sigil,
+# a localpart and a colon, but the specification only says "should" (230), so the id limit applies.
+_SERVER_NAME: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]{2,45})\]|([0-9A-Za-z.\-]{1,255}))(?::([0-9]{1,5}))?")
+_QUAD: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
+_COMMON_NAME: Final = re.compile(r"[0-9A-Za-z\-]{1,63}(?:\.[0-9A-Za-z\-]{1,63})*")
+_NEW_LOCALPART: Final = re.compile(r"[a-z0-9._=\-/+]+")
+_USER_LOCALPART: Final = re.compile(r"[\x21-\x39\x3b-\x7e]+")
+_HASH: Final = re.compile(r"[A-Za-z0-9_\-]{43}")
+
+
+def _refuse(kind: str) -> Malformed:
+    return Malformed(f"Not a valid {kind}", errcode="M_INVALID_PARAM")
+
+
+def _check_text(value: str, kind: str) -> None:
+    """Bound the size and refuse what no identifier may contain: NUL and lone surrogates."""
+    if type(value) is not str or len(value) > MAX_ID_BYTES or "\x00" in value:
+        raise _refuse(kind)
+    if not value.isascii():
+        try:
+            size = len(value.encode("utf-8"))
+        except UnicodeEncodeError:
+            raise _refuse(kind) from None
+        if size > MAX_ID_BYTES:
+            raise _refuse(kind)
+
+
+def _is_server_name(value: str) -> bool:
+    match = _SERVER_NAME.fullmatch(value)
+    if match is None:
+        return False
+    literal, name, port = match.groups()
+    if port is not None and int(port) > 65535:
+        return False
+    if literal is None:
+        # LIMIT(a name whose labels are empty or over 63 bytes cannot be looked up in the DNS at all)
+        if _COMMON_NAME.fullmatch(name) is None:
+            return False
+        return _QUAD.fullmatch(name) is None or all(int(part) <= 255 for part in name.split("."))
+    try:
+        ipaddress.IPv6Address(literal)
+    except ValueError:
+        return False
+    return True
+
+
+def parse_server_name(value: str) -> ServerName:
+    """# spec: appendices#server-name"""
+    _check_text(value, "server name")
+    if not _is_server_name(value):
+        raise _refuse("server name")
+    return ServerName(value)
+
+
+def _split(value: str, sigil: str, kind: str) -> tuple[str, str]:
+    """The localpart and the validated domain of `<sigil>localpart:domain`."""
+    _check_text(value, kind)
+    localpart, colon, domain = value.partition(":")
+    if not colon or localpart[:1] != sigil or not _is_server_name(domain):
+        raise _refuse(kind)
+    return localpart[1:], domain
+
+
+def parse_user_id(value: str) -> UserId:
+    """A user id that may appear outside events: printable ASCII in the localpart, which is not empty.
+
+    # spec: appendices#historical-user-ids
+    """
+    localpart, _ = _split(value, "@", "user id")
+    if _USER_LOCALPART.fullmatch(localpart) is None:
+        raise _refuse("user id")
+    return UserId(value)
+
+
+def parse_user_id_historical(value: str) -> UserId:
+    """A user id as events may carry it: any localpart without ':' and NUL, even an empty one."""
+    _split(value, "@", "user id")
+    return UserId(value)
+
+
+def parse_room_id(value: str) -> RoomId:
+    """Either `!opaque:domain` or, from room version 12, `!` and the hash of the create event."""
+    if type(value) is str and ":" not in value:
+        if value[:1] != "!" or _HASH.fullmatch(value, 1) is None:
+            raise _refuse("room id")
+        return RoomId(value)
+    _split(value, "!", "room id")
+    return RoomId(value)
+
+
+def parse_event_id(value: str) -> EventId:
+    """Opaque after the sigil: the room version decides the rest."""
+    _check_text(value, "event id")
+    if len(value) < 2 or value[0] != "$":
+        raise _refuse("event id")
+    return EventId(value)
+
+
+def parse_event_id_with_domain(value: str) -> EventId:
+    """The explicit ids of room versions 1 and 2, `$opaque:domain`."""
+    _split(value, "$", "event id")
+    return EventId(value)
+
+
+def parse_room_alias(value: str) -> RoomAlias:
+    """# spec: appendices#room-aliases"""
+    localpart, _ = _split(value, "#", "room alias")
+    if not localpart:
+        raise _refuse("room alias")
+    return RoomAlias(value)
+
+
+def parse_room_id_or_alias(value: str) -> RoomId | RoomAlias:
+    """For the endpoints that take either."""
+    return parse_room_alias(value) if value[:1] == "#" else parse_room_id(value)
+
+
+def domain_of(identifier: str) -> ServerName:
+    """The domain of an already parsed id. Domain-less ids (rooms of version 12) have none: Malformed."""
+    domain = identifier.partition(":")[2]
+    if not domain:
+        raise Malformed("The identifier has no domain", errcode="M_INVALID_PARAM")
+    return ServerName(domain)
+
+
+def localpart_of(identifier: str) -> str:
+    """What stands between the sigil and the domain of an already parsed id."""
+    return identifier.partition(":")[0][1:]
+
+
+def is_valid_new_localpart(localpart: str) -> bool:
+    """Whether a new account may be called this. The caller also checks the length of the whole user id."""
+    return len(localpart) <= MAX_ID_BYTES and _NEW_LOCALPART.fullmatch(localpart) is not None
