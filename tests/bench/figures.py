@@ -1,0 +1,104 @@
+"""The figures that CHAOS holds itself to, and how a measurement is judged against them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """One line of the table. `factor`: how many times better than the yardstick CHAOS must be."""
+
+    key: str
+    row: str
+    title: str
+    unit: str
+    more_is_better: bool
+    factor: float
+    # An absolute bound instead of a ratio, in the figure's unit.
+    at_most: float | None = None
+
+    def ratio(self, ours: float, yardstick: float) -> float:
+        """How many times better ours is; above 1 is better, whichever way the figure points."""
+        better, worse = (ours, yardstick) if self.more_is_better else (yardstick, ours)
+        return better / worse if worse > 0 else float("inf")
+
+    def is_reached(self, ours: float, yardstick: float | None) -> bool | None:
+        """Whether the target is met; None where there is nothing to compare with."""
+        if self.at_most is not None:
+            return ours <= self.at_most
+        if yardstick is None:
+            return None
+        return self.ratio(ours, yardstick) >= self.factor
+
+    def describe_target(self) -> str:
+        if self.at_most is not None:
+            return f"at most {self.at_most:g} {self.unit}"
+        if self.more_is_better:
+            return f"at least {self.factor:g}×"
+        return "less" if self.factor == 1 else f"at most 1/{self.factor:g}"
+
+
+FIGURES: Sequence[Figure] = (
+    Figure("send_median_ms", "send", "one sender's send, median", "ms", False, 16),
+    Figure("send_p99_ms", "send", "one sender's send, 99th percentile", "ms", False, 16),
+    Figure("sends_16", "sends16", "sends/s, 16 senders in 16 rooms", "/s", True, 20),
+    Figure("sends_32", "sends32", "sends/s, 32 senders in one room", "/s", True, 15),
+    Figure("fanout_ms", "fanout", "100 long-polling members have a message, median", "ms", False, 14),
+    Figure("creates", "creates", "rooms created/s", "/s", True, 15),
+    Figure("joins", "joins", "local joins/s", "/s", True, 10),
+    Figure("pages", "history", "history pages of 50/s", "/s", True, 10),
+    Figure("initial_ms", "initial", "first initial sync, 24 rooms", "ms", False, 10),
+    Figure("idle_syncs", "idle", "idle incremental syncs/s, one client in turn", "/s", True, 8),
+    Figure("resident_mb", "memory", "resident memory after the run", "MB", False, 1),
+    Figure("start_s", "start", "start to ready, on the database of the run", "s", False, 1, at_most=2.0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How much work each row does."""
+
+    sends: int
+    sends_each_16: int
+    sends_each_32: int
+    fanout_rounds: int
+    creates: int
+    join_rooms: int
+    history_messages: int
+    history_pages: int
+    initial_syncs: int
+    idle_syncs: int
+    starts: int
+
+
+FULL = Scale(
+    sends=400,
+    sends_each_16=100,
+    sends_each_32=50,
+    fanout_rounds=15,
+    creates=120,
+    join_rooms=3,
+    history_messages=1000,
+    history_pages=1200,
+    initial_syncs=7,
+    idle_syncs=2000,
+    starts=3,
+)
+QUICK = Scale(
+    sends=100,
+    sends_each_16=30,
+    sends_each_32=15,
+    fanout_rounds=5,
+    creates=40,
+    join_rooms=1,
+    history_messages=300,
+    history_pages=300,
+    initial_syncs=3,
+    idle_syncs=500,
+    starts=1,
+)
+
+# Of one run on one server: what each figure came to.
+Measured = Mapping[str, float]

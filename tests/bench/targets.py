@@ -1,0 +1,82 @@
+"""The servers that the bench and the client tests run against: CHAOS and the Synapse of `tests.interop`.
+
+A target prepares a fresh server in an empty folder; what comes back is started, killed and measured alike.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from tests.interop import synapse
+from tests.interop.process import ServerCommand, ServerProcess, find_free_port
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROFILE_VARIABLE = "CHAOS_PROFILE"
+
+
+class TargetMissing(Exception):
+    """This server cannot be run here; the text says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server that can be measured. `prepare` takes a new folder and "sqlite" or a postgresql:// address."""
+
+    name: str
+    prepare: Callable[[Path, str], ServerProcess]
+
+
+def build_chaos_config(folder: Path, port: int, database: str) -> dict[str, object]:
+    """chaos.yaml: defaults, save for what a closed test machine needs."""
+    return {
+        "server_name": synapse.SERVER_NAME,
+        "public_url": f"http://127.0.0.1:{port}",
+        "data_dir": str(folder / "data"),
+        "database": database,
+        "listeners": [{"bind": "127.0.0.1", "port": port, "serve": ["client", "federation", "health"]}],
+        "registration": {"mode": "open", "shared_secret": synapse.REGISTRATION_SECRET},
+        "federation": {"trusted_key_servers": []},
+        "rate_limits": {"enabled": False},
+    }
+
+
+def prepare_chaos(
+    folder: Path,
+    database: str,
+    launcher: Sequence[str] = ("-m", "homeserver"),
+    environment: Mapping[str, str] | None = None,
+) -> ServerProcess:
+    """A new CHAOS in `folder`, run by this interpreter."""
+    if (
+        importlib.util.find_spec("homeserver") is None
+        or importlib.util.find_spec("homeserver.__main__") is None
+    ):
+        raise TargetMissing("CHAOS has no `chaos serve` in this work tree")
+    port = find_free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "data").mkdir()
+    config_file = folder / "chaos.yaml"
+    config_file.write_text(yaml.safe_dump(build_chaos_config(folder, port, database)))
+    search_path = os.pathsep.join(str(REPOSITORY / part) for part in (".", "synapse-compat"))
+    command = ServerCommand(
+        name="CHAOS",
+        arguments=[sys.executable, *launcher, "serve", "--config", str(config_file)],
+        port=port,
+        log_file=folder / "output.log",
+        environment={"PYTHONPATH": search_path, **(environment or {})},
+        working_folder=folder,
+    )
+    return ServerProcess(command)
+
+
+TARGETS: Mapping[str, Target] = {
+    "synapse": Target(f"Synapse {synapse.SYNAPSE_VERSION}", synapse.prepare),
+    "chaos": Target("CHAOS", prepare_chaos),
+}

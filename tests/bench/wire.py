@@ -1,0 +1,212 @@
+"""HTTP/1.1 for a load generator: requests as ready bytes, answers with the least parsing that is still right.
+
+The generator shares two cores with the server that it measures, so what it costs itself must stay small: one
+request in flight per connection, no headers beyond what a server needs, no body decoded that nobody looks at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from dataclasses import dataclass
+from typing import Any, Self
+from urllib.parse import quote, urlencode
+
+RECEIVE_BYTES = 1 << 18
+TIMEOUT_S = 120.0
+
+
+class WireError(Exception):
+    """The server broke off, or answered what HTTP/1.1 does not allow."""
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """One answer: its status and its body, unchunked."""
+
+    status: int
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+class ResponseReader:
+    """Incremental reader of answers on one connection; `feed` returns an answer once it is whole."""
+
+    __slots__ = ("_body_at", "_buffer", "_length", "_status")
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._buffer = b""
+        self._status = 0
+        self._body_at = 0
+        self._length = -1  # -1: chunked
+
+    def feed(self, data: bytes) -> Response | None:
+        self._buffer = self._buffer + data if self._buffer else data
+        if self._status == 0 and not self._read_head():
+            return None
+        if self._length < 0:
+            body = _join_chunks(self._buffer, self._body_at)
+            if body is None:
+                return None
+        else:
+            end = self._body_at + self._length
+            if len(self._buffer) < end:
+                return None
+            body = self._buffer[self._body_at : end]
+        response = Response(self._status, body)
+        self._reset()
+        return response
+
+    def _read_head(self) -> bool:
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            return False
+        head = self._buffer[:end].lower()
+        if not head.startswith(b"http/1.1 "):
+            raise WireError(f"not an HTTP/1.1 answer: {head[:60]!r}")
+        self._body_at = end + 4
+        at = head.find(b"\r\ncontent-length:")
+        if at >= 0:
+            stop = head.find(b"\r\n", at + 2)
+            self._length = int(head[at + 17 : stop if stop >= 0 else None])
+        elif b"\r\ntransfer-encoding: chunked" in head:
+            self._length = -1
+        else:
+            raise WireError("an answer without a length")
+        self._status = int(head[9:12])
+        return True
+
+
+def _join_chunks(buffer: bytes, at: int) -> bytes | None:
+    """The body of a chunked answer, or None while it is incomplete."""
+    chunks: list[bytes] = []
+    while True:
+        line_end = buffer.find(b"\r\n", at)
+        if line_end < 0:
+            return None
+        size = int(buffer[at:line_end].partition(b";")[0], 16)
+        start = line_end + 2
+        if len(buffer) < start + size + 2:
+            return None
+        if size == 0:
+            return b"".join(chunks)
+        chunks.append(buffer[start : start + size])
+        at = start + size + 2
+
+
+def build_request(
+    method: str,
+    path: str,
+    token: str | None = None,
+    content: object = None,
+    query: dict[str, str] | None = None,
+) -> bytes:
+    """The bytes of one request; `path` is percent-encoded already (see `encode`)."""
+    target = f"{path}?{urlencode(query)}" if query else path
+    head = [f"{method} {target} HTTP/1.1", "Host: 127.0.0.1", "User-Agent: bench"]
+    if token is not None:
+        head.append(f"Authorization: Bearer {token}")
+    body = b""
+    if method in ("POST", "PUT"):
+        body = json.dumps({} if content is None else content).encode()
+        head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
+    return "\r\n".join([*head, "", ""]).encode() + body
+
+
+def encode(identifier: str) -> str:
+    """An identifier as one path segment."""
+    return quote(identifier, safe="")
+
+
+def expect_ok(response: Response) -> Response:
+    """The answer, which must be a success: a bench that counts refusals would measure nothing."""
+    if response.status != 200:
+        raise WireError(f"status {response.status}: {response.body[:400]!r}")
+    return response
+
+
+class BlockingConnection:
+    """A connection for rows with one client in turn: no event loop in what is timed."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), TIMEOUT_S)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._reader = ResponseReader()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_details: object) -> None:
+        self._socket.close()
+
+    def request(self, data: bytes) -> Response:
+        self._socket.sendall(data)
+        while True:
+            received = self._socket.recv(RECEIVE_BYTES)
+            if not received:
+                raise WireError("the server closed the connection")
+            response = self._reader.feed(received)
+            if response is not None:
+                return response
+
+
+class Connection(asyncio.Protocol):
+    """A kept-alive connection for rows with many clients at a time; one request in flight."""
+
+    def __init__(self) -> None:
+        self._reader = ResponseReader()
+        self._transport: asyncio.Transport | None = None
+        self._waiter: asyncio.Future[Response] | None = None
+
+    @classmethod
+    async def open(cls, port: int) -> Connection:
+        loop = asyncio.get_running_loop()
+        _, protocol = await loop.create_connection(cls, "127.0.0.1", port)
+        return protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            response = self._reader.feed(data)
+        except (WireError, ValueError) as error:
+            self._fail(WireError(str(error)))
+            return
+        waiter = self._waiter
+        if response is not None and waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(response)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._fail(WireError(f"the server closed the connection: {exc}"))
+
+    def _fail(self, error: WireError) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_exception(error)
+
+    def send(self, data: bytes) -> asyncio.Future[Response]:
+        """Send a request; the future has its answer."""
+        if self._waiter is not None:
+            raise WireError("a request is in flight on this connection")
+        if self._transport is None:
+            raise WireError("the connection is closed")
+        waiter: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
+        self._waiter = waiter
+        self._transport.write(data)
+        return waiter
+
+    def close(self) -> None:
+        self._waiter = None
+        if self._transport is not None:
+            self._transport.close()
