@@ -1,0 +1,1 @@
+"""Configuration: frozen records, a strict loader, generated documentation, and `chaos init`."""

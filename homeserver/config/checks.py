@@ -1,0 +1,82 @@
+"""Checks of single configuration texts. Each returns nothing or raises ValueError with one clear line."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+from federation.errors import Malformed
+from federation.ids import parse_server_name
+
+_HOST = re.compile(r"[A-Za-z0-9._:%\-]{1,255}")
+
+
+def check_server_name(text: str) -> None:
+    """spec: appendices#server-name"""
+    try:
+        parse_server_name(text)
+    except Malformed as error:
+        raise ValueError(
+            f"{text[:80]!r} is not a server name like chat.example.org or 10.0.0.1:8448"
+        ) from error
+
+
+def check_http_url(text: str) -> None:
+    parts = _split(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ValueError("must be a URL like https://chat.example.org")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise ValueError("must be a URL without user, query or fragment")
+
+
+def check_database(text: str) -> None:
+    if text == "sqlite":
+        return
+    parts = _split(text)
+    # The text may hold a password, so it is never part of the message.
+    if parts.scheme != "postgresql":
+        raise ValueError("must be sqlite or postgresql://user:password@host/database")
+    if not parts.path.strip("/"):
+        raise ValueError("names no database: postgresql://user:password@host/database")
+
+
+def check_redis_url(text: str) -> None:
+    parts = _split(text)
+    if parts.scheme not in ("redis", "rediss", "unix") or not (parts.hostname or parts.path):
+        raise ValueError("must be a URL like redis://host:6379/0")
+
+
+def check_bind(text: str) -> None:
+    if not _HOST.fullmatch(text):
+        raise ValueError("must be an address like 127.0.0.1, 0.0.0.0 or ::")
+
+
+def check_turn_uri(text: str) -> None:
+    if not text.startswith(("turn:", "turns:", "stun:", "stuns:")):
+        raise ValueError("must start with turn:, turns:, stun: or stuns:")
+
+
+def check_not_empty(text: str) -> None:
+    if not text.strip():
+        raise ValueError("must not be empty")
+
+
+class _Parts:
+    """The parts of a URL; a bad port or bracket is an ordinary ValueError without the text in it."""
+
+    __slots__ = ("fragment", "hostname", "path", "query", "scheme", "username")
+
+    def __init__(self, text: str) -> None:
+        parts = urlsplit(text)
+        _ = parts.port  # raises on a port that is no number or out of range
+        self.scheme, self.hostname, self.path = parts.scheme, parts.hostname, parts.path
+        self.query, self.fragment, self.username = parts.query, parts.fragment, parts.username
+
+
+def _split(text: str) -> _Parts:
+    if any(character.isspace() for character in text):
+        raise ValueError("must not contain spaces")
+    try:
+        return _Parts(text)
+    except ValueError as error:
+        raise ValueError("is not a well-formed URL") from error
