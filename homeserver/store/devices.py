@@ -1,0 +1,167 @@
+"""Devices: one row for each login of a user. spec: client-server-api#device-management"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import BindParameter, and_, bindparam, delete, func, select, update
+
+from homeserver.db.schema.accounts import devices
+from homeserver.db.statements import any_of, rows, statement
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.changes import Kind
+from homeserver.store.tokens import NewTokens, drop_device_tokens, drop_user_tokens, store_tokens
+
+_D = devices.c
+_USER: BindParameter[int] = bindparam("user_nid")
+_COLUMNS = (_D.nid, _D.device_id, _D.display_name, _D.last_seen_ts_ms, _D.last_seen_ip)
+
+_INSERT = rows(devices, "nid", "user_nid", "device_id", "display_name", "created_ts_ms")
+_NID = statement(select(_D.nid).where(and_(_D.user_nid == _USER, _D.device_id == bindparam("device_id"))))
+_ONE = statement(select(*_COLUMNS).where(and_(_D.user_nid == _USER, _D.device_id == bindparam("device_id"))))
+_ALL = statement(select(*_COLUMNS).where(_D.user_nid == _USER).order_by(_D.nid))
+_COUNT = statement(select(func.count()).select_from(devices).where(_D.user_nid == _USER))
+_SOME = statement(
+    select(_D.nid, _D.device_id).where(and_(_D.user_nid == _USER, any_of(_D.device_id, "device_ids")))
+)
+_ALL_NIDS = statement(select(_D.nid, _D.device_id).where(_D.user_nid == _USER))
+_RENAME = statement(
+    update(devices)
+    .where(and_(_D.user_nid == _USER, _D.device_id == bindparam("the_device_id")))
+    .values(display_name=bindparam("display_name"))
+    .returning(_D.nid)
+)
+_DROP = statement(delete(devices).where(any_of(_D.nid, "nids")))
+_SEEN = statement(
+    update(devices)
+    .where(_D.nid == bindparam("device_nid"))
+    .values(
+        last_seen_ts_ms=bindparam("seen_ts_ms"),
+        last_seen_ip=bindparam("seen_ip"),
+        user_agent=bindparam("seen_user_agent"),
+    )
+)
+
+# LIMIT(sizes of key uploads and device lists grow with it; a person's devices do not come near)
+MAX_DEVICES_PER_USER = 1000
+
+
+class Device(NamedTuple):
+    """A device as its user may see it."""
+
+    nid: int
+    device_id: str
+    display_name: str | None
+    last_seen_ts_ms: int | None
+    last_seen_ip: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesChanged:
+    """Payload of ``Kind.DEVICES`` where devices themselves came, went or were renamed (else the payload is None)."""
+
+    user_nid: int
+    changed: tuple[str, ...] = ()
+    removed: tuple[tuple[int, str], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """When and from where a device was last used."""
+
+    device_nid: int
+    ts_ms: int
+    ip: str
+    user_agent: str
+
+
+class TooManyDevices(Exception):
+    """The user has as many devices as a user may have."""
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A device that logs in: ``device_nid`` is its number if it is new."""
+
+    user_nid: int
+    device_id: str
+    device_nid: int
+    display_name: str | None
+    now_ms: int
+
+
+def log_in(tx: WriteTx, login: Login, tokens: NewTokens) -> int:
+    """Give tokens to a device, new or known, and end those that it had. Returns the device's number."""
+    # spec: client-server-api#relationship-between-access-tokens-and-devices
+    known: int | None = tx.value(_NID, user_nid=login.user_nid, device_id=login.device_id)
+    if known is not None:
+        drop_device_tokens(tx, [known])
+        store_tokens(tx, login.user_nid, known, tokens)
+        tx.claim(Kind.DEVICES, -login.user_nid, known)
+        return known
+    if tx.value(_COUNT, user_nid=login.user_nid) >= MAX_DEVICES_PER_USER:
+        raise TooManyDevices
+    row = (login.device_nid, login.user_nid, login.device_id, login.display_name, login.now_ms)
+    tx.insert(_INSERT, [row])
+    store_tokens(tx, login.user_nid, login.device_nid, tokens)
+    payload = DevicesChanged(login.user_nid, changed=(login.device_id,))
+    tx.claim(Kind.DEVICES, -login.user_nid, login.device_nid, payload=payload)
+    return login.device_nid
+
+
+def load_device(tx: Tx, user_nid: int, device_id: str) -> Device | None:
+    """One device."""
+    row = tx.one(_ONE, user_nid=user_nid, device_id=device_id)
+    return None if row is None else Device(*row)
+
+
+def load_devices(tx: Tx, user_nid: int) -> list[Device]:
+    """Every device of a user, oldest first."""
+    return [Device(*row) for row in tx.all(_ALL, user_nid=user_nid)]
+
+
+def rename_device(tx: WriteTx, user_nid: int, device_id: str, display_name: str | None) -> bool:
+    """Whether there is such a device."""
+    nid = tx.value(_RENAME, user_nid=user_nid, the_device_id=device_id, display_name=display_name)
+    if nid is None:
+        return False
+    tx.claim(Kind.DEVICES, -user_nid, nid, payload=DevicesChanged(user_nid, changed=(device_id,)))
+    return True
+
+
+def drop_devices(tx: WriteTx, user_nid: int, device_ids: Sequence[str]) -> None:
+    """Delete devices and everything that they could log in with; unknown ones are passed over."""
+    _drop(
+        tx, user_nid, [(nid, name) for nid, name in tx.all(_SOME, user_nid=user_nid, device_ids=device_ids)]
+    )
+
+
+def drop_all_devices(tx: WriteTx, user_nid: int, keep_device_nid: int = 0) -> None:
+    """Delete a user's devices, but perhaps one."""
+    found = [(nid, name) for nid, name in tx.all(_ALL_NIDS, user_nid=user_nid) if nid != keep_device_nid]
+    if keep_device_nid == 0:
+        drop_user_tokens(tx, user_nid)
+    _drop(tx, user_nid, found)
+
+
+def _drop(tx: WriteTx, user_nid: int, found: list[tuple[int, str]]) -> None:
+    if not found:
+        return
+    nids = [nid for nid, _ in found]
+    drop_device_tokens(tx, nids)
+    tx.run(_DROP, nids=nids)
+    tx.claim(Kind.DEVICES, -user_nid, payload=DevicesChanged(user_nid, removed=tuple(found)))
+
+
+def store_last_seen(tx: WriteTx, seen: Sequence[Seen]) -> None:
+    """When devices were last used; nobody follows it, so it takes no position."""
+    for one in seen:
+        tx.run(
+            _SEEN,
+            device_nid=one.device_nid,
+            seen_ts_ms=one.ts_ms,
+            seen_ip=one.ip,
+            seen_user_agent=one.user_agent,
+        )

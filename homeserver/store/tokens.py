@@ -1,0 +1,310 @@
+"""Access, refresh, login and registration tokens. Only hashes of the first three are stored.
+
+A device holds one line of tokens. The login makes generation 0; using the refresh token of generation *n* makes
+generation *n+1*, and drops whatever else the device held besides generation *n*: an older one because the use of
+*n* proves that the client has it, a newer one because the client asks again and so never got it. The first use of an
+access token of *n+1* drops generation *n*. That is the whole rule of refreshing, with nothing to link together.
+spec: client-server-api#refreshing-access-tokens
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import NamedTuple
+
+from sqlalchemy import BindParameter, and_, bindparam, delete, exists, insert, or_, select, update
+
+from homeserver.db.schema.accounts import (
+    access_tokens,
+    accounts,
+    devices,
+    login_tokens,
+    refresh_tokens,
+    registration_tokens,
+)
+from homeserver.db.schema.rooms import user_ids
+from homeserver.db.statements import rows, statement
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.changes import Kind
+
+_DEVICE: BindParameter[int] = bindparam("device_nid")
+_GENERATION: BindParameter[int] = bindparam("generation")
+
+_INSERT_ACCESS = rows(access_tokens, "hash", "user_nid", "device_nid", "generation", "expires_ts_ms")
+_INSERT_REFRESH = rows(refresh_tokens, "hash", "user_nid", "device_nid", "generation", "expires_ts_ms")
+_HOLDER = statement(
+    select(
+        access_tokens.c.user_nid,
+        access_tokens.c.device_nid,
+        access_tokens.c.generation,
+        access_tokens.c.expires_ts_ms,
+        user_ids.c.user_id,
+        devices.c.device_id,
+        accounts.c.admin,
+        accounts.c.guest,
+    )
+    .select_from(access_tokens)
+    .join(user_ids, user_ids.c.nid == access_tokens.c.user_nid)
+    .join(accounts, accounts.c.user_nid == access_tokens.c.user_nid)
+    .outerjoin(devices, devices.c.nid == access_tokens.c.device_nid)
+    .where(and_(access_tokens.c.hash == bindparam("hash"), accounts.c.deactivated == 0))
+)
+_HAS_OLDER_REFRESH = statement(
+    select(1).where(
+        or_(
+            exists().where(
+                and_(refresh_tokens.c.device_nid == _DEVICE, refresh_tokens.c.generation < _GENERATION)
+            ),
+            exists().where(
+                and_(access_tokens.c.device_nid == _DEVICE, access_tokens.c.generation < _GENERATION)
+            ),
+        )
+    )
+)
+_ACCESS_EXISTS = statement(select(1).where(access_tokens.c.hash == bindparam("hash")))
+_DROP_OLDER_ACCESS = statement(
+    delete(access_tokens).where(
+        and_(access_tokens.c.device_nid == _DEVICE, access_tokens.c.generation < _GENERATION)
+    )
+)
+_DROP_OLDER_REFRESH = statement(
+    delete(refresh_tokens).where(
+        and_(refresh_tokens.c.device_nid == _DEVICE, refresh_tokens.c.generation < _GENERATION)
+    )
+)
+_DROP_OTHER_ACCESS = statement(
+    delete(access_tokens).where(
+        and_(access_tokens.c.device_nid == _DEVICE, access_tokens.c.generation != _GENERATION)
+    )
+)
+_DROP_OTHER_REFRESH = statement(
+    delete(refresh_tokens).where(
+        and_(refresh_tokens.c.device_nid == _DEVICE, refresh_tokens.c.generation != _GENERATION)
+    )
+)
+_REFRESH = statement(
+    select(
+        refresh_tokens.c.user_nid,
+        refresh_tokens.c.device_nid,
+        refresh_tokens.c.generation,
+        refresh_tokens.c.expires_ts_ms,
+    )
+    .join(accounts, accounts.c.user_nid == refresh_tokens.c.user_nid)
+    .where(and_(refresh_tokens.c.hash == bindparam("hash"), accounts.c.deactivated == 0))
+)
+_DROP_DEVICE_ACCESS = statement(delete(access_tokens).where(access_tokens.c.device_nid == _DEVICE))
+_DROP_DEVICE_REFRESH = statement(delete(refresh_tokens).where(refresh_tokens.c.device_nid == _DEVICE))
+_DROP_ACCESS = statement(delete(access_tokens).where(access_tokens.c.hash == bindparam("hash")))
+_USER: BindParameter[int] = bindparam("user_nid")
+_DROP_USER_ACCESS = statement(delete(access_tokens).where(access_tokens.c.user_nid == _USER))
+_DROP_USER_REFRESH = statement(delete(refresh_tokens).where(refresh_tokens.c.user_nid == _USER))
+_DROP_USER_LOGIN = statement(delete(login_tokens).where(login_tokens.c.user_nid == _USER))
+
+_INSERT_LOGIN = rows(login_tokens, "hash", "user_nid", "expires_ts_ms")
+_SWEEP_LOGIN = statement(delete(login_tokens).where(login_tokens.c.expires_ts_ms <= bindparam("now_ms")))
+_TAKE_LOGIN = statement(
+    delete(login_tokens)
+    .where(login_tokens.c.hash == bindparam("hash"))
+    .returning(login_tokens.c.user_nid, login_tokens.c.expires_ts_ms)
+)
+
+_RT = registration_tokens.c
+_INSERT_REGISTRATION = statement(
+    insert(registration_tokens).values(
+        token=bindparam("token"),
+        uses_allowed=bindparam("uses_allowed"),
+        pending=0,
+        completed=0,
+        expires_ts_ms=bindparam("expires_ts_ms"),
+    )
+)
+_REGISTRATION = statement(
+    select(_RT.token, _RT.uses_allowed, _RT.completed, _RT.expires_ts_ms).where(
+        _RT.token == bindparam("token")
+    )
+)
+_ALL_REGISTRATION = statement(
+    select(_RT.token, _RT.uses_allowed, _RT.completed, _RT.expires_ts_ms).order_by(_RT.token)
+)
+_USE_REGISTRATION = statement(
+    update(registration_tokens)
+    .where(
+        and_(
+            _RT.token == bindparam("the_token"),
+            or_(_RT.uses_allowed.is_(None), _RT.completed < _RT.uses_allowed),
+            or_(_RT.expires_ts_ms.is_(None), _RT.expires_ts_ms > bindparam("now_ms")),
+        )
+    )
+    .values(completed=_RT.completed + 1)
+    .returning(_RT.completed)
+)
+_DROP_REGISTRATION = statement(
+    delete(registration_tokens).where(_RT.token == bindparam("token")).returning(_RT.token)
+)
+
+
+def hash_token(token: str) -> bytes:
+    """A token carries 128 bits or more of entropy: a fast hash without salt is enough to hide it."""
+    return sha256(token.encode("utf-8", "replace")).digest()
+
+
+class Holder(NamedTuple):
+    """Whose access token it is."""
+
+    user_nid: int
+    device_nid: int
+    generation: int
+    expires_ts_ms: int | None
+    user_id: str
+    device_id: str | None
+    admin: int
+    guest: int
+
+
+@dataclass(frozen=True, slots=True)
+class NewTokens:
+    """Hashes of tokens to be stored for a device."""
+
+    access_hash: bytes
+    access_expires_ts_ms: int | None
+    refresh_hash: bytes | None = None
+    refresh_expires_ts_ms: int | None = None
+
+
+class RegistrationToken(NamedTuple):
+    """Something like an invitation to register: how often it may be used, and until when."""
+
+    token: str
+    uses_allowed: int | None
+    completed: int
+    expires_ts_ms: int | None
+
+    def is_valid(self, now_ms: int) -> bool:
+        """Whether it can be used once more now."""
+        if self.expires_ts_ms is not None and self.expires_ts_ms <= now_ms:
+            return False
+        return self.uses_allowed is None or self.completed < self.uses_allowed
+
+
+class RefreshRefused(Exception):
+    """The refresh token is unknown, or over."""
+
+
+class RegistrationTokenRefused(Exception):
+    """The registration token is unknown, used up or over."""
+
+
+# --- access tokens -----------------------------------------------------------------------------------
+
+
+def load_holder(tx: Tx, token_hash: bytes) -> tuple[Holder, bool] | None:
+    """The holder of an access token, and whether its use makes older tokens of the device obsolete."""
+    row = tx.one(_HOLDER, hash=token_hash)
+    if row is None:
+        return None
+    holder = Holder(*row)
+    if holder.generation == 0:
+        return holder, False
+    older = tx.value(_HAS_OLDER_REFRESH, device_nid=holder.device_nid, generation=holder.generation)
+    return holder, older is not None
+
+
+def store_tokens(tx: Tx, user_nid: int, device_nid: int, tokens: NewTokens, generation: int = 0) -> None:
+    """Give tokens to a device, beside those that it has."""
+    access = (tokens.access_hash, user_nid, device_nid, generation, tokens.access_expires_ts_ms)
+    tx.insert(_INSERT_ACCESS, [access])
+    if tokens.refresh_hash is not None:
+        refresh = (tokens.refresh_hash, user_nid, device_nid, generation, tokens.refresh_expires_ts_ms)
+        tx.insert(_INSERT_REFRESH, [refresh])
+
+
+def drop_older_tokens(
+    tx: WriteTx, token_hash: bytes, user_nid: int, device_nid: int, generation: int
+) -> None:
+    """An access token was seen in use, so the client has it: the generations before it end."""
+    if tx.value(_ACCESS_EXISTS, hash=token_hash) is None:
+        return  # revoked in the meantime: what is left is not its to end
+    tx.run(_DROP_OLDER_ACCESS, device_nid=device_nid, generation=generation)
+    tx.run(_DROP_OLDER_REFRESH, device_nid=device_nid, generation=generation)
+    tx.claim(Kind.DEVICES, -user_nid, device_nid)
+
+
+def rotate_tokens(tx: WriteTx, refresh_hash: bytes, tokens: NewTokens, now_ms: int) -> None:
+    """Use a refresh token. Raises RefreshRefused."""
+    row = tx.one(_REFRESH, hash=refresh_hash)
+    if row is None or (row[3] is not None and row[3] <= now_ms):
+        raise RefreshRefused
+    user_nid, device_nid, generation = row[0], row[1], row[2]
+    tx.run(_DROP_OTHER_ACCESS, device_nid=device_nid, generation=generation)
+    tx.run(_DROP_OTHER_REFRESH, device_nid=device_nid, generation=generation)
+    store_tokens(tx, user_nid, device_nid, tokens, generation + 1)
+    tx.claim(Kind.DEVICES, -user_nid, device_nid)
+
+
+def drop_access_token(tx: WriteTx, token_hash: bytes, user_nid: int) -> None:
+    """For a token that belongs to no device."""
+    tx.run(_DROP_ACCESS, hash=token_hash)
+    tx.claim(Kind.DEVICES, -user_nid)
+
+
+def drop_device_tokens(tx: Tx, device_nids: Sequence[int]) -> None:
+    """The caller claims the change."""
+    for device_nid in device_nids:
+        tx.run(_DROP_DEVICE_ACCESS, device_nid=device_nid)
+        tx.run(_DROP_DEVICE_REFRESH, device_nid=device_nid)
+
+
+def drop_user_tokens(tx: Tx, user_nid: int) -> None:
+    """Every token of a user; the caller claims the change."""
+    tx.run(_DROP_USER_ACCESS, user_nid=user_nid)
+    tx.run(_DROP_USER_REFRESH, user_nid=user_nid)
+    tx.run(_DROP_USER_LOGIN, user_nid=user_nid)
+
+
+# --- login tokens ------------------------------------------------------------------------------------
+
+
+def store_login_token(tx: WriteTx, token_hash: bytes, user_nid: int, expires_ts_ms: int, now_ms: int) -> None:
+    """Keep a login token, and forget those that are over."""
+    tx.run(_SWEEP_LOGIN, now_ms=now_ms)
+    tx.insert(_INSERT_LOGIN, [(token_hash, user_nid, expires_ts_ms)])
+
+
+def take_login_token(tx: WriteTx, token_hash: bytes, now_ms: int) -> int | None:
+    """The user of a login token, which is gone with that; None for one that is unknown or over."""
+    row = tx.one(_TAKE_LOGIN, hash=token_hash)
+    return None if row is None or row[1] <= now_ms else row[0]
+
+
+# --- registration tokens -----------------------------------------------------------------------------
+
+
+def create_registration_token(
+    tx: WriteTx, token: str, uses_allowed: int | None = None, expires_ts_ms: int | None = None
+) -> None:
+    """A new registration token; IntegrityViolation where it exists."""
+    tx.run(_INSERT_REGISTRATION, token=token, uses_allowed=uses_allowed, expires_ts_ms=expires_ts_ms)
+
+
+def load_registration_token(tx: Tx, token: str) -> RegistrationToken | None:
+    """One registration token, valid or not."""
+    row = tx.one(_REGISTRATION, token=token)
+    return None if row is None else RegistrationToken(*row)
+
+
+def list_registration_tokens(tx: Tx) -> list[RegistrationToken]:
+    """Every registration token."""
+    return [RegistrationToken(*row) for row in tx.all(_ALL_REGISTRATION)]
+
+
+def use_registration_token(tx: Tx, token: str, now_ms: int) -> None:
+    """Count one registration, in its own transaction. Raises RegistrationTokenRefused."""
+    if tx.value(_USE_REGISTRATION, the_token=token, now_ms=now_ms) is None:
+        raise RegistrationTokenRefused
+
+
+def drop_registration_token(tx: WriteTx, token: str) -> bool:
+    """Whether there was such a token."""
+    return tx.value(_DROP_REGISTRATION, token=token) is not None
