@@ -127,7 +127,7 @@ def _assemble(event_id: EventId, room_id: RoomId, event_json: dict[str, Any], ru
         event_json["depth"],
         _reference_ids(event_json["prev_events"], rules),
         _reference_ids(event_json["auth_events"], rules),
-        _redacts(event_json, content, rules) if event_json["type"] == "m.room.redaction" else None,
+        redacts_of(event_json, content, rules) if event_json["type"] == "m.room.redaction" else None,
         event_json,
         rules,
     )
@@ -139,7 +139,8 @@ def _reference_ids(references: list[Any], rules: RoomRules) -> tuple[EventId, ..
     return tuple(references)
 
 
-def _redacts(event_json: dict[str, Any], content: dict[str, Any], rules: RoomRules) -> EventId | None:
+def redacts_of(event_json: dict[str, Any], content: dict[str, Any], rules: RoomRules) -> EventId | None:
+    """The target of an event that is known to be a redaction."""
     target = content.get("redacts") if rules.redacts_in_content else event_json.get("redacts")
     # `content` is free-form: what is no event id redacts nothing.
     return EventId(target) if type(target) is str and target[:1] == "$" and len(target) <= 255 else None
@@ -149,8 +150,15 @@ def check_text_field(name: str, value: Any) -> None:
     """A string of at most 255 bytes. # spec: client-server-api#size-limits"""
     if type(value) is not str:
         raise Malformed(f"{name} must be a string")
-    if len(value) > MAX_FIELD_BYTES or (not value.isascii() and len(value.encode("utf-8")) > MAX_FIELD_BYTES):
+    if len(value) > MAX_FIELD_BYTES or (not value.isascii() and _utf8_size(value) > MAX_FIELD_BYTES):
         raise Malformed(f"{name} is too long", errcode="M_TOO_LARGE", status=413)
+
+
+def _utf8_size(value: str) -> int:
+    try:
+        return len(value.encode("utf-8"))
+    except UnicodeEncodeError:
+        raise Malformed("JSON string holds a lone surrogate") from None
 
 
 def _check_integer(name: str, value: Any, minimum: int, maximum: int) -> None:

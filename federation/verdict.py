@@ -9,7 +9,7 @@ graph, but neither sent to clients nor used as a forward extremity.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Union
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,6 @@ class Drop:
     reason: str
 
 
-Verdict = Union[Accept, Reject, SoftFail, Drop]
+Verdict = Accept | Reject | SoftFail | Drop
 
 ACCEPT: Final = Accept()
