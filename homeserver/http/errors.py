@@ -101,8 +101,10 @@ def limit_exceeded(retry_after_ms: int) -> MatrixError:
 def unknown_token(soft_logout: bool = False) -> MatrixError:
     """The access token is not (or no longer) known; with soft_logout the device still exists."""
     # spec: client-server-api#soft-logout
-    extra = {"soft_logout": True} if soft_logout else {}
-    return MatrixError(401, "M_UNKNOWN_TOKEN", "Unrecognised access token", **extra)
+    error = MatrixError(401, "M_UNKNOWN_TOKEN", "Unrecognised access token")
+    if soft_logout:
+        error.extra["soft_logout"] = True
+    return error
 
 
 def missing_token() -> MatrixError:

@@ -20,7 +20,7 @@ from homeserver.http.errors import ClientGone, MatrixError, too_large, unrecogni
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request, decode_component
 from homeserver.http.response import Response, to_response
-from homeserver.http.route import Auth, ListenerGroup, Match, Route
+from homeserver.http.route import Auth, Match, Route
 
 __all__ = ["Auth", "FailureLog", "Match", "Route", "Router"]
 
@@ -227,14 +227,14 @@ class Router:
         return to_response(await route.handler(request, **parameters))
 
 
-def _refusal(error: MatrixError, serve: ListenerGroup = "client") -> Route:
+def _refusal(error: MatrixError) -> Route:
     """A route for what is no route: its handler raises the error, and a body is only read to be thrown away."""
 
     async def refuse(_: Request) -> Awaitable[None]:
         raise error
 
     return Route(
-        method="GET", template="", handler=refuse, auth=Auth.NONE, max_body=65_536, serve=serve,
+        method="GET", template="", handler=refuse, auth=Auth.NONE, max_body=65_536,
         spec="client-server-api#common-error-codes",
     )  # fmt: skip
 
@@ -242,6 +242,7 @@ def _refusal(error: MatrixError, serve: ListenerGroup = "client") -> Route:
 @coroutine
 def _continue(running: Coroutine[Any, Any, Response], awaited: Any) -> Generator[Any, Any, Response]:
     """Go on with a coroutine that has already been started, as `yield from` would from the middle."""
+    value: Any = None
     while True:
         try:
             value = yield awaited
@@ -249,13 +250,11 @@ def _continue(running: Coroutine[Any, Any, Response], awaited: Any) -> Generator
             running.close()
             raise
         except BaseException as error:
-            step = running.throw
-            argument: Any = error
+            failure: BaseException | None = error
         else:
-            step = running.send
-            argument = value
+            failure = None
         try:
-            awaited = step(argument)
+            awaited = running.send(value) if failure is None else running.throw(failure)
         except StopIteration as done:
             response: Response = done.value
             return response

@@ -1,0 +1,328 @@
+"""RequestReader: bytes of one connection become requests, in order, within every bound.
+
+llhttp (through httptools) does the syntax, strictly: bare LF, folded headers, a space before the colon, doubled or
+odd Content-Length, Content-Length together with Transfer-Encoding are its errors. What it leaves open is decided
+here. The first thing wrong ends the reading: the connection answers what came before, then the refusal, then closes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from enum import Enum
+from types import MappingProxyType
+from typing import Final
+
+import httptools
+
+from homeserver.http.body import UploadStream
+from homeserver.http.edge import Edge
+from homeserver.http.errors import ClientGone, MatrixError, too_large, wrong_method
+from homeserver.http.request import Headers, Request
+from homeserver.http.response import Response
+
+_METHODS: Final = MappingProxyType(
+    {name.encode(): name for name in ("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH")}
+)
+_DISCARDED_BODY_BYTES: Final = 65_536
+_CHUNK_ALLOWANCE: Final = 65_536
+
+
+class Phase(Enum):
+    IDLE = "between requests"
+    HEAD = "in the request line or the headers"
+    BODY = "in the body"
+
+
+class Pending:
+    """A request (or a refusal) that waits for its turn to be answered."""
+
+    __slots__ = ("keep_alive", "method", "old_client", "refusal", "request", "started", "stream", "upgrade")
+
+    def __init__(self, method: str, *, keep_alive: bool, old_client: bool = False) -> None:
+        self.method = method
+        self.keep_alive = keep_alive
+        self.old_client = old_client
+        self.request: Request | None = None
+        self.refusal: Response | None = None
+        self.stream: UploadStream | None = None
+        self.upgrade = False
+        self.started = 0.0
+
+
+class RequestReader:
+    """The parser's callbacks (`on_*`), and what the connection asks between two slices of input."""
+
+    __slots__ = (
+        "_chunked",
+        "_edge",
+        "_header_bytes",
+        "_header_count",
+        "_headers",
+        "_max_body",
+        "_on_demand",
+        "_parser",
+        "_parts",
+        "_peer",
+        "_peer_is_proxy",
+        "_ready",
+        "_refusal",
+        "_url",
+        "_wire_bytes",
+        "body_timeout_s",
+        "current",
+        "expects_continue",
+        "leftover",
+        "messages",
+        "phase",
+        "ready_bytes",
+        "refused",
+        "remaining",
+        "size",
+    )
+
+    def __init__(self, edge: Edge, peer: str, ready: deque[Pending], on_demand: Callable[[], None]) -> None:
+        self._edge = edge
+        self._peer = peer
+        self._peer_is_proxy = edge.is_proxy(peer)
+        self._ready = ready
+        self._on_demand = on_demand
+        self._parser = httptools.HttpRequestParser(self)
+        self._refusal: MatrixError | None = None
+        self._url = b""
+        self._headers = Headers()
+        self._header_bytes = 0
+        self._header_count = 0
+        self._wire_bytes = 0
+        self._chunked = False
+        self._max_body = 0
+        self._parts: list[bytes] = []
+        self.phase = Phase.IDLE
+        self.messages = 0
+        self.current: Pending | None = None
+        self.expects_continue = False
+        self.body_timeout_s = 0.0
+        self.remaining = 0
+        self.size = 0
+        self.ready_bytes = 0
+        self.refused = False
+        self.leftover: bytes | None = None
+
+    # --- for the connection ---
+
+    @property
+    def saw_request_line(self) -> bool:
+        return self.phase is not Phase.IDLE and bool(self._url)
+
+    def feed(self, data: bytes) -> None:
+        """Parse one slice. What is complete goes to the queue; `refused` and `leftover` tell of an end."""
+        before = self.phase
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._after_upgrade(data, upgrade.args[0])
+        except httptools.HttpParserError:
+            self.refuse(self._refusal or MatrixError(400, "M_UNKNOWN", "Malformed HTTP request"))
+        else:
+            if self.phase is before and before is not Phase.IDLE:
+                self._count_wire(len(data))
+
+    def refuse(self, error: MatrixError) -> None:
+        """Read no further; the error is the answer to what was being received."""
+        if self.refused:
+            return
+        self.refused = True
+        stream = self.current.stream if self.current is not None else None
+        if self.current is not None and stream is not None:
+            # Its handler runs already: it hears of the error where it reads.
+            self.current.keep_alive = False
+            stream.fail(error)
+        else:
+            pending = Pending("GET", keep_alive=False)
+            pending.refusal = error.to_response()
+            self._ready.append(pending)
+        self._drop_current()
+
+    def abandon(self) -> None:
+        """The connection is gone."""
+        if self.current is not None and self.current.stream is not None:
+            self.current.stream.fail(ClientGone())
+        self._drop_current()
+        self.refused = True
+
+    def release(self) -> None:
+        """Break the reference cycle with the parser, so that no collector is needed for a connection."""
+        self._parser = None  # type: ignore[assignment]
+
+    def _drop_current(self) -> None:
+        self.current = None
+        self._parts = []
+        self.phase = Phase.IDLE
+
+    def _count_wire(self, size: int) -> None:
+        """What the callbacks do not see costs too: padding, chunk extensions, a value that never ends."""
+        self._wire_bytes += size
+        limits = self._edge.limits
+        if self.phase is Phase.HEAD:
+            if self._wire_bytes > limits.max_url_bytes + 2 * limits.max_header_bytes:
+                self.refuse(MatrixError(431, "M_TOO_LARGE", "The request headers are too large"))
+        elif self._wire_bytes > _CHUNK_ALLOWANCE + limits.max_chunk_overhead * self.size:
+            self.refuse(MatrixError(400, "M_UNKNOWN", "Malformed HTTP request"))
+
+    def _after_upgrade(self, data: bytes, offset: int) -> None:
+        """The parser stops after a request that asks for another protocol."""
+        rest = bytes(data[offset:])
+        if self.leftover is not None:
+            self.leftover = rest
+            return
+        # Not for us (h2c and the like): it is an ordinary request, and the next one follows it.
+        self._parser = httptools.HttpRequestParser(self)
+        if rest:
+            self.feed(rest)
+
+    # --- the parser's callbacks ---
+
+    def on_message_begin(self) -> None:
+        self.phase = Phase.HEAD
+        self.messages += 1
+        self._url = b""
+        self._headers = Headers()
+        self._header_bytes = 0
+        self._header_count = 0
+        self._wire_bytes = 0
+
+    def on_url(self, url: bytes) -> None:
+        self._url = self._url + url if self._url else url
+        if len(self._url) > self._edge.limits.max_url_bytes:
+            raise self._stop(MatrixError(414, "M_TOO_LARGE", "The URL is too long"))
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        limits = self._edge.limits
+        self._header_bytes += len(name) + len(value)
+        self._header_count += 1
+        if self._header_bytes > limits.max_header_bytes or self._header_count > limits.max_header_count:
+            raise self._stop(MatrixError(431, "M_TOO_LARGE", "The request headers are too large"))
+        # Trailer fields come here too; nobody asked for them.
+        if self.phase is Phase.HEAD:
+            self._headers.add(name.lower(), value)
+
+    def on_headers_complete(self) -> None:
+        headers = self._headers
+        version = self._parser.get_http_version()
+        self._check_framing(version)
+        method = _METHODS.get(self._parser.get_method())
+        if method is None:
+            raise self._stop(wrong_method(sorted(_METHODS.values())))
+        pending = Pending(method, keep_alive=self._parser.should_keep_alive(), old_client=version == "1.0")
+        target = self._origin_form()
+        if method == "OPTIONS":
+            # spec: client-server-api#web-browser-clients: no logic of the endpoint runs
+            pending.refusal = Response(200, b"{}")
+            self._max_body = _DISCARDED_BODY_BYTES
+            self.body_timeout_s = self._edge.limits.header_timeout_s
+        else:
+            match = self._edge.router.resolve(method, target.partition(b"?")[0], self._edge.serve)
+            self._max_body = match.route.max_body
+            self.body_timeout_s = match.route.body_timeout_s
+            client_ip = self._edge.client_ip(headers) or self._peer if self._peer_is_proxy else self._peer
+            pending.request = Request(
+                method, target, headers, match=match, serve=self._edge.serve, client_ip=client_ip
+            )
+        self.phase = Phase.BODY
+        self.size = 0
+        self._wire_bytes = 0
+        self._chunked = b"transfer-encoding" in headers
+        # llhttp has checked that these are digits that fit 64 bits.
+        self.remaining = int(headers.get(b"content-length", b"0"))
+        if self.remaining > self._max_body:
+            raise self._stop(too_large())
+        if b"upgrade" in headers and self._parser.should_upgrade():
+            self._ask_upgrade(pending)
+        expect = headers.get(b"expect")
+        if expect is not None and version == "1.1":
+            if expect.lower() != b"100-continue":
+                raise self._stop(MatrixError(417, "M_UNKNOWN", "Unknown expectation"))
+            self.expects_continue = self._chunked or self.remaining > 0
+        self.current = pending
+        if pending.request is not None and pending.request.match.route.stream:
+            pending.stream = UploadStream(self._edge.limits.stream_buffer_bytes, self._on_demand)
+            pending.request.body_stream = pending.stream
+            self._ready.append(pending)
+
+    def on_body(self, data: bytes) -> None:
+        size = len(data)
+        self.size += size
+        self.remaining -= size
+        self.expects_continue = False
+        if self.size > self._max_body:
+            raise self._stop(too_large())
+        pending = self.current
+        if pending is None:
+            return
+        if pending.stream is not None:
+            pending.stream.feed(data)
+        elif pending.request is not None:
+            self._parts.append(data)
+
+    def on_message_complete(self) -> None:
+        pending = self.current
+        self.current = None
+        self.phase = Phase.IDLE
+        self.expects_continue = False
+        self.remaining = 0
+        if pending is None:
+            return
+        if pending.stream is not None:
+            pending.stream.finish()
+            return
+        if pending.request is not None and self._parts:
+            parts = self._parts
+            pending.request.body = parts[0] if len(parts) == 1 else b"".join(parts)
+            self._parts = []
+            self.ready_bytes += self.size
+        self._ready.append(pending)
+
+    # --- decisions on the head of a request ---
+
+    def _stop(self, error: MatrixError) -> MatrixError:
+        """Raised inside a callback it ends the parsing; the parser loses the exception, so it is kept here."""
+        self._refusal = error
+        return error
+
+    def _check_framing(self, version: str) -> None:
+        """Everything by which two servers could disagree on where a request ends, or for whom it is."""
+        headers = self._headers
+        if version not in ("1.1", "1.0"):
+            raise self._stop(MatrixError(505, "M_UNKNOWN", "HTTP version not supported"))
+        coding = headers.get(b"transfer-encoding")
+        if coding is not None:
+            if (
+                version == "1.0"
+                or b"content-length" in headers
+                or len(headers.get_all(b"transfer-encoding")) > 1
+            ):
+                raise self._stop(MatrixError(400, "M_UNKNOWN", "Malformed HTTP request"))
+            if coding.strip().lower() != b"chunked":
+                raise self._stop(MatrixError(501, "M_UNKNOWN", "Transfer coding not supported"))
+        hosts = len(headers.get_all(b"host"))
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            raise self._stop(MatrixError(400, "M_UNKNOWN", "A request needs one Host header"))
+
+    def _origin_form(self) -> bytes:
+        """The target as path and query; a proxy's absolute form loses its scheme and authority."""
+        target = self._url
+        if target[:1] != b"/":
+            scheme, separator, rest = target.partition(b"://")
+            if separator and scheme.lower() in (b"http", b"https"):
+                _, slash, path = rest.partition(b"/")
+                target = slash + path if slash else b"/"
+        return target.partition(b"#")[0]
+
+    def _ask_upgrade(self, pending: Pending) -> None:
+        """A body would be taken for the next request, as the parser skips it: so there must be none."""
+        if self._chunked or self.remaining:
+            raise self._stop(MatrixError(400, "M_UNKNOWN", "An upgrade request must not have a body"))
+        request = pending.request
+        if request is not None and request.match.route.upgrade and self._edge.upgrade is not None:
+            pending.upgrade = True
+            self.leftover = b""
