@@ -12,7 +12,7 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
@@ -63,10 +63,12 @@ def build_database_section(database: str, folder: Path) -> dict[str, object]:
     if database == "sqlite":
         return {"name": "sqlite3", "args": {"database": str(folder / "homeserver.db")}}
     address = urlsplit(database)
+    # A Unix socket's folder does not fit where an address has its host: libpq takes it from the query.
+    host = parse_qs(address.query).get("host", [address.hostname or ""])[0]
     arguments: dict[str, object] = {
         "user": unquote(address.username or ""),
         "dbname": address.path.lstrip("/"),
-        "host": address.hostname or "",
+        "host": host,
         "port": address.port or 5432,
         "cp_min": 5,
         "cp_max": 10,

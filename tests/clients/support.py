@@ -1,0 +1,112 @@
+"""Runs a client program through its phases against a server that is killed in the middle of them.
+
+`CHAOS_CLIENTS_TARGET=synapse` puts Synapse in CHAOS's place: what fails there too is wrong in the program.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from twisted.trial import unittest
+
+from tests.bench.postgres import create_database
+from tests.bench.targets import REPOSITORY, TARGETS, TargetMissing
+from tests.interop.process import ServerProcess
+from tests.support.postgres import PostgresUnavailable, server_url
+
+TARGET_VARIABLE = "CHAOS_CLIENTS_TARGET"
+PHASE_LIMIT_S = 180
+# The server is killed in the middle of a burst of several senders, as soon as so many were acknowledged.
+KILL_AFTER = 60
+
+
+class ProgramFailed(AssertionError):
+    """A client program ended with a complaint; the text is its whole output."""
+
+
+class ProgramCase(unittest.TestCase):
+    """Base of the cases: `run_program` with the arguments that start the program."""
+
+    def run_program(self, program: Sequence[str], database: str) -> None:
+        """talk; burst, killed in its middle; restart; verify."""
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clients-")))
+            address = self._make_database(database, folder.name)
+            try:
+                server = TARGETS[os.environ.get(TARGET_VARIABLE, "chaos")].prepare(folder / "server", address)
+            except TargetMissing as error:
+                raise unittest.SkipTest(f"no server to test: {error}") from error
+            stack.enter_context(server)
+            server.start()
+            notes = folder / "notes.json"
+            run_phase([*program, "talk", server.base_url, str(notes)])
+            run_burst([*program, "burst", server.base_url, str(notes)], server)
+            server.start()
+            run_phase([*program, "verify", server.base_url, str(notes)])
+            self.assertTrue(server.is_running(), "the server is still up after the last phase")
+            self.assertEqual(server.stop(), 0, "and ends cleanly when asked")
+
+    def _make_database(self, database: str, name: str) -> str:
+        if database == "sqlite":
+            return "sqlite"
+        try:
+            return create_database(server_url(), name)
+        except PostgresUnavailable as error:
+            raise unittest.SkipTest(f"no PostgreSQL: {error}") from error
+
+
+def run_phase(command: Sequence[str]) -> None:
+    """Run one phase to its end; a complaint of the program fails the test with all that it printed."""
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=REPOSITORY,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=PHASE_LIMIT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ProgramFailed(f"no end after {PHASE_LIMIT_S} s:\n{_decode(error.stdout)}") from None
+    if ended.returncode != 0:
+        raise ProgramFailed(f"status {ended.returncode}:\n{_decode(ended.stdout)}")
+
+
+def run_burst(command: Sequence[str], server: ServerProcess) -> None:
+    """Run the burst and kill the server once enough messages were acknowledged."""
+    output = []
+    with subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as program:
+        assert program.stdout is not None
+        acknowledged = 0
+        for line in program.stdout:
+            output.append(line)
+            if line.startswith("acknowledged "):
+                acknowledged += 1
+                if acknowledged == KILL_AFTER:
+                    server.kill()
+        status = program.wait(PHASE_LIMIT_S)
+    if status != 0 or acknowledged < KILL_AFTER:
+        server.kill()
+        raise ProgramFailed(f"the burst ended with status {status}:\n{''.join(output)}")
+
+
+def python_program(module: str) -> list[str]:
+    return [sys.executable, "-m", module]
+
+
+def _decode(output: bytes | None) -> str:
+    return (output or b"").decode(errors="replace")
