@@ -25,7 +25,8 @@ from federation.ids import (
     parse_user_id,
 )
 
-MAX_EDU_BYTES: Final = 256 * 1024
+# LIMIT(a to-device EDU carries one message for each of maybe thousands of devices)
+MAX_EDU_BYTES: Final = 4 * 1024 * 1024
 MAX_RECEIPTS: Final = 5000
 MAX_PRESENCE: Final = 1000
 MAX_MESSAGES: Final = 5000

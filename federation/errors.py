@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 
-class Malformed(ValueError):
+class Malformed(ValueError):  # noqa: N818 (a verdict on the input, not a failure of ours)
     """Input from outside breaks a format or size rule. Carries what the wire answer must say."""
 
     def __init__(self, message: str, errcode: str = "M_BAD_JSON", status: int = 400) -> None:

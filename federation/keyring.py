@@ -138,21 +138,33 @@ def parse_notary_response(
 
 
 def merge(old: ServerKeys | None, new: ServerKeys) -> ServerKeys:
-    """What is known after a further answer. Keys that are no longer listed stay known as they were.
+    """What is known after a further answer, which may be older than the last one (a notary's cache).
 
-    An older answer (a notary's cache) adds keys but never overrides what a later one said.
+    Keys that are no longer listed stay known as they were. An expiry, once published, stands; otherwise the
+    longest validity that the server ever signed for a key does.
     """
     if old is None:
         return new
     if old.server_name != new.server_name:
         raise ValueError("keys of different servers")
-    first, last = (old, new) if new.valid_until_ts_ms >= old.valid_until_ts_ms else (new, old)
-    keys = {**first.keys, **last.keys}
+    keys = dict(old.keys)
+    for key_id, key in new.keys.items():
+        known = keys.get(key_id)
+        keys[key_id] = key if known is None else _merge_key(known, key)
     if len(keys) > MAX_KEYS:
         newest = sorted(keys.values(), key=lambda key: (key.valid_until_ts_ms, key.key_id), reverse=True)
         keys = {key.key_id: key for key in newest[:MAX_KEYS]}
-    fetched_ts_ms = max(old.fetched_ts_ms, new.fetched_ts_ms)
-    return ServerKeys(new.server_name, keys, fetched_ts_ms, last.valid_until_ts_ms)
+    return ServerKeys(new.server_name, keys, new.fetched_ts_ms, new.valid_until_ts_ms)
+
+
+def _merge_key(old: VerifyKey, new: VerifyKey) -> VerifyKey:
+    if old.public_key != new.public_key:
+        # A key id that was used twice: believe the server's latest word.
+        return new
+    if old.expired == new.expired:
+        pick = min if new.expired else max
+        return pick(old, new, key=lambda key: key.valid_until_ts_ms)
+    return new if new.expired else old
 
 
 def is_sufficient(

@@ -17,12 +17,15 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import islice
 from typing import Final, NamedTuple
 
 from federation.ids import EventId, ServerName
 
 MAX_PDUS: Final = 50
 MAX_EDUS: Final = 100
+# LIMIT(with 50 PDUs of 64 KiB beside them, a transaction stays below what other servers accept as a body)
+MAX_EDU_BYTES_IN_ALL: Final = 2 * 1024 * 1024
 DEFAULT_MAX_PENDING_PDUS: Final = 500
 DEFAULT_MAX_PENDING_EDUS: Final = 1000
 
@@ -180,12 +183,22 @@ class Destination:
             if not self._pdus and not self._edus:
                 return None
             pdus = tuple(self._pdus.popleft() for _ in range(min(MAX_PDUS, len(self._pdus))))
-            keys = list(self._edus)[:MAX_EDUS] if len(self._edus) > MAX_EDUS else list(self._edus)
-            edus = tuple(self._edus.pop(key) for key in keys)
+            edus = self._take_edus()
             self._sending = Transaction(f"{self._txn_prefix}{self._next_txn}", self.server_name, pdus, edus)
             self._next_txn += 1
         self._in_flight = True
         return self._sending
+
+    def _take_edus(self) -> tuple[OutgoingEdu, ...]:
+        """As many waiting EDUs as one transaction may carry; a large one goes alone."""
+        taken: list[OutgoingEdu] = []
+        size = 0
+        for key in list(islice(self._edus, MAX_EDUS)):
+            size += len(self._edus[key].body)
+            if taken and size > MAX_EDU_BYTES_IN_ALL:
+                break
+            taken.append(self._edus.pop(key))
+        return tuple(taken)
 
     def done(
         self,
@@ -207,6 +220,7 @@ class Destination:
         if outcome is Outcome.RETRY_LATER:
             wait_ms = min(self._retry_min_ms << min(self._failures, 40), self._retry_max_ms)
             self._failures += 1
+            # The first wait is as configured; from then on destinations must not come back in step.
             if self._failures > 1:
                 wait_ms -= int(wait_ms * jitter / 2)
             if retry_after_ms is not None:

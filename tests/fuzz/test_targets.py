@@ -1,0 +1,39 @@
+"""Each fuzz target, shortly: so that the targets themselves stay alive, and cheap bugs are found at once."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from tests.fuzz import acl, canonical, edus, event, ids, keyring, policy, signing, xmatrix
+from tests.fuzz.harness import as_test
+
+EXAMPLES = 60
+
+
+class FuzzTargets(SynchronousTestCase):
+    def test_acl(self) -> None:
+        as_test(acl.STRATEGY, acl.target, EXAMPLES)()
+
+    def test_canonical(self) -> None:
+        as_test(canonical.STRATEGY, canonical.target, EXAMPLES)()
+
+    def test_edus(self) -> None:
+        as_test(edus.STRATEGY, edus.target, EXAMPLES)()
+
+    def test_event(self) -> None:
+        as_test(event.STRATEGY, event.target, EXAMPLES)()
+
+    def test_ids(self) -> None:
+        as_test(ids.STRATEGY, ids.target, EXAMPLES)()
+
+    def test_keyring(self) -> None:
+        as_test(keyring.STRATEGY, keyring.target, EXAMPLES)()
+
+    def test_policy(self) -> None:
+        as_test(policy.STRATEGY, policy.target, EXAMPLES)()
+
+    def test_signing(self) -> None:
+        as_test(signing.STRATEGY, signing.target, EXAMPLES)()
+
+    def test_xmatrix(self) -> None:
+        as_test(xmatrix.STRATEGY, xmatrix.target, EXAMPLES)()
