@@ -10,7 +10,6 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from federation import ids
-
 from homeserver.http.errors import invalid_param
 
 Converter = Callable[[str], Any]

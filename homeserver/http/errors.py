@@ -41,7 +41,7 @@ class MatrixError(Exception):
         return Response(self.status, msgspec.json.encode(self.to_json()), list(self.headers))
 
 
-class ClientGone(Exception):
+class ClientGone(Exception):  # noqa: N818 (what happened, and nobody's error)
     """The client closed the connection before the request or its answer was complete: nobody waits any more."""
 
 

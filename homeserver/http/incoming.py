@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from enum import Enum
 from types import MappingProxyType
 from typing import Final
 
@@ -25,13 +24,14 @@ _METHODS: Final = MappingProxyType(
     {name.encode(): name for name in ("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH")}
 )
 _DISCARDED_BODY_BYTES: Final = 65_536
-_CHUNK_ALLOWANCE: Final = 65_536
+_UNSEEN_BYTES: Final = 65_536
 
 
-class Phase(Enum):
-    IDLE = "between requests"
-    HEAD = "in the request line or the headers"
-    BODY = "in the body"
+# Where the reader is: between requests, in the request line or the headers, in the body.
+# (Integers, not an Enum: these are looked at many times per request.)
+IDLE: Final = 0
+HEAD: Final = 1
+BODY: Final = 2
 
 
 class Pending:
@@ -56,8 +56,6 @@ class RequestReader:
     __slots__ = (
         "_chunked",
         "_edge",
-        "_header_bytes",
-        "_header_count",
         "_headers",
         "_max_body",
         "_on_demand",
@@ -91,13 +89,11 @@ class RequestReader:
         self._refusal: MatrixError | None = None
         self._url = b""
         self._headers = Headers()
-        self._header_bytes = 0
-        self._header_count = 0
         self._wire_bytes = 0
         self._chunked = False
         self._max_body = 0
         self._parts: list[bytes] = []
-        self.phase = Phase.IDLE
+        self.phase: int = IDLE
         self.messages = 0
         self.current: Pending | None = None
         self.expects_continue = False
@@ -112,7 +108,7 @@ class RequestReader:
 
     @property
     def saw_request_line(self) -> bool:
-        return self.phase is not Phase.IDLE and bool(self._url)
+        return self.phase != IDLE and bool(self._url)
 
     def feed(self, data: bytes) -> None:
         """Parse one slice. What is complete goes to the queue; `refused` and `leftover` tell of an end."""
@@ -124,7 +120,7 @@ class RequestReader:
         except httptools.HttpParserError:
             self.refuse(self._refusal or MatrixError(400, "M_UNKNOWN", "Malformed HTTP request"))
         else:
-            if self.phase is before and before is not Phase.IDLE:
+            if self.phase == before != IDLE:
                 self._count_wire(len(data))
 
     def refuse(self, error: MatrixError) -> None:
@@ -157,16 +153,17 @@ class RequestReader:
     def _drop_current(self) -> None:
         self.current = None
         self._parts = []
-        self.phase = Phase.IDLE
+        self.phase = IDLE
 
     def _count_wire(self, size: int) -> None:
         """What the callbacks do not see costs too: padding, chunk extensions, a value that never ends."""
         self._wire_bytes += size
         limits = self._edge.limits
-        if self.phase is Phase.HEAD:
+        if self.phase == HEAD:
             if self._wire_bytes > limits.max_url_bytes + 2 * limits.max_header_bytes:
-                self.refuse(MatrixError(431, "M_TOO_LARGE", "The request headers are too large"))
-        elif self._wire_bytes > _CHUNK_ALLOWANCE + limits.max_chunk_overhead * self.size:
+                self.refuse(_headers_too_large())
+        elif self._wire_bytes > _UNSEEN_BYTES:
+            # Since the last byte of body.
             self.refuse(MatrixError(400, "M_UNKNOWN", "Malformed HTTP request"))
 
     def _after_upgrade(self, data: bytes, offset: int) -> None:
@@ -183,12 +180,10 @@ class RequestReader:
     # --- the parser's callbacks ---
 
     def on_message_begin(self) -> None:
-        self.phase = Phase.HEAD
+        self.phase = HEAD
         self.messages += 1
         self._url = b""
         self._headers = Headers()
-        self._header_bytes = 0
-        self._header_count = 0
         self._wire_bytes = 0
 
     def on_url(self, url: bytes) -> None:
@@ -197,19 +192,21 @@ class RequestReader:
             raise self._stop(MatrixError(414, "M_TOO_LARGE", "The URL is too long"))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        limits = self._edge.limits
-        self._header_bytes += len(name) + len(value)
-        self._header_count += 1
-        if self._header_bytes > limits.max_header_bytes or self._header_count > limits.max_header_count:
-            raise self._stop(MatrixError(431, "M_TOO_LARGE", "The request headers are too large"))
-        # Trailer fields come here too; nobody asked for them.
-        if self.phase is Phase.HEAD:
-            self._headers.add(name.lower(), value)
+        # Six times per request: so the limits are checked at the end of the headers, and _count_wire bounds the way
+        # there. Trailer fields come here too, when _headers is no longer the request's: nobody asked for them.
+        name = name.lower()
+        headers = self._headers
+        if name in headers:
+            headers.add(name, value)
+        else:
+            headers[name] = value
 
     def on_headers_complete(self) -> None:
         headers = self._headers
+        # Trailers, if any, go elsewhere.
+        self._headers = Headers()
         version = self._parser.get_http_version()
-        self._check_framing(version)
+        self._check_framing(headers, version)
         method = _METHODS.get(self._parser.get_method())
         if method is None:
             raise self._stop(wrong_method(sorted(_METHODS.values())))
@@ -228,7 +225,7 @@ class RequestReader:
             pending.request = Request(
                 method, target, headers, match=match, serve=self._edge.serve, client_ip=client_ip
             )
-        self.phase = Phase.BODY
+        self.phase = BODY
         self.size = 0
         self._wire_bytes = 0
         self._chunked = b"transfer-encoding" in headers
@@ -251,6 +248,7 @@ class RequestReader:
 
     def on_body(self, data: bytes) -> None:
         size = len(data)
+        self._wire_bytes = 0
         self.size += size
         self.remaining -= size
         self.expects_continue = False
@@ -267,7 +265,7 @@ class RequestReader:
     def on_message_complete(self) -> None:
         pending = self.current
         self.current = None
-        self.phase = Phase.IDLE
+        self.phase = IDLE
         self.expects_continue = False
         self.remaining = 0
         if pending is None:
@@ -289,9 +287,9 @@ class RequestReader:
         self._refusal = error
         return error
 
-    def _check_framing(self, version: str) -> None:
+    def _check_framing(self, headers: Headers, version: str) -> None:
         """Everything by which two servers could disagree on where a request ends, or for whom it is."""
-        headers = self._headers
+        self._check_size(headers)
         if version not in ("1.1", "1.0"):
             raise self._stop(MatrixError(505, "M_UNKNOWN", "HTTP version not supported"))
         coding = headers.get(b"transfer-encoding")
@@ -304,9 +302,19 @@ class RequestReader:
                 raise self._stop(MatrixError(400, "M_UNKNOWN", "Malformed HTTP request"))
             if coding.strip().lower() != b"chunked":
                 raise self._stop(MatrixError(501, "M_UNKNOWN", "Transfer coding not supported"))
-        hosts = len(headers.get_all(b"host"))
-        if hosts > 1 or (hosts == 0 and version == "1.1"):
+        hosts = len(headers.get_all(b"host")) if headers.repeated is not None else b"host" in headers
+        if hosts > 1 or (not hosts and version == "1.1"):
             raise self._stop(MatrixError(400, "M_UNKNOWN", "A request needs one Host header"))
+
+    def _check_size(self, headers: Headers) -> None:
+        limits = self._edge.limits
+        repeated = headers.repeated or ()
+        if len(headers) + len(repeated) > limits.max_header_count:
+            raise self._stop(_headers_too_large())
+        size = sum(map(len, headers)) + sum(map(len, headers.values()))
+        size += sum(len(name) + len(value) for name, value in repeated)
+        if size > limits.max_header_bytes:
+            raise self._stop(_headers_too_large())
 
     def _origin_form(self) -> bytes:
         """The target as path and query; a proxy's absolute form loses its scheme and authority."""
@@ -326,3 +334,7 @@ class RequestReader:
         if request is not None and request.match.route.upgrade and self._edge.upgrade is not None:
             pending.upgrade = True
             self.leftover = b""
+
+
+def _headers_too_large() -> MatrixError:
+    return MatrixError(431, "M_TOO_LARGE", "The request headers are too large")

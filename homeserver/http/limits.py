@@ -26,8 +26,6 @@ class HttpLimits:
     """Body bytes of a streamed upload that wait for the handler; then the connection is not read from."""
     min_stream_progress_bytes: int = 65_536
     """A streamed upload must bring this much in each `Route.body_timeout_s`."""
-    max_chunk_overhead: int = 8
-    """Wire bytes per body byte that chunk framing may cost, beyond a fixed allowance."""
     header_timeout_s: float = 15.0
     """From the first byte of a request (or the start of the connection) to the end of its headers."""
     idle_timeout_s: float = 120.0

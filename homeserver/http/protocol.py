@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import AsyncIterator
-from enum import Enum
 from typing import Any, Final, Protocol, cast
 
 from twisted.internet import protocol
@@ -20,7 +19,7 @@ from twisted.python.failure import Failure
 
 from homeserver.http.edge import Edge, UpgradedConnection
 from homeserver.http.errors import ClientGone, MatrixError
-from homeserver.http.incoming import Pending, Phase, RequestReader
+from homeserver.http.incoming import BODY, HEAD, IDLE, Pending, RequestReader
 from homeserver.http.limits import FOREVER
 from homeserver.http.outgoing import INLINE_BODY_BYTES, body_length, chunks_of, close_body
 from homeserver.http.render import BODILESS, CONTINUE
@@ -42,13 +41,11 @@ class Transport(Protocol):
     def unregisterProducer(self) -> None: ...  # noqa: N802
 
 
-class _Awaited(Enum):
-    """What the read deadline is for."""
-
-    NOTHING = 0
-    REQUEST = 1
-    HEAD = 2
-    BODY = 3
+# What the read deadline is for: nothing, the next request, or the rest of a head or a body.
+_NOTHING: Final = 0
+_REQUEST: Final = 1
+_HEAD: Final = 2
+_BODY: Final = 3
 
 
 class HttpProtocol(protocol.Protocol):
@@ -71,7 +68,7 @@ class HttpProtocol(protocol.Protocol):
         self._lost = False
         self._drained_bytes = 0
         self._taken: UpgradedConnection | None = None
-        self._awaited: tuple[_Awaited, int] = (_Awaited.REQUEST, 0)
+        self._awaited = _REQUEST
         self._progress_mark = 0
         self._read_deadline = FOREVER
         self._write_deadline = FOREVER
@@ -104,7 +101,7 @@ class HttpProtocol(protocol.Protocol):
             self._held = self._held + data if self._held else data
             self._advance()
 
-    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:  # noqa: N802
+    def connectionLost(self, reason: Failure = protocol.connectionDone) -> None:  # noqa: N802, ARG002
         self._lost = True
         self._stopped = True
         self._held = b""
@@ -172,7 +169,8 @@ class HttpProtocol(protocol.Protocol):
         self._advancing = True
         try:
             while True:
-                self._answer_queue()
+                if self._queue:
+                    self._answer_queue()
                 if not self._held or self._stopped or self._is_full():
                     break
                 self._parse_slice()
@@ -181,6 +179,8 @@ class HttpProtocol(protocol.Protocol):
         self._settle()
 
     def _is_full(self) -> bool:
+        if not self._queue and self._reader.current is None:
+            return False
         limits = self._edge.limits
         if len(self._queue) >= limits.max_pipelined or self._reader.ready_bytes > limits.max_pipelined_bytes:
             return True
@@ -251,7 +251,7 @@ class HttpProtocol(protocol.Protocol):
             self._io.resumeProducing()
         try:
             self._taken = upgrade(request, self.transport, self._reader.leftover or b"")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (as for handlers)
             self._failed(pending, error)
             self._io.abortConnection()
             return
@@ -318,7 +318,7 @@ class HttpProtocol(protocol.Protocol):
         except (CancelledError, ClientGone):
             self._io.abortConnection()
             return
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (a body is handler code: its bugs are logged, not spread)
             self._failed(pending, error)
             self._io.abortConnection()
             return
@@ -357,7 +357,7 @@ class HttpProtocol(protocol.Protocol):
 
     def _is_last(self) -> bool:
         """Whether the answer now given is the last one before a shutdown closes the connection."""
-        return self._shutting_down and not self._queue and not self._held and self._reader.phase is Phase.IDLE
+        return self._shutting_down and not self._queue and not self._held and self._reader.phase == IDLE
 
     # --- after each step ---
 
@@ -386,24 +386,25 @@ class HttpProtocol(protocol.Protocol):
         """One deadline for each thing awaited; it is not moved by bytes that trickle in."""
         reader, limits = self._reader, self._edge.limits
         if pause or self._stopped:
-            awaited, allowed_s = _Awaited.NOTHING, FOREVER
-        elif reader.phase is Phase.HEAD:
-            awaited, allowed_s = _Awaited.HEAD, limits.header_timeout_s
-        elif reader.phase is Phase.BODY:
-            awaited, allowed_s = _Awaited.BODY, reader.body_timeout_s
+            awaited, allowed_s = _NOTHING, FOREVER
+        elif reader.phase == HEAD:
+            awaited, allowed_s = _HEAD, limits.header_timeout_s
+        elif reader.phase == BODY:
+            awaited, allowed_s = _BODY, reader.body_timeout_s
         elif idle:
-            awaited, allowed_s = _Awaited.REQUEST, limits.idle_timeout_s
+            awaited, allowed_s = _REQUEST, limits.idle_timeout_s
         else:
-            awaited, allowed_s = _Awaited.NOTHING, FOREVER
-        key = (awaited, reader.messages)
+            awaited, allowed_s = _NOTHING, FOREVER
+        # The message's number tells this request's head from the next one's.
+        key = reader.messages * 4 + awaited
         if key == self._awaited:
-            if awaited is not _Awaited.BODY or reader.current is None or reader.current.stream is None:
+            if awaited is not _BODY or reader.current is None or reader.current.stream is None:
                 return
             # An upload may be long, but it must get on.
             if reader.size - self._progress_mark < limits.min_stream_progress_bytes:
                 return
         self._awaited = key
-        self._progress_mark = reader.size if awaited is _Awaited.BODY else 0
+        self._progress_mark = reader.size if awaited is _BODY else 0
         if allowed_s == FOREVER:
             self._set_read_deadline(FOREVER)
         else:
@@ -429,7 +430,7 @@ class HttpProtocol(protocol.Protocol):
         self._closing = True
         limits = self._edge.limits
         self._io.unregisterProducer()
-        clean = not self._reader.refused and self._reader.phase is Phase.IDLE
+        clean = not self._reader.refused and self._reader.phase == IDLE
         if clean or ISSLTransport.providedBy(self.transport):
             allowed_s = limits.write_timeout_s
             self._io.loseConnection()
@@ -443,7 +444,7 @@ class HttpProtocol(protocol.Protocol):
 
     def _set_read_deadline(self, deadline: float) -> None:
         self._read_deadline = deadline
-        self.deadline = min(deadline, self._write_deadline)
+        self.deadline = min(self._write_deadline, deadline)
 
     def _set_write_deadline(self, deadline: float) -> None:
         self._write_deadline = deadline

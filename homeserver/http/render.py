@@ -51,6 +51,10 @@ class Renderer:
         prefix = self._prefixes.get(key)
         if prefix is None:
             prefix = self._prefix(*key)
+        if length is not None and not (
+            response.headers or close or old_client or response.status in BODILESS
+        ):
+            return b"%bContent-Length: %d\r\n\r\n" % (prefix, length)
         parts = [prefix]
         for name, value in response.headers:
             if _NAME.fullmatch(name) is None or _FORBIDDEN_IN_VALUE.search(value) is not None:

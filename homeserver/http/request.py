@@ -40,25 +40,25 @@ class BodyStream(Protocol):
 class Headers(dict[bytes, bytes]):
     """Header fields by lower-case name: `get` gives the first of a name, `get_all` every one in order."""
 
-    __slots__ = ("_repeated",)
+    __slots__ = ("repeated",)
 
     def __init__(self, fields: Mapping[bytes, bytes] | None = None) -> None:
         super().__init__(fields or ())
-        self._repeated: list[tuple[bytes, bytes]] | None = None
+        self.repeated: list[tuple[bytes, bytes]] | None = None
 
     def add(self, name: bytes, value: bytes) -> None:
         """One more field; the name must be lower-case already."""
         if name not in self:
             self[name] = value
-        elif self._repeated is None:
-            self._repeated = [(name, value)]
+        elif self.repeated is None:
+            self.repeated = [(name, value)]
         else:
-            self._repeated.append((name, value))
+            self.repeated.append((name, value))
 
     def get_all(self, name: bytes) -> list[bytes]:
         found = [self[name]] if name in self else []
-        if self._repeated is not None:
-            found.extend(value for key, value in self._repeated if key == name)
+        if self.repeated is not None:
+            found.extend(value for key, value in self.repeated if key == name)
         return found
 
 
@@ -73,7 +73,6 @@ class Request:
         "headers",
         "match",
         "method",
-        "path",
         "raw_path",
         "raw_query",
         "requester",
@@ -94,7 +93,6 @@ class Request:
     ) -> None:
         self.method = method
         self.raw_path, _, self.raw_query = target.partition(b"?")
-        self.path = self.raw_path.decode("latin-1")
         self.headers = headers
         self.match = match
         self.serve = serve
@@ -112,6 +110,11 @@ class Request:
     def target(self) -> bytes:
         """The path and query exactly as they were sent (a federation signature covers these bytes)."""
         return self.raw_path + b"?" + self.raw_query if self.raw_query else self.raw_path
+
+    @property
+    def path(self) -> str:
+        """The path as it was sent, percent-encoded."""
+        return self.raw_path.decode("latin-1")
 
     @property
     def user_agent(self) -> str:
@@ -171,7 +174,7 @@ class Request:
     def json(self, *, allow_empty: bool = False) -> dict[str, Any]: ...
     @overload
     def json(self, type: type[T], allow_empty: bool = False) -> T: ...
-    def json(self, type: Any = dict, allow_empty: bool = False) -> Any:
+    def json(self, type: Any = dict, allow_empty: bool = False) -> Any:  # noqa: A002
         """The body as a dict, or checked against a msgspec type; with `allow_empty` no body means `{}`."""
         return decode_json(self.body if self.body or not allow_empty else b"{}", type)
 
@@ -180,6 +183,8 @@ class Request:
         # spec: client-server-api#using-access-tokens
         value = self.headers.get(b"authorization")
         if value is not None:
+            if value[:7] == b"Bearer ":
+                return _token(value[7:].strip())
             scheme, _, token = value.partition(b" ")
             if scheme.lower() != b"bearer":
                 return None
@@ -228,7 +233,7 @@ def parse_query(raw: bytes) -> dict[str, list[str]]:
     return arguments
 
 
-def decode_json(body: bytes, type: Any = dict) -> Any:
+def decode_json(body: bytes, type: Any = dict) -> Any:  # noqa: A002
     """Decode hostile JSON into `type`: M_NOT_JSON when it is not JSON, M_BAD_JSON when it has the wrong shape."""
     # Counting is nearly free and enough for every honest body; only a bracket-rich one is looked at closely.
     if body.count(b"[") + body.count(b"{") > MAX_JSON_DEPTH and json_depth(body) > MAX_JSON_DEPTH:

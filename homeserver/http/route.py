@@ -6,12 +6,14 @@ Handler modules list their `Route`s; `router.Router` builds the trie of them and
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal
 
 Handler = Callable[..., Awaitable[Any]]
+Parameter = tuple[str, Callable[[str], Any]]
+"""The name that the handler knows a path parameter by, and its converter."""
 ListenerGroup = Literal["client", "federation", "web", "health", "metrics"]
 
 DEFAULT_MAX_BODY: Final = 262_144
@@ -46,7 +48,7 @@ class Auth(Enum):
     FEDERATION = "federation"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
     """An endpoint. `handler(request, **path_params)`; the parameters are named in the template.
 
@@ -95,12 +97,18 @@ class Route:
         return parsed
 
 
-@dataclass(frozen=True, slots=True)
 class Match:
-    """The route and the raw (percent-decoded, not converted) values of its parameters.
+    """The route, and the percent-decoded values of its path parameters with what converts them.
 
     Without a fitting route `route` is one of the router's own, whose handler refuses with the right error.
+    (A plain class: one is made per request, and a frozen dataclass takes three times as long.)
     """
 
-    route: Route
-    values: Mapping[str, str] = field(default_factory=dict)
+    __slots__ = ("parameters", "route", "values")
+
+    def __init__(
+        self, route: Route, parameters: tuple[Parameter, ...] = (), values: tuple[str, ...] = ()
+    ) -> None:
+        self.route = route
+        self.parameters = parameters
+        self.values = values

@@ -7,25 +7,24 @@ spec: client-server-api#common-error-codes
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
-from inspect import isawaitable
-from types import coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from types import CoroutineType, coroutine
 from typing import Any, Protocol
 
-from federation.errors import Malformed
 from twisted.internet.defer import CancelledError, Deferred
 
+from federation.errors import Malformed
 from homeserver.http.converters import CONVERT, MAY_BE_EMPTY
 from homeserver.http.errors import ClientGone, MatrixError, too_large, unrecognized, wrong_method
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request, decode_component
 from homeserver.http.response import Response, to_response
-from homeserver.http.route import Auth, Match, Route
+from homeserver.http.route import Auth, Match, Parameter, Route
 
 __all__ = ["Auth", "FailureLog", "Match", "Route", "Router"]
 
 Authenticate = Callable[[Request, Auth], Any]
-"""Gives the requester, or an awaitable of it, or raises MatrixError; not called for Auth.NONE."""
+"""Gives the requester, or a coroutine or Deferred of it, or raises MatrixError; not called for Auth.NONE."""
 RateKey = Callable[[Request], str | None]
 """Whom a rate limit counts; None for somebody who is exempt."""
 
@@ -56,11 +55,25 @@ class _Node:
     def __init__(self) -> None:
         self.literals: dict[str, _Node] = {}
         self.parameter: _Node | None = None
-        self.routes: dict[str, Route] = {}
-        self.rest: dict[str, Route] = {}
+        self.routes: dict[str, _Leaf] = {}
+        self.rest: dict[str, _Leaf] = {}
 
 
-_Parameters = tuple[tuple[str, str], ...]
+class _Leaf:
+    """A route with its parameters prepared."""
+
+    __slots__ = ("may_be_empty", "parameters", "route")
+
+    def __init__(self, route: Route, names: Sequence[tuple[str, str]]) -> None:
+        self.route = route
+        self.parameters: tuple[Parameter, ...] = tuple((name, CONVERT[kind]) for name, kind in names)
+        self.may_be_empty = tuple(kind in MAY_BE_EMPTY for _, kind in names)
+
+    def fits(self, values: tuple[str, ...], serve: frozenset[str]) -> bool:
+        """Served by this listener, and no empty segment where a value must be."""
+        if self.route.serve not in serve:
+            return False
+        return all(value or empty for value, empty in zip(values, self.may_be_empty, strict=True))
 
 
 class Router:
@@ -83,8 +96,6 @@ class Router:
         self._log_failure = log_failure
         self._rate_key = rate_key
         self._root = _Node()
-        self._static: dict[bytes, _Node] = {}
-        self._parameters: dict[Route, _Parameters] = {}
         for route in self.routes:
             self._add(route)
 
@@ -93,51 +104,68 @@ class Router:
     def _add(self, route: Route) -> None:
         node = self._root
         names: list[tuple[str, str]] = []
-        last = ""
+        is_rest = False
         for part in route.segments():
             if isinstance(part, str):
                 node = node.literals.setdefault(part, _Node())
                 continue
             names.append(part)
-            last = part[1]
-            if last == "path":
+            is_rest = part[1] == "path"
+            if is_rest:
                 break
             if node.parameter is None:
                 node.parameter = _Node()
             node = node.parameter
-        table = node.rest if last == "path" else node.routes
+        table = node.rest if is_rest else node.routes
         if route.method in table:
             raise ValueError(f"two routes for {route.method} {route.template}")
-        table[route.method] = route
-        self._parameters[route] = tuple(names)
-        if not names:
-            self._static[route.template.encode("ascii")] = node
+        table[route.method] = _Leaf(route, names)
 
     def resolve(self, method: str, raw_path: bytes, serve: frozenset[str]) -> Match:
         """The route of a path; never raises. Known before the body is read, for its limits."""
-        node = self._static.get(raw_path)
-        if node is not None:
-            route = node.routes.get(method)
-            if route is not None and route.serve in serve:
-                return Match(route)
-        try:
-            segments = [decode_component(part, "path") for part in raw_path[1:].split(b"/")]
-        except MatrixError as error:
-            return Match(_refusal(error))
-        if not raw_path.startswith(b"/"):
+        # Splitting comes before decoding, so that a %2F stays inside its segment.
+        segments = raw_path.decode("latin-1").split("/")
+        if b"%" in raw_path or not raw_path.isascii() or b"\0" in raw_path:
+            try:
+                segments = [decode_component(part, "path") for part in raw_path.split(b"/")]
+            except MatrixError as error:
+                return Match(_refusal(error))
+        # Nearly every request finds its route on the straight way: literals first, and no turning back.
+        node: _Node | None = self._root
+        values: list[str] = []
+        for segment in segments[1:]:
+            following = node.literals.get(segment) if node is not None else None
+            if following is None and node is not None:
+                following = node.parameter
+                values.append(segment)
+            if following is None:
+                break
+            node = following
+        else:
+            leaf = node.routes.get(method) if node is not None else None
+            if leaf is not None and leaf.route.serve in serve and "" not in values and not segments[0]:
+                return Match(leaf.route, leaf.parameters, tuple(values))
+        return self._resolve_thoroughly(method, segments, serve)
+
+    def _resolve_thoroughly(self, method: str, segments: list[str], serve: frozenset[str]) -> Match:
+        """With empty values, HEAD, ways that part again; and the refusals."""
+        if segments[0] or len(segments) < 2:
             return Match(_refusal(unrecognized()))
         allowed: set[str] = set()
-        for table, values in self._candidates(self._root, segments, 0, ()):
-            found = self._choose(table, method, values, serve, allowed)
-            if found is not None:
-                return found
+        for table, values in self._candidates(self._root, segments, 1, ()):
+            leaf = table.get(method)
+            if leaf is None and method == "HEAD":
+                leaf = table.get("GET")
+            if leaf is not None and leaf.fits(values, serve):
+                return Match(leaf.route, leaf.parameters, values)
+            allowed.update(name for name, other in table.items() if other.fits(values, serve))
         if allowed:
             return Match(_refusal(wrong_method(sorted(allowed | {"OPTIONS"}))))
         return Match(_refusal(unrecognized()))
 
     def _candidates(
         self, node: _Node, segments: list[str], index: int, values: tuple[str, ...]
-    ) -> Generator[tuple[dict[str, Route], tuple[str, ...]]]:
+    ) -> Generator[tuple[dict[str, _Leaf], tuple[str, ...]]]:
         """Every leaf that the segments lead to, literals first; the depth is that of the table, not of the path."""
         if index == len(segments):
             if node.routes:
@@ -151,33 +179,6 @@ class Router:
             yield from self._candidates(node.parameter, segments, index + 1, (*values, segment))
         if node.rest:
             yield node.rest, (*values, "/".join(segments[index:]))
-
-    def _choose(
-        self,
-        table: Mapping[str, Route],
-        method: str,
-        values: tuple[str, ...],
-        serve: frozenset[str],
-        allowed: set[str],
-    ) -> Match | None:
-        """The table's route for the method, if this listener serves it; else its methods go to `allowed`."""
-        route = table.get(method)
-        if route is None and method == "HEAD":
-            route = table.get("GET")
-        if route is not None and route.serve in serve and self._fits(route, values):
-            names = self._parameters[route]
-            return Match(route, {name: value for (name, _), value in zip(names, values, strict=True)})
-        for other in table.values():
-            if other.serve in serve and self._fits(other, values):
-                allowed.add(other.method)
-        return None
-
-    def _fits(self, route: Route, values: tuple[str, ...]) -> bool:
-        """An empty segment is no value, except for the converters that say so."""
-        if all(values):
-            return True
-        names = self._parameters[route]
-        return all(value or kind in MAY_BE_EMPTY for (_, kind), value in zip(names, values, strict=True))
 
     # --- the gates ---
 
@@ -201,7 +202,7 @@ class Router:
         except (ClientGone, CancelledError):
             # Nobody reads this answer: the connection is gone, or the server is stopping hard.
             return MatrixError(503, "M_UNKNOWN", "The request was given up").to_response()
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (this is where our bugs become a 500 and a log entry)
             error_id = self._new_error_id()
             self._log_failure(error_id, request, error)
             return MatrixError(500, "M_UNKNOWN", f"Internal server error ({error_id})").to_response()
@@ -212,7 +213,8 @@ class Router:
         route = match.route
         if route.auth is not Auth.NONE:
             requester = self._authenticate(request, route.auth)
-            if isawaitable(requester):
+            # A cached token is answered at once; isawaitable would cost more than that look-up.
+            if type(requester) is CoroutineType or isinstance(requester, Deferred):
                 requester = await requester
             request.requester = requester
         if route.limit:
@@ -223,7 +225,10 @@ class Router:
             raise too_large()
         if not match.values:
             return to_response(await route.handler(request))
-        parameters = {name: CONVERT[kind](match.values[name]) for name, kind in self._parameters[route]}
+        parameters = {
+            name: convert(value)
+            for (name, convert), value in zip(match.parameters, match.values, strict=True)
+        }
         return to_response(await route.handler(request, **parameters))
 
 
@@ -249,7 +254,7 @@ def _continue(running: Coroutine[Any, Any, Response], awaited: Any) -> Generator
         except GeneratorExit:
             running.close()
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 (passed on, whatever it is)
             failure: BaseException | None = error
         else:
             failure = None

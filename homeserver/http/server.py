@@ -74,7 +74,7 @@ class HttpServer(Factory):
     def connection_count(self) -> int:
         return len(self._connections)
 
-    def buildProtocol(self, addr: IAddress | None) -> HttpProtocol | None:  # noqa: N802
+    def buildProtocol(self, addr: IAddress | None) -> HttpProtocol | None:  # noqa: N802, ARG002
         """None closes the connection at once: the cap is reached, or we are stopping."""
         if self._stopping or len(self._connections) >= self._limits.max_connections:
             return None
@@ -122,7 +122,7 @@ def _follow(done: Deferred[None]) -> Deferred[None]:
     """A Deferred of one's own that fires when `done` does."""
     mine: Deferred[None] = Deferred()
 
-    def pass_on(result: None) -> None:
+    def pass_on(_: None) -> None:
         mine.callback(None)
 
     done.addCallback(pass_on)
