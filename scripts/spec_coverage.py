@@ -1,0 +1,166 @@
+"""docs/spec-coverage.md: which endpoints and sections of the Matrix specification the code implements.
+
+Endpoints come from docs/reference/endpoints.tsv (drawn from the specification's OpenAPI files, v1.19). An endpoint is
+*implemented* when a route has its method and path, *partial* when a comment near the code says what is missing:
+
+    # spec-partial: PUT /_matrix/client/v3/some/{thing}: no such and such yet
+
+and *missing* otherwise. Sections come from the anchors in `spec:` comments and docstrings and in the routes.
+
+The route table is asked from `homeserver.app.all_routes()`; a tree without it (or with an app that cannot be imported
+yet) is read statically, `Route(...)` by `Route(...)`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from scripts.totals import REPOSITORY
+
+ENDPOINTS = REPOSITORY / "docs" / "reference" / "endpoints.tsv"
+SOURCES = ("federation", "homeserver", "synapse-compat/synapse_compat")
+
+_PARAMETER = re.compile(r"\{[^{}]*\}")
+_SPEC = re.compile(r"\bspec:\s*(.+)")
+_ANCHOR = re.compile(r"[a-z0-9-]+(?:/[a-z0-9-]+)*#[a-z0-9_.-]*[a-z0-9_]")
+_PARTIAL = re.compile(r"#\s*spec-partial:\s*([A-Z]+)\s+(/\S+?):\s+(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """One line of the specification's list."""
+
+    api: str
+    method: str
+    path: str
+    operation: str
+    deprecated: bool
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.method, normal_path(self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class RouteLine:
+    """What the coverage needs to know of a route."""
+
+    method: str
+    template: str
+    spec: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.method, normal_path(self.template)
+
+
+def normal_path(path: str) -> str:
+    """The path with nameless parameters, so that ours and the specification's compare."""
+    return _PARAMETER.sub("{}", path)
+
+
+def endpoints() -> list[Endpoint]:
+    rows = [line.split("\t") for line in ENDPOINTS.read_text().splitlines()[1:]]
+    return [Endpoint(api, method, path, operation, bool(old)) for api, method, path, operation, old in rows]
+
+
+def routes() -> list[RouteLine]:
+    """Every route of the server."""
+    if importlib.util.find_spec("homeserver.app") is not None:
+        provider = getattr(importlib.import_module("homeserver.app"), "all_routes", None)
+        if provider is not None:
+            return [RouteLine(route.method, route.template, route.spec) for route in provider()]
+    return [line for _, text in _files() for line in routes_in(text)]
+
+
+def routes_in(text: str) -> Iterator[RouteLine]:
+    """The routes written out in a module."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Route":
+            words = {
+                word.arg: word.value.value for word in node.keywords if isinstance(word.value, ast.Constant)
+            }
+            if isinstance(words.get("method"), str) and isinstance(words.get("template"), str):
+                yield RouteLine(str(words["method"]), str(words["template"]), str(words.get("spec", "")))
+
+
+def _files() -> Iterator[tuple[str, str]]:
+    for folder in SOURCES:
+        for path in sorted((REPOSITORY / folder).rglob("*.py")):
+            yield str(path.relative_to(REPOSITORY)), path.read_text("utf-8")
+
+
+def anchors_in(text: str) -> set[str]:
+    """The sections that a module's comments, docstrings and routes name."""
+    found = {anchor for line in _SPEC.findall(text) for anchor in _ANCHOR.findall(line)}
+    return found | {anchor for route in routes_in(text) for anchor in _ANCHOR.findall(route.spec)}
+
+
+def partials_in(text: str) -> dict[tuple[str, str], str]:
+    """What is said to be missing, by endpoint."""
+    return {(method, normal_path(path)): reason.strip() for method, path, reason in _PARTIAL.findall(text)}
+
+
+def status_of(endpoint: Endpoint, served: set[tuple[str, str]], partial: dict[tuple[str, str], str]) -> str:
+    if endpoint.key not in served:
+        return "missing"
+    return "partial" if endpoint.key in partial else "implemented"
+
+
+def _endpoint_lines(every: Iterable[Endpoint], partial: dict[tuple[str, str], str]) -> Iterator[str]:
+    served = {route.key for route in routes()}
+    every = list(every)
+    statuses = {endpoint: status_of(endpoint, served, partial) for endpoint in every}
+    yield "| API | implemented | partial | missing | of which deprecated | all |"
+    yield "|---|---|---|---|---|---|"
+    for api in sorted({endpoint.api for endpoint in every}):
+        ours = [endpoint for endpoint in every if endpoint.api == api]
+        counts = [
+            sum(statuses[endpoint] == word for endpoint in ours)
+            for word in ("implemented", "partial", "missing")
+        ]
+        old = sum(endpoint.deprecated and statuses[endpoint] == "missing" for endpoint in ours)
+        yield f"| {api} | {counts[0]} | {counts[1]} | {counts[2]} | {old} | {len(ours)} |"
+    for word in ("partial", "missing", "implemented"):
+        chosen = [endpoint for endpoint in every if statuses[endpoint] == word]
+        yield from ("", f"## {word.capitalize()} ({len(chosen)})", "")
+        if not chosen:
+            yield "None."
+        for endpoint in sorted(chosen, key=lambda item: (item.api, item.path, item.method)):
+            old_word = " (deprecated)" if endpoint.deprecated else ""
+            reason = f": {partial[endpoint.key]}" if word == "partial" else ""
+            yield f"- `{endpoint.method} {endpoint.path}`{old_word}{reason}"
+
+
+def page() -> str:
+    """The whole page."""
+    partial: dict[tuple[str, str], str] = {}
+    files_of: defaultdict[str, set[str]] = defaultdict(set)
+    for path, text in _files():
+        partial.update(partials_in(text))
+        for anchor in anchors_in(text):
+            files_of[anchor].add(path)
+    lines = [
+        "# Coverage of the Matrix specification",
+        "",
+        "<!-- Generated from the route table and the `spec:` comments by `make docs`. Do not edit. -->",
+        "",
+        "Endpoints of specification v1.19, and below them the sections that the code names.",
+        "",
+        *_endpoint_lines(endpoints(), partial),
+        "",
+        f"## Sections named in the code ({len(files_of)})",
+        "",
+        "| section | files |",
+        "|---|---|",
+    ]
+    for anchor, files in sorted(files_of.items()):
+        names = ", ".join(f"[{name}](../{name})" for name in sorted(files))
+        lines.append(f"| {anchor} | {names} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,62 @@
+"""Generated pages are those that `make docs` would write now, and the coverage page counts rightly."""
+
+from __future__ import annotations
+
+from twisted.trial import unittest
+
+from scripts import docs, spec_coverage
+from scripts.spec_coverage import Endpoint
+
+MODULE = '''
+"""A module.
+
+spec: appendices#signing-details, server-server-api#retrieving-server-keys
+"""
+ROUTES = [
+    Route(method="GET", template="/_matrix/x/{room_id:room_id}", handler=get, spec="client-server-api#x"),
+    Route(method=METHOD, template="/dynamic", handler=get, spec="y"),
+]
+# spec: rooms/v12#definitions
+# spec-partial: GET /_matrix/x/{roomId}: no paging yet
+'''
+
+
+class GeneratedPages(unittest.TestCase):
+    """The committed pages."""
+
+    def test_up_to_date(self) -> None:
+        stale = [difference for name in docs.PAGES if (difference := docs.difference(name))]
+        if stale:
+            self.fail("run `make docs` and commit the result:\n" + "\n".join(stale))
+
+
+class Coverage(unittest.TestCase):
+    """docs/spec-coverage.md."""
+
+    def test_the_list_of_endpoints_is_whole(self) -> None:
+        endpoints = spec_coverage.endpoints()
+        self.assertEqual(sum(endpoint.api == "client-server" for endpoint in endpoints), 166)
+        self.assertEqual(sum(endpoint.api == "server-server" for endpoint in endpoints), 36)
+        self.assertEqual(len({endpoint.key for endpoint in endpoints}), len(endpoints))
+
+    def test_what_a_module_names(self) -> None:
+        self.assertEqual(
+            spec_coverage.anchors_in(MODULE),
+            {
+                "appendices#signing-details",
+                "client-server-api#x",
+                "rooms/v12#definitions",
+                "server-server-api#retrieving-server-keys",
+            },
+        )
+        self.assertEqual([route.key for route in spec_coverage.routes_in(MODULE)], [("GET", "/_matrix/x/{}")])
+        self.assertEqual(spec_coverage.partials_in(MODULE), {("GET", "/_matrix/x/{}"): "no paging yet"})
+
+    def test_status(self) -> None:
+        served = {route.key for route in spec_coverage.routes_in(MODULE)}
+        partial = spec_coverage.partials_in(MODULE)
+        endpoint = Endpoint("client-server", "GET", "/_matrix/x/{roomId}", "getX", False)
+        other = Endpoint("client-server", "PUT", "/_matrix/x/{roomId}", "putX", False)
+        self.assertEqual(spec_coverage.status_of(endpoint, served, partial), "partial")
+        self.assertEqual(spec_coverage.status_of(endpoint, served, {}), "implemented")
+        self.assertEqual(spec_coverage.status_of(other, served, partial), "missing")
