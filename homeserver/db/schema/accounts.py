@@ -17,6 +17,7 @@ accounts = Table(
     small("deactivated", default=0),
     small("erased", default=0),
     text("appservice_id", optional=True),
+    text("user_type", optional=True),  # "bot", "support"; NULL for a person
 )
 devices = Table(
     "devices",
@@ -74,7 +75,6 @@ registration_tokens = Table(
     metadata,
     text("token", primary=True),
     nid("uses_allowed", optional=True),
-    nid("pending"),
     nid("completed"),
     nid("expires_ts_ms", optional=True),
 )
@@ -87,7 +87,7 @@ profiles = Table(
     text("value"),
     **CLUSTERED,
 )
-# room_nid 0: global account data. An empty content marks a deletion that syncs still tell.
+# room_nid 0: global account data.
 account_data = Table(
     "account_data",
     metadata,

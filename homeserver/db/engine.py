@@ -1,0 +1,287 @@
+"""Connections to SQLite and PostgreSQL, and what their failures mean.
+
+A ``Session`` is one connection that runs units of work, each in a transaction of its own. It opens its connection
+when it is first needed and again after it broke, so a database that went away and came back needs no restart.
+
+Every failure leaves as one of ``homeserver.db.errors``; anything else is a fault in our own code and passes as it is.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+import psycopg2
+import psycopg2.extensions
+
+from homeserver.db.errors import DatabaseError, DatabaseUnavailable, IntegrityViolation
+from homeserver.db.statements import POSTGRESQL, SQLITE
+from homeserver.db.tx import PostgresTx, SqliteTx, StatementHook, Tx
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_SQLITE_PRAGMAS = (
+    "PRAGMA journal_mode=WAL",
+    # FULL: a commit that was acknowledged survives a power cut; federation cannot forgive its loss.
+    "PRAGMA synchronous=FULL",
+    "PRAGMA busy_timeout=2000",
+    "PRAGMA temp_store=MEMORY",
+    "PRAGMA cache_size=-8000",
+    # Checkpoints are run by the writer when it is idle; this bounds the log where it never is.
+    "PRAGMA wal_autocheckpoint=8000",
+)
+
+
+class Session:
+    """One connection, used by one thread at a time."""
+
+    def run(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run ``unit(tx, *args)`` in a transaction: committed when it returns, rolled back when it raises."""
+        raise NotImplementedError
+
+    def idle(self) -> None:
+        """House-keeping for a moment without work."""
+
+    def close(self) -> None:
+        """Give the connection back."""
+        raise NotImplementedError
+
+
+class Engine:
+    """Where a database is, and how to open it."""
+
+    dialect: str
+    hook: StatementHook | None = None
+
+    def writer(self) -> Session:
+        """The session of the one writer."""
+        raise NotImplementedError
+
+    def reader(self) -> Session:
+        """A session that only reads, each unit on one snapshot."""
+        raise NotImplementedError
+
+
+class SqliteEngine(Engine):
+    """A database file, or (``path=None``) one in memory that writer and readers share."""
+
+    dialect = SQLITE
+
+    def __init__(self, path: str | None, hook: StatementHook | None = None) -> None:
+        self.path = path
+        self.hook = hook
+        self._shared: SqliteSession | None = None
+
+    def writer(self) -> Session:
+        if self.path is None:
+            if self._shared is None:
+                self._shared = SqliteSession(self, write=True)
+            return self._shared
+        return SqliteSession(self, write=True)
+
+    def reader(self) -> Session:
+        return self.writer() if self.path is None else SqliteSession(self, write=False)
+
+
+class SqliteSession(Session):
+    """A sqlite3 connection in autocommit mode; we say BEGIN ourselves."""
+
+    def __init__(self, engine: SqliteEngine, *, write: bool) -> None:
+        self._engine = engine
+        self._write = write
+        self._connection: sqlite3.Connection | None = None
+        self._inode = 0
+
+    def connection(self) -> sqlite3.Connection:
+        """The open connection."""
+        path = self._engine.path
+        if self._connection is None:
+            self._connection = sqlite3.connect(
+                path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
+            )
+            for pragma in _SQLITE_PRAGMAS:
+                self._connection.execute(pragma)
+            if not self._write:
+                self._connection.execute("PRAGMA query_only=1")
+            if path is not None:
+                self._inode = os.stat(path).st_ino
+        elif path is not None and self._write:
+            self._check_still_there(path)
+        return self._connection
+
+    def _check_still_there(self, path: str) -> None:
+        # SQLite goes on writing into a file that was deleted or replaced under it, and the commit would be lost
+        # with the process: so the writer looks before each transaction (1 µs).
+        try:
+            same = os.stat(path).st_ino == self._inode
+        except OSError:
+            same = False
+        if not same:
+            self.close()
+            if not os.path.exists(path):
+                raise DatabaseUnavailable(f"the database file {path} has vanished")
+            raise DatabaseUnavailable(f"the database file {path} was replaced")
+
+    def run(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            connection = self.connection()
+            connection.execute("BEGIN IMMEDIATE" if self._write else "BEGIN")
+        except (sqlite3.Error, OSError) as error:
+            self.close()
+            raise _sqlite_error(error) from error
+        try:
+            result = unit(SqliteTx(connection, self._engine.hook), *args, **kwargs)
+            if self._write and self._engine.hook is not None:
+                self._engine.hook("COMMIT")
+            connection.execute("COMMIT")
+            return result
+        except sqlite3.Error as error:
+            self._roll_back()
+            raise _sqlite_error(error) from error
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _roll_back(self) -> None:
+        if self._connection is not None and self._connection.in_transaction:
+            try:
+                self._connection.execute("ROLLBACK")
+            except sqlite3.Error:
+                self.close()
+
+    def idle(self) -> None:
+        if self._write and self._engine.path is not None and self._connection is not None:
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            except sqlite3.Error:
+                self.close()
+
+    def close(self) -> None:
+        if self._connection is not None and self._engine.path is not None:
+            connection, self._connection = self._connection, None
+            connection.close()
+
+
+def _sqlite_error(error: Exception) -> Exception:
+    if isinstance(error, sqlite3.IntegrityError):
+        return IntegrityViolation(str(error))
+    if isinstance(error, sqlite3.OperationalError | OSError) and not _is_our_fault(str(error)):
+        return DatabaseUnavailable(f"SQLite: {error}")
+    if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
+        return DatabaseUnavailable(f"SQLite: {error}")
+    return error
+
+
+def _is_our_fault(message: str) -> bool:
+    return "syntax error" in message or "no such" in message or "has no column" in message
+
+
+class PostgresEngine(Engine):
+    """A PostgreSQL database by its address (``postgresql://user:password@host/db``)."""
+
+    dialect = POSTGRESQL
+
+    def __init__(self, dsn: str, hook: StatementHook | None = None) -> None:
+        self.dsn = dsn
+        self.hook = hook
+
+    def writer(self) -> Session:
+        return PostgresSession(self, "BEGIN")
+
+    def reader(self) -> Session:
+        return PostgresSession(self, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+
+class PostgresSession(Session):
+    """A psycopg2 connection in autocommit mode, so that BEGIN and COMMIT travel with the statements."""
+
+    def __init__(self, engine: PostgresEngine, begin: str) -> None:
+        self._engine = engine
+        self._begin = begin
+        self._connection: Any = None
+        self._cursor: Any = None
+
+    def _open(self) -> Any:
+        if self._cursor is None or self._connection.closed:
+            self._connection = psycopg2.connect(
+                self._engine.dsn, connect_timeout=5, application_name="chaos", keepalives_idle=30
+            )
+            self._connection.autocommit = True
+            self._cursor = self._connection.cursor()
+            psycopg2.extensions.register_type(_BYTEA, self._connection)
+        return self._cursor
+
+    def run(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            cursor = self._open()
+        except psycopg2.Error as error:
+            self.close()
+            raise DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}") from error
+        tx = PostgresTx(cursor, self._begin, self._engine.hook)
+        try:
+            result = unit(tx, *args, **kwargs)
+            if self._engine.hook is not None and self._begin == "BEGIN":
+                self._engine.hook("COMMIT")
+            tx.finish("COMMIT")
+            return result
+        except psycopg2.Error as error:
+            self._roll_back(tx)
+            raise _postgres_error(error) from error
+        except BaseException:
+            self._roll_back(tx)
+            raise
+
+    def _roll_back(self, tx: PostgresTx) -> None:
+        try:
+            tx.abort()
+        except psycopg2.Error:
+            self.close()
+
+    def close(self) -> None:
+        if self._connection is not None:
+            try:
+                self._connection.close()
+            except psycopg2.Error:
+                pass  # it is broken already, which is why we close it
+            self._connection = self._cursor = None
+
+
+def _read_bytea(value: str | bytes | None, cursor: Any) -> bytes | None:
+    return None if value is None else bytes.fromhex(str(value)[2:])
+
+
+_BYTEA = psycopg2.extensions.new_type((17,), "CHAOS_BYTEA", _read_bytea)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n", 1)[0]
+
+
+def _postgres_error(error: psycopg2.Error) -> Exception:
+    if isinstance(error, psycopg2.IntegrityError):
+        return IntegrityViolation(_first_line(error))
+    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
+        return DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}")
+    if isinstance(error, psycopg2.errors.ReadOnlySqlTransaction):
+        return DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}")
+    return error
+
+
+def open_engine(url: str, data_dir: str = ".", hook: StatementHook | None = None) -> Engine:
+    """The engine of a configured database.
+
+    ``sqlite`` is the file ``chaos.db`` in ``data_dir``; ``sqlite:PATH`` another file; ``sqlite::memory:`` none;
+    ``postgresql://…`` a server.
+    """
+    if url == "sqlite":
+        return SqliteEngine(os.path.join(data_dir, "chaos.db"), hook)
+    if url == "sqlite::memory:":
+        return SqliteEngine(None, hook)
+    if url.startswith("sqlite:"):
+        return SqliteEngine(url.removeprefix("sqlite:"), hook)
+    if url.startswith(("postgresql://", "postgres://")):
+        return PostgresEngine(url, hook)
+    raise DatabaseError(f"no such kind of database: {url.split(':', 1)[0]}")

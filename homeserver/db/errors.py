@@ -1,0 +1,19 @@
+"""What a database can do to us, in three words: gone, full, or disagreeing."""
+
+from __future__ import annotations
+
+
+class DatabaseError(Exception):
+    """A unit of work failed and its transaction was rolled back. Nothing of it was stored."""
+
+
+class DatabaseUnavailable(DatabaseError):
+    """The database cannot take work now (gone, locked, disk full). The same work may succeed later."""
+
+
+class IntegrityViolation(DatabaseError):
+    """A constraint refused a row. Retrying the same work fails the same way."""
+
+
+class Conflict(DatabaseError):
+    """Optimistic check failed: somebody else moved what this unit of work was built on."""

@@ -1,0 +1,8 @@
+"""The catalogue of tables: every table once, with the reason of each index. Migrations bring a database to it."""
+
+from __future__ import annotations
+
+from homeserver.db.schema import accounts, media, rooms, stream
+from homeserver.db.schema.base import metadata
+
+__all__ = ["accounts", "media", "metadata", "rooms", "stream"]

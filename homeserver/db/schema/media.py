@@ -1,0 +1,26 @@
+"""Tables of media: what was uploaded, by whom, and where its bytes are."""
+
+from __future__ import annotations
+
+from sqlalchemy import Index, Table
+
+from homeserver.db.schema.base import metadata, nid, small, text
+
+media = Table(
+    "media",
+    metadata,
+    text("origin", primary=True),  # server name
+    text("media_id", primary=True),
+    nid("user_nid", optional=True),  # NULL: fetched from another server
+    text("sha256", optional=True),  # names the file; NULL: created, and not uploaded yet
+    nid("size", optional=True),
+    text("content_type", optional=True),
+    text("file_name", optional=True),
+    nid("created_ts_ms"),
+    nid("last_access_ts_ms", optional=True),
+    nid("unused_expires_ts_ms", optional=True),  # of media created and not uploaded yet
+    small("quarantined", default=0),
+    # How many a user has created without uploading; whether a file is still in use.
+    Index("media_by_user", "user_nid", "created_ts_ms"),
+    Index("media_by_file", "sha256"),
+)

@@ -1,0 +1,142 @@
+"""Tables of room history: events, their order, their state. Written by ``store/commit.py`` alone."""
+
+from __future__ import annotations
+
+from sqlalchemy import Index, Table
+
+from homeserver.db.schema.base import CLUSTERED, blob, metadata, nid, small, text
+
+# Interned names. Integers inside, strings at the edge.
+rooms = Table("rooms", metadata, nid("nid", primary=True), text("room_id", unique=True), text("version", optional=True))
+user_ids = Table("user_ids", metadata, nid("nid", primary=True), text("user_id", unique=True))
+event_types = Table("event_types", metadata, nid("nid", primary=True), text("type", unique=True))
+# One number for a pair of (type, state key): state maps are integer to integer.
+state_keys = Table(
+    "state_keys",
+    metadata,
+    nid("nid", primary=True),
+    nid("type_nid"),
+    text("state_key"),
+    # Interning: (type, state key) -> nid.
+    Index("state_keys_by_name", "type_nid", "state_key", unique=True),
+)
+# Ranges of numbers are leased to a process, so that it can number things before they are committed.
+nid_leases = Table("nid_leases", metadata, text("name", primary=True), nid("next"))
+
+events = Table(
+    "events",
+    metadata,
+    nid("nid", primary=True),
+    nid("room_nid"),
+    nid("type_nid"),
+    nid("state_key_nid", optional=True),  # NULL: not a state event
+    nid("sender_nid"),
+    text("event_id", unique=True),
+    nid("depth"),
+    nid("ts_ms"),
+    nid("state_before", optional=True),  # snapshot; NULL: an outlier, an event without known state
+    text("rejected_reason", optional=True),
+    # timestamp_to_event: the event nearest to a moment.
+    Index("events_by_time", "room_nid", "ts_ms"),
+)
+# Written once. Apart from ``events`` because most readers of rows do not want the text and the reverse.
+event_json = Table("event_json", metadata, nid("nid", primary=True), text("json"))
+
+# Being in a room's timeline is having a row here. Positive: committed here; negative: backfilled.
+timeline = Table(
+    "timeline",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("pos", primary=True),
+    nid("event_nid"),
+    # event -> its place, for /context, receipts and visibility.
+    Index("timeline_by_event", "event_nid", unique=True),
+    **CLUSTERED,
+)
+# A redaction is a view applied when an event is loaded.
+redactions = Table("redactions", metadata, text("target_id", primary=True), nid("by_nid"), **CLUSTERED)
+# prev_events. Parents may be unknown to us, hence by id.
+edges = Table("edges", metadata, text("parent_id", primary=True), nid("child_nid", primary=True), **CLUSTERED)
+# auth_events of state events: only these have descendants worth walking.
+auth_edges = Table("auth_edges", metadata, nid("child_nid", primary=True), nid("parent_nid", primary=True), **CLUSTERED)
+# Parents that we have not: where history must be fetched from another server.
+gaps = Table("gaps", metadata, nid("room_nid", primary=True), text("missing_id", primary=True), **CLUSTERED)
+
+# State at a point: a packed base, or a packed delta against one. See store/state.py for the encoding.
+snapshots = Table(
+    "snapshots",
+    metadata,
+    nid("nid", primary=True),
+    nid("room_nid"),
+    nid("base_nid", optional=True),
+    nid("size"),  # number of keys in the whole state
+    blob("data"),
+    # Collecting a room's snapshots, purging a room.
+    Index("snapshots_by_room", "room_nid"),
+)
+# Where a room is: moved by exactly one writer, guarded by ``version``.
+room_heads = Table(
+    "room_heads",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("version"),
+    nid("snapshot_nid"),
+    nid("depth"),
+    text("extremities"),  # JSON list of event nids
+)
+current_state = Table(
+    "current_state",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("state_key_nid", primary=True),
+    nid("event_nid"),
+    **CLUSTERED,
+)
+# How the current state moved, for sync; correct across state resets, where no event says so.
+state_log = Table(
+    "state_log",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("pos", primary=True),
+    nid("state_key_nid", primary=True),
+    nid("event_nid"),  # 0: the key went away
+    nid("prev_nid"),  # 0: the key was not there
+    **CLUSTERED,
+)
+members = Table(
+    "members",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("user_nid", primary=True),
+    small("membership"),  # homeserver.rooms.types.Membership
+    nid("event_nid"),
+    nid("pos"),
+    small("forgotten", default=0),
+    # A user's rooms.
+    Index("members_by_user", "user_nid", "membership"),
+    **CLUSTERED,
+)
+# What a client said under which transaction id, so that its retry finds the first answer.
+client_transactions = Table(
+    "client_transactions",
+    metadata,
+    nid("device_nid", primary=True),
+    nid("room_nid", primary=True),
+    text("txn_key", primary=True),  # endpoint, event type and transaction id
+    nid("event_nid"),
+    nid("ts_ms"),
+    # Old ones are forgotten.
+    Index("client_transactions_by_age", "ts_ms"),
+    **CLUSTERED,
+)
+aliases = Table(
+    "aliases",
+    metadata,
+    text("alias", primary=True),
+    nid("room_nid"),
+    nid("creator_nid"),
+    # A room's aliases.
+    Index("aliases_by_room", "room_nid"),
+)
+# The public room directory of this server.
+published_rooms = Table("published_rooms", metadata, nid("room_nid", primary=True))

@@ -1,0 +1,138 @@
+"""Which thread runs a unit of work.
+
+One dedicated thread writes; a few read. The API is two calls that return Deferreds, one hop for each unit of work:
+there are no Deferreds below this line and no SQL above it. ``InlineDatabase`` runs everything at once in the calling
+thread, for tests, commands and the simulator.
+
+Contracts:
+1. ``write`` units run one after the other in the order of the calls.
+2. A Deferred fires in the reactor thread, after the commit.
+3. ``stop`` runs what was accepted, then refuses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.python.failure import Failure
+
+from homeserver.db.engine import Engine, Session
+from homeserver.db.errors import DatabaseUnavailable
+from homeserver.db.tx import Tx
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_Unit = tuple[Callable[..., Any], tuple[Any, ...], "Deferred[Any]"]
+
+
+class Database(Protocol):
+    """Units of work over one database."""
+
+    @property
+    def dialect(self) -> str:
+        """``sqlite`` or ``postgresql``."""
+
+    def read(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run a unit that only reads, on one snapshot of the database."""
+
+    def write(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run a unit in a transaction of its own. Only the committer calls this: others hand it their work."""
+
+    def stop(self) -> None:
+        """Finish what was accepted and close the connections."""
+
+
+class InlineDatabase:
+    """Everything at once, in the calling thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._writer = engine.writer()
+        self._reader = engine.reader()
+
+    @property
+    def dialect(self) -> str:
+        return self.engine.dialect
+
+    def read(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        return _run_now(self._reader, unit, args, kwargs)
+
+    def write(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        return _run_now(self._writer, unit, args, kwargs)
+
+    def stop(self) -> None:
+        self._reader.close()
+        self._writer.close()
+
+
+def _run_now(session: Session, unit: Callable[..., T], args: Any, kwargs: Any) -> Deferred[T]:
+    try:
+        return succeed(session.run(unit, *args, **kwargs))
+    except Exception:
+        return fail(Failure())
+
+
+class ThreadedDatabase:
+    """One writer thread and ``readers`` reader threads."""
+
+    def __init__(self, engine: Engine, reactor: IReactorFromThreads, readers: int = 3) -> None:
+        self.engine = engine
+        self._reactor = reactor
+        self._writes: SimpleQueue[_Unit | None] = SimpleQueue()
+        self._reads: SimpleQueue[_Unit | None] = SimpleQueue()
+        self._stopped = False
+        self._threads = [Thread(target=self._work, args=(engine.writer(), self._writes), name="db-writer", daemon=True)]
+        for number in range(readers):
+            self._threads.append(
+                Thread(target=self._work, args=(engine.reader(), self._reads), name=f"db-reader-{number}", daemon=True)
+            )
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def dialect(self) -> str:
+        return self.engine.dialect
+
+    def read(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        return self._put(self._reads, unit, args, kwargs)
+
+    def write(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        return self._put(self._writes, unit, args, kwargs)
+
+    def _put(self, queue: SimpleQueue[_Unit | None], unit: Callable[..., T], args: Any, kwargs: Any) -> Deferred[T]:
+        if self._stopped:
+            return fail(DatabaseUnavailable("the server is stopping"))
+        result: Deferred[T] = Deferred()
+        if kwargs:
+            queue.put((lambda tx: unit(tx, *args, **kwargs), (), result))
+        else:
+            queue.put((unit, args, result))
+        return result
+
+    def _work(self, session: Session, queue: SimpleQueue[_Unit | None]) -> None:
+        while (item := queue.get()) is not None:
+            unit, args, result = item
+            try:
+                value = session.run(unit, *args)
+            except BaseException:
+                self._reactor.callFromThread(result.errback, Failure())
+            else:
+                self._reactor.callFromThread(result.callback, value)
+        session.idle()
+        session.close()
+
+    def stop(self) -> None:
+        if self._stopped:
+            return
+        self._stopped = True
+        self._writes.put(None)
+        for _ in self._threads[1:]:
+            self._reads.put(None)
+        for thread in self._threads:
+            thread.join()

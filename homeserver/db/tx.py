@@ -1,0 +1,193 @@
+"""A transaction as a function over it sees it.
+
+Functions of ``homeserver.store`` take a ``Tx`` first and are otherwise ordinary functions: they may run any number
+of statements in their one hop to a database thread. Rules:
+
+1. A ``Tx`` MUST NOT outlive the function that it was given to.
+2. ``run`` and ``insert`` MAY be delayed until the next read or the commit (PostgreSQL sends them together, in one
+   round trip), so an error of theirs shows there.
+3. What carries a position MUST be written by ``WriteTx.claim``, never with a position taken earlier: positions are
+   taken last in the transaction, under the lock of the ``stream`` row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from homeserver.db.statements import POSTGRESQL, SQLITE, Rows, Statement
+
+Row = tuple[Any, ...]
+
+
+class Tx:
+    """Statements over one transaction; see the two dialects below."""
+
+    dialect: str
+
+    def all(self, statement: Statement, /, **params: Any) -> list[Row]:
+        """Every row of the answer."""
+        raise NotImplementedError
+
+    def run(self, statement: Statement, /, **params: Any) -> None:
+        """Run for its effect."""
+        raise NotImplementedError
+
+    def insert(self, rows: Rows, values: Sequence[Row]) -> None:
+        """Insert many rows."""
+        raise NotImplementedError
+
+    def script(self, sql: str) -> None:
+        """Run a constant text without parameters (savepoints, pragmas)."""
+        raise NotImplementedError
+
+    def one(self, statement: Statement, /, **params: Any) -> Row | None:
+        """The first row, if any."""
+        found = self.all(statement, **params)
+        return found[0] if found else None
+
+    def value(self, statement: Statement, /, **params: Any) -> Any:
+        """The first column of the first row, or None."""
+        found = self.all(statement, **params)
+        return found[0][0] if found else None
+
+    def column(self, statement: Statement, /, **params: Any) -> list[Any]:
+        """The first column of every row."""
+        return [row[0] for row in self.all(statement, **params)]
+
+
+StatementHook = Callable[[str], None]
+
+
+class SqliteTx(Tx):
+    """Statements on a sqlite3 connection. ``hook`` sees each text before it runs (faults in tests)."""
+
+    def __init__(self, connection: Any, hook: StatementHook | None = None) -> None:
+        self.dialect = SQLITE
+        self._connection = connection
+        self._hook = hook
+        self.statements = 0
+
+    def _execute(self, sql: str, arguments: Any = ()) -> Any:
+        self.statements += 1
+        if self._hook is not None:
+            self._hook(sql)
+        return self._connection.execute(sql, arguments)
+
+    def all(self, statement: Statement, /, **params: Any) -> list[Row]:
+        text = statement.text(SQLITE)
+        return self._execute(text.sql, text.arguments(params, SQLITE)).fetchall()  # type: ignore[no-any-return]
+
+    def run(self, statement: Statement, /, **params: Any) -> None:
+        text = statement.text(SQLITE)
+        self._execute(text.sql, text.arguments(params, SQLITE))
+
+    def insert(self, rows: Rows, values: Sequence[Row]) -> None:
+        for sql, arguments in rows.chunks(SQLITE, values):
+            self._execute(sql, arguments)
+
+    def script(self, sql: str) -> None:
+        self._execute(sql)
+
+
+class PostgresTx(Tx):
+    """Statements on a psycopg2 connection in autocommit mode, whose BEGIN and COMMIT are part of the queue.
+
+    Writes wait in ``_queue`` and travel with the next read or the commit: a batch of one message costs two round
+    trips and not ten.
+    """
+
+    def __init__(self, cursor: Any, begin: str, hook: StatementHook | None = None) -> None:
+        self.dialect = POSTGRESQL
+        self._cursor = cursor
+        self._hook = hook
+        self._queue: list[bytes] = [begin.encode()]
+        self.statements = 0
+
+    def _put(self, sql: str, arguments: Any) -> None:
+        self.statements += 1
+        if self._hook is not None:
+            self._hook(sql)
+        self._queue.append(self._cursor.mogrify(sql, arguments) if arguments else sql.replace("%%", "%").encode())
+
+    def all(self, statement: Statement, /, **params: Any) -> list[Row]:
+        text = statement.text(POSTGRESQL)
+        self._put(text.sql, text.arguments(params, POSTGRESQL))
+        self.flush()
+        return self._cursor.fetchall()  # type: ignore[no-any-return]
+
+    def run(self, statement: Statement, /, **params: Any) -> None:
+        text = statement.text(POSTGRESQL)
+        self._put(text.sql, text.arguments(params, POSTGRESQL))
+
+    def insert(self, rows: Rows, values: Sequence[Row]) -> None:
+        for sql, arguments in rows.chunks(POSTGRESQL, values):
+            self._put(sql, arguments)
+
+    def script(self, sql: str) -> None:
+        self._put(sql, ())
+
+    def flush(self) -> None:
+        """Send what waits."""
+        if self._queue:
+            together = b";".join(self._queue)
+            self._queue.clear()
+            self._cursor.execute(together)
+
+    def finish(self, how: str) -> None:
+        """COMMIT, with what waits before it."""
+        self._queue.append(how.encode())
+        self.flush()
+
+    def abort(self) -> None:
+        """ROLLBACK, without what waits."""
+        self._queue.clear()
+        self._cursor.execute("ROLLBACK")
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """One position that a transaction will take, and the write that carries it."""
+
+    kind: int
+    topic: int
+    ref: int
+    write: Callable[[Tx, int], None] | None
+    payload: Any
+
+
+class WriteTx(Tx):
+    """A ``Tx`` that may also claim positions in the log of changes. Only the committer makes one."""
+
+    def __init__(self, tx: Tx) -> None:
+        self._tx = tx
+        self.dialect = tx.dialect
+        self.claims: list[Claim] = []
+
+    def claim(
+        self,
+        kind: int,
+        topic: int,
+        ref: int = 0,
+        write: Callable[[Tx, int], None] | None = None,
+        payload: Any = None,
+    ) -> None:
+        """Take a position at the end of this transaction and log ``(kind, topic, ref)`` there.
+
+        ``write(tx, pos)`` then stores the rows that carry the position. ``payload`` is handed to the followers in
+        this process as it is, so that they need not read what was just written.
+        """
+        self.claims.append(Claim(kind, topic, ref, write, payload))
+
+    def all(self, statement: Statement, /, **params: Any) -> list[Row]:
+        return self._tx.all(statement, **params)
+
+    def run(self, statement: Statement, /, **params: Any) -> None:
+        self._tx.run(statement, **params)
+
+    def insert(self, rows: Rows, values: Sequence[Row]) -> None:
+        self._tx.insert(rows, values)
+
+    def script(self, sql: str) -> None:
+        self._tx.script(sql)

@@ -1,0 +1,185 @@
+"""One actor per active room: its inbox, its head, and the order of everything in it.
+
+Rules:
+1. Jobs run one after the other, in the order of ``run``. A job MUST NOT await the network; it may await the database.
+2. A job's events are built on the head that the job before it left, stored or not (speculation), so the room's pace is
+   not the disk's.
+3. When a bundle cannot be stored, the head is thrown away. Every bundle built on it fails too; their jobs run once more
+   on the head that the database has, before anything newer. Transaction ids are stored with the events, so a job that
+   was stored after all finds its answer.
+4. The inbox is bounded: a room that is sent more than it can take answers 429.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from federation.auth.power import PowerLevels
+from federation.versions import ROOM_VERSIONS
+from homeserver.db.errors import Conflict, IntegrityViolation
+from homeserver.db.tx import Tx
+from homeserver.http.errors import limit_exceeded, not_found
+from homeserver.rooms.committer import Committer
+from homeserver.rooms.turn import RoomTools, Turn, WarmState
+from homeserver.store.events import load_head
+from homeserver.store.parsed import EventCache, load_events
+from homeserver.store.placement import Bundle, Placement, RoomHead
+from homeserver.store.state import BaseCache, empty_snapshot, load_snapshot
+
+T = TypeVar("T")
+
+INBOX_MOST = 1_000
+_RETRY_AFTER_MS = 1_000
+
+
+@dataclass(slots=True)
+class _Job(Generic[T]):
+    """Something to do to the room, and who waits for it."""
+
+    function: Callable[[Turn], Awaitable[T]]
+    result: Deferred[T]
+    attempt: int = 0
+
+
+class RoomActor:
+    """See the rules above. Lives in the reactor thread."""
+
+    def __init__(self, room_nid: int, room_id: str, version: str, tools: RoomTools, committer: Committer) -> None:
+        self.room_nid = room_nid
+        self.room_id = room_id
+        self.version = version
+        self.last_used_s = 0.0
+        self._tools = tools
+        self._committer = committer
+        self._inbox: deque[_Job[Any]] = deque()
+        self._again: list[_Job[Any]] = []  # undone by a failed commit, oldest first
+        self._head: RoomHead | None = None
+        self._warm: WarmState = {}
+        self._power: PowerLevels | None = None
+        self._running = False
+        self._in_flight = 0
+        self._broken = False  # the head is wrong: nothing runs until what is in flight has come back
+
+    @property
+    def idle(self) -> bool:
+        """Whether it may be dropped."""
+        return not (self._running or self._in_flight or self._inbox or self._again)
+
+    def run(self, function: Callable[[Turn], Awaitable[T]]) -> Deferred[T]:
+        """Do something to the room; fires with the function's answer when its events are stored."""
+        job: _Job[T] = _Job(function, Deferred())
+        if len(self._inbox) >= INBOX_MOST:
+            job.result.errback(Failure(limit_exceeded(_RETRY_AFTER_MS)))
+            return job.result
+        self.last_used_s = self._tools.clock.monotonic()
+        self._inbox.append(job)
+        if not self._running:
+            self._drain()
+        return job.result
+
+    # --- running jobs ------------------------------------------------------------------------------
+
+    def _drain(self) -> None:
+        """Start the coroutine that empties the inbox; it ends by itself when there is nothing to do."""
+        self._running = True
+        Deferred.fromCoroutine(self._work()).addErrback(self._crashed)
+
+    async def _work(self) -> None:
+        try:
+            while not self._blocked():
+                if self._broken:
+                    self._forget_head()
+                    self._inbox.extendleft(reversed(self._again))
+                    self._again.clear()
+                    if not self._inbox:
+                        break
+                await self._do(self._inbox.popleft())
+        finally:
+            self._running = False
+
+    def _blocked(self) -> bool:
+        if self._broken:
+            return self._in_flight > 0
+        return not self._inbox or (self._committer.congested and self._in_flight > 0)
+
+    def _forget_head(self) -> None:
+        self._broken = False
+        self._head = None
+        self._warm = {}
+        self._power = None
+
+    def _crashed(self, failure: Failure) -> None:
+        # ``_do`` turns every failure into an answer; what comes here is a fault in this module itself.
+        self._forget_head()
+        waiting, self._inbox = self._inbox, deque()
+        for job in waiting:
+            job.result.errback(failure)
+
+    async def _do(self, job: _Job[Any]) -> None:
+        turn: Turn | None = None
+        try:
+            if self._head is None:
+                self._head = await self._tools.database.read(_load_head, self, self._tools.bases, self._tools.events)
+            turn = Turn(self._tools, self._head, self._warm, self._power, job.attempt)
+            answer = await job.function(turn)
+        except Exception:
+            if turn is not None and turn.placements:
+                self._warm = {}  # it speaks of events that were not placed after all
+                self._power = None
+            job.result.errback(Failure())
+            return
+        if not turn.placements:
+            self._power = turn.power
+            job.result.callback(answer)
+            return
+        self._submit(job, turn, answer)
+
+    def _submit(self, job: _Job[Any], turn: Turn, answer: Any) -> None:
+        before = self._head
+        assert before is not None
+        self._head, self._power = turn.head, turn.power
+        self._in_flight += 1
+        bundle = Bundle(self.room_nid, before.version, turn.head, turn.placements, turn.extra)
+        stored = self._committer.submit(bundle)
+        stored.addCallbacks(self._stored, self._failed, (job, answer), {}, (job,), {})
+
+    def _stored(self, placements: list[Placement], job: _Job[Any], answer: Any) -> None:
+        self._in_flight -= 1
+        self._resume()
+        job.result.callback(answer)
+
+    def _failed(self, failure: Failure, job: _Job[Any]) -> None:
+        self._in_flight -= 1
+        self._broken = True
+        if failure.check(Conflict, IntegrityViolation) and job.attempt == 0:
+            job.attempt = 1
+            self._again.append(job)
+            self._resume()
+        else:
+            self._resume()
+            job.result.errback(failure)
+
+    def _resume(self) -> None:
+        if not self._running and not self._blocked():
+            self._drain()
+
+
+def _load_head(tx: Tx, actor: RoomActor, bases: BaseCache, cache: EventCache) -> RoomHead:
+    rules = ROOM_VERSIONS[actor.version]
+    row = load_head(tx, actor.room_nid)
+    if row is None:
+        return RoomHead(actor.room_nid, actor.room_id, rules, 0, (), empty_snapshot(actor.room_nid), 0)
+    nids = msgspec.json.decode(row.extremities, type=list[int])
+    found = load_events(tx, nids, cache)
+    if any(nid not in found for nid in nids):
+        raise not_found("The room's newest events are missing")
+    extremities = tuple((nid, found[nid].reference()) for nid in nids)
+    snapshot = load_snapshot(tx, row.snapshot_nid, bases)
+    return RoomHead(actor.room_nid, actor.room_id, rules, row.version, extremities, snapshot, row.depth)

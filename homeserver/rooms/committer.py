@@ -1,0 +1,260 @@
+"""The one writer: everything durable goes through here, many rooms and much other work in one transaction.
+
+Rules:
+1. A batch is written when the writer is idle, at the end of the reactor turn in which its first item came: no timer,
+   no added latency when quiet, and batches that grow by themselves when busy.
+2. A Deferred that this module hands out fires with success only after the commit, and after the changes were handed
+   to the log. Nothing leaves the process before that.
+3. A batch that fails for what is in it is written again item by item, each in a transaction of its own, so the item
+   at fault fails alone. A database that cannot answer fails them all: nobody is told that something was stored.
+4. Bundles of one room are written in the order of ``submit``.
+5. At most ``BATCH_EVENTS`` events go in one batch; at ``WAITING_MOST`` waiting ones ``congested`` says so, and rooms
+   stop taking from their inboxes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
+from homeserver.db.errors import DatabaseError, DatabaseUnavailable
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.changes import INSERT_CHANGES, Change, Kind, take_positions
+from homeserver.store.commit import write_events, write_positions
+from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
+from homeserver.store.placement import Bundle, Placement
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+BATCH_EVENTS = 500
+WAITING_MOST = 10_000
+
+
+class Scheduler(Protocol):
+    """The part of a clock that this module needs."""
+
+    def callLater(self, delay: float, callable: Callable[..., object], *args: Any) -> Any: ...  # noqa: N802
+
+
+@dataclass(slots=True)
+class _Item:
+    """A bundle or a unit of work, and who waits for it."""
+
+    result: Deferred[Any]
+    bundle: Bundle | None = None
+    unit: Callable[..., Any] | None = None
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def weight(self) -> int:
+        return len(self.bundle.placements) if self.bundle is not None else 1
+
+
+@dataclass(slots=True)
+class _Written:
+    """What one transaction did, told to the reactor thread."""
+
+    outcomes: list[Any]  # per item: its result, or a Failure of a unit that raised
+    changes: list[Change]
+    lease: range | None
+    names: Sequence[Any]
+
+
+class Committer:
+    """Collects items and writes them in batches; see the rules above."""
+
+    def __init__(
+        self,
+        database: Database,
+        interner: Interner,
+        nids: Nids,
+        publish: Callable[[list[Change]], None],
+        scheduler: Scheduler,
+    ) -> None:
+        self._database = database
+        self._interner = interner
+        self._nids = nids
+        self._publish = publish
+        self._scheduler = scheduler
+        self._waiting: deque[_Item] = deque()
+        self._weight = 0
+        self._busy = False
+        self._scheduled = False
+        self._idle: list[Deferred[None]] = []
+        self.batches = 0
+        self.events = 0
+
+    # --- what others call ------------------------------------------------------------------------
+
+    @property
+    def congested(self) -> bool:
+        """So much waits that rooms should stop taking more."""
+        return self._weight >= WAITING_MOST
+
+    def submit(self, bundle: Bundle) -> Deferred[list[Placement]]:
+        """Store a bundle; fires with its placements, positions set."""
+        return self._add(_Item(Deferred(), bundle=bundle))
+
+    def work(self, unit: Callable[Concatenate[WriteTx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run a unit of work in the next transaction; see ``homeserver.store.work``."""
+        return self._add(_Item(Deferred(), unit=unit, args=args, kwargs=kwargs))
+
+    def drained(self) -> Deferred[None]:
+        """Fires when nothing waits and nothing is being written."""
+        result: Deferred[None] = Deferred()
+        if not self._busy and not self._waiting:
+            result.callback(None)
+        else:
+            self._idle.append(result)
+        return result
+
+    # --- batching --------------------------------------------------------------------------------
+
+    def _add(self, item: _Item) -> Deferred[Any]:
+        self._waiting.append(item)
+        self._weight += item.weight
+        if not self._busy and not self._scheduled:
+            self._scheduled = True
+            self._scheduler.callLater(0, self._flush)
+        return item.result
+
+    def _flush(self) -> None:
+        self._scheduled = False
+        if self._busy:
+            return
+        if not self._waiting:
+            self._tell_idle()
+            return
+        batch: list[_Item] = []
+        weight = 0
+        while self._waiting and (not batch or weight + self._waiting[0].weight <= BATCH_EVENTS):
+            item = self._waiting.popleft()
+            weight += item.weight
+            batch.append(item)
+        self._weight -= weight
+        self._busy = True
+        self._write(batch, self._done)
+
+    def _write(self, batch: list[_Item], done: Callable[[list[_Item], Any], None]) -> None:
+        names = self._interner.unsaved()
+        wants_lease = self._nids.low
+        result = self._database.write(_write_batch, batch, names, wants_lease)
+        result.addBoth(lambda outcome: done(batch, outcome))
+
+    def _done(self, batch: list[_Item], outcome: _Written | Failure) -> None:
+        if isinstance(outcome, Failure) and len(batch) > 1 and not outcome.check(DatabaseUnavailable):
+            self._write_singly(batch)
+            return
+        self._busy = False
+        self._finish(batch, outcome)
+        if self._waiting:
+            self._flush()
+        else:
+            self._tell_idle()
+
+    def _write_singly(self, batch: list[_Item]) -> None:
+        first, rest = batch[0], batch[1:]
+
+        def done(one: list[_Item], outcome: _Written | Failure) -> None:
+            self._finish(one, outcome)
+            if rest:
+                self._scheduler.callLater(0, self._write_singly, rest)
+            else:
+                self._busy = False
+                self._flush()
+
+        self._write([first], done)
+
+    def _finish(self, batch: list[_Item], outcome: _Written | Failure) -> None:
+        if isinstance(outcome, Failure):
+            for item in batch:
+                item.result.errback(Failure(_plain(outcome.value or DatabaseError("unknown"))))
+            return
+        self.batches += 1
+        if outcome.lease is not None:
+            self._nids.add(outcome.lease)
+        self._interner.saved(outcome.names)
+        self.events += sum(1 for change in outcome.changes if change.kind == Kind.EVENT)
+        if outcome.changes:
+            self._publish(outcome.changes)
+        for item, result in zip(batch, outcome.outcomes, strict=True):
+            if isinstance(result, Failure):
+                item.result.errback(result)
+            else:
+                item.result.callback(result)
+
+    def _tell_idle(self) -> None:
+        waiting, self._idle = self._idle, []
+        for result in waiting:
+            result.callback(None)
+
+
+def _plain(error: BaseException) -> BaseException:
+    # Each waiter gets an exception of its own: a shared one would collect every waiter's traceback.
+    return type(error)(*error.args) if isinstance(error, DatabaseError) else error
+
+
+def _write_batch(tx: Tx, batch: list[_Item], names: Sequence[Any], wants_lease: bool) -> _Written:
+    write = WriteTx(tx)
+    for rows, values in names:
+        tx.insert(rows, values)
+    lease = lease_nids(tx, LEASE_SIZE) if wants_lease else None
+    bundles = [item.bundle for item in batch if item.bundle is not None]
+    placements = write_events(tx, bundles) if bundles else []
+    outcomes: list[Any] = []
+    for item in batch:
+        if item.bundle is not None:
+            for extra in item.bundle.extra:
+                extra(write)
+            outcomes.append(item.bundle.placements)
+        else:
+            outcomes.append(_run_unit(write, item))
+    changes = _take_places(write, placements)
+    return _Written(outcomes, changes, lease, names)
+
+
+def _run_unit(write: WriteTx, item: _Item) -> Any:
+    assert item.unit is not None
+    claimed = len(write.claims)
+    write.script("SAVEPOINT unit")
+    try:
+        result = item.unit(write, *item.args, **item.kwargs)
+    except DatabaseError:
+        raise
+    except Exception as error:
+        if _is_from_driver(error):
+            raise
+        del write.claims[claimed:]
+        write.script("ROLLBACK TO SAVEPOINT unit")
+        write.script("RELEASE SAVEPOINT unit")
+        return Failure()
+    write.script("RELEASE SAVEPOINT unit")
+    return result
+
+
+def _is_from_driver(error: Exception) -> bool:
+    return type(error).__module__.split(".", 1)[0] in ("sqlite3", "psycopg2")
+
+
+def _take_places(write: WriteTx, placements: list[Placement]) -> list[Change]:
+    count = len(placements) + len(write.claims)
+    if not count:
+        return []
+    first = take_positions(write, count) - count + 1
+    if placements:
+        write_positions(write, placements, first)
+    changes = [Change(one.pos, Kind.EVENT, one.room_nid, one.nid, one) for one in placements]
+    for pos, claim in enumerate(write.claims, first + len(placements)):
+        if claim.write is not None:
+            claim.write(write, pos)
+        changes.append(Change(pos, claim.kind, claim.topic, claim.ref, claim.payload))
+    write.insert(INSERT_CHANGES, [change[:4] for change in changes])
+    return changes

@@ -1,0 +1,20 @@
+"""Who asks: what the domain knows of a requester, so that it needs nothing of how they logged in."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from federation.ids import UserId
+
+
+class Requester(Protocol):
+    """The user and device behind a request (``homeserver.accounts.auth.Requester`` is one)."""
+
+    @property
+    def user_id(self) -> UserId: ...
+    @property
+    def user_nid(self) -> int: ...
+    @property
+    def device_nid(self) -> int: ...
+    @property
+    def device_id(self) -> str: ...

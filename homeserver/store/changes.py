@@ -1,0 +1,111 @@
+"""The log: positions, the change at each, and the cursors of its followers.
+
+A topic is where a change happened: a room by its nid, a user by the negative of theirs, 0 for the whole server.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+from sqlalchemy import bindparam, delete, func, select, update
+
+from homeserver.db.schema.stream import changes, followers, stream
+from homeserver.db.statements import rows, statement
+from homeserver.db.tx import Tx
+
+
+class Kind(IntEnum):
+    """What kind of fact a change is. Numbers are stored: never reuse one."""
+
+    EVENT = 1  # topic room, ref event nid; payload homeserver.rooms.types.Placed
+    RECEIPT = 2  # topic room, ref user nid
+    ACCOUNT_DATA = 3  # topic user, ref room nid or 0
+    DEVICES = 4  # topic user: devices or tokens came or went
+    PROFILE = 5  # topic user
+    ACCOUNT = 6  # topic user: created, deactivated, administrator
+    FORGOTTEN = 7  # topic user, ref room nid
+    DIRECTORY = 8  # topic room: aliases or published
+    TO_DEVICE = 9  # topic user, ref device nid
+    DEVICE_LIST = 10  # topic user
+    PUSHER = 11  # topic user
+    TRUNCATED = 12  # topic room: purged
+
+
+class Change(NamedTuple):
+    """One durable fact. ``payload`` only in the process that wrote it."""
+
+    pos: int
+    kind: int
+    topic: int
+    ref: int
+    payload: Any = None
+
+
+_TAKE = statement(
+    update(stream).where(stream.c.id == 1).values(pos=stream.c.pos + bindparam("count")).returning(stream.c.pos)
+)
+_POSITION = statement(select(stream.c.pos).where(stream.c.id == 1))
+_START = rows(stream, "id", "pos", ignore=True)
+INSERT_CHANGES = rows(changes, "pos", "kind", "topic", "ref")
+_READ = statement(
+    select(changes.c.pos, changes.c.kind, changes.c.topic, changes.c.ref)
+    .where(changes.c.pos > bindparam("after"))
+    .order_by(changes.c.pos)
+    .limit(bindparam("most"))
+)
+_FIRST = statement(select(func.min(changes.c.pos)))
+_TRIM = statement(delete(changes).where(changes.c.pos <= bindparam("upto")))
+_CURSORS = statement(select(followers.c.name, followers.c.pos))
+_SET_CURSOR = rows(followers, "name", "pos", keys=("name",), update=("pos",))
+_FORGET_CURSOR = statement(delete(followers).where(followers.c.name == bindparam("name")))
+
+
+def take_positions(tx: Tx, count: int) -> int:
+    """Take ``count`` positions; returns the last. MUST be the last thing before what carries them is written."""
+    return int(tx.value(_TAKE, count=count))
+
+
+def load_position(tx: Tx) -> int:
+    """The position of the newest committed change."""
+    return int(tx.value(_POSITION))
+
+
+def start_stream(tx: Tx) -> None:
+    """Make the one row of the counter in a new database."""
+    tx.insert(_START, [(1, 0)])
+
+
+def load_changes(tx: Tx, after: int, most: int) -> list[Change]:
+    """The changes after a position, oldest first."""
+    return [Change(*row) for row in tx.all(_READ, after=after, most=most)]
+
+
+def load_cursors(tx: Tx) -> dict[str, int]:
+    """How far each follower has read."""
+    return {name: pos for name, pos in tx.all(_CURSORS)}
+
+
+def store_cursors(tx: Tx, cursors: Sequence[tuple[str, int]]) -> None:
+    """Remember how far followers have read."""
+    if cursors:
+        tx.insert(_SET_CURSOR, list(cursors))
+
+
+def forget_cursor(tx: Tx, name: str) -> None:
+    """A follower that is no more must not hold the log back."""
+    tx.run(_FORGET_CURSOR, name=name)
+
+
+def trim_changes(tx: Tx, keep: int) -> None:
+    """Drop the log behind the slowest follower, but keep the newest ``keep`` rows."""
+    cursors = load_cursors(tx)
+    upto = min([*cursors.values(), load_position(tx) - keep])
+    if upto > 0:
+        tx.run(_TRIM, upto=upto)
+
+
+def first_kept(tx: Tx) -> int:
+    """The oldest position that the log still has, or 0."""
+    return int(tx.value(_FIRST) or 0)

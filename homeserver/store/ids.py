@@ -1,0 +1,374 @@
+"""Interned names: rooms, users, event types and state keys as integers.
+
+Rules:
+1. A name once bound to a number keeps it, so a binding may be cached without end (within a byte budget).
+2. Numbers come from one sequence, leased in ranges: uniqueness matters, order does not.
+3. A new binding is usable in memory at once and is written by the next commit, before anything that uses it.
+   Only the committer writes: ``unsaved`` gives it the rows, ``saved`` tells it that they are on the disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import and_, bindparam, select, update
+
+from homeserver.db.errors import DatabaseUnavailable
+from homeserver.db.schema.rooms import event_types, nid_leases, rooms, state_keys, user_ids
+from homeserver.db.statements import Rows, Statement, any_of, rows as bulk, statement
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
+
+StateKey = tuple[str, str]
+
+LEASE_SIZE = 100_000
+_LEASE_NAME = "nid"
+_FIRST_FREE = 1_000  # below it: numbers fixed in code
+
+# Types that every room has: their numbers are constants, so that no look-up is needed to speak of them.
+WELL_KNOWN_TYPES: dict[str, int] = {
+    "m.room.create": 1,
+    "m.room.member": 2,
+    "m.room.power_levels": 3,
+    "m.room.join_rules": 4,
+    "m.room.history_visibility": 5,
+    "m.room.canonical_alias": 6,
+    "m.room.name": 7,
+    "m.room.topic": 8,
+    "m.room.avatar": 9,
+    "m.room.guest_access": 10,
+    "m.room.message": 11,
+    "m.room.encrypted": 12,
+    "m.room.redaction": 13,
+    "m.reaction": 14,
+    "m.room.tombstone": 15,
+    "m.room.encryption": 16,
+    "m.space.child": 17,
+    "m.space.parent": 18,
+    "m.room.server_acl": 19,
+    "m.room.third_party_invite": 20,
+}
+
+_INSERT_TYPES = bulk(event_types, "nid", "type", ignore=True)
+_INSERT_USERS = bulk(user_ids, "nid", "user_id", ignore=True)
+_INSERT_KEYS = bulk(state_keys, "nid", "type_nid", "state_key", ignore=True)
+_INSERT_ROOMS = bulk(rooms, "nid", "room_id", "version", ignore=True)
+_USERS_BY_NAME = statement(select(user_ids.c.user_id, user_ids.c.nid).where(any_of(user_ids.c.user_id, "names")))
+_USERS_BY_NID = statement(select(user_ids.c.user_id, user_ids.c.nid).where(any_of(user_ids.c.nid, "nids")))
+_TYPES_BY_NAME = statement(select(event_types.c.type, event_types.c.nid).where(any_of(event_types.c.type, "names")))
+_TYPES_BY_NID = statement(select(event_types.c.type, event_types.c.nid).where(any_of(event_types.c.nid, "nids")))
+_KEYS_BY_NAME = statement(
+    select(state_keys.c.nid).where(
+        and_(state_keys.c.type_nid == bindparam("type_nid"), state_keys.c.state_key == bindparam("state_key"))
+    )
+)
+_KEYS_BY_NID = statement(
+    select(state_keys.c.type_nid, state_keys.c.state_key, state_keys.c.nid).where(any_of(state_keys.c.nid, "nids"))
+)
+_ROOMS_BY_NAME = statement(select(rooms.c.room_id, rooms.c.nid, rooms.c.version).where(any_of(rooms.c.room_id, "names")))
+_ROOMS_BY_NID = statement(select(rooms.c.room_id, rooms.c.nid, rooms.c.version).where(any_of(rooms.c.nid, "nids")))
+_NEXT_LEASE = statement(select(nid_leases.c.next).where(nid_leases.c.name == _LEASE_NAME).with_for_update())
+_MOVE_LEASE = statement(
+    update(nid_leases).where(nid_leases.c.name == _LEASE_NAME).values(next=bindparam("next_nid"))
+)
+_START_LEASE = bulk(nid_leases, "name", "next", ignore=True)
+
+
+def start_ids(tx: Tx) -> None:
+    """What a new database needs: the lease counter and the types with fixed numbers."""
+    tx.insert(_START_LEASE, [(_LEASE_NAME, _FIRST_FREE)])
+    tx.insert(_INSERT_TYPES, [(nid, name) for name, nid in WELL_KNOWN_TYPES.items()])
+
+
+def lease_nids(tx: Tx, count: int) -> range:
+    """Reserve a range of numbers for this process."""
+    first = int(tx.value(_NEXT_LEASE))
+    tx.run(_MOVE_LEASE, next_nid=first + count)
+    return range(first, first + count)
+
+
+class Nids:
+    """The numbers leased to this process. ``take`` never waits; the committer refills below half."""
+
+    def __init__(self) -> None:
+        self._ranges: list[range] = []
+
+    def add(self, lease: range) -> None:
+        self._ranges.append(lease)
+
+    @property
+    def left(self) -> int:
+        return sum(len(lease) for lease in self._ranges)
+
+    @property
+    def low(self) -> bool:
+        return self.left < LEASE_SIZE // 2
+
+    def take(self) -> int:
+        """One unused number."""
+        while self._ranges:
+            lease = self._ranges[0]
+            if lease:
+                self._ranges[0] = lease[1:]
+                return lease[0]
+            self._ranges.pop(0)
+        raise DatabaseUnavailable("no numbers are left: the database has not answered for long")
+
+
+@dataclass(slots=True)
+class _Names:
+    """One table of names: both directions, and what is not on the disk yet."""
+
+    budget: int
+    nids: dict[Any, int] = field(default_factory=dict)
+    names: dict[int, Any] = field(default_factory=dict)
+    unsaved: dict[int, Any] = field(default_factory=dict)
+    misses: int = 0
+
+    def put(self, name: Any, nid: int) -> None:
+        if len(self.nids) >= self.budget:
+            self._shrink()
+        self.nids[name] = nid
+        self.names[nid] = name
+
+    def _shrink(self) -> None:
+        # Oldest first, an eighth at a time; a binding that is not on the disk yet must stay.
+        for name in list(self.nids)[: self.budget // 8]:
+            nid = self.nids[name]
+            if nid not in self.unsaved:
+                del self.nids[name], self.names[nid]
+
+
+class Interner:
+    """Names to numbers and back, for the reactor thread.
+
+    ``budget`` is the most bindings kept for each kind (a binding takes some 300 bytes).
+    """
+
+    def __init__(self, database: Database, nids: Nids, budget: int = 200_000) -> None:
+        self._database = database
+        self._nids = nids
+        self._users = _Names(budget)
+        self._types = _Names(10_000)
+        self._keys = _Names(budget)
+        self._rooms = _Names(budget)
+        self._versions: dict[int, str] = {}
+        for name, nid in WELL_KNOWN_TYPES.items():
+            self._types.put(name, nid)
+
+    def take_nid(self) -> int:
+        """A fresh number for anything."""
+        return self._nids.take()
+
+    # --- users -----------------------------------------------------------------------------------
+
+    def known_user(self, user_id: str) -> int | None:
+        """A user's number if it is in memory."""
+        return self._users.nids.get(user_id)
+
+    async def find_user(self, user_id: str) -> int | None:
+        """A user's number, or None where this server has never met them."""
+        known = self._users.nids.get(user_id)
+        if known is None:
+            await self._fill(self._users, _USERS_BY_NAME, [user_id])
+            known = self._users.nids.get(user_id)
+        return known
+
+    async def user(self, user_id: str) -> int:
+        """A user's number, bound now where it was not."""
+        known = await self.find_user(user_id)
+        return self._bind(self._users, user_id) if known is None else known
+
+    async def find_users(self, names: Iterable[str]) -> dict[str, int]:
+        """The numbers of those users who are known."""
+        wanted = list(names)
+        missing = [name for name in wanted if name not in self._users.nids]
+        if missing:
+            await self._fill(self._users, _USERS_BY_NAME, missing)
+        found = ((name, self._users.nids.get(name)) for name in wanted)
+        return {name: nid for name, nid in found if nid is not None}
+
+    async def user_names(self, nids: Iterable[int]) -> dict[int, str]:
+        """The user ids behind numbers."""
+        return await self._back(self._users, _USERS_BY_NID, nids)
+
+    def user_name(self, nid: int) -> str | None:
+        """A user id if it is in memory."""
+        return self._users.names.get(nid)
+
+    # --- event types -----------------------------------------------------------------------------
+
+    async def event_type(self, name: str) -> int:
+        """An event type's number, bound now where it was not."""
+        if name not in self._types.nids:
+            await self._fill(self._types, _TYPES_BY_NAME, [name])
+        known = self._types.nids.get(name)
+        return self._bind(self._types, name) if known is None else known
+
+    def known_type(self, name: str) -> int | None:
+        return self._types.nids.get(name)
+
+    # --- state keys ------------------------------------------------------------------------------
+
+    def known_key(self, key: StateKey) -> int | None:
+        """A state key's number if it is in memory."""
+        return self._keys.nids.get(key)
+
+    async def find_key(self, key: StateKey) -> int | None:
+        """A state key's number, or None where no room has ever used it."""
+        known = self._keys.nids.get(key)
+        if known is not None:
+            return known
+        type_nid = self._types.nids.get(key[0])
+        if type_nid is None:
+            await self._fill(self._types, _TYPES_BY_NAME, [key[0]])
+            type_nid = self._types.nids.get(key[0])
+        if type_nid is None:
+            return None
+        found = await self._database.read(_find_key, type_nid, key[1])
+        if found is not None and key not in self._keys.nids:
+            self._keys.put(key, found)
+        return self._keys.nids.get(key)
+
+    async def state_key(self, key: StateKey) -> int:
+        """A state key's number, bound now where it was not."""
+        known = await self.find_key(key)
+        if known is not None:
+            return known
+        await self.event_type(key[0])
+        return self._bind(self._keys, key)
+
+    async def key_names(self, nids: Iterable[int]) -> dict[int, StateKey]:
+        """The (type, state key) behind numbers."""
+        wanted = set(nids)
+        missing = sorted(nid for nid in wanted if nid not in self._keys.names)
+        if missing:
+            found = await self._database.read(load_keys, missing)
+            for nid, key in found.items():
+                self._keys.put(key, nid)
+            return {**found, **{nid: self._keys.names[nid] for nid in wanted if nid not in found}}
+        return {nid: self._keys.names[nid] for nid in wanted}
+
+    # --- rooms -----------------------------------------------------------------------------------
+
+    async def find_room(self, room_id: str) -> int | None:
+        """A room's number, or None where this server has never met it."""
+        known = self._rooms.nids.get(room_id)
+        if known is None:
+            self._keep_rooms(await self._database.read(_load_rooms, _ROOMS_BY_NAME, "names", [room_id]))
+            known = self._rooms.nids.get(room_id)
+        return known
+
+    def known_room(self, room_id: str) -> int | None:
+        return self._rooms.nids.get(room_id)
+
+    def new_room(self, room_id: str, version: str) -> int:
+        """Bind a room that this server makes or meets for the first time."""
+        nid = self._bind(self._rooms, room_id)
+        self._versions[nid] = version
+        return nid
+
+    async def room_version(self, nid: int) -> str | None:
+        """A room's version."""
+        if nid not in self._versions:
+            await self.room_names([nid])
+        return self._versions.get(nid)
+
+    async def room_names(self, nids: Iterable[int]) -> dict[int, str]:
+        """The room ids behind numbers."""
+        wanted = list(nids)
+        missing = [nid for nid in wanted if nid not in self._rooms.names]
+        if missing:
+            self._keep_rooms(await self._database.read(_load_rooms, _ROOMS_BY_NID, "nids", missing))
+        names = self._rooms.names
+        return {nid: names[nid] for nid in wanted if nid in names}
+
+    def room_name(self, nid: int) -> str | None:
+        return self._rooms.names.get(nid)
+
+    def _keep_rooms(self, found: list[tuple[str, int, str | None]]) -> None:
+        for room_id, nid, version in found:
+            if room_id not in self._rooms.nids:
+                self._rooms.put(room_id, nid)
+            if version is not None:
+                self._versions[nid] = version
+
+    # --- shared ----------------------------------------------------------------------------------
+
+    async def _fill(self, names: _Names, lookup: Statement, missing: list[str]) -> None:
+        for name, nid in await self._database.read(_load_names, lookup, missing):
+            if name not in names.nids:
+                names.put(name, nid)
+
+    async def _back(self, names: _Names, lookup: Statement, nids: Iterable[int]) -> dict[int, Any]:
+        wanted = list(nids)
+        found = {nid: names.names[nid] for nid in wanted if nid in names.names}
+        missing = [nid for nid in wanted if nid not in found]
+        if missing:
+            for name, nid in await self._database.read(_load_by_nids, lookup, missing):
+                names.put(name, nid)
+                found[nid] = name
+        return found
+
+    def _bind(self, names: _Names, name: Any) -> int:
+        known: int | None = names.nids.get(name)
+        if known is not None:
+            return known  # somebody bound it while we looked
+        nid = self._nids.take()
+        names.unsaved[nid] = name
+        names.put(name, nid)
+        return nid
+
+    # --- for the committer ------------------------------------------------------------------------
+
+    def unsaved(self) -> list[tuple[Rows, list[tuple[Any, ...]]]]:
+        """The rows of every binding that is not on the disk yet."""
+        found: list[tuple[Rows, list[tuple[Any, ...]]]] = []
+        if self._types.unsaved:
+            found.append((_INSERT_TYPES, list(self._types.unsaved.items())))
+        if self._users.unsaved:
+            found.append((_INSERT_USERS, list(self._users.unsaved.items())))
+        if self._keys.unsaved:
+            types = self._types.nids
+            found.append((_INSERT_KEYS, [(nid, types[key[0]], key[1]) for nid, key in self._keys.unsaved.items()]))
+        if self._rooms.unsaved:
+            named = self._rooms.unsaved.items()
+            found.append((_INSERT_ROOMS, [(nid, room_id, self._versions.get(nid)) for nid, room_id in named]))
+        return found
+
+    def saved(self, written: Sequence[tuple[Rows, list[tuple[Any, ...]]]]) -> None:
+        """These rows are committed."""
+        tables = {_INSERT_TYPES: self._types, _INSERT_USERS: self._users, _INSERT_KEYS: self._keys}
+        for statement_, values in written:
+            unsaved = tables.get(statement_, self._rooms).unsaved
+            for row in values:
+                unsaved.pop(row[0], None)
+
+    def sizes(self) -> dict[str, int]:
+        """How many bindings are in memory."""
+        return {"users": len(self._users.nids), "keys": len(self._keys.nids), "rooms": len(self._rooms.nids)}
+
+
+def _load_names(tx: Tx, lookup: Statement, names: list[str]) -> list[tuple[str, int]]:
+    return tx.all(lookup, names=names)
+
+
+def _load_by_nids(tx: Tx, lookup: Statement, nids: list[int]) -> list[tuple[str, int]]:
+    return tx.all(lookup, nids=nids)
+
+
+def _load_rooms(tx: Tx, lookup: Statement, by: str, values: list[Any]) -> list[tuple[str, int, str | None]]:
+    return tx.all(lookup, **{by: values})
+
+
+def _find_key(tx: Tx, type_nid: int, state_key: str) -> int | None:
+    return tx.value(_KEYS_BY_NAME, type_nid=type_nid, state_key=state_key)  # type: ignore[no-any-return]
+
+
+def load_keys(tx: Tx, nids: Sequence[int]) -> dict[int, StateKey]:
+    """The (type, state key) behind numbers."""
+    found = tx.all(_KEYS_BY_NID, nids=nids)
+    types = {nid: name for name, nid in tx.all(_TYPES_BY_NID, nids=sorted({row[0] for row in found}))}
+    return {nid: (types[type_nid], state_key) for type_nid, state_key, nid in found}

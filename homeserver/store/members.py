@@ -1,0 +1,95 @@
+"""Memberships: who is what in which room."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from sqlalchemy import and_, bindparam, func, select, update
+
+from homeserver.db.schema.accounts import accounts
+from homeserver.db.schema.rooms import members, timeline
+from homeserver.db.statements import statement
+from homeserver.db.tx import Row, Tx, WriteTx
+from homeserver.store.changes import Kind
+from homeserver.store.placement import Membership
+
+
+class Member(NamedTuple):
+    """One user's membership of one room."""
+
+    room_nid: int
+    user_nid: int
+    membership: Membership
+    event_nid: int
+    pos: int
+    forgotten: bool
+
+
+_COLUMNS = (
+    members.c.room_nid,
+    members.c.user_nid,
+    members.c.membership,
+    members.c.event_nid,
+    members.c.pos,
+    members.c.forgotten,
+)
+_LOCAL = statement(select(*_COLUMNS).select_from(members.join(accounts, accounts.c.user_nid == members.c.user_nid)))
+_OF_ROOM = statement(select(*_COLUMNS).where(members.c.room_nid == bindparam("room_nid")))
+_OF_USER = statement(select(*_COLUMNS).where(members.c.user_nid == bindparam("user_nid")))
+_ONE = statement(
+    select(*_COLUMNS).where(
+        and_(members.c.room_nid == bindparam("room_nid"), members.c.user_nid == bindparam("user_nid"))
+    )
+)
+_COUNTS = statement(
+    select(members.c.membership, func.count())
+    .where(members.c.room_nid == bindparam("room_nid"))
+    .group_by(members.c.membership)
+)
+_FORGET = statement(
+    update(members)
+    .where(and_(members.c.room_nid == bindparam("in_room"), members.c.user_nid == bindparam("of_user")))
+    .values(forgotten=1)
+)
+_LAST_EVENTS = statement(select(timeline.c.room_nid, func.max(timeline.c.pos)).group_by(timeline.c.room_nid))
+
+
+def _member(row: Row) -> Member:
+    return Member(row[0], row[1], Membership(row[2]), row[3], row[4], bool(row[5]))
+
+
+def load_local_members(tx: Tx) -> list[Member]:
+    """Every membership of every account of this server (at the start)."""
+    return [_member(row) for row in tx.all(_LOCAL)]
+
+
+def load_members(tx: Tx, room_nid: int) -> list[Member]:
+    """Every membership of a room."""
+    return [_member(row) for row in tx.all(_OF_ROOM, room_nid=room_nid)]
+
+
+def load_user_rooms(tx: Tx, user_nid: int) -> list[Member]:
+    """Every membership of a user."""
+    return [_member(row) for row in tx.all(_OF_USER, user_nid=user_nid)]
+
+
+def find_member(tx: Tx, room_nid: int, user_nid: int) -> Member | None:
+    """One user's membership of one room."""
+    row = tx.one(_ONE, room_nid=room_nid, user_nid=user_nid)
+    return _member(row) if row is not None else None
+
+
+def load_counts(tx: Tx, room_nid: int) -> dict[Membership, int]:
+    """How many members of each kind a room has."""
+    return {Membership(row[0]): row[1] for row in tx.all(_COUNTS, room_nid=room_nid)}
+
+
+def forget_room(tx: WriteTx, user_nid: int, room_nid: int) -> None:
+    """The user wants to hear no more of a room that they left."""
+    tx.run(_FORGET, in_room=room_nid, of_user=user_nid)
+    tx.claim(Kind.FORGOTTEN, -user_nid, room_nid)
+
+
+def load_last_events(tx: Tx) -> dict[int, int]:
+    """The position of each room's newest event (at the start)."""
+    return dict(tx.all(_LAST_EVENTS))

@@ -1,0 +1,27 @@
+"""How everything but room history is written: as a unit of work in the committer's next transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
+
+from twisted.internet.defer import Deferred
+
+from homeserver.db.tx import WriteTx
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Worker(Protocol):
+    """Takes units of work for the one writer.
+
+    1. A unit runs under a savepoint: when it raises, its own writes are undone, the Deferred fails with what it
+       raised, and the other units of the transaction stand.
+    2. The Deferred fires after the commit, when the changes that the unit claimed are visible to every reader
+       and were handed to every follower in this process.
+    3. A unit may run a second time (after a failed commit), so it MUST NOT have effects outside of ``tx``.
+    """
+
+    def work(self, unit: Callable[Concatenate[WriteTx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        """Run ``unit(tx, *args)`` in the next transaction."""

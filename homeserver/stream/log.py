@@ -1,0 +1,56 @@
+"""The log of committed changes as this process sees it, in order, without gaps.
+
+Rules:
+1. ``publish`` is called once per commit, in the order of the commits, in the reactor thread, before anybody who waits
+   for that commit is told.
+2. Subscribers MUST be quick and MUST NOT raise: they keep indexes and wake waiters. Slow work is a follower's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from homeserver.store.changes import Change
+
+Subscriber = Callable[[Sequence[Change]], None]
+
+
+class ChangeLog:
+    """The newest committed position, and the newest changes with their payloads.
+
+    ``floor`` is the position up to which changes may have been forgotten: what came after it is all here.
+    """
+
+    def __init__(self, position: int, keep: int = 20_000) -> None:
+        self.position = position
+        self.floor = position
+        self._keep = keep
+        self._recent: deque[Change] = deque()
+        self._subscribers: list[Subscriber] = []
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Call ``subscriber(changes)`` at each commit, in the order of subscription."""
+        self._subscribers.append(subscriber)
+
+    def publish(self, changes: Sequence[Change]) -> None:
+        """These changes are committed."""
+        recent = self._recent
+        recent.extend(changes)
+        self.position = changes[-1].pos
+        while len(recent) > self._keep:
+            self.floor = recent.popleft().pos
+        for subscriber in self._subscribers:
+            subscriber(changes)
+
+    def since(self, pos: int) -> list[Change] | None:
+        """The changes after a position, oldest first; None where some are forgotten."""
+        if pos < self.floor:
+            return None
+        found: list[Change] = []
+        for change in reversed(self._recent):
+            if change.pos <= pos:
+                break
+            found.append(change)
+        found.reverse()
+        return found

@@ -1,0 +1,50 @@
+"""Tokens that clients carry between requests.
+
+A sync token is ``s<pos>_<ephemeral>_<boot>``: the position in the log up to which the client has everything, and the
+counter of ephemeral facts (typing, presence), which means something only to the process that counted (``boot``). After
+a restart the ephemeral part reads as 0: everything changed. A timeline token is ``t<pos>``: a point between events,
+after the event at ``pos``. Wherever a timeline token is asked for, a sync token serves as well.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from homeserver.http.errors import invalid_param
+
+_SYNC = re.compile(r"s([0-9]{1,18})_([0-9]{1,18})_([A-Za-z0-9]{1,16})\Z")
+_TIMELINE = re.compile(r"t(-?[0-9]{1,18})\Z")
+
+
+class SyncToken(NamedTuple):
+    """Where a client is."""
+
+    pos: int
+    ephemeral: int
+    boot: str
+
+    def __str__(self) -> str:
+        return f"s{self.pos}_{self.ephemeral}_{self.boot}"
+
+
+def parse_sync_token(text: str, boot: str) -> SyncToken:
+    """A sync token as a client gave it back; 400 M_INVALID_PARAM for anything else."""
+    match = _SYNC.match(text)
+    if match is None:
+        raise invalid_param("Not a sync token of this server")
+    same = match[3] == boot
+    return SyncToken(int(match[1]), int(match[2]) if same else 0, boot)
+
+
+def timeline_token(pos: int) -> str:
+    """The point after the event at ``pos``."""
+    return f"t{pos}"
+
+
+def parse_timeline_token(text: str) -> int:
+    """The position of a timeline or sync token; 400 M_INVALID_PARAM for anything else."""
+    match = _TIMELINE.match(text) or _SYNC.match(text)
+    if match is None:
+        raise invalid_param("Not a pagination token of this server")
+    return int(match[1])
