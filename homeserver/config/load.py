@@ -63,6 +63,8 @@ def load_config(path: Path, environment: Mapping[str, str]) -> Config:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise ConfigError([f"{path} does not exist; `chaos init` writes one"]) from error
     except OSError as error:
         raise ConfigError([f"{path}: {error.strerror or error}"]) from error
     return parse_config(raw, environment, folder=path.absolute().parent, name=str(path))

@@ -1,0 +1,1 @@
+"""The `chaos` command. Commands read the configuration and call `Operations`; they decide nothing themselves."""

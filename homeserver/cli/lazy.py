@@ -1,0 +1,41 @@
+"""Late loading, for a quick start: a command's module is imported when the command is called.
+
+`chaos --help` and `chaos serve` must not pay for the libraries of other commands (rich, Alembic, the simulator).
+Function-level imports are banned, so this is the one place that imports by name.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, cast
+
+import click
+
+from homeserver.cli.operations import Application
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are named with the module they are in: `{"serve": "homeserver.cli.serve:serve"}`."""
+
+    def __init__(self, *args: Any, lazy: dict[str, tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._lazy = lazy
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        return list(self._lazy)
+
+    def get_command(self, _ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self._lazy:
+            return None
+        module_name, attribute = self._lazy[cmd_name][0].split(":")
+        return cast(click.Command, getattr(importlib.import_module(module_name), attribute))
+
+    def format_commands(self, _ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list in `--help`, from our table: no module is loaded for it."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
+
+
+def load_application() -> Application:
+    """The composition root, which imports everything."""
+    return cast(Application, importlib.import_module("homeserver.app"))
