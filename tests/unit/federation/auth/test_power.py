@@ -47,7 +47,7 @@ class ReadingTests(SynchronousTestCase):
 
     def test_explicit_values(self) -> None:
         room = Room("12")
-        content = {
+        content: dict[str, Any] = {
             "events": {"m.room.topic": 3},
             "state_default": 40,
             "events_default": 2,

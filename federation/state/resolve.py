@@ -1,0 +1,71 @@
+"""One room state out of several: the entry of state resolution.
+
+States are maps from (type, state_key) to references of events. The only work that grows with the size of the states
+is one pass over their dictionaries; everything after it grows with what is in conflict.
+
+Spec anchor: server-server-api#room-state-resolution.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from federation.auth.select import StateKey
+from federation.state.graph import AuthGraph, RankedGraph, Ref, RejectingGraph
+from federation.state.v1 import resolve_v1
+from federation.state.v2 import resolve_v2
+from federation.versions import RoomRules
+
+__all__ = ["AuthGraph", "RankedGraph", "RejectingGraph", "StateKey", "resolve"]
+
+
+def resolve(
+    rules: RoomRules, states: Sequence[Mapping[StateKey, Ref]], graph: AuthGraph[Ref]
+) -> dict[StateKey, Ref]:
+    """Resolve the states by the algorithm of the room version. The order of the states does not matter."""
+    distinct = _distinct(states)
+    if len(distinct) < 2:
+        return dict(distinct[0]) if distinct else {}
+    conflicted_keys = _conflicted_keys(distinct)
+    unconflicted = {key: ref for key, ref in distinct[0].items() if key not in conflicted_keys}
+    if rules.state_resolution == "v1":
+        return _resolve_v1(rules, distinct, unconflicted, conflicted_keys, graph)
+    conflicted = [{state[key] for key in conflicted_keys if key in state} for state in distinct]
+    return resolve_v2(rules, unconflicted, conflicted, graph)
+
+
+def _distinct(states: Sequence[Mapping[StateKey, Ref]]) -> list[Mapping[StateKey, Ref]]:
+    """Without repetitions: the same state twice adds nothing to a resolution."""
+    distinct: list[Mapping[StateKey, Ref]] = []
+    for state in states:
+        if not any(state is other or state == other for other in distinct):
+            distinct.append(state)
+    return distinct
+
+
+def _conflicted_keys(states: Sequence[Mapping[StateKey, Ref]]) -> set[StateKey]:
+    """The keys that do not have the same value in every state; a key that some state lacks is one of them."""
+    # spec: rooms/v12#definitions "Unconflicted state map and conflicted state set"
+    first = states[0]
+    conflicted: set[StateKey] = set()
+    for other in states[1:]:
+        conflicted.update(key for key, ref in first.items() if other.get(key) != ref)
+        conflicted.update(other.keys() - first.keys())
+    return conflicted
+
+
+def _resolve_v1(
+    rules: RoomRules,
+    states: Sequence[Mapping[StateKey, Ref]],
+    unconflicted: dict[StateKey, Ref],
+    differing_keys: set[StateKey],
+    graph: AuthGraph[Ref],
+) -> dict[StateKey, Ref]:
+    """In algorithm 1 only different events are a conflict: a key that a state lacks is not."""
+    # spec: rooms/v1#state-resolution
+    conflicting: dict[StateKey, Sequence[Ref]] = {}
+    for key in sorted(differing_keys):
+        refs = sorted({state[key] for state in states if key in state})
+        if len(refs) == 1:
+            unconflicted[key] = refs[0]
+        else:
+            conflicting[key] = refs
+    return resolve_v1(rules, unconflicted, conflicting, graph)
