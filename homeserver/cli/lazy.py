@@ -6,6 +6,7 @@ Function-level imports are banned, so this is the one place that imports by name
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from typing import Any, cast
 
@@ -34,6 +35,16 @@ class LazyGroup(click.Group):
         """The list in `--help`, from our table: no module is loaded for it."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in self._lazy.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """With a suggestion for a mistyped name: click itself suggests loaded commands only."""
+        name = args[0]
+        if name not in self._lazy and not name.startswith("-"):
+            near = difflib.get_close_matches(name[:80], self._lazy, n=1)
+            ctx.fail(f"No such command {name[:80]!r}." + (f" Did you mean {near[0]!r}?" if near else ""))
+        return super().resolve_command(ctx, args)
 
 
 def load_application() -> Application:
