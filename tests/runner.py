@@ -16,6 +16,7 @@ import atexit
 import faulthandler
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -40,6 +41,7 @@ ON_REQUEST = frozenset({"bench", "e2e", "fuzz", "interop", "support"})
 JOBS = 2
 SLOW_S = 2.0
 MODULE_TIMEOUT_S = 900
+MACHINERY = re.compile(r"/(twisted/(trial|internet|python)|unittest)/[^/]*\.py$")
 
 
 @dataclass(slots=True)
@@ -113,12 +115,17 @@ class Collector(TestResult):
         self.outcome.failures.append((test.id(), "passed, but is marked as expected to fail"))
 
     def _fail(self, test: Any, err: Any) -> None:
-        if isinstance(err, tuple):
-            text = "".join(traceback.format_exception(*err))
-        else:  # a twisted Failure
-            text = err.getTraceback(detail="default")
         self._failed = True
-        self.outcome.failures.append((test.id(), text))
+        self.outcome.failures.append((test.id(), _traceback_text(err)))
+
+
+def _traceback_text(err: Any) -> str:
+    """The traceback of an exc_info or a twisted Failure, without the frames of the test machinery."""
+    value, frames = (err[1], err[2]) if isinstance(err, tuple) else (err.value, err.getTracebackObject())
+    report = traceback.TracebackException(type(value), value, frames)
+    ours = [frame for frame in report.stack if not MACHINERY.search(frame.filename)]
+    report.stack = traceback.StackSummary.from_list(ours or report.stack)
+    return "".join(report.format())
 
 
 def work(orders: IO[str], reports: IO[str]) -> None:

@@ -152,6 +152,7 @@ SAMPLES: tuple[tuple[Rule, str, str, str], ...] = (
         "import typing\nif typing.X: pass",
     ),
     (tidy.module_state, HOME, "CACHE: dict[str, int] = {}", "TABLE = {'a': 1}"),
+    (tidy.module_state, HOME, "NOTHING: set[int] = set()", "NOTHING: Mapping[str, int] = {}"),
     (tidy.module_state, HOME, "from collections import defaultdict\nx = defaultdict()", "x = frozenset()"),
     (tidy.module_state, HOME, "def f():\n    global x", "def f():\n    x = []"),
     (tidy.swallowed, HOME, "try: f()\nexcept Exception: pass", "try: f()\nexcept KeyError: pass"),

@@ -106,6 +106,7 @@ METRICS = frozenset({"Counter", "Gauge", "Histogram", "Summary", "Info", "Enum"}
 MUTABLE_MAKERS = frozenset(
     {"dict", "list", "set", "defaultdict", "deque", "OrderedDict", "Counter", "WeakValueDictionary"}
 )
+READ_ONLY = re.compile(r"(\w+\.)?(Final\[)?(Mapping|Sequence|Collection|AbstractSet|Set)\b")
 SET_METHODS = frozenset({"union", "intersection", "difference", "symmetric_difference"})
 # Whatever these make of an iterable does not depend on its order.
 ORDERLESS = frozenset({"sorted", "set", "frozenset", "any", "all", "sum", "len", "min", "max"})
@@ -508,6 +509,8 @@ def module_state(source: Source) -> Iterator[Finding]:
         empty = isinstance(value, ast.List | ast.Set) and not value.elts
         empty = empty or (isinstance(value, ast.Dict) and not value.keys)
         made = isinstance(value, ast.Call) and source.full_name(value.func).split(".")[-1] in MUTABLE_MAKERS
+        if isinstance(node, ast.AnnAssign) and READ_ONLY.match(ast.unparse(node.annotation)):
+            continue  # mypy keeps everybody from writing to it
         if empty or (made and isinstance(value, ast.Call) and not value.args):
             yield source.at(node, "an empty container at module level is state: give it to an owner")
     for inner in source.nodes:
