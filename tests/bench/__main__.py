@@ -18,7 +18,8 @@ from tests.bench.figures import FULL, QUICK, Measured
 from tests.bench.postgres import create_database, durable_cluster
 from tests.bench.report import DatabaseRun, format_document, format_plain, missed
 from tests.bench.session import ALL_ROWS, run_session
-from tests.bench.targets import REPOSITORY, TARGETS, TargetMissing
+from tests.bench.targets import TARGETS, TargetError
+from tests.interop.environment import REPOSITORY
 
 DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
 DOCUMENT = REPOSITORY / "docs" / "performance.md"
@@ -75,7 +76,7 @@ def measure(database: str, options: argparse.Namespace) -> DatabaseRun:
                 address = create_database(stack.enter_context(durable_cluster()), key)
             try:
                 results[key] = run_session(target, address, options.rows, scale, say)
-            except TargetMissing as error:
+            except TargetError as error:
                 say(f"not measured: {error}")
     return DatabaseRun(DATABASES[database], results)
 

@@ -40,7 +40,7 @@ async def measure_send(world: World, scale: Scale) -> Measured:
     warm_up = scale.sends // 10
     requests = [world.message_request(sender, room_id) for _ in range(warm_up + scale.sends)]
     taken_ms: list[float] = []
-    with BlockingConnection(world.port) as connection:
+    with BlockingConnection(world.port) as connection, world.measuring():
         for request in requests:
             started_s = time.perf_counter()
             response = connection.request(request)
@@ -72,7 +72,8 @@ async def _sends_rate(world: World, senders: Sequence[tuple[User, str]], each: i
     requests = [[world.message_request(*sender) for _ in range(warm_up + each)] for sender in senders]
     async with world.connections(len(senders)) as connections:
         await _send_in_turns(connections, [own[:warm_up] for own in requests])
-        elapsed_s = await _send_in_turns(connections, [own[warm_up:] for own in requests])
+        with world.measuring():
+            elapsed_s = await _send_in_turns(connections, [own[warm_up:] for own in requests])
     return len(senders) * each / elapsed_s
 
 
@@ -108,10 +109,11 @@ async def measure_fanout(world: World, scale: Scale) -> Measured:
         for marker, request in zip(markers, requests, strict=True):
             waits = [asyncio.ensure_future(poller.wait_for(marker.encode())) for poller in pollers]
             await asyncio.sleep(SETTLE_S)
-            started_s = time.perf_counter()
-            sent = connections[0].send(request)
-            arrived_s = await asyncio.gather(*waits)
-            taken_ms.append((max(arrived_s) - started_s) * 1000)
+            with world.measuring():
+                started_s = time.perf_counter()
+                sent = connections[0].send(request)
+                arrived_s = await asyncio.gather(*waits)
+                taken_ms.append((max(arrived_s) - started_s) * 1000)
             expect_ok(await sent)
     return {"fanout_ms": statistics.median(taken_ms[1:])}
 
@@ -146,7 +148,8 @@ async def measure_creates(world: World, scale: Scale) -> Measured:
     requests = [[world.room_request(creator) for _ in range(warm_up + each)] for creator in creators]
     async with world.connections(len(creators)) as connections:
         await _send_in_turns(connections, [own[:warm_up] for own in requests])
-        elapsed_s = await _send_in_turns(connections, [own[warm_up:] for own in requests])
+        with world.measuring():
+            elapsed_s = await _send_in_turns(connections, [own[warm_up:] for own in requests])
     return {"creates": len(creators) * each / elapsed_s}
 
 
@@ -158,7 +161,8 @@ async def measure_joins(world: World, scale: Scale) -> Measured:
     requests = [join_request(user, room_id) for room_id in rooms[1:] for user in users]
     async with world.connections(SETUP_CONNECTIONS) as connections:
         parts = [requests[number :: len(connections)] for number in range(len(connections))]
-        elapsed_s = await _send_in_turns(connections, parts)
+        with world.measuring():
+            elapsed_s = await _send_in_turns(connections, parts)
     return {"joins": len(requests) / elapsed_s}
 
 
@@ -178,7 +182,8 @@ async def measure_history(world: World, scale: Scale) -> Measured:
             *(_walk_back(*pair, room_id) for pair in zip(connections, readers, strict=True))
         )
         requests = [list(itertools.islice(itertools.cycle(walk), each)) for walk in walks]
-        elapsed_s = await _send_in_turns(connections, requests)
+        with world.measuring():
+            elapsed_s = await _send_in_turns(connections, requests)
     return {"pages": len(readers) * each / elapsed_s}
 
 
@@ -209,7 +214,7 @@ async def measure_initial(world: World, scale: Scale) -> Measured:
     members = await world.register(scale.initial_syncs + 1)
     await _populate_24_rooms(world, members)
     taken_ms: list[float] = []
-    with BlockingConnection(world.port) as connection:
+    with BlockingConnection(world.port) as connection, world.measuring():
         for member in members:
             started_s = time.perf_counter()
             response = connection.request(sync_request(member))
@@ -229,10 +234,11 @@ async def measure_idle(world: World, scale: Scale) -> Measured:
         for _ in range(scale.idle_syncs // 10):
             since = expect_ok(connection.request(sync_request(member, since))).json()["next_batch"]
         request = sync_request(member, since)
-        started_s = time.perf_counter()
-        for _ in range(scale.idle_syncs):
-            expect_ok(connection.request(request))
-        elapsed_s = time.perf_counter() - started_s
+        with world.measuring():
+            started_s = time.perf_counter()
+            for _ in range(scale.idle_syncs):
+                expect_ok(connection.request(request))
+            elapsed_s = time.perf_counter() - started_s
     return {"idle_syncs": scale.idle_syncs / elapsed_s}
 
 

@@ -15,13 +15,11 @@ from pathlib import Path
 import yaml
 
 from tests.interop import synapse
+from tests.interop.environment import REPOSITORY
 from tests.interop.process import ServerCommand, ServerProcess, find_free_port
 
-REPOSITORY = Path(__file__).resolve().parents[2]
-PROFILE_VARIABLE = "CHAOS_PROFILE"
 
-
-class TargetMissing(Exception):
+class TargetError(Exception):
     """This server cannot be run here; the text says why."""
 
 
@@ -51,14 +49,10 @@ def prepare_chaos(
     folder: Path,
     database: str,
     launcher: Sequence[str] = ("-m", "homeserver"),
-    environment: Mapping[str, str] | None = None,
 ) -> ServerProcess:
     """A new CHAOS in `folder`, run by this interpreter."""
-    if (
-        importlib.util.find_spec("homeserver") is None
-        or importlib.util.find_spec("homeserver.__main__") is None
-    ):
-        raise TargetMissing("CHAOS has no `chaos serve` in this work tree")
+    if importlib.util.find_spec("homeserver.app") is None:
+        raise TargetError("CHAOS has no `chaos serve` in this work tree")
     port = find_free_port()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data").mkdir()
@@ -70,7 +64,7 @@ def prepare_chaos(
         arguments=[sys.executable, *launcher, "serve", "--config", str(config_file)],
         port=port,
         log_file=folder / "output.log",
-        environment={"PYTHONPATH": search_path, **(environment or {})},
+        environment={"PYTHONPATH": search_path},
         working_folder=folder,
     )
     return ServerProcess(command)

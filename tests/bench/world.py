@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -37,8 +37,15 @@ class User:
 class World:
     """One server under test, as the rows see it."""
 
-    def __init__(self, port: int, registration_secret: str) -> None:
+    def __init__(
+        self,
+        port: int,
+        registration_secret: str,
+        measuring: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
         self.port = port
+        # Entered around what a row times: a profiler looks at the server only then.
+        self.measuring = measuring
         self._secret = registration_secret.encode()
         self._serial = itertools.count(1)
 

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import nio
 
-from tests.clients.notes import Account, CheckFailed, check
+from tests.clients.notes import Account, CheckError, check
 
 WAIT_S = 30.0
 LONG_POLL_MS = 2_000
@@ -21,7 +21,7 @@ Answer = TypeVar("Answer")
 def demand(answer: object, kind: type[Answer], what: str) -> Answer:
     """The answer, which must be of that kind: nio returns errors instead of raising them."""
     if not isinstance(answer, kind):
-        raise CheckFailed(f"{what}: {answer}")
+        raise CheckError(f"{what}: {answer}")
     return answer
 
 
@@ -80,7 +80,7 @@ class Person:
         deadline_s = time.monotonic() + WAIT_S
         while not holds():
             if time.monotonic() > deadline_s:
-                raise CheckFailed(f"{self.user_id} waited {WAIT_S:.0f} s in vain until: {what}")
+                raise CheckError(f"{self.user_id} waited {WAIT_S:.0f} s in vain until: {what}")
             await self.sync(LONG_POLL_MS)
         check(True, what)
 
@@ -114,7 +114,7 @@ class Person:
             answer = await self.client.room_messages(room_id, token, limit=PAGE_SIZE)
             page = demand(answer, nio.RoomMessagesResponse, "paging back")
             if len(page.chunk) > PAGE_SIZE:
-                raise CheckFailed(f"a page of {len(page.chunk)} events although {PAGE_SIZE} were asked for")
+                raise CheckError(f"a page of {len(page.chunk)} events although {PAGE_SIZE} were asked for")
             events += page.chunk
             token = page.end if page.end != token else None
         return events

@@ -17,7 +17,7 @@ import nio
 from nio.api import RelationshipType
 
 from tests.clients.nio_person import Person, demand
-from tests.clients.notes import CheckFailed, Notes, check
+from tests.clients.notes import CheckError, Notes, check
 
 HISTORY_LENGTH = 35
 BURST_SENDERS = 4
@@ -297,7 +297,7 @@ async def burst(base_url: str, path: Path) -> None:
     )
     for ending in endings:
         if not isinstance(ending, aiohttp.ClientError | OSError | asyncio.TimeoutError):
-            raise CheckFailed(f"the burst ended otherwise than by losing the server: {ending!r}")
+            raise CheckError(f"the burst ended otherwise than by losing the server: {ending!r}")
     notes.save(path)
     await alice.client.close()
 

@@ -8,14 +8,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 
-class CheckFailed(AssertionError):
+class CheckError(AssertionError):
     """What a client saw is not what the other one did."""
 
 
 def check(holds: bool, what: str) -> None:
     """Demand `holds`; every demand that is met is printed, so that a log shows how far a program came."""
     if not holds:
-        raise CheckFailed(f"not so: {what}")
+        raise CheckError(f"not so: {what}")
     print(f"checked: {what}", flush=True)
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from twisted.trial import unittest
 
 from tests.bench.postgres import create_database
-from tests.bench.targets import REPOSITORY, TARGETS, TargetMissing
+from tests.bench.targets import TARGETS, TargetError
+from tests.interop.environment import REPOSITORY
 from tests.interop.process import ServerProcess
 from tests.support.postgres import PostgresUnavailable, server_url
 
@@ -26,7 +27,7 @@ PHASE_LIMIT_S = 180
 KILL_AFTER = 60
 
 
-class ProgramFailed(AssertionError):
+class ProgramError(AssertionError):
     """A client program ended with a complaint; the text is its whole output."""
 
 
@@ -40,7 +41,7 @@ class ProgramCase(unittest.TestCase):
             address = self._make_database(database, folder.name)
             try:
                 server = TARGETS[os.environ.get(TARGET_VARIABLE, "chaos")].prepare(folder / "server", address)
-            except TargetMissing as error:
+            except TargetError as error:
                 raise unittest.SkipTest(f"no server to test: {error}") from error
             stack.enter_context(server)
             server.start()
@@ -74,9 +75,9 @@ def run_phase(command: Sequence[str]) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        raise ProgramFailed(f"no end after {PHASE_LIMIT_S} s:\n{_decode(error.stdout)}") from None
+        raise ProgramError(f"no end after {PHASE_LIMIT_S} s:\n{_decode(error.stdout)}") from None
     if ended.returncode != 0:
-        raise ProgramFailed(f"status {ended.returncode}:\n{_decode(ended.stdout)}")
+        raise ProgramError(f"status {ended.returncode}:\n{_decode(ended.stdout)}")
 
 
 def run_burst(command: Sequence[str], server: ServerProcess) -> None:
@@ -101,7 +102,7 @@ def run_burst(command: Sequence[str], server: ServerProcess) -> None:
         status = program.wait(PHASE_LIMIT_S)
     if status != 0 or acknowledged < KILL_AFTER:
         server.kill()
-        raise ProgramFailed(f"the burst ended with status {status}:\n{''.join(output)}")
+        raise ProgramError(f"the burst ended with status {status}:\n{''.join(output)}")
 
 
 def python_program(module: str) -> list[str]:

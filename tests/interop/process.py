@@ -24,7 +24,7 @@ POLL_INTERVAL_S = 0.01
 LOG_TAIL_LINES = 40
 
 
-class ServerFailed(Exception):
+class ServerError(Exception):
     """The server did not come up, or did not go down, as it should have."""
 
 
@@ -65,10 +65,14 @@ class ServerProcess:
     def port(self) -> int:
         return self.command.port
 
+    @property
+    def pid(self) -> int:
+        return self._require_process().pid
+
     def start(self, limit_s: float = 90.0) -> float:
         """Start the process and return the seconds until it was ready."""
         if self._process is not None:
-            raise ServerFailed(f"{self.command.name} runs already")
+            raise ServerError(f"{self.command.name} runs already")
         started_s = time.perf_counter()
         with self.command.log_file.open("ab") as log:
             self._process = subprocess.Popen(
@@ -77,18 +81,18 @@ class ServerProcess:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 cwd=self.command.working_folder,
-                env={**os.environ, **self.command.environment},
+                env={**_neutral_environment(), **self.command.environment},
                 # A group of its own, so that a kill also takes the children of a server that has some.
                 start_new_session=True,
             )
         while not self._answers():
             if self._process.poll() is not None:
-                raise ServerFailed(
+                raise ServerError(
                     self._explain(f"ended with status {self._process.returncode} before it was ready")
                 )
             if time.perf_counter() - started_s > limit_s:
                 self.kill()
-                raise ServerFailed(self._explain(f"was not ready after {limit_s:.0f} s"))
+                raise ServerError(self._explain(f"was not ready after {limit_s:.0f} s"))
             time.sleep(POLL_INTERVAL_S)
         return time.perf_counter() - started_s
 
@@ -100,7 +104,7 @@ class ServerProcess:
             status = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise ServerFailed(self._explain(f"did not end within {limit_s:.0f} s of SIGTERM")) from None
+            raise ServerError(self._explain(f"did not end within {limit_s:.0f} s of SIGTERM")) from None
         self._process = None
         return status
 
@@ -112,6 +116,10 @@ class ServerProcess:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
+        self._require_process().send_signal(number)
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -129,7 +137,7 @@ class ServerProcess:
 
     def _require_process(self) -> subprocess.Popen[bytes]:
         if self._process is None:
-            raise ServerFailed(f"{self.command.name} does not run")
+            raise ServerError(f"{self.command.name} does not run")
         return self._process
 
     def _answers(self) -> bool:
@@ -153,6 +161,11 @@ def find_free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def _neutral_environment() -> dict[str, str]:
+    """Ours, without what configures a CHAOS: a developer's settings must not leak into a test."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("CHAOS_")}
 
 
 def _descendants(root_pid: int) -> Iterator[int]:

@@ -16,14 +16,12 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from tests.interop.environment import ensure_environment
 from tests.interop.process import ServerCommand, ServerProcess, find_free_port
 
 SYNAPSE_VERSION = "1.163.2"
 # The binary driver, since the source one needs a compiler and the headers of libpq.
 REQUIREMENTS = (f"matrix-synapse=={SYNAPSE_VERSION}", "psycopg2-binary==2.9.13")
-REPOSITORY = Path(__file__).resolve().parents[2]
-ENVIRONMENT = REPOSITORY / ".cache" / "synapse" / "venv"
-STAMP_NAME = "installed-requirements"
 REGISTRATION_SECRET = "shared secret of a throw-away test server"
 SERVER_NAME = "yardstick.test"
 
@@ -44,18 +42,9 @@ _RATE_LIMITS = (
 _NO_LIMIT = {"per_second": 1_000_000, "burst_count": 1_000_000}
 
 
-def ensure_environment(environment: Path = ENVIRONMENT) -> Path:
-    """Make the virtual environment unless it is there already; return its interpreter."""
-    python = environment / "bin" / "python"
-    stamp = environment / STAMP_NAME
-    wanted = "\n".join(REQUIREMENTS)
-    if stamp.exists() and stamp.read_text() == wanted:
-        return python
-    environment.parent.mkdir(parents=True, exist_ok=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(environment)], check=True)
-    subprocess.run([str(python), "-m", "pip", "install", "--quiet", *REQUIREMENTS], check=True)
-    stamp.write_text(wanted)
-    return python
+def ensure_synapse() -> Path:
+    """Install Synapse unless it is there already; return the interpreter that has it."""
+    return ensure_environment("synapse", REQUIREMENTS) / "python"
 
 
 def build_database_section(database: str, folder: Path) -> dict[str, object]:
@@ -136,7 +125,7 @@ def build_log_config(folder: Path) -> dict[str, object]:
 
 def prepare(folder: Path, database: str, server_name: str = SERVER_NAME) -> ServerProcess:
     """Write the configuration and keys of a new Synapse into `folder`; the caller starts what comes back."""
-    python = ensure_environment()
+    python = ensure_synapse()
     port = find_free_port()
     folder.mkdir(parents=True, exist_ok=True)
     config_file = folder / "homeserver.yaml"
@@ -160,7 +149,7 @@ def main() -> int:
     parser.add_argument("action", choices=("setup", "run"))
     parser.add_argument("--database", default="sqlite", help='"sqlite" or a postgresql:// address')
     arguments = parser.parse_args()
-    python = ensure_environment()
+    python = ensure_synapse()
     print(f"Synapse {SYNAPSE_VERSION} is installed for {python}")
     if arguments.action == "setup":
         return 0
