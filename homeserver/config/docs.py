@@ -164,7 +164,3 @@ def _record_of(hint: Any) -> type | None:
 
 def _fields(kind: type) -> list[dataclasses.Field[Any]]:
     return list(dataclasses.fields(kind))
-
-
-if __name__ == "__main__":  # `make docs` writes standard output to docs/configuration.md
-    print(reference_markdown(), end="")  # noqa: T201

@@ -8,7 +8,7 @@ to the folder of the configuration file. All defaults work; only `server_name` i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -168,6 +168,11 @@ class RateLimits:
     search: RateLimit = option(RateLimit(2, 20), doc="Searches and directory look-ups, by user.")
     write: RateLimit = option(RateLimit(20, 200), doc="Every other change, by user.")
     read: RateLimit = option(RateLimit(100, 500), doc="Every other read, by user or address.")
+
+    def classes(self) -> dict[str, RateLimit]:
+        """The limits by the class name that routes use."""
+        limits = {declared.name: getattr(self, declared.name) for declared in fields(self)}
+        return {name: limit for name, limit in limits.items() if isinstance(limit, RateLimit)}
 
 
 @dataclass(frozen=True, slots=True)

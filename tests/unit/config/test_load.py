@@ -133,6 +133,10 @@ class LoadTests(SynchronousTestCase):
         config = parse(minimal("rate_limits: {login: {burst: 3}, send: {per_second: 7}}\n"))
         self.assertEqual(config.rate_limits.login, RateLimit(0.2, 3))
         self.assertEqual(config.rate_limits.send, RateLimit(7.0, 100))
+        classes = config.rate_limits.classes()
+        self.assertEqual(classes["login"], RateLimit(0.2, 3))
+        self.assertEqual(sorted({"login", "register", "send", "read", "write"} - classes.keys()), [])
+        self.assertNotIn("enabled", classes)
 
     def test_networks(self) -> None:
         config = parse(minimal("outbound: {allow_private_ranges: [10.0.0.0/8, 'fd00::/8', 127.0.0.1]}\n"))
