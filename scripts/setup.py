@@ -44,7 +44,9 @@ def stamp() -> str:
 
 
 def run(*command: str) -> None:
-    done = subprocess.run(command, cwd=str(REPOSITORY), check=False)
+    # setuptools warns at length of what an editable install is, which is just what we want.
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=str(REPOSITORY), env=environment, check=False)
     if done.returncode != 0:
         raise SetupError("`{}` failed with status {}".format(" ".join(command), done.returncode))
 

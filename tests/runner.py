@@ -37,7 +37,7 @@ from tests.support import postgres
 REPOSITORY = Path(__file__).resolve().parents[1]
 CACHE = REPOSITORY / ".cache" / "tests"
 # Run by targets of their own, or not suites at all.
-ON_REQUEST = frozenset({"bench", "e2e", "fuzz", "interop", "support"})
+ON_REQUEST = frozenset({"e2e", "interop", "support"})
 JOBS = 2
 SLOW_S = 2.0
 MODULE_TIMEOUT_S = 900

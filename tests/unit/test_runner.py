@@ -119,5 +119,5 @@ class RunnerTests(unittest.TestCase):
         self.assertEqual(list(runner.modules_of(f"{this}.RunnerTests")), [f"{this}.RunnerTests"])
         self.assertIn(this, list(runner.modules_of("unit")))
         self.assertIn("unit", runner.default_suites())
-        self.assertNotIn("bench", runner.default_suites())
+        self.assertNotIn("e2e", runner.default_suites())
         self.assertRaises(SystemExit, list, runner.modules_of("no-such-suite"))
