@@ -48,5 +48,5 @@ class LazyGroup(click.Group):
 
 
 def load_application() -> Application:
-    """The composition root, which imports everything."""
-    return cast(Application, importlib.import_module("homeserver.app"))
+    """The module that implements the operations, and with the composition root imports everything."""
+    return cast(Application, importlib.import_module("homeserver.operations"))

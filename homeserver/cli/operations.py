@@ -1,4 +1,4 @@
-"""What the commands need from the server: the seam that `homeserver.app` implements.
+"""What the commands need from the server: the seam that `homeserver.operations` implements.
 
 Contract:
 1. Every method is a coroutine that runs in the reactor's thread. `close()` is called at the end, always.
@@ -182,7 +182,7 @@ class Operations(Protocol):
 
 
 class Application(Protocol):
-    """What `homeserver.app` offers the commands, as a module or (in tests) as an object."""
+    """What `homeserver.operations` offers the commands, as a module or (in tests) as an object."""
 
     def make_operations(self, config: Config, surroundings: Surroundings) -> Operations:
         """Operations on the server of this configuration. Opens nothing yet."""
