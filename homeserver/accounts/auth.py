@@ -81,7 +81,7 @@ class Authenticator:
 
     # --- the gate --------------------------------------------------------------------------------
 
-    def authenticate(self, request: Request, auth: Auth) -> Requester | None | Awaitable[Requester | None]:
+    def authenticate(self, request: Request, auth: Auth) -> Requester | Awaitable[Requester] | None:
         """The requester at once where the token is in memory, else an awaitable of it. None only for OPTIONAL."""
         token = request.access_token()
         if token is None:

@@ -77,7 +77,7 @@ class Seen:
     user_agent: str
 
 
-class TooManyDevices(Exception):
+class TooManyDevicesError(Exception):
     """The user has as many devices as a user may have."""
 
 
@@ -102,7 +102,7 @@ def log_in(tx: WriteTx, login: Login, tokens: NewTokens) -> int:
         tx.claim(Kind.DEVICES, -login.user_nid, known)
         return known
     if tx.value(_COUNT, user_nid=login.user_nid) >= MAX_DEVICES_PER_USER:
-        raise TooManyDevices
+        raise TooManyDevicesError
     row = (login.device_nid, login.user_nid, login.device_id, login.display_name, login.now_ms)
     tx.insert(_INSERT, [row])
     store_tokens(tx, login.user_nid, login.device_nid, tokens)

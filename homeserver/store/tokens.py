@@ -115,7 +115,6 @@ _INSERT_REGISTRATION = statement(
     insert(registration_tokens).values(
         token=bindparam("token"),
         uses_allowed=bindparam("uses_allowed"),
-        pending=0,
         completed=0,
         expires_ts_ms=bindparam("expires_ts_ms"),
     )
@@ -188,11 +187,15 @@ class RegistrationToken(NamedTuple):
         return self.uses_allowed is None or self.completed < self.uses_allowed
 
 
-class RefreshRefused(Exception):
-    """The refresh token is unknown, or over."""
+class RefreshRefusedError(Exception):
+    """The refresh token is unknown, or over (``expired``: its device is still there)."""
+
+    def __init__(self, *, expired: bool) -> None:
+        super().__init__(expired)
+        self.expired = expired
 
 
-class RegistrationTokenRefused(Exception):
+class RegistrationTokenRefusedError(Exception):
     """The registration token is unknown, used up or over."""
 
 
@@ -232,10 +235,12 @@ def drop_older_tokens(
 
 
 def rotate_tokens(tx: WriteTx, refresh_hash: bytes, tokens: NewTokens, now_ms: int) -> None:
-    """Use a refresh token. Raises RefreshRefused."""
+    """Use a refresh token. Raises RefreshRefusedError."""
     row = tx.one(_REFRESH, hash=refresh_hash)
-    if row is None or (row[3] is not None and row[3] <= now_ms):
-        raise RefreshRefused
+    if row is None:
+        raise RefreshRefusedError(expired=False)
+    if row[3] is not None and row[3] <= now_ms:
+        raise RefreshRefusedError(expired=True)
     user_nid, device_nid, generation = row[0], row[1], row[2]
     tx.run(_DROP_OTHER_ACCESS, device_nid=device_nid, generation=generation)
     tx.run(_DROP_OTHER_REFRESH, device_nid=device_nid, generation=generation)
@@ -300,9 +305,9 @@ def list_registration_tokens(tx: Tx) -> list[RegistrationToken]:
 
 
 def use_registration_token(tx: Tx, token: str, now_ms: int) -> None:
-    """Count one registration, in its own transaction. Raises RegistrationTokenRefused."""
+    """Count one registration, in its own transaction. Raises RegistrationTokenRefusedError."""
     if tx.value(_USE_REGISTRATION, the_token=token, now_ms=now_ms) is None:
-        raise RegistrationTokenRefused
+        raise RegistrationTokenRefusedError
 
 
 def drop_registration_token(tx: WriteTx, token: str) -> bool:

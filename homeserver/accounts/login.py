@@ -1,0 +1,118 @@
+"""Who somebody is: passwords and login tokens. spec: client-server-api#legacy-login"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from homeserver.accounts.passwords import PasswordHasher
+from homeserver.accounts.sessions import Sessions
+from homeserver.accounts.types import Requester
+from homeserver.accounts.uia import Offer, StageRefusedError
+from homeserver.accounts.users import Accounts
+from homeserver.http.errors import MatrixError, bad_json, forbidden, missing_param
+from homeserver.http.ratelimit import RateLimiter
+from homeserver.store.users import Account
+
+PASSWORD = "m.login.password"  # noqa: S105 (the name of a stage)
+TOKEN = "m.login.token"  # noqa: S105 (likewise)
+
+
+class Identity:
+    """Proves identities, slowly enough for those who guess."""
+
+    def __init__(
+        self, accounts: Accounts, hasher: PasswordHasher, sessions: Sessions, ratelimit: RateLimiter
+    ) -> None:
+        self._accounts = accounts
+        self._hasher = hasher
+        self._sessions = sessions
+        self._ratelimit = ratelimit
+
+    async def by_password(self, body: Mapping[str, Any]) -> Account:
+        """The account of a login body with identifier and password."""
+        name = named_user(body)
+        password = body.get("password")
+        if password is None:
+            raise missing_param("password is missing")
+        if name is None:
+            raise missing_param("identifier is missing")
+        if not isinstance(password, str):
+            raise bad_json("password must be a string")
+        account = await self._accounts.find_for_login(name)
+        # Guesses are counted by account, whether or not it exists: else the counting would tell.
+        self._ratelimit.check("login", f"account {account.user_id if account else name[:255].lower()}")
+        stored = None if account is None or account.deactivated else account.password_hash
+        right = await self._hasher.check(password, stored)
+        if not right or account is None:
+            raise forbidden("Wrong user name or password")
+        return account
+
+    async def by_login_token(self, token: Any) -> Account:
+        """The account of a login token, which is used up."""
+        if token is None:
+            raise missing_param("token is missing")
+        if not isinstance(token, str):
+            raise bad_json("token must be a string")
+        user_nid = await self._sessions.take_login_token(token)
+        account = None if user_nid is None else await self._accounts.find_by_nid(user_nid)
+        if account is None or account.deactivated:
+            raise forbidden("The login token is not valid (any more)")
+        return account
+
+    def password_offer(self, requester: Requester) -> Offer:
+        """What endpoints ask for that only the owner of the account may use."""
+
+        async def check(auth: dict[str, Any]) -> None:
+            await self._check_owner(requester, auth)
+
+        return Offer([[PASSWORD]], {PASSWORD: check})
+
+    async def _check_owner(self, requester: Requester, auth: dict[str, Any]) -> None:
+        # spec: client-server-api#password-based
+        password = auth.get("password")
+        if password is None:
+            raise missing_param("password is missing")
+        if not isinstance(password, str):
+            raise bad_json("password must be a string")
+        try:
+            name = named_user(auth)
+        except MatrixError as error:
+            if error.status != 403:
+                raise
+            raise StageRefusedError(error.errcode, error.error) from None
+        account = await self._accounts.find_for_login(requester.user_id if name is None else name)
+        self._ratelimit.check("login", f"account {requester.user_id}")
+        if account is None or account.user_nid != requester.user_nid:
+            raise StageRefusedError("M_FORBIDDEN", "This is not the account that makes the request")
+        if not await self._hasher.check(password, account.password_hash):
+            raise StageRefusedError("M_FORBIDDEN", "Wrong password")
+
+
+def named_user(body: Mapping[str, Any]) -> str | None:
+    """The user that an identifier names, None where there is none; also in the form of old clients."""
+    # spec: client-server-api#identifier-types
+    identifier = body.get("identifier")
+    if identifier is None:
+        if body.get("medium") is not None:
+            raise forbidden("No account has this address")
+        return _string(body.get("user"))
+    if not isinstance(identifier, dict):
+        raise bad_json("identifier must be an object")
+    kind = identifier.get("type")
+    if (kind is None and "medium" in identifier) or kind in ("m.id.thirdparty", "m.id.phone"):
+        # Addresses cannot be bound to accounts here, so none is known.
+        raise forbidden("No account has this address")
+    if kind is None:
+        raise missing_param("identifier.type is missing")
+    if kind != "m.id.user":
+        raise MatrixError(400, "M_UNKNOWN", "Unknown type of identifier")
+    if identifier.get("user") is None:
+        raise missing_param("identifier.user is missing")
+    return _string(identifier.get("user"))
+
+
+def _string(value: Any) -> str | None:
+    if value is not None and not isinstance(value, str):
+        raise bad_json("user must be a string")
+    return value

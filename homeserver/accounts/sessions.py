@@ -1,0 +1,151 @@
+"""Logins: giving devices their tokens, refreshing and ending them.
+
+spec: client-server-api#refreshing-access-tokens
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import dataclass
+from typing import Any
+
+from homeserver.accounts.types import Requester
+from homeserver.config.schema import Sessions as SessionsConfig
+from homeserver.db.threads import Database
+from homeserver.http.errors import MatrixError, unknown_token
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.entropy import Entropy
+from homeserver.store import devices, tokens
+from homeserver.store.ids import Interner
+from homeserver.store.tokens import NewTokens, RefreshRefusedError, hash_token
+from homeserver.store.work import Worker
+
+LOGIN_TOKEN_LIFETIME_MS = 120_000
+"""spec: client-server-api#post_matrixclientv1loginget_token (the recommended two minutes)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A device with its new tokens, in clear: as they are told to the client, once."""
+
+    device_id: str
+    access_token: str
+    refresh_token: str | None
+    expires_in_ms: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields that the answers of register and login share."""
+        found: dict[str, Any] = {"access_token": self.access_token, "device_id": self.device_id}
+        if self.refresh_token is not None:
+            found["refresh_token"] = self.refresh_token
+        if self.expires_in_ms is not None:
+            found["expires_in_ms"] = self.expires_in_ms
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceWish:
+    """What a client says about the device that it logs in."""
+
+    device_id: str | None = None
+    display_name: str | None = None
+    refreshable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A login that is still to be stored, by `store.devices.log_in` or together with the account itself."""
+
+    login: devices.Login
+    tokens: NewTokens
+    grant: Grant
+
+
+class Sessions:
+    """Makes and ends logins."""
+
+    def __init__(
+        self,
+        database: Database,
+        worker: Worker,
+        interner: Interner,
+        clock: Clock,
+        entropy: Entropy,
+        config: SessionsConfig,
+    ) -> None:
+        self._database = database
+        self._worker = worker
+        self._interner = interner
+        self._clock = clock
+        self._entropy = entropy
+        self._config = config
+
+    def prepare(self, user_nid: int, wish: DeviceWish) -> Prepared:
+        """Draw the tokens of a login, and an id for the device if the client has none."""
+        now_ms = self._clock.now_ms()
+        device_id = wish.device_id or self._entropy.id(10, string.ascii_uppercase)
+        new, access_token, refresh_token, expires_in_ms = self._draw(now_ms, wish.refreshable)
+        login = devices.Login(user_nid, device_id, self._interner.take_nid(), wish.display_name, now_ms)
+        return Prepared(login, new, Grant(device_id, access_token, refresh_token, expires_in_ms))
+
+    def _draw(self, now_ms: int, refreshable: bool) -> tuple[NewTokens, str, str | None, int | None]:
+        access_token = f"chaos_{self._entropy.token(32)}"
+        if not refreshable:
+            # A client that cannot refresh would be logged out: its tokens last until they are revoked.
+            return NewTokens(hash_token(access_token), None), access_token, None, None
+        refresh_token = f"chaosr_{self._entropy.token(32)}"
+        expires_in_ms = self._config.access_token_lifetime_s * 1000
+        lifetime_s = self._config.refresh_token_lifetime_s
+        new = NewTokens(
+            hash_token(access_token),
+            now_ms + expires_in_ms,
+            hash_token(refresh_token),
+            None if lifetime_s is None else now_ms + lifetime_s * 1000,
+        )
+        return new, access_token, refresh_token, expires_in_ms
+
+    async def log_in(self, user_nid: int, wish: DeviceWish) -> Grant:
+        """Log a device in; one that the user has already loses the tokens that it had."""
+        prepared = self.prepare(user_nid, wish)
+        try:
+            await self._worker.work(devices.log_in, prepared.login, prepared.tokens)
+        except devices.TooManyDevicesError:
+            raise MatrixError(
+                400, "M_RESOURCE_LIMIT_EXCEEDED", "This account has too many devices: log some out"
+            ) from None
+        return prepared.grant
+
+    async def refresh(self, refresh_token: str) -> Grant:
+        """Exchange a refresh token for a new pair."""
+        # spec: client-server-api#post_matrixclientv3refresh
+        now_ms = self._clock.now_ms()
+        new, access_token, next_token, expires_in_ms = self._draw(now_ms, refreshable=True)
+        try:
+            await self._worker.work(tokens.rotate_tokens, hash_token(refresh_token), new, now_ms)
+        except RefreshRefusedError as refused:
+            raise unknown_token(soft_logout=refused.expired) from None
+        return Grant("", access_token, next_token, expires_in_ms)
+
+    async def log_out(self, requester: Requester) -> None:
+        """End one login: its device goes too."""
+        if requester.device_id is not None:
+            await self._worker.work(devices.drop_devices, requester.user_nid, [requester.device_id])
+        else:
+            await self._worker.work(tokens.drop_access_token, requester.token_hash, requester.user_nid)
+
+    async def log_out_all(self, requester: Requester) -> None:
+        """End every login of the user."""
+        await self._worker.work(devices.drop_all_devices, requester.user_nid)
+
+    async def make_login_token(self, user_nid: int) -> str:
+        """A token with which another client logs in as the same user, once and soon."""
+        # spec: client-server-api#post_matrixclientv1loginget_token
+        token = f"chaosl_{self._entropy.token(32)}"
+        now_ms = self._clock.now_ms()
+        expires_ts_ms = now_ms + LOGIN_TOKEN_LIFETIME_MS
+        await self._worker.work(tokens.store_login_token, hash_token(token), user_nid, expires_ts_ms, now_ms)
+        return token
+
+    async def take_login_token(self, token: str) -> int | None:
+        """Whose login token it was; it is used up with that."""
+        return await self._worker.work(tokens.take_login_token, hash_token(token), self._clock.now_ms())

@@ -1,0 +1,202 @@
+"""Accounts: making, finding, changing and ending them. The API and the command line both come here.
+
+spec: client-server-api#legacy-account-registration
+"""
+
+from __future__ import annotations
+
+import string
+from dataclasses import replace
+
+from federation.ids import domain_of, is_valid_new_localpart
+from homeserver.accounts.passwords import PasswordHasher
+from homeserver.accounts.sessions import DeviceWish, Grant, Sessions
+from homeserver.accounts.text import MAX_PASSWORD_LENGTH, check_text
+from homeserver.db.errors import IntegrityViolation
+from homeserver.db.threads import Database
+from homeserver.http.errors import MatrixError, invalid_param, not_found
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.entropy import READABLE, Entropy
+from homeserver.store import tokens, users
+from homeserver.store.ids import Interner
+from homeserver.store.users import Account, NewAccount, UserInUseError
+from homeserver.store.work import Worker
+
+MAX_REGISTRATION_TOKEN_LENGTH = 64
+_TOKEN_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._~-")
+
+
+class Accounts:
+    """The accounts of this server."""
+
+    def __init__(
+        self,
+        server_name: str,
+        database: Database,
+        worker: Worker,
+        interner: Interner,
+        clock: Clock,
+        entropy: Entropy,
+        hasher: PasswordHasher,
+        sessions: Sessions,
+    ) -> None:
+        self.server_name = server_name
+        self._database = database
+        self._worker = worker
+        self._interner = interner
+        self._clock = clock
+        self._entropy = entropy
+        self._hasher = hasher
+        self._sessions = sessions
+
+    # --- names -----------------------------------------------------------------------------------
+
+    def check_username(self, username: str) -> str:
+        """The user id that a new account of this name gets. Letters are folded to lower case."""
+        # spec: appendices#user-identifiers
+        localpart = username.lower()
+        user_id = f"@{localpart}:{self.server_name}"
+        if not is_valid_new_localpart(localpart) or len(user_id) > 255:
+            raise MatrixError(
+                400,
+                "M_INVALID_USERNAME",
+                "A user name is made of the characters a-z, 0-9 and ._=-/+, and not long",
+            )
+        return user_id
+
+    async def check_free(self, user_id: str) -> None:
+        """Refuse a user id that is taken, by an account of today or of the past."""
+        if await self.find(user_id) is not None:
+            raise _user_in_use()
+
+    async def find(self, user_id: str) -> Account | None:
+        """An account, deactivated or not."""
+        return (await self._database.read(users.load_accounts, [user_id])).get(user_id)
+
+    async def find_by_nid(self, user_nid: int) -> Account | None:
+        """An account by its number."""
+        return await self._database.read(users.load_account, user_nid)
+
+    async def find_for_login(self, name: str) -> Account | None:
+        """The account that somebody means by a user id or a localpart: as written, else in lower case."""
+        # spec: client-server-api#matrix-user-id
+        if name.startswith("@"):
+            localpart, _, domain = name[1:].partition(":")
+            if domain != self.server_name:
+                return None
+        else:
+            localpart = name
+        if not localpart or len(localpart) > 255 or "\0" in localpart:
+            return None
+        exact = f"@{localpart}:{self.server_name}"
+        folded = f"@{localpart.lower()}:{self.server_name}"
+        found = await self._database.read(users.load_accounts, [exact, folded])
+        return found.get(exact) or found.get(folded)
+
+    async def is_local_account(self, user_id: str) -> bool:
+        """Whether the (parsed) user id is of somebody who can still log in here."""
+        if domain_of(user_id) != self.server_name:
+            return False
+        account = await self.find(user_id)
+        return account is not None and not account.deactivated
+
+    # --- making ----------------------------------------------------------------------------------
+
+    async def register(self, user_id: str, account: NewAccount, wish: DeviceWish | None) -> Grant | None:
+        """Make the account (its `user_nid` is filled in here) and log its first device in, if there is a wish."""
+        user_nid = await self._interner.user(user_id)
+        account = replace(account, user_nid=user_nid)
+        prepared = None if wish is None else self._sessions.prepare(user_nid, wish)
+        try:
+            if prepared is None:
+                await self._worker.work(users.create_account, account)
+                return None
+            await self._worker.work(users.create_account, account, prepared.login, prepared.tokens)
+        except (UserInUseError, IntegrityViolation):
+            raise _user_in_use() from None
+        return prepared.grant
+
+    async def create_user(
+        self, localpart: str, password: str | None, admin: bool = False, *, display_name: str | None = None
+    ) -> str:
+        """An account without the ceremony, for administrators; returns the user id."""
+        user_id = self.check_username(localpart)
+        await self.check_free(user_id)
+        hashed = None if password is None else await self._hash(password)
+        account = NewAccount(
+            0, hashed, self._clock.now_ms(), admin=admin, display_name=display_name or localpart
+        )
+        await self.register(user_id, account, None)
+        return user_id
+
+    def draw_username(self) -> str:
+        """A name for somebody who gave none."""
+        return self._entropy.id(12, string.ascii_lowercase + string.digits)
+
+    # --- changing --------------------------------------------------------------------------------
+
+    async def set_password(
+        self, user_id: str, password: str, *, log_out: bool = True, keep_device_nid: int = 0
+    ) -> None:
+        """A new password; by default every login but perhaps one ends with it."""
+        hashed = await self._hash(password)
+        account = await self._require(user_id)
+        changed = await self._worker.work(
+            users.set_password, account.user_nid, hashed, log_out=log_out, keep_device_nid=keep_device_nid
+        )
+        if not changed:
+            raise not_found("This account is deactivated")
+
+    async def set_admin(self, user_id: str, admin: bool) -> None:
+        """Make somebody an administrator of the server, or no longer one."""
+        account = await self._require(user_id)
+        await self._worker.work(users.set_admin, account.user_nid, admin)
+
+    async def deactivate(self, user_id: str, *, erase: bool) -> None:
+        """End an account for good; its name stays taken."""
+        account = await self._require(user_id)
+        await self._worker.work(users.deactivate_account, account.user_nid, erase=erase)
+
+    async def list_users(self, after: str = "", most: int = 100) -> list[Account]:
+        """A page of the accounts in the order of their ids; the next one begins after the last id."""
+        return await self._database.read(users.list_accounts, after, most)
+
+    async def _require(self, user_id: str) -> Account:
+        account = await self.find(user_id)
+        if account is None:
+            raise not_found(f"There is no account {user_id}")
+        return account
+
+    async def _hash(self, password: str) -> str:
+        return await self._hasher.hash(check_text(password, "password", MAX_PASSWORD_LENGTH))
+
+    # --- registration tokens ---------------------------------------------------------------------
+
+    async def create_registration_token(
+        self, token: str | None = None, uses_allowed: int | None = None, expires_ts_ms: int | None = None
+    ) -> str:
+        """A token with which people may register; drawn if none is given."""
+        # spec: client-server-api#token-authenticated-registration
+        token = self._entropy.id(16, READABLE) if token is None else token
+        if not 0 < len(token) <= MAX_REGISTRATION_TOKEN_LENGTH or not _TOKEN_CHARACTERS.issuperset(token):
+            raise invalid_param("A registration token has 1 to 64 characters of A-Z, a-z, 0-9 and ._~-")
+        try:
+            await self._worker.work(tokens.create_registration_token, token, uses_allowed, expires_ts_ms)
+        except IntegrityViolation:
+            raise invalid_param("There is such a registration token already") from None
+        return token
+
+    async def list_registration_tokens(self) -> list[tokens.RegistrationToken]:
+        """Every registration token."""
+        return await self._database.read(tokens.list_registration_tokens)
+
+    async def is_registration_token_valid(self, token: str) -> bool:
+        """Whether somebody could register with it now."""
+        if not 0 < len(token) <= MAX_REGISTRATION_TOKEN_LENGTH or not _TOKEN_CHARACTERS.issuperset(token):
+            return False
+        found = await self._database.read(tokens.load_registration_token, token)
+        return found is not None and found.is_valid(self._clock.now_ms())
+
+
+def _user_in_use() -> MatrixError:
+    return MatrixError(400, "M_USER_IN_USE", "This user name is taken")

@@ -1,0 +1,146 @@
+"""Account data: what a user's clients keep with us, for the account or for one room.
+
+`room_nid` 0 is the account. A row holds its content as compact JSON text, ready to be spliced into a sync.
+spec: client-server-api#client-config
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import BindParameter, and_, bindparam, func, select
+
+from homeserver.db.schema.accounts import account_data
+from homeserver.db.statements import any_of, rows, statement
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.changes import Kind
+
+# LIMIT(one user must not fill the disk: clients keep some tens of types, and a few for each room)
+MAX_ROWS_PER_USER = 20_000
+# LIMIT(tags of a room are read and written as one)
+MAX_TAGS_PER_ROOM = 100
+
+TAG = "m.tag"
+
+_D = account_data.c
+_USER: BindParameter[int] = bindparam("user_nid")
+_ROOM: BindParameter[int] = bindparam("room_nid")
+_COLUMNS = (_D.room_nid, _D.type, _D.content)
+_ONE = statement(
+    select(_D.content).where(and_(_D.user_nid == _USER, _D.room_nid == _ROOM, _D.type == bindparam("type")))
+)
+_COUNT = statement(select(func.count()).select_from(account_data).where(_D.user_nid == _USER))
+_PUT = rows(
+    account_data,
+    "user_nid",
+    "room_nid",
+    "type",
+    "content",
+    "pos",
+    keys=("user_nid", "room_nid", "type"),
+    update=("content", "pos"),
+)
+_SINCE = statement(
+    select(*_COLUMNS)
+    .where(and_(_D.user_nid == _USER, _D.pos > bindparam("since"), _D.pos <= bindparam("upto")))
+    .order_by(_D.pos)
+)
+_OF_ROOMS = statement(
+    select(*_COLUMNS)
+    .where(and_(_D.user_nid == _USER, any_of(_D.room_nid, "rooms"), _D.pos <= bindparam("upto")))
+    .order_by(_D.room_nid, _D.type)
+)
+_TYPE_OF_ALL = statement(
+    select(_D.room_nid, _D.content).where(and_(_D.user_nid == _USER, _D.type == bindparam("type")))
+)
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+class AccountDatum(NamedTuple):
+    """One piece of account data."""
+
+    room_nid: int
+    type: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class AccountDataChanged:
+    """Payload of ``Kind.ACCOUNT_DATA``."""
+
+    user_nid: int
+    room_nid: int
+    type: str
+    content: str
+
+
+class TooMuchAccountDataError(Exception):
+    """The user keeps as much as a user may keep."""
+
+
+def load_account_data(tx: Tx, user_nid: int, room_nid: int, type_: str) -> str | None:
+    """The content of one piece."""
+    return tx.value(_ONE, user_nid=user_nid, room_nid=room_nid, type=type_)  # type: ignore[no-any-return]
+
+
+def load_account_data_since(tx: Tx, user_nid: int, since: int, upto: int) -> list[AccountDatum]:
+    """What changed in (since, upto], in that order; of rooms and of the account (room 0)."""
+    return [AccountDatum(*row) for row in tx.all(_SINCE, user_nid=user_nid, since=since, upto=upto)]
+
+
+def load_account_data_of(tx: Tx, user_nid: int, room_nids: list[int], upto: int) -> list[AccountDatum]:
+    """Everything kept for some rooms (0: for the account) and not changed after a position, for initial syncs."""
+    return [AccountDatum(*row) for row in tx.all(_OF_ROOMS, user_nid=user_nid, rooms=room_nids, upto=upto)]
+
+
+def load_type_of_all_rooms(tx: Tx, user_nid: int, type_: str) -> dict[int, str]:
+    """One type's content wherever the user keeps it, by room (tags, read markers)."""
+    return dict(tx.all(_TYPE_OF_ALL, user_nid=user_nid, type=type_))
+
+
+def put_account_data(tx: WriteTx, user_nid: int, room_nid: int, type_: str, content: str) -> None:
+    """Keep a piece. Raises TooMuchAccountDataError."""
+    known = load_account_data(tx, user_nid, room_nid, type_)
+    if known is None and tx.value(_COUNT, user_nid=user_nid) >= MAX_ROWS_PER_USER:
+        raise TooMuchAccountDataError
+    _put(tx, user_nid, room_nid, type_, content)
+
+
+def _put(tx: WriteTx, user_nid: int, room_nid: int, type_: str, content: str) -> None:
+    def write(tx: Tx, pos: int) -> None:
+        tx.insert(_PUT, [(user_nid, room_nid, type_, content, pos)])
+
+    payload = AccountDataChanged(user_nid, room_nid, type_, content)
+    tx.claim(Kind.ACCOUNT_DATA, -user_nid, room_nid, write, payload)
+
+
+def load_tags(tx: Tx, user_nid: int, room_nid: int) -> dict[str, Any]:
+    """A room's tags by name."""
+    # spec: client-server-api#room-tagging
+    content = load_account_data(tx, user_nid, room_nid, TAG)
+    if content is None:
+        return {}
+    # A client may have written anything there, as plain account data.
+    tags = _decode(content).get("tags")
+    return tags if isinstance(tags, dict) else {}
+
+
+def put_tag(tx: WriteTx, user_nid: int, room_nid: int, tag: str, content: dict[str, Any]) -> None:
+    """Tag a room. Raises TooMuchAccountDataError."""
+    tags = load_tags(tx, user_nid, room_nid)
+    if tag not in tags and len(tags) >= MAX_TAGS_PER_ROOM:
+        raise TooMuchAccountDataError
+    tags[tag] = content
+    put_account_data(tx, user_nid, room_nid, TAG, _encode({"tags": tags}).decode())
+
+
+def drop_tag(tx: WriteTx, user_nid: int, room_nid: int, tag: str) -> None:
+    """Remove a tag, if it is there."""
+    tags = load_tags(tx, user_nid, room_nid)
+    if tag in tags:
+        del tags[tag]
+        _put(tx, user_nid, room_nid, TAG, _encode({"tags": tags}).decode())

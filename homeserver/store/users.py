@@ -1,0 +1,171 @@
+"""Accounts of local users. spec: client-server-api#legacy-account-registration"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy import BindParameter, and_, bindparam, delete, select, update
+
+from homeserver.db.schema.accounts import account_data, accounts, filters, profiles
+from homeserver.db.schema.rooms import user_ids
+from homeserver.db.statements import any_of, rows, statement
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.changes import Kind
+from homeserver.store.devices import Login, drop_all_devices, log_in
+from homeserver.store.profiles import put_field
+from homeserver.store.tokens import NewTokens, drop_user_tokens, use_registration_token
+
+_A = accounts.c
+_USER: BindParameter[int] = bindparam("the_user_nid")
+_COLUMNS = (
+    user_ids.c.user_id,
+    _A.user_nid,
+    _A.password_hash,
+    _A.created_ts_ms,
+    _A.admin,
+    _A.guest,
+    _A.deactivated,
+    _A.erased,
+    _A.user_type,
+)
+_JOINED = accounts.join(user_ids, user_ids.c.nid == _A.user_nid)
+
+_INSERT = rows(accounts, "user_nid", "password_hash", "created_ts_ms", "admin", "user_type")
+_EXISTS = statement(select(1).where(_A.user_nid == _USER))
+_BY_NIDS = statement(select(*_COLUMNS).select_from(_JOINED).where(any_of(_A.user_nid, "nids")))
+_BY_NAMES = statement(select(*_COLUMNS).select_from(_JOINED).where(any_of(user_ids.c.user_id, "names")))
+_PAGE = statement(
+    select(*_COLUMNS)
+    .select_from(_JOINED)
+    .where(user_ids.c.user_id > bindparam("after"))
+    .order_by(user_ids.c.user_id)
+    .limit(bindparam("most"))
+)
+_SET_PASSWORD = statement(
+    update(accounts)
+    .where(and_(_A.user_nid == _USER, _A.deactivated == 0))
+    .values(password_hash=bindparam("new_hash"))
+    .returning(_A.user_nid)
+)
+_SET_ADMIN = statement(
+    update(accounts).where(_A.user_nid == _USER).values(admin=bindparam("flag")).returning(_A.user_nid)
+)
+_DEACTIVATE = statement(
+    update(accounts)
+    .where(_A.user_nid == _USER)
+    .values(deactivated=1, password_hash=None, admin=0, erased=bindparam("erase_flag"))
+)
+_ERASE_PROFILE = statement(delete(profiles).where(profiles.c.user_nid == _USER))
+_ERASE_DATA = statement(delete(account_data).where(account_data.c.user_nid == _USER))
+_ERASE_FILTERS = statement(delete(filters).where(filters.c.user_nid == _USER))
+
+
+class Account(NamedTuple):
+    """One local account."""
+
+    user_id: str
+    user_nid: int
+    password_hash: str | None
+    created_ts_ms: int
+    admin: int
+    guest: int
+    deactivated: int
+    erased: int
+    user_type: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AccountChanged:
+    """Payload of ``Kind.ACCOUNT``."""
+
+    user_nid: int
+    what: str
+    """``created``, ``deactivated`` or ``admin``."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    """An account to be made. Its user id is bound to ``user_nid`` already."""
+
+    user_nid: int
+    password_hash: str | None
+    now_ms: int
+    admin: bool = False
+    user_type: str | None = None
+    display_name: str | None = None
+    registration_token: str | None = None
+
+
+class UserInUseError(Exception):
+    """The user id is taken."""
+
+
+def create_account(
+    tx: WriteTx, account: NewAccount, login: Login | None = None, tokens: NewTokens | None = None
+) -> None:
+    """Make an account and, with it or not at all, its first device and its profile.
+
+    Raises UserInUseError or RegistrationTokenRefusedError. The primary key decides between two processes that ask
+    at the same time: the other one gets IntegrityViolation.
+    """
+    if tx.value(_EXISTS, the_user_nid=account.user_nid) is not None:
+        raise UserInUseError
+    if account.registration_token is not None:
+        use_registration_token(tx, account.registration_token, account.now_ms)
+    row = (account.user_nid, account.password_hash, account.now_ms, int(account.admin), account.user_type)
+    tx.insert(_INSERT, [row])
+    tx.claim(Kind.ACCOUNT, -account.user_nid, payload=AccountChanged(account.user_nid, "created"))
+    if account.display_name:
+        put_field(tx, account.user_nid, "displayname", account.display_name)
+    if login is not None and tokens is not None:
+        log_in(tx, login, tokens)
+
+
+def load_accounts(tx: Tx, user_ids_: Sequence[str]) -> dict[str, Account]:
+    """Those of the users who have an account here, by user id."""
+    return {row[0]: Account(*row) for row in tx.all(_BY_NAMES, names=user_ids_)}
+
+
+def load_account(tx: Tx, user_nid: int) -> Account | None:
+    """One account by its number."""
+    row = tx.one(_BY_NIDS, nids=[user_nid])
+    return None if row is None else Account(*row)
+
+
+def list_accounts(tx: Tx, after: str = "", most: int = 100) -> list[Account]:
+    """A page of all accounts in the order of their ids."""
+    return [Account(*row) for row in tx.all(_PAGE, after=after, most=most)]
+
+
+def set_password(
+    tx: WriteTx, user_nid: int, password_hash: str, *, log_out: bool, keep_device_nid: int = 0
+) -> bool:
+    """Change a password and, if wanted, end every login but one. Whether there is such an active account."""
+    if tx.value(_SET_PASSWORD, the_user_nid=user_nid, new_hash=password_hash) is None:
+        return False
+    if log_out:
+        drop_all_devices(tx, user_nid, keep_device_nid)
+    return True
+
+
+def set_admin(tx: WriteTx, user_nid: int, admin: bool) -> bool:
+    """Whether there is such an account."""
+    if tx.value(_SET_ADMIN, the_user_nid=user_nid, flag=int(admin)) is None:
+        return False
+    tx.claim(Kind.ACCOUNT, -user_nid, payload=AccountChanged(user_nid, "admin"))
+    return True
+
+
+def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
+    """End every way to log in, for good. What the user wrote in rooms is for followers to deal with."""
+    # spec: client-server-api#account-deactivation
+    drop_all_devices(tx, user_nid)
+    drop_user_tokens(tx, user_nid)
+    tx.run(_DEACTIVATE, the_user_nid=user_nid, erase_flag=int(erase))
+    tx.run(_ERASE_PROFILE, the_user_nid=user_nid)
+    if erase:
+        tx.run(_ERASE_DATA, the_user_nid=user_nid)
+        tx.run(_ERASE_FILTERS, the_user_nid=user_nid)
+    tx.claim(Kind.ACCOUNT, -user_nid, payload=AccountChanged(user_nid, "deactivated"))
