@@ -13,8 +13,9 @@ from pathlib import Path
 from tests.bench.figures import Measured, Scale
 from tests.bench.rows import ROWS
 from tests.bench.targets import Target
+from tests.bench.wire import WireError
 from tests.bench.world import World
-from tests.interop.process import ServerProcess
+from tests.interop.process import ServerError, ServerProcess
 from tests.interop.synapse import REGISTRATION_SECRET
 
 ALL_ROWS = (*ROWS, "memory", "start")
@@ -45,7 +46,10 @@ def run_session(target: Target, database: str, rows: Collection[str], scale: Sca
 
 def _run_row(name: str, server: ServerProcess, world: World, scale: Scale, say: Say) -> Measured:
     started_s, server_cpu_s, own_cpu_s = time.perf_counter(), server.cpu_s(), time.process_time()
-    measured = asyncio.run(ROWS[name](world, scale))
+    try:
+        measured = asyncio.run(ROWS[name](world, scale))
+    except (WireError, OSError) as error:
+        raise ServerError(server.explain(f"failed in row {name} ({error})")) from error
     elapsed_s = time.perf_counter() - started_s
     # Set-up included: this says whether the generator gets in the server's way, not what a request costs.
     shares = f"server {(server.cpu_s() - server_cpu_s) / elapsed_s:.0%}, generator "

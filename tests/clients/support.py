@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -42,11 +43,14 @@ class ProgramCase(unittest.TestCase):
             target = TARGETS[os.environ.get(TARGET_VARIABLE, "chaos")]
             server = stack.enter_context(target.prepare(folder / "server", address))
             server.start()
-            notes = folder / "notes.json"
-            run_phase([*program, "talk", server.base_url, str(notes)])
-            run_burst([*program, "burst", server.base_url, str(notes)], server)
-            server.start()
-            run_phase([*program, "verify", server.base_url, str(notes)])
+            notes = str(folder / "notes.json")
+            try:
+                run_phase([*program, "talk", server.base_url, notes])
+                run_burst([*program, "burst", server.base_url, notes], server)
+                server.start()
+                run_phase([*program, "verify", server.base_url, notes])
+            except ProgramError as error:
+                raise ProgramError(server.explain(f"did not satisfy the client.\n{error}\n")) from None
             self.assertTrue(server.is_running(), "the server is still up after the last phase")
             self.assertEqual(server.stop(), 0, "and ends cleanly when asked")
 
@@ -80,6 +84,7 @@ def run_phase(command: Sequence[str]) -> None:
 def run_burst(command: Sequence[str], server: ServerProcess) -> None:
     """Run the burst and kill the server once enough messages were acknowledged."""
     output = []
+    acknowledged = 0
     with subprocess.Popen(
         command,
         cwd=REPOSITORY,
@@ -89,16 +94,19 @@ def run_burst(command: Sequence[str], server: ServerProcess) -> None:
         text=True,
     ) as program:
         assert program.stdout is not None
-        acknowledged = 0
-        for line in program.stdout:
-            output.append(line)
-            if line.startswith("acknowledged "):
-                acknowledged += 1
-                if acknowledged == KILL_AFTER:
-                    server.kill()
-        status = program.wait(PHASE_LIMIT_S)
+        watchdog = threading.Timer(PHASE_LIMIT_S, program.kill)
+        watchdog.start()
+        try:
+            for line in program.stdout:
+                output.append(line)
+                if line.startswith("acknowledged "):
+                    acknowledged += 1
+                    if acknowledged == KILL_AFTER:
+                        server.kill()
+            status = program.wait()
+        finally:
+            watchdog.cancel()
     if status != 0 or acknowledged < KILL_AFTER:
-        server.kill()
         raise ProgramError(f"the burst ended with status {status}:\n{''.join(output)}")
 
 

@@ -88,11 +88,11 @@ class ServerProcess:
         while not self._answers():
             if self._process.poll() is not None:
                 raise ServerError(
-                    self._explain(f"ended with status {self._process.returncode} before it was ready")
+                    self.explain(f"ended with status {self._process.returncode} before it was ready")
                 )
             if time.perf_counter() - started_s > limit_s:
                 self.kill()
-                raise ServerError(self._explain(f"was not ready after {limit_s:.0f} s"))
+                raise ServerError(self.explain(f"was not ready after {limit_s:.0f} s"))
             time.sleep(POLL_INTERVAL_S)
         return time.perf_counter() - started_s
 
@@ -104,7 +104,7 @@ class ServerProcess:
             status = process.wait(limit_s)
         except subprocess.TimeoutExpired:
             self.kill()
-            raise ServerError(self._explain(f"did not end within {limit_s:.0f} s of SIGTERM")) from None
+            raise ServerError(self.explain(f"did not end within {limit_s:.0f} s of SIGTERM")) from None
         self._process = None
         return status
 
@@ -150,7 +150,8 @@ class ServerProcess:
         finally:
             connection.close()
 
-    def _explain(self, problem: str) -> str:
+    def explain(self, problem: str) -> str:
+        """The problem, and the end of what the server wrote, which says more."""
         lines = self.command.log_file.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n".join([f"{self.command.name} {problem}; the end of its log:", *lines])
 
