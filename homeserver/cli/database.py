@@ -42,7 +42,7 @@ def check_db(context: click.Context, config_path: Path | None, dev: bool) -> Non
 def seed(context: click.Context, config_path: Path | None, dev: bool) -> None:
     """Create the sample community and print its logins."""
     with ProgressBar() as bar:
-        report = operate(context, config_path, dev, lambda operations: operations.seed(bar))
+        report = operate(context, config_path, dev, lambda operations: operations.seed(bar), first_start=True)
     if not report.created:
         click.echo("the sample community is there already")
     for line in report.lines:

@@ -10,7 +10,7 @@ from typing import Any, TextIO, TypeVar
 import click
 
 from homeserver.cli.operations import Application, Operations, Surroundings
-from homeserver.config.init import read_config
+from homeserver.config.init import ensure_signing_key, read_config
 from homeserver.config.schema import Config
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
@@ -72,15 +72,28 @@ def load(host: Host, config_path: Path | None, *, dev: bool) -> Config:
     return read_config(config_path, host.environment, development=dev, folder=host.folder)
 
 
+def prepare(host: Host, config: Config) -> bool:
+    """What a server needs on its first start: its folder and its signing key. True where the key is new."""
+    config.data_dir.mkdir(parents=True, exist_ok=True)
+    return ensure_signing_key(config, host.entropy)
+
+
 def operate(
     context: click.Context,
     config_path: Path | None,
     dev: bool,
     work: Callable[[Operations], Coroutine[Any, Any, Result]],
+    *,
+    first_start: bool = False,
 ) -> Result:
-    """Load the configuration, run `work` with the server's operations in the reactor, and close them."""
+    """Load the configuration, run `work` with the server's operations in the reactor, and close them.
+
+    `first_start`: the command makes sense before the server has ever run, and prepares what that would have.
+    """
     host = find_host(context)
     config = load(host, config_path, dev=dev)
+    if first_start:
+        prepare(host, config)
     operations = host.application().make_operations(config, host.surroundings(host.quiet_log()))
 
     async def run() -> Result:

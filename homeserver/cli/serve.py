@@ -6,9 +6,8 @@ from pathlib import Path
 
 import click
 
-from homeserver.cli.host import Host, config_options, find_host, load
+from homeserver.cli.host import Host, config_options, find_host, load, prepare
 from homeserver.cli.operations import Listening, Operations, RunningServer
-from homeserver.config.init import ensure_signing_key
 from homeserver.config.load import ConfigError
 from homeserver.config.reload import merge_reloadable
 from homeserver.config.schema import Config
@@ -31,8 +30,7 @@ def serve(context: click.Context, config_path: Path | None, dev: bool) -> None:
     config = load(host, config_path, dev=dev)
     log = server_log(host, config)
     capture_twisted(log)
-    config.data_dir.mkdir(parents=True, exist_ok=True)
-    if ensure_signing_key(config, host.entropy):
+    if prepare(host, config):
         log.info("signing key created", file=str(config.signing_key_path))
     operations = host.application().make_operations(config, host.surroundings(log))
     run_server(host.reactor, host.clock, log, Life(host, config, config_path, dev, log, operations))

@@ -44,7 +44,11 @@ def add_user(
     """Create an account. Asks for the password unless told where to find it."""
     chosen = _choose_password(password, password_stdin)
     user_id = operate(
-        context, config_path, dev, lambda operations: operations.add_user(user_name, chosen, admin=admin)
+        context,
+        config_path,
+        dev,
+        lambda operations: operations.add_user(user_name, chosen, admin=admin),
+        first_start=True,
     )
     click.echo(f"created {user_id}{' (administrator)' if admin else ''}")
 
@@ -74,6 +78,7 @@ def change_password(
         config_path,
         dev,
         lambda operations: operations.set_password(user_name, chosen, log_out=not keep_sessions),
+        first_start=True,
     )
     click.echo(f"changed the password of {user_id}")
 
@@ -88,7 +93,11 @@ def change_admin(
 ) -> None:
     """Make somebody an administrator of the server."""
     user_id = operate(
-        context, config_path, dev, lambda operations: operations.set_admin(user_name, admin=not revoke)
+        context,
+        config_path,
+        dev,
+        lambda operations: operations.set_admin(user_name, admin=not revoke),
+        first_start=True,
     )
     click.echo(f"{user_id} is {'no longer' if revoke else 'now'} an administrator")
 
@@ -107,7 +116,7 @@ def list_users(context: click.Context, as_json: bool, config_path: Path | None, 
                 click.echo(_json_line(line) if as_json else _text_line(line))
             after = lines[-1].user_id
 
-    operate(context, config_path, dev, pages)
+    operate(context, config_path, dev, pages, first_start=True)
 
 
 @click.group()
@@ -140,7 +149,10 @@ def create_token(
     if text is not None and not _TOKEN.fullmatch(text):
         raise WrongInputError("--token: up to 64 of the characters A-Z a-z 0-9 . _ ~ -")
     wanted = NewRegistrationToken(text, uses, expires_in_s)
-    click.echo(operate(context, config_path, dev, lambda operations: operations.create_token(wanted)))
+    created = operate(
+        context, config_path, dev, lambda operations: operations.create_token(wanted), first_start=True
+    )
+    click.echo(created)
 
 
 def _choose_password(given: str | None, from_input: bool) -> str:

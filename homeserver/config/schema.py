@@ -13,6 +13,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from federation.ids import ServerName, parse_server_name
 from homeserver.config import checks
 from homeserver.config.options import option, section
 
@@ -326,6 +327,11 @@ class Config:
     appservices: tuple[Path, ...] = option((), doc="Registration files of application services.")
     email: Email | None = option(None, doc="How to send mail; `null` for none.")
     turn: Turn = section(Turn, doc="Relays for voice and video behind firewalls.")
+
+    @property
+    def parsed_server_name(self) -> ServerName:
+        """`server_name` as the protocol core takes it."""
+        return parse_server_name(self.server_name)
 
     @property
     def base_url(self) -> str:

@@ -99,6 +99,12 @@ class OperationTests(CommandCase):
             first, {"user_id": "@user0000:a.b", "admin": True, "deactivated": False, "created_ts_ms": 0}
         )
 
+    def test_commands_on_accounts_work_before_the_first_start(self) -> None:
+        self.assertEqual(self.run_chaos("check-db", "--dev")[0], 0)
+        self.assertFalse((self.folder / "data").exists())
+        self.assertEqual(self.run_chaos("user", "add", "a", "--password=x", "--dev")[0], 0)
+        self.assertTrue((self.folder / "data" / "signing.key").exists())
+
     def test_tokens(self) -> None:
         self.assert_works(
             "token",

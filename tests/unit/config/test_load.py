@@ -86,6 +86,7 @@ class LoadTests(SynchronousTestCase):
     def test_derived_values(self) -> None:
         config = parse(minimal())
         self.assertEqual(config.base_url, "https://chat.example.org")
+        self.assertEqual(config.parsed_server_name, "chat.example.org")
         self.assertEqual(config.signing_key_path, FOLDER / "data" / "signing.key")
         self.assertEqual(config.database_url, "sqlite:////srv/chaos/data/chaos.sqlite3")
         other = parse(
