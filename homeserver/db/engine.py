@@ -70,9 +70,13 @@ class SqliteEngine(Engine):
 
     dialect = SQLITE
 
-    def __init__(self, path: str | None, hook: StatementHook | None = None) -> None:
+    def __init__(
+        self, path: str | None, hook: StatementHook | None = None, *, power_loss_safe: bool = True
+    ) -> None:
         self.path = path
         self.hook = hook
+        # Else synchronous=NORMAL: the last commits may be lost with the power, not with the process.
+        self.power_loss_safe = power_loss_safe
         self._shared: SqliteSession | None = None
 
     def writer(self) -> Session:
@@ -104,6 +108,8 @@ class SqliteSession(Session):
             )
             for pragma in _SQLITE_PRAGMAS:
                 self._connection.execute(pragma)
+            if not self._engine.power_loss_safe:
+                self._connection.execute("PRAGMA synchronous=NORMAL")
             if not self._write:
                 self._connection.execute("PRAGMA query_only=1")
             if path is not None:

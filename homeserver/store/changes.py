@@ -47,7 +47,6 @@ _TAKE = statement(
     update(stream).where(stream.c.id == 1).values(pos=stream.c.pos + bindparam("count")).returning(stream.c.pos)
 )
 _POSITION = statement(select(stream.c.pos).where(stream.c.id == 1))
-_START = rows(stream, "id", "pos", ignore=True)
 INSERT_CHANGES = rows(changes, "pos", "kind", "topic", "ref")
 _READ = statement(
     select(changes.c.pos, changes.c.kind, changes.c.topic, changes.c.ref)
@@ -70,11 +69,6 @@ def take_positions(tx: Tx, count: int) -> int:
 def load_position(tx: Tx) -> int:
     """The position of the newest committed change."""
     return int(tx.value(_POSITION))
-
-
-def start_stream(tx: Tx) -> None:
-    """Make the one row of the counter in a new database."""
-    tx.insert(_START, [(1, 0)])
 
 
 def load_changes(tx: Tx, after: int, most: int) -> list[Change]:

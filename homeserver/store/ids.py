@@ -17,6 +17,7 @@ from sqlalchemy import and_, bindparam, select, update
 
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.schema.rooms import event_types, nid_leases, rooms, state_keys, user_ids
+from homeserver.db.schema.start import LEASE_NAME as _LEASE_NAME, WELL_KNOWN_TYPES
 from homeserver.db.statements import Rows, Statement, any_of, rows as bulk, statement
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
@@ -24,32 +25,6 @@ from homeserver.db.tx import Tx
 StateKey = tuple[str, str]
 
 LEASE_SIZE = 100_000
-_LEASE_NAME = "nid"
-_FIRST_FREE = 1_000  # below it: numbers fixed in code
-
-# Types that every room has: their numbers are constants, so that no look-up is needed to speak of them.
-WELL_KNOWN_TYPES: dict[str, int] = {
-    "m.room.create": 1,
-    "m.room.member": 2,
-    "m.room.power_levels": 3,
-    "m.room.join_rules": 4,
-    "m.room.history_visibility": 5,
-    "m.room.canonical_alias": 6,
-    "m.room.name": 7,
-    "m.room.topic": 8,
-    "m.room.avatar": 9,
-    "m.room.guest_access": 10,
-    "m.room.message": 11,
-    "m.room.encrypted": 12,
-    "m.room.redaction": 13,
-    "m.reaction": 14,
-    "m.room.tombstone": 15,
-    "m.room.encryption": 16,
-    "m.space.child": 17,
-    "m.space.parent": 18,
-    "m.room.server_acl": 19,
-    "m.room.third_party_invite": 20,
-}
 
 _INSERT_TYPES = bulk(event_types, "nid", "type", ignore=True)
 _INSERT_USERS = bulk(user_ids, "nid", "user_id", ignore=True)
@@ -73,13 +48,6 @@ _NEXT_LEASE = statement(select(nid_leases.c.next).where(nid_leases.c.name == _LE
 _MOVE_LEASE = statement(
     update(nid_leases).where(nid_leases.c.name == _LEASE_NAME).values(next=bindparam("next_nid"))
 )
-_START_LEASE = bulk(nid_leases, "name", "next", ignore=True)
-
-
-def start_ids(tx: Tx) -> None:
-    """What a new database needs: the lease counter and the types with fixed numbers."""
-    tx.insert(_START_LEASE, [(_LEASE_NAME, _FIRST_FREE)])
-    tx.insert(_INSERT_TYPES, [(nid, name) for name, nid in WELL_KNOWN_TYPES.items()])
 
 
 def lease_nids(tx: Tx, count: int) -> range:

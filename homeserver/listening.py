@@ -1,0 +1,71 @@
+"""Putting a router on the network: the configured listeners, plain and TLS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_network
+from typing import Any
+
+from twisted.internet import ssl
+
+from homeserver.cli.operations import Listening
+from homeserver.config.schema import Listener
+from homeserver.http.request import Request
+from homeserver.http.router import Router
+from homeserver.http.server import HttpServer
+from homeserver.runtime.clock import Clock
+
+# Whoever connects to a listener that trusts X-Forwarded-For is the proxy.
+_EVERYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
+
+
+class Listeners:
+    """The open listeners of one server."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        router: Router,
+        clock: Clock,
+        log_failure: Callable[[str, Request, BaseException], None],
+        new_error_id: Callable[[], str],
+    ) -> None:
+        self._reactor = reactor
+        self._router = router
+        self._clock = clock
+        self._log_failure = log_failure
+        self._new_error_id = new_error_id
+        self._servers: list[HttpServer] = []
+        self.listening: list[Listening] = []
+
+    def open(self, listener: Listener) -> None:
+        """Listen; raises Twisted's CannotListenError where the port is taken."""
+        server = HttpServer(
+            self._router,
+            clock=self._clock,
+            serve=listener.serve,
+            log_failure=self._log_failure,
+            new_error_id=self._new_error_id,
+            trusted_proxies=_EVERYWHERE if listener.trust_forwarded_for else (),
+        )
+        self._servers.append(server)
+        if listener.tls is None:
+            port = self._reactor.listenTCP(listener.port, server, interface=listener.bind, backlog=512)
+        else:
+            files = listener.tls
+            context = ssl.DefaultOpenSSLContextFactory(str(files.private_key_file), str(files.certificate_file))
+            port = self._reactor.listenSSL(listener.port, server, context, interface=listener.bind, backlog=512)
+        server.add_port(port)
+        scheme = "http" if listener.tls is None else "https"
+        self.listening.append(Listening(scheme, listener.bind, port.getHost().port, tuple(listener.serve)))
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        return sum(server.connection_count for server in self._servers)
+
+    async def stop(self) -> None:
+        """Accept nothing more and let what was accepted finish."""
+        stopped = [server.stop() for server in self._servers]
+        for one in stopped:
+            await one
