@@ -1,0 +1,1 @@
+"""The client-server API. spec: client-server-api"""

@@ -1,0 +1,71 @@
+"""Profiles. spec: client-server-api#profiles"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from homeserver.accounts.profiles import Profiles
+from homeserver.http.request import Request
+from homeserver.http.response import EMPTY_JSON
+from homeserver.http.route import Auth, Route
+
+# The whole profile is under 64 KiB, in whatever way its JSON was written.
+MAX_BODY = 2 * 65_536
+
+
+class ProfileApi:
+    def __init__(self, profiles: Profiles) -> None:
+        self._profiles = profiles
+
+    def routes(self) -> list[Route]:
+        whole = "/_matrix/client/v3/profile/{user_id:user_id}"
+        field = f"{whole}/{{key}}"
+        return [
+            Route(
+                method="GET",
+                template=whole,
+                handler=self.get,
+                auth=Auth.NONE,
+                limit="read",
+                spec="client-server-api#get_matrixclientv3profileuserid",
+            ),
+            Route(
+                method="GET",
+                template=field,
+                handler=self.get_field,
+                auth=Auth.NONE,
+                limit="read",
+                spec="client-server-api#get_matrixclientv3profileuseridkeyname",
+            ),
+            Route(
+                method="PUT",
+                template=field,
+                handler=self.put_field,
+                auth=Auth.USER,
+                limit="write",
+                max_body=MAX_BODY,
+                spec="client-server-api#put_matrixclientv3profileuseridkeyname",
+            ),
+            Route(
+                method="DELETE",
+                template=field,
+                handler=self.delete_field,
+                auth=Auth.USER,
+                limit="write",
+                spec="client-server-api#delete_matrixclientv3profileuseridkeyname",
+            ),
+        ]
+
+    async def get(self, _: Request, user_id: str) -> dict[str, Any]:
+        return await self._profiles.load(user_id)
+
+    async def get_field(self, _: Request, user_id: str, key: str) -> dict[str, Any]:
+        return await self._profiles.load(user_id, key)
+
+    async def put_field(self, request: Request, user_id: str, key: str) -> bytes:
+        await self._profiles.put(request.requester, user_id, key, request.json())
+        return EMPTY_JSON
+
+    async def delete_field(self, request: Request, user_id: str, key: str) -> bytes:
+        await self._profiles.drop(request.requester, user_id, key)
+        return EMPTY_JSON

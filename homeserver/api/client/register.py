@@ -1,0 +1,169 @@
+"""Making accounts. spec: client-server-api#legacy-account-registration"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from homeserver.accounts.passwords import PasswordHasher, check_new_password
+from homeserver.accounts.sessions import DeviceWish
+from homeserver.accounts.text import check_device_id, check_device_name
+from homeserver.accounts.uia import InteractiveAuth, Offer, StageRefusedError
+from homeserver.accounts.users import Accounts
+from homeserver.config.schema import Config
+from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param
+from homeserver.http.ratelimit import RateLimiter
+from homeserver.http.request import Request
+from homeserver.http.route import Auth, Route
+from homeserver.runtime.clock import Clock
+from homeserver.store.tokens import RegistrationTokenRefusedError
+from homeserver.store.users import NewAccount
+
+DUMMY = "m.login.dummy"
+REGISTRATION_TOKEN = "m.login.registration_token"  # noqa: S105 (the name of a stage)
+
+
+class RegisterBody(msgspec.Struct):
+    """What a client sends; `auth` is read by the interactive authentication."""
+
+    username: str | None = None
+    password: str | None = None
+    device_id: str | None = None
+    initial_device_display_name: str | None = None
+    inhibit_login: bool | None = None
+    refresh_token: bool | None = None
+
+
+class RegisterApi:
+    """`config` is asked each time, as registration may be opened or closed while the server runs."""
+
+    def __init__(
+        self,
+        config: Callable[[], Config],
+        accounts: Accounts,
+        hasher: PasswordHasher,
+        interactive: InteractiveAuth,
+        ratelimit: RateLimiter,
+        clock: Clock,
+    ) -> None:
+        self._config = config
+        self._accounts = accounts
+        self._hasher = hasher
+        self._interactive = interactive
+        self._ratelimit = ratelimit
+        self._clock = clock
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(
+                method="POST",
+                template="/_matrix/client/v3/register",
+                handler=self.register,
+                auth=Auth.NONE,
+                # Asking for the flows is cheap and comes before every attempt, so it does not count as one.
+                limit="write",
+                max_body=65_536,
+                spec="client-server-api#post_matrixclientv3register",
+            ),
+            Route(
+                method="GET",
+                template="/_matrix/client/v3/register/available",
+                handler=self.available,
+                auth=Auth.NONE,
+                # Clients ask while the name is being typed.
+                limit="search",
+                spec="client-server-api#get_matrixclientv3registeravailable",
+            ),
+            Route(
+                method="GET",
+                template="/_matrix/client/v1/register/m.login.registration_token/validity",
+                handler=self.token_validity,
+                auth=Auth.NONE,
+                limit="register",
+                spec="client-server-api#get_matrixclientv1registermloginregistration_tokenvalidity",
+            ),
+        ]
+
+    async def register(self, request: Request) -> dict[str, Any]:
+        """Make an account, and log its first device in unless the client says no."""
+        self._check_kind(request)
+        self._check_open()
+        whole = request.json(allow_empty=True)
+        body = request.json(RegisterBody, allow_empty=True)
+        if whole.get("auth") is not None:
+            self._ratelimit.check("register", request.client_ip)
+        # Before the interactive authentication, as the specification asks: nobody should confirm in vain.
+        user_id = None if body.username is None else self._accounts.check_username(body.username)
+        if user_id is not None:
+            await self._accounts.check_free(user_id)
+        if body.password is not None:
+            check_new_password(body.password, self._config().passwords)
+        wish = DeviceWish(
+            check_device_id(body.device_id),
+            check_device_name(body.initial_device_display_name),
+            refreshable=bool(body.refresh_token),
+        )
+        results = await self._interactive.confirm(request, whole, self._offer())
+        if body.password is None:
+            raise missing_param("password is missing")
+        username = body.username or self._accounts.draw_username()
+        user_id = user_id or self._accounts.check_username(username)
+        account = NewAccount(
+            0,  # the number comes with the binding of the name
+            await self._hasher.hash(body.password),
+            self._clock.now_ms(),
+            display_name=username,
+            registration_token=results.get(REGISTRATION_TOKEN),
+        )
+        try:
+            grant = await self._accounts.register(user_id, account, None if body.inhibit_login else wish)
+        except RegistrationTokenRefusedError:
+            raise forbidden("The registration token was used up meanwhile") from None
+        answer = {"user_id": user_id, "home_server": self._accounts.server_name}
+        return answer if grant is None else {**answer, **grant.to_json()}
+
+    def _check_kind(self, request: Request) -> None:
+        kind = request.arg("kind", "user")
+        if kind == "guest":
+            # spec: client-server-api#guest-access
+            raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests are not admitted here")
+        if kind != "user":
+            raise invalid_param("kind must be user or guest")
+
+    def _check_open(self) -> None:
+        if self._config().registration.mode == "closed":
+            raise forbidden("Registration is closed on this server")
+
+    def _offer(self) -> Offer:
+        if self._config().registration.mode == "token":
+            return Offer([[REGISTRATION_TOKEN]], {REGISTRATION_TOKEN: self._check_token})
+        return Offer([[DUMMY]], {DUMMY: _accept})
+
+    async def _check_token(self, auth: dict[str, Any]) -> str:
+        token = auth.get("token")
+        if token is None:
+            raise missing_param("token is missing")
+        if not isinstance(token, str):
+            raise bad_json("token must be a string")
+        if not await self._accounts.is_registration_token_valid(token):
+            raise StageRefusedError("M_FORBIDDEN", "The registration token is not valid")
+        return token
+
+    async def available(self, request: Request) -> dict[str, bool]:
+        """Whether a name is free."""
+        self._check_open()
+        await self._accounts.check_free(self._accounts.check_username(request.required_arg("username")))
+        return {"available": True}
+
+    async def token_validity(self, request: Request) -> dict[str, bool]:
+        """Whether somebody could register with a token."""
+        # spec: client-server-api#token-authenticated-registration
+        token = request.required_arg("token")
+        self._check_open()
+        return {"valid": await self._accounts.is_registration_token_valid(token)}
+
+
+async def _accept(auth: dict[str, Any]) -> None:
+    """spec: client-server-api#dummy-auth"""

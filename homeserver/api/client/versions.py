@@ -1,0 +1,59 @@
+"""Versions of the specification that this server speaks. spec: client-server-api#api-versions"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import msgspec
+
+from homeserver.http.request import Request
+from homeserver.http.route import Auth, Route
+
+# Old versions stay: clients look for one that they know (some for v1.1 to v1.10, bridges for v1.4 or later).
+VERSIONS: tuple[str, ...] = (
+    "v1.1",
+    "v1.2",  # registration tokens, knocking, restricted joins
+    "v1.3",  # refresh tokens, relations
+    "v1.4",  # threads, private receipts
+    "v1.5",
+    "v1.6",  # timestamp_to_event
+    "v1.7",  # login tokens, asynchronous uploads
+    "v1.8",
+    "v1.9",
+    "v1.10",
+    "v1.11",  # authenticated media
+    "v1.12",
+    # v1.13 and later follow feature by feature: clients take a version as the promise of all that it added.
+)
+# Features that have landed in a version that is not listed yet, under the names that clients know them by.
+FEATURES: Mapping[str, bool] = MappingProxyType(
+    {
+        # Profile fields beyond name and picture (v1.16).
+        "uk.tcpip.msc4133": True,
+        "uk.tcpip.msc4133.stable": True,
+    }
+)
+
+
+class VersionsApi:
+    """`extra_features`: unstable features that other parts of the server bring."""
+
+    def __init__(self, extra_features: Mapping[str, bool] = MappingProxyType({})) -> None:
+        features = {**FEATURES, **extra_features}
+        self._answer = msgspec.json.encode({"versions": list(VERSIONS), "unstable_features": features})
+
+    def routes(self) -> list[Route]:
+        return [
+            # A token is allowed, and checked if it is there; the answer is the same for everybody.
+            Route(
+                method="GET",
+                template="/_matrix/client/versions",
+                handler=self.versions,
+                auth=Auth.OPTIONAL,
+                spec="client-server-api#get_matrixclientversions",
+            )
+        ]
+
+    async def versions(self, _: Request) -> bytes:
+        return self._answer

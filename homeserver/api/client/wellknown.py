@@ -1,0 +1,82 @@
+"""Discovery: where clients and other servers find this server. spec: client-server-api#well-known-uris"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from homeserver.config.schema import Config
+from homeserver.http.errors import not_found
+from homeserver.http.request import Request
+from homeserver.http.route import Auth, Route
+
+
+class WellKnownApi:
+    """`extra_client` adds to the clients' document (call relays, account pages); `support` is the whole third one."""
+
+    def __init__(
+        self,
+        config: Config,
+        extra_client: Mapping[str, Any] = MappingProxyType({}),
+        support: Mapping[str, Any] | None = None,
+    ) -> None:
+        document = {"m.homeserver": {"base_url": config.base_url}, **extra_client}
+        self._client = msgspec.json.encode(document)
+        server = _server(config)
+        self._server = None if server is None else msgspec.json.encode({"m.server": server})
+        self._support = None if support is None else msgspec.json.encode(support)
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(
+                method="GET",
+                template="/.well-known/matrix/client",
+                handler=self.client,
+                auth=Auth.NONE,
+                spec="client-server-api#getwell-knownmatrixclient",
+            ),
+            Route(
+                method="GET",
+                template="/.well-known/matrix/server",
+                handler=self.server,
+                auth=Auth.NONE,
+                spec="server-server-api#getwell-knownmatrixserver",
+            ),
+            Route(
+                method="GET",
+                template="/.well-known/matrix/support",
+                handler=self.support,
+                auth=Auth.NONE,
+                spec="client-server-api#getwell-knownmatrixsupport",
+            ),
+        ]
+
+    async def client(self, _: Request) -> bytes:
+        return self._client
+
+    async def server(self, _: Request) -> bytes:
+        if self._server is None:
+            raise not_found("This server is not delegated")
+        return self._server
+
+    async def support(self, _: Request) -> bytes:
+        if self._support is None:
+            raise not_found("No contact is known")
+        return self._support
+
+
+def _server(config: Config) -> str | None:
+    """Where other servers go: to the public address, if there is one that they can use (they insist on HTTPS)."""
+    # spec: server-server-api#resolving-server-names
+    if config.public_url is None or not config.federation.enabled:
+        return None
+    parts = urlsplit(config.public_url)
+    if parts.scheme != "https" or parts.hostname is None:
+        return None
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    # Without a port they would take 8448.
+    return f"{host}:{parts.port or 443}"
