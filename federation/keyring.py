@@ -15,9 +15,9 @@ from typing import Any, Final
 
 from federation.errors import Malformed
 from federation.event import Event
-from federation.hashes import unpadded
+from federation.hashes import decode_base64, unpadded
 from federation.ids import KeyId, ServerName, parse_server_name
-from federation.signing import PUBLIC_KEY_BYTES, Signer, SigningKey, decode_base64, sign_json, verify_json
+from federation.signing import PUBLIC_KEY_BYTES, Signer, SigningKey, sign_json, verify_json
 from federation.versions import RoomRules
 
 MAX_VALIDITY_MS: Final = 7 * 24 * 3600 * 1000

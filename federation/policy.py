@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from federation.errors import Malformed
 from federation.event import Event
-from federation.hashes import redacted_bytes
+from federation.hashes import decode_base64, redacted_bytes
 from federation.ids import KeyId, ServerName, parse_server_name
-from federation.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, decode_base64, verify_bytes
+from federation.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, verify_bytes
 from federation.verdict import ACCEPT, SoftFail, Verdict
 
 POLICY_EVENT_TYPE: Final = "m.room.policy"

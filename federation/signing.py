@@ -8,7 +8,6 @@ Verification takes keys that the key ring already found valid for the purpose; i
 
 from __future__ import annotations
 
-import binascii
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -21,7 +20,7 @@ from nacl.exceptions import CryptoError
 from federation.canonical import encode_checked
 from federation.errors import Malformed
 from federation.event import Event
-from federation.hashes import content_hash, redacted_bytes, unpadded
+from federation.hashes import content_hash, decode_base64, redacted_bytes, unpadded
 from federation.ids import KeyId, ServerName, domain_of, parse_user_id_historical
 from federation.verdict import ACCEPT, Drop, Verdict
 from federation.versions import RoomRules
@@ -82,19 +81,6 @@ class SigningKey:
 
     def sign(self, message: bytes) -> bytes:
         return crypto_sign(message, self._secret)[:SIGNATURE_BYTES]
-
-
-def decode_base64(text: str, *, urlsafe: bool = False) -> bytes:
-    """Decode base64 with or without padding. # spec: appendices#unpadded-base64"""
-    if type(text) is not str or not text.isascii():
-        raise Malformed("Not base64")
-    stripped = text.rstrip("=")
-    if urlsafe:
-        stripped = stripped.replace("-", "+").replace("_", "/")
-    try:
-        return binascii.a2b_base64(stripped + "=" * (-len(stripped) % 4), strict_mode=True)
-    except binascii.Error:
-        raise Malformed("Not base64") from None
 
 
 def verify_bytes(public_key: bytes, message: bytes, signature: bytes) -> bool:

@@ -14,9 +14,9 @@ from msgspec import Raw
 
 from federation.canonical import encode, encode_checked
 from federation.errors import Malformed
-from federation.hashes import unpadded
+from federation.hashes import decode_base64, unpadded
 from federation.ids import KeyId, ServerName, parse_server_name
-from federation.signing import Signer, decode_base64, verify_bytes
+from federation.signing import Signer, verify_bytes
 
 MAX_HEADER_BYTES: Final = 4096
 MAX_PARAMETERS: Final = 32

@@ -6,8 +6,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from federation.hashes import decode_base64
 from federation.ids import ServerName
-from federation.signing import SigningKey, decode_base64, sign_json, verify_json
+from federation.signing import SigningKey, sign_json, verify_json
 from tests.fuzz.harness import JSON, TEXT, main, mutated, only_malformed
 
 KEY = SigningKey.from_seed(ServerName("example.org"), "a", b"\x07" * 32)

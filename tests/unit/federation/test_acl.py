@@ -1,0 +1,77 @@
+"""Server ACLs. # spec: client-server-api#server-access-control-lists-acls-for-rooms"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from federation.acl import ServerAcl
+
+
+def allows(server_name: str, **content: Any) -> bool:
+    return ServerAcl.parse(content).allows(server_name)
+
+
+class Acls(SynchronousTestCase):
+    def test_order_of_the_rules(self) -> None:
+        self.assertTrue(allows("good.com", allow=["*"], deny=["evil.com"]))
+        self.assertFalse(allows("evil.com", allow=["*", "evil.com"], deny=["evil.com"]))
+        self.assertFalse(allows("good.com", allow=["other.com"]))
+        self.assertFalse(allows("good.com", deny=["evil.com"]))
+        self.assertFalse(allows("good.com"))
+
+    def test_ports_do_not_count(self) -> None:
+        for name in ("evil.com", "evil.com:8448", "evil.com:1234"):
+            self.assertFalse(allows(name, allow=["*"], deny=["evil.com"]))
+        self.assertTrue(allows("[::1]:8448", allow=["[::1]"]))
+
+    def test_case_does_not_count(self) -> None:
+        self.assertFalse(allows("EVIL.com", allow=["*"], deny=["evil.COM"]))
+        self.assertFalse(allows("sub.Evil.com", allow=["*"], deny=["*.EVIL.com"]))
+        self.assertTrue(allows("GOOD.com", allow=["go?d.*"]))
+
+    def test_ip_literals(self) -> None:
+        for name in ("1.2.3.4", "1.2.3.4:80", "[::1]", "[2001:db8::1]:8448"):
+            self.assertFalse(allows(name, allow=["*"], allow_ip_literals=False), name)
+            self.assertTrue(allows(name, allow=["*"], allow_ip_literals=True), name)
+            self.assertTrue(allows(name, allow=["*"], allow_ip_literals="no"), name)
+        self.assertTrue(allows("1.2.3.4.example.org", allow=["*"], allow_ip_literals=False))
+
+    def test_globs(self) -> None:
+        for pattern, name, expected in (
+            ("*.evil.com", "a.evil.com", True),
+            ("*.evil.com", "evil.com", False),
+            ("*.evil.com", "a.evil.com.good", False),
+            ("evil.*", "evil.org", True),
+            ("evil.*", "notevil.org", False),
+            ("a*b*c", "axxbxxbyyc", True),
+            ("a*b*c", "axxcxxb", False),
+            ("a*ab", "ab", False),
+            ("*ab*b", "aab", False),
+            ("*ab*b", "abab", True),
+            ("e?il.com", "evil.com", True),
+            ("e?il.com", "eil.com", False),
+            ("?", "a", True),
+            ("??", "a", False),
+            ("*?", "", False),
+            ("**", "x", True),
+            ("a.c", "abc", False),
+            ("[ab].c", "a.c", False),
+            ("a+", "aa", False),
+            ("", "a", False),
+        ):
+            self.assertEqual(allows(name, allow=[pattern]), expected, (pattern, name))
+
+    def test_odd_contents(self) -> None:
+        self.assertFalse(allows("a", allow="*"))
+        self.assertFalse(allows("a", allow={"*": 1}))
+        self.assertTrue(allows("a", allow=[1, None, ["*"], "*"], deny=[2, {}]))
+        self.assertTrue(allows("a", allow=["*"], deny="*"))
+
+    def test_hostile_patterns_do_not_backtrack(self) -> None:
+        name = "a" * 230 + ".example.org"
+        hostile = ["*a" * 120 + "*b", "?*" * 250 + "!", "*" + "a*" * 30_000 + "b", "a" * 60_000]
+        hostile += [f"*a*{number}?*" for number in range(2000)]
+        acl = ServerAcl.parse({"allow": ["*"], "deny": hostile})
+        self.assertTrue(all(acl.allows(name) for _ in range(20)))
