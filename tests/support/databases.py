@@ -25,7 +25,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ import psycopg2
 from psycopg2 import sql
 from twisted.trial import unittest
 
+from homeserver.db.engine import open_engine
+from homeserver.db.migrate import create_schema
 from tests.support import postgres
 
 SQLITE = "sqlite"
@@ -47,8 +49,36 @@ Prepare = Callable[[str], None]
 
 def apply_schema(url: str) -> None:
     """Bring the database at `url` to the current schema, as the server does at its start."""
-    if importlib.util.find_spec("homeserver.db.migrate") is not None:
-        importlib.import_module("homeserver.db.migrate").upgrade(url)
+    engine = open_engine(url)
+    upgrade = _optional("homeserver.db.migrate", "upgrade_engine")
+    if upgrade is not None:
+        upgrade(engine)
+        return
+    session = engine.writer()
+    try:
+        session.run(create_schema)
+    finally:
+        session.close()
+
+
+def problems_in(url: str) -> Sequence[object]:
+    """What the consistency checker finds in a database."""
+    check = _optional("homeserver.store.check", "check_db")
+    if check is None:
+        return ()
+    session = open_engine(url).reader()
+    try:
+        found: Sequence[object] = session.run(check)
+    finally:
+        session.close()
+    return found
+
+
+def _optional(module: str, name: str) -> Any:
+    # These two are younger than the tests that use them.
+    if importlib.util.find_spec(module) is None:
+        return None
+    return getattr(importlib.import_module(module), name, None)
 
 
 def no_schema(url: str) -> None:
@@ -184,6 +214,8 @@ class DatabaseCase(unittest.TestCase):
     """A test case that runs on one dialect; decorate it with `on_each_database`."""
 
     dialect: str = SQLITE
+    # A test that breaks its database on purpose says False.
+    check_databases: bool = True
 
     def run(self, result: Any = None) -> Any:
         if self.dialect == POSTGRESQL:
@@ -197,10 +229,17 @@ class DatabaseCase(unittest.TestCase):
         return super().run(result)
 
     def new_database(self, prepare: Prepare = apply_schema) -> str:
-        """The address of a fresh database, dropped when the test is over."""
+        """The address of a fresh database, checked for consistency and dropped when the test is over."""
         database = make_database(self.dialect, prepare)
         self.addCleanup(database.drop)
+        if prepare is apply_schema and self.check_databases:
+            self.addCleanup(self._check, database.url)
         return database.url
+
+    def _check(self, url: str) -> None:
+        problems = problems_in(url)
+        if problems:
+            self.fail("the test left an inconsistent database:\n" + "\n".join(map(str, problems)))
 
 
 def on_each_database(case: type[DatabaseCase]) -> None:

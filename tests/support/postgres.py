@@ -31,6 +31,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -207,7 +208,7 @@ def _usable_binaries(binaries: Path, folder: Path, account: Account | None) -> P
     return copy / binaries.relative_to(package.parent)
 
 
-def start_cluster() -> Cluster:
+def start_cluster(settings: Mapping[str, str] = SETTINGS) -> Cluster:
     """Initialise and start a server; it is ready when this returns."""
     binaries = find_binaries()
     account = _server_account()
@@ -216,13 +217,13 @@ def start_cluster() -> Cluster:
     except (OSError, subprocess.SubprocessError) as error:
         raise PostgresUnavailable(f"cannot run the server as another user: {error}") from error
     try:
-        return _start_in(folder, binaries, account)
+        return _start_in(folder, binaries, account, settings)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _start_in(folder: Path, binaries: Path, account: Account | None) -> Cluster:
+def _start_in(folder: Path, binaries: Path, account: Account | None, settings: Mapping[str, str]) -> Cluster:
     binaries = _usable_binaries(binaries, folder, account)
     data, log = folder / "data", folder / "log"
     create = [str(binaries / "initdb"), "--pgdata", str(data), "--username", ROLE, "--auth", "trust"]
@@ -230,7 +231,7 @@ def _start_in(folder: Path, binaries: Path, account: Account | None) -> Cluster:
     if _spawn(create, folder, account, log).wait(START_TIMEOUT_S) != 0:
         raise PostgresUnavailable(f"initdb failed: {_last_line(log)}")
     command = [str(binaries / "postgres"), "-D", str(data), "-k", str(folder)]
-    for name, value in SETTINGS.items():
+    for name, value in settings.items():
         command += ["-c", f"{name}={value}"]
     cluster = Cluster(folder, _spawn(command, folder, account, log))
     deadline = time.monotonic() + START_TIMEOUT_S

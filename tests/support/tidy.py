@@ -36,11 +36,11 @@ DOMAINS = frozenset(
         "moderation",
     ]
 )
+# What puts the server together, and the commands' work on the whole of it.
+COMPOSITION = frozenset({"__main__", "app", "backup", "cli", "doctor", "listening", "operations", "seed"})
 # The layers of the architecture, highest first; names on one line may see each other, domains only each other's types.
 LAYERS: tuple[frozenset[str], ...] = (
-    frozenset({"__main__"}),
-    frozenset({"cli"}),
-    frozenset({"app"}),
+    COMPOSITION,
     frozenset({"api", "gateway"}),
     DOMAINS,
     frozenset({"stream"}),
@@ -273,7 +273,7 @@ def transport(source: Source) -> Iterator[Finding]:
     if source.root != "homeserver":
         return
     module = "/".join(source.parts[1:])
-    allowed = source.area in {"http", "runtime", "__main__", "cli"} or module in {"gateway/ws", "db/threads"}
+    allowed = source.area in {"http", "runtime"} | COMPOSITION or module in {"gateway/ws", "db/threads"}
     for node, name in source.imports:
         top = name.split(".")[0]
         if top in {"twisted", "treq"} and not allowed and name.rpartition(".")[0] not in TWISTED_EVERYWHERE:
@@ -288,7 +288,7 @@ def injected(source: Source) -> Iterator[Finding]:
     for statement, name in source.imports:
         if name == "twisted.internet.reactor" and not reactor_allowed:
             yield source.at(statement, "imports the reactor: take a Clock, or the reactor as an argument")
-        if name.startswith("twisted.internet.threads") and source.area != "db":
+        if name.startswith("twisted.internet.threads") and source.area not in {"db", "runtime"}:
             yield source.at(
                 statement,
                 "deferToThread and its kin outside db: use db.read, db.write or a pool given to you",

@@ -9,6 +9,7 @@ import sys
 import psycopg2
 from twisted.trial import unittest
 
+from homeserver.db.schema import metadata
 from tests.support import databases, postgres
 
 
@@ -45,6 +46,16 @@ class FreshDatabase(databases.DatabaseCase):
         )
         self.assertEqual(_statements(second, "SELECT name FROM thing"), [("made once",)])
         self.assertEqual(first.split(":", 1)[0], self.dialect)
+
+    def test_has_the_whole_schema(self) -> None:
+        url = self.new_database()
+        names = (
+            "SELECT name FROM sqlite_master"
+            if self.dialect == databases.SQLITE
+            else "SELECT tablename FROM pg_tables"
+        )
+        tables = {str(name) for (name,) in _statements(url, names)}
+        self.assertEqual(set(metadata.tables) - tables, set())
 
     def test_is_dropped_under_an_open_connection(self) -> None:
         database = databases.make_database(self.dialect, databases.no_schema)
