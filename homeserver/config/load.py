@@ -143,7 +143,7 @@ class _Reader:
         for key in value:
             if key not in declarations:
                 self.problems.append(
-                    f"{prefix}{_printable(str(key))}: unknown key{_suggest(str(key), declarations)}"
+                    f"{prefix}{_printable(_text_of(key))}: unknown key{_suggest(_text_of(key), declarations)}"
                 )
         arguments: dict[str, Any] = {}
         for key, declared in declarations.items():
@@ -256,7 +256,7 @@ class _Reader:
         shown = (
             ""
             if option.secret or not isinstance(value, bool | int | float | str)
-            else f" {str(value)[:60]!r}"
+            else f" {_text_of(value)[:60]!r}"
         )
         self.problems.append(f"{path}: expected {wanted}, not {_kind(value)}{shown}")
 
@@ -323,8 +323,16 @@ def _from_text(text: str, kind: Any) -> Any:
     return text
 
 
+def _text_of(value: object) -> str:
+    """`str`, which refuses integers of thousands of digits; the file may hold such, in hexadecimal."""
+    huge = isinstance(value, int) and value.bit_length() > 200
+    return "a huge number" if huge else str(value)
+
+
 def _number(value: float) -> str:
-    return str(int(value)) if isinstance(value, int) or value == value // 1 else str(value)
+    if isinstance(value, int):
+        return _text_of(value)
+    return str(int(value)) if value == value // 1 else str(value)
 
 
 def _kind(value: object) -> str:

@@ -247,6 +247,17 @@ class HostileFileTests(SynchronousTestCase):
         self.assert_refused(b"a: " + b"9" * 10_000, "chaos.yaml")
         self.assert_refused(b"#" * (MAX_FILE_BYTES + 1), "larger than")
 
+    def test_numbers_of_a_million_digits(self) -> None:
+        huge = b"0x" + b"f" * 100_000
+        for raw in (
+            b"server_name: " + huge,
+            b"server_name: a.b\n? " + huge + b"\n: 1",
+            b"server_name: a.b\nmedia: {max_upload_bytes: " + huge + b"}",
+            b"server_name: a.b\nfederation: {retry_min_s: -" + huge + b"}",
+            b"server_name: a.b\ndefault_room_version: " + huge,
+        ):
+            self.assert_refused(raw, "a huge number")
+
     def test_a_missing_file_and_a_folder(self) -> None:
         for path in (Path(self.mktemp()), Path()):
             with self.assertRaises(ConfigError) as caught:
