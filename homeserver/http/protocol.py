@@ -253,6 +253,7 @@ class HttpProtocol(protocol.Protocol):
             self._taken = upgrade(request, self.transport, self._reader.leftover or b"")
         except Exception as error:  # noqa: BLE001 (as for handlers)
             self._failed(pending, error)
+            self._closing = True
             self._io.abortConnection()
             return
         self._reader.release()

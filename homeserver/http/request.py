@@ -241,11 +241,25 @@ def decode_json(body: bytes, type: Any = dict) -> Any:  # noqa: A002
     try:
         return msgspec.json.decode(body, type=type)
     except msgspec.ValidationError as error:
-        raise bad_json(str(error)) from None
+        # The wrong shape is noticed before the rest is read, which may yet turn out not to be JSON.
+        if _is_json(body):
+            raise bad_json(str(error)) from None
+        raise not_json() from None
     except (msgspec.DecodeError, UnicodeDecodeError):
         raise not_json() from None
     except RecursionError:
         raise bad_json("The JSON is nested too deeply") from None
+
+
+def _is_json(body: bytes) -> bool:
+    try:
+        msgspec.json.decode(body)
+    except msgspec.ValidationError:
+        # A number beyond every range, say.
+        return True
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
 
 
 def json_depth(body: bytes) -> int:

@@ -149,7 +149,7 @@ class Handlers:
         self.uploaded: list[bytes] = []
         self.upload_error: Exception | None = None
         self.reading: Deferred[None] | None = None
-        self.body: Callable[[], Any] = lambda: {}
+        self.body: Callable[[], Any] = dict
 
     async def echo(self, request: Request, **parameters: Any) -> Any:
         self.seen.append((request.method, request.path, request.body))

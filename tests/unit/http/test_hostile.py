@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
@@ -239,7 +241,7 @@ class SlownessTests(SynchronousTestCase):
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     bounds = sorted({place % (len(data) + 1) for place in places} | {0, len(data)})
-    return [data[start:end] for start, end in zip(bounds, bounds[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(bounds)]
 
 
 def outcome(parts: list[bytes]) -> tuple[bytes, bool, list[tuple[str, str, bytes]]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import AsyncIterator
+from itertools import pairwise
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -184,7 +185,7 @@ class DownloadTests(SynchronousTestCase):
         while len(self.connection.output) < sizes[0] + len(body):
             self.connection.protocol.resumeProducing()
             sizes.append(len(self.connection.output))
-        steps = [after - before for before, after in zip(sizes, sizes[1:], strict=False)]
+        steps = [after - before for before, after in pairwise(sizes)]
         self.assertEqual(steps, [PIECE_BYTES, PIECE_BYTES, PIECE_BYTES, 1])
         self.connection.protocol.resumeProducing()
         self.assertEqual(self.connection.take()[0].body, body)
