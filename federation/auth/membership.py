@@ -2,7 +2,7 @@
 
 Names follow the specification: the *target* is the user of the state key, the *sender* acts upon them.
 
-Spec anchor: rooms/v12#authorization-rules rule 5 and its forerunners.
+Spec anchor: rooms/v12#authorisation-rules rule 5 and its forerunners.
 """
 
 from typing import Any, Final
@@ -85,7 +85,7 @@ def _check_join(
         return ACCEPT
     if not by_restriction:
         return Reject("the join rule does not allow this join")
-    # spec: rooms/v8#authorization-rules
+    # spec: rooms/v8#authorisation-rules
     authoriser_id = event.content.get("join_authorised_via_users_server")
     if not isinstance(authoriser_id, str) or membership_of(lookup, authoriser_id) != "join":
         return Reject("no joined member authorises this restricted join")
@@ -162,7 +162,7 @@ def _check_ban(
 
 
 def _check_knock(event: Event, target_id: str, lookup: StateLookup) -> Verdict:
-    # spec: rooms/v7#authorization-rules
+    # spec: rooms/v7#authorisation-rules
     join_rule = join_rule_of(lookup)
     if join_rule != "knock" and not (join_rule == "knock_restricted" and event.rules.knock_restricted_join):
         return Reject("the join rule does not allow knocking")

@@ -4,7 +4,7 @@
 each question is one dictionary look-up. Room creators of versions with privileged creators stand in the same
 dictionary with `CREATOR_LEVEL`, which is above every integer that canonical JSON can express.
 
-Spec anchors: rooms/v1#authorization-rules, rooms/v10, rooms/v12, client-server-api#mroompower_levels.
+Spec anchors: rooms/v1#authorisation-rules, rooms/v10, rooms/v12, client-server-api#mroompower_levels.
 """
 
 import re
@@ -64,7 +64,7 @@ class PowerLevels:
 
 def room_creators(create: Event, rules: RoomRules) -> list[str]:
     """The room's creators: one user, or in versions with privileged creators possibly more."""
-    # spec: rooms/v12#authorization-rules
+    # spec: rooms/v12#authorisation-rules
     if rules.creator_in_content_required:
         creator_id = create.content.get("creator")
         return [creator_id] if isinstance(creator_id, str) else []
@@ -138,7 +138,7 @@ def check_power_levels_event(
     event: Event, previous: Event | None, create: Event, power: PowerLevels
 ) -> Verdict:
     """The rules of `m.room.power_levels` itself, against the event that it replaces."""
-    # spec: rooms/v12#authorization-rules
+    # spec: rooms/v12#authorisation-rules
     rules = event.rules
     problem = _malformed_levels(event.content, rules)
     if problem is not None:

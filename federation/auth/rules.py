@@ -59,7 +59,7 @@ def check_state_independent(
     if event.type == "m.room.create":
         return _check_create(event, rules)
     if rules.room_id_is_create_hash:
-        # spec: rooms/v12#authorization-rules rule 2
+        # spec: rooms/v12#authorisation-rules rule 2
         if create is None or create.event_id in rejected:
             return _NO_CREATE
         if create.type != "m.room.create" or create.event_id[1:] != event.room_id[1:]:
@@ -166,7 +166,7 @@ def _check_state_event(event: Event, lookup: StateLookup, create: Event, power: 
 
 
 def _check_aliases(event: Event) -> Verdict:
-    # spec: rooms/v1#authorization-rules
+    # spec: rooms/v1#authorisation-rules
     if event.state_key is None:
         return Reject("aliases event has no state_key")
     if event.state_key != _domain(event.sender):
@@ -175,7 +175,7 @@ def _check_aliases(event: Event) -> Verdict:
 
 
 def _check_redaction(event: Event, sender_level: int, power: PowerLevels) -> Verdict:
-    # spec: rooms/v1#authorization-rules
+    # spec: rooms/v1#authorisation-rules
     if sender_level >= power.redact:
         return ACCEPT
     if event.redacts is not None:

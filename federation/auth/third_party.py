@@ -3,7 +3,7 @@
 The signature is over `third_party_invite.signed` of the invitation; the keys are in the `m.room.third_party_invite`
 event. Any signature may fit any key: neither names the other.
 
-Spec anchors: rooms/v12#authorization-rules rule 5.4.1.7, server-server-api#third-party-invites.
+Spec anchors: rooms/v12#authorisation-rules rule 5.4.1.7, server-server-api#third-party-invites.
 """
 
 import base64

@@ -47,6 +47,18 @@ class RankedGraph(Protocol[Ref]):
 
 
 @runtime_checkable
+class KeyedGraph(Protocol[Ref]):
+    """A graph that knows the type and state key of an event without reading all of it.
+
+    Following the power levels through the history of a room then reads no content, which may be large.
+    """
+
+    def keys(self, refs: Collection[Ref]) -> Mapping[Ref, StateKey]:
+        """Of state events; others are absent."""
+        ...
+
+
+@runtime_checkable
 class RejectingGraph(Protocol[Ref]):
     """A graph that may hold rejected events."""
 
@@ -61,9 +73,11 @@ class GraphView(Generic[Ref]):
     def __init__(self, graph: AuthGraph[Ref]) -> None:
         self._graph = graph
         self._ranked: RankedGraph[Ref] | None = graph if isinstance(graph, RankedGraph) else None
+        self._keyed: KeyedGraph[Ref] | None = graph if isinstance(graph, KeyedGraph) else None
         self._rejecting: RejectingGraph[Ref] | None = graph if isinstance(graph, RejectingGraph) else None
         self._parents: dict[Ref, tuple[Ref, ...]] = {}
         self._events: dict[Ref, Event | None] = {}
+        self._keys: dict[Ref, StateKey | None] = {}
         self._ranks: dict[Ref, int] = {}
         self._auth_maps: dict[Ref, dict[StateKey, Ref]] = {}
 
@@ -99,6 +113,20 @@ class GraphView(Generic[Ref]):
             self.load_events((ref,))
         return self._events[ref]
 
+    def load_keys(self, refs: Iterable[Ref]) -> None:
+        missing = sorted({ref for ref in refs if ref not in self._keys})
+        if not missing:
+            return
+        if self._keyed is not None:
+            found = self._keyed.keys(missing)
+            for ref in missing:
+                self._keys[ref] = found.get(ref)
+            return
+        self.load_events(missing)
+        for ref in missing:
+            event = self._events[ref]
+            self._keys[ref] = None if event is None or event.state_key is None else event.key()
+
     def load_ranks(self, refs: Iterable[Ref]) -> None:
         if self._ranked is None:
             raise ValueError("the graph has no ranks")
@@ -114,20 +142,20 @@ class GraphView(Generic[Ref]):
         return self._ranks[ref]
 
     def load_auth_maps(self, refs: Iterable[Ref]) -> None:
-        """Make `auth_map` cheap for all of these: parents, their events and their rejections, in one go each."""
+        """Make `auth_map` cheap for all of these: parents, their keys and their rejections, in one go each."""
         wanted = [ref for ref in refs if ref not in self._auth_maps]
         self.load_parents(wanted)
         cited = {parent for ref in wanted for parent in self._parents[ref]}
-        self.load_events(cited)
+        self.load_keys(cited)
         rejected = (
             frozenset(self._rejecting.rejected(sorted(cited))) if self._rejecting and cited else frozenset()
         )
         for ref in wanted:
             auth_map: dict[StateKey, Ref] = {}
             for parent in self._parents[ref]:
-                event = self._events[parent]
-                if event is not None and event.state_key is not None and parent not in rejected:
-                    auth_map.setdefault((event.type, event.state_key), parent)
+                key = self._keys[parent]
+                if key is not None and parent not in rejected:
+                    auth_map.setdefault(key, parent)
             self._auth_maps[ref] = auth_map
 
     def auth_map(self, ref: Ref) -> Mapping[StateKey, Ref]:

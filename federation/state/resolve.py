@@ -9,12 +9,12 @@ Spec anchor: server-server-api#room-state-resolution.
 from collections.abc import Mapping, Sequence
 
 from federation.auth.select import StateKey
-from federation.state.graph import AuthGraph, RankedGraph, Ref, RejectingGraph
+from federation.state.graph import AuthGraph, KeyedGraph, RankedGraph, Ref, RejectingGraph
 from federation.state.v1 import resolve_v1
 from federation.state.v2 import resolve_v2
 from federation.versions import RoomRules
 
-__all__ = ["AuthGraph", "RankedGraph", "RejectingGraph", "StateKey", "resolve"]
+__all__ = ["AuthGraph", "KeyedGraph", "RankedGraph", "RejectingGraph", "StateKey", "resolve"]
 
 
 def resolve(

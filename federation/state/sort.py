@@ -24,7 +24,7 @@ def reverse_topological_power_sort(
     keys: dict[Ref, tuple[int, int, str]] = {}
     blockers: dict[Ref, int] = {}
     children: dict[Ref, list[Ref]] = {}
-    for ref in members:
+    for ref in sorted(members):
         keys[ref] = (-sender_level(ref), *_age(view, ref))
         parents = [parent for parent in view.parents(ref) if parent in members]
         blockers[ref] = len(parents)
@@ -49,8 +49,11 @@ def reverse_topological_power_sort(
 def mainline_sort(view: GraphView[Ref], refs: Collection[Ref], power_levels: Ref | None) -> list[Ref]:
     """Events that rest on older power levels of the mainline first, then by time."""
     # spec: rooms/v12#definitions "Mainline ordering"
-    mainline = _Mainline(view, power_levels)
     view.load_auth_maps(refs)
+    if len({view.auth_map(ref).get(POWER_LEVELS) for ref in refs}) < 2:
+        # They all rest on the same power levels, so wherever those stand, the order is by time.
+        return sorted(refs, key=lambda ref: _age(view, ref))
+    mainline = _Mainline(view, power_levels)
     return sorted(refs, key=lambda ref: (-mainline.position(ref), *_age(view, ref)))
 
 

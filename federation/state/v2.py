@@ -92,7 +92,7 @@ class _Replay(Generic[Ref]):
 
     def find_create(self, unconflicted: Mapping[StateKey, Ref], replayed: Collection[Ref]) -> None:
         """Where no event cites the create event, the room id implies it: take it from the states."""
-        # spec: rooms/v12#authorization-rules
+        # spec: rooms/v12#authorisation-rules
         if not self._rules.create_not_in_auth_events:
             return
         candidates = [unconflicted[CREATE]] if CREATE in unconflicted else sorted(replayed)
@@ -107,12 +107,13 @@ class _Replay(Generic[Ref]):
                 return
 
     def prefetch(self, replayed: Collection[Ref]) -> None:
-        """Load in one go what the base state may contribute to any check."""
+        """Load in one go what the base state and the auth events may contribute to any check."""
         wanted: set[Ref] = set()
         for ref in replayed:
             event = self._view.event(ref)
             if event is None:
                 continue
+            wanted.update(self._view.auth_map(ref).values())
             for key in auth_keys_for(self._rules, event.type, event.sender, event.state_key, event.content):
                 if key in self._base:
                     wanted.add(self._base[key])

@@ -113,7 +113,7 @@ class Room:
 def usual_room(version: str, join_rule: str = "public") -> Room:
     """Alice (100, or creator) and Bob (50) are in the room, Charlie (0) too; Eve was never there."""
     room = Room(version)
-    room.put_member(ALICE, "join")
+    room.put("m.room.member", ALICE, {"membership": "join"}, ALICE, prev=("$create",))
     room.put_power(users={ALICE: 100, BOB: 50})
     room.put("m.room.join_rules", ALICE, {"join_rule": join_rule})
     room.put_member(BOB, "join")

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -95,6 +95,7 @@ class ReadingTests(SynchronousTestCase):
                 self.assertIsNone(parse_level(value, ROOM_VERSIONS[version]), value)
         self.assertEqual(parse_level(-1.9, ROOM_VERSIONS["1"]), -1)
 
+    @settings(deadline=None)
     @given(
         st.dictionaries(
             st.text(), st.recursive(st.none() | st.booleans() | st.integers() | st.text(), st.lists)

@@ -30,7 +30,7 @@ def grow(version: str, numbers: Sequence[int]) -> Grown:
     """A room with many snapshots, most of them honest states after some event of a fork."""
     source = iter(numbers)
     room = Room(version)
-    room.put_member(ALICE, "join", prev=("$create",))
+    room.put("m.room.member", ALICE, {"membership": "join"}, ALICE, prev=("$create",))
     room.put_power(users={ALICE: 100, BOB: 50})
     room.put("m.room.join_rules", ALICE, {"join_rule": "public"})
     room.put_member(BOB, "join")

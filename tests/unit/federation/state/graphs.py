@@ -22,9 +22,11 @@ class MemoryGraph:
         self.rejected_ids = frozenset(rejected)
         self.questions = 0
         self.asked: set[str] = set()
+        self.read: set[str] = set()
 
     def events(self, refs: Collection[str]) -> dict[str, Event]:
         self.note(refs)
+        self.read.update(refs)
         return {ref: self.all[ref] for ref in refs if ref in self.all}
 
     def parents(self, refs: Collection[str]) -> dict[str, Sequence[str]]:
@@ -40,7 +42,7 @@ class MemoryGraph:
 
 
 class RankedMemoryGraph(MemoryGraph):
-    """Knows the length of the longest way from each event to the start of the room."""
+    """Knows each event's key, and the length of its longest way to the start of the room, as a database does."""
 
     def __init__(self, events: Mapping[str, Event], rejected: Collection[str] = ()) -> None:
         super().__init__(events, rejected)
@@ -50,6 +52,10 @@ class RankedMemoryGraph(MemoryGraph):
                 self._ranks[parent] for parent in events[event_id].auth_event_ids if parent in self._ranks
             ]
             self._ranks[event_id] = 1 + max(parents, default=0)
+
+    def keys(self, refs: Collection[str]) -> dict[str, StateKey]:
+        self.note(refs)
+        return {ref: self.all[ref].key() for ref in refs if ref in self.all and self.all[ref].is_state()}
 
     def ranks(self, refs: Collection[str]) -> dict[str, int]:
         return {ref: self._ranks[ref] for ref in refs if ref in self._ranks}
