@@ -95,7 +95,7 @@ async def build_core(config: Config, around: Surroundings) -> Core:
     changes = ChangeLog(position)
     index = MembershipIndex(members, last_positions)
     notifier = Notifier(index)
-    committer = Committer(around.database, interner, nids, changes.publish, around.clock)
+    committer = Committer(around.database, interner, nids, changes.publish, around.clock, position)
     events, bases = EventCache(config.caches.events_bytes), BaseCache(config.caches.states_bytes)
     client_events = ClientEventCache(config.caches.client_events_bytes)
     tools = RoomTools(around.database, interner, events, bases, around.signer, around.clock, around.entropy)

@@ -25,8 +25,9 @@ from twisted.python.failure import Failure
 from homeserver.db.errors import DatabaseError, DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.store.changes import INSERT_CHANGES, Change, Kind, take_positions
+from homeserver.store.changes import INSERT_CHANGES, Change, Kind, load_position, take_positions
 from homeserver.store.commit import write_events, write_positions
+from homeserver.store.foreign import load_foreign
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
 from homeserver.store.placement import Bundle, Placement
 
@@ -40,7 +41,9 @@ WAITING_MOST = 10_000
 class Scheduler(Protocol):
     """The part of a clock that this module needs."""
 
-    def callLater(self, delay: float, callable: Callable[..., object], *args: Any) -> Any: ...  # noqa: N802
+    def callLater(  # noqa: N802 (Twisted's name)
+        self, delay: float, function: Callable[..., object], /, *args: Any, **kwargs: Any
+    ) -> Any: ...
 
 
 @dataclass(slots=True)
@@ -78,12 +81,14 @@ class Committer:
         nids: Nids,
         publish: Callable[[list[Change]], None],
         scheduler: Scheduler,
+        position: int = 0,
     ) -> None:
         self._database = database
         self._interner = interner
         self._nids = nids
         self._publish = publish
         self._scheduler = scheduler
+        self._position = position  # of the newest change that was published
         self._waiting: deque[_Item] = deque()
         self._weight = 0
         self._busy = False
@@ -106,6 +111,11 @@ class Committer:
     def work(self, unit: Callable[Concatenate[WriteTx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
         """Run a unit of work in the next transaction; see ``homeserver.store.work``."""
         return self._add(_Item(Deferred(), unit=unit, args=args, kwargs=kwargs))
+
+    def look(self) -> None:
+        """See whether another process has committed something; called now and then while nothing else does."""
+        if not self._busy and not self._waiting:
+            self.work(_nothing).addErrback(lambda failure: failure.trap(DatabaseError))
 
     def drained(self) -> Deferred[None]:
         """Fires when nothing waits and nothing is being written."""
@@ -146,7 +156,7 @@ class Committer:
     def _write(self, batch: list[_Item], done: Callable[[list[_Item], Any], None]) -> None:
         names = self._interner.unsaved()
         wants_lease = self._nids.low
-        result = self._database.write(_write_batch, batch, names, wants_lease)
+        result = self._database.write(_write_batch, batch, names, wants_lease, self._position)
         result.addBoth(lambda outcome: done(batch, outcome))
 
     def _done(self, batch: list[_Item], outcome: _Written | Failure) -> None:
@@ -182,8 +192,9 @@ class Committer:
         if outcome.lease is not None:
             self._nids.add(outcome.lease)
         self._interner.saved(outcome.names)
-        self.events += sum(1 for change in outcome.changes if change.kind == Kind.EVENT)
+        self.events += sum(item.weight for item in batch if item.bundle is not None)
         if outcome.changes:
+            self._position = outcome.changes[-1].pos
             self._publish(outcome.changes)
         for item, result in zip(batch, outcome.outcomes, strict=True):
             if isinstance(result, Failure):
@@ -197,12 +208,16 @@ class Committer:
             result.callback(None)
 
 
+def _nothing(tx: WriteTx) -> None:
+    """The unit of work that only looks."""
+
+
 def _plain(error: BaseException) -> BaseException:
     # Each waiter gets an exception of its own: a shared one would collect every waiter's traceback.
     return type(error)(*error.args) if isinstance(error, DatabaseError) else error
 
 
-def _write_batch(tx: Tx, batch: list[_Item], names: Sequence[Any], wants_lease: bool) -> _Written:
+def _write_batch(tx: Tx, batch: list[_Item], names: Sequence[Any], wants_lease: bool, known: int) -> _Written:
     write = WriteTx(tx)
     for rows, values in names:
         tx.insert(rows, values)
@@ -217,7 +232,7 @@ def _write_batch(tx: Tx, batch: list[_Item], names: Sequence[Any], wants_lease: 
             outcomes.append(item.bundle.placements)
         else:
             outcomes.append(_run_unit(write, item))
-    changes = _take_places(write, placements)
+    changes = _take_places(write, placements, known)
     return _Written(outcomes, changes, lease, names)
 
 
@@ -244,11 +259,14 @@ def _is_from_driver(error: Exception) -> bool:
     return type(error).__module__.split(".", 1)[0] in ("sqlite3", "psycopg2")
 
 
-def _take_places(write: WriteTx, placements: list[Placement]) -> list[Change]:
+def _take_places(write: WriteTx, placements: list[Placement], known: int) -> list[Change]:
+    """Positions for what the batch did, and before it what other processes did since the position ``known``."""
     count = len(placements) + len(write.claims)
+    last = take_positions(write, count) if count else load_position(write)
+    first = last - count + 1
+    foreign = load_foreign(write, known, first - 1) if first - 1 > known else []
     if not count:
-        return []
-    first = take_positions(write, count) - count + 1
+        return foreign
     if placements:
         write_positions(write, placements, first)
     changes = [Change(one.pos, Kind.EVENT, one.room_nid, one.nid, one) for one in placements]
@@ -257,4 +275,4 @@ def _take_places(write: WriteTx, placements: list[Placement]) -> list[Change]:
             claim.write(write, pos)
         changes.append(Change(pos, claim.kind, claim.topic, claim.ref, claim.payload))
     write.insert(INSERT_CHANGES, [change[:4] for change in changes])
-    return changes
+    return foreign + changes
