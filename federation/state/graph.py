@@ -53,7 +53,7 @@ class KeyedGraph(Protocol[Ref]):
     Following the power levels through the history of a room then reads no content, which may be large.
     """
 
-    def keys(self, refs: Collection[Ref]) -> Mapping[Ref, StateKey]:
+    def keys_of(self, refs: Collection[Ref]) -> Mapping[Ref, StateKey]:
         """Of state events; others are absent."""
         ...
 
@@ -118,7 +118,7 @@ class GraphView(Generic[Ref]):
         if not missing:
             return
         if self._keyed is not None:
-            found = self._keyed.keys(missing)
+            found = self._keyed.keys_of(missing)
             for ref in missing:
                 self._keys[ref] = found.get(ref)
             return

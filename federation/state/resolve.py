@@ -21,24 +21,17 @@ def resolve(
     rules: RoomRules, states: Sequence[Mapping[StateKey, Ref]], graph: AuthGraph[Ref]
 ) -> dict[StateKey, Ref]:
     """Resolve the states by the algorithm of the room version. The order of the states does not matter."""
-    distinct = _distinct(states)
-    if len(distinct) < 2:
-        return dict(distinct[0]) if distinct else {}
-    conflicted_keys = _conflicted_keys(distinct)
-    unconflicted = {key: ref for key, ref in distinct[0].items() if key not in conflicted_keys}
+    if not states:
+        return {}
+    conflicted_keys = _conflicted_keys(states)
+    unconflicted = {key: ref for key, ref in states[0].items() if key not in conflicted_keys}
+    if not conflicted_keys:
+        return unconflicted
     if rules.state_resolution == "v1":
-        return _resolve_v1(rules, distinct, unconflicted, conflicted_keys, graph)
-    conflicted = [{state[key] for key in conflicted_keys if key in state} for state in distinct]
-    return resolve_v2(rules, unconflicted, conflicted, graph)
-
-
-def _distinct(states: Sequence[Mapping[StateKey, Ref]]) -> list[Mapping[StateKey, Ref]]:
-    """Without repetitions: the same state twice adds nothing to a resolution."""
-    distinct: list[Mapping[StateKey, Ref]] = []
-    for state in states:
-        if not any(state is other or state == other for other in distinct):
-            distinct.append(state)
-    return distinct
+        return _resolve_v1(rules, states, unconflicted, conflicted_keys, graph)
+    # The same state twice adds nothing to a resolution.
+    conflicted = {frozenset(state[key] for key in conflicted_keys if key in state) for state in states}
+    return resolve_v2(rules, unconflicted, list(conflicted), graph)
 
 
 def _conflicted_keys(states: Sequence[Mapping[StateKey, Ref]]) -> set[StateKey]:
@@ -47,6 +40,8 @@ def _conflicted_keys(states: Sequence[Mapping[StateKey, Ref]]) -> set[StateKey]:
     first = states[0]
     conflicted: set[StateKey] = set()
     for other in states[1:]:
+        if other is first:
+            continue
         conflicted.update(key for key, ref in first.items() if other.get(key) != ref)
         conflicted.update(other.keys() - first.keys())
     return conflicted

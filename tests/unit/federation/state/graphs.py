@@ -53,7 +53,7 @@ class RankedMemoryGraph(MemoryGraph):
             ]
             self._ranks[event_id] = 1 + max(parents, default=0)
 
-    def keys(self, refs: Collection[str]) -> dict[str, StateKey]:
+    def keys_of(self, refs: Collection[str]) -> dict[str, StateKey]:
         self.note(refs)
         return {ref: self.all[ref].key() for ref in refs if ref in self.all and self.all[ref].is_state()}
 
