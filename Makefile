@@ -36,7 +36,7 @@ bench: setup  ## our figures beside those of Synapse, in one run (ARGS="--help")
 	@$(PY) -m tests.bench $(ARGS)
 
 sim: setup  ## simulated days with faults, from seeds (SEED=first SEEDS=how many)
-	@$(PY) -m tests.sim $(if $(SEED),--seed $(SEED)) --seeds $(SEEDS) $(ARGS)
+	@.venv/bin/chaos sim $(if $(SEED),--seed $(SEED)) --seeds $(SEEDS)
 
 scene: setup  ## one scripted conversation (NAME=two_users_talk), or all
 	@$(PY) -m tests.runner $(if $(NAME),tests/scenes/test_$(NAME).py,scenes)

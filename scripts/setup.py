@@ -54,7 +54,9 @@ def run(*command: str) -> None:
 def find_python() -> str:
     """A Python of a version that fits and that can make virtual environments, installed first where we may."""
     incomplete = None
-    for name in CANDIDATES:
+    # First the one that runs this (`make PYTHON=…`), unless it is a virtual environment's.
+    own = sys.executable if sys.prefix == sys.base_prefix else ""
+    for name in [own, *CANDIDATES]:
         path = shutil.which(name)
         if path is None:
             continue

@@ -9,6 +9,8 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 _LINE = re.compile(r"^(\d+) passed, (\d+) failed, (\d+) skipped$", re.MULTILINE)
+# How `chaos sim` ends; each seed is a test.
+_SEEDS = re.compile(r"^(\d+) seeds, \d+ events, (\d+) failed$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,10 @@ class Totals:
     def of(cls, output: str, status: int) -> Totals:
         """The totals of a program: its last such line, or itself as one test. A bad status is never without failure."""
         lines = _LINE.findall(output)
+        simulated = _SEEDS.findall(output)
+        if simulated and not lines:
+            seeds, failed = map(int, simulated[-1])
+            lines = [(seeds - failed, failed, 0)]
         if not lines:
             return cls(passed=1) if status == 0 else cls(failed=1)
         passed, failed, skipped = map(int, lines[-1])

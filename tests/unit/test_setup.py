@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from twisted.trial import unittest
@@ -19,6 +20,7 @@ class FindPython(unittest.TestCase):
         self.folder.mkdir()
         self.patch(os, "environ", {**os.environ, "PATH": str(self.folder.resolve())})
         self.patch(os, "geteuid", lambda: 1000)
+        self.patch(sys, "executable", "")
 
     def interpreter(self, name: str, version: str, status: int = 0) -> str:
         path = self.folder.resolve() / name
@@ -29,6 +31,13 @@ class FindPython(unittest.TestCase):
     def test_the_default_one_where_it_fits(self) -> None:
         self.interpreter("python3.13", "3 13")
         wanted = self.interpreter("python3", "3 11")
+        self.assertEqual(setup.find_python(), wanted)
+
+    def test_the_one_that_was_asked_for(self) -> None:
+        self.interpreter("python3", "3 11")
+        wanted = self.interpreter("python3.13", "3 13")
+        self.patch(sys, "executable", wanted)
+        self.patch(sys, "prefix", sys.base_prefix)
         self.assertEqual(setup.find_python(), wanted)
 
     def test_another_where_the_default_is_too_old_or_too_new(self) -> None:
@@ -82,6 +91,7 @@ class TotalsLine(unittest.TestCase):
         self.assertEqual(
             Totals.of("1 passed, 0 failed, 0 skipped\nx\n7 passed, 1 failed, 2 skipped\n", 1), Totals(7, 1, 2)
         )
+        self.assertEqual(Totals.of("40 seeds, 9000 events, 2 failed\n", 1), Totals(38, 2, 0))
         self.assertEqual(Totals.of("no such line", 0), Totals(passed=1))
         self.assertEqual(Totals.of("no such line", 2), Totals(failed=1))
 
