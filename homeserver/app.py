@@ -8,12 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
 
 from federation.signing import Signer
+from homeserver.accounts.account_data import AccountData
 from homeserver.accounts.auth import Authenticator
+from homeserver.accounts.devices import Devices
+from homeserver.accounts.filters import Filters
+from homeserver.accounts.login import Identity
+from homeserver.accounts.passwords import PasswordHasher
+from homeserver.accounts.profiles import Profiles
+from homeserver.accounts.sessions import Sessions
+from homeserver.accounts.uia import InteractiveAuth
+from homeserver.accounts.users import Accounts
+from homeserver.api.client.account import AccountApi
+from homeserver.api.client.account_data import AccountDataApi
+from homeserver.api.client.capabilities import CapabilitiesApi
+from homeserver.api.client.devices import DevicesApi
+from homeserver.api.client.filter import FilterApi
+from homeserver.api.client.login import LoginApi
+from homeserver.api.client.logout import LogoutApi
+from homeserver.api.client.profile import ProfileApi
+from homeserver.api.client.refresh import RefreshApi
+from homeserver.api.client.register import RegisterApi
+from homeserver.api.client.versions import VersionsApi
+from homeserver.api.client.wellknown import WellKnownApi
 from homeserver.config.schema import Config, RateLimits
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
@@ -26,7 +47,7 @@ from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.send import Sender
 from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.turn import RoomTools
-from homeserver.runtime.clock import Clock
+from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.store.changes import load_position
@@ -38,6 +59,8 @@ from homeserver.store.state import BaseCache
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 from homeserver.stream.notifier import Notifier
+
+HOUSEKEEPING_S = 2.0
 
 RunInThread = Callable[..., Deferred[Any]]
 
@@ -73,16 +96,55 @@ class Core:
     authenticator: Authenticator
 
 
-@dataclass(frozen=True, slots=True)
 class App:
     """A server without sockets."""
 
-    core: Core
-    router: Router
-    limiter: RateLimiter
+    def __init__(self, core: Core, services: Services, routes: Sequence[Route]) -> None:
+        self.core = core
+        self.services = services
+        self.router = Router(
+            routes,
+            authenticate=core.authenticator.authenticate,
+            ratelimit=services.limiter,
+            new_error_id=self.new_error_id,
+            log_failure=self.log_failure,
+        )
+        self._timer: DelayedCall | None = None
+
+    def new_error_id(self) -> str:
+        """What a 500 tells the client, and the log the administrator."""
+        return self.core.around.entropy.token(6)
+
+    def log_failure(self, error_id: str, request: Request, error: BaseException) -> None:
+        """Record an exception of ours."""
+        self.core.around.log.error(
+            "request failed", error_id=error_id, route=request.route.template, exc_info=error
+        )
+
+    def begin(self) -> None:
+        """Start the house-keeping that goes by the clock."""
+        self._timer = self.core.around.clock.callLater(HOUSEKEEPING_S, self._keep_house)
+
+    def _keep_house(self) -> None:
+        self.core.committer.look()
+        self.core.rooms.drop_idle()
+        self.begin()
+
+    def reload(self, config: Config) -> None:
+        """Go on with a configuration that differs in reloadable keys."""
+        limits = config.rate_limits
+        self.services.limiter.reconfigure(limit_classes(limits), enabled=limits.enabled)
+        self.services.settings.config = config
+
+    def release_waiters(self) -> None:
+        """Answer every long poll now."""
+        self.core.notifier.release()
 
     async def stop(self) -> None:
         """Wait until everything that was accepted is stored."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
         await self.core.committer.drained()
 
 
@@ -126,23 +188,17 @@ def _load_start(tx: Tx) -> tuple[int, Sequence[Member], dict[int, int]]:
     return load_position(tx), load_local_members(tx), load_last_events(tx)
 
 
-async def build_app(config: Config, around: Surroundings) -> App:
+ExtraRoutes = Callable[["Core", "Services"], Sequence[Route]]
+
+
+async def build_app(config: Config, around: Surroundings, extra_routes: Sequence[ExtraRoutes] = ()) -> App:
     """The whole server over a database with the current schema."""
     core = await build_core(config, around)
-    limiter = RateLimiter(around.clock, limit_classes(config.rate_limits), enabled=config.rate_limits.enabled)
-
-    def log_failure(error_id: str, request: Request, error: BaseException) -> None:
-        route = request.route.template
-        around.log.error("request failed", error_id=error_id, route=route, exc_info=error)
-
-    router = Router(
-        build_routes(core),
-        authenticate=core.authenticator.authenticate,
-        ratelimit=limiter,
-        new_error_id=lambda: around.entropy.token(6),
-        log_failure=log_failure,
-    )
-    return App(core, router, limiter)
+    services = build_services(core)
+    routes = build_routes(core, services)
+    for extra in extra_routes:
+        routes += extra(core, services)
+    return App(core, services, routes)
 
 
 def limit_classes(limits: RateLimits) -> dict[str, LimitClass]:
@@ -152,9 +208,94 @@ def limit_classes(limits: RateLimits) -> dict[str, LimitClass]:
     return {name: LimitClass(one.per_second, one.burst) for name, one in configured.items()}
 
 
-def build_routes(core: Core) -> list[Route]:
+class Settings:
+    """The configuration in force: reloadable keys change under whoever asks again."""
+
+    __slots__ = ("config",)
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def get(self) -> Config:
+        """The whole configuration."""
+        return self.config
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The domains, over the core."""
+
+    settings: Settings
+    limiter: RateLimiter
+    interactive: InteractiveAuth
+    hasher: PasswordHasher
+    sessions: Sessions
+    accounts: Accounts
+    identity: Identity
+    devices: Devices
+    profiles: Profiles
+    account_data: AccountData
+    filters: Filters
+    transactions: TransactionCache
+    sender: Sender
+
+
+def build_services(core: Core) -> Services:
+    """Every domain object."""
+    config, around = core.config, core.around
+    database, worker, interner, clock, entropy = (
+        around.database,
+        core.committer,
+        core.interner,
+        around.clock,
+        around.entropy,
+    )
+    settings = Settings(config)
+    limiter = RateLimiter(clock, limit_classes(config.rate_limits), enabled=config.rate_limits.enabled)
+    hasher = PasswordHasher(around.run_in_thread, entropy)
+    sessions = Sessions(database, worker, interner, clock, entropy, config.sessions)
+    accounts = Accounts(config.server_name, database, worker, interner, clock, entropy, hasher, sessions)
+    transactions = TransactionCache(database)
+    return Services(
+        settings=settings,
+        limiter=limiter,
+        interactive=InteractiveAuth(clock, entropy, config.sessions.interactive_auth_lifetime_s),
+        hasher=hasher,
+        sessions=sessions,
+        accounts=accounts,
+        identity=Identity(accounts, hasher, sessions, limiter),
+        devices=Devices(database, worker),
+        profiles=Profiles(config.server_name, database, worker, interner),
+        account_data=AccountData(database, worker, interner),
+        filters=Filters(database, worker),
+        transactions=transactions,
+        sender=Sender(core.rooms, transactions),
+    )
+
+
+class HasRoutes(Protocol):
+    """One area of the API."""
+
+    def routes(self) -> list[Route]:
+        """Its endpoints."""
+
+
+def build_routes(core: Core, services: Services) -> list[Route]:
     """Every endpoint that this server answers."""
-    transactions = TransactionCache(core.around.database)
-    sender = Sender(core.rooms, transactions)
-    del sender
-    return []
+    config, around = core.config, core.around
+    settings, accounts, interactive = services.settings, services.accounts, services.interactive
+    apis: list[HasRoutes] = [
+        VersionsApi(),
+        WellKnownApi(config),
+        CapabilitiesApi(lambda: settings.config.default_room_version),
+        RegisterApi(settings.get, accounts, services.hasher, interactive, services.limiter, around.clock),
+        LoginApi(config, services.identity, services.sessions, interactive),
+        LogoutApi(services.sessions),
+        RefreshApi(services.sessions),
+        AccountApi(accounts, services.identity, interactive, lambda: settings.config.passwords),
+        DevicesApi(services.devices, services.identity, interactive),
+        ProfileApi(services.profiles),
+        AccountDataApi(services.account_data),
+        FilterApi(services.filters),
+    ]
+    return [route for api in apis for route in api.routes()]

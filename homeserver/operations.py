@@ -21,6 +21,7 @@ from homeserver.db.engine import Engine, PostgresEngine, SqliteEngine
 from homeserver.db.errors import DatabaseError
 from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase, ThreadedDatabase
+from homeserver.extensions import load_extensions
 from homeserver.http.errors import MatrixError
 from homeserver.listening import Listeners
 from homeserver.runtime.threads import ThreadRunner
@@ -89,7 +90,8 @@ class ServerOperations:
         surroundings = Surroundings(
             self._database, around.clock, around.entropy, around.log, signer, self._threads.run
         )
-        self._app = await build_app(config, surroundings)
+        extras = [one.routes for one in load_extensions()]
+        self._app = await build_app(config, surroundings, extras)
         return self._app
 
     async def start(self, *, development: bool) -> RunningServer:
@@ -134,33 +136,33 @@ class ServerOperations:
     async def add_user(self, user: str, password: str, *, admin: bool) -> str:
         """Create an account."""
         app = await self._open()
-        return await _clearly(app.accounts.create_user(self._localpart(user), password, admin))
+        return await _clearly(app.services.accounts.create_user(self._localpart(user), password, admin))
 
     async def set_password(self, user: str, password: str, *, log_out: bool) -> str:
         """Set a password."""
         app = await self._open()
         user_id = self._user_id(user)
-        await _clearly(app.accounts.set_password(user_id, password, log_out=log_out))
+        await _clearly(app.services.accounts.set_password(user_id, password, log_out=log_out))
         return user_id
 
     async def set_admin(self, user: str, *, admin: bool) -> str:
         """Make somebody an administrator, or no longer."""
         app = await self._open()
         user_id = self._user_id(user)
-        await _clearly(app.accounts.set_admin(user_id, admin))
+        await _clearly(app.services.accounts.set_admin(user_id, admin))
         return user_id
 
     async def list_users(self, *, after: str | None, limit: int) -> Sequence[commands.UserLine]:
         """Accounts of this server in the order of their ids."""
         app = await self._open()
-        found = await app.accounts.list_users(after, limit)
+        found = await app.services.accounts.list_users(after, limit)
         return [commands.UserLine(one.user_id, one.admin, one.deactivated, one.created_ts_ms) for one in found]
 
     async def create_token(self, token: commands.NewRegistrationToken) -> str:
         """Create a registration token."""
         app = await self._open()
         expires = None if token.expires_in_s is None else self._around.clock.now_ms() + 1000 * token.expires_in_s
-        return await _clearly(app.accounts.create_registration_token(token.token, token.uses_allowed, expires))
+        return await _clearly(app.services.accounts.create_registration_token(token.token, token.uses_allowed, expires))
 
     async def backup(self, target: Path, progress: Progress) -> str:
         """Write database, media and signing key to a new file."""
@@ -199,3 +201,8 @@ async def _clearly(work: Any) -> Any:
         return await work
     except MatrixError as error:
         raise OperationError(str(error)) from error
+
+
+def make_operations(config: Config, surroundings: commands.Surroundings) -> commands.Operations:
+    """Operations on the server of this configuration. Opens nothing yet."""
+    return ServerOperations(config, surroundings)

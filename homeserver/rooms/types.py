@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from federation.ids import UserId
-
 
 class Requester(Protocol):
     """The user and device behind a request (``homeserver.accounts.auth.Requester`` is one)."""
 
     @property
-    def user_id(self) -> UserId: ...
+    def user_id(self) -> str: ...
     @property
     def user_nid(self) -> int: ...
     @property
     def device_nid(self) -> int: ...
     @property
-    def device_id(self) -> str: ...
+    def device_id(self) -> str | None: ...

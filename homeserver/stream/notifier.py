@@ -81,6 +81,12 @@ class Notifier:
             for waiter in list(self._waiting.get(user_nid, ())):
                 waiter.wake()
 
+    def release(self) -> None:
+        """The server stops: everybody's time is up."""
+        for waiters in list(self._waiting.values()):
+            for waiter in list(waiters):
+                waiter.wake(happened=False)
+
     def _concerned(self, room_nid: int) -> set[int]:
         members = self._index.local_members(room_nid)
         if len(members) <= len(self._waiting):
