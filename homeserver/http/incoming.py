@@ -56,6 +56,7 @@ class RequestReader:
     __slots__ = (
         "_chunked",
         "_edge",
+        "_first_bytes",
         "_headers",
         "_max_body",
         "_on_demand",
@@ -65,6 +66,7 @@ class RequestReader:
         "_peer_is_proxy",
         "_ready",
         "_refusal",
+        "_slice_bytes",
         "_url",
         "_wire_bytes",
         "body_timeout_s",
@@ -90,6 +92,8 @@ class RequestReader:
         self._url = b""
         self._headers = Headers()
         self._wire_bytes = 0
+        self._first_bytes = 0
+        self._slice_bytes = 0
         self._chunked = False
         self._max_body = 0
         self._parts: list[bytes] = []
@@ -113,6 +117,7 @@ class RequestReader:
     def feed(self, data: bytes) -> None:
         """Parse one slice. What is complete goes to the queue; `refused` and `leftover` tell of an end."""
         before = self.phase
+        self._slice_bytes = len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -185,6 +190,7 @@ class RequestReader:
         self._url = b""
         self._headers = Headers()
         self._wire_bytes = 0
+        self._first_bytes = self._slice_bytes
 
     def on_url(self, url: bytes) -> None:
         self._url = self._url + url if self._url else url
@@ -311,6 +317,9 @@ class RequestReader:
         repeated = headers.repeated or ()
         if len(headers) + len(repeated) > limits.max_header_count:
             raise self._stop(_headers_too_large())
+        # The slice with the first byte, those between, and this one: where all of it is little, no need to add up.
+        if self._first_bytes + self._wire_bytes + self._slice_bytes <= limits.max_header_bytes:
+            return
         size = sum(map(len, headers)) + sum(map(len, headers.values()))
         size += sum(len(name) + len(value) for name, value in repeated)
         if size > limits.max_header_bytes:

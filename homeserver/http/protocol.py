@@ -228,6 +228,8 @@ class HttpProtocol(protocol.Protocol):
         if isinstance(answer, Deferred):
             self._waiting = answer
             answer.addCallback(self._answered, pending)
+            if self._shutting_down:
+                self._cancel_long_poll()
         else:
             self._reply(pending, answer)
 
@@ -270,7 +272,7 @@ class HttpProtocol(protocol.Protocol):
             head = self._edge.renderer.head(
                 response, length=length, close=close, old_client=pending.old_client
             )
-        except ValueError as error:
+        except (ValueError, TypeError) as error:
             close_body(response)
             response = self._failed(pending, error)
             length = body_length(response)

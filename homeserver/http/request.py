@@ -77,6 +77,7 @@ class Request:
         "raw_query",
         "requester",
         "serve",
+        "target",
     )
 
     def __init__(
@@ -92,6 +93,8 @@ class Request:
         body_stream: BodyStream | None = None,
     ) -> None:
         self.method = method
+        # Exactly as it was sent: a federation signature covers these bytes.
+        self.target = target
         self.raw_path, _, self.raw_query = target.partition(b"?")
         self.headers = headers
         self.match = match
@@ -105,11 +108,6 @@ class Request:
     @property
     def route(self) -> Route:
         return self.match.route
-
-    @property
-    def target(self) -> bytes:
-        """The path and query exactly as they were sent (a federation signature covers these bytes)."""
-        return self.raw_path + b"?" + self.raw_query if self.raw_query else self.raw_path
 
     @property
     def path(self) -> str:

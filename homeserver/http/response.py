@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 JSON = b"application/json"
+EMPTY_JSON = b"{}"
 
 
 @dataclass(slots=True)
@@ -42,11 +43,13 @@ class Response:
 
 
 def to_response(value: Any) -> Response:
-    """A handler's value: a Response as it is, bytes as JSON that is already encoded, anything else to JSON."""
+    """A handler's value: a Response as it is, bytes as JSON that is already encoded, None as `{}`, all else to JSON."""
     if type(value) is Response:
         return value
     if type(value) is bytes:
         return Response(200, value)
+    if value is None:
+        return Response(200, EMPTY_JSON)
     return Response(200, msgspec.json.encode(value))
 
 
@@ -59,6 +62,3 @@ def json_response(
 
 def redirect(location: bytes, status: int = 302) -> Response:
     return Response(status, b"", [(b"Location", location)], content_type=None)
-
-
-EMPTY_JSON = b"{}"

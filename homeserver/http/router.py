@@ -8,6 +8,7 @@ spec: client-server-api#common-error-codes
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterable, Sequence
+from ipaddress import IPv6Address
 from types import CoroutineType, coroutine
 from typing import Any, Protocol
 
@@ -41,10 +42,21 @@ def default_rate_key(request: Request) -> str | None:
     """The user where there is one, else the address; requesters may carry `rate_limited = False`."""
     requester = request.requester
     if requester is None:
-        return request.client_ip
+        return address_key(request.client_ip)
     if not getattr(requester, "rate_limited", True):
         return None
-    return getattr(requester, "user_id", None) or request.client_ip
+    return getattr(requester, "user_id", None) or address_key(request.client_ip)
+
+
+def address_key(address: str) -> str:
+    """IPv6 by its /64: that is what one customer is given, so single addresses of it would be no limit at all."""
+    if ":" not in address:
+        return address
+    try:
+        parsed = IPv6Address(address.partition("%")[0])
+    except ValueError:
+        return address
+    return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
 
 
 class _Node:

@@ -249,6 +249,22 @@ class GateTests(RouterCase):
         self.time.advance(1)
         self.assertEqual(http.now("GET", "/a", token="x").status, 200)
 
+    def test_neighbours_in_one_ipv6_network_count_as_one(self) -> None:
+        http = self.harness(route("/b", limit="send"))
+        addresses = (
+            "2001:db8::1",
+            "2001:db8::2",
+            "2001:db8:0:1::1",
+            "::ffff:192.0.2.9",
+            "192.0.2.9",
+            "odd:name",
+            "",
+        )
+        self.assertEqual(
+            [http.now("GET", "/b", client_ip=ip).status for ip in addresses],
+            [200, 429, 200, 200, 429, 200, 200],
+        )
+
     def test_some_are_exempt(self) -> None:
         somebody = Somebody("@bot:b")
         somebody.rate_limited = False
@@ -265,6 +281,12 @@ class DispatchTests(RouterCase):
     def test_a_handler_that_does_not_wait_costs_no_deferred(self) -> None:
         http = self.harness(route("/a"))
         self.assertIsInstance(http.router.dispatch(http.request("GET", "/a")), Response)
+
+    def test_nothing_is_an_empty_object(self) -> None:
+        async def handler(request: Request) -> None:
+            return None
+
+        self.assertEqual(self.harness(route("/a", handler=handler)).now("GET", "/a").body, b"{}")
 
     def test_waiting_more_than_once(self) -> None:
         first: Deferred[int] = Deferred()

@@ -102,6 +102,14 @@ class StopTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(self.site.failures, [])
 
+    def test_a_long_poll_that_begins_after_the_stop_is_cut_short_too(self) -> None:
+        connection = self.site.connect()
+        connection.send(get("/wait") + get("/poll"))
+        self.site.server.stop()
+        self.site.handlers.waiting[0].callback({})
+        self.assertEqual([reply.status for reply in connection.replies()], [200, 503])
+        self.finish(connection)
+
     def test_what_is_not_done_in_time_is_cut_off(self) -> None:
         connection = self.site.connect()
         connection.send(get("/wait"))
