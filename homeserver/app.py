@@ -33,6 +33,7 @@ from homeserver.api.client.logout import LogoutApi
 from homeserver.api.client.profile import ProfileApi
 from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
+from homeserver.api.client.send import SendApi
 from homeserver.api.client.versions import VersionsApi
 from homeserver.api.client.wellknown import WellKnownApi
 from homeserver.config.schema import Config, RateLimits
@@ -297,5 +298,6 @@ def build_routes(core: Core, services: Services) -> list[Route]:
         ProfileApi(services.profiles),
         AccountDataApi(services.account_data),
         FilterApi(services.filters),
+        SendApi(services.sender),
     ]
     return [route for api in apis for route in api.routes()]

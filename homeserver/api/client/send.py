@@ -1,0 +1,92 @@
+"""Sending events, setting state, redacting.
+
+# spec: client-server-api#sending-events-to-a-room
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from federation.builder import Draft
+from federation.ids import EventId, RoomId, UserId
+from homeserver.http.request import Request
+from homeserver.http.route import Route
+from homeserver.rooms.send import Sender, redaction
+
+_SEND = "client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid"
+_STATE = "client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey"
+_REDACT = "client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid"
+_ROOM = "/_matrix/client/v3/rooms/{room_id:room_id}"
+# A PDU of 65,536 bytes bounds the content; JSON escapes may make its text some times longer.
+_MAX_BODY = 512 * 1024
+
+
+class RedactBody(msgspec.Struct):
+    """The content of a redaction."""
+
+    reason: str | None = None
+
+
+class SendApi:
+    """What puts events into rooms that exist."""
+
+    def __init__(self, sender: Sender) -> None:
+        self._sender = sender
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(
+                method="PUT",
+                template=_ROOM + "/send/{event_type}/{txn_id}",
+                handler=self.send,
+                limit="send",
+                max_body=_MAX_BODY,
+                spec=_SEND,
+            ),
+            Route(
+                method="PUT",
+                template=_ROOM + "/redact/{event_id:event_id}/{txn_id}",
+                handler=self.redact,
+                limit="send",
+                spec=_REDACT,
+            ),
+            Route(
+                method="PUT",
+                template=_ROOM + "/state/{event_type}",
+                handler=self.put_state,
+                limit="send",
+                max_body=_MAX_BODY,
+                spec=_STATE,
+            ),
+            Route(
+                method="PUT",
+                template=_ROOM + "/state/{event_type}/{state_key:text}",
+                handler=self.put_state,
+                limit="send",
+                max_body=_MAX_BODY,
+                spec=_STATE,
+            ),
+        ]
+
+    async def send(self, request: Request, room_id: RoomId, event_type: str, txn_id: str) -> Any:
+        draft = Draft(room_id=room_id, type=event_type, sender=request.requester.user_id, content=request.json())
+        event_id = await self._sender.send(request.requester, draft, txn_id)
+        return {"event_id": event_id}
+
+    async def redact(self, request: Request, room_id: RoomId, event_id: EventId, txn_id: str) -> Any:
+        body = request.json(RedactBody, allow_empty=True)
+        content = {} if body.reason is None else {"reason": body.reason}
+        draft = redaction(room_id, request.requester.user_id, event_id, content)
+        return {"event_id": await self._sender.send(request.requester, draft, txn_id, "redact")}
+
+    async def put_state(self, request: Request, room_id: RoomId, event_type: str, state_key: str = "") -> Any:
+        draft = Draft(
+            room_id=room_id,
+            type=event_type,
+            sender=UserId(request.requester.user_id),
+            content=request.json(),
+            state_key=state_key,
+        )
+        return {"event_id": await self._sender.put_state(draft)}

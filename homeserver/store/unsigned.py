@@ -1,0 +1,40 @@
+"""The members of an event's ``unsigned`` object, as bytes to splice: what differs by reader and by moment.
+
+# spec: client-server-api#definition-clientevent
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from homeserver.store.client_events import ClientEvent
+from homeserver.store.placement import Membership
+
+_encode = msgspec.json.Encoder().encode
+
+# Constants of the splice: the reader's membership at the event (v1.11).
+_MEMBERSHIP = {one: b',"membership":"' + one.word.encode() + b'"' for one in Membership}
+
+
+def unsigned_members(
+    event: ClientEvent,
+    now_ms: int,
+    *,
+    membership: Membership | None = None,
+    previous: ClientEvent | None = None,
+    txn_id: str | None = None,
+) -> bytes:
+    """The members of ``unsigned`` without braces.
+
+    ``membership``: the reader's, at the event. ``previous``: the state event that this one replaced, where the reader
+    may see it. ``txn_id``: only for the device that sent the event. ``redacted_because`` is part of the event itself.
+    """
+    age = now_ms - event.ts_ms
+    parts = b'"age":%d' % (age if age > 0 else 0)
+    if membership is not None:
+        parts += _MEMBERSHIP[membership]
+    if previous is not None:
+        parts += b',"prev_content":' + previous.content + b',"replaces_state":' + _encode(previous.event_id)
+    if txn_id is not None:
+        parts += b',"transaction_id":' + _encode(txn_id)
+    return parts
