@@ -25,9 +25,9 @@ class GeneratedPages(unittest.TestCase):
     """The committed pages."""
 
     def test_up_to_date(self) -> None:
-        stale = [difference for name in docs.PAGES if (difference := docs.difference(name))]
-        if stale:
-            self.fail("run `make docs` and commit the result:\n" + "\n".join(stale))
+        lines = [line for name in docs.PAGES for line in docs.difference(name).splitlines()]
+        if lines:
+            self.fail("run `make docs` and commit the result:\n" + "\n".join(lines[:20]))
 
 
 class Coverage(unittest.TestCase):
