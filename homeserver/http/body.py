@@ -1,20 +1,32 @@
 """UploadStream: the body of a streamed request, between the connection that receives it and the handler that reads it.
 
-The connection feeds it and is held back above the high-water mark; the handler takes chunks. spec: product contract
-of `Request.body_stream`; used for media uploads.
+The connection feeds it and is held back above the high-water mark; the handler takes chunks. The contract is
+that of `request.BodyStream`; media uploads use it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NoReturn
 
 from twisted.internet.defer import Deferred
+
+from homeserver.http.errors import ClientGone
 
 
 class UploadStream:
     """One reader, one writer. Errors (too large, too slow, client gone) reach the reader as exceptions."""
 
-    __slots__ = ("_chunks", "_error", "_finished", "_high_water", "_on_demand", "_waiting", "buffered")
+    __slots__ = (
+        "_broken",
+        "_chunks",
+        "_error",
+        "_finished",
+        "_high_water",
+        "_on_demand",
+        "_waiting",
+        "buffered",
+    )
 
     def __init__(self, high_water: int, on_demand: Callable[[], None]) -> None:
         self._high_water = high_water
@@ -22,6 +34,7 @@ class UploadStream:
         self._on_demand = on_demand
         self._chunks: list[bytes] = []
         self._finished = False
+        self._broken = False
         self._error: Exception | None = None
         self._waiting: Deferred[None] | None = None
         self.buffered = 0
@@ -33,13 +46,13 @@ class UploadStream:
     @property
     def is_complete(self) -> bool:
         """Whether everything has arrived (or nothing more will)."""
-        return self._finished or self._error is not None
+        return self._finished or self._broken
 
     async def read_chunk(self) -> bytes | None:
         """The next bytes, or None at the end."""
         while not self._chunks:
-            if self._error is not None:
-                raise self._error
+            if self._broken:
+                self._raise()
             if self._finished:
                 return None
             if self._waiting is not None:
@@ -56,6 +69,13 @@ class UploadStream:
         self._on_demand()
         return data
 
+    def _raise(self) -> NoReturn:
+        """Without keeping the exception, whose traceback leads back here: such a cycle waits for the collector."""
+        try:
+            raise self._error or ClientGone
+        finally:
+            self._error = None
+
     def feed(self, data: bytes) -> None:
         self._chunks.append(data)
         self.buffered += len(data)
@@ -70,6 +90,7 @@ class UploadStream:
         if self.is_complete:
             return
         self._error = error
+        self._broken = True
         self._chunks.clear()
         self.buffered = 0
         self._wake()

@@ -152,8 +152,9 @@ class RequestReader:
         self.refused = True
 
     def release(self) -> None:
-        """Break the reference cycle with the parser, so that no collector is needed for a connection."""
+        """Break the reference cycles, so that a connection is freed at once and not by the collector."""
         self._parser = None  # type: ignore[assignment]
+        self._on_demand = _nothing
 
     def _drop_current(self) -> None:
         self.current = None
@@ -343,6 +344,10 @@ class RequestReader:
         if request is not None and request.match.route.upgrade and self._edge.upgrade is not None:
             pending.upgrade = True
             self.leftover = b""
+
+
+def _nothing() -> None:
+    """What a reader without a connection asks for."""
 
 
 def _headers_too_large() -> MatrixError:

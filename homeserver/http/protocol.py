@@ -415,6 +415,8 @@ class HttpProtocol(protocol.Protocol):
 
     def _on_demand(self) -> None:
         """A handler reads its upload: ask the client for it, and let the connection be read again."""
+        if self._lost:
+            return
         reader = self._reader
         if reader.expects_continue and reader.current is self._active:
             reader.expects_continue = False

@@ -136,6 +136,8 @@ class Connection:
         return self.wire.producerState == "paused"
 
     def lose(self) -> None:
+        # As a real transport does.
+        self.wire.producer = None
         self.protocol.connectionLost(Failure(ConnectionDone()))
 
 

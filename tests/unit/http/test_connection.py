@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from ipaddress import ip_network
 
 import msgspec
@@ -291,6 +293,23 @@ class AnswerTests(SynchronousTestCase):
 
 
 class DisconnectTests(SynchronousTestCase):
+    def test_a_connection_is_freed_at_once(self) -> None:
+        gc.disable()
+        self.addCleanup(gc.enable)
+        for data in (
+            get(),
+            post(b"x", "/upload"),
+            b"NONSENSE\r\n\r\n",
+            get()[:-3],
+        ):
+            site = Site()
+            connection = site.connect()
+            connection.send(data)
+            connection.lose()
+            protocol = weakref.ref(connection.protocol)
+            del connection
+            self.assertIsNone(protocol(), data)
+
     def test_a_long_poll_ends_with_its_client(self) -> None:
         site = Site()
         connection = site.connect()
