@@ -36,7 +36,8 @@ from psycopg2 import sql
 from twisted.trial import unittest
 
 from homeserver.db.engine import open_engine
-from homeserver.db.migrate import create_schema
+from homeserver.db.migrate import upgrade
+from homeserver.db.tx import Tx
 from tests.support import postgres
 
 SQLITE = "sqlite"
@@ -49,36 +50,20 @@ Prepare = Callable[[str], None]
 
 def apply_schema(url: str) -> None:
     """Bring the database at `url` to the current schema, as the server does at its start."""
-    engine = open_engine(url)
-    upgrade = _optional("homeserver.db.migrate", "upgrade_engine")
-    if upgrade is not None:
-        upgrade(engine)
-        return
-    session = engine.writer()
-    try:
-        session.run(create_schema)
-    finally:
-        session.close()
+    upgrade(url)
 
 
 def problems_in(url: str) -> Sequence[object]:
     """What the consistency checker finds in a database."""
-    check = _optional("homeserver.store.check", "check_db")
-    if check is None:
+    # By name: the checker is younger than the tests that use it.
+    if importlib.util.find_spec("homeserver.store.check") is None:
         return ()
+    check: Callable[[Tx], Sequence[object]] = importlib.import_module("homeserver.store.check").check_db
     session = open_engine(url).reader()
     try:
-        found: Sequence[object] = session.run(check)
+        return session.run(check)
     finally:
         session.close()
-    return found
-
-
-def _optional(module: str, name: str) -> Any:
-    # These two are younger than the tests that use them.
-    if importlib.util.find_spec(module) is None:
-        return None
-    return getattr(importlib.import_module(module), name, None)
 
 
 def no_schema(url: str) -> None:

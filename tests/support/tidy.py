@@ -37,7 +37,9 @@ DOMAINS = frozenset(
     ]
 )
 # What puts the server together, and the commands' work on the whole of it.
-COMPOSITION = frozenset({"__main__", "app", "backup", "cli", "doctor", "listening", "operations", "seed"})
+COMPOSITION = frozenset(
+    {"__main__", "app", "backup", "cli", "doctor", "extensions", "listening", "operations", "seed"}
+)
 # The layers of the architecture, highest first; names on one line may see each other, domains only each other's types.
 LAYERS: tuple[frozenset[str], ...] = (
     COMPOSITION,
