@@ -186,6 +186,7 @@ class Authenticator:
         # A last use that cannot be written is written a minute later, with the next one.
         self._worker.work(store_last_seen, seen).addErrback(lambda failure: failure.trap(DatabaseError))
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
         """How many tokens are in memory."""
         return len(self._known)

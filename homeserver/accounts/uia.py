@@ -109,7 +109,9 @@ class InteractiveAuth:
         # Oldest first: all live equally long, so the first is the first to end.
         self._sessions: dict[str, _Session] = {}
 
-    def __len__(self) -> int:
+    @property
+    def size(self) -> int:
+        """How many sessions are under way."""
         return len(self._sessions)
 
     async def confirm(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import BindParameter, and_, bindparam, func, select
+from sqlalchemy import BindParameter, and_, bindparam, func, select, update
 
 from homeserver.db.schema.accounts import account_data
 from homeserver.db.statements import any_of, rows, statement
@@ -41,6 +41,11 @@ _PUT = rows(
     "pos",
     keys=("user_nid", "room_nid", "type"),
     update=("content", "pos"),
+)
+_SET_POS = statement(
+    update(account_data)
+    .where(and_(_D.user_nid == _USER, _D.room_nid == _ROOM, _D.type == bindparam("the_type")))
+    .values(pos=bindparam("new_pos"))
 )
 _SINCE = statement(
     select(*_COLUMNS)
@@ -111,8 +116,11 @@ def put_account_data(tx: WriteTx, user_nid: int, room_nid: int, type_: str, cont
 
 
 def _put(tx: WriteTx, user_nid: int, room_nid: int, type_: str, content: str) -> None:
+    # At once, so that a later unit of the same transaction sees it; the position comes at the transaction's end.
+    tx.insert(_PUT, [(user_nid, room_nid, type_, content, 0)])
+
     def write(tx: Tx, pos: int) -> None:
-        tx.insert(_PUT, [(user_nid, room_nid, type_, content, pos)])
+        tx.run(_SET_POS, user_nid=user_nid, room_nid=room_nid, the_type=type_, new_pos=pos)
 
     payload = AccountDataChanged(user_nid, room_nid, type_, content)
     tx.claim(Kind.ACCOUNT_DATA, -user_nid, room_nid, write, payload)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from sqlalchemy import BindParameter, and_, bindparam, delete, select
+from sqlalchemy import BindParameter, and_, bindparam, delete, or_, select
 
 from homeserver.db.schema.accounts import accounts, profiles
 from homeserver.db.statements import any_of, rows, statement
@@ -22,7 +22,7 @@ _USER: BindParameter[int] = bindparam("user_nid")
 _ALL = statement(select(_P.field, _P.value).where(_P.user_nid == _USER).order_by(_P.field))
 _MANY = statement(
     select(_P.user_nid, _P.field, _P.value).where(
-        and_(any_of(_P.user_nid, "nids"), _P.field.in_(["displayname", "avatar_url"]))
+        and_(any_of(_P.user_nid, "nids"), or_(_P.field == "displayname", _P.field == "avatar_url"))
     )
 )
 _PUT = rows(profiles, "user_nid", "field", "value", keys=("user_nid", "field"), update=("value",))

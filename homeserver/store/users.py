@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import BindParameter, and_, bindparam, delete, select, update
+from sqlalchemy import BindParameter, and_, bindparam, delete, null, select, update
 
 from homeserver.db.schema.accounts import account_data, accounts, filters, profiles
 from homeserver.db.schema.rooms import user_ids
@@ -55,7 +55,7 @@ _SET_ADMIN = statement(
 _DEACTIVATE = statement(
     update(accounts)
     .where(_A.user_nid == _USER)
-    .values(deactivated=1, password_hash=None, admin=0, erased=bindparam("erase_flag"))
+    .values(deactivated=1, password_hash=null(), admin=0, erased=bindparam("erase_flag"))
 )
 _ERASE_PROFILE = statement(delete(profiles).where(profiles.c.user_nid == _USER))
 _ERASE_DATA = statement(delete(account_data).where(account_data.c.user_nid == _USER))

@@ -1,0 +1,80 @@
+"""Versions, capabilities and the well-known documents. spec: client-server-api#server-discovery"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.trial import unittest
+
+from homeserver.api.client.wellknown import WellKnownApi
+from homeserver.config.schema import Federation
+from homeserver.http.errors import MatrixError
+from homeserver.http.request import Headers, Request
+from homeserver.http.route import Match
+from tests.support.accounts import WorldCase, default_config, now
+from tests.support.databases import on_each_database
+
+
+@on_each_database
+class Discovery(WorldCase):
+    def setUp(self) -> None:
+        self.world = self.make()
+
+    def test_versions(self) -> None:
+        answer = self.world.call("GET", "/versions")
+        self.assertEqual(200, answer.status)
+        self.assertLessEqual({"v1.1", "v1.4", "v1.10"}, set(answer.json["versions"]))
+        self.assertIs(True, answer.json["unstable_features"]["uk.tcpip.msc4133"])
+
+    def test_versions_with_a_token(self) -> None:
+        token = self.world.token_of("alice")
+        self.assertEqual(200, self.world.call("GET", "/versions", token=token).status)
+        refused = self.world.call("GET", "/versions", token="nonsense")
+        self.assertEqual((401, "M_UNKNOWN_TOKEN"), (refused.status, refused.errcode))
+
+    def test_capabilities(self) -> None:
+        found = self.world.call("GET", "/v3/capabilities", token=self.world.token_of("alice")).json[
+            "capabilities"
+        ]
+        self.assertEqual("12", found["m.room_versions"]["default"])
+        self.assertEqual({"stable"}, set(found["m.room_versions"]["available"].values()))
+        self.assertEqual({"enabled": True}, found["m.get_login_token"])
+        self.assertEqual({"enabled": False}, found["m.3pid_changes"])
+        self.assertEqual("M_MISSING_TOKEN", self.world.call("GET", "/v3/capabilities").errcode)
+
+
+class WellKnown(unittest.TestCase):
+    def get(self, name: str, support: Any = None, **changes: Any) -> tuple[int, Any]:
+        api = WellKnownApi(default_config(**changes), {"im.chaos.x": 1}, support)
+        route = next(route for route in api.routes() if route.template.endswith(f"/{name}"))
+        request = Request(
+            "GET", b"/", Headers(), match=Match(route), serve=frozenset(), client_ip="192.0.2.1"
+        )
+        try:
+            body = now(route.handler(request))
+        except MatrixError as error:
+            return error.status, error.errcode
+        return 200, body.decode()
+
+    def test_client(self) -> None:
+        expected = '{"m.homeserver":{"base_url":"https://home.example"},"im.chaos.x":1}'
+        self.assertEqual((200, expected), self.get("client"))
+        self.assertIn("https://chat.example", self.get("client", public_url="https://chat.example/")[1])
+
+    def test_server(self) -> None:
+        self.assertEqual((404, "M_NOT_FOUND"), self.get("server"))
+        for public_url, expected in (
+            ("https://chat.example", (200, '{"m.server":"chat.example:443"}')),
+            ("https://chat.example:8443/x", (200, '{"m.server":"chat.example:8443"}')),
+            ("https://[2001:db8::1]", (200, '{"m.server":"[2001:db8::1]:443"}')),
+            ("http://chat.example", (404, "M_NOT_FOUND")),
+        ):
+            self.assertEqual(expected, self.get("server", public_url=public_url))
+        closed = Federation(enabled=False)
+        self.assertEqual(404, self.get("server", public_url="https://chat.example", federation=closed)[0])
+
+    def test_support(self) -> None:
+        self.assertEqual((404, "M_NOT_FOUND"), self.get("support"))
+        self.assertEqual(
+            (200, '{"support_page":"https://x"}'), self.get("support", {"support_page": "https://x"})
+        )
