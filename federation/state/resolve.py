@@ -30,8 +30,8 @@ def resolve(
     if rules.state_resolution == "v1":
         return _resolve_v1(rules, states, unconflicted, conflicted_keys, graph)
     # The same state twice adds nothing to a resolution.
-    conflicted = {frozenset(state[key] for key in conflicted_keys if key in state) for state in states}
-    return resolve_v2(rules, unconflicted, list(conflicted), graph)
+    own = [frozenset(state[key] for key in conflicted_keys if key in state) for state in states]
+    return resolve_v2(rules, unconflicted, list(dict.fromkeys(own)), graph)
 
 
 def _conflicted_keys(states: Sequence[Mapping[StateKey, Ref]]) -> set[StateKey]:
