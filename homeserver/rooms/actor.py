@@ -84,6 +84,11 @@ class RoomActor:
             self._drain()
         return job.result
 
+    def begin(self) -> None:
+        """The room is new: its head is empty, and the database need not be asked."""
+        if self._head is None and self.idle:
+            self._head = _empty_head(self)
+
     # --- running jobs ------------------------------------------------------------------------------
 
     def _drain(self) -> None:
@@ -171,11 +176,16 @@ class RoomActor:
             self._drain()
 
 
-def _load_head(tx: Tx, actor: RoomActor, bases: BaseCache, cache: EventCache) -> RoomHead:
+def _empty_head(actor: RoomActor) -> RoomHead:
     rules = ROOM_VERSIONS[actor.version]
+    return RoomHead(actor.room_nid, actor.room_id, rules, 0, (), empty_snapshot(actor.room_nid), 0)
+
+
+def _load_head(tx: Tx, actor: RoomActor, bases: BaseCache, cache: EventCache) -> RoomHead:
     row = load_head(tx, actor.room_nid)
     if row is None:
-        return RoomHead(actor.room_nid, actor.room_id, rules, 0, (), empty_snapshot(actor.room_nid), 0)
+        return _empty_head(actor)
+    rules = ROOM_VERSIONS[actor.version]
     nids = msgspec.json.decode(row.extremities, type=list[int])
     found = load_events(tx, nids, cache)
     if any(nid not in found for nid in nids):

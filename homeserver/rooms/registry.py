@@ -41,7 +41,9 @@ class RoomRegistry:
 
     def start(self, room_id: str, version: str) -> RoomActor:
         """The actor of a room that is being made."""
-        return self._keep(self.tools.interner.new_room(room_id, version), room_id, version)
+        actor = self._keep(self.tools.interner.new_room(room_id, version), room_id, version)
+        actor.begin()
+        return actor
 
     def _keep(self, nid: int, room_id: str, version: str) -> RoomActor:
         actor = self._actors.get(nid)

@@ -53,12 +53,15 @@ class RoomTools:
 class Turn:
     """One job's hold of a room. ``warm`` maps state keys to (nid, event), or None where the room has none."""
 
-    __slots__ = ("_tools", "attempt", "extra", "head", "placements", "power", "warm")
+    __slots__ = ("_new", "_tools", "attempt", "extra", "head", "placements", "power", "warm")
 
     def __init__(
         self, tools: RoomTools, head: RoomHead, warm: WarmState, power: PowerLevels | None, attempt: int
     ) -> None:
+        if len(warm) > _WARM_MOST:
+            warm.clear()  # now, and never between two look-ups of one job
         self._tools = tools
+        self._new = head.version == 0
         self.head = head
         self.warm = warm
         self.power = power
@@ -83,8 +86,10 @@ class Turn:
             await self._load(missing)
 
     async def _load(self, keys: Sequence[StateKey]) -> None:
-        if len(self.warm) > _WARM_MOST:
-            self.warm.clear()
+        if self._new:
+            # The room is being made: its whole state was placed in this turn, and all of that is warm.
+            self.warm.update(dict.fromkeys(keys))
+            return
         nids: dict[StateKey, int] = {}
         for key in keys:
             self.warm[key] = None
@@ -150,6 +155,11 @@ class Turn:
         await self._check(event)
         return await self._put(event, json, auth, transaction, redacts_target)
 
+    async def adopt(self, event: Event, json: bytes) -> Placement:
+        """Place a create event that was built before its room had an actor (its hash may be the room's id)."""
+        await self._check(event)
+        return await self._put(event, json, [], None, None)
+
     def _build(self, draft: Draft, auth: list[tuple[int, Event]]) -> tuple[Event, bytes]:
         head, tools = self.head, self._tools
         try:
@@ -169,7 +179,9 @@ class Turn:
     async def _check(self, event: Event) -> None:
         if event.state_key is not None:
             keys = auth_keys_for(event.rules, event.type, event.sender, event.state_key, event.content)
-            verdict = check_state_independent(event, [one for key in keys if (one := self.lookup(*key)) is not None])
+            cited = [one for key in keys if (one := self.lookup(*key)) is not None]
+            create = None if event.type == "m.room.create" else self.lookup(*_CREATE)
+            verdict = check_state_independent(event, cited, create=create)
             if not isinstance(verdict, Accept):
                 raise forbidden(verdict.reason)
         if event.type == "m.room.create":
