@@ -6,7 +6,7 @@ Estimate: 120 bytes a membership.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from homeserver.store.changes import Change, Kind
@@ -25,6 +25,7 @@ class Standing(NamedTuple):
 
 
 _NONE: Mapping[int, Standing] = {}
+_EMPTY: frozenset[int] = frozenset()
 
 
 class MembershipIndex:
@@ -90,7 +91,7 @@ class MembershipIndex:
         """The rooms that a local user is in."""
         return [nid for nid, one in self.rooms_of(user_nid).items() if one.membership == Membership.JOIN]
 
-    def local_members(self, room_nid: int) -> set[int]:
+    def local_members(self, room_nid: int) -> Collection[int]:
         """The local users who are in a room (do not change it)."""
         return self._joined.get(room_nid, _EMPTY)
 
@@ -98,5 +99,3 @@ class MembershipIndex:
         """Whether two local users are in a room together."""
         return one == other or any(other in self.local_members(room_nid) for room_nid in self.joined_rooms(one))
 
-
-_EMPTY: set[int] = set()
