@@ -58,6 +58,7 @@ class RequestReader:
         "_edge",
         "_first_bytes",
         "_headers",
+        "_is_muted",
         "_max_body",
         "_on_demand",
         "_parser",
@@ -93,6 +94,8 @@ class RequestReader:
         self._headers = Headers()
         self._wire_bytes = 0
         self._first_bytes = 0
+        # Between the head of an upgrade request with a body and that body: what the parser says is not to be heard.
+        self._is_muted = False
         self._slice_bytes = 0
         self._chunked = False
         self._max_body = 0
@@ -178,14 +181,23 @@ class RequestReader:
         if self.leftover is not None:
             self.leftover = rest
             return
-        # Not for us (h2c and the like): it is an ordinary request, and the next one follows it.
+        # Not for us (h2c, which Java's client always asks for): an ordinary request, and the next one follows it.
         self._parser = httptools.HttpRequestParser(self)
+        if self._is_muted:
+            # The old parser passed over the body. The new one learns from a head of ours where that ends.
+            framing = (
+                b"Transfer-Encoding: chunked" if self._chunked else b"Content-Length: %d" % self.remaining
+            )
+            self._parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n\r\n")
+            self._is_muted = False
         if rest:
             self.feed(rest)
 
     # --- the parser's callbacks ---
 
     def on_message_begin(self) -> None:
+        if self._is_muted:
+            return
         self.phase = HEAD
         self.messages += 1
         self._url = b""
@@ -194,6 +206,8 @@ class RequestReader:
         self._first_bytes = self._slice_bytes
 
     def on_url(self, url: bytes) -> None:
+        if self._is_muted:
+            return
         self._url = self._url + url if self._url else url
         if len(self._url) > self._edge.limits.max_url_bytes:
             raise self._stop(MatrixError(414, "M_TOO_LARGE", "The URL is too long"))
@@ -209,6 +223,9 @@ class RequestReader:
             headers[name] = value
 
     def on_headers_complete(self) -> None:
+        if self._is_muted:
+            self._headers = Headers()
+            return
         headers = self._headers
         # Trailers, if any, go elsewhere.
         self._headers = Headers()
@@ -270,6 +287,8 @@ class RequestReader:
             self._parts.append(data)
 
     def on_message_complete(self) -> None:
+        if self._is_muted:
+            return
         pending = self.current
         self.current = None
         self.phase = IDLE
@@ -337,9 +356,10 @@ class RequestReader:
         return target.partition(b"#")[0]
 
     def _ask_upgrade(self, pending: Pending) -> None:
-        """A body would be taken for the next request, as the parser skips it: so there must be none."""
+        """The parser will pass over the body as if it were the other protocol's: see _after_upgrade."""
         if self._chunked or self.remaining:
-            raise self._stop(MatrixError(400, "M_UNKNOWN", "An upgrade request must not have a body"))
+            self._is_muted = True
+            return
         request = pending.request
         if request is not None and request.match.route.upgrade and self._edge.upgrade is not None:
             pending.upgrade = True

@@ -62,6 +62,17 @@ class KeepAliveTests(SynchronousTestCase):
         self.assertEqual([reply.status for reply in replies], [200, 200])
         self.assertEqual(replies[1].json["query"], {"second": [""]})
 
+    def test_and_the_body_of_such_a_request_is_its_body(self) -> None:
+        body = get("/echo?inside")
+        for data in (
+            post(body, "/echo", "Connection: Upgrade", "Upgrade: h2c"),
+            chunked([body[:9], body[9:]], "/echo", "Connection: Upgrade", "Upgrade: h2c"),
+        ):
+            self.connection.send(data + get("/echo?second"))
+            first, second = self.connection.take()
+            self.assertEqual(first.json["body"].encode(), body)
+            self.assertEqual(second.json["query"], {"second": [""]})
+
 
 class BodyTests(SynchronousTestCase):
     def setUp(self) -> None:

@@ -55,9 +55,6 @@ SMUGGLING = {
     "TLS": bytes.fromhex("16030100b8010000b4030307"),
     "space in the path": b"GET /echo x HTTP/1.1\r\nHost: a\r\n\r\n",
     "raw bytes in the path": b"GET /\xc3\xa9 HTTP/1.1\r\nHost: a\r\n\r\n",
-    "upgrade with a body": (
-        b"POST /echo HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: h2c\r\nContent-Length: 3\r\n\r\nabc"
-    ),
     "tunnel": b"CONNECT internal:22 HTTP/1.1\r\nHost: a\r\n\r\nSSH-2.0",
 }
 
@@ -273,6 +270,9 @@ GOOD = st.sampled_from(
         b"OPTIONS /echo HTTP/1.1\r\nHost: a\r\n\r\n",
         b"\r\n" + get("/fail?") .replace(b"/fail", b"/echo"),
         get("/echo", "Connection: Upgrade", "Upgrade: h2c"),
+        post(b"GET /echo?inside", "/echo", "Connection: Upgrade", "Upgrade: h2c"),
+        post(b"v" * 5000, "/upload", "Connection: Upgrade", "Upgrade: h2c"),
+        chunked([b"abc", b"def"], "/echo", "Connection: Upgrade", "Upgrade: h2c", trailers=b"Host: b\r\n"),
     ]
 )  # fmt: skip
 BAD = st.one_of(
