@@ -107,6 +107,9 @@ class Building(SynchronousTestCase):
         target = "$" + "t" * 43
         old, _ = make(V10, "m.room.redaction", redacts=target, content={"reason": "r"})
         self.assertEqual((old.json["redacts"], old.content, old.redacts), (target, {"reason": "r"}, target))
+        received = parse_untrusted(old.json, V10)
+        self.assertEqual(received.event_id, old.event_id)
+        self.assertEqual(verify_event_signatures(received, required_signers(received), KEYS), Accept())
         content = {"reason": "r"}
         new, _ = make(V11, "m.room.redaction", redacts=target, content=content)
         self.assertEqual((new.content, new.redacts), ({"reason": "r", "redacts": target}, target))

@@ -8,10 +8,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from federation import edus
 from federation.errors import Malformed
-from federation.ids import ServerName
+from federation.ids import RoomId, ServerName, UserId
 
 ORIGIN = ServerName("example.org")
-USER = "@u:example.org"
+USER = UserId("@u:example.org")
 FOREIGN = "@u:other.example"
 
 
@@ -26,6 +26,7 @@ class Edus(SynchronousTestCase):
 
     def test_envelope(self) -> None:
         self.assertEqual(parse("org.example.unknown", {"x": 1.5}), edus.UnknownEdu("org.example.unknown"))
+        data: Any
         for data in (
             None,
             [],
@@ -41,7 +42,7 @@ class Edus(SynchronousTestCase):
 
     def test_typing(self) -> None:
         base = {"room_id": "!r:b", "user_id": USER, "typing": True}
-        self.assertEqual(parse("m.typing", base), edus.Typing("!r:b", USER, True))  # type: ignore[arg-type]
+        self.assertEqual(parse("m.typing", base), edus.Typing(RoomId("!r:b"), USER, True))
         for change in (
             {"room_id": "r"},
             {"user_id": FOREIGN},
@@ -147,6 +148,7 @@ class Edus(SynchronousTestCase):
             [(m.user_id, m.device_id, m.content) for m in parsed.messages],
             [(FOREIGN, "D", {"k": 1}), (FOREIGN, "*", {})],
         )
+        change: Any
         for change in (
             {"sender": FOREIGN},
             {"type": ...},
@@ -184,6 +186,7 @@ class Edus(SynchronousTestCase):
         )
         assert isinstance(gone, edus.DeviceListUpdate)
         self.assertEqual((gone.deleted, gone.prev_ids, gone.keys), (True, (), None))
+        change: Any
         for change in (
             {"user_id": FOREIGN},
             {"device_id": 1},
@@ -204,10 +207,10 @@ class Edus(SynchronousTestCase):
         master = {"user_id": USER, "usage": ["master"], "keys": {}}
         own = {"user_id": USER, "usage": ["self_signing"], "keys": {}}
         base = {"user_id": USER, "master_key": master, "self_signing_key": own}
-        self.assertEqual(parse("m.signing_key_update", base), edus.SigningKeyUpdate(USER, master, own))  # type: ignore[arg-type]
+        self.assertEqual(parse("m.signing_key_update", base), edus.SigningKeyUpdate(USER, master, own))
         self.assertEqual(
             parse("m.signing_key_update", {"user_id": USER}), edus.SigningKeyUpdate(USER, None, None)
-        )  # type: ignore[arg-type]
+        )
         for change in (
             {"user_id": FOREIGN},
             {"master_key": own},

@@ -64,6 +64,7 @@ class Untrusted(SynchronousTestCase):
         self.refuses(V1, event_id="$nodomain")
         self.refuses(V1, event_id=...)
         self.refuses(V4, redacts=7)
+        not_a_pdu: Any
         for not_a_pdu in ([], None, "x", 1):
             self.assertRaises(Malformed, parse_untrusted, not_a_pdu, V12)
 

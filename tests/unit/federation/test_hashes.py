@@ -53,6 +53,7 @@ class Hashes(SynchronousTestCase):
         self.assertTrue(check_content_hash({**event, "hashes": {"sha256": expected + "="}}, V1))
         # The same bytes with other unused bits in the last character.
         self.assertTrue(check_content_hash({**event, "hashes": {"sha256": expected[:-1] + "h"}}, V1))
+        hashes: Any
         for hashes in ({}, None, {"sha256": 5}, {"sha256": "é"}, {"sha256": expected[:-1] + "k"}, []):
             self.assertFalse(check_content_hash({**event, "hashes": hashes}, V1))
 

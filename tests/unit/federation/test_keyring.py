@@ -48,6 +48,7 @@ class Parsing(SynchronousTestCase):
 
     def test_refusals(self) -> None:
         key = {"key": unpadded(KEY.public_key)}
+        changes: Any
         for changes in (
             {"server_name": "other.example"},
             {"server_name": ...},
@@ -69,6 +70,7 @@ class Parsing(SynchronousTestCase):
             {"old_verify_keys": {OLD.key_id: "x"}},
         ):
             self.assertRaises(Malformed, parse, response(**changes))
+        data: Any
         for data in (None, [], {}, {**response(), "signatures": {}}, {**response(), "extra": 1}):
             self.assertRaises(Malformed, parse, data)
 
@@ -94,6 +96,7 @@ class Parsing(SynchronousTestCase):
             {"server_keys": entries}, OTHER_KEY.server_name, notary_keys, NOW_MS
         )
         self.assertEqual([keys.server_name for keys in found], [SERVER])
+        bad: Any
         for bad in (None, {}, {"server_keys": {}}, {"server_keys": [{}] * 1000}):
             self.assertRaises(
                 Malformed, keyring.parse_notary_response, bad, OTHER_KEY.server_name, notary_keys, NOW_MS

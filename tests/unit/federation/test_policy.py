@@ -33,7 +33,7 @@ class Configuration(SynchronousTestCase):
 
     def test_not_enabled(self) -> None:
         self.assertIsNone(policy.active_policy_server(None, {NAME}))
-        self.assertIsNone(policy.active_policy_server(CONTENT, {"other.example"}))
+        self.assertIsNone(policy.active_policy_server(CONTENT, {ServerName("other.example")}))
         contents: tuple[dict[str, Any], ...] = (
             {},
             {"via": NAME},
@@ -84,6 +84,7 @@ class Approval(SynchronousTestCase):
             policy.parse_sign_response({NAME: good, "evil.example": {"ed25519:1": "x"}}, POLICY),
             {NAME: {"ed25519:policy_server": unpadded(b"s" * 64)}},
         )
+        bad: Any
         for bad in (
             None,
             [],

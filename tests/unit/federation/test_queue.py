@@ -153,6 +153,16 @@ class Queue(SynchronousTestCase):
         self.assertEqual(delivered, [ref(pos) for pos in range(1, 201)])
         self.assertEqual((queue.caught_up_to(), queue.is_idle), (200, True))
 
+    def test_forgotten_events_do_not_count_as_delivered(self) -> None:
+        queue = destination(max_pending_pdus=2)
+        for pos in range(1, 6):
+            queue.enqueue(ref(pos))
+        queue.done(take(queue).txn_id, Outcome.DELIVERED, 0)
+        self.assertEqual((queue.caught_up_to(), queue.refill_after(), queue.is_idle), (2, 2, False))
+        # What the store gives again from before that position was delivered already.
+        queue.refill([ref(pos) for pos in range(1, 6)], 5)
+        self.assertEqual(take(queue).pdus, (ref(3), ref(4), ref(5)))
+
     def test_behind_at_start(self) -> None:
         queue = destination(caught_up_to=10)
         queue.mark_behind(30)
