@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from ipaddress import ip_network
-from typing import Any
-
-from twisted.internet import ssl
+from typing import Any, Literal
 
 from homeserver.cli.operations import Listening
 from homeserver.config.schema import Listener
-from homeserver.http.request import Request
-from homeserver.http.router import Router
+from homeserver.http.router import FailureLog, Router
 from homeserver.http.server import HttpServer
+from homeserver.http.tls import server_context
 from homeserver.runtime.clock import Clock
 
 # Whoever connects to a listener that trusts X-Forwarded-For is the proxy.
@@ -27,7 +25,7 @@ class Listeners:
         reactor: Any,
         router: Router,
         clock: Clock,
-        log_failure: Callable[[str, Request, BaseException], None],
+        log_failure: FailureLog,
         new_error_id: Callable[[], str],
     ) -> None:
         self._reactor = reactor
@@ -52,11 +50,10 @@ class Listeners:
         if listener.tls is None:
             port = self._reactor.listenTCP(listener.port, server, interface=listener.bind, backlog=512)
         else:
-            files = listener.tls
-            context = ssl.DefaultOpenSSLContextFactory(str(files.private_key_file), str(files.certificate_file))
+            context = server_context(listener.tls.certificate_file, listener.tls.private_key_file)
             port = self._reactor.listenSSL(listener.port, server, context, interface=listener.bind, backlog=512)
         server.add_port(port)
-        scheme = "http" if listener.tls is None else "https"
+        scheme: Literal["http", "https"] = "http" if listener.tls is None else "https"
         self.listening.append(Listening(scheme, listener.bind, port.getHost().port, tuple(listener.serve)))
 
     @property

@@ -20,7 +20,7 @@ from federation.signing import Signer
 from federation.verdict import Accept
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.http.errors import MatrixError, forbidden
+from homeserver.http.errors import MatrixError, forbidden, invalid_param
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.store.ids import Interner, StateKey
@@ -162,6 +162,9 @@ class Turn:
 
     def _build(self, draft: Draft, auth: list[tuple[int, Event]]) -> tuple[Event, bytes]:
         head, tools = self.head, self._tools
+        if "\0" in draft.type or (draft.state_key is not None and "\0" in draft.state_key):
+            # PostgreSQL's text has no NUL, and no client needs one in a name.
+            raise invalid_param("Event types and state keys must not contain NUL")
         try:
             return build(
                 draft,
