@@ -5,8 +5,9 @@ visits events from the highest rank to the lowest, so that it has seen everythin
 and stops as soon as all that remains is common to every state. Without ranks it walks to the start of the room.
 No recursion: the graph may be arbitrarily deep, and in room versions 1 and 2 even cyclic.
 
-Interpretation: a state event counts as part of its own state's auth chain, as other servers have it. So an event
-that is in every state, or below one that is, never belongs to the difference.
+Interpretation: a state event counts as part of its own state's auth chain, which the text's definition of a chain
+leaves out. So an event that is in every state, or below one that is, never belongs to the difference, and the
+unconflicted members of a large room need not be read. To be confirmed against other servers.
 
 Spec anchor: rooms/v12#definitions ("Auth difference", "Conflicted state subgraph").
 """

@@ -1,9 +1,9 @@
 """State resolution 2.0 and 2.1.
 
 The two differ by two rules of the room version: whether the replay starts from nothing, and whether what lies
-between conflicted events is replayed too. Interpretation: the auth graph of the power events is the one among the
-events of the full conflicted set, as other servers have it; in 2.1 that set has no gaps, so nothing else could be
-meant.
+between conflicted events is replayed too. Interpretation: the chains and the order of the power events follow auth
+events inside the full conflicted set. In 2.1 that set has no gaps, so nothing else could be meant; in 2.0 a chain
+that leaves the set and comes back to it is not followed. To be confirmed against other servers.
 
 Spec anchors: rooms/v2#state-resolution, rooms/v12#state-resolution.
 """
