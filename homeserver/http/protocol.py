@@ -67,6 +67,7 @@ class HttpProtocol(protocol.Protocol):
         self._closing = False
         self._lost = False
         self._drained_bytes = 0
+        self._direct: Any = None
         self._taken: UpgradedConnection | None = None
         self._awaited = _REQUEST
         self._progress_mark = 0
@@ -89,6 +90,9 @@ class HttpProtocol(protocol.Protocol):
         edge.watchdog.add(self)
         edge.opened(self)
         self._io.registerProducer(self, True)
+        # Of the transports, only a plain TCP connection takes bytes past its own buffer.
+        plain = hasattr(transport, "writeSomeData") and not ISSLTransport.providedBy(transport)
+        self._direct = transport if plain else None
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802
         if self._taken is not None:
@@ -289,12 +293,25 @@ class HttpProtocol(protocol.Protocol):
             close_body(response)
             self._finish(pending, response.status, close)
         elif isinstance(body, bytes) and len(body) <= INLINE_BODY_BYTES:
-            self._io.write(head + body)
+            self._write_now(head + body)
             self._finish(pending, response.status, close)
         else:
             self._io.write(head)
             chunked = length is None and not pending.old_client
             self._sending = Deferred.fromCoroutine(self._send_body(pending, response, length, chunked, close))
+
+    def _write_now(self, data: bytes) -> None:
+        """Straight to the socket where nothing waits before it: a write that Twisted queues costs two calls of
+        epoll_ctl and a turn of the reactor (40 µs, and the latency of everything else in that turn)."""
+        direct = self._direct
+        # `write` puts what waits into these two; there is no public way to ask.
+        if direct is not None and not direct.dataBuffer and not direct._tempDataBuffer:
+            sent = direct.writeSomeData(data)
+            if sent == len(data):
+                return
+            if isinstance(sent, int):
+                data = data[sent:]
+        self._io.write(data)
 
     async def _send_body(
         self, pending: Pending, response: Response, length: int | None, chunked: bool, close: bool
