@@ -19,12 +19,12 @@ DURABLE_SETTINGS = {"listen_addresses": ""}
 
 
 @contextmanager
-def durable_cluster() -> Iterator[str]:
-    """Run a server for the length of the `with`; its maintenance database's address."""
+def durable_cluster() -> Iterator[postgres.Cluster]:
+    """Run a server for the length of the `with`."""
     with mock.patch.dict(postgres.SETTINGS, DURABLE_SETTINGS, clear=True):
         cluster = postgres.start_cluster()
     try:
-        yield cluster.url
+        yield cluster
     finally:
         cluster.stop()
 

@@ -83,7 +83,7 @@ def main() -> None:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="profile-")))
         address = "sqlite"
         if options.database == "postgresql":
-            address = create_database(stack.enter_context(durable_cluster()), "profile")
+            address = create_database(stack.enter_context(durable_cluster()).url, "profile")
         output = folder / "result"
         launcher = ["-m", "homeserver"]
         if options.mode == "trace":

@@ -131,9 +131,7 @@ class ServerProcess:
 
     def cpu_s(self) -> float:
         """Processor seconds that the process and its descendants have used."""
-        return sum(_cpu_ticks(pid) for pid in _descendants(self._require_process().pid)) / os.sysconf(
-            "SC_CLK_TCK"
-        )
+        return tree_cpu_s(self._require_process().pid)
 
     def _require_process(self) -> subprocess.Popen[bytes]:
         if self._process is None:
@@ -164,6 +162,18 @@ def find_free_port() -> int:
         return port
 
 
+def tree_cpu_s(pid: int) -> float:
+    """Processor seconds that a process and its descendants have used."""
+    return sum(map(_cpu_ticks, _descendants(pid))) / os.sysconf("SC_CLK_TCK")
+
+
+def machine_cpu_s() -> float:
+    """Processor seconds that anything at all has used on this machine, all cores together."""
+    # user, nice, system; then idle and waiting, which are not work; then interrupts.
+    user, nice, system, _, _, hard, soft = map(int, Path("/proc/stat").read_text().split()[1:8])
+    return (user + nice + system + hard + soft) / os.sysconf("SC_CLK_TCK")
+
+
 def _neutral_environment() -> dict[str, str]:
     """Ours, without what configures a CHAOS: a developer's settings must not leak into a test."""
     return {name: value for name, value in os.environ.items() if not name.startswith("CHAOS_")}
@@ -187,7 +197,8 @@ def _cpu_ticks(pid: int) -> int:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return 0
-    return int(fields[11]) + int(fields[12])
+    # Its own in user and system mode, and that of the children it has buried.
+    return sum(map(int, fields[11:15]))
 
 
 def _read_fields(path: Path) -> list[str]:

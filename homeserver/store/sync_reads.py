@@ -1,0 +1,115 @@
+"""Reads that only syncs need: summaries of rooms, a device's transaction ids, raw events."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import msgspec
+from sqlalchemy import and_, bindparam, case, func, or_, select
+
+from federation.redaction import redact
+from federation.versions import ROOM_VERSIONS
+from homeserver.db.schema.rooms import client_transactions, members, user_ids
+from homeserver.db.statements import any_of, statement
+from homeserver.db.tx import Tx
+from homeserver.store.events import load_json, load_redactions
+from homeserver.store.placement import Membership
+
+HEROES = 5
+
+_PRESENT = or_(members.c.membership == int(Membership.JOIN), members.c.membership == int(Membership.INVITE))
+_COUNTS = statement(
+    select(members.c.room_nid, members.c.membership, func.count())
+    .where(
+        and_(any_of(members.c.room_nid, "room_nids"), _PRESENT)
+    )
+    .group_by(members.c.room_nid, members.c.membership)
+)
+# One more than is told: the reader is never among their own heroes.
+_RANK = (
+    func.row_number()
+    .over(partition_by=members.c.room_nid, order_by=(case((_PRESENT, 0), else_=1), members.c.pos, members.c.user_nid))
+    .label("rank")
+)
+_RANKED = (
+    select(members.c.room_nid, members.c.user_nid, members.c.membership, _RANK)
+    .where(and_(any_of(members.c.room_nid, "room_nids"), members.c.membership != int(Membership.KNOCK)))
+    .subquery("ranked")
+)
+_HEROES = statement(
+    select(_RANKED.c.room_nid, user_ids.c.user_id, _RANKED.c.membership)
+    .select_from(_RANKED.join(user_ids, user_ids.c.nid == _RANKED.c.user_nid))
+    .where(_RANKED.c.rank <= HEROES + 1)
+    .order_by(_RANKED.c.room_nid, _RANKED.c.rank)
+)
+_TRANSACTIONS = statement(
+    select(client_transactions.c.event_nid, client_transactions.c.txn_key).where(
+        and_(
+            client_transactions.c.device_nid == bindparam("device_nid"),
+            any_of(client_transactions.c.room_nid, "room_nids"),
+            any_of(client_transactions.c.event_nid, "nids"),
+        )
+    )
+)
+_decode = msgspec.json.Decoder().decode
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """How many are in a room, and who could name it. spec: client-server-api#get_matrixclientv3sync"""
+
+    joined: int
+    invited: int
+    unnamed: bool  # only then are heroes told
+    present: tuple[str, ...]  # the first who are joined or invited
+    gone: tuple[str, ...]  # then those who left or are banned; only where the first are few
+
+    def heroes(self, user_id: str) -> list[str]:
+        """The heroes as one member sees them."""
+        if not self.unnamed:
+            return []
+        others = [one for one in self.present if one != user_id] or [one for one in self.gone if one != user_id]
+        return others[:HEROES]
+
+
+def load_summaries(tx: Tx, room_nids: Collection[int], unnamed: Collection[int]) -> dict[int, Summary]:
+    """The summaries of rooms; heroes only of those that have no name."""
+    counts = {(row[0], row[1]): int(row[2]) for row in tx.all(_COUNTS, room_nids=list(room_nids))}
+    present: dict[int, list[str]] = {}
+    gone: dict[int, list[str]] = {}
+    if unnamed:
+        for room_nid, user_id, membership in tx.all(_HEROES, room_nids=list(unnamed)):
+            there = membership in (Membership.JOIN, Membership.INVITE)
+            (present if there else gone).setdefault(room_nid, []).append(user_id)
+    return {
+        nid: Summary(
+            counts.get((nid, int(Membership.JOIN)), 0),
+            counts.get((nid, int(Membership.INVITE)), 0),
+            nid in unnamed,
+            tuple(present.get(nid, ())),
+            tuple(gone.get(nid, ())),
+        )
+        for nid in room_nids
+    }
+
+
+def load_transaction_keys(
+    tx: Tx, device_nid: int, room_nids: Collection[int], event_nids: Collection[int]
+) -> dict[int, str]:
+    """Under which transaction keys a device sent some of these events: event nid -> key."""
+    found = tx.all(_TRANSACTIONS, device_nid=device_nid, room_nids=list(room_nids), nids=list(event_nids))
+    return dict(found)
+
+
+def load_raw_events(tx: Tx, nids: Collection[int]) -> dict[int, bytes]:
+    """Events as servers exchange them, redacted where they were redacted."""
+    if not nids:
+        return {}
+    redacted = load_redactions(tx, list(nids))
+    found: dict[int, bytes] = {}
+    for row in load_json(tx, nids):
+        text = row.json.encode()
+        found[row.nid] = _encode(redact(_decode(text), ROOM_VERSIONS[row.version])) if row.nid in redacted else text
+    return found

@@ -1,0 +1,281 @@
+"""The order of events in rooms, and how their current state moved: reads in bulk, bounded, in both directions.
+
+A position is where the server put an event (``stream``); what was backfilled has negative ones. A reader's snapshot
+of the database may be ahead of the position that the caller has in mind, hence ``upto`` everywhere: state at an
+earlier position is the current state with the newer rows of ``state_log`` undone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select
+
+from homeserver.db.schema.rooms import current_state, members, rooms, state_keys, state_log, timeline
+from homeserver.db.schema.start import WELL_KNOWN_TYPES
+from homeserver.db.statements import Statement, any_of, statement
+from homeserver.db.tx import Tx
+
+
+class Place(NamedTuple):
+    """An event's place in a room."""
+
+    room_nid: int
+    pos: int
+    event_nid: int
+
+
+class Move(NamedTuple):
+    """A change of a room's current state: one key, at one position."""
+
+    room_nid: int
+    pos: int
+    key_nid: int
+    event_nid: int  # 0: the key went away
+    prev_nid: int  # 0: the key was not there
+
+
+_UPTO: ColumnElement[int] = bindparam("upto")
+_FIRST: ColumnElement[int] = bindparam("first")
+_PLACE = (timeline.c.room_nid, timeline.c.pos, timeline.c.event_nid)
+_MOVE = (state_log.c.room_nid, state_log.c.pos, state_log.c.state_key_nid, state_log.c.event_nid, state_log.c.prev_nid)
+
+
+def _nth_newest(room_nid: ColumnElement[int], upto: ColumnElement[int]) -> ColumnElement[int]:
+    """The position of a room's event number ``most`` + 1, counted from the newest; else where to begin at all."""
+    newest = timeline.alias("newest")
+    nth = (
+        select(newest.c.pos)
+        .where(and_(newest.c.room_nid == room_nid, newest.c.pos >= _FIRST, newest.c.pos <= upto))
+        .order_by(newest.c.pos.desc())
+        .limit(1)
+        .offset(bindparam("most"))
+        .scalar_subquery()
+    )
+    return func.coalesce(nth, _FIRST)
+
+
+# The driving table is a list of rooms, or the memberships of one user: of a room that they left, only what came
+# before is theirs.
+_NEWEST = statement(
+    select(*_PLACE)
+    .select_from(rooms.join(timeline, timeline.c.room_nid == rooms.c.nid))
+    .where(
+        and_(
+            any_of(rooms.c.nid, "room_nids"),
+            timeline.c.pos <= _UPTO,
+            timeline.c.pos >= _nth_newest(rooms.c.nid, _UPTO),
+        )
+    )
+    .order_by(timeline.c.room_nid, timeline.c.pos)
+)
+_NEWEST_MOVES = statement(
+    select(*_MOVE)
+    .select_from(rooms.join(state_log, state_log.c.room_nid == rooms.c.nid))
+    .where(and_(any_of(rooms.c.nid, "room_nids"), state_log.c.pos >= _nth_newest(rooms.c.nid, _UPTO)))
+    .order_by(state_log.c.room_nid, state_log.c.pos)
+)
+_MEMBER = and_(members.c.user_nid == bindparam("user_nid"), any_of(members.c.room_nid, "room_nids"))
+_NEWEST_OF_LEFT = statement(
+    select(*_PLACE)
+    .select_from(members.join(timeline, timeline.c.room_nid == members.c.room_nid))
+    .where(
+        and_(
+            _MEMBER,
+            timeline.c.pos <= members.c.pos,
+            timeline.c.pos >= _nth_newest(members.c.room_nid, members.c.pos),
+        )
+    )
+    .order_by(timeline.c.room_nid, timeline.c.pos)
+)
+_NEWEST_MOVES_OF_LEFT = statement(
+    select(*_MOVE)
+    .select_from(members.join(state_log, state_log.c.room_nid == members.c.room_nid))
+    .where(and_(_MEMBER, state_log.c.pos >= _nth_newest(members.c.room_nid, members.c.pos)))
+    .order_by(state_log.c.room_nid, state_log.c.pos)
+)
+_ONE_ROOM = timeline.c.room_nid == bindparam("room_nid")
+_BACKWARDS = statement(
+    select(*_PLACE)
+    .where(and_(_ONE_ROOM, timeline.c.pos <= bindparam("high"), timeline.c.pos > bindparam("low")))
+    .order_by(timeline.c.pos.desc())
+    .limit(bindparam("most"))
+)
+_FORWARDS = statement(
+    select(*_PLACE)
+    .where(and_(_ONE_ROOM, timeline.c.pos <= bindparam("high"), timeline.c.pos > bindparam("low")))
+    .order_by(timeline.c.pos)
+    .limit(bindparam("most"))
+)
+_PLACES = statement(select(*_PLACE).where(any_of(timeline.c.event_nid, "nids")))
+_MOVES_SINCE = statement(
+    select(*_MOVE)
+    .where(and_(any_of(state_log.c.room_nid, "room_nids"), state_log.c.pos > bindparam("since")))
+    .order_by(state_log.c.room_nid, state_log.c.pos)
+)
+_MOVES_OF_KEY = statement(
+    select(*_MOVE)
+    .where(
+        and_(
+            any_of(state_log.c.room_nid, "room_nids"),
+            state_log.c.pos > bindparam("since"),
+            state_log.c.pos <= _UPTO,
+            state_log.c.state_key_nid == bindparam("key_nid"),
+        )
+    )
+    .order_by(state_log.c.room_nid, state_log.c.pos)
+)
+_CURRENT = (current_state.c.room_nid, current_state.c.state_key_nid, current_state.c.event_nid)
+_WITH_KEYS = current_state.join(state_keys, state_keys.c.nid == current_state.c.state_key_nid)
+_MEMBER_TYPE = WELL_KNOWN_TYPES["m.room.member"]
+_STATE = statement(select(*_CURRENT).where(any_of(current_state.c.room_nid, "room_nids")))
+_STATE_AT_KEYS = statement(
+    select(*_CURRENT).where(
+        and_(any_of(current_state.c.room_nid, "room_nids"), any_of(current_state.c.state_key_nid, "key_nids"))
+    )
+)
+_STATE_WITHOUT_MEMBERS = statement(
+    select(*_CURRENT)
+    .select_from(_WITH_KEYS)
+    .where(
+        and_(
+            any_of(current_state.c.room_nid, "room_nids"),
+            or_(state_keys.c.type_nid != _MEMBER_TYPE, any_of(state_keys.c.state_key, "user_ids")),
+        )
+    )
+)
+_MEMBERS_NAMED = statement(
+    select(*_CURRENT, state_keys.c.state_key)
+    .select_from(_WITH_KEYS)
+    .where(
+        and_(
+            state_keys.c.type_nid == _MEMBER_TYPE,
+            any_of(state_keys.c.state_key, "user_ids"),
+            any_of(current_state.c.room_nid, "room_nids"),
+        )
+    )
+)
+
+
+# --- the timeline ------------------------------------------------------------------------------------------------
+
+
+def load_newest(tx: Tx, room_nids: Collection[int], since: int, upto: int, most: int) -> dict[int, list[Place]]:
+    """Of each room the newest events in ``(since, upto]``, oldest first: ``most``, and one more where there is one."""
+    found = tx.all(_NEWEST, room_nids=list(room_nids), first=since + 1, upto=upto, most=most)
+    return _by_room([Place(*row) for row in found])
+
+
+def load_newest_of_left(
+    tx: Tx, user_nid: int, room_nids: Collection[int], since: int, most: int
+) -> dict[int, list[Place]]:
+    """As :func:`load_newest`, of each room up to the user's own newest membership there (now, in the database)."""
+    found = tx.all(_NEWEST_OF_LEFT, user_nid=user_nid, room_nids=list(room_nids), first=since + 1, most=most)
+    return _by_room([Place(*row) for row in found])
+
+
+def load_page(
+    tx: Tx, room_nid: int, low: int, high: int, most: int, *, backwards: bool = False
+) -> list[Place]:
+    """At most ``most`` events of a room in ``(low, high]``: the oldest first, or with ``backwards`` the newest."""
+    found = tx.all(_BACKWARDS if backwards else _FORWARDS, room_nid=room_nid, low=low, high=high, most=most)
+    return [Place(*row) for row in found]
+
+
+def load_places(tx: Tx, event_nids: Collection[int]) -> dict[int, Place]:
+    """Where events stand; those that stand in no timeline are absent."""
+    return {row[2]: Place(*row) for row in tx.all(_PLACES, nids=list(event_nids))}
+
+
+# --- the state's moves -------------------------------------------------------------------------------------------
+
+
+def load_moves(tx: Tx, room_nids: Collection[int], since: int) -> dict[int, list[Move]]:
+    """How the state of rooms moved after a position, oldest first; up to the very newest."""
+    return _by_room([Move(*row) for row in tx.all(_MOVES_SINCE, room_nids=list(room_nids), since=since)])
+
+
+def load_moves_of_newest(
+    tx: Tx, room_nids: Collection[int], since: int, upto: int, most: int
+) -> dict[int, list[Move]]:
+    """The moves from the first event on that :func:`load_newest` gives, up to the very newest."""
+    found = tx.all(_NEWEST_MOVES, room_nids=list(room_nids), first=since + 1, upto=upto, most=most)
+    return _by_room([Move(*row) for row in found])
+
+
+def load_moves_of_left(
+    tx: Tx, user_nid: int, room_nids: Collection[int], since: int, most: int
+) -> dict[int, list[Move]]:
+    """The moves from the first event on that :func:`load_newest_of_left` gives, up to the very newest."""
+    found = tx.all(
+        _NEWEST_MOVES_OF_LEFT, user_nid=user_nid, room_nids=list(room_nids), first=since + 1, most=most
+    )
+    return _by_room([Move(*row) for row in found])
+
+
+def load_moves_of_key(
+    tx: Tx, room_nids: Collection[int], key_nid: int, since: int, upto: int
+) -> dict[int, list[Move]]:
+    """How one key moved in ``(since, upto]`` in several rooms, oldest first."""
+    found = tx.all(_MOVES_OF_KEY, room_nids=list(room_nids), key_nid=key_nid, since=since, upto=upto)
+    return _by_room([Move(*row) for row in found])
+
+
+def _by_room(found: Sequence[Any]) -> dict[int, list[Any]]:
+    result: dict[int, list[Any]] = {}
+    for row in found:
+        result.setdefault(row[0], []).append(row)
+    return result
+
+
+# --- state -------------------------------------------------------------------------------------------------------
+
+
+def load_state(tx: Tx, room_nids: Collection[int]) -> dict[int, dict[int, int]]:
+    """The current state of rooms: room -> state key nid -> event nid."""
+    return _states(tx, _STATE, room_nids=list(room_nids))
+
+
+def load_state_without_members(
+    tx: Tx, room_nids: Collection[int], user_ids: Collection[str]
+) -> dict[int, dict[int, int]]:
+    """As :func:`load_state`, of memberships only those of some users."""
+    return _states(tx, _STATE_WITHOUT_MEMBERS, room_nids=list(room_nids), user_ids=list(user_ids))
+
+
+def load_state_at(tx: Tx, room_nids: Collection[int], key_nids: Collection[int]) -> dict[int, dict[int, int]]:
+    """As :func:`load_state`, of some keys."""
+    return _states(tx, _STATE_AT_KEYS, room_nids=list(room_nids), key_nids=list(key_nids))
+
+
+def load_member_keys(
+    tx: Tx, room_nids: Collection[int], user_ids: Collection[str]
+) -> dict[int, dict[str, tuple[int, int]]]:
+    """The current membership events of some users: room -> user id -> (state key nid, event nid)."""
+    found: dict[int, dict[str, tuple[int, int]]] = {}
+    for room_nid, key_nid, event_nid, user_id in tx.all(
+        _MEMBERS_NAMED, room_nids=list(room_nids), user_ids=list(user_ids)
+    ):
+        found.setdefault(room_nid, {})[user_id] = (key_nid, event_nid)
+    return found
+
+
+def _states(tx: Tx, query: Statement, **params: Any) -> dict[int, dict[int, int]]:
+    found: dict[int, dict[int, int]] = {}
+    for room_nid, key_nid, event_nid in tx.all(query, **params):
+        found.setdefault(room_nid, {})[key_nid] = event_nid
+    return found
+
+
+def undo(state: Mapping[int, int], moves: Sequence[Move], upto: int) -> dict[int, int]:
+    """The state at a position, given a later one and every move (oldest first) since that position.
+
+    A key that the state did not have is there with event nid 0 if a move touched it.
+    """
+    earlier = dict(state)
+    for move in reversed(moves):
+        if move.pos <= upto:
+            break
+        earlier[move.key_nid] = move.prev_nid
+    return earlier

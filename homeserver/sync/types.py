@@ -1,0 +1,90 @@
+"""What sync needs of others.
+
+The protocols are implemented elsewhere (typing and presence in ``homeserver.ephemeral``, unread counts in
+``homeserver.push``, keys and to-device messages with the encryption work) and given to ``SyncService`` by the
+composition root.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+from typing import Any, Protocol
+
+
+class Requester(Protocol):
+    """Who syncs (``homeserver.accounts.types.Requester`` is one)."""
+
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def user_nid(self) -> int: ...
+    @property
+    def device_nid(self) -> int: ...
+    @property
+    def device_id(self) -> str | None: ...
+
+
+class Typing(Protocol):
+    """Who is typing where. ``counter`` grows with every change, and starts again with the process."""
+
+    @property
+    def counter(self) -> int: ...
+
+    def users_in(self, room_nid: int) -> Sequence[str]:
+        """The users who are typing in a room."""
+
+    def changed_since(self, room_nids: Collection[int], counter: int) -> Collection[int]:
+        """Which of these rooms had a change after the counter had that value."""
+
+
+class Presence(Protocol):
+    """Who is online. ``counter`` as above."""
+
+    @property
+    def counter(self) -> int: ...
+
+    def changes_for(self, user_nid: int, since_counter: int) -> Sequence[Mapping[str, Any]]:
+        """The ``m.presence`` events that concern a user, of what changed after the counter had that value."""
+
+
+class Tally(Protocol):
+    """Unread notifications of a room or of a thread."""
+
+    @property
+    def notification_count(self) -> int: ...
+    @property
+    def highlight_count(self) -> int: ...
+
+
+class Counts(Tally, Protocol):
+    """Unread notifications of a room: its main timeline, and each thread by its root's event id."""
+
+    @property
+    def threads(self) -> Mapping[str, Tally]: ...
+
+
+class Unread(Protocol):
+    """Counts unread notifications. ``notification_count`` of the answer covers the main timeline alone."""
+
+    def unread(self, user_nid: int, room_nid: int, upto: int) -> Counts | Awaitable[Counts]:
+        """The counts of a user in a room at a position."""
+
+
+class DeviceSections(Protocol):
+    """The sections of encryption: keys, device lists, to-device messages."""
+
+    def changed(self, requester: Requester, since: int, upto: int) -> bool:
+        """Whether there is anything for this device in ``(since, upto]``; from memory."""
+
+    def load(self, requester: Requester, since: int, upto: int) -> bytes | Awaitable[bytes]:
+        """JSON members (without braces) to put into the answer; ``since`` 0 at an initial sync."""
+
+
+class NoEncryption:
+    """Before there is encryption: no keys, no messages. Clients insist on the two members."""
+
+    def changed(self, requester: Requester, since: int, upto: int) -> bool:
+        return False
+
+    def load(self, requester: Requester, since: int, upto: int) -> bytes:
+        return b'"device_one_time_keys_count":{},"device_unused_fallback_key_types":[]'
