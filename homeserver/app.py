@@ -51,6 +51,7 @@ from homeserver.rooms.turn import RoomTools
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
+from homeserver.store.cache import ByteLru
 from homeserver.store.changes import load_position
 from homeserver.store.client_events import ClientEventCache
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
@@ -161,7 +162,9 @@ async def build_core(config: Config, around: Surroundings) -> Core:
     committer = Committer(around.database, interner, nids, changes.publish, around.clock, position)
     events, bases = EventCache(config.caches.events_bytes), BaseCache(config.caches.states_bytes)
     client_events = ClientEventCache(config.caches.client_events_bytes)
-    tools = RoomTools(around.database, interner, events, bases, around.signer, around.clock, around.entropy)
+    # A rank is a number by a number: some 100 bytes with its place in the mapping.
+    ranks: ByteLru[int, int] = ByteLru(8 * 1024 * 1024, lambda rank: 100)
+    tools = RoomTools(around.database, interner, events, bases, ranks, around.signer, around.clock, around.entropy)
     rooms = RoomRegistry(tools, committer)
     authenticator = Authenticator(around.database, committer, around.clock)
     # In this order: who is woken finds the indexes up to date.

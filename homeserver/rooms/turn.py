@@ -23,6 +23,8 @@ from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import MatrixError, forbidden, invalid_param
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
+from homeserver.store.cache import ByteLru
+from homeserver.store.events import load_ranks
 from homeserver.store.ids import Interner, StateKey
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.placement import ClientTransaction, Placement, RoomHead
@@ -45,6 +47,7 @@ class RoomTools:
     interner: Interner
     events: EventCache
     bases: BaseCache
+    ranks: ByteLru[int, int]
     signer: Signer
     clock: Clock
     entropy: Entropy
@@ -130,6 +133,18 @@ class Turn:
             self.power = parse_power_levels(self.lookup(*_POWER), create, self.head.rules)
         return self.power
 
+    async def _rank(self, auth_nids: list[int]) -> int:
+        """The rank in the auth graph of an event with these auth events."""
+        ranks = self._tools.ranks
+        found = {nid: rank for nid in auth_nids if (rank := ranks.get(nid)) is not None}
+        missing = [nid for nid in auth_nids if nid not in found]
+        if missing:
+            loaded = await self._tools.database.read(load_ranks, missing)
+            for nid, rank in loaded.items():
+                ranks.put(nid, rank)
+            found.update(loaded)
+        return 1 + max(found.values(), default=0)
+
     # --- placing events --------------------------------------------------------------------------
 
     async def place(
@@ -209,6 +224,7 @@ class Turn:
         before = after = head.snapshot
         key_nid: int | None = None
         prev_nid = member_nid = 0
+        rank: int | None = None
         if event.state_key is not None:
             key = (event.type, event.state_key)
             key_nid = interner.known_key(key) or await interner.state_key(key)
@@ -216,6 +232,8 @@ class Turn:
             after = derive(before, {key_nid: nid}, interner.take_nid())
             if event.type == "m.room.member":
                 member_nid = interner.known_user(event.state_key) or await interner.user(event.state_key)
+            rank = await self._rank([auth_nid for auth_nid, _ in auth])
+            self._tools.ranks.put(nid, rank)
             self.warm[key] = (nid, event)
             if key == _POWER or key == _CREATE:
                 self.power = None
@@ -231,6 +249,7 @@ class Turn:
             after,
             prev_nid,
             tuple([auth_nid for auth_nid, _ in auth]),
+            rank,
             member_nid,
             redacts_target,
             transaction,

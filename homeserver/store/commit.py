@@ -56,6 +56,7 @@ _INSERT_EVENTS = rows(
     "depth",
     "ts_ms",
     "state_before",
+    "auth_rank",
 )
 _INSERT_JSON = rows(event_json, "nid", "json")
 _INSERT_EDGES = rows(edges, "parent_id", "child_nid", ignore=True)
@@ -140,6 +141,7 @@ def _write_rows(tx: Tx, placements: Sequence[Placement]) -> None:
                 event.depth,
                 event.origin_server_ts,
                 placed.state_before.nid,
+                placed.auth_rank,
             )
         )
         json_rows.append((placed.nid, placed.json.decode()))

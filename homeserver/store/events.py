@@ -59,6 +59,7 @@ _JSON = statement(
     )
     .where(any_of(events.c.nid, "nids"))
 )
+_RANKS = statement(select(events.c.nid, events.c.auth_rank).where(any_of(events.c.nid, "nids")))
 _REDACTED_BY = statement(
     select(events.c.nid, redactions.c.by_nid)
     .select_from(events.join(redactions, redactions.c.target_id == events.c.event_id))
@@ -121,6 +122,11 @@ def load_json(tx: Tx, nids: Collection[int]) -> list[StoredJson]:
 def load_redactions(tx: Tx, nids: Sequence[int]) -> dict[int, int]:
     """Which of these events are redacted: event nid -> nid of the redaction."""
     return {nid: by_nid for nid, by_nid in tx.all(_REDACTED_BY, nids=list(nids))}
+
+
+def load_ranks(tx: Tx, nids: Collection[int]) -> dict[int, int]:
+    """The ranks of state events in the auth graph."""
+    return {nid: rank for nid, rank in tx.all(_RANKS, nids=list(nids)) if rank is not None}
 
 
 class HeadRow(NamedTuple):

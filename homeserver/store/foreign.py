@@ -76,7 +76,7 @@ def with_payloads(tx: Tx, changes: Sequence[Change]) -> list[Change]:
             row.sender_nid,
             nowhere,
             nowhere,
-            replaced.get(row.nid, 0),
+            prev_nid=replaced.get(row.nid, 0),
             member_nid=whose.get(row.nid, 0),
             pos=change.pos,
         )

@@ -72,6 +72,7 @@ class Placement:
     state_after: Snapshot
     prev_nid: int = 0  # the state event that this one replaces
     auth_nids: tuple[int, ...] = ()
+    auth_rank: int | None = None  # of a state event
     member_nid: int = 0  # of a membership event: whose
     redacts_target: str | None = None  # applied redaction
     transaction: ClientTransaction | None = None

@@ -36,6 +36,9 @@ events = Table(
     nid("ts_ms"),
     nid("state_before", optional=True),  # snapshot; NULL: an outlier, an event without known state
     text("rejected_reason", optional=True),
+    # Of state events: 1 + the highest rank among the auth events. Unlike the depth, no sender chooses it; walks of the
+    # auth graph go by it and stop at the common frontier (federation/state/graph.py).
+    nid("auth_rank", optional=True),
     # timestamp_to_event: the event nearest to a moment.
     Index("events_by_time", "room_nid", "ts_ms"),
 )
