@@ -1,0 +1,85 @@
+"""POST /createRoom. spec: client-server-api#post_matrixclientv3createroom"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from federation.ids import parse_user_id
+from homeserver.http.errors import MatrixError, bad_json
+from homeserver.http.request import Request
+from homeserver.http.route import Auth, Route
+from homeserver.rooms.create import NewRoom, RoomCreator
+from homeserver.rooms.presets import Preset, StateItem
+
+# LIMIT(a room is created in one transaction: what it starts with must fit there)
+MAX_INVITES = 500
+MAX_INITIAL_STATE = 500
+
+
+class _State(msgspec.Struct):
+    type: str
+    content: dict[str, Any]
+    state_key: str = ""
+
+
+class _Body(msgspec.Struct):
+    visibility: Literal["public", "private"] | None = None
+    room_alias_name: str | None = None
+    name: str | None = None
+    topic: str | None = None
+    invite: list[str] | None = None
+    invite_3pid: list[dict[str, Any]] | None = None
+    room_version: str | None = None
+    creation_content: dict[str, Any] | None = None
+    initial_state: list[_State] | None = None
+    preset: Preset | None = None
+    is_direct: bool | None = None
+    power_level_content_override: dict[str, Any] | None = None
+
+
+class CreateRoomApi:
+    def __init__(self, creator: RoomCreator) -> None:
+        self._creator = creator
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(
+                method="POST",
+                template="/_matrix/client/v3/createRoom",
+                handler=self.create_room,
+                auth=Auth.USER,
+                limit="create_room",
+                spec="client-server-api#post_matrixclientv3createroom",
+            )
+        ]
+
+    async def create_room(self, request: Request) -> dict[str, str]:
+        wanted = _parse(request.json(_Body, allow_empty=True))
+        return {"room_id": await self._creator.create(request.requester, wanted)}
+
+
+def _parse(body: _Body) -> NewRoom:
+    if body.invite_3pid:
+        # No identity server is asked on anybody's behalf.
+        raise MatrixError(403, "M_SERVER_NOT_TRUSTED", "This server does not trust that identity server")
+    invite, initial_state = body.invite or [], body.initial_state or []
+    if len(invite) > MAX_INVITES or len(initial_state) > MAX_INITIAL_STATE:
+        raise bad_json(f"At most {MAX_INVITES} invites and {MAX_INITIAL_STATE} state events are possible")
+    content = body.creation_content or {}
+    if not isinstance(content.get("m.federate", True), bool) or not isinstance(content.get("type", ""), str):
+        raise bad_json("m.federate must be true or false, and a room's type a string")
+    return NewRoom(
+        published=body.visibility == "public",
+        alias_localpart=body.room_alias_name,
+        name=body.name,
+        topic=body.topic,
+        invite=[parse_user_id(user_id) for user_id in invite],
+        version=body.room_version,
+        creation_content=content,
+        initial_state=[StateItem(one.type, one.state_key, one.content) for one in initial_state],
+        preset=body.preset,
+        is_direct=bool(body.is_direct),
+        power_override=body.power_level_content_override,
+    )

@@ -1,0 +1,125 @@
+"""Membership of rooms. spec: client-server-api#room-membership"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from federation.ids import RoomAlias, RoomId, UserId, parse_server_name, parse_user_id
+from homeserver.http.errors import MatrixError, missing_param
+from homeserver.http.request import Request
+from homeserver.http.response import EMPTY_JSON
+from homeserver.http.route import Auth, Route
+from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.membership import Memberships
+
+_ROOM = "/_matrix/client/v3/rooms/{room_id:room_id}"
+MAX_VIA = 50
+
+
+class _Self(msgspec.Struct):
+    reason: str | None = None
+
+
+class _Target(msgspec.Struct):
+    user_id: str | None = None
+    reason: str | None = None
+    medium: str | None = None
+    address: str | None = None
+
+
+class MembershipApi:
+    def __init__(self, memberships: Memberships, aliases: Aliases) -> None:
+        self._memberships = memberships
+        self._aliases = aliases
+
+    def routes(self) -> list[Route]:
+        prefix = "/_matrix/client/v3"
+        return [
+            _post(f"{_ROOM}/join", self.join_by_id, "join", "roomsroomidjoin", Auth.GUEST_OK),
+            _post(
+                f"{prefix}/join/{{where:room_id_or_alias}}",
+                self.join,
+                "join",
+                "joinroomidoralias",
+                Auth.GUEST_OK,
+            ),
+            _post(f"{prefix}/knock/{{where:room_id_or_alias}}", self.knock, "join", "knockroomidoralias"),
+            _post(f"{_ROOM}/leave", self.leave, "write", "roomsroomidleave", Auth.GUEST_OK),
+            _post(f"{_ROOM}/forget", self.forget, "write", "roomsroomidforget"),
+            _post(f"{_ROOM}/invite", self.invite, "invite", "roomsroomidinvite"),
+            _post(f"{_ROOM}/kick", self.kick, "write", "roomsroomidkick"),
+            _post(f"{_ROOM}/ban", self.ban, "write", "roomsroomidban"),
+            _post(f"{_ROOM}/unban", self.unban, "write", "roomsroomidunban"),
+        ]
+
+    # --- the requester -------------------------------------------------------------------------------
+
+    async def join_by_id(self, request: Request, room_id: RoomId) -> dict[str, str]:
+        body = request.json(_Self, allow_empty=True)
+        requester = request.requester
+        joined = await self._memberships.join(requester, room_id, body.reason, is_guest=requester.is_guest)
+        return {"room_id": joined}
+
+    async def join(self, request: Request, where: RoomId | RoomAlias) -> dict[str, str]:
+        _check_via(request)
+        return await self.join_by_id(request, await self._aliases.resolve_room(where))
+
+    async def knock(self, request: Request, where: RoomId | RoomAlias) -> dict[str, str]:
+        _check_via(request)
+        body = request.json(_Self, allow_empty=True)
+        room_id = await self._aliases.resolve_room(where)
+        return {"room_id": await self._memberships.knock(request.requester, room_id, body.reason)}
+
+    async def leave(self, request: Request, room_id: RoomId) -> bytes:
+        body = request.json(_Self, allow_empty=True)
+        await self._memberships.leave(request.requester, room_id, body.reason)
+        return EMPTY_JSON
+
+    async def forget(self, request: Request, room_id: RoomId) -> bytes:
+        await self._memberships.forget(request.requester, room_id)
+        return EMPTY_JSON
+
+    # --- others --------------------------------------------------------------------------------------
+
+    async def invite(self, request: Request, room_id: RoomId) -> bytes:
+        body = request.json(_Target)
+        if body.user_id is None and body.medium is not None and body.address is not None:
+            # spec: client-server-api#third-party-invites (no identity server is asked on anybody's behalf)
+            raise MatrixError(403, "M_SERVER_NOT_TRUSTED", "This server does not trust that identity server")
+        await self._memberships.invite(request.requester, room_id, _target(body), body.reason)
+        return EMPTY_JSON
+
+    async def kick(self, request: Request, room_id: RoomId) -> bytes:
+        body = request.json(_Target)
+        await self._memberships.kick(request.requester, room_id, _target(body), body.reason)
+        return EMPTY_JSON
+
+    async def ban(self, request: Request, room_id: RoomId) -> bytes:
+        body = request.json(_Target)
+        await self._memberships.ban(request.requester, room_id, _target(body), body.reason)
+        return EMPTY_JSON
+
+    async def unban(self, request: Request, room_id: RoomId) -> bytes:
+        body = request.json(_Target)
+        await self._memberships.unban(request.requester, room_id, _target(body), body.reason)
+        return EMPTY_JSON
+
+
+def _post(template: str, handler: Any, limit: str, anchor: str, auth: Auth = Auth.USER) -> Route:
+    spec = f"client-server-api#post_matrixclientv3{anchor}"
+    return Route(method="POST", template=template, handler=handler, auth=auth, limit=limit, spec=spec)
+
+
+def _target(body: _Target) -> UserId:
+    if body.user_id is None:
+        raise missing_param("Missing key user_id")
+    return parse_user_id(body.user_id)
+
+
+def _check_via(request: Request) -> None:
+    """The servers to ask for the room: looked at for their form, as long as all known rooms are here."""
+    # COMPAT(clients before v1.12 say server_name instead of via, for as long as they are about)
+    for name in [*request.query.get("via", ()), *request.query.get("server_name", ())][:MAX_VIA]:
+        parse_server_name(name)

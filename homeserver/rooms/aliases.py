@@ -1,0 +1,190 @@
+"""Aliases: names of rooms on this server, who may make and remove them, and what the room itself says of them.
+
+spec: client-server-api#room-aliases
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from federation.builder import Draft
+from federation.errors import Malformed
+from federation.ids import RoomAlias, RoomId, UserId, domain_of, parse_room_alias
+from homeserver.http.errors import MatrixError, forbidden, invalid_param, not_found
+from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.turn import Turn
+from homeserver.rooms.types import Requester
+from homeserver.store.aliases import (
+    AliasTakenError,
+    delete_alias,
+    find_alias,
+    find_aliases,
+    insert_alias,
+    load_room_aliases,
+)
+from homeserver.store.placement import Membership
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
+
+CANONICAL = "m.room.canonical_alias"
+# LIMIT(each alias of a canonical alias event is looked up before it is set)
+_ALT_ALIASES_MOST = 1_000
+
+
+class Aliases:
+    """The alias endpoints' work, and the check of canonical alias events."""
+
+    def __init__(self, server_name: str, rooms: RoomRegistry, worker: Worker, index: MembershipIndex) -> None:
+        self._server_name = server_name
+        self._rooms = rooms
+        self._tools = rooms.tools
+        self._worker = worker
+        self._index = index
+
+    # --- looking up ----------------------------------------------------------------------------------
+
+    async def resolve(self, alias: RoomAlias) -> dict[str, Any]:
+        """The room behind an alias, and servers that know it."""
+        # spec: client-server-api#get_matrixclientv3directoryroomroomalias
+        found = None
+        if domain_of(alias) == self._server_name:
+            found = await self._tools.database.read(find_alias, alias)
+        if found is None:
+            raise not_found(f"Room alias {alias} not found")
+        names = await self._tools.interner.room_names([found.room_nid])
+        return {"room_id": names[found.room_nid], "servers": [self._server_name]}
+
+    async def resolve_room(self, where: RoomId | RoomAlias) -> RoomId:
+        """The room id, of the endpoints that take either."""
+        return (
+            RoomId(where) if where[:1] == "!" else RoomId((await self.resolve(RoomAlias(where)))["room_id"])
+        )
+
+    async def of_room(self, requester: Requester, room_id: RoomId) -> list[str]:
+        """The aliases of a room here, for its members; for everybody where anybody may read it."""
+        # spec: client-server-api#get_matrixclientv3roomsroomidaliases
+        nid = await self._tools.interner.find_room(room_id)
+        if nid is None or not (self._is_joined(requester, nid) or await self._is_world_readable(room_id)):
+            raise forbidden("You are not a member of the room")
+        return await self._tools.database.read(load_room_aliases, nid)
+
+    def _is_joined(self, requester: Requester, room_nid: int) -> bool:
+        standing = self._index.standing(requester.user_nid, room_nid)
+        return standing is not None and standing.membership == Membership.JOIN
+
+    async def _is_world_readable(self, room_id: RoomId) -> bool:
+        async def job(turn: Turn) -> bool:
+            event = await turn.state("m.room.history_visibility")
+            return event is not None and event.content.get("history_visibility") == "world_readable"
+
+        return await (await self._rooms.find(room_id)).run(job)
+
+    # --- making and removing -------------------------------------------------------------------------
+
+    async def put(self, requester: Requester, alias: RoomAlias, room_id: RoomId) -> None:
+        """Make an alias of a room that the requester is in."""
+        # spec: client-server-api#put_matrixclientv3directoryroomroomalias
+        if domain_of(alias) != self._server_name:
+            raise invalid_param("Only aliases of this server can be made here")
+        room_nid = await self._tools.interner.find_room(room_id)
+        if room_nid is None or not self._is_joined(requester, room_nid):
+            raise forbidden("You must be in the room to make an alias for it")
+        try:
+            await self._worker.work(insert_alias, alias, room_nid, requester.user_nid)
+        except AliasTakenError:
+            raise MatrixError(409, "M_UNKNOWN", f"Room alias {alias} already exists") from None
+
+    async def delete(self, requester: Requester, alias: RoomAlias, *, is_admin: bool = False) -> None:
+        """Remove an alias: who made it may, who may set the room's canonical alias, and administrators.
+
+        The canonical alias event follows where the requester may change it.
+        """
+        # spec: client-server-api#delete_matrixclientv3directoryroomroomalias
+        found = await self._tools.database.read(find_alias, alias)
+        if found is None:
+            raise not_found(f"Room alias {alias} not found")
+        room_id = RoomId((await self._tools.interner.room_names([found.room_nid]))[found.room_nid])
+        if (
+            found.creator_nid != requester.user_nid
+            and not is_admin
+            and not await self._may_set(requester, room_id)
+        ):
+            raise forbidden("You may not remove this alias")
+        await self._worker.work(delete_alias, alias)
+        await self.withdraw(UserId(requester.user_id), room_id, [alias])
+
+    async def _may_set(self, requester: Requester, room_id: RoomId) -> bool:
+        actor = await self._rooms.find(room_id)
+        return await actor.run(lambda turn: may_send_state(turn, requester.user_id, CANONICAL))
+
+    async def withdraw(self, sender_id: UserId, room_id: RoomId, gone: Sequence[str]) -> None:
+        """Take aliases out of the room's canonical alias event, where the sender may."""
+        actor = await self._rooms.find(room_id)
+
+        async def job(turn: Turn) -> None:
+            event = await turn.state(CANONICAL)
+            content = None if event is None else _without(event.content, gone)
+            if content is not None and await may_send_state(turn, sender_id, CANONICAL):
+                await turn.place(Draft(room_id, CANONICAL, sender_id, content, ""))
+
+        await actor.run(job)
+
+    # --- the canonical alias event -------------------------------------------------------------------
+
+    async def check_canonical_alias(self, room_id: RoomId, content: Mapping[str, Any]) -> None:
+        """Refuse an m.room.canonical_alias whose new aliases are malformed or lead elsewhere; called before it is set.
+
+        Aliases that the event lists already, and those that go, are not looked at. Those of other servers cannot be
+        looked up as long as this one does not federate, and count as leading elsewhere.
+        """
+        # spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
+        wanted = _listed(content)
+        if not wanted:
+            return
+        actor = await self._rooms.find(room_id)
+        event = await actor.run(lambda turn: turn.state(CANONICAL))
+        present = set(_listed(event.content, strict=False)) if event is not None else set()
+        new = [alias for alias in wanted if alias not in present]
+        for alias in new:
+            try:
+                parse_room_alias(alias)
+            except Malformed:
+                raise invalid_param(f"The alias {alias!r:.300} is not valid") from None
+        found = await self._tools.database.read(find_aliases, new) if new else {}
+        for alias in new:
+            if alias not in found or found[alias].room_nid != actor.room_nid:
+                raise MatrixError(400, "M_BAD_ALIAS", f"The alias '{alias}' does not point to this room.")
+
+
+async def may_send_state(turn: Turn, user_id: str, event_type: str) -> bool:
+    """Whether a member has the power to set a kind of state."""
+    member = await turn.state("m.room.member", user_id)
+    if member is None or member.content.get("membership") != "join":
+        return False
+    power = await turn.power_levels()
+    return power.user(user_id) >= power.event(event_type, True)
+
+
+def _listed(content: Mapping[str, Any], *, strict: bool = True) -> list[str]:
+    """Every alias in a canonical alias event; refuses (400) what is no alias at all when ``strict``."""
+    alias, others = content.get("alias"), content.get("alt_aliases")
+    values = [alias] if alias not in (None, "") else []
+    if isinstance(others, list) and len(others) <= _ALT_ALIASES_MOST:
+        values += others
+    elif others is not None and strict:
+        raise invalid_param(f"alt_aliases must be a list of at most {_ALT_ALIASES_MOST} aliases")
+    if strict and not all(isinstance(value, str) for value in values):
+        raise invalid_param("An alias must be a string")
+    return [value for value in values if isinstance(value, str)]
+
+
+def _without(content: Mapping[str, Any], gone: Sequence[str]) -> dict[str, Any] | None:
+    """A canonical alias event's content without some aliases; None where it has none of them."""
+    result = dict(content)
+    if result.get("alias") in gone:
+        del result["alias"]
+    others = result.get("alt_aliases")
+    if isinstance(others, list) and any(alias in gone for alias in others):
+        result["alt_aliases"] = [alias for alias in others if alias not in gone]
+    return result if result != content else None

@@ -1,0 +1,57 @@
+"""Who may be invited at all, before the room's own rules are asked.
+
+spec: client-server-api#invite-permission
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from federation.ids import UserId, domain_of
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
+from homeserver.http.errors import MatrixError, forbidden
+from homeserver.store.account_data import load_account_data
+from homeserver.store.ids import Interner
+
+PERMISSION = "m.invite_permission_config"
+
+
+class InviteGate:
+    """Asked before every invite of a local user: by /invite, /createRoom and a member event set as state."""
+
+    def __init__(self, server_name: str, database: Database, interner: Interner) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._interner = interner
+
+    def is_local(self, user_id: UserId) -> bool:
+        """Whether the user's home is here."""
+        return domain_of(user_id) == self._server_name
+
+    async def check(self, user_ids: Sequence[UserId]) -> None:
+        """Refuse (403) where one of them cannot be reached or wants no invites."""
+        if not user_ids:
+            return
+        for user_id in user_ids:
+            if not self.is_local(user_id):
+                raise forbidden(f"{user_id} cannot be reached: this server does not federate")
+        nids = await self._interner.find_users(user_ids)
+        blocking = await self._database.read(_load_blocking, list(nids.values()))
+        for name, nid in nids.items():
+            if nid in blocking:
+                raise MatrixError(403, "M_INVITE_BLOCKED", f"{name} does not accept invites")
+
+
+def _load_blocking(tx: Tx, user_nids: Sequence[int]) -> set[int]:
+    return {nid for nid in user_nids if _blocks(load_account_data(tx, nid, 0, PERMISSION))}
+
+
+def _blocks(content: str | None) -> bool:
+    if content is None:
+        return False
+    config: Any = msgspec.json.decode(content)
+    return isinstance(config, dict) and config.get("default_action") == "block"

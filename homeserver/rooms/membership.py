@@ -1,0 +1,254 @@
+"""Joining, inviting, knocking, leaving, kicking, banning and forgetting, by local users.
+
+What a room's rules allow is decided by the authorisation rules when the event is placed; here is only what they do
+not know: idempotence, profiles, restricted joins, guests, and what the endpoints promise beyond the rules.
+spec: client-server-api#room-membership
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from federation.builder import Draft
+from federation.ids import RoomId, UserId
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.http.errors import MatrixError, forbidden, not_found
+from homeserver.rooms.actor import RoomActor
+from homeserver.rooms.create import member_content
+from homeserver.rooms.invites import InviteGate
+from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.restricted import RestrictedJoins, is_restricted
+from homeserver.rooms.succession import Succession
+from homeserver.rooms.turn import Turn
+from homeserver.rooms.types import Requester
+from homeserver.store.members import find_member, forget_room
+from homeserver.store.placement import Membership
+from homeserver.store.profiles import load_names_and_avatars
+from homeserver.store.work import Worker
+
+_MEMBER = "m.room.member"
+_JOIN_RULES = ("m.room.join_rules", "")
+_CREATE = ("m.room.create", "")
+_GUEST_ACCESS = ("m.room.guest_access", "")
+
+
+class Memberships:
+    """The membership endpoints' work."""
+
+    def __init__(
+        self,
+        rooms: RoomRegistry,
+        worker: Worker,
+        restricted: RestrictedJoins,
+        invites: InviteGate,
+        succession: Succession,
+    ) -> None:
+        self._rooms = rooms
+        self._tools = rooms.tools
+        self._worker = worker
+        self._restricted = restricted
+        self._invites = invites
+        self._succession = succession
+
+    # --- the requester's own membership --------------------------------------------------------------
+
+    async def join(
+        self, requester: Requester, room_id: RoomId, reason: str | None = None, *, is_guest: bool = False
+    ) -> RoomId:
+        """Join a room; 200 again for who is in it already."""
+        # spec: client-server-api#post_matrixclientv3roomsroomidjoin
+        actor = await self._rooms.find(room_id)
+        profile = await self._profile(requester.user_nid)
+        user_id = UserId(requester.user_id)
+
+        async def job(turn: Turn) -> str | None:
+            await turn.load([_CREATE, _JOIN_RULES, (_MEMBER, user_id)])
+            create = turn.lookup(*_CREATE)
+            if create is None:
+                raise not_found("Unknown room")
+            before = _membership(turn, user_id)
+            if before == "join":
+                return None
+            if is_guest:
+                await _check_guest(turn)
+            content = member_content("join", profile, reason=reason)
+            join_rules = turn.lookup(*_JOIN_RULES)
+            if (
+                join_rules is not None
+                and before not in ("invite", "ban")
+                and is_restricted(join_rules, turn.head.rules)
+            ):
+                authoriser_id = await self._restricted.authorise(turn, join_rules, requester.user_nid)
+                content["join_authorised_via_users_server"] = authoriser_id
+            await turn.place(_draft(room_id, user_id, user_id, content))
+            return _predecessor(create.content)
+
+        predecessor_id = await actor.run(job)
+        if predecessor_id is not None:
+            await self._succession.follow(requester.user_nid, predecessor_id, actor.room_nid)
+        return room_id
+
+    async def knock(self, requester: Requester, room_id: RoomId, reason: str | None = None) -> RoomId:
+        """Ask to be let in."""
+        # spec: client-server-api#post_matrixclientv3knockroomidoralias
+        actor = await self._rooms.find(room_id)
+        profile = await self._profile(requester.user_nid)
+        user_id = UserId(requester.user_id)
+
+        async def job(turn: Turn) -> None:
+            if await turn.state(*_CREATE) is None:
+                raise not_found("Unknown room")
+            if not turn.head.rules.knock:
+                raise forbidden("You cannot knock on rooms of this version")
+            before = await turn.state(_MEMBER, user_id)
+            content = member_content("knock", profile, reason=reason)
+            if before is None or before.content != content:
+                await turn.place(_draft(room_id, user_id, user_id, content))
+
+        await actor.run(job)
+        return room_id
+
+    async def leave(self, requester: Requester, room_id: RoomId, reason: str | None = None) -> None:
+        """Leave a room, reject an invite or take a knock back; 200 again for who has left."""
+        # spec: client-server-api#post_matrixclientv3roomsroomidleave
+        actor = await self._rooms.find(room_id)
+        user_id = UserId(requester.user_id)
+
+        async def job(turn: Turn) -> None:
+            await turn.load([(_MEMBER, user_id)])
+            before = _membership(turn, user_id)
+            if before is None:
+                raise forbidden("You are not in this room")
+            if before != "leave":
+                await turn.place(
+                    _draft(room_id, user_id, user_id, member_content("leave", {}, reason=reason))
+                )
+
+        await actor.run(job)
+
+    async def forget(self, requester: Requester, room_id: RoomId) -> None:
+        """Hear no more of a room that was left."""
+        # spec: client-server-api#post_matrixclientv3roomsroomidforget
+        room_nid = await self._tools.interner.find_room(room_id)
+        standing = (
+            None if room_nid is None else await self._worker.work(_forget, requester.user_nid, room_nid)
+        )
+        if standing is None:
+            raise not_found("You have never been in this room")
+        if standing not in (Membership.LEAVE, Membership.BAN):
+            raise MatrixError(400, "M_UNKNOWN", f"User {requester.user_id} is in room {room_id}")
+
+    # --- the membership of others --------------------------------------------------------------------
+
+    async def invite(
+        self, requester: Requester, room_id: RoomId, target_id: UserId, reason: str | None = None
+    ) -> None:
+        """Invite somebody; 200 again for who is invited."""
+        # spec: client-server-api#post_matrixclientv3roomsroomidinvite
+        actor = await self._find(room_id)
+        await self._invites.check([target_id])
+        target_nid = await self._tools.interner.find_user(target_id)
+        profile = await self._profile(target_nid) if target_nid is not None else {}
+        content = member_content("invite", profile, reason=reason)
+
+        async def job(turn: Turn) -> None:
+            before = await turn.state(_MEMBER, target_id)
+            if before is not None and before.sender == requester.user_id and before.content == content:
+                return
+            await turn.place(_draft(room_id, UserId(requester.user_id), target_id, content))
+
+        await actor.run(job)
+
+    async def kick(
+        self, requester: Requester, room_id: RoomId, target_id: UserId, reason: str | None = None
+    ) -> None:
+        """Put somebody out of the room, or refuse their knock or take back their invite."""
+        # spec: client-server-api#post_matrixclientv3roomsroomidkick
+        await self._set(requester, room_id, target_id, "leave", reason, ("join", "invite", "knock"))
+
+    async def ban(
+        self, requester: Requester, room_id: RoomId, target_id: UserId, reason: str | None = None
+    ) -> None:
+        """Put somebody out of the room for good."""
+        # spec: client-server-api#post_matrixclientv3roomsroomidban
+        await self._set(requester, room_id, target_id, "ban", reason, None)
+
+    async def unban(
+        self, requester: Requester, room_id: RoomId, target_id: UserId, reason: str | None = None
+    ) -> None:
+        """Let somebody come back."""
+        # spec: client-server-api#post_matrixclientv3roomsroomidunban
+        await self._set(requester, room_id, target_id, "leave", reason, ("ban",))
+
+    async def _set(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        target_id: UserId,
+        membership: str,
+        reason: str | None,
+        only_from: tuple[str, ...] | None,
+    ) -> None:
+        actor = await self._find(room_id)
+        sender_id = UserId(requester.user_id)
+        content = member_content(membership, {}, reason=reason)
+
+        async def job(turn: Turn) -> None:
+            await turn.load([(_MEMBER, sender_id), (_MEMBER, target_id)])
+            if _membership(turn, sender_id) != "join":
+                raise forbidden("You are not in this room")
+            before = _membership(turn, target_id)
+            if only_from is not None and before not in only_from:
+                raise forbidden(
+                    "The user is not banned" if only_from == ("ban",) else "The user is not in the room"
+                )
+            await turn.place(_draft(room_id, sender_id, target_id, content))
+
+        await actor.run(job)
+
+    # --- shared --------------------------------------------------------------------------------------
+
+    async def _find(self, room_id: RoomId) -> RoomActor:
+        """The actor of a room that the requester must be in: whether it exists is no stranger's business."""
+        try:
+            return await self._rooms.find(room_id)
+        except MatrixError as error:
+            if error.status != 404:
+                raise
+            raise forbidden("You are not in this room") from None
+
+    async def _profile(self, user_nid: int) -> Mapping[str, Any]:
+        found = await self._tools.database.read(load_names_and_avatars, [user_nid])
+        return found.get(user_nid, {})
+
+
+def _draft(room_id: RoomId, sender_id: UserId, target_id: UserId, content: dict[str, Any]) -> Draft:
+    return Draft(room_id, _MEMBER, sender_id, content, target_id)
+
+
+def _membership(turn: Turn, user_id: str) -> Any:
+    member = turn.lookup(_MEMBER, user_id)
+    return None if member is None else member.content.get("membership")
+
+
+async def _check_guest(turn: Turn) -> None:
+    # spec: client-server-api#guest-access
+    access = await turn.state(*_GUEST_ACCESS)
+    if access is None or access.content.get("guest_access") != "can_join":
+        raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not join this room")
+
+
+def _predecessor(create_content: Mapping[str, Any]) -> str | None:
+    predecessor = create_content.get("predecessor")
+    room_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
+    return room_id if isinstance(room_id, str) else None
+
+
+def _forget(tx: WriteTx, user_nid: int, room_nid: int) -> Membership | None:
+    member = find_member(tx, room_nid, user_nid)
+    if member is None:
+        return None
+    if member.membership in (Membership.LEAVE, Membership.BAN) and not member.forgotten:
+        forget_room(tx, user_nid, room_nid)
+    return member.membership

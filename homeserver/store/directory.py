@@ -1,0 +1,144 @@
+"""The published rooms of this server, and what the directory shows of each.
+
+spec: client-server-api#published-room-directory
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from sqlalchemy import and_, bindparam, delete, func, select
+
+from federation.redaction import redact_content
+from federation.versions import ROOM_VERSIONS
+from homeserver.db.schema.rooms import (
+    current_state,
+    event_json,
+    events,
+    members,
+    published_rooms,
+    redactions,
+    rooms,
+    state_keys,
+)
+from homeserver.db.schema.start import WELL_KNOWN_TYPES
+from homeserver.db.statements import any_of, rows, statement
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.changes import Kind
+from homeserver.store.placement import Membership
+
+SHOWN_TYPES = (
+    "m.room.create",
+    "m.room.join_rules",
+    "m.room.history_visibility",
+    "m.room.canonical_alias",
+    "m.room.name",
+    "m.room.topic",
+    "m.room.avatar",
+    "m.room.guest_access",
+)
+_TYPE_NAMES = {WELL_KNOWN_TYPES[name]: name for name in SHOWN_TYPES}
+
+_ALL = statement(select(published_rooms.c.room_nid))
+_WHICH = statement(select(published_rooms.c.room_nid).where(any_of(published_rooms.c.room_nid, "room_nids")))
+_PUBLISH = rows(published_rooms, "room_nid", ignore=True)
+_UNPUBLISH = statement(delete(published_rooms).where(published_rooms.c.room_nid == bindparam("room_nid")))
+_NAMES = statement(
+    select(rooms.c.nid, rooms.c.room_id, rooms.c.version).where(any_of(rooms.c.nid, "room_nids"))
+)
+_STATE = statement(
+    select(current_state.c.room_nid, state_keys.c.type_nid, event_json.c.json, redactions.c.by_nid)
+    .select_from(
+        current_state.join(state_keys, state_keys.c.nid == current_state.c.state_key_nid)
+        .join(events, events.c.nid == current_state.c.event_nid)
+        .join(event_json, event_json.c.nid == current_state.c.event_nid)
+        .outerjoin(redactions, redactions.c.target_id == events.c.event_id)
+    )
+    .where(
+        and_(
+            any_of(current_state.c.room_nid, "room_nids"),
+            any_of(current_state.c.state_key_nid, "key_nids"),
+        )
+    )
+)
+_KEYS = statement(
+    select(state_keys.c.nid).where(
+        and_(any_of(state_keys.c.type_nid, "type_nids"), state_keys.c.state_key == "")
+    )
+)
+_JOINED = statement(
+    select(members.c.room_nid, func.count())
+    .where(and_(any_of(members.c.room_nid, "room_nids"), members.c.membership == int(Membership.JOIN)))
+    .group_by(members.c.room_nid)
+)
+
+
+class _Stored(msgspec.Struct):
+    content: dict[str, Any]
+
+
+_decode = msgspec.json.Decoder(_Stored).decode
+
+
+@dataclass(slots=True)
+class RoomFacts:
+    """What the directory is made of: the contents of some state events (those with an empty state key)."""
+
+    room_nid: int
+    room_id: str
+    version: str
+    joined: int = 0
+    contents: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+def load_published(tx: Tx) -> list[int]:
+    """Every published room."""
+    return tx.column(_ALL)
+
+
+def is_published(tx: Tx, room_nid: int) -> bool:
+    """Whether a room is in the directory."""
+    return bool(tx.column(_WHICH, room_nids=[room_nid]))
+
+
+def set_published(tx: WriteTx, room_nid: int, published: bool) -> None:
+    """Put a room into the directory, or take it out."""
+    if published == is_published(tx, room_nid):
+        return
+    if published:
+        tx.insert(_PUBLISH, [(room_nid,)])
+    else:
+        tx.run(_UNPUBLISH, room_nid=room_nid)
+    tx.claim(Kind.DIRECTORY, room_nid)
+
+
+def move_published(tx: WriteTx, old_nid: int, new_nid: int) -> None:
+    """The new room takes the old one's place in the directory."""
+    if is_published(tx, old_nid):
+        set_published(tx, old_nid, False)
+        set_published(tx, new_nid, True)
+
+
+def load_facts(tx: Tx, room_nids: Sequence[int]) -> list[RoomFacts]:
+    """What there is to show of those of the rooms that are published. Four reads, whatever their number."""
+    wanted = tx.column(_WHICH, room_nids=list(room_nids))
+    if not wanted:
+        return []
+    found = {
+        nid: RoomFacts(nid, room_id, version or "1")
+        for nid, room_id, version in tx.all(_NAMES, room_nids=wanted)
+    }
+    for room_nid, count in tx.all(_JOINED, room_nids=wanted):
+        found[room_nid].joined = count
+    keys = tx.column(_KEYS, type_nids=list(_TYPE_NAMES))
+    for room_nid, type_nid, json, redacted_by in tx.all(_STATE, room_nids=wanted, key_nids=keys):
+        content: Any = _decode(json).content
+        facts = found[room_nid]
+        name = _TYPE_NAMES[type_nid]
+        if redacted_by is not None:
+            content = redact_content(name, content, ROOM_VERSIONS[facts.version].redaction)
+        facts.contents[name] = content
+    return list(found.values())
