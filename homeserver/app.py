@@ -37,8 +37,10 @@ from homeserver.api.client.send import SendApi
 from homeserver.api.client.versions import VersionsApi
 from homeserver.api.client.wellknown import WellKnownApi
 from homeserver.config.schema import Config, RateLimits
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
+from homeserver.http.errors import MatrixError
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.route import Route
@@ -110,6 +112,7 @@ class App:
             ratelimit=services.limiter,
             new_error_id=self.new_error_id,
             log_failure=self.log_failure,
+            translate=self._translate,
         )
         self._timer: DelayedCall | None = None
 
@@ -122,6 +125,13 @@ class App:
         self.core.around.log.error(
             "request failed", error_id=error_id, route=request.route.template, exc_info=error
         )
+
+    def _translate(self, error: Exception) -> MatrixError | None:
+        """A database that cannot answer is a 503: nothing was stored, and a retry may succeed."""
+        if not isinstance(error, DatabaseUnavailable):
+            return None
+        self.core.around.log.error("database unavailable", problem=str(error))
+        return MatrixError(503, "M_UNKNOWN", "The database is not available at the moment. Nothing was stored.")
 
     def begin(self) -> None:
         """Start the house-keeping that goes by the clock."""

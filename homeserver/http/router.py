@@ -26,6 +26,8 @@ __all__ = ["Auth", "FailureLog", "Match", "Route", "Router"]
 
 Authenticate = Callable[[Request, Auth], Any]
 """Gives the requester, or a coroutine or Deferred of it, or raises MatrixError; not called for Auth.NONE."""
+Translate = Callable[[Exception], MatrixError | None]
+"""What lower layers raise and is not our fault (a database that is gone), as the answer for the client."""
 RateKey = Callable[[Request], str | None]
 """Whom a rate limit counts; None for somebody who is exempt."""
 
@@ -57,6 +59,11 @@ def address_key(address: str) -> str:
     except ValueError:
         return address
     return str(parsed.ipv4_mapped or IPv6Address(int(parsed) >> 64 << 64))
+
+
+def no_translation(_: Exception) -> MatrixError | None:
+    """Every exception but the errors of the specification is a fault of ours."""
+    return None
 
 
 class _Node:
@@ -100,6 +107,7 @@ class Router:
         new_error_id: Callable[[], str],
         log_failure: FailureLog,
         rate_key: RateKey = default_rate_key,
+        translate: Translate = no_translation,
     ) -> None:
         self.routes = tuple(routes)
         self._authenticate = authenticate
@@ -107,6 +115,7 @@ class Router:
         self._new_error_id = new_error_id
         self._log_failure = log_failure
         self._rate_key = rate_key
+        self._translate = translate
         self._root = _Node()
         for route in self.routes:
             self._add(route)
@@ -215,6 +224,9 @@ class Router:
             # Nobody reads this answer: the connection is gone, or the server is stopping hard.
             return MatrixError(503, "M_UNKNOWN", "The request was given up").to_response()
         except Exception as error:  # noqa: BLE001 (this is where our bugs become a 500 and a log entry)
+            known = self._translate(error)
+            if known is not None:
+                return known.to_response()
             error_id = self._new_error_id()
             self._log_failure(error_id, request, error)
             return MatrixError(500, "M_UNKNOWN", f"Internal server error ({error_id})").to_response()
