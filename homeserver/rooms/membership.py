@@ -12,7 +12,7 @@ from typing import Any
 
 from federation.builder import Draft
 from federation.ids import RoomId, UserId
-from homeserver.db.tx import Tx, WriteTx
+from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError, forbidden, not_found
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.create import member_content
