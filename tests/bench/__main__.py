@@ -16,8 +16,8 @@ from datetime import UTC, datetime
 
 from tests.bench.figures import FULL, QUICK, Measured
 from tests.bench.postgres import create_database, durable_cluster
-from tests.bench.report import DatabaseRun, format_document, format_plain, missed
-from tests.bench.session import ALL_ROWS, run_session
+from tests.bench.report import DatabaseRun, disturbances, format_document, format_plain, missed
+from tests.bench.session import ALL_ROWS, Place, run_session
 from tests.bench.targets import TARGETS
 from tests.interop.environment import REPOSITORY
 
@@ -70,11 +70,12 @@ def measure(database: str, options: argparse.Namespace) -> DatabaseRun:
             print(f"{DATABASES[database]}, {name}: {text}", flush=True)
 
         with ExitStack() as stack:
-            address = "sqlite"
+            place = Place("sqlite")
             if database == "postgresql":
                 # A server of its own for each target: neither meets the other's caches and dead rows.
-                address = create_database(stack.enter_context(durable_cluster()), key)
-            results[key] = run_session(target, address, options.rows, scale, say)
+                cluster = stack.enter_context(durable_cluster())
+                place = Place(create_database(cluster.url, key), cluster.process.pid)
+            results[key] = run_session(target, place, options.rows, scale, say)
     return DatabaseRun(DATABASES[database], results)
 
 
@@ -97,6 +98,8 @@ def main() -> int:
         DOCUMENT.parent.mkdir(exist_ok=True)
         DOCUMENT.write_text(format_document(runs, names, command, today))
         print(f"\nwritten: {DOCUMENT.relative_to(REPOSITORY)}")
+    for line in disturbances(runs):
+        print(f"\n{line}")
     misses = [f"{run.database}: {title}" for run in runs for title in missed(run)]
     if misses:
         print("\nnot reached:", *misses, sep="\n  ")

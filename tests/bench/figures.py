@@ -100,5 +100,9 @@ QUICK = Scale(
     starts=1,
 )
 
-# Of one run on one server: what each figure came to.
+# Not a figure, but what spoils figures: the cores that other work on the machine used meanwhile.
+OTHERS = "others"
+DISTURBED = 0.15
+
+# Of one run on one server: what each figure came to, and `OTHERS`.
 Measured = Mapping[str, float]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.figures import FIGURES, Figure, Measured
+from tests.bench.figures import DISTURBED, FIGURES, OTHERS, Figure, Measured
 from tests.bench.rows import ROWS
 
 OURS = "chaos"
@@ -64,6 +64,17 @@ def missed(run: DatabaseRun) -> list[str]:
     ]
 
 
+def disturbances(runs: Sequence[DatabaseRun]) -> list[str]:
+    """A warning for each measurement that other work on the machine spoilt."""
+    return [
+        f"**Disturbed**: while {target} was measured on {run.database}, other work on the machine took"
+        f" {measured[OTHERS]:.2f} of its cores; do not trust these figures."
+        for run in runs
+        for target, measured in run.measured.items()
+        if measured.get(OTHERS, 0.0) > DISTURBED
+    ]
+
+
 def _show(value: float | None, unit: str) -> str:
     if value is None:
         return "–"
@@ -101,6 +112,7 @@ def format_document(runs: Sequence[DatabaseRun], names: Sequence[str], command: 
         INTRODUCTION,
         f"- Command: `{command}`\n- Servers: {', '.join(names)}\n- Machine: {describe_machine()}\n- Date: {date}",
     ]
+    parts += disturbances(runs)
     for run in runs:
         table = [HEADINGS, tuple("---" for _ in HEADINGS), *build_lines(run)]
         rows = "\n".join("| " + " | ".join(line) + " |" for line in table)

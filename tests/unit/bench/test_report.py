@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial import unittest
 
 from tests.bench.figures import FIGURES
-from tests.bench.report import DatabaseRun, build_lines, format_document, format_plain, missed
+from tests.bench.report import DatabaseRun, build_lines, disturbances, format_document, format_plain, missed
 from tests.bench.rows import ROWS, percentile
 from tests.bench.session import ALL_ROWS
 
@@ -63,6 +63,12 @@ class ReportTests(unittest.TestCase):
         run = DatabaseRun("SQLite", {"synapse": {"sends_16": 10.0}})
         self.assertEqual([line[2:4] for line in build_lines(run)], [("–", "–")])
         self.assertEqual(missed(run), [])
+
+    def test_disturbances(self) -> None:
+        runs = [DatabaseRun("SQLite", {"synapse": {"others": 0.05}, "chaos": {"others": 0.5}})]
+        (line,) = disturbances(runs)
+        self.assertIn("while chaos was measured on SQLite, other work on the machine took 0.50", line)
+        self.assertIn(line, format_document(runs, [], "", ""))
 
     def test_documents(self) -> None:
         text = format_document(
