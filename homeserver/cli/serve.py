@@ -12,6 +12,7 @@ from homeserver.config.load import ConfigError
 from homeserver.config.reload import merge_reloadable
 from homeserver.config.schema import Config
 from homeserver.runtime.log import Log, capture_twisted, make_log
+from homeserver.runtime.memory import settle
 from homeserver.runtime.process import run_server
 from homeserver.runtime.signals import notify_service_manager
 
@@ -78,6 +79,7 @@ class Life:
             click.echo(listening_line(listening))
         for note in self._server.notes:
             click.echo(note)
+        settle()
         notify_service_manager(self._host.environment, "READY=1")
         self._log.info("ready", server_name=self._config.server_name)
 
