@@ -9,8 +9,10 @@ once, is looked for less often.
 from __future__ import annotations
 
 import gc
+import sys
 
 _YOUNG, _MIDDLE, _OLD = 20_000, 20, 50
+_SWITCH_S = 0.001
 
 
 def settle() -> None:
@@ -18,3 +20,5 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_YOUNG, _MIDDLE, _OLD)
+    # A database thread that comes back from the disk waits at most so long for a busy reactor thread.
+    sys.setswitchinterval(_SWITCH_S)
