@@ -10,7 +10,7 @@ here ever changes.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -105,24 +105,28 @@ def load_client_events(tx: Tx, nids: Collection[int], cache: ClientEventCache) -
     """Client events by nid, seen through their redactions. Two reads, one where all are cached."""
     if not nids:
         return {}
-    redacted = load_redactions(tx, list(nids))
+    return load_seen(tx, {**dict.fromkeys(nids, 0), **load_redactions(tx, list(nids))}, cache)
+
+
+def load_seen(tx: Tx, redacted: Mapping[int, int], cache: ClientEventCache) -> dict[int, ClientEvent]:
+    """As :func:`load_client_events`, of events whose redactions (0: none) are known. No read where all are cached."""
     found: dict[int, ClientEvent] = {}
     missing: list[int] = []
-    for nid in nids:
-        event = cache.get(Key(nid, redacted.get(nid, 0)))
+    for nid, by_nid in redacted.items():
+        event = cache.get(Key(nid, by_nid))
         if event is None:
             missing.append(nid)
         else:
             found[nid] = event
     if not missing:
         return found
-    by_nids = sorted({redacted[nid] for nid in missing if nid in redacted})
+    by_nids = sorted({redacted[nid] for nid in missing if redacted[nid]})
     rows = {row.nid: row for row in load_json(tx, [*missing, *by_nids])}
     for nid in missing:
         row = rows.get(nid)
         if row is None:
             continue
-        by = rows.get(redacted.get(nid, 0))
+        by = rows.get(redacted[nid])
         event = _plain(row) if by is None else _redacted(row, by)
         cache.put(Key(nid, event.redacted_by), event)
         found[nid] = event

@@ -12,6 +12,13 @@ from homeserver.store.placement import Membership
 
 _encode = msgspec.json.Encoder().encode
 
+
+class _Redacts(msgspec.Struct):
+    redacts: str = ""
+
+
+_decode_redacts = msgspec.json.Decoder(_Redacts).decode
+
 # Constants of the splice: the reader's membership at the event (v1.11).
 _MEMBERSHIP = {one: b',"membership":"' + one.word.encode() + b'"' for one in Membership}
 
@@ -23,18 +30,32 @@ def unsigned_members(
     membership: Membership | None = None,
     previous: ClientEvent | None = None,
     txn_id: str | None = None,
+    hide_previous: bool = False,
 ) -> bytes:
     """The members of ``unsigned`` without braces.
 
-    ``membership``: the reader's, at the event. ``previous``: the state event that this one replaced, where the reader
-    may see it. ``txn_id``: only for the device that sent the event. ``redacted_because`` is part of the event itself.
+    ``membership``: the reader's, at the event. ``previous``: the state event that this one replaced; with
+    ``hide_previous`` the reader may know which one, and not what it said. ``txn_id``: only for the device that sent
+    the event. ``redacted_because`` is part of the event itself.
     """
     age = now_ms - event.ts_ms
     parts = b'"age":%d' % (age if age > 0 else 0)
     if membership is not None:
         parts += _MEMBERSHIP[membership]
     if previous is not None:
-        parts += b',"prev_content":' + previous.content + b',"replaces_state":' + _encode(previous.event_id)
+        if not hide_previous:
+            parts += b',"prev_content":' + previous.content
+        parts += b',"replaces_state":' + _encode(previous.event_id)
     if txn_id is not None:
         parts += b',"transaction_id":' + _encode(txn_id)
     return parts
+
+
+def transaction_id(txn_key: str, event: ClientEvent) -> str | None:
+    """The transaction id in a stored key, which is ``endpoint/what/id``: both ``what`` and the id may hold slashes."""
+    endpoint, _, rest = txn_key.partition("/")
+    what = event.type
+    if endpoint == "redact":
+        what = _decode_redacts(event.head + b"}").redacts
+    prefix = f"{what}/"
+    return rest[len(prefix) :] if rest.startswith(prefix) else None
