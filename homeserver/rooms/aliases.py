@@ -124,7 +124,7 @@ class Aliases:
 
         async def job(turn: Turn) -> None:
             event = await turn.state(CANONICAL)
-            content = None if event is None else _without(event.content, gone)
+            content = None if event is None else without_aliases(event.content, gone)
             if content is not None and await may_send_state(turn, sender_id, CANONICAL):
                 await turn.place(Draft(room_id, CANONICAL, sender_id, content, ""))
 
@@ -179,7 +179,7 @@ def _listed(content: Mapping[str, Any], *, strict: bool = True) -> list[str]:
     return [value for value in values if isinstance(value, str)]
 
 
-def _without(content: Mapping[str, Any], gone: Sequence[str]) -> dict[str, Any] | None:
+def without_aliases(content: Mapping[str, Any], gone: Sequence[str]) -> dict[str, Any] | None:
     """A canonical alias event's content without some aliases; None where it has none of them."""
     result = dict(content)
     if result.get("alias") in gone:

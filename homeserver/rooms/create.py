@@ -14,6 +14,7 @@ from federation.builder import Draft, build
 from federation.event import Event
 from federation.ids import RoomAlias, RoomId, UserId, parse_room_alias, parse_user_id
 from federation.versions import ROOM_VERSIONS, RoomRules
+from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import MatrixError, bad_json
 from homeserver.rooms.actor import RoomActor
@@ -105,6 +106,11 @@ class RoomCreator:
         self._tools = rooms.tools
         self._invites = invites
 
+    @property
+    def database(self) -> Database:
+        """What the rooms are stored in."""
+        return self._tools.database
+
     async def create(self, requester: Requester, wanted: NewRoom) -> RoomId:
         """Make a room; its id when everything is stored."""
         rules = rules_for(wanted.version or self._default_version())
@@ -155,6 +161,10 @@ class RoomCreator:
             raise MatrixError(400, "M_INVALID_PARAM", "room_alias_name is the part before the colon alone")
         return parse_room_alias(f"#{localpart}:{self._server_name}")
 
+    def new_room_id(self) -> RoomId:
+        """A fresh id, for versions whose room ids are no hashes."""
+        return RoomId(f"!{self._tools.entropy.id(18)}:{self._server_name}")
+
     async def conceive(
         self, rules: RoomRules, creator_id: UserId, content: dict[str, Any], room_id: RoomId | None = None
     ) -> Birth:
@@ -162,7 +172,7 @@ class RoomCreator:
         tools = self._tools
         now_ms = tools.clock.now_ms()
         if room_id is None and not rules.room_id_is_create_hash:
-            room_id = RoomId(f"!{tools.entropy.id(18)}:{self._server_name}")
+            room_id = self.new_room_id()
         while True:
             draft = Draft(room_id, "m.room.create", creator_id, content, "", origin_server_ts=now_ms)
             create, json = build(

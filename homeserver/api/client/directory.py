@@ -1,0 +1,138 @@
+"""Aliases and the published room directory.
+
+spec: client-server-api#room-aliases, client-server-api#published-room-directory
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import msgspec
+
+from federation.ids import RoomAlias, RoomId, parse_room_id, parse_server_name
+from homeserver.config.schema import PublicRooms
+from homeserver.http.errors import MatrixError, invalid_param, missing_token
+from homeserver.http.request import Request
+from homeserver.http.response import EMPTY_JSON
+from homeserver.http.route import Auth, Route
+from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.directory import PAGE_DEFAULT, TERM_LONGEST, Directory, Query
+
+_ALIAS = "/_matrix/client/v3/directory/room/{room_alias:room_alias}"
+_LISTED = "/_matrix/client/v3/directory/list/room/{room_id:room_id}"
+_PUBLIC = "/_matrix/client/v3/publicRooms"
+MAX_ROOM_TYPES = 100
+_INTEGER_MOST = 2**53 - 1
+
+
+class _AliasBody(msgspec.Struct):
+    room_id: str
+
+
+class _Visibility(msgspec.Struct):
+    visibility: Literal["public", "private"] | None = "public"
+
+
+class _Filter(msgspec.Struct):
+    generic_search_term: str | None = None
+    room_types: list[str | None] | None = None
+
+
+class _PublicRoomsBody(msgspec.Struct):
+    limit: int | None = None
+    since: str | None = None
+    filter: _Filter | None = None
+    include_all_networks: bool | None = None
+    third_party_instance_id: str | None = None
+
+
+class DirectoryApi:
+    def __init__(
+        self, server_name: str, directory: Directory, aliases: Aliases, options: Callable[[], PublicRooms]
+    ) -> None:
+        self._server_name = server_name
+        self._directory = directory
+        self._aliases = aliases
+        self._options = options
+
+    def routes(self) -> list[Route]:
+        of_room = "/_matrix/client/v3/rooms/{room_id:room_id}/aliases"
+        return [
+            _route("GET", _ALIAS, self.get_alias, "get_matrixclientv3directoryroomroomalias", Auth.NONE),
+            _route("PUT", _ALIAS, self.put_alias, "put_matrixclientv3directoryroomroomalias"),
+            _route("DELETE", _ALIAS, self.delete_alias, "delete_matrixclientv3directoryroomroomalias"),
+            _route("GET", of_room, self.get_aliases, "get_matrixclientv3roomsroomidaliases"),
+            _route(
+                "GET", _LISTED, self.get_visibility, "get_matrixclientv3directorylistroomroomid", Auth.NONE
+            ),
+            _route("PUT", _LISTED, self.put_visibility, "put_matrixclientv3directorylistroomroomid"),
+            _route("GET", _PUBLIC, self.get_public_rooms, "get_matrixclientv3publicrooms", Auth.OPTIONAL),
+            _route("POST", _PUBLIC, self.post_public_rooms, "post_matrixclientv3publicrooms", Auth.GUEST_OK),
+        ]
+
+    # --- aliases -------------------------------------------------------------------------------------
+
+    async def get_alias(self, _: Request, room_alias: RoomAlias) -> dict[str, Any]:
+        return await self._aliases.resolve(room_alias)
+
+    async def put_alias(self, request: Request, room_alias: RoomAlias) -> bytes:
+        room_id = parse_room_id(request.json(_AliasBody).room_id)
+        await self._aliases.put(request.requester, room_alias, room_id)
+        return EMPTY_JSON
+
+    async def delete_alias(self, request: Request, room_alias: RoomAlias) -> bytes:
+        requester = request.requester
+        await self._aliases.delete(requester, room_alias, is_admin=requester.is_admin)
+        return EMPTY_JSON
+
+    async def get_aliases(self, request: Request, room_id: RoomId) -> dict[str, Any]:
+        return {"aliases": await self._aliases.of_room(request.requester, room_id)}
+
+    # --- the directory -------------------------------------------------------------------------------
+
+    async def get_visibility(self, _: Request, room_id: RoomId) -> dict[str, str]:
+        return {"visibility": "public" if await self._directory.is_published(room_id) else "private"}
+
+    async def put_visibility(self, request: Request, room_id: RoomId) -> bytes:
+        published = request.json(_Visibility, allow_empty=True).visibility != "private"
+        requester = request.requester
+        await self._directory.publish(requester, room_id, published, is_admin=requester.is_admin)
+        return EMPTY_JSON
+
+    async def get_public_rooms(self, request: Request) -> dict[str, Any]:
+        if request.requester is None and not self._options().without_auth:
+            raise missing_token()
+        self._check_server(request)
+        limit = request.int_arg("limit", PAGE_DEFAULT)
+        return await self._directory.page(Query(limit, request.arg("since")))
+
+    async def post_public_rooms(self, request: Request) -> dict[str, Any]:
+        self._check_server(request)
+        body = request.json(_PublicRoomsBody, allow_empty=True)
+        limit = PAGE_DEFAULT if body.limit is None else body.limit
+        if not 0 <= limit <= _INTEGER_MOST:
+            raise invalid_param("limit must not be negative")
+        if body.third_party_instance_id is not None:
+            if body.include_all_networks:
+                raise invalid_param("third_party_instance_id and include_all_networks exclude each other")
+            # No application service has registered a network here.
+            return {"chunk": [], "total_room_count_estimate": 0}
+        wanted = body.filter or _Filter()
+        types = wanted.room_types
+        term = wanted.generic_search_term or ""
+        if len(term) > TERM_LONGEST or (types is not None and len(types) > MAX_ROOM_TYPES):
+            raise invalid_param("The filter is too large")
+        return await self._directory.page(Query(limit, body.since, term, types))
+
+    def _check_server(self, request: Request) -> None:
+        """Whose list is asked for: as long as this server does not federate it has only its own."""
+        server = request.arg("server")
+        if server is not None and parse_server_name(server) != self._server_name:
+            raise MatrixError(404, "M_NOT_FOUND", f"The directory of {server} cannot be reached")
+
+
+def _route(method: str, template: str, handler: Any, anchor: str, auth: Auth = Auth.USER) -> Route:
+    limit = "write" if method in ("PUT", "DELETE") else "search"
+    spec = f"client-server-api#{anchor}"
+    return Route(method=method, template=template, handler=handler, auth=auth, limit=limit, spec=spec)
