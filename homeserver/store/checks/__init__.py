@@ -1,0 +1,1 @@
+"""The invariants of the database, by noun; ``homeserver.store.check`` runs them all."""

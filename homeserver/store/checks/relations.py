@@ -1,0 +1,378 @@
+"""Invariants that are one query each: rows that point nowhere, that disagree, or that are numbered wrongly.
+
+Each query gives the rows that break its rule, a few of them; no rows is what it should find. Written as Core
+expressions over the catalogue, so a column that is renamed breaks the import and not the check.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Column, ColumnElement, Select, and_, exists, func, literal, or_, select, union_all
+
+from homeserver.db.schema.accounts import (
+    access_tokens,
+    account_data,
+    accounts,
+    devices,
+    filters,
+    login_tokens,
+    profiles,
+    receipts,
+    refresh_tokens,
+    registration_tokens,
+)
+from homeserver.db.schema.media import media
+from homeserver.db.schema.rooms import (
+    aliases,
+    auth_edges,
+    client_transactions,
+    current_state,
+    edges,
+    event_json,
+    event_types,
+    events,
+    gaps,
+    members,
+    nid_leases,
+    published_rooms,
+    redactions,
+    room_heads,
+    rooms,
+    snapshots,
+    state_keys,
+    state_log,
+    timeline,
+    user_ids,
+)
+from homeserver.db.schema.start import LEASE_NAME, WELL_KNOWN_TYPES
+from homeserver.db.schema.stream import changes, followers, stream
+from homeserver.db.statements import Statement, statement
+from homeserver.db.tx import Tx
+from homeserver.store.changes import Kind
+from homeserver.store.placement import Membership
+
+EXAMPLES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a row would say that breaks it, and the query for such rows."""
+
+    wrong: str
+    query: Statement
+
+    def problems(self, tx: Tx) -> Iterator[str]:
+        """One line for the rule, with examples, if it is broken."""
+        found = tx.all(self.query)
+        if found:
+            shown = ", ".join(" ".join(map(str, row)) for row in found[:EXAMPLES])
+            yield f"{self.wrong}: {shown}" + (" and more" if len(found) > EXAMPLES else "")
+
+
+def _rule(wrong: str, query: Select[*tuple[Any, ...]]) -> Rule:
+    return Rule(wrong, statement(query.limit(EXAMPLES + 1)))
+
+
+def _points_nowhere(child: Column[Any], parent: Column[Any], *where: ColumnElement[bool]) -> Rule:
+    """Each value of a column is a row elsewhere (NULL points nowhere on purpose)."""
+    there = parent.table.alias("there")
+    known = exists(select(literal(1)).where(there.c[parent.name] == child))
+    return _rule(
+        f"{child.table.name}.{child.name} is in no row of {parent.table.name}",
+        select(child).where(and_(child.is_not(None), ~known, *where)),
+    )
+
+
+_POSITION = select(stream.c.pos).scalar_subquery()
+_OLDEST_CHANGE = select(func.min(changes.c.pos)).scalar_subquery()
+_EVENT_KEY = events.join(state_keys, state_keys.c.nid == events.c.state_key_nid)
+
+
+def _ahead(column: Column[Any]) -> Rule:
+    return _rule(
+        f"{column.table.name}.{column.name} is ahead of the position of the stream",
+        select(column).where(column > _POSITION),
+    )
+
+
+def _of_other_room(name: str, event: ColumnElement[Any], room: ColumnElement[Any]) -> Rule:
+    return _rule(
+        f"{name} speaks of an event of another room",
+        select(event, room).where(events.c.nid == event, events.c.room_nid != room),
+    )
+
+
+_REFERENCES = (
+    _points_nowhere(events.c.room_nid, rooms.c.nid),
+    _points_nowhere(events.c.type_nid, event_types.c.nid),
+    _points_nowhere(events.c.state_key_nid, state_keys.c.nid),
+    _points_nowhere(events.c.sender_nid, user_ids.c.nid),
+    _points_nowhere(events.c.nid, event_json.c.nid),
+    _points_nowhere(events.c.state_before, snapshots.c.nid, events.c.state_before != 0),
+    _points_nowhere(state_keys.c.type_nid, event_types.c.nid),
+    _points_nowhere(event_json.c.nid, events.c.nid),
+    _points_nowhere(timeline.c.event_nid, events.c.nid),
+    _points_nowhere(edges.c.child_nid, events.c.nid),
+    _points_nowhere(auth_edges.c.child_nid, events.c.nid),
+    _points_nowhere(auth_edges.c.parent_nid, events.c.nid),
+    _points_nowhere(redactions.c.by_nid, events.c.nid),
+    _points_nowhere(gaps.c.room_nid, rooms.c.nid),
+    _points_nowhere(snapshots.c.room_nid, rooms.c.nid),
+    _points_nowhere(snapshots.c.base_nid, snapshots.c.nid),
+    _points_nowhere(room_heads.c.room_nid, rooms.c.nid),
+    _points_nowhere(room_heads.c.snapshot_nid, snapshots.c.nid, room_heads.c.snapshot_nid != 0),
+    _points_nowhere(timeline.c.room_nid, room_heads.c.room_nid),
+    _points_nowhere(current_state.c.room_nid, room_heads.c.room_nid),
+    _points_nowhere(current_state.c.event_nid, events.c.nid),
+    _points_nowhere(state_log.c.room_nid, room_heads.c.room_nid),
+    _points_nowhere(members.c.user_nid, user_ids.c.nid),
+    _points_nowhere(members.c.room_nid, rooms.c.nid),
+    _points_nowhere(members.c.event_nid, events.c.nid),
+    _points_nowhere(client_transactions.c.event_nid, events.c.nid),
+    _points_nowhere(aliases.c.room_nid, room_heads.c.room_nid),
+    _points_nowhere(aliases.c.creator_nid, user_ids.c.nid),
+    _points_nowhere(published_rooms.c.room_nid, room_heads.c.room_nid),
+    _points_nowhere(accounts.c.user_nid, user_ids.c.nid),
+    _points_nowhere(devices.c.user_nid, accounts.c.user_nid),
+    _points_nowhere(access_tokens.c.device_nid, devices.c.nid),
+    _points_nowhere(refresh_tokens.c.device_nid, devices.c.nid),
+    _points_nowhere(login_tokens.c.user_nid, accounts.c.user_nid),
+    _points_nowhere(profiles.c.user_nid, user_ids.c.nid),
+    _points_nowhere(account_data.c.user_nid, accounts.c.user_nid),
+    _points_nowhere(account_data.c.room_nid, rooms.c.nid, account_data.c.room_nid != 0),
+    _points_nowhere(filters.c.user_nid, accounts.c.user_nid),
+    _points_nowhere(receipts.c.room_nid, rooms.c.nid),
+    _points_nowhere(receipts.c.user_nid, user_ids.c.nid),
+    _points_nowhere(receipts.c.event_nid, events.c.nid),
+    _points_nowhere(media.c.user_nid, user_ids.c.nid),
+)
+_SAME_ROOM = (
+    _of_other_room("the timeline", timeline.c.event_nid, timeline.c.room_nid),
+    _of_other_room("the current state", current_state.c.event_nid, current_state.c.room_nid),
+    _of_other_room("a membership", members.c.event_nid, members.c.room_nid),
+    _of_other_room("a client's transaction", client_transactions.c.event_nid, client_transactions.c.room_nid),
+    _of_other_room("a receipt", receipts.c.event_nid, receipts.c.room_nid),
+    _rule(
+        "an event's state is a snapshot of another room",
+        select(events.c.nid, snapshots.c.nid).where(
+            snapshots.c.nid == events.c.state_before, snapshots.c.room_nid != events.c.room_nid
+        ),
+    ),
+    _rule(
+        "a room's head is a snapshot of another room",
+        select(room_heads.c.room_nid, snapshots.c.nid).where(
+            snapshots.c.nid == room_heads.c.snapshot_nid, snapshots.c.room_nid != room_heads.c.room_nid
+        ),
+    ),
+)
+_parent, _child, _redacted = events.alias("parent"), events.alias("child"), events.alias("redacted")
+_EVENTS = (
+    _rule(
+        "an event's state key belongs to another event type",
+        select(events.c.nid).select_from(_EVENT_KEY).where(events.c.type_nid != state_keys.c.type_nid),
+    ),
+    _rule(
+        "an outlier or rejected event stands in the timeline",
+        select(events.c.nid)
+        .select_from(events.join(timeline, timeline.c.event_nid == events.c.nid))
+        .where(or_(events.c.state_before.is_(None), events.c.rejected_reason.is_not(None))),
+    ),
+    _rule(
+        "a position is in several timelines",
+        select(timeline.c.pos, func.count())
+        .where(timeline.c.pos > 0)
+        .group_by(timeline.c.pos)
+        .having(func.count() > 1),
+    ),
+    _rule("the timeline has no position 0", select(timeline.c.room_nid).where(timeline.c.pos == 0)),
+    _rule(
+        "authorisation edges lead between rooms or start at an event that is no state",
+        select(_child.c.nid, _parent.c.nid)
+        .select_from(
+            auth_edges.join(_child, _child.c.nid == auth_edges.c.child_nid).join(
+                _parent, _parent.c.nid == auth_edges.c.parent_nid
+            )
+        )
+        .where(
+            or_(
+                _child.c.room_nid != _parent.c.room_nid,
+                _child.c.state_key_nid.is_(None),
+                _parent.c.state_key_nid.is_(None),
+            )
+        ),
+    ),
+    _rule(
+        "a redaction is by another type of event, or redacts in another room",
+        select(events.c.nid, redactions.c.target_id)
+        .select_from(
+            redactions.join(events, events.c.nid == redactions.c.by_nid).outerjoin(
+                _redacted, _redacted.c.event_id == redactions.c.target_id
+            )
+        )
+        .where(
+            or_(
+                events.c.type_nid != WELL_KNOWN_TYPES["m.room.redaction"],
+                _redacted.c.room_nid != events.c.room_nid,
+            )
+        ),
+    ),
+    _rule(
+        "an event in the timeline has a parent that is neither here nor a known gap",
+        select(events.c.nid, edges.c.parent_id)
+        .select_from(
+            edges.join(events, events.c.nid == edges.c.child_nid).join(
+                timeline, timeline.c.event_nid == events.c.nid
+            )
+        )
+        .where(
+            ~exists(select(literal(1)).where(_parent.c.event_id == edges.c.parent_id)),
+            ~exists(
+                select(literal(1)).where(
+                    gaps.c.room_nid == events.c.room_nid, gaps.c.missing_id == edges.c.parent_id
+                )
+            ),
+        ),
+    ),
+    _rule(
+        "a gap is an event that stands in the timeline",
+        select(gaps.c.room_nid, gaps.c.missing_id).where(
+            events.c.event_id == gaps.c.missing_id, timeline.c.event_nid == events.c.nid
+        ),
+    ),
+    _rule(
+        "a head's version is below the number of its events",
+        select(room_heads.c.room_nid, room_heads.c.version)
+        .select_from(room_heads.join(timeline, timeline.c.room_nid == room_heads.c.room_nid))
+        .where(timeline.c.pos > 0)
+        .group_by(room_heads.c.room_nid, room_heads.c.version)
+        .having(func.count() > room_heads.c.version),
+    ),
+    _rule("a head has no version", select(room_heads.c.room_nid).where(room_heads.c.version < 1)),
+    _rule(
+        "a forgotten room that its user has not left",
+        select(members.c.room_nid, members.c.user_nid).where(
+            members.c.forgotten != 0,
+            members.c.membership.not_in([int(Membership.LEAVE), int(Membership.BAN)]),
+        ),
+    ),
+)
+_logged = changes.alias("logged")
+_STREAM = (
+    _rule("the stream is not one row", select(func.count()).select_from(stream).having(func.count() != 1)),
+    _rule(
+        "the newest change is not at the position of the stream",
+        select(func.max(changes.c.pos)).having(func.max(changes.c.pos) != _POSITION),
+    ),
+    _rule(
+        "the log of changes has holes",
+        select(func.min(changes.c.pos), func.max(changes.c.pos), func.count()).having(
+            func.count() != func.max(changes.c.pos) - func.min(changes.c.pos) + 1
+        ),
+    ),
+    _rule(
+        "a change is of no known kind",
+        select(changes.c.pos, changes.c.kind).where(changes.c.kind.not_in([int(kind) for kind in Kind])),
+    ),
+    _rule(
+        "an event in the timeline has no change at its position",
+        select(timeline.c.pos, timeline.c.event_nid)
+        .select_from(timeline.outerjoin(_logged, _logged.c.pos == timeline.c.pos))
+        .where(
+            timeline.c.pos >= _OLDEST_CHANGE,
+            or_(
+                _logged.c.pos.is_(None),
+                _logged.c.kind != int(Kind.EVENT),
+                _logged.c.topic != timeline.c.room_nid,
+                _logged.c.ref != timeline.c.event_nid,
+            ),
+        ),
+    ),
+    _rule(
+        "a change speaks of an event that has no place",
+        select(changes.c.pos, changes.c.ref)
+        .select_from(
+            changes.outerjoin(
+                timeline, and_(timeline.c.room_nid == changes.c.topic, timeline.c.pos == changes.c.pos)
+            )
+        )
+        .where(changes.c.kind == int(Kind.EVENT), timeline.c.pos.is_(None)),
+    ),
+    _rule(
+        "a follower has lost changes that it had not read",
+        select(followers.c.name, followers.c.pos).where(followers.c.pos < _OLDEST_CHANGE - 1),
+    ),
+    *(
+        _ahead(column)
+        for column in (
+            timeline.c.pos,
+            state_log.c.pos,
+            members.c.pos,
+            account_data.c.pos,
+            receipts.c.pos,
+            followers.c.pos,
+        )
+    ),
+)
+_ACCOUNTS = (
+    *(
+        _rule(
+            f"{table.name}: a token of another user than its device",
+            select(table.c.user_nid, table.c.device_nid).where(
+                devices.c.nid == table.c.device_nid, devices.c.user_nid != table.c.user_nid
+            ),
+        )
+        for table in (access_tokens, refresh_tokens)
+    ),
+    *(
+        _rule(
+            f"a deactivated account has rows in {table.name}",
+            select(accounts.c.user_nid).where(
+                accounts.c.deactivated != 0, table.c.user_nid == accounts.c.user_nid
+            ),
+        )
+        for table in (devices, access_tokens, refresh_tokens, login_tokens)
+    ),
+    _rule(
+        "a deactivated account has a password",
+        select(accounts.c.user_nid).where(accounts.c.deactivated != 0, accounts.c.password_hash.is_not(None)),
+    ),
+    _rule(
+        "a registration token was used a negative number of times",
+        select(registration_tokens.c.token).where(registration_tokens.c.completed < 0),
+    ),
+    _rule("a receipt is of no known kind", select(receipts.c.room_nid).where(receipts.c.kind.not_in([0, 1]))),
+)
+_LEASE = select(nid_leases.c.next).where(nid_leases.c.name == LEASE_NAME).scalar_subquery()
+_numbered = union_all(
+    *(
+        select(table.c.nid.label("nid"))
+        for table in (rooms, user_ids, event_types, state_keys, events, snapshots, devices)
+    )
+).subquery("numbered")
+_NUMBERS = (
+    _rule(
+        "there is no lease of numbers",
+        select(func.count()).where(nid_leases.c.name == LEASE_NAME).having(func.count() != 1),
+    ),
+    _rule("a number was used that nobody leased", select(_numbered.c.nid).where(_numbered.c.nid >= _LEASE)),
+    _rule(
+        "a number stands for two things",
+        select(_numbered.c.nid).group_by(_numbered.c.nid).having(func.count() > 1),
+    ),
+    _rule(
+        "an event type has another number than the program's",
+        select(event_types.c.type, event_types.c.nid).where(
+            or_(
+                *(
+                    and_(event_types.c.type == name, event_types.c.nid != nid)
+                    for name, nid in WELL_KNOWN_TYPES.items()
+                )
+            )
+        ),
+    ),
+)
+
+RULES: tuple[Rule, ...] = (*_REFERENCES, *_SAME_ROOM, *_EVENTS, *_STREAM, *_ACCOUNTS, *_NUMBERS)
