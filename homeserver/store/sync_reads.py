@@ -21,15 +21,16 @@ HEROES = 5
 _PRESENT = or_(members.c.membership == int(Membership.JOIN), members.c.membership == int(Membership.INVITE))
 _COUNTS = statement(
     select(members.c.room_nid, members.c.membership, func.count())
-    .where(
-        and_(any_of(members.c.room_nid, "room_nids"), _PRESENT)
-    )
+    .where(and_(any_of(members.c.room_nid, "room_nids"), _PRESENT))
     .group_by(members.c.room_nid, members.c.membership)
 )
 # One more than is told: the reader is never among their own heroes.
 _RANK = (
     func.row_number()
-    .over(partition_by=members.c.room_nid, order_by=(case((_PRESENT, 0), else_=1), members.c.pos, members.c.user_nid))
+    .over(
+        partition_by=members.c.room_nid,
+        order_by=(case((_PRESENT, 0), else_=1), members.c.pos, members.c.user_nid),
+    )
     .label("rank")
 )
 _RANKED = (
@@ -70,7 +71,9 @@ class Summary:
         """The heroes as one member sees them."""
         if not self.unnamed:
             return []
-        others = [one for one in self.present if one != user_id] or [one for one in self.gone if one != user_id]
+        others = [one for one in self.present if one != user_id] or [
+            one for one in self.gone if one != user_id
+        ]
         return others[:HEROES]
 
 
@@ -111,5 +114,7 @@ def load_raw_events(tx: Tx, nids: Collection[int]) -> dict[int, bytes]:
     found: dict[int, bytes] = {}
     for row in load_json(tx, nids):
         text = row.json.encode()
-        found[row.nid] = _encode(redact(_decode(text), ROOM_VERSIONS[row.version])) if row.nid in redacted else text
+        found[row.nid] = (
+            _encode(redact(_decode(text), ROOM_VERSIONS[row.version])) if row.nid in redacted else text
+        )
     return found

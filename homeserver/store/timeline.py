@@ -39,7 +39,13 @@ class Move(NamedTuple):
 _UPTO: ColumnElement[int] = bindparam("upto")
 _FIRST: ColumnElement[int] = bindparam("first")
 _PLACE = (timeline.c.room_nid, timeline.c.pos, timeline.c.event_nid)
-_MOVE = (state_log.c.room_nid, state_log.c.pos, state_log.c.state_key_nid, state_log.c.event_nid, state_log.c.prev_nid)
+_MOVE = (
+    state_log.c.room_nid,
+    state_log.c.pos,
+    state_log.c.state_key_nid,
+    state_log.c.event_nid,
+    state_log.c.prev_nid,
+)
 
 
 def _nth_newest(room_nid: ColumnElement[int], upto: ColumnElement[int]) -> ColumnElement[int]:
@@ -161,7 +167,9 @@ _MEMBERS_NAMED = statement(
 # --- the timeline ------------------------------------------------------------------------------------------------
 
 
-def load_newest(tx: Tx, room_nids: Collection[int], since: int, upto: int, most: int) -> dict[int, list[Place]]:
+def load_newest(
+    tx: Tx, room_nids: Collection[int], since: int, upto: int, most: int
+) -> dict[int, list[Place]]:
     """Of each room the newest events in ``(since, upto]``, oldest first: ``most``, and one more where there is one."""
     found = tx.all(_NEWEST, room_nids=list(room_nids), first=since + 1, upto=upto, most=most)
     return _by_room([Place(*row) for row in found])

@@ -5,6 +5,8 @@ The protocols are implemented elsewhere (typing and presence in ``homeserver.eph
 composition root.
 """
 
+# ruff: noqa: ARG002 (the empty implementations look at nothing)
+
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
@@ -88,3 +90,37 @@ class NoEncryption:
 
     def load(self, requester: Requester, since: int, upto: int) -> bytes:
         return b'"device_one_time_keys_count":{},"device_unused_fallback_key_types":[]'
+
+
+class NoTyping:
+    """Nobody types."""
+
+    counter = 0
+
+    def users_in(self, room_nid: int) -> Sequence[str]:
+        return ()
+
+    def changed_since(self, room_nids: Collection[int], counter: int) -> Collection[int]:
+        return ()
+
+
+class NoPresence:
+    """Presence is switched off."""
+
+    counter = 0
+
+    def changes_for(self, user_nid: int, since_counter: int) -> Sequence[Mapping[str, Any]]:
+        return ()
+
+
+class _Zero:
+    notification_count = 0
+    highlight_count = 0
+    threads: Mapping[str, Tally] = {}
+
+
+class NoUnread:
+    """Nothing notifies."""
+
+    def unread(self, user_nid: int, room_nid: int, upto: int) -> Counts:
+        return _Zero()

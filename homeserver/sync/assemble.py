@@ -1,0 +1,230 @@
+"""From the rooms' pieces to the whole answer: what is a user's own or only in memory comes in here.
+
+spec: client-server-api#get_matrixclientv3sync
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Collection, Mapping, Sequence
+
+from homeserver.store.account_data import AccountDataChanged, AccountDatum
+from homeserver.store.placement import Membership
+from homeserver.store.receipts import ReceiptChange
+from homeserver.stream.index import MembershipIndex
+from homeserver.stream.tokens import SyncToken
+from homeserver.sync.lazy import LazyMemory
+from homeserver.sync.sections import (
+    Loaded,
+    Piece,
+    account_data_by_room,
+    joined_room,
+    left_room,
+    rooms_section,
+    stripped_rooms,
+)
+from homeserver.sync.serialise import counts_members, encode, events_object, receipt_events, typing_event
+from homeserver.sync.types import DeviceSections, Presence, Requester, Typing, Unread
+from homeserver.sync.window import Topic
+from homeserver.sync.work import Answer, Work, split_counters
+
+
+class Assembler:
+    """See the module."""
+
+    def __init__(
+        self,
+        index: MembershipIndex,
+        lazy: LazyMemory,
+        typing: Typing,
+        presence: Presence,
+        unread: Unread,
+        devices: DeviceSections,
+    ) -> None:
+        self._index = index
+        self._lazy = lazy
+        self._typing = typing
+        self._presence = presence
+        self._unread = unread
+        self._devices = devices
+
+    async def assemble(self, work: Work, pieces: Mapping[int, Piece], loaded: Loaded) -> Answer:
+        """The answer."""
+        filter_ = work.ask.filter
+        account = account_data_by_room(self._account_data(work, loaded), filter_)
+        ephemeral = self._ephemeral(work, pieces, loaded)
+        join: dict[str, bytes] = {}
+        for room_nid in self._joined(work, pieces, account, ephemeral):
+            body = await self._room(work, room_nid, pieces.get(room_nid), account, ephemeral, loaded)
+            if body is not None:
+                join[work.names[room_nid]] = body
+        leave = {
+            work.names[nid]: left_room(
+                pieces[nid], work.ask.state_name, self._room_account(work, account, nid)
+            )
+            for nid in work.plan.left
+            if nid in pieces and pieces[nid].has_events
+        }
+        sections = {"join": join, "leave": leave}
+        for name, membership in (("invite", Membership.INVITE), ("knock", Membership.KNOCK)):
+            sections[name] = stripped_rooms(
+                work.names, work.plan.stripped, loaded.stripped, membership, work.ignored
+            )
+        parts = [
+            rooms_section(sections),
+            self._presence_section(work),
+            _events_member(b"account_data", list(account.get(0, {}).values())),
+        ]
+        told = any(parts) or work.initial or self._devices_changed(work)
+        body = await self.body(work.ask.requester, work.token, work.since, parts)
+        self._note_members(work, pieces)
+        return Answer(body, told, work.token)
+
+    async def body(self, requester: Requester, token: SyncToken, since: int, parts: Sequence[bytes]) -> bytes:
+        """The outermost object."""
+        found = self._devices.load(requester, since, token.pos)
+        devices = found if isinstance(found, bytes) else await found
+        members = [b'{"next_batch":"%b"' % str(token).encode(), *(part for part in (devices, *parts) if part)]
+        return b",".join(members) + b"}"
+
+    def _devices_changed(self, work: Work) -> bool:
+        return self._devices.changed(work.ask.requester, work.since, work.token.pos)
+
+    # --- one room ------------------------------------------------------------------------------------------------
+
+    def _joined(
+        self,
+        work: Work,
+        pieces: Mapping[int, Piece],
+        account: Mapping[int, object],
+        ephemeral: Mapping[int, object],
+    ) -> list[int]:
+        """The rooms that the reader is in and that something is to be said of."""
+        plan = work.plan
+        found = [nid for nid in pieces if nid not in plan.left]
+        known = set(found)
+        standings = self._index.rooms_of(work.ask.requester.user_nid)
+        for nid in (*account, *ephemeral):
+            if nid and nid not in known and nid in work.names:
+                standing = standings.get(nid)
+                if standing is not None and standing.membership == Membership.JOIN:
+                    known.add(nid)
+                    found.append(nid)
+        return found
+
+    async def _room(
+        self,
+        work: Work,
+        room_nid: int,
+        piece: Piece | None,
+        account: Mapping[int, Mapping[str, bytes]],
+        ephemeral: Mapping[int, Sequence[bytes]],
+        loaded: Loaded,
+    ) -> bytes | None:
+        told_account = self._room_account(work, account, room_nid)
+        told_ephemeral = ephemeral.get(room_nid, ())
+        if piece is None or not piece.has_events:
+            if not told_account and not told_ephemeral and not self._own_receipt(work, room_nid, loaded):
+                return None
+        requester = work.ask.requester
+        counts = self._unread.unread(requester.user_nid, room_nid, work.token.pos)
+        if isinstance(counts, Awaitable):
+            counts = await counts
+        members = counts_members(counts, work.ask.filter.threads)
+        return joined_room(
+            piece or Piece.quiet(work.token.pos), work.ask.state_name, told_ephemeral, told_account, members
+        )
+
+    def _room_account(
+        self, work: Work, account: Mapping[int, Mapping[str, bytes]], room_nid: int
+    ) -> list[bytes]:
+        found = account.get(room_nid)
+        if not found or not work.ask.filter.room_account_data.rooms.accepts(work.names[room_nid]):
+            return []
+        return list(found.values())
+
+    def _own_receipt(self, work: Work, room_nid: int, loaded: Loaded) -> bool:
+        """Whether the reader has read something in a room: then the counts have changed, which is news."""
+        receipts = self._receipts(work, room_nid, loaded)
+        return any(one.user_nid == work.ask.requester.user_nid for one in receipts)
+
+    def _note_members(self, work: Work, pieces: Mapping[int, Piece]) -> None:
+        if not work.ask.filter.lazy:
+            return
+        requester = work.ask.requester
+        device = (requester.user_nid, requester.device_nid)
+        for room_nid, piece in pieces.items():
+            if piece.fresh:
+                self._lazy.forget_room(device, room_nid)
+            self._lazy.note(device, room_nid, piece.members, work.token.pos)
+
+    # --- what is not history -------------------------------------------------------------------------------------
+
+    def _account_data(self, work: Work, loaded: Loaded) -> list[AccountDataChanged | AccountDatum]:
+        topic = self._own_topic(work)
+        changed = topic.account_data if topic is not None and topic.complete else []
+        return [*loaded.account_data, *changed]
+
+    def _own_topic(self, work: Work) -> Topic | None:
+        return work.window.topics.get(-work.ask.requester.user_nid) if work.window is not None else None
+
+    def _receipts(self, work: Work, room_nid: int, loaded: Loaded) -> Sequence[ReceiptChange]:
+        if room_nid in loaded.receipts:
+            return loaded.receipts[room_nid]
+        topic = work.window.topics.get(room_nid) if work.window is not None else None
+        return topic.receipts if topic is not None else ()
+
+    def _ephemeral(self, work: Work, pieces: Mapping[int, Piece], loaded: Loaded) -> dict[int, list[bytes]]:
+        filter_ = work.ask.filter.ephemeral
+        found: dict[int, list[bytes]] = {}
+        if filter_.accepts_type("m.typing"):
+            for room_nid in self._typing_rooms(work, pieces):
+                users = [one for one in self._typing.users_in(room_nid) if one not in work.ignored]
+                if users or not work.initial:
+                    found.setdefault(room_nid, []).append(typing_event(users))
+        if filter_.accepts_type("m.receipt"):
+            for room_nid in dict.fromkeys((*pieces, *loaded.receipts)):
+                if room_nid not in work.plan.left:
+                    events = self._receipt_events(work, room_nid, loaded)
+                    if events:
+                        found.setdefault(room_nid, []).extend(events)
+        if filter_.rooms.trivial:
+            return found
+        return {
+            nid: events for nid, events in found.items() if filter_.rooms.accepts(work.names.get(nid, ""))
+        }
+
+    def _receipt_events(self, work: Work, room_nid: int, loaded: Loaded) -> list[bytes]:
+        topic = work.window.topics.get(room_nid) if work.window is not None else None
+        shared = topic is not None and room_nid not in loaded.receipts and not work.ignored
+        if shared and topic is not None and not topic.private_receipts:
+            if topic.public_receipts is None:
+                topic.public_receipts = receipt_events(topic.receipts)
+            return topic.public_receipts
+        receipts = self._receipts(work, room_nid, loaded)
+        return receipt_events(receipts, work.ask.requester.user_nid, work.ignored)
+
+    def _typing_rooms(self, work: Work, pieces: Mapping[int, Piece]) -> Collection[int]:
+        user_nid = work.ask.requester.user_nid
+        at = split_counters(work.at.ephemeral)[0] if work.at is not None else 0
+        if self._typing.counter == at:
+            return ()
+        joined = [nid for nid in self._index.joined_rooms(user_nid) if nid in work.names]
+        changed = set(self._typing.changed_since(joined, at))
+        changed.update(nid for nid, piece in pieces.items() if piece.fresh and self._typing.users_in(nid))
+        return sorted(changed.difference(work.plan.left))
+
+    def _presence_section(self, work: Work) -> bytes:
+        at = split_counters(work.at.ephemeral)[1] if work.at is not None else 0
+        if self._presence.counter == at and not work.initial:
+            return b""
+        filter_ = work.ask.filter.presence
+        events = [
+            encode(event)
+            for event in self._presence.changes_for(work.ask.requester.user_nid, at)
+            if filter_.accepts("m.presence", event["sender"]) and event["sender"] not in work.ignored
+        ]
+        return _events_member(b"presence", events)
+
+
+def _events_member(name: bytes, events: Sequence[bytes]) -> bytes:
+    return b'"%b":%b' % (name, events_object(events)) if events else b""

@@ -1,0 +1,237 @@
+"""The sections of an answer: rooms joined, left and stripped, each from its parts. Builders only; no waiting here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from homeserver.db.tx import Tx
+from homeserver.store.account_data import (
+    AccountDataChanged,
+    AccountDatum,
+    load_account_data_of,
+    load_account_data_since,
+)
+from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
+from homeserver.store.events import load_rows
+from homeserver.store.placement import Membership
+from homeserver.store.receipts import ReceiptChange, load_receipts
+from homeserver.store.state import BaseCache, load_snapshots
+from homeserver.store.sync_reads import Summary
+from homeserver.stream.index import Standing
+from homeserver.sync.bulk import Built, Order, Reader, RoomWork, build_rooms
+from homeserver.sync.filters import SyncFilter
+from homeserver.sync.serialise import (
+    NO_EVENTS,
+    account_data_event,
+    encode,
+    events_object,
+    summary_object,
+    timeline_object,
+)
+
+_AccountData = AccountDataChanged | AccountDatum
+
+
+@dataclass(slots=True)
+class Piece:
+    """What an answer says of one room: objects as bytes."""
+
+    timeline: bytes
+    state: bytes
+    has_events: bool
+    summary: bytes | None = None
+    members: dict[str, int] = field(default_factory=dict)
+    fresh: bool = False
+
+    @staticmethod
+    def quiet(upto: int) -> Piece:
+        """Of a room in which no event happened."""
+        return Piece(timeline_object((), False, upto), NO_EVENTS, has_events=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """What one read unit is to load."""
+
+    order: Order | None
+    stripped: Mapping[int, Standing]
+    strip_keys: Sequence[int]
+    receipts_of: Sequence[int] | None  # rooms whose receipts since the token are asked for
+    account_data: bool  # what changed since the token; at an initial sync everything
+    initial: bool
+    since: int
+    upto: int
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What it found."""
+
+    pieces: dict[int, Piece] = field(default_factory=dict)
+    stripped: dict[int, list[ClientEvent]] = field(default_factory=dict)
+    receipts: dict[int, list[ReceiptChange]] = field(default_factory=dict)
+    account_data: list[_AccountData] = field(default_factory=list)
+
+
+def load_sections(tx: Tx, reader: Reader, want: Want, cache: ClientEventCache, bases: BaseCache) -> Loaded:
+    """Everything that an answer needs of the tables, in one read unit."""
+    loaded = Loaded()
+    if want.order is not None:
+        loaded.pieces = write_pieces(build_rooms(tx, reader, want.order, cache), reader)
+    if want.stripped:
+        loaded.stripped = _load_stripped(tx, want, cache, bases)
+    fresh = sorted(nid for nid, piece in loaded.pieces.items() if piece.fresh)
+    if want.receipts_of:
+        changed = [nid for nid in want.receipts_of if nid not in fresh]
+        _add_receipts(tx, loaded, changed, want.since, want.upto)
+    if fresh:
+        _add_receipts(tx, loaded, fresh, 0, want.upto)
+    _load_account_data(tx, reader, want, loaded, fresh)
+    return loaded
+
+
+def _add_receipts(tx: Tx, loaded: Loaded, room_nids: Sequence[int], since: int, upto: int) -> None:
+    if room_nids:
+        for receipt in load_receipts(tx, room_nids, since, upto):
+            loaded.receipts.setdefault(receipt.room_nid, []).append(receipt)
+
+
+def _load_account_data(tx: Tx, reader: Reader, want: Want, loaded: Loaded, fresh: Sequence[int]) -> None:
+    if want.initial:
+        loaded.account_data += load_account_data_of(tx, reader.user_nid, [0, *loaded.pieces], want.upto)
+        return
+    if want.account_data:
+        loaded.account_data += load_account_data_since(tx, reader.user_nid, want.since, want.upto)
+    if fresh:
+        loaded.account_data += load_account_data_of(tx, reader.user_nid, list(fresh), want.upto)
+
+
+def _load_stripped(
+    tx: Tx, want: Want, cache: ClientEventCache, bases: BaseCache
+) -> dict[int, list[ClientEvent]]:
+    """The state that people see before they join, as it was when they were invited, and their membership."""
+    # spec: client-server-api#stripped-state
+    own = {nid: standing.event_nid for nid, standing in want.stripped.items()}
+    rows = load_rows(tx, own.values())
+    befores = {nid: row.state_before for nid, row in rows.items() if row.state_before}
+    snapshots = load_snapshots(tx, sorted(set(befores.values())), bases) if befores else {}
+    nids: dict[int, list[int]] = {}
+    for room_nid, event_nid in own.items():
+        snapshot = snapshots.get(befores.get(event_nid, 0))
+        state = [snapshot.get(key) for key in want.strip_keys if key] if snapshot is not None else []
+        nids[room_nid] = [*(nid for nid in state if nid), event_nid]
+    events = load_client_events(tx, sorted({nid for found in nids.values() for nid in found}), cache)
+    return {room: [events[nid] for nid in found if nid in events] for room, found in nids.items()}
+
+
+def stripped_event(event: ClientEvent) -> bytes:
+    """An event with nothing but what strangers may see of it."""
+    return b'{"content":%b,"sender":%b,"state_key":%b,"type":%b}' % (
+        event.content,
+        encode(event.sender),
+        encode(event.state_key or ""),
+        encode(event.type),
+    )
+
+
+def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:
+    """The rooms of ``bulk`` as bytes."""
+    pieces: dict[int, Piece] = {}
+    for work in built.rooms:
+        events = [
+            built.writer.write(
+                one.event,
+                one.membership,
+                built.events.get(one.previous_nid),
+                built.transactions.get(one.event.nid),
+                hide_previous=one.hide_previous,
+            )
+            for one in work.shown
+        ]
+        state = [built.writer.write(event) for event in work.state]
+        summary = summary_for(work.summary, reader.user_id) if work.summary is not None else None
+        pieces[work.room_nid] = Piece(
+            timeline_object(events, work.limited, work.start - 1),
+            events_object(state),
+            bool(events or state or work.limited) or _is_whole(work),
+            summary,
+            work.members,
+            work.fresh,
+        )
+    return pieces
+
+
+def _is_whole(work: RoomWork) -> bool:
+    return work.full or work.fresh
+
+
+def summary_for(summary: Summary, user_id: str) -> bytes:
+    """A room's summary as one member gets it."""
+    heroes = summary.heroes(user_id) if summary.unnamed else None
+    return summary_object(summary.joined, summary.invited, heroes)
+
+
+def joined_room(
+    piece: Piece, state_name: bytes, ephemeral: Sequence[bytes], account: Sequence[bytes], counts: bytes
+) -> bytes:
+    """A room of the ``join`` section."""
+    parts = [b'{"timeline":', piece.timeline]
+    if state_name:
+        parts += [b',"', state_name, b'":', piece.state]
+    parts += [b',"ephemeral":{"events":[', b",".join(ephemeral), b']},"account_data":{"events":[']
+    parts += [b",".join(account), b"]},", counts]
+    if piece.summary is not None:
+        parts += [b',"summary":', piece.summary]
+    parts.append(b"}")
+    return b"".join(parts)
+
+
+def left_room(piece: Piece, state_name: bytes, account: Sequence[bytes]) -> bytes:
+    """A room of the ``leave`` section."""
+    return b'{"timeline":%b,"%b":%b,"account_data":%b}' % (
+        piece.timeline,
+        state_name,
+        piece.state,
+        events_object(account),
+    )
+
+
+def stripped_rooms(
+    names: Mapping[int, str],
+    standings: Mapping[int, Standing],
+    found: Mapping[int, Sequence[ClientEvent]],
+    membership: Membership,
+    ignored: frozenset[str],
+) -> dict[str, bytes]:
+    """The rooms of the ``invite`` or the ``knock`` section."""
+    rooms: dict[str, bytes] = {}
+    for room_nid, standing in standings.items():
+        events = found.get(room_nid)
+        if standing.membership != membership or not events or room_nid not in names:
+            continue
+        if membership == Membership.INVITE and events[-1].sender in ignored:
+            continue  # spec: client-server-api#ignoring-users (no invites by ignored users)
+        member = b'{"invite_state":' if membership == Membership.INVITE else b'{"knock_state":'
+        rooms[names[room_nid]] = member + events_object(stripped_event(one) for one in events) + b"}"
+    return rooms
+
+
+def rooms_section(sections: Mapping[str, Mapping[str, bytes]]) -> bytes:
+    """The ``rooms`` member, or nothing."""
+    parts = []
+    for name, rooms in sections.items():
+        if rooms:
+            inner = b",".join([encode(room_id) + b":" + body for room_id, body in rooms.items()])
+            parts.append(b'"' + name.encode() + b'":{' + inner + b"}")
+    return b'"rooms":{' + b",".join(parts) + b"}" if parts else b""
+
+
+def account_data_by_room(found: Iterable[_AccountData], filter_: SyncFilter) -> dict[int, dict[str, bytes]]:
+    """Account data as events, the newest of each type, by room (0: the account's)."""
+    result: dict[int, dict[str, bytes]] = {}
+    for one in found:
+        wanted = filter_.room_account_data if one.room_nid else filter_.account_data
+        if wanted.everything or wanted.accepts_type(one.type):
+            result.setdefault(one.room_nid, {})[one.type] = account_data_event(one.type, one.content)
+    return result

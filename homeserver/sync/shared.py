@@ -1,0 +1,257 @@
+"""A room's news from the log, without SQL, built once for all its steady members.
+
+What differs between readers is spliced in by ``for_reader``: their own transaction ids, whom they ignore, the members
+that their device was not told of. What is not in memory (the content that a state event replaced, a summary, an event
+redacted a moment after it came) is read once for all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
+from homeserver.store.client_events import (
+    ClientEvent,
+    ClientEventCache,
+    Key,
+    from_placement,
+    load_client_events,
+)
+from homeserver.store.placement import Membership, Placement
+from homeserver.store.state import Snapshot
+from homeserver.store.sync_reads import Summary, load_summaries
+from homeserver.sync.bulk import Keys, is_set
+from homeserver.sync.filters import SyncFilter
+from homeserver.sync.serialise import Writer, events_object, timeline_object
+from homeserver.sync.window import Window
+
+_MEMBER = "m.room.member"
+# An event's age is told; a room that was built longer ago is built again.
+FRESH_MS = 2_000
+
+
+@dataclass(slots=True)
+class SharedRoom:
+    """See the module."""
+
+    built_ms: int
+    shown: list[tuple[ClientEvent, Placement]]
+    previous: dict[int, ClientEvent]
+    written: list[bytes]
+    limited: bool
+    before: int
+    timeline: bytes
+    state: list[ClientEvent]
+    written_state: list[bytes]
+    state_object: bytes
+    senders: frozenset[str]
+    own: dict[int, list[int]]  # device -> which of the events it sent
+    members: dict[str, int]  # membership events in here
+    summary: Summary | None
+    snapshot: Snapshot  # what lazily loaded members are looked up in
+    has_events: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Extras:
+    """What had to be read."""
+
+    events: dict[int, ClientEvent]
+    summary: Summary | None
+
+
+class SharedRooms:
+    """Builds them, and keeps them with their window."""
+
+    def __init__(self, database: Database, cache: ClientEventCache) -> None:
+        self._database = database
+        self._cache = cache
+
+    def known(
+        self, window: Window, room_nid: int, filter_: SyncFilter, now_ms: int, *, state_after: bool
+    ) -> SharedRoom | None:
+        """What was built a moment ago."""
+        room: SharedRoom | None = window.shared.get((room_nid, filter_.key, state_after))
+        return room if room is not None and now_ms - room.built_ms <= FRESH_MS else None
+
+    async def build(
+        self,
+        window: Window,
+        room_nid: int,
+        filter_: SyncFilter,
+        now_ms: int,
+        keys: Keys,
+        *,
+        state_after: bool,
+    ) -> SharedRoom:
+        """What happened in a room."""
+        topic = window.topics[room_nid]
+        chosen = _choose(topic.placements, filter_, self._cache, state_after=state_after)
+        extras = _Extras({}, None)
+        previous = [placed.prev_nid for _, placed in chosen.shown if placed.prev_nid]
+        redacted = _redacted(topic.placements)
+        changed = any(
+            _names(placed.type_nid) for placed in topic.placements if placed.state_key_nid is not None
+        )
+        if previous or redacted or changed:
+            last = topic.placements[-1].state_after
+            names = [last.get(keys.name), last.get(keys.alias)] if changed else []
+            extras = await self._database.read(
+                _load_extras, room_nid, [*previous, *redacted], names, self._cache, changed
+            )
+        room = _write(chosen, extras, filter_, now_ms)
+        window.shared[(room_nid, filter_.key, state_after)] = room
+        return room
+
+    async def load_events(self, nids: Sequence[int]) -> dict[int, ClientEvent]:
+        """Client events (members that a device was not told of)."""
+        return await self._database.read(load_client_events, list(nids), self._cache)
+
+
+@dataclass(slots=True)
+class _Chosen:
+    """The events of a timeline and the state before it."""
+
+    shown: list[tuple[ClientEvent, Placement]]
+    limited: bool
+    before: int
+    state: list[ClientEvent]
+    snapshot: Snapshot
+
+
+def client_event(placed: Placement, cache: ClientEventCache) -> ClientEvent:
+    """The client event of what was just stored, not redacted."""
+    key = Key(placed.nid, 0)
+    event = cache.get(key)
+    if event is None:
+        event = from_placement(placed)
+        cache.put(key, event)
+    return event
+
+
+# Member, canonical alias, name: see store/ids.py.
+_NAMING = (2, 6, 7)
+
+
+def _names(type_nid: int) -> bool:
+    return type_nid in _NAMING
+
+
+def _redacted(placements: Sequence[Placement]) -> list[int]:
+    """The events in here that something in here redacts."""
+    targets = {placed.redacts_target for placed in placements if placed.redacts_target is not None}
+    return [placed.nid for placed in placements if placed.event.event_id in targets] if targets else []
+
+
+def _choose(
+    placements: Sequence[Placement], filter_: SyncFilter, cache: ClientEventCache, *, state_after: bool
+) -> _Chosen:
+    limit, wanted = filter_.timeline.limit, filter_.timeline
+    shown: list[tuple[ClientEvent, Placement]] = []
+    limited = False
+    first = len(placements)
+    for place in range(len(placements) - 1, -1, -1):
+        placed = placements[place]
+        event = client_event(placed, cache)
+        if not wanted.accepts(event.type, event.sender, event.has_url):
+            continue
+        if len(shown) == limit:
+            limited = True
+            break
+        shown.append((event, placed))
+        first = place
+    if not limited:
+        first = 0  # nothing was cut off
+    shown.reverse()
+    told: dict[int, Placement] = {}
+    in_timeline = {event.nid for event, _ in shown}
+    for place, placed in enumerate(placements):
+        # What the timeline does not say must stand in the state: see sync/bulk.py.
+        key = placed.state_key_nid
+        if key is not None and (state_after or place < first or placed.nid not in in_timeline):
+            told[key] = placed
+    state = [event for placed in told.values() if _passes(event := client_event(placed, cache), filter_)]
+    if first < len(placements):
+        before, snapshot = placements[first].pos - 1, placements[first].state_before
+    else:
+        before, snapshot = placements[-1].pos, placements[-1].state_after
+    return _Chosen(shown, limited, before, state, placements[-1].state_after if state_after else snapshot)
+
+
+def _passes(event: ClientEvent, filter_: SyncFilter) -> bool:
+    return filter_.state.accepts(event.type, event.sender, event.has_url)
+
+
+def _load_extras(
+    tx: Tx, room_nid: int, nids: Sequence[int], names: Sequence[int], cache: ClientEventCache, summarise: bool
+) -> _Extras:
+    wanted = sorted({*nids, *(nid for nid in names if nid)})
+    events = load_client_events(tx, wanted, cache)
+    if not summarise:
+        return _Extras(events, None)
+    named = [events[nid] for nid in names if nid in events]
+    unnamed = not any(is_set(event, name) for event in named for name in ("name", "alias"))
+    summaries = load_summaries(tx, [room_nid], {room_nid} if unnamed else ())
+    return _Extras(events, summaries[room_nid])
+
+
+def _write(chosen: _Chosen, extras: _Extras, filter_: SyncFilter, now_ms: int) -> SharedRoom:
+    writer = Writer(filter_, now_ms)
+    shown = [(extras.events.get(event.nid, event), placed) for event, placed in chosen.shown]
+    previous = {
+        event.nid: extras.events[placed.prev_nid]
+        for event, placed in shown
+        if placed.prev_nid in extras.events
+    }
+    written = [writer.write(event, Membership.JOIN, previous.get(event.nid)) for event, _ in shown]
+    state = [extras.events.get(event.nid, event) for event in chosen.state]
+    written_state = [writer.write(event) for event in state]
+    own: dict[int, list[int]] = {}
+    members = {event.state_key or "": event.nid for event in state if event.type == _MEMBER}
+    for place, (event, placed) in enumerate(shown):
+        if placed.transaction is not None:
+            own.setdefault(placed.transaction.device_nid, []).append(place)
+        if event.type == _MEMBER and event.state_key is not None:
+            members[event.state_key] = event.nid
+    return SharedRoom(
+        now_ms,
+        shown,
+        previous,
+        written,
+        chosen.limited,
+        chosen.before,
+        timeline_object(written, chosen.limited, chosen.before),
+        state,
+        written_state,
+        events_object(written_state),
+        frozenset(event.sender for event, _ in shown),
+        own,
+        members,
+        extras.summary,
+        chosen.snapshot,
+        bool(shown) or chosen.limited or bool(state),
+    )
+
+
+def timeline_for(room: SharedRoom, device_nid: int, ignored: frozenset[str], filter_: SyncFilter) -> bytes:
+    """The timeline as one steady member's device gets it."""
+    own = room.own.get(device_nid) if device_nid else None
+    some_ignored = bool(ignored) and not ignored.isdisjoint(room.senders)
+    if own is None and not some_ignored:
+        return room.timeline
+    written = list(room.written)
+    if own is not None:
+        writer = Writer(filter_, room.built_ms)
+        for place in own:
+            event, placed = room.shown[place]
+            assert placed.transaction is not None
+            written[place] = writer.write(
+                event, Membership.JOIN, room.previous.get(event.nid), placed.transaction.txn_id
+            )
+    if some_ignored:
+        # spec: client-server-api#ignoring-users (state events are sent all the same)
+        kept = [event.state_key is not None or event.sender not in ignored for event, _ in room.shown]
+        written = [data for data, keep in zip(written, kept, strict=True) if keep]
+    return timeline_object(written, room.limited, room.before)

@@ -1,0 +1,305 @@
+"""Classic sync: what changed since a token, at once or when something does.
+
+1. Nothing is told that is not committed; the token that is returned covers exactly what was told.
+2. The law: an earlier answer and the increments after it make what a new initial sync would say.
+3. Where nothing changed, positions are compared, and nothing else is done. Where the log reaches back to the token,
+   there is no SQL, but for what ``shared`` and ``bulk`` say.
+
+spec: client-server-api#get_matrixclientv3sync
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from homeserver.db.threads import Database
+from homeserver.runtime.clock import Clock
+from homeserver.store.client_events import ClientEventCache
+from homeserver.store.ids import Interner, StateKey
+from homeserver.store.placement import Membership
+from homeserver.store.state import BaseCache
+from homeserver.stream.index import MembershipIndex, Standing
+from homeserver.stream.log import ChangeLog
+from homeserver.stream.notifier import Notifier
+from homeserver.stream.tokens import SyncToken, parse_sync_token
+from homeserver.sync.assemble import Assembler
+from homeserver.sync.bulk import Keys, Order
+from homeserver.sync.ignored import IgnoreLists
+from homeserver.sync.lazy import LazyMemory
+from homeserver.sync.memory import MemoryRooms
+from homeserver.sync.plan import plan_initial, plan_since
+from homeserver.sync.sections import Loaded, Piece, Want, load_sections
+from homeserver.sync.shared import SharedRooms
+from homeserver.sync.types import (
+    DeviceSections,
+    NoEncryption,
+    NoPresence,
+    NoTyping,
+    NoUnread,
+    Presence,
+    Requester,
+    Typing,
+    Unread,
+)
+from homeserver.sync.wait import Waits
+from homeserver.sync.window import Window, Windows
+from homeserver.sync.work import Answer, Ask, Work, join_counters, split_counters
+
+_NAMING: tuple[StateKey, ...] = (
+    ("m.room.history_visibility", ""),
+    ("m.room.name", ""),
+    ("m.room.canonical_alias", ""),
+)
+# spec: client-server-api#stripped-state
+_STRIPPED: tuple[StateKey, ...] = (
+    ("m.room.create", ""),
+    ("m.room.join_rules", ""),
+    ("m.room.name", ""),
+    ("m.room.avatar", ""),
+    ("m.room.topic", ""),
+    ("m.room.canonical_alias", ""),
+    ("m.room.encryption", ""),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SyncTools:
+    """The core's parts that sync works with."""
+
+    database: Database
+    interner: Interner
+    log: ChangeLog
+    index: MembershipIndex
+    notifier: Notifier
+    clock: Clock
+    events: ClientEventCache
+    bases: BaseCache
+
+
+class SyncService:
+    """See the module. One for each process; ``boot`` is drawn when it starts."""
+
+    def __init__(
+        self,
+        tools: SyncTools,
+        boot: str,
+        *,
+        typing: Typing | None = None,
+        presence: Presence | None = None,
+        unread: Unread | None = None,
+        devices: DeviceSections | None = None,
+    ) -> None:
+        self._tools = tools
+        self._boot = boot
+        self._typing: Typing = typing or NoTyping()
+        self._presence: Presence = presence or NoPresence()
+        self._unread: Unread = unread or NoUnread()
+        self._devices: DeviceSections = devices or NoEncryption()
+        self._ignored = IgnoreLists(tools.database)
+        tools.log.subscribe(self._ignored.apply)
+        self._lazy = LazyMemory()
+        self._windows = Windows(tools.log)
+        self._waits = Waits(tools.notifier, tools.clock)
+        shared = SharedRooms(tools.database, tools.events)
+        self._memory = MemoryRooms(shared, tools.interner, tools.events, self._lazy)
+        self._assembler = Assembler(
+            tools.index, self._lazy, self._typing, self._presence, self._unread, self._devices
+        )
+        # What happened before was heard of by another process: of it the index knows events, and nothing else.
+        self._heard_from = tools.log.position
+        self._keys: dict[StateKey, int] = {}
+        self._asked_keys = False
+
+    def parse_token(self, text: str) -> SyncToken:
+        """The token of a ``since``; 400 M_INVALID_PARAM for anything else."""
+        token = parse_sync_token(text, self._boot)
+        # A database that was restored is behind what its clients have seen.
+        return token._replace(pos=min(token.pos, self._tools.log.position))
+
+    async def sync(self, ask: Ask) -> bytes:
+        """The answer, now or when there is something to say or the time is up."""
+        requester, at = ask.requester, ask.since
+        if at is None:
+            self._lazy.forget((requester.user_nid, requester.device_nid))
+            return (await self._answer(ask, None)).body
+        if ask.full_state:
+            return (await self._answer(ask, at)).body
+        clock = self._tools.clock
+        ends_s = clock.monotonic() + ask.timeout_s
+        while True:
+            if self._is_quiet(requester, at):
+                at = self._token()
+            else:
+                answer = await self._answer(ask, at)
+                if answer.told:
+                    return answer.body
+                at = answer.token
+            left_s = ends_s - clock.monotonic()
+            if left_s <= 0:
+                return await self._nothing(requester, at)
+            quiet_at = at
+            if not await self._waits.wait(
+                requester.user_nid,
+                requester.device_nid,
+                left_s,
+                lambda quiet_at=quiet_at: self._is_quiet(requester, quiet_at),  # type: ignore[misc]
+            ):
+                return await self._nothing(requester, at)
+
+    # --- is there anything ---------------------------------------------------------------------------------------
+
+    def _token(self) -> SyncToken:
+        ephemeral = join_counters(self._typing.counter, self._presence.counter)
+        return SyncToken(self._tools.log.position, ephemeral, self._boot)
+
+    def _is_quiet(self, requester: Requester, at: SyncToken) -> bool:
+        """Whether nothing can have changed for a user: a comparison of positions."""
+        tools, user_nid = self._tools, requester.user_nid
+        index = tools.index
+        pos = at.pos
+        if tools.log.position > pos:
+            if pos < self._heard_from:
+                return False
+            last_pos = index.last_pos
+            if last_pos.get(-user_nid, 0) > pos:
+                return False
+            for room_nid, standing in index.rooms_of(user_nid).items():
+                if standing.membership == Membership.JOIN and last_pos.get(room_nid, 0) > pos:
+                    return False
+        typing_at, presence_at = split_counters(at.ephemeral)
+        typing, presence = self._typing, self._presence
+        if typing.counter != typing_at and typing.changed_since(index.joined_rooms(user_nid), typing_at):
+            return False
+        if presence.counter != presence_at and presence.changes_for(user_nid, presence_at):
+            return False
+        return not self._devices.changed(requester, pos, tools.log.position)
+
+    async def _nothing(self, requester: Requester, at: SyncToken) -> bytes:
+        return await self._assembler.body(requester, at, at.pos, [])
+
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    async def _answer(self, ask: Ask, at: SyncToken | None) -> Answer:
+        tools, requester = self._tools, ask.requester
+        ignored = self._ignored.known(requester.user_nid)
+        if ignored is None:
+            ignored = await self._ignored.load(requester.user_nid)
+        own_key = await self._own_key(requester)
+        if not self._asked_keys:
+            await self._ask_keys(_NAMING)
+            self._asked_keys = True
+        # From here to the first wait: one moment.
+        token = self._token()
+        since = at.pos if at is not None else 0
+        window: Window | None = None
+        if at is not None and not ask.filter.federation_format:
+            window = self._windows.find(since)
+        if at is None:
+            plan = plan_initial(tools.index, requester.user_nid, ask.filter)
+        else:
+            plan = plan_since(tools.index, requester.user_nid, since, window, full_state=ask.full_state)
+        now_ms = tools.clock.now_ms()
+        return await self._make(Work(ask, at, token, window, plan, own_key, ignored, now_ms))
+
+    async def _own_key(self, requester: Requester) -> int:
+        key = ("m.room.member", requester.user_id)
+        return self._tools.interner.known_key(key) or await self._tools.interner.find_key(key) or 0
+
+    async def _ask_keys(self, keys: Sequence[StateKey]) -> list[int]:
+        """The numbers of state keys; one that no room ever used is asked for again."""
+        for key in keys:
+            if key not in self._keys:
+                found = await self._tools.interner.find_key(key)
+                if found is not None:
+                    self._keys[key] = found
+        return [self._keys.get(key, 0) for key in keys]
+
+    def _known_keys(self, own: int) -> Keys:
+        for key in _NAMING:
+            if key not in self._keys:
+                known = self._tools.interner.known_key(key)
+                if known is not None:
+                    self._keys[key] = known
+        return Keys(own, *(self._keys.get(key, 0) for key in _NAMING))
+
+    async def _make(self, work: Work) -> Answer:
+        await self._name_rooms(work)
+        reader = work.reader(self._known_keys(work.own_key))
+        changed, moved = work.plan.changed, work.plan.moved
+        pieces: dict[int, Piece] = {}
+        if work.window is not None and not work.ask.full_state:
+            told = await self._memory.tell(work.window, changed, moved, reader)
+            pieces, changed, moved = told.pieces, told.changed, told.moved
+        loaded = Loaded()
+        want = self._want(work, changed, moved)
+        if want is not None:
+            if not reader.keys.visibility:
+                # Another process may have used it for the first time: this one decides who may see what.
+                await self._ask_keys(_NAMING[:1])
+                reader = work.reader(self._known_keys(work.own_key))
+            if want.stripped:
+                want = replace(want, strip_keys=await self._ask_keys(_STRIPPED))
+            tools = self._tools
+            loaded = await tools.database.read(load_sections, reader, want, tools.events, tools.bases)
+            pieces = {**pieces, **loaded.pieces}
+        return await self._assembler.assemble(work, pieces, loaded)
+
+    async def _name_rooms(self, work: Work) -> None:
+        """The names of all rooms in question; those that the filter does not want are dropped from the plan."""
+        plan, interner, wanted = work.plan, self._tools.interner, work.ask.filter.rooms
+        parts = (plan.changed, plan.moved, plan.full, plan.left, plan.stripped)
+        nids = {nid for part in parts for nid in part}
+        if work.at is not None:
+            # Typing and account data may concern rooms in which nothing else happened.
+            nids.update(self._own_rooms(work, nids))
+        for nid in nids:
+            name = interner.room_name(nid)
+            if name is None:
+                work.names = await interner.room_names(nids)
+                break
+            work.names[nid] = name
+        if not wanted.trivial:
+            work.names = {nid: name for nid, name in work.names.items() if wanted.accepts(name)}
+        if len(work.names) < len(nids):
+            for part in parts:
+                for nid in [nid for nid in part if nid not in work.names]:
+                    del part[nid]
+
+    def _own_rooms(self, work: Work, nids: Collection[int]) -> set[int]:
+        user_nid = work.ask.requester.user_nid
+        index = self._tools.index
+        assert work.at is not None
+        quiet = (
+            self._typing.counter == split_counters(work.at.ephemeral)[0] and work.since >= self._heard_from
+        )
+        if quiet and index.last_pos.get(-user_nid, 0) <= work.since:
+            return set()
+        return set(self._joined(work)).difference(nids)
+
+    def _joined(self, work: Work) -> list[int]:
+        return self._tools.index.joined_rooms(work.ask.requester.user_nid)
+
+    def _want(
+        self, work: Work, changed: Mapping[int, Standing], moved: Mapping[int, Standing]
+    ) -> Want | None:
+        """What must be read from the tables, if anything."""
+        plan, window = work.plan, work.window
+        order: Order | None = None
+        if changed or moved or plan.full or plan.left:
+            device = (work.ask.requester.user_nid, work.ask.requester.device_nid)
+            sent = {nid: dict(self._lazy.sent(device, nid)) for nid in (*changed, *moved)}
+            full_state = work.ask.full_state
+            order = Order(work.since, work.token.pos, full_state, changed, moved, plan.full, plan.left, sent)
+        receipts_of: list[int] = []
+        if not work.initial:
+            receipts_of = sorted({*changed, *moved, *plan.full})
+            if work.since < self._heard_from:
+                receipts_of = [nid for nid in self._joined(work) if nid in work.names]
+        own = window.topics.get(-work.ask.requester.user_nid) if window is not None else None
+        account_data = not work.initial and (window is None or (own is not None and not own.complete))
+        if not (order or plan.stripped or account_data or receipts_of or work.initial):
+            return None
+        return Want(
+            order, plan.stripped, (), receipts_of, account_data, work.initial, work.since, work.token.pos
+        )

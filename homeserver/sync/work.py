@@ -1,0 +1,88 @@
+"""One answer on its way: what was asked, the moment that it is of, and what was planned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from homeserver.stream.tokens import SyncToken
+from homeserver.sync.bulk import Keys, Reader
+from homeserver.sync.filters import SyncFilter
+from homeserver.sync.plan import Plan
+from homeserver.sync.types import Requester
+from homeserver.sync.window import Window
+
+# A token has one number for what is only in memory: typing above, presence below.
+_PRESENCE_BITS = 29
+_PRESENCE_MASK = (1 << _PRESENCE_BITS) - 1
+
+
+def join_counters(typing: int, presence: int) -> int:
+    """The ephemeral part of a token."""
+    return (typing << _PRESENCE_BITS) | (presence & _PRESENCE_MASK)
+
+
+def split_counters(ephemeral: int) -> tuple[int, int]:
+    """The counters of typing and of presence in the ephemeral part of a token."""
+    return ephemeral >> _PRESENCE_BITS, ephemeral & _PRESENCE_MASK
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One request."""
+
+    requester: Requester
+    filter: SyncFilter
+    since: SyncToken | None = None
+    timeout_s: float = 0.0
+    full_state: bool = False
+    state_name: bytes = b"state"  # or the name that state at the end of the timeline goes by
+
+    @property
+    def state_after(self) -> bool:
+        return self.state_name != b"state"
+
+
+@dataclass(slots=True)
+class Work:
+    """See the module."""
+
+    ask: Ask
+    at: SyncToken | None  # what the client has; None: nothing
+    token: SyncToken  # what it has after this
+    window: Window | None
+    plan: Plan
+    own_key: int
+    ignored: frozenset[str]
+    now_ms: int
+    names: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def initial(self) -> bool:
+        return self.at is None
+
+    @property
+    def since(self) -> int:
+        return self.at.pos if self.at is not None else 0
+
+    def reader(self, keys: Keys) -> Reader:
+        """Who reads, for those who build rooms."""
+        requester = self.ask.requester
+        return Reader(
+            requester.user_id,
+            requester.user_nid,
+            requester.device_nid,
+            keys,
+            self.ignored,
+            self.ask.filter,
+            self.now_ms,
+            self.ask.state_after,
+        )
+
+
+@dataclass(slots=True)
+class Answer:
+    """The body, whether there is anything in it, and the token that it ends with."""
+
+    body: bytes
+    told: bool
+    token: SyncToken
