@@ -6,7 +6,7 @@ expressions over the catalogue, so a column that is renamed breaks the import an
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,6 +74,10 @@ class Rule:
 
 def _rule(wrong: str, query: Select[*tuple[Any, ...]]) -> Rule:
     return Rule(wrong, statement(query.limit(EXAMPLES + 1)))
+
+
+def _none_of(column: Column[int], values: Iterable[int]) -> ColumnElement[bool]:
+    return and_(*(column != int(value) for value in values))
 
 
 def _points_nowhere(child: Column[Any], parent: Column[Any], *where: ColumnElement[bool]) -> Rule:
@@ -255,7 +259,7 @@ _EVENTS = (
         "a forgotten room that its user has not left",
         select(members.c.room_nid, members.c.user_nid).where(
             members.c.forgotten != 0,
-            members.c.membership.not_in([int(Membership.LEAVE), int(Membership.BAN)]),
+            _none_of(members.c.membership, [Membership.LEAVE, Membership.BAN]),
         ),
     ),
 )
@@ -274,7 +278,7 @@ _STREAM = (
     ),
     _rule(
         "a change is of no known kind",
-        select(changes.c.pos, changes.c.kind).where(changes.c.kind.not_in([int(kind) for kind in Kind])),
+        select(changes.c.pos, changes.c.kind).where(_none_of(changes.c.kind, Kind)),
     ),
     _rule(
         "an event in the timeline has no change at its position",
@@ -343,7 +347,9 @@ _ACCOUNTS = (
         "a registration token was used a negative number of times",
         select(registration_tokens.c.token).where(registration_tokens.c.completed < 0),
     ),
-    _rule("a receipt is of no known kind", select(receipts.c.room_nid).where(receipts.c.kind.not_in([0, 1]))),
+    _rule(
+        "a receipt is of no known kind", select(receipts.c.room_nid).where(_none_of(receipts.c.kind, [0, 1]))
+    ),
 )
 _LEASE = select(nid_leases.c.next).where(nid_leases.c.name == LEASE_NAME).scalar_subquery()
 _numbered = union_all(
