@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from homeserver.cli.operations import Listening
 from homeserver.config.schema import Listener
+from homeserver.http.edge import Observe
 from homeserver.http.router import FailureLog, Router
 from homeserver.http.server import HttpServer
 from homeserver.http.tls import server_context
@@ -27,12 +28,14 @@ class Listeners:
         clock: Clock,
         log_failure: FailureLog,
         new_error_id: Callable[[], str],
+        observe: Observe | None = None,
     ) -> None:
         self._reactor = reactor
         self._router = router
         self._clock = clock
         self._log_failure = log_failure
         self._new_error_id = new_error_id
+        self._observe = observe
         self._servers: list[HttpServer] = []
         self.listening: list[Listening] = []
 
@@ -44,6 +47,7 @@ class Listeners:
             serve=listener.serve,
             log_failure=self._log_failure,
             new_error_id=self._new_error_id,
+            observe=self._observe,
             trusted_proxies=_EVERYWHERE if listener.trust_forwarded_for else (),
         )
         self._servers.append(server)
@@ -51,7 +55,9 @@ class Listeners:
             port = self._reactor.listenTCP(listener.port, server, interface=listener.bind, backlog=512)
         else:
             context = server_context(listener.tls.certificate_file, listener.tls.private_key_file)
-            port = self._reactor.listenSSL(listener.port, server, context, interface=listener.bind, backlog=512)
+            port = self._reactor.listenSSL(
+                listener.port, server, context, interface=listener.bind, backlog=512
+            )
         server.add_port(port)
         scheme: Literal["http", "https"] = "http" if listener.tls is None else "https"
         self.listening.append(Listening(scheme, listener.bind, port.getHost().port, tuple(listener.serve)))

@@ -5,16 +5,22 @@ Implements ``homeserver.cli.operations.Operations`` over the composition root.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from federation.ids import domain_of
+from twisted.internet.defer import Deferred
+
 from federation.signing import SigningKey
-from homeserver import backup, doctor, seed
-from homeserver.app import App, Surroundings, build_app
+from homeserver import backup, doctor
+from homeserver.api.web.health import HealthApi
+from homeserver.api.web.metrics_page import MetricsApi
+from homeserver.api.web.page import PageApi
+from homeserver.app import App, Core, ExtraRoutes, Surroundings, build_app
 from homeserver.cli import operations as commands
 from homeserver.cli.operations import Listening, OperationError, Progress, WrongInputError
+from homeserver.cli.simulate import run_simulator
 from homeserver.config.schema import Config
 from homeserver.config.signing_key import read_signing_keys
 from homeserver.db.engine import Engine, PostgresEngine, SqliteEngine
@@ -23,10 +29,16 @@ from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase, ThreadedDatabase
 from homeserver.extensions import load_extensions
 from homeserver.http.errors import MatrixError
+from homeserver.http.route import Route
 from homeserver.listening import Listeners
+from homeserver.runtime.metrics import CacheReading, Metrics, make_metrics
 from homeserver.runtime.threads import ThreadRunner
-from homeserver.store.check import check_db
+from homeserver.seed.making import present_logins, seed
+from homeserver.store.cache import ByteLru
+from homeserver.store.check import CHECKED, check_db
 from homeserver.store.facts import check_server_name
+
+T = TypeVar("T")
 
 
 def engine_of(config: Config) -> Engine:
@@ -40,9 +52,11 @@ def engine_of(config: Config) -> Engine:
 class RunningServer:
     """A server that answers."""
 
-    def __init__(self, app: App, listeners: Listeners, notes: Sequence[str]) -> None:
+    def __init__(self, app: App, listeners: Listeners, page: PageApi, notes: Sequence[str]) -> None:
         self.app = app
         self._listeners = listeners
+        self._page = page
+        self._stopped: Deferred[None] | None = None
         self.notes = notes
 
     @property
@@ -51,7 +65,12 @@ class RunningServer:
         return self._listeners.listening
 
     async def stop(self) -> None:
-        """Accept nothing more, finish what was accepted, let go of everything."""
+        """Accept nothing more, finish what was accepted. A second call waits for the first one's end."""
+        if self._stopped is None:
+            self._stopped = Deferred.fromCoroutine(self._stop())
+        await self._stopped
+
+    async def _stop(self) -> None:
         self.app.release_waiters()
         await self._listeners.stop()
         await self.app.stop()
@@ -59,6 +78,7 @@ class RunningServer:
     def reload(self, config: Config) -> None:
         """Go on with this configuration."""
         self.app.reload(config)
+        self._page.reload(config)
 
 
 class ServerOperations:
@@ -71,46 +91,67 @@ class ServerOperations:
         self._database: ThreadedDatabase | None = None
         self._threads: ThreadRunner | None = None
 
-    async def _open(self) -> App:
+    async def _open(self, web: ExtraRoutes | None = None) -> App:
         """The app over the configured database, brought to the current schema."""
         if self._app is not None:
             return self._app
         config, around = self._config, self._around
         engine = engine_of(config)
+        reactor: Any = around.reactor
+        self._threads = ThreadRunner(reactor)
+        # A command that is interrupted never comes to its close(), and threads that wait keep a process alive.
+        reactor.addSystemEventTrigger("during", "shutdown", self._stop_threads)
         try:
             upgrade_engine(engine)
-            reactor: Any = around.reactor
             self._database = ThreadedDatabase(engine, reactor, config.database_pool.readers)
             await self._database.write(check_server_name, config.server_name)
         except DatabaseError as error:
             raise OperationError(str(error)) from error
-        self._threads = ThreadRunner(reactor)
         stored = read_signing_keys(config.signing_key_path)[0]
         signer = SigningKey.from_seed(config.parsed_server_name, stored.version, stored.seed)
         surroundings = Surroundings(
             self._database, around.clock, around.entropy, around.log, signer, self._threads.run
         )
-        extras = [one.routes for one in load_extensions()]
+        extras: list[ExtraRoutes] = [one.routes for one in load_extensions()]
+        if web is not None:
+            extras.append(web)
         self._app = await build_app(config, surroundings, extras)
         return self._app
 
     async def start(self, *, development: bool) -> RunningServer:
         """Open everything and listen. In development: the sample community too, on an empty database."""
-        app = await self._open()
+        metrics = make_metrics()
+        page = PageApi(self._config)
+
+        def web(core: Core, _: object) -> list[Route]:
+            health = HealthApi(core.around.database, core.around.clock, lambda: core.changes.position)
+            return [*page.routes(), *health.routes(), *MetricsApi(metrics).routes()]
+
+        app = await self._open(web)
         notes: tuple[str, ...] = ()
         if development:
-            notes = (await seed.seed(app)).lines
-        app.begin()
+            notes = await seed_development(app, page)
         listeners = Listeners(
-            self._around.reactor, app.router, self._around.clock, app.log_failure, app.new_error_id
+            self._around.reactor,
+            app.router,
+            self._around.clock,
+            app.log_failure,
+            app.new_error_id,
+            observe=lambda route, status, duration_s: metrics.request(route, "", status, duration_s),
         )
-        for listener in self._config.listeners:
-            listeners.open(listener)
-        return RunningServer(app, listeners, notes)
+        watch(metrics, app, listeners, self._config)
+        app.begin()
+        try:
+            for listener in self._config.listeners:
+                listeners.open(listener)
+        except Exception:
+            await listeners.stop()
+            raise
+        return RunningServer(app, listeners, page, notes)
 
     async def migrate(self, progress: Progress) -> commands.MigrationReport:
         """Bring the database to the newest schema."""
-        progress("migrating", 0, None)
+        progress("migrating", 0)
         try:
             before, after, steps = upgrade_engine(engine_of(self._config))
         except DatabaseError as error:
@@ -119,19 +160,21 @@ class ServerOperations:
 
     async def check_database(self, progress: Progress) -> commands.CheckReport:
         """Check every invariant."""
+        if self._config.is_sqlite and not self._config.sqlite_path.exists():
+            raise OperationError(f"there is no database yet: {self._config.sqlite_path}")
         database = InlineDatabase(engine_of(self._config))
-        progress("checking", 0, None)
+        progress("checking", 0)
         try:
             problems = await database.read(check_db)
         except DatabaseError as error:
             raise OperationError(str(error)) from error
         finally:
             database.stop()
-        return commands.CheckReport(len(problems), tuple(problems))
+        return commands.CheckReport(CHECKED, tuple(problems))
 
     async def seed(self, progress: Progress) -> commands.SeedReport:
         """Create the sample community."""
-        return await seed.seed(await self._open(), progress)
+        return await seed(await self._open(), progress)
 
     async def add_user(self, user: str, password: str, *, admin: bool) -> str:
         """Create an account."""
@@ -155,14 +198,21 @@ class ServerOperations:
     async def list_users(self, *, after: str | None, limit: int) -> Sequence[commands.UserLine]:
         """Accounts of this server in the order of their ids."""
         app = await self._open()
-        found = await app.services.accounts.list_users(after, limit)
-        return [commands.UserLine(one.user_id, one.admin, one.deactivated, one.created_ts_ms) for one in found]
+        found = await app.services.accounts.list_users(after or "", limit)
+        return [
+            commands.UserLine(one.user_id, bool(one.admin), bool(one.deactivated), one.created_ts_ms)
+            for one in found
+        ]
 
     async def create_token(self, token: commands.NewRegistrationToken) -> str:
         """Create a registration token."""
-        app = await self._open()
-        expires = None if token.expires_in_s is None else self._around.clock.now_ms() + 1000 * token.expires_in_s
-        return await _clearly(app.services.accounts.create_registration_token(token.token, token.uses_allowed, expires))
+        accounts = (await self._open()).services.accounts
+        expires_ts_ms = None
+        if token.expires_in_s is not None:
+            expires_ts_ms = self._around.clock.now_ms() + 1000 * token.expires_in_s
+        return await _clearly(
+            accounts.create_registration_token(token.token, token.uses_allowed, expires_ts_ms)
+        )
 
     async def backup(self, target: Path, progress: Progress) -> str:
         """Write database, media and signing key to a new file."""
@@ -177,32 +227,94 @@ class ServerOperations:
         return await doctor.diagnose(self._config, self._around)
 
     async def close(self) -> None:
-        """Let go of everything."""
-        if self._app is not None:
-            await self._app.stop()
-        if self._database is not None:
-            self._database.stop()
-        if self._threads is not None:
-            self._threads.stop()
+        """Let go of everything. A second call does nothing."""
+        app, self._app = self._app, None
+        database, self._database = self._database, None
+        try:
+            if app is not None:
+                await app.stop()
+        finally:
+            if database is not None and self._threads is not None:
+                # In a thread: a database that hangs must not keep the reactor from noticing that time is up.
+                await self._threads.run(database.stop)
+            self._stop_threads()
+
+    def _stop_threads(self) -> None:
+        threads, self._threads = self._threads, None
+        if threads is not None:
+            threads.stop()
 
     def _localpart(self, user: str) -> str:
         if not user.startswith("@"):
             return user
-        if domain_of(user) != self._config.server_name:
-            raise WrongInputError(f"{user} is not a user of {self._config.server_name}")
-        return user[1:].partition(":")[0]
+        localpart, _, domain = user[1:].partition(":")
+        if domain != self._config.server_name:
+            raise WrongInputError(f"{user[:300]} is not a user of {self._config.server_name}")
+        return localpart
 
     def _user_id(self, user: str) -> str:
         return f"@{self._localpart(user)}:{self._config.server_name}"
 
 
-async def _clearly(work: Any) -> Any:
+async def seed_development(app: App, page: PageApi) -> tuple[str, ...]:
+    """The sample community where there is nothing yet; its logins on the page, and at the first start as notes."""
+    try:
+        report = await seed(app)
+    except OperationError as error:
+        # A developer rather has a server without a community than none.
+        return (str(error),)
+    page.show_logins(await present_logins(app))
+    return report.lines if report.created else ()
+
+
+def watch(metrics: Metrics, app: App, listeners: Listeners, config: Config) -> None:
+    """Every size that Prometheus may ask for."""
+    core = app.core
+    metrics.watch("connections", lambda: listeners.connections)
+    metrics.watch("waiting_syncs", lambda: len(core.notifier))
+    metrics.watch("active_rooms", lambda: len(core.rooms))
+    metrics.watch("stream_position", lambda: core.changes.position)
+    caches: dict[str, ByteLru[Any, Any]] = {
+        "events": core.events,
+        "client_events": core.client_events,
+        "states": core.bases,
+    }
+    for name, cache in caches.items():
+        metrics.watch_cache(name, partial(_reading, cache))
+    if config.is_sqlite:
+        path = config.sqlite_path
+        metrics.watch("database_bytes", partial(_file_size, path), file="database")
+        log = path.with_name(f"{path.name}-wal")
+        metrics.watch("database_bytes", partial(_file_size, log), file="log")
+
+
+def _reading(cache: ByteLru[Any, Any]) -> CacheReading:
+    return CacheReading(cache.bytes, len(cache), cache.hits, cache.misses)
+
+
+def _file_size(path: Path) -> float:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return 0.0
+
+
+async def _clearly(work: Awaitable[T]) -> T:
+    """What the domain refuses, as one line for a person."""
     try:
         return await work
     except MatrixError as error:
-        raise OperationError(str(error)) from error
+        kind = WrongInputError if error.status == 400 and error.errcode != "M_USER_IN_USE" else OperationError
+        raise kind(error.error) from error
 
 
 def make_operations(config: Config, surroundings: commands.Surroundings) -> commands.Operations:
     """Operations on the server of this configuration. Opens nothing yet."""
     return ServerOperations(config, surroundings)
+
+
+async def simulate(
+    first_seed: int, seeds: int, surroundings: commands.Surroundings, progress: Progress
+) -> commands.SimulationReport:
+    """Run the simulator of the source tree."""
+    return await run_simulator(surroundings.reactor, first_seed, seeds, progress)

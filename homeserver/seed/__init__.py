@@ -1,0 +1,1 @@
+"""The sample community of a development server."""
