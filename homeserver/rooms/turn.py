@@ -177,6 +177,9 @@ class Turn:
 
     def _build(self, draft: Draft, auth: list[tuple[int, Event]]) -> tuple[Event, bytes]:
         head, tools = self.head, self._tools
+        if draft.type == "m.room.create" and head.extremities:
+            # Version 12 has no form for such an event: so it is refused before it is built.
+            raise forbidden("The room has a create event already")
         if "\0" in draft.type or (draft.state_key is not None and "\0" in draft.state_key):
             # PostgreSQL's text has no NUL, and no client needs one in a name.
             raise invalid_param("Event types and state keys must not contain NUL")
