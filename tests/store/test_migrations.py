@@ -1,0 +1,142 @@
+"""The two ways to the newest schema lead to the same place, and a program refuses what is too new for it."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import subprocess
+import sys
+from typing import Any
+
+import psycopg2
+from sqlalchemy import bindparam, select, update
+
+from homeserver.db import migrate
+from homeserver.db.engine import Engine, open_engine
+from homeserver.db.errors import DatabaseError
+from homeserver.db.migrations.steps import run_steps, scripts
+from homeserver.db.schema.rooms import event_types
+from homeserver.db.schema.stream import server_facts
+from homeserver.db.statements import statement
+from homeserver.db.tx import Tx
+from homeserver.store.check import check_db
+from homeserver.store.facts import load_fact, store_fact
+from tests.support.databases import SQLITE, DatabaseCase, no_schema, on_each_database
+
+_SQLITE_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
+_POSTGRES_SCHEMA = """
+    SELECT table_name, column_name, data_type, is_nullable, column_default, ordinal_position
+    FROM information_schema.columns WHERE table_schema = 'public'
+    UNION ALL
+    SELECT tablename, indexname, indexdef, '', '', 0 FROM pg_indexes WHERE schemaname = 'public'
+    ORDER BY 1, 2, 3
+"""
+_TYPES = statement(select(event_types.c.nid, event_types.c.type).order_by(event_types.c.nid))
+
+
+def _schema_of(url: str) -> list[Any]:
+    """Everything that the database says of its tables and indexes."""
+    if url.startswith("sqlite:"):
+        connection = sqlite3.connect(url.removeprefix("sqlite:"))
+        found = connection.execute(_SQLITE_SCHEMA).fetchall()
+        connection.close()
+        return [(kind, name, table, re.sub(r'[\s"]+', " ", sql or "")) for kind, name, table, sql in found]
+    with psycopg2.connect(url) as server, server.cursor() as cursor:
+        cursor.execute(_POSTGRES_SCHEMA)
+        return cursor.fetchall()
+
+
+def _run(engine: Engine, unit: Any, *args: Any) -> Any:
+    session = engine.writer()
+    try:
+        return session.run(unit, *args)
+    finally:
+        session.close()
+
+
+def _all_types(tx: Tx) -> list[Any]:
+    return tx.all(_TYPES)
+
+
+@on_each_database
+class Migrations(DatabaseCase):
+    """Empty databases, brought to the newest schema."""
+
+    def test_both_ways_lead_to_the_same_schema(self) -> None:
+        fresh, migrated = self.new_database(no_schema), self.new_database(no_schema)
+        self.assertEqual(migrate.upgrade_engine(open_engine(fresh)), (None, migrate.HEAD, (migrate.HEAD,)))
+        steps = run_steps(open_engine(migrated), None)
+        self.assertEqual(steps[-1], migrate.HEAD)
+        self.assertEqual(_schema_of(migrated), _schema_of(fresh))
+        self.assertEqual(
+            _run(open_engine(migrated), _all_types),
+            _run(open_engine(fresh), _all_types),
+            "the first rows differ",
+        )
+        for url in (fresh, migrated):
+            self.assertEqual(_run(open_engine(url), check_db), [])
+            self.assertEqual(_run(open_engine(url), load_fact, "schema"), migrate.HEAD)
+            self.assertEqual(_run(open_engine(url), load_fact, "oldest_reader"), migrate.OLDEST_READER)
+
+    def test_a_second_time_does_nothing(self) -> None:
+        engine = open_engine(self.new_database())
+        self.assertEqual(migrate.upgrade_engine(engine), (migrate.HEAD, migrate.HEAD, ()))
+
+    def test_an_older_database_is_upgraded(self) -> None:
+        engine = open_engine(self.new_database(no_schema))
+        run_steps(engine, None, "0001")
+        before = _run(engine, load_fact, "schema")
+        self.assertEqual(before, "0001")
+        self.patch(migrate, "HEAD", scripts().get_current_head())
+        self.assertEqual(migrate.upgrade_engine(engine)[:2], ("0001", migrate.HEAD))
+
+    def test_a_newer_database_is_refused_unless_it_allows_us(self) -> None:
+        url = self.new_database()
+        engine = open_engine(url)
+        _run(engine, store_fact, "schema", "9999")
+        self.assertEqual(migrate.upgrade_engine(engine), ("9999", "9999", ()))
+        _run(engine, store_fact, "oldest_reader", "9998")
+        error = self.assertRaises(DatabaseError, migrate.upgrade_engine, engine)
+        self.assertIn("9999", str(error))
+
+    def test_a_database_without_a_revision_is_refused(self) -> None:
+        engine = open_engine(self.new_database())
+        rename = statement(
+            update(server_facts).where(server_facts.c.name == bindparam("old")).values(name=bindparam("new"))
+        )
+        _run(engine, lambda tx: tx.run(rename, old="schema", new="other"))
+        error = self.assertRaises(DatabaseError, migrate.upgrade_engine, engine)
+        self.assertIn("before the first release", str(error))
+
+    def test_a_step_that_fails_leaves_nothing(self) -> None:
+        url = self.new_database(no_schema)
+        engine = open_engine(url)
+        # A table of the last step's is there already.
+        connect: Any = sqlite3.connect(url[7:]) if self.dialect == SQLITE else psycopg2.connect(url)
+        cursor = connect.cursor()
+        cursor.execute("CREATE TABLE server_facts (name TEXT)")
+        connect.commit()
+        connect.close()
+        before = _schema_of(url)
+        self.assertRaises(DatabaseError, run_steps, engine, None)
+        self.assertEqual(_schema_of(url), before)
+
+
+class Revisions(DatabaseCase):
+    """The files of the revisions."""
+
+    def test_they_form_one_line_that_ends_at_the_program_s(self) -> None:
+        steps = list(scripts().walk_revisions())
+        self.assertEqual(steps[0].revision, migrate.HEAD)
+        self.assertEqual(steps[0].module.oldest_reader, migrate.OLDEST_READER)
+        names = [step.revision for step in reversed(steps)]
+        self.assertEqual(names, sorted(names))
+        self.assertEqual(names, [f"{number:04}" for number in range(1, len(names) + 1)])
+
+    def test_a_start_does_not_load_alembic(self) -> None:
+        url = self.new_database()
+        code = (
+            "import sys; from homeserver.db.migrate import upgrade; import homeserver.app\n"
+            "upgrade(sys.argv[1]); sys.exit('alembic' in sys.modules)"
+        )
+        self.assertEqual(subprocess.run([sys.executable, "-c", code, url], check=False).returncode, 0)
