@@ -20,7 +20,19 @@ media = Table(
     nid("last_access_ts_ms", optional=True),
     nid("unused_expires_ts_ms", optional=True),  # of media created and not uploaded yet
     small("quarantined", default=0),
-    # How many a user has created without uploading; whether a file is still in use.
+    # What a user has uploaded, newest first; whether a file is still in use.
     Index("media_by_user", "user_nid", "created_ts_ms"),
     Index("media_by_file", "sha256"),
+)
+# How many a user has created without uploading, and which of all have expired: few rows, so small trees.
+_IS_PENDING = media.c.unused_expires_ts_ms.is_not(None)
+Index(
+    "media_pending",
+    media.c.user_nid,
+    media.c.unused_expires_ts_ms,
+    sqlite_where=_IS_PENDING,
+    postgresql_where=_IS_PENDING,
+)
+Index(
+    "media_expiring", media.c.unused_expires_ts_ms, sqlite_where=_IS_PENDING, postgresql_where=_IS_PENDING
 )

@@ -1,0 +1,155 @@
+"""What was uploaded, by whom, and which file holds it. The bytes are not here: see ``homeserver.media.files``.
+
+spec: client-server-api#content-repository
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from sqlalchemy import and_, bindparam, delete, func, select, update
+
+from homeserver.db.schema.media import media
+from homeserver.db.statements import any_of, rows, statement
+from homeserver.db.tx import Tx, WriteTx
+
+_M = media.c
+_KEY = and_(_M.origin == bindparam("the_origin"), _M.media_id == bindparam("the_media_id"))
+_ONE = statement(
+    select(
+        _M.user_nid,
+        _M.sha256,
+        _M.size,
+        _M.content_type,
+        _M.file_name,
+        _M.created_ts_ms,
+        _M.last_access_ts_ms,
+        _M.unused_expires_ts_ms,
+        _M.quarantined,
+    ).where(_KEY)
+)
+_PENDING_OF_USER = statement(
+    select(func.count())
+    .select_from(media)
+    .where(_M.user_nid == bindparam("the_user_nid"), _M.unused_expires_ts_ms > bindparam("now_ms"))
+)
+_USED = statement(select(_M.sha256).where(any_of(_M.sha256, "names")).distinct())
+_INSERT = rows(
+    media, "origin", "media_id", "user_nid", "sha256", "size", "content_type", "file_name", "created_ts_ms"
+)
+_INSERT_PENDING = rows(media, "origin", "media_id", "user_nid", "created_ts_ms", "unused_expires_ts_ms")
+_FILL = statement(
+    update(media)
+    .where(_KEY)
+    .values(
+        sha256=bindparam("new_sha256"),
+        size=bindparam("new_size"),
+        content_type=bindparam("new_content_type"),
+        file_name=bindparam("new_file_name"),
+        created_ts_ms=bindparam("new_ts_ms"),
+        unused_expires_ts_ms=None,
+    )
+)
+_TOUCH = statement(update(media).where(_KEY).values(last_access_ts_ms=bindparam("now_ms")))
+_DROP_EXPIRED = statement(delete(media).where(_M.unused_expires_ts_ms <= bindparam("now_ms")))
+
+
+class MediaRow(NamedTuple):
+    """One address, and what it leads to; ``sha256`` is None until the file has come."""
+
+    user_nid: int | None
+    sha256: str | None
+    size: int | None
+    content_type: str | None
+    file_name: str | None
+    created_ts_ms: int
+    last_access_ts_ms: int | None
+    unused_expires_ts_ms: int | None
+    quarantined: int
+
+
+class Upload(NamedTuple):
+    """A file as it was stored."""
+
+    sha256: str
+    size: int
+    content_type: str
+    file_name: str | None
+
+
+class Filled(Enum):
+    """What became of an upload to an address made beforehand."""
+
+    DONE = "done"
+    GONE = "gone"
+    TAKEN = "taken"
+
+
+def load_media(tx: Tx, origin: str, media_id: str) -> MediaRow | None:
+    """An address."""
+    found = tx.one(_ONE, the_origin=origin, the_media_id=media_id)
+    return None if found is None else MediaRow(*found)
+
+
+def insert_media(
+    tx: WriteTx, origin: str, media_id: str, user_nid: int | None, upload: Upload, now_ms: int
+) -> None:
+    """A new address with its file, which MUST be durable already."""
+    row = (
+        origin,
+        media_id,
+        user_nid,
+        upload.sha256,
+        upload.size,
+        upload.content_type,
+        upload.file_name,
+        now_ms,
+    )
+    tx.insert(_INSERT, [row])
+
+
+def insert_pending(
+    tx: WriteTx, origin: str, media_id: str, user_nid: int, now_ms: int, expires_ts_ms: int, most: int
+) -> bool:
+    """A new address without a file; False where the user holds ``most`` of these."""
+    if tx.value(_PENDING_OF_USER, the_user_nid=user_nid, now_ms=now_ms) >= most:
+        return False
+    tx.insert(_INSERT_PENDING, [(origin, media_id, user_nid, now_ms, expires_ts_ms)])
+    return True
+
+
+def fill_pending(tx: WriteTx, origin: str, media_id: str, upload: Upload, now_ms: int) -> Filled:
+    """Give an address its file, which MUST be durable already. An upload that began in time may end later."""
+    row = load_media(tx, origin, media_id)
+    if row is None:
+        return Filled.GONE
+    if row.sha256 is not None:
+        return Filled.TAKEN
+    tx.run(
+        _FILL,
+        the_origin=origin,
+        the_media_id=media_id,
+        new_sha256=upload.sha256,
+        new_size=upload.size,
+        new_content_type=upload.content_type,
+        new_file_name=upload.file_name,
+        new_ts_ms=now_ms,
+    )
+    return Filled.DONE
+
+
+def touch_media(tx: WriteTx, origin: str, media_id: str, now_ms: int) -> None:
+    """Somebody has looked at it."""
+    tx.run(_TOUCH, the_origin=origin, the_media_id=media_id, now_ms=now_ms)
+
+
+def drop_expired(tx: WriteTx, now_ms: int) -> None:
+    """Forget addresses whose files never came."""
+    tx.run(_DROP_EXPIRED, now_ms=now_ms)
+
+
+def find_used(tx: Tx, names: Sequence[str]) -> frozenset[str]:
+    """Those of the files that an address leads to."""
+    return frozenset(tx.column(_USED, names=list(names)))
