@@ -26,14 +26,21 @@ from homeserver.accounts.users import Accounts
 from homeserver.api.client.account import AccountApi
 from homeserver.api.client.account_data import AccountDataApi
 from homeserver.api.client.capabilities import CapabilitiesApi
+from homeserver.api.client.context import ContextApi
 from homeserver.api.client.devices import DevicesApi
+from homeserver.api.client.event import EventApi
 from homeserver.api.client.filter import FilterApi
+from homeserver.api.client.initial_sync import InitialSyncApi
 from homeserver.api.client.login import LoginApi
 from homeserver.api.client.logout import LogoutApi
+from homeserver.api.client.members import MembersApi
+from homeserver.api.client.messages import MessagesApi
 from homeserver.api.client.profile import ProfileApi
 from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
 from homeserver.api.client.send import SendApi
+from homeserver.api.client.state import StateApi
+from homeserver.api.client.timestamp import TimestampApi
 from homeserver.api.client.versions import VersionsApi
 from homeserver.api.client.wellknown import WellKnownApi
 from homeserver.config.schema import Config, RateLimits
@@ -46,10 +53,16 @@ from homeserver.http.request import Request
 from homeserver.http.route import Route
 from homeserver.http.router import Router
 from homeserver.rooms.committer import Committer
+from homeserver.rooms.initial import RoomGlances
+from homeserver.rooms.pagination import Pagination
+from homeserver.rooms.reading import Archive
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.send import Sender
+from homeserver.rooms.state_reads import StateReads
+from homeserver.rooms.timestamps import Timestamps
 from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.turn import RoomTools
+from homeserver.rooms.visibility import Sights
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
@@ -60,6 +73,7 @@ from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
 from homeserver.store.members import Member, load_last_events, load_local_members
 from homeserver.store.parsed import EventCache
 from homeserver.store.state import BaseCache
+from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 from homeserver.stream.notifier import Notifier
@@ -131,7 +145,9 @@ class App:
         if not isinstance(error, DatabaseUnavailable):
             return None
         self.core.around.log.error("database unavailable", problem=str(error))
-        return MatrixError(503, "M_UNKNOWN", "The database is not available at the moment. Nothing was stored.")
+        return MatrixError(
+            503, "M_UNKNOWN", "The database is not available at the moment. Nothing was stored."
+        )
 
     def begin(self) -> None:
         """Start the house-keeping that goes by the clock."""
@@ -174,7 +190,9 @@ async def build_core(config: Config, around: Surroundings) -> Core:
     client_events = ClientEventCache(config.caches.client_events_bytes)
     # A rank is a number by a number: some 100 bytes with its place in the mapping.
     ranks: ByteLru[int, int] = ByteLru(8 * 1024 * 1024, lambda rank: 100)
-    tools = RoomTools(around.database, interner, events, bases, ranks, around.signer, around.clock, around.entropy)
+    tools = RoomTools(
+        around.database, interner, events, bases, ranks, around.signer, around.clock, around.entropy
+    )
     rooms = RoomRegistry(tools, committer)
     authenticator = Authenticator(around.database, committer, around.clock)
     # In this order: who is woken finds the indexes up to date.
@@ -252,6 +270,10 @@ class Services:
     filters: Filters
     transactions: TransactionCache
     sender: Sender
+    pagination: Pagination
+    state_reads: StateReads
+    timestamps: Timestamps
+    glances: RoomGlances
 
 
 def build_services(core: Core) -> Services:
@@ -270,6 +292,9 @@ def build_services(core: Core) -> Services:
     sessions = Sessions(database, worker, interner, clock, entropy, config.sessions)
     accounts = Accounts(config.server_name, database, worker, interner, clock, entropy, hasher, sessions)
     transactions = TransactionCache(database)
+    archive = Archive(StateFacts(core.bases), core.client_events)
+    sights = Sights(database, interner, core.index, core.changes, archive.facts)
+    pagination = Pagination(database, sights, transactions, archive, clock)
     return Services(
         settings=settings,
         limiter=limiter,
@@ -284,6 +309,10 @@ def build_services(core: Core) -> Services:
         filters=Filters(database, worker),
         transactions=transactions,
         sender=Sender(core.rooms, transactions),
+        pagination=pagination,
+        state_reads=StateReads(database, interner, sights, archive, clock),
+        timestamps=Timestamps(database, sights, archive.facts),
+        glances=RoomGlances(database, sights, pagination, archive),
     )
 
 
@@ -312,5 +341,12 @@ def build_routes(core: Core, services: Services) -> list[Route]:
         AccountDataApi(services.account_data),
         FilterApi(services.filters),
         SendApi(services.sender),
+        StateApi(services.state_reads),
+        MembersApi(services.state_reads),
+        MessagesApi(services.pagination),
+        EventApi(services.pagination),
+        ContextApi(services.pagination),
+        TimestampApi(services.timestamps),
+        InitialSyncApi(services.glances),
     ]
     return [route for api in apis for route in api.routes()]

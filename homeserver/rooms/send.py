@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
 
 from federation.builder import Draft
 from federation.event import Event
-from federation.ids import EventId, RoomId
+from federation.ids import EventId, RoomId, UserId, parse_event_id, parse_user_id_historical
 from homeserver.db.tx import Tx
-from homeserver.http.errors import forbidden, not_found
+from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.transactions import TransactionCache
@@ -18,21 +21,38 @@ from homeserver.store.events import find_row
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.placement import ClientTransaction
 
+REDACTION = "m.room.redaction"
+StateCheck = Callable[[RoomId, Mapping[str, Any]], Awaitable[None]]
+_LEVELS = ("ban", "events_default", "invite", "kick", "redact", "state_default", "users_default")
+_LEVELS_BY_NAME = ("events", "notifications", "users")
+
 
 class Sender:
-    """The entrance for everything that a client puts into a room that exists."""
+    """The entrance for everything that a client puts into a room that exists.
 
-    def __init__(self, rooms: RoomRegistry, transactions: TransactionCache) -> None:
+    ``state_checks``: by event type, what looks at the content of a state event before it is set, and may refuse it.
+    """
+
+    def __init__(
+        self,
+        rooms: RoomRegistry,
+        transactions: TransactionCache,
+        state_checks: Mapping[str, StateCheck] = MappingProxyType({}),
+    ) -> None:
         self._rooms = rooms
         self._transactions = transactions
+        self._state_checks = state_checks
 
     async def send(self, requester: Requester, draft: Draft, txn_id: str, endpoint: str = "send") -> str:
         """Send a message event or (``endpoint="redact"``) a redaction; the event id, the same for a retry."""
         assert draft.room_id is not None
-        actor = self._rooms.known(draft.room_id) or await self._rooms.find(draft.room_id)
-        key = f"{endpoint}/{draft.type if draft.redacts is None else draft.redacts}/{txn_id}"
-        transaction = ClientTransaction(requester.device_nid, key, txn_id)
-        transactions, device_nid, room_nid = self._transactions, requester.device_nid, actor.room_nid
+        actor = self._rooms.known(draft.room_id) or await self._actor(draft.room_id)
+        what = draft.redacts if endpoint == "redact" else draft.type
+        key = f"{endpoint}/{what}/{txn_id}"
+        # A token without a device is told apart by its user.
+        device_nid = requester.device_nid or -requester.user_nid
+        transaction = ClientTransaction(device_nid, key, txn_id)
+        transactions, room_nid = self._transactions, actor.room_nid
         while True:
             if transactions.is_loaded(device_nid):
                 done = transactions.known(device_nid, room_nid, key)
@@ -53,7 +73,21 @@ class Sender:
         finally:
             transactions.end(device_nid, room_nid, key, event_id)
 
+    async def _actor(self, room_id: RoomId) -> RoomActor:
+        """The room's actor. Whether a room exists is no stranger's business: 403 for an unknown one."""
+        try:
+            return await self._rooms.find(room_id)
+        except MatrixError as error:
+            if error.status != 404:
+                raise
+            raise forbidden("You are not in this room") from None
+
     async def _place(self, actor: RoomActor, draft: Draft, transaction: ClientTransaction) -> str:
+        if draft.type == REDACTION and draft.redacts is None:
+            draft = _as_redaction(draft)
+        elif draft.type == "m.room.create":
+            raise forbidden("A room is created once")
+
         async def job(turn: Turn) -> str:
             if turn.attempt:
                 stored = await self._transactions.find_stored(
@@ -61,49 +95,75 @@ class Sender:
                 )
                 if stored is not None:
                     return stored
-            target = draft.redacts or _redacts_in(draft)
-            applied = await self._check_redaction(turn, draft, target) if target is not None else None
-            placed = await turn.place(draft, transaction=transaction, redacts_target=applied)
+            target_id = draft.redacts
+            if target_id is not None:
+                await self._check_redaction(turn, draft.sender, target_id)
+            placed = await turn.place(draft, transaction=transaction, redacts_target=target_id)
             return placed.event.event_id
 
         return await actor.run(job)
 
     async def put_state(self, draft: Draft) -> str:
         """Set a state event; the event id."""
-        assert draft.room_id is not None
-        actor = await self._rooms.find(draft.room_id)
+        room_id = draft.room_id
+        assert room_id is not None and draft.state_key is not None
+        actor = self._rooms.known(room_id) or await self._actor(room_id)
+        check = self._state_checks.get(draft.type)
+        if check is not None:
+            await check(room_id, draft.content)
+        if draft.type == "m.room.member":
+            parse_user_id_historical(draft.state_key)
 
         async def job(turn: Turn) -> str:
+            if draft.type == "m.room.power_levels" and turn.head.rules.integer_power_levels:
+                _check_levels(draft.content)
             return (await turn.place(draft)).event.event_id
 
         return await actor.run(job)
 
-    async def _check_redaction(self, turn: Turn, draft: Draft, target_id: str) -> str:
-        """The id of the event that a redaction takes effect on; refuses one that may not.
+    async def _check_redaction(self, turn: Turn, sender_id: str, target_id: str) -> None:
+        """Refuse a redaction that may not take effect.
 
         # spec: client-server-api#redactions
         """
+        member = await turn.state("m.room.member", sender_id)
+        if member is None or member.content.get("membership") != "join":
+            raise forbidden("You are not in this room")
         target = await self._find(target_id, turn)
         if target is None:
             raise not_found("The event to redact was not found in this room")
         power = await turn.power_levels()
-        if target.sender != draft.sender and power.user(draft.sender) < power.redact:
+        if target.sender != sender_id and power.user(sender_id) < power.redact:
             raise forbidden("You may not redact other people's events")
         if target.type == "m.room.create":
             raise forbidden("A room's create event cannot be redacted")
-        return target_id
 
     async def _find(self, event_id: str, turn: Turn) -> Event | None:
         tools = self._rooms.tools
         return await tools.database.read(_load_in_room, event_id, turn.head.room_nid, tools.events)
 
 
-def _redacts_in(draft: Draft) -> str | None:
-    # A redaction may also be sent as an ordinary event.  # spec: client-server-api#redactions (v1.18, MSC4169)
-    if draft.type != "m.room.redaction":
-        return None
-    target: Any = draft.content.get("redacts")
-    return target if isinstance(target, str) else None
+def _as_redaction(draft: Draft) -> Draft:
+    """A redaction that was sent as an ordinary event: its target goes to where the room's version has it."""
+    # spec: client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid (v1.18)
+    target = draft.content.get("redacts")
+    if not isinstance(target, str):
+        raise bad_json("A redaction must name the event that it redacts")
+    rest = {key: value for key, value in draft.content.items() if key != "redacts"}
+    return replace(draft, content=rest, redacts=parse_event_id(target))
+
+
+def _check_levels(content: Mapping[str, Any]) -> None:
+    """Refuse power levels that are no integers; the room's rules refuse what is wrong with the integers."""
+    # spec: rooms/v10#values-in-mroompower_levels-events-must-be-integers
+    levels = [content[name] for name in _LEVELS if name in content]
+    for name in _LEVELS_BY_NAME:
+        by_name = content.get(name, {})
+        if not isinstance(by_name, dict):
+            raise bad_json(f"{name} must be an object")
+        levels += by_name.values()
+    if any(type(level) is not int for level in levels):
+        raise bad_json("Power levels must be integers")
 
 
 def _load_in_room(tx: Tx, event_id: str, room_nid: int, cache: EventCache) -> Event | None:
@@ -113,6 +173,6 @@ def _load_in_room(tx: Tx, event_id: str, room_nid: int, cache: EventCache) -> Ev
     return load_events(tx, [row.nid], cache).get(row.nid)
 
 
-def redaction(room_id: RoomId, sender: Any, target_id: EventId, content: dict[str, Any]) -> Draft:
+def redaction(room_id: RoomId, sender: UserId, target_id: EventId, content: dict[str, Any]) -> Draft:
     """The draft of a redaction."""
-    return Draft(room_id=room_id, type="m.room.redaction", sender=sender, content=content, redacts=target_id)
+    return Draft(room_id=room_id, type=REDACTION, sender=sender, content=content, redacts=target_id)

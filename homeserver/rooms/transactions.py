@@ -9,6 +9,7 @@ stored (the actor then runs the job again, and it looks into the table).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from twisted.internet.defer import Deferred
@@ -28,6 +29,7 @@ class _Device:
 
     loaded: bool = False
     answers: dict[_Key, str] = field(default_factory=dict)
+    sent: dict[str, str] = field(default_factory=dict)  # event id -> transaction key, of the same
 
 
 class TransactionCache:
@@ -63,8 +65,22 @@ class TransactionCache:
         """The event is stored."""
         device = self._devices.setdefault(device_nid, _Device())
         device.answers[(room_nid, txn_key)] = event_id
+        device.sent[event_id] = txn_key
         if len(device.answers) > _PER_DEVICE_MOST:
-            del device.answers[next(iter(device.answers))]
+            oldest = next(iter(device.answers))
+            device.sent.pop(device.answers.pop(oldest), None)
+
+    # --- the sender's own events ---------------------------------------------------------------------
+
+    def sent_by(self, device_nid: int) -> Mapping[str, str] | None:
+        """What a device has sent lately, event id -> transaction key; None where the database must be asked."""
+        device = self._devices.get(device_nid)
+        return device.sent if device is not None and device.loaded else None
+
+    async def load_sent_by(self, device_nid: int) -> Mapping[str, str]:
+        """As :meth:`sent_by`, from the database."""
+        await self._load(device_nid)
+        return self._devices[device_nid].sent
 
     # --- requests under way --------------------------------------------------------------------------
 
@@ -89,9 +105,10 @@ class TransactionCache:
 
     async def _load(self, device_nid: int) -> None:
         found = await self._database.read(load_transactions, device_nid, _PER_DEVICE_MOST)
-        if len(self._devices) >= _DEVICES_MOST:
+        if len(self._devices) >= _DEVICES_MOST and device_nid not in self._devices:
             del self._devices[next(iter(self._devices))]
         device = self._devices.setdefault(device_nid, _Device())
         stored = {(room_nid, key): event_id for room_nid, key, _, event_id in reversed(found)}
         device.answers = {**stored, **device.answers}
+        device.sent = {event_id: key for (_, key), event_id in device.answers.items()}
         device.loaded = True

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, select
 
-from homeserver.db.schema.rooms import current_state, event_types, events, redactions, state_keys, timeline
+from homeserver.db.schema.rooms import current_state, events, redactions, state_keys, timeline
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Row, Tx
@@ -74,7 +74,9 @@ _AT_OR_AFTER = statement(
     _BY_TIME.where(events.c.ts_ms >= bindparam("ts_ms")).order_by(events.c.ts_ms, timeline.c.pos)
 )
 _AT_OR_BEFORE = statement(
-    _BY_TIME.where(events.c.ts_ms <= bindparam("ts_ms")).order_by(events.c.ts_ms.desc(), timeline.c.pos.desc())
+    _BY_TIME.where(events.c.ts_ms <= bindparam("ts_ms")).order_by(
+        events.c.ts_ms.desc(), timeline.c.pos.desc()
+    )
 )
 _MEMBER_KEYS = statement(
     select(state_keys.c.nid, state_keys.c.state_key).where(
@@ -86,10 +88,10 @@ _CURRENT_MEMBERS = statement(
     .select_from(current_state.join(state_keys, state_keys.c.nid == current_state.c.state_key_nid))
     .where(and_(current_state.c.room_nid == bindparam("room_nid"), state_keys.c.type_nid == _MEMBER_TYPE))
 )
-_KEYS_OF_TYPE = statement(
-    select(state_keys.c.nid)
-    .select_from(state_keys.join(event_types, event_types.c.nid == state_keys.c.type_nid))
-    .where(and_(any_of(state_keys.c.nid, "nids"), event_types.c.type == bindparam("type")))
+_MEMBERS_AMONG = statement(
+    select(state_keys.c.nid).where(
+        and_(any_of(state_keys.c.nid, "nids"), state_keys.c.type_nid == _MEMBER_TYPE)
+    )
 )
 
 
@@ -143,9 +145,9 @@ def load_current_members(tx: Tx, room_nid: int) -> dict[int, int]:
     return dict(tx.all(_CURRENT_MEMBERS, room_nid=room_nid))
 
 
-def keys_of_type(tx: Tx, key_nids: Collection[int], event_type: str) -> set[int]:
-    """Which of these state keys are of one type of event."""
-    return set(tx.column(_KEYS_OF_TYPE, nids=list(key_nids), type=event_type))
+def members_among(tx: Tx, key_nids: Collection[int]) -> set[int]:
+    """Which of these state keys are of membership events."""
+    return set(tx.column(_MEMBERS_AMONG, nids=list(key_nids)))
 
 
 def state_after(tx: Tx, rows: Sequence[HistoryRow], bases: BaseCache) -> dict[int, int]:

@@ -39,7 +39,7 @@ def unsigned_members(
     the event. ``redacted_because`` is part of the event itself.
     """
     age = now_ms - event.ts_ms
-    parts = b'"age":%d' % (age if age > 0 else 0)
+    parts = b'"age":%d' % (max(0, age))
     if membership is not None:
         parts += _MEMBERSHIP[membership]
     if previous is not None:

@@ -46,7 +46,7 @@ class Reader:
     member_key: int  # state key nid of their membership; 0: they have none anywhere
     visibility_key: int  # that of m.room.history_visibility; 0: no room has one
     joined: bool
-    last_join: int | None = None  # the newest position at which they joined; for those who are not in the room
+    last_join: int | None = None  # of those who are not in the room: the newest position at which they joined
 
 
 class StateFacts:
@@ -56,7 +56,9 @@ class StateFacts:
         self, bases: BaseCache, snapshots_bytes: int = 12 * 1024 * 1024, words_bytes: int = 4 * 1024 * 1024
     ) -> None:
         self.bases = bases
-        self._snapshots: ByteLru[int, Snapshot] = ByteLru(snapshots_bytes, lambda one: 300 + 100 * len(one.delta))
+        self._snapshots: ByteLru[int, Snapshot] = ByteLru(
+            snapshots_bytes, lambda one: 300 + 100 * len(one.delta)
+        )
         self._words: ByteLru[int, str] = ByteLru(words_bytes, lambda word: 200 + len(word))
 
     def snapshots(self, tx: Tx, nids: Collection[int]) -> dict[int, Snapshot]:

@@ -12,7 +12,7 @@ import msgspec
 from federation.builder import Draft
 from federation.ids import EventId, RoomId, UserId
 from homeserver.http.request import Request
-from homeserver.http.route import Route
+from homeserver.http.route import Auth, Route
 from homeserver.rooms.send import Sender, redaction
 
 _SEND = "client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid"
@@ -41,6 +41,7 @@ class SendApi:
                 method="PUT",
                 template=_ROOM + "/send/{event_type}/{txn_id}",
                 handler=self.send,
+                auth=Auth.GUEST_OK,
                 limit="send",
                 max_body=_MAX_BODY,
                 spec=_SEND,
@@ -50,12 +51,14 @@ class SendApi:
                 template=_ROOM + "/redact/{event_id:event_id}/{txn_id}",
                 handler=self.redact,
                 limit="send",
+                max_body=_MAX_BODY,
                 spec=_REDACT,
             ),
             Route(
                 method="PUT",
                 template=_ROOM + "/state/{event_type}",
                 handler=self.put_state,
+                auth=Auth.GUEST_OK,
                 limit="send",
                 max_body=_MAX_BODY,
                 spec=_STATE,
@@ -64,6 +67,7 @@ class SendApi:
                 method="PUT",
                 template=_ROOM + "/state/{event_type}/{state_key:text}",
                 handler=self.put_state,
+                auth=Auth.GUEST_OK,
                 limit="send",
                 max_body=_MAX_BODY,
                 spec=_STATE,
@@ -71,22 +75,18 @@ class SendApi:
         ]
 
     async def send(self, request: Request, room_id: RoomId, event_type: str, txn_id: str) -> Any:
-        draft = Draft(room_id=room_id, type=event_type, sender=request.requester.user_id, content=request.json())
-        event_id = await self._sender.send(request.requester, draft, txn_id)
-        return {"event_id": event_id}
+        requester = request.requester
+        draft = Draft(room_id, event_type, requester.user_id, request.json())
+        return {"event_id": await self._sender.send(requester, draft, txn_id)}
 
     async def redact(self, request: Request, room_id: RoomId, event_id: EventId, txn_id: str) -> Any:
+        requester = request.requester
         body = request.json(RedactBody, allow_empty=True)
         content = {} if body.reason is None else {"reason": body.reason}
-        draft = redaction(room_id, request.requester.user_id, event_id, content)
-        return {"event_id": await self._sender.send(request.requester, draft, txn_id, "redact")}
+        draft = redaction(room_id, requester.user_id, event_id, content)
+        return {"event_id": await self._sender.send(requester, draft, txn_id, "redact")}
 
     async def put_state(self, request: Request, room_id: RoomId, event_type: str, state_key: str = "") -> Any:
-        draft = Draft(
-            room_id=room_id,
-            type=event_type,
-            sender=UserId(request.requester.user_id),
-            content=request.json(),
-            state_key=state_key,
-        )
+        sender_id = UserId(request.requester.user_id)
+        draft = Draft(room_id, event_type, sender_id, request.json(), state_key)
         return {"event_id": await self._sender.put_state(draft)}

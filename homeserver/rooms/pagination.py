@@ -1,0 +1,176 @@
+"""Pages of history, and the surroundings of an event. Each is one unit of work; contents travel as bytes.
+
+# spec: client-server-api#get_matrixclientv3roomsroomidmessages
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
+from homeserver.http.errors import MatrixError, not_found
+from homeserver.rooms.reading import (
+    Archive,
+    Asker,
+    Filter,
+    Found,
+    find_seen,
+    scan,
+    write_events,
+    write_senders,
+    write_state,
+)
+from homeserver.rooms.transactions import TransactionCache
+from homeserver.rooms.types import Requester
+from homeserver.rooms.visibility import Sight, Sights
+from homeserver.runtime.clock import Clock
+from homeserver.store.client_events import join
+from homeserver.store.history import BEGINNING, find_history_row, find_member_keys, members_among, state_after
+from homeserver.stream.tokens import parse_timeline_token, timeline_token
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, slots=True)
+class PageAsked:
+    """Which page somebody wants. Tokens as the client gave them."""
+
+    backwards: bool
+    limit: int
+    from_token: str | None = None
+    to_token: str | None = None
+    wanted: Filter | None = None
+
+
+class Pagination:
+    """History for readers."""
+
+    def __init__(
+        self,
+        database: Database,
+        sights: Sights,
+        transactions: TransactionCache,
+        archive: Archive,
+        clock: Clock,
+    ) -> None:
+        self._database = database
+        self._sights = sights
+        self._transactions = transactions
+        self._archive = archive
+        self._clock = clock
+
+    async def page(self, requester: Requester, room_id: str, asked: PageAsked) -> bytes:
+        """The answer of ``/messages``."""
+        sight = await self._sights.find(requester, room_id)
+        low, high = _bounds(asked, sight)
+        asker = await self.asker(requester, sight)
+        return await self._database.read(_write_page, self._archive, asker, asked, low, high)
+
+    async def event(self, requester: Requester, room_id: str, event_id: str) -> bytes:
+        """One event; 404 M_NOT_FOUND where the reader may not see it, for whatever reason."""
+        try:
+            sight = await self._sights.find(requester, room_id)
+        except MatrixError:
+            # spec: client-server-api#get_matrixclientv3roomsroomideventeventid (404 for both)
+            raise _no_event() from None
+        asker = await self.asker(requester, sight)
+        return await self._database.read(_write_event, self._archive, asker, event_id)
+
+    async def context(
+        self, requester: Requester, room_id: str, event_id: str, limit: int, wanted: Filter | None
+    ) -> bytes:
+        """The answer of ``/context``."""
+        sight = await self._sights.find(requester, room_id)
+        asker = await self.asker(requester, sight)
+        return await self._database.read(_write_context, self._archive, asker, event_id, limit, wanted)
+
+    async def asker(self, requester: Requester, sight: Sight) -> Asker:
+        """Who asks, now."""
+        transactions, device_nid = self._transactions, requester.device_nid
+        sent = transactions.sent_by(device_nid) if device_nid else {}
+        if sent is None:
+            sent = await transactions.load_sent_by(device_nid)
+        return Asker(sight, self._clock.now_ms(), sent)
+
+
+def _no_event() -> MatrixError:
+    return not_found("Event not found")
+
+
+def _bounds(asked: PageAsked, sight: Sight) -> tuple[int, int]:
+    """The span to search, ``(low, high]``."""
+    start = parse_timeline_token(asked.from_token) if asked.from_token is not None else None
+    stop = parse_timeline_token(asked.to_token) if asked.to_token is not None else None
+    if asked.backwards:
+        low, high = stop, start
+    else:
+        low, high = start, stop
+    return BEGINNING if low is None else low, sight.upto if high is None else min(high, sight.upto)
+
+
+def _write_page(tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: int, high: int) -> bytes:
+    backwards, wanted, sight = asked.backwards, asked.wanted, asker.sight
+    start = asked.from_token or timeline_token(high if backwards else low)
+    if low >= high or (wanted is not None and not wanted.rooms.accepts(sight.room_id)):
+        return b'{"start":%b,"chunk":[]}' % _encode(start)
+    scanned = scan(tx, archive, sight, low, high, asked.limit, wanted, backwards=backwards)
+    parts = [b'{"start":', _encode(start)]
+    end = timeline_token(scanned.edge) if scanned.edge is not None else asked.to_token
+    if end is not None:
+        parts += [b',"end":', _encode(end)]
+    parts += [b',"chunk":', join(write_events(tx, archive, asker, scanned.found))]
+    if wanted is not None and wanted.lazy and scanned.found:
+        parts += [b',"state":', join(write_senders(tx, archive, asker, scanned.found))]
+    parts.append(b"}")
+    return b"".join(parts)
+
+
+def _find(tx: Tx, archive: Archive, sight: Sight, event_id: str) -> Found:
+    row = find_history_row(tx, sight.room_nid, event_id)
+    if row is None or row.pos is None or row.pos > sight.upto:
+        raise _no_event()
+    found = find_seen(tx, archive, sight, [row])
+    if not found:
+        raise _no_event()
+    return found[0]
+
+
+def _write_event(tx: Tx, archive: Archive, asker: Asker, event_id: str) -> bytes:
+    return write_events(tx, archive, asker, [_find(tx, archive, asker.sight, event_id)])[0]
+
+
+def _write_context(
+    tx: Tx, archive: Archive, asker: Asker, event_id: str, limit: int, wanted: Filter | None
+) -> bytes:
+    sight = asker.sight
+    middle = _find(tx, archive, sight, event_id)
+    pos = middle.row.pos
+    assert pos is not None
+    before_most = limit // 2
+    before = scan(tx, archive, sight, BEGINNING, pos - 1, before_most, wanted, backwards=True)
+    after = scan(tx, archive, sight, pos, sight.upto, limit - before_most, wanted, backwards=False)
+    # Where a side came to its end, the token still stands for it: later events come after it.
+    start = before.edge if before.edge is not None else _before([middle, *before.found])
+    end = sight.upto if after.edge is None else after.edge
+    shown = [*before.found, middle, *after.found]
+    state = state_after(tx, [one.row for one in shown], archive.facts.bases)
+    if wanted is not None and wanted.lazy:
+        senders = find_member_keys(tx, {one.event.sender for one in shown})
+        others = members_among(tx, state).difference(senders.values())
+        state = {key_nid: nid for key_nid, nid in state.items() if key_nid not in others}
+    return b'{"start":%b,"end":%b,"events_before":%b,"event":%b,"events_after":%b,"state":%b}' % (
+        _encode(timeline_token(start)),
+        _encode(timeline_token(end)),
+        join(write_events(tx, archive, asker, before.found)),
+        write_events(tx, archive, asker, [middle])[0],
+        join(write_events(tx, archive, asker, after.found)),
+        join(write_state(tx, archive, asker, list(state.values()), wanted)),
+    )
+
+
+def _before(found: list[Found]) -> int:
+    """The point before the oldest of some events."""
+    return min(one.row.pos for one in found if one.row.pos is not None) - 1

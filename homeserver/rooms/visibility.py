@@ -1,0 +1,122 @@
+"""How far a user sees into a room: members up to now, those who left up to then, everybody where anybody may read.
+
+# spec: client-server-api#room-history-visibility
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
+from homeserver.http.errors import MatrixError, forbidden
+from homeserver.rooms.types import Requester
+from homeserver.store.history import BEGINNING, END
+from homeserver.store.ids import Interner, StateKey
+from homeserver.store.placement import Membership
+from homeserver.store.timeline import load_moves_of_key, load_state_at
+from homeserver.store.visibility_reads import Reader, StateFacts
+from homeserver.stream.index import MembershipIndex, Standing
+from homeserver.stream.log import ChangeLog
+
+_VISIBILITY: StateKey = ("m.room.history_visibility", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a user may look at in one room, at one moment."""
+
+    room_id: str
+    room_nid: int
+    reader: Reader
+    upto: int  # no event after this position is theirs to see
+    membership: Membership
+    departed: int | None = None  # the position at which they left, of those who did
+
+    @property
+    def joined(self) -> bool:
+        """Whether they are in the room."""
+        return self.reader.joined
+
+
+class Sights:
+    """Answers for a member from memory; for anybody else from the history of their membership."""
+
+    def __init__(
+        self,
+        database: Database,
+        interner: Interner,
+        index: MembershipIndex,
+        log: ChangeLog,
+        facts: StateFacts,
+    ) -> None:
+        self._database = database
+        self._interner = interner
+        self._index = index
+        self._log = log
+        self._facts = facts
+
+    async def find(self, requester: Requester, room_id: str) -> Sight:
+        """What the requester may look at; 403 M_FORBIDDEN where that is nothing at all."""
+        interner = self._interner
+        room_nid = interner.known_room(room_id) or await interner.find_room(room_id)
+        if room_nid is None:
+            raise _stranger()
+        own: StateKey = ("m.room.member", requester.user_id)
+        member_key = interner.known_key(own) or await interner.find_key(own) or 0
+        visibility_key = interner.known_key(_VISIBILITY) or await interner.find_key(_VISIBILITY) or 0
+        upto = self._log.position
+        standing = self._index.standing(requester.user_nid, room_nid)
+        if standing is not None and standing.membership == Membership.JOIN:
+            reader = Reader(requester.user_id, member_key, visibility_key, True)
+            return Sight(room_id, room_nid, reader, upto, Membership.JOIN)
+        reader = Reader(requester.user_id, member_key, visibility_key, False)
+        return await self._database.read(_find_sight, room_id, room_nid, reader, upto, standing, self._facts)
+
+    async def find_joined(self, requester: Requester, room_id: str) -> Sight:
+        """As :meth:`find`, for members alone."""
+        sight = await self.find(requester, room_id)
+        if not sight.joined:
+            raise forbidden("You are not a member of this room")
+        return sight
+
+
+def _stranger() -> MatrixError:
+    return forbidden("You are not a member of this room and were not one before")
+
+
+def _find_sight(
+    tx: Tx,
+    room_id: str,
+    room_nid: int,
+    reader: Reader,
+    upto: int,
+    standing: Standing | None,
+    facts: StateFacts,
+) -> Sight:
+    last_join = departed = None
+    if standing is not None and not standing.forgotten:
+        last_join, departed = _find_stay(tx, room_nid, reader.member_key, upto, facts)
+    current = load_state_at(tx, [room_nid], [reader.visibility_key]).get(room_nid, {})
+    readable = "world_readable" in facts.words(tx, current.values()).values()
+    if not readable and departed is None:
+        raise _stranger()
+    membership = Membership.LEAVE if standing is None else standing.membership
+    reader = Reader(reader.user_id, reader.member_key, reader.visibility_key, False, last_join)
+    newest = upto if readable or departed is None else departed
+    return Sight(room_id, room_nid, reader, newest, membership, departed)
+
+
+def _find_stay(
+    tx: Tx, room_nid: int, member_key: int, upto: int, facts: StateFacts
+) -> tuple[int | None, int | None]:
+    """The newest position at which a user joined, and where they left after that."""
+    moves = load_moves_of_key(tx, [room_nid], member_key, BEGINNING, min(upto, END)).get(room_nid, [])
+    words = facts.words(tx, {move.event_nid for move in moves if move.event_nid})
+    last_join = departed = None
+    for move in moves:
+        if words.get(move.event_nid) == "join":
+            last_join, departed = move.pos, None
+        elif last_join is not None and departed is None:
+            departed = move.pos
+    return last_join, departed
