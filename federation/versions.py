@@ -83,8 +83,9 @@ class RoomRules:
         return self.event_id_format != "explicit"
 
 
-def _room_versions() -> dict[str, RoomRules]:
-    v1 = RoomRules(
+def _version_1() -> RoomRules:
+    """Every rule, as it was at first."""
+    return RoomRules(
         version="1",
         stable=True,
         event_id_format="explicit",
@@ -117,6 +118,28 @@ def _room_versions() -> dict[str, RoomRules]:
         privileged_creators=False,
         create_not_in_auth_events=False,
     )
+
+
+def _version_11(v10: RoomRules) -> RoomRules:
+    """The version that sorted out redactions and the creator."""
+    return replace(
+        v10,
+        version="11",
+        redacts_in_content=True,
+        creator_in_content_required=False,
+        redaction=replace(
+            v10.redaction,
+            keep_origin_membership_prev_state=False,
+            keep_create_all=True,
+            keep_invite_level=True,
+            keep_redacts=True,
+            keep_third_party_signed=True,
+        ),
+    )
+
+
+def _room_versions() -> dict[str, RoomRules]:
+    v1 = _version_1()
     v2 = replace(v1, version="2", state_resolution="v2")
     v3 = replace(
         v2,
@@ -144,20 +167,7 @@ def _room_versions() -> dict[str, RoomRules]:
     )
     v9 = replace(v8, version="9", redaction=replace(v8.redaction, keep_join_authorised=True))
     v10 = replace(v9, version="10", integer_power_levels=True, knock_restricted_join=True)
-    v11 = replace(
-        v10,
-        version="11",
-        redacts_in_content=True,
-        creator_in_content_required=False,
-        redaction=replace(
-            v10.redaction,
-            keep_origin_membership_prev_state=False,
-            keep_create_all=True,
-            keep_invite_level=True,
-            keep_redacts=True,
-            keep_third_party_signed=True,
-        ),
-    )
+    v11 = _version_11(v10)
     v12 = replace(
         v11,
         version="12",

@@ -163,7 +163,7 @@ def conflicted_subgraph(view: GraphView[Ref], conflicted: Collection[Ref]) -> se
             layer = {ref for ref in layer if view.rank(ref) > lowest}
         view.load_parents(layer)
         below: set[Ref] = set()
-        for ref in layer:
+        for ref in layer:  # any order: the answer is a set, and nothing is loaded on the way
             for parent in view.parents(ref):
                 children.setdefault(parent, []).append(ref)
                 below.add(parent)

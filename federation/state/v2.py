@@ -70,7 +70,7 @@ def is_power_event(event: Event) -> bool:
 
 def _power_events_and_their_chains(view: GraphView[Ref], replayed: set[Ref]) -> set[Ref]:
     chosen = {ref for ref in replayed if (event := view.event(ref)) is not None and is_power_event(event)}
-    waiting = list(chosen)
+    waiting = sorted(chosen)
     while waiting:
         for parent in view.parents(waiting.pop()):
             if parent in replayed and parent not in chosen:
