@@ -25,7 +25,7 @@ from homeserver.sync.sections import (
 from homeserver.sync.serialise import counts_members, encode, events_object, receipt_events, typing_event
 from homeserver.sync.types import DeviceSections, Presence, Requester, Typing, Unread
 from homeserver.sync.window import Topic
-from homeserver.sync.work import Answer, Work, split_counters
+from homeserver.sync.work import Answer, Work
 
 
 class Assembler:
@@ -205,7 +205,7 @@ class Assembler:
 
     def _typing_rooms(self, work: Work, pieces: Mapping[int, Piece]) -> Collection[int]:
         user_nid = work.ask.requester.user_nid
-        at = split_counters(work.at.ephemeral)[0] if work.at is not None else 0
+        at = work.ephemeral_since
         if self._typing.counter == at:
             return ()
         joined = [nid for nid in self._index.joined_rooms(user_nid) if nid in work.names]
@@ -214,7 +214,7 @@ class Assembler:
         return sorted(changed.difference(work.plan.left))
 
     def _presence_section(self, work: Work) -> bytes:
-        at = split_counters(work.at.ephemeral)[1] if work.at is not None else 0
+        at = work.ephemeral_since
         if self._presence.counter == at and not work.initial:
             return b""
         filter_ = work.ask.filter.presence

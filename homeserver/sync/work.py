@@ -11,20 +11,6 @@ from homeserver.sync.plan import Plan
 from homeserver.sync.types import Requester
 from homeserver.sync.window import Window
 
-# A token has one number for what is only in memory: typing above, presence below.
-_PRESENCE_BITS = 29
-_PRESENCE_MASK = (1 << _PRESENCE_BITS) - 1
-
-
-def join_counters(typing: int, presence: int) -> int:
-    """The ephemeral part of a token."""
-    return (typing << _PRESENCE_BITS) | (presence & _PRESENCE_MASK)
-
-
-def split_counters(ephemeral: int) -> tuple[int, int]:
-    """The counters of typing and of presence in the ephemeral part of a token."""
-    return ephemeral >> _PRESENCE_BITS, ephemeral & _PRESENCE_MASK
-
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -63,6 +49,11 @@ class Work:
     @property
     def since(self) -> int:
         return self.at.pos if self.at is not None else 0
+
+    @property
+    def ephemeral_since(self) -> int:
+        """The counter of typing and presence that the client knows of."""
+        return self.at.ephemeral if self.at is not None else 0
 
     def reader(self, keys: Keys) -> Reader:
         """Who reads, for those who build rooms."""

@@ -346,7 +346,7 @@ class IncrementalTests(TestCase):
         self.assertNotIn("account_data", self.app.sync(self.alice, self.since))
 
     def test_ignored_users(self) -> None:
-        content = {"ignored_users": {user_id("alice"): {}}}
+        content: dict[str, Any] = {"ignored_users": {user_id("alice"): {}}}
         self.app.put_account_data(self.bob, "", "m.ignored_user_list", content)
         self.app.say(ROOM, "alice", "unheard")
         self.app.place(ROOM, "alice", "m.room.topic", {"topic": "heard"}, "")

@@ -86,13 +86,14 @@ class SyncApp(TestApp):
 
         async def job(turn: Turn) -> None:
             user = user_id(creator)
-            for type_, key, content in (
+            events: tuple[tuple[str, str, dict[str, Any]], ...] = (
                 ("m.room.create", "", {"room_version": "11"}),
                 ("m.room.member", user, {"membership": "join", "displayname": creator}),
                 ("m.room.power_levels", "", {"users": {user: 100}, "state_default": 0}),
                 ("m.room.join_rules", "", {"join_rule": "public"}),
                 *((name.replace("__", "."), "", content) for name, content in state.items()),
-            ):
+            )
+            for type_, key, content in events:
                 await turn.place(draft(room_id, creator, type_, content, key))
 
         self.wait(actor.run(job))
@@ -131,6 +132,7 @@ class SyncApp(TestApp):
         interner = self.app.core.interner
         user_nid = self.wait(Deferred.fromCoroutine(interner.find_user(self.whoami(token))))
         room_nid = self.wait(Deferred.fromCoroutine(interner.find_room(room_id))) if room_id else 0
+        assert user_nid is not None and room_nid is not None
         text = msgspec.json.encode(content).decode()
         self.wait(self.app.core.committer.work(put_account_data, user_nid, room_nid, type_, text))
 

@@ -1,0 +1,138 @@
+"""The sync law: an earlier sync and the increments after it say what a new initial sync says, whatever happened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import TestCase
+
+from homeserver.http.errors import MatrixError
+from tests.support.sync import SyncApp
+from tests.support.sync_model import ClientView, differences
+
+ROOMS = ("!one:test.example", "!two:test.example")
+HOME = "!home:test.example"  # where everybody stays
+PEOPLE = ("alice", "bob", "carol")
+
+_room = st.sampled_from(ROOMS)
+_person = st.sampled_from(PEOPLE)
+_actions = st.one_of(
+    st.tuples(st.just("say"), _room, _person),
+    st.tuples(st.just("say"), _room, _person),
+    st.tuples(st.sampled_from(["topic", "name", "rename"]), _room, _person),
+    st.tuples(st.sampled_from(["join", "leave"]), _room, _person),
+    st.tuples(st.sampled_from(["join", "leave"]), _room, st.just("bob")),
+    st.tuples(st.sampled_from(["invite", "kick", "ban", "unban"]), _room, st.sampled_from(["bob", "carol"])),
+    st.tuples(st.sampled_from(["redact", "tag", "closed", "open"]), _room, st.just("alice")),
+    st.tuples(st.just("sync"), _room, st.just("bob")),
+    st.tuples(st.just("sync"), _room, st.just("bob")),
+    st.tuples(st.sampled_from(["restart", "lost"]), _room, st.just("bob")),
+)
+
+VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "plain": ("state", {}),
+    "short": ("state", {"filter": {"room": {"timeline": {"limit": 2}}}}),
+    "empty": ("state", {"filter": {"room": {"timeline": {"limit": 0}}}}),
+    "filtered": ("state", {"filter": {"room": {"timeline": {"limit": 3, "not_types": ["m.room.topic"]}}}}),
+    "after": ("state_after", {"use_state_after": True, "filter": {"room": {"timeline": {"limit": 2}}}}),
+    "lazy": (
+        "state",
+        {"filter": {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 3}}}},
+    ),
+    "lazy after": (
+        "state_after",
+        {
+            "use_state_after": True,
+            "filter": {"room": {"state": {"lazy_load_members": True}, "timeline": {"limit": 2}}},
+        },
+    ),
+}
+
+
+class _World:
+    """Two rooms of alice's, and a client of bob's that syncs now and then."""
+
+    def __init__(self, case: TestCase, variant: str) -> None:
+        self.app = SyncApp(case)
+        self.tokens = {name: self.app.register(name) for name in PEOPLE}
+        for room_id in ROOMS:
+            self.app.make_room("alice", room_id)
+        self.app.make_room("alice", HOME)
+        for name in PEOPLE[1:]:
+            self.app.member(HOME, name, "join")
+        state_name, self.query = VARIANTS[variant]
+        self.lazy = variant.startswith("lazy")
+        self.state_name = state_name
+        self.view = ClientView(state_name)
+        self.last: dict[str, str] = {}
+        self.count = 0
+
+    def act(self, kind: str, room_id: str, who: str) -> None:
+        """Do it, if the room's rules let it."""
+        self.count += 1
+        app = self.app
+        try:
+            if kind == "say":
+                self.last[room_id] = app.say(room_id, who, f"{self.count}")
+            elif kind in ("topic", "name"):
+                app.place(room_id, who, f"m.room.{kind}", {kind: f"{self.count}"}, "")
+            elif kind == "rename":
+                app.member(room_id, who, "join", displayname=f"{who}{self.count}")
+            elif kind in ("join", "leave") and who != "alice":
+                app.member(room_id, who, kind)
+            elif kind in ("invite", "kick", "ban", "unban"):
+                membership = {"kick": "leave", "unban": "leave"}.get(kind, kind)
+                app.member(room_id, "alice", membership, who)
+            elif kind == "redact" and room_id in self.last:
+                app.redact(room_id, "alice", self.last[room_id])
+            elif kind == "tag":
+                app.put_account_data(self.tokens["bob"], room_id, "m.tag", {"n": self.count})
+                app.put_account_data(self.tokens["bob"], "", "org.example", {"n": self.count})
+            elif kind in ("open", "closed"):
+                value = "shared" if kind == "open" else "joined"
+                app.place(room_id, "alice", "m.room.history_visibility", {"history_visibility": value}, "")
+            elif kind == "sync":
+                self.sync()
+            elif kind == "lost":
+                # The answer never arrives; the client asks again from where it is.
+                app.sync(self.tokens["bob"], self.view.since, **self.query)
+            elif kind == "restart":
+                app.restart()
+        except MatrixError as refused:
+            if refused.status != 403:
+                raise
+
+    def sync(self) -> None:
+        self.view.apply(self.app.sync(self.tokens["bob"], self.view.since, **self.query))
+
+    def differences(self) -> list[str]:
+        self.sync()
+        fresh = ClientView(self.state_name)
+        # Another device: it must not disturb what the server remembers of the first.
+        answer = self.app.ok(
+            "POST",
+            "/_matrix/client/v3/login",
+            {
+                "type": "m.login.password",
+                "identifier": {"type": "m.id.user", "user": "bob"},
+                "password": "correct horse",
+            },
+        )
+        fresh.apply(self.app.sync(answer["access_token"], **self.query))
+        quiet = self.app.sync(self.tokens["bob"], self.view.since, **self.query)
+        found = [] if "rooms" not in quiet else [f"after everything: {quiet['rooms']}"]
+        return found + differences(self.view, fresh, lazy=self.lazy)
+
+
+class SyncLawTests(TestCase):
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(variant=st.sampled_from(sorted(VARIANTS)), actions=st.lists(_actions, min_size=4, max_size=25))
+    def test_increments_make_what_a_new_sync_says(
+        self, variant: str, actions: list[tuple[str, str, str]]
+    ) -> None:
+        world = _World(self, variant)
+        for kind, room_id, who in actions:
+            world.act(kind, room_id, who)
+        self.assertEqual(world.differences(), [], f"{variant}: {actions}")

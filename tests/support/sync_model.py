@@ -1,0 +1,124 @@
+"""A client's view of its rooms, built from syncs as the specification tells clients to: for the sync law.
+
+The law: an initial sync and any increments after it give the view that a new initial sync gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+Key = tuple[str, str]
+
+
+@dataclass
+class RoomView:
+    """One joined room."""
+
+    state: dict[Key, Any] = field(default_factory=dict)
+    timeline: list[str] = field(default_factory=list)
+    senders: dict[str, str] = field(default_factory=dict)  # event id -> who sent it
+    account_data: dict[str, Any] = field(default_factory=dict)
+    receipts: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    joined: int = 0
+    invited: int = 0
+    heroes: list[str] | None = None
+
+
+class ClientView:
+    """What a client knows. ``state_name``: which of the state sections it asked for."""
+
+    def __init__(self, state_name: str = "state") -> None:
+        self.state_name = state_name
+        self.rooms: dict[str, RoomView] = {}
+        self.invites: dict[str, Any] = {}
+        self.account_data: dict[str, Any] = {}
+        self.since: str | None = None
+
+    def apply(self, answer: Any) -> None:
+        """Take in one answer."""
+        self.since = answer["next_batch"]
+        for event in answer.get("account_data", {}).get("events", []):
+            self.account_data[event["type"]] = event["content"]
+        rooms = answer.get("rooms", {})
+        for room_id, room in rooms.get("join", {}).items():
+            self.invites.pop(room_id, None)
+            self._join(self.rooms.setdefault(room_id, RoomView()), room)
+        for room_id in rooms.get("leave", {}):
+            self.invites.pop(room_id, None)
+            self.rooms.pop(room_id, None)
+        for section, name in (("invite", "invite_state"), ("knock", "knock_state")):
+            for room_id, room in rooms.get(section, {}).items():
+                self.rooms.pop(room_id, None)
+                self.invites[room_id] = (section, room[name]["events"])
+
+    def _join(self, view: RoomView, room: Any) -> None:
+        timeline = room["timeline"]
+        if timeline.get("limited"):
+            view.timeline.clear()
+        for event in room[self.state_name]["events"]:
+            view.state[(event["type"], event["state_key"])] = event["event_id"]
+        for event in timeline["events"]:
+            if event["event_id"] in view.timeline:
+                raise AssertionError(f"{event['event_id']} was told twice")
+            view.timeline.append(event["event_id"])
+            view.senders[event["event_id"]] = event["sender"]
+            if "state_key" in event and self.state_name == "state":
+                view.state[(event["type"], event["state_key"])] = event["event_id"]
+        for event in room["account_data"]["events"]:
+            view.account_data[event["type"]] = event["content"]
+        for event in room["ephemeral"]["events"]:
+            if event["type"] == "m.receipt":
+                self._receipts(view, event["content"])
+        summary = room.get("summary")
+        if summary is not None:
+            view.joined = summary["m.joined_member_count"]
+            view.invited = summary["m.invited_member_count"]
+            view.heroes = summary.get("m.heroes")
+
+    def _receipts(self, view: RoomView, content: Any) -> None:
+        for event_id, kinds in content.items():
+            for kind, users in kinds.items():
+                for user_id, receipt in users.items():
+                    view.receipts[(user_id, kind, receipt.get("thread_id", ""))] = event_id
+
+
+def differences(old: ClientView, new: ClientView, *, lazy: bool = False) -> list[str]:
+    """How a view that was built up differs from that of a new client. With ``lazy`` it may lack members."""
+    found: list[str] = []
+    if old.rooms.keys() != new.rooms.keys():
+        found.append(f"joined: {sorted(old.rooms)} for {sorted(new.rooms)}")
+    if old.invites != new.invites:
+        found.append(f"invites: {old.invites} for {new.invites}")
+    if old.account_data != new.account_data:
+        found.append(f"account data: {old.account_data} for {new.account_data}")
+    for room_id in sorted(old.rooms.keys() & new.rooms.keys()):
+        found += [
+            f"{room_id} {one}" for one in _room_differences(old.rooms[room_id], new.rooms[room_id], lazy)
+        ]
+    return found
+
+
+def _room_differences(old: RoomView, new: RoomView, lazy: bool) -> list[str]:
+    found: list[str] = []
+    shorter = min(len(old.timeline), len(new.timeline))
+    if shorter and old.timeline[-shorter:] != new.timeline[-shorter:]:
+        found.append(f"timeline: {old.timeline} for {new.timeline}")
+    for key in sorted(old.state.keys() | new.state.keys()):
+        may_lack = lazy and key[0] == "m.room.member"
+        mine, theirs = old.state.get(key), new.state.get(key)
+        if mine != theirs and not (may_lack and (mine is None or theirs is None)):
+            found.append(f"state {key}: {mine} for {theirs}")
+    if lazy:
+        for event_id in old.timeline:
+            if ("m.room.member", old.senders[event_id]) not in old.state:
+                found.append(f"lacks the member {old.senders[event_id]}")
+    if (old.joined, old.invited, old.heroes) != (new.joined, new.invited, new.heroes):
+        found.append(
+            f"summary: {old.joined, old.invited, old.heroes} for {new.joined, new.invited, new.heroes}"
+        )
+    if old.account_data != new.account_data:
+        found.append(f"account data: {old.account_data} for {new.account_data}")
+    if old.receipts != new.receipts:
+        found.append(f"receipts: {old.receipts} for {new.receipts}")
+    return found
