@@ -27,45 +27,67 @@ from homeserver.api.client.account import AccountApi
 from homeserver.api.client.account_data import AccountDataApi
 from homeserver.api.client.capabilities import CapabilitiesApi
 from homeserver.api.client.context import ContextApi
+from homeserver.api.client.create_room import CreateRoomApi
 from homeserver.api.client.devices import DevicesApi
+from homeserver.api.client.directory import DirectoryApi
 from homeserver.api.client.event import EventApi
 from homeserver.api.client.filter import FilterApi
 from homeserver.api.client.initial_sync import InitialSyncApi
+from homeserver.api.client.joined_rooms import JoinedRoomsApi
 from homeserver.api.client.login import LoginApi
 from homeserver.api.client.logout import LogoutApi
 from homeserver.api.client.members import MembersApi
+from homeserver.api.client.membership import MembershipApi
 from homeserver.api.client.messages import MessagesApi
 from homeserver.api.client.profile import ProfileApi
+from homeserver.api.client.read_markers import ReadMarkersApi
+from homeserver.api.client.receipts import ReceiptsApi
 from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
 from homeserver.api.client.send import SendApi
 from homeserver.api.client.state import StateApi
+from homeserver.api.client.sync import SyncApi
 from homeserver.api.client.timestamp import TimestampApi
+from homeserver.api.client.typing import TypingApi
+from homeserver.api.client.upgrade import UpgradeApi
 from homeserver.api.client.versions import VersionsApi
 from homeserver.api.client.wellknown import WellKnownApi
 from homeserver.config.schema import Config, RateLimits
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
+from homeserver.ephemeral.ticker import Ticker
+from homeserver.ephemeral.typing import Typing
 from homeserver.http.errors import MatrixError
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.route import Route
 from homeserver.http.router import Router
+from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.committer import Committer
+from homeserver.rooms.create import RoomCreator
+from homeserver.rooms.directory import Directory
 from homeserver.rooms.initial import RoomGlances
+from homeserver.rooms.invites import InviteGate
+from homeserver.rooms.membership import Memberships
 from homeserver.rooms.pagination import Pagination
+from homeserver.rooms.profiles import RoomProfiles
 from homeserver.rooms.reading import Archive
+from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.send import Sender
 from homeserver.rooms.state_reads import StateReads
+from homeserver.rooms.succession import Succession
 from homeserver.rooms.timestamps import Timestamps
 from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.turn import RoomTools
+from homeserver.rooms.upgrade import RoomUpgrades
 from homeserver.rooms.visibility import Sights
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.cache import ByteLru
 from homeserver.store.changes import load_position
 from homeserver.store.client_events import ClientEventCache
@@ -77,6 +99,7 @@ from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 from homeserver.stream.notifier import Notifier
+from homeserver.sync.v3 import SyncService, SyncTools
 
 HOUSEKEEPING_S = 2.0
 
@@ -173,6 +196,7 @@ class App:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+        await self.services.tasks.stop()
         await self.core.committer.drained()
 
 
@@ -274,6 +298,15 @@ class Services:
     state_reads: StateReads
     timestamps: Timestamps
     glances: RoomGlances
+    tasks: TaskGroup
+    creator: RoomCreator
+    memberships: Memberships
+    aliases: Aliases
+    directory: Directory
+    upgrades: RoomUpgrades
+    typing: Typing
+    receipts: Receipts
+    sync: SyncService
 
 
 def build_services(core: Core) -> Services:
@@ -295,6 +328,13 @@ def build_services(core: Core) -> Services:
     archive = Archive(StateFacts(core.bases), core.client_events)
     sights = Sights(database, interner, core.index, core.changes, archive.facts)
     pagination = Pagination(database, sights, transactions, archive, clock)
+    tasks = TaskGroup(clock, around.log)
+    gate = InviteGate(config.server_name, database, interner)
+    succession = Succession(interner, worker)
+    creator = RoomCreator(config.server_name, lambda: settings.config.default_room_version, core.rooms, gate)
+    room_profiles = RoomProfiles(core.rooms, core.index, tasks, around.log)
+    ticker = Ticker()
+    typing = Typing(clock, ticker, core.notifier.wake_room)
     return Services(
         settings=settings,
         limiter=limiter,
@@ -304,7 +344,7 @@ def build_services(core: Core) -> Services:
         accounts=accounts,
         identity=Identity(accounts, hasher, sessions, limiter),
         devices=Devices(database, worker),
-        profiles=Profiles(config.server_name, database, worker, interner),
+        profiles=Profiles(config.server_name, database, worker, interner, room_profiles.changed),
         account_data=AccountData(database, worker, interner),
         filters=Filters(database, worker),
         transactions=transactions,
@@ -313,6 +353,28 @@ def build_services(core: Core) -> Services:
         state_reads=StateReads(database, interner, sights, archive, clock),
         timestamps=Timestamps(database, sights, archive.facts),
         glances=RoomGlances(database, sights, pagination, archive),
+        tasks=tasks,
+        creator=creator,
+        memberships=Memberships(core.rooms, worker, RestrictedJoins(interner, core.index), gate, succession),
+        aliases=Aliases(config.server_name, core.rooms, worker, core.index),
+        directory=Directory(core.rooms, worker, interner),
+        upgrades=RoomUpgrades(core.rooms, creator, succession),
+        typing=typing,
+        receipts=Receipts(database, worker, interner, core.index, core.events, clock),
+        sync=SyncService(
+            SyncTools(
+                database,
+                interner,
+                core.changes,
+                core.index,
+                core.notifier,
+                clock,
+                core.client_events,
+                core.bases,
+            ),
+            entropy.id(8),
+            typing=typing,
+        ),
     )
 
 
@@ -348,5 +410,16 @@ def build_routes(core: Core, services: Services) -> list[Route]:
         ContextApi(services.pagination),
         TimestampApi(services.timestamps),
         InitialSyncApi(services.glances),
+        CreateRoomApi(services.creator),
+        MembershipApi(services.memberships, services.aliases),
+        DirectoryApi(
+            config.server_name, services.directory, services.aliases, lambda: settings.config.public_rooms
+        ),
+        UpgradeApi(services.upgrades),
+        JoinedRoomsApi(core.index, core.interner),
+        TypingApi(services.typing, core.interner, core.index),
+        ReceiptsApi(services.receipts),
+        ReadMarkersApi(services.receipts),
+        SyncApi(services.sync, around.database),
     ]
     return [route for api in apis for route in api.routes()]
