@@ -1,0 +1,1 @@
+"""Which events notify whom: push rules, their evaluation, unread counts."""

@@ -1,0 +1,469 @@
+"""Unread notifications, counted when somebody asks and not when somebody sends.
+
+For each user and room that was asked for there is an ``Entry`` in memory: the positions of the events that notify and
+are not read, by thread, up to a position. Asking again looks at what came since, in memory. After a restart an entry is
+made from the timeline after the user's receipts.
+
+1. Sending costs nothing here, whatever the number of members: the log is read when somebody asks.
+2. A user's own messages notify nobody, and mark their part of the room as read (``either by using the API or by
+   sending an event``): the main timeline, or the thread that they belong to.
+3. LIMIT: at most ``MOST`` events are looked at to make an entry, and at most ``MOST`` unread notifications are kept of a
+   thread: a count stops there.
+
+# spec: client-server-api#receiving-notifications
+# spec: client-server-api#marking-notifications-as-read
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from twisted.internet.defer import Deferred
+
+from federation.auth.power import PowerLevels
+from federation.event import Event
+from homeserver.db.threads import Database
+from homeserver.push.backlog import Backlog, Found, load_backlog, own_thread, read_by_sending
+from homeserver.push.conditions import EventView, FactMissing, Facts
+from homeserver.push.readers import Reader, Readers
+from homeserver.store.changes import Change, Kind
+from homeserver.store.ids import Interner
+from homeserver.store.parsed import EventCache
+from homeserver.store.placement import Membership, Placement
+from homeserver.store.receipts import MAIN, UNTHREADED, Mark, load_marks
+from homeserver.stream.index import MembershipIndex
+from homeserver.stream.log import ChangeLog
+
+MOST = 1_000
+# LIMIT(memory: an entry takes some 500 bytes, and eight for each unread notification)
+ENTRIES_MOST = 100_000
+_VIEWS = 500
+_SLACK = 200
+_MARKS_MOST = 1_000
+_TRIES = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How many unread notifications, and how many of them are highlighted."""
+
+    notification_count: int = 0
+    highlight_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Counts(Tally):
+    """Those of a room's main timeline, and of each thread by its root's event id."""
+
+    threads: Mapping[str, Tally] = field(default_factory=lambda: MappingProxyType({}))
+
+
+class _Scope:
+    """The main timeline or a thread: positions of what notifies, in order."""
+
+    __slots__ = ("highlights", "notified")
+
+    def __init__(self) -> None:
+        self.notified = array("q")
+        self.highlights = array("q")
+
+    def read_upto(self, pos: int) -> None:
+        for positions in (self.notified, self.highlights):
+            if positions and positions[0] <= pos:
+                del positions[: bisect_right(positions, pos)]
+
+    def drop(self, pos: int) -> None:
+        for positions in (self.notified, self.highlights):
+            if pos in positions:
+                positions.remove(pos)
+
+    def tally(self) -> Tally:
+        return Tally(len(self.notified), len(self.highlights))
+
+
+class Entry:
+    """What one user has not read of one room."""
+
+    __slots__ = ("_marks", "_scopes", "counts", "display_name", "upto", "waiting")
+
+    def __init__(self) -> None:
+        self.upto = -1  # -1: not loaded yet
+        self.display_name: str | None = None
+        self.counts: Counts | None = None
+        self.waiting: list[Deferred[None]] = []
+        self._marks: dict[str, int] = {}  # thread -> read up to; UNTHREADED: everything
+        self._scopes: dict[str, _Scope] = {}
+
+    def mark(self, thread: str, pos: int) -> None:
+        """The user has read a thread (or everything) up to a position."""
+        marks = self._marks
+        if pos <= marks.get(thread, 0):
+            return
+        marks[thread] = pos
+        for name in [name for name in self._scopes if thread in (UNTHREADED, name)]:
+            self._scopes[name].read_upto(pos)
+            if not self._scopes[name].notified:
+                del self._scopes[name]
+        if thread == UNTHREADED or len(marks) > _MARKS_MOST:
+            everything = marks.get(UNTHREADED, 0)
+            kept = sorted((one for one in marks.items() if one[1] > everything), key=lambda one: one[1])
+            self._marks = {UNTHREADED: everything, **dict(kept[-_MARKS_MOST // 2 :])}
+        self.counts = None
+
+    def add(self, thread: str, pos: int, highlight: bool) -> None:
+        """An event notifies, unless it was read already."""
+        marks = self._marks
+        if pos <= marks.get(UNTHREADED, 0) or pos <= marks.get(thread, 0):
+            return
+        scope = self._scopes.get(thread)
+        if scope is None:
+            scope = self._scopes[thread] = _Scope()
+        scope.notified.append(pos)
+        if highlight:
+            scope.highlights.append(pos)
+        if len(scope.notified) > MOST:
+            scope.read_upto(scope.notified[0])
+        self.counts = None
+
+    def drop(self, pos: int) -> None:
+        """An event was redacted."""
+        for name, scope in list(self._scopes.items()):
+            scope.drop(pos)
+            if not scope.notified:
+                del self._scopes[name]
+        self.counts = None
+
+    def oldest(self) -> int:
+        """The position of the oldest unread notification; beyond all where there is none."""
+        return min((scope.notified[0] for scope in self._scopes.values()), default=1 << 62)
+
+    def tell(self) -> Counts:
+        """The counts as they are."""
+        if self.counts is None:
+            main = self._scopes.get(MAIN)
+            first = main.tally() if main is not None else Tally()
+            threads = {name: scope.tally() for name, scope in self._scopes.items() if name != MAIN}
+            self.counts = Counts(first.notification_count, first.highlight_count, threads)
+        return self.counts
+
+
+@dataclass(frozen=True, slots=True)
+class _Item:
+    """An event of a room's newest."""
+
+    pos: int
+    nid: int
+    event_id: str
+
+
+class _Room:
+    """What came into a room since somebody asked for it, and facts of it."""
+
+    __slots__ = ("entries", "floor", "items", "joined", "moves", "power")
+
+    def __init__(self, floor: int) -> None:
+        self.floor = floor  # every event after it is among the items
+        self.items: list[_Item] = []
+        self.joined: int | None = None
+        self.power: PowerLevels | None = None
+        self.moves = 0  # counts what may have changed a fact
+        self.entries: dict[int, Entry] = {}
+
+    def note(self, placed: Placement, pos: int, events: EventCache) -> None:
+        """An event came."""
+        event = placed.event
+        events.put(placed.nid, event)
+        self.items.append(_Item(pos, placed.nid, event.event_id))
+        if len(self.items) > MOST + _SLACK:
+            self.floor = self.items[_SLACK - 1].pos
+            del self.items[:_SLACK]
+        if event.state_key is not None:
+            self._note_state(event, placed, events)
+        if placed.redacts_target is not None:
+            self._note_redaction(placed.redacts_target)
+
+    def _note_redaction(self, event_id: str) -> None:
+        found = next((item.pos for item in self.items if item.event_id == event_id), None)
+        for user_nid, entry in list(self.entries.items()):
+            if found is not None:
+                entry.drop(found)
+            elif entry.upto >= 0 and entry.oldest() <= self.floor:
+                # It may be one of those that are known by position alone: count again when asked.
+                del self.entries[user_nid]
+
+    def _note_state(self, event: Event, placed: Placement, events: EventCache) -> None:
+        if event.type in ("m.room.power_levels", "m.room.create"):
+            self.power = None
+            self.moves += 1
+        elif placed.member_nid:
+            self.moves += 1
+            before = events.get(placed.prev_nid) if placed.prev_nid else None
+            if placed.prev_nid and before is None:
+                self.joined = None
+            elif self.joined is not None:
+                was = before is not None and before.content.get("membership") == "join"
+                self.joined += (event.content.get("membership") == "join") - was
+            entry = self.entries.get(placed.member_nid)
+            if entry is not None:
+                entry.display_name = None
+                if event.content.get("membership") != "join":
+                    del self.entries[placed.member_nid]
+
+
+class Unread:
+    """See the module."""
+
+    def __init__(
+        self,
+        database: Database,
+        interner: Interner,
+        log: ChangeLog,
+        index: MembershipIndex,
+        events: EventCache,
+    ) -> None:
+        self._database = database
+        self._interner = interner
+        self._log = log
+        self._index = index
+        self._events = events
+        self._readers = Readers(database, interner)
+        self._seen = log.position
+        self._rooms: OrderedDict[int, _Room] = OrderedDict()
+        self._entries = 0
+        self._views: OrderedDict[int, EventView] = OrderedDict()
+        self._marks: dict[int, dict[int, list[Mark]]] = {}  # of users who are being loaded
+        self._threads: OrderedDict[int, str] = OrderedDict()  # event nid -> thread, where that took a look-up
+
+    # --- what sync asks ----------------------------------------------------------------------------------
+
+    def unread(self, user_nid: int, room_nid: int, upto: int) -> Counts | Awaitable[Counts]:  # noqa: ARG002
+        """The counts of a user in a room, now: at ``upto`` or a little later."""
+        self._follow()
+        room = self._rooms.get(room_nid)
+        entry = room.entries.get(user_nid) if room is not None else None
+        reader = self._readers.known(user_nid)
+        if room is not None and entry is not None and reader is not None and entry.upto >= room.floor:
+            if not room.items or entry.upto >= room.items[-1].pos:
+                return entry.tell()
+            try:
+                self._extend(room, entry, reader)
+                return entry.tell()
+            except FactMissing:
+                pass
+        return self._load(user_nid, room_nid)
+
+    # --- following the log -------------------------------------------------------------------------------
+
+    def _follow(self) -> None:
+        """Take in what was committed since the last look."""
+        position = self._log.position
+        if position == self._seen:
+            return
+        changes = self._log.since(self._seen)
+        self._seen = position
+        if changes is None:
+            self._forget_all()
+            return
+        for change in changes:
+            kind = change.kind
+            if kind == Kind.EVENT:
+                room = self._rooms.get(change.topic)
+                if room is not None:
+                    if change.payload is None:
+                        self._forget(change.topic)
+                    else:
+                        room.note(change.payload, change.pos, self._events)
+            elif kind == Kind.RECEIPT:
+                self._note_receipt(change)
+            elif kind == Kind.ACCOUNT_DATA:
+                self._readers.note(change)
+            elif kind == Kind.TRUNCATED:
+                self._forget(change.topic)
+
+    def _note_receipt(self, change: Change) -> None:
+        self._marks.pop(change.ref, None)
+        room = self._rooms.get(change.topic)
+        entry = room.entries.get(change.ref) if room is not None else None
+        if room is None or entry is None:
+            return
+        receipt = change.payload
+        if receipt is None or not receipt.event_pos:
+            del room.entries[change.ref]
+        else:
+            entry.mark(receipt.thread, receipt.event_pos)
+
+    def _forget(self, room_nid: int) -> None:
+        self._rooms.pop(room_nid, None)
+
+    def _forget_all(self) -> None:
+        self._rooms.clear()
+        self._marks.clear()
+        self._readers.forget_all()
+        self._entries = 0
+
+    # --- counting ----------------------------------------------------------------------------------------
+
+    def _extend(self, room: _Room, entry: Entry, reader: Reader) -> None:
+        """Look at what came since the entry was made. Raises ``FactMissing``; then nothing is lost or counted twice."""
+        items = room.items
+        start = len(items)
+        while start and items[start - 1].pos > entry.upto:
+            start -= 1
+        facts = Facts(room.joined, room.power, entry.display_name)
+        for item in items[start:]:
+            event = self._events.get(item.nid)
+            if event is None:
+                raise FactMissing
+            if event.sender == reader.user_id:
+                thread = read_by_sending(event)
+                if thread is not None:
+                    entry.mark(thread, item.pos)
+            elif event.sender not in reader.ignored:
+                actions = reader.rules.evaluate(self._view(item.nid, event), facts)
+                if actions.notify:
+                    entry.add(self._thread(item.nid, event), item.pos, actions.highlight)
+            entry.upto = item.pos
+
+    def _view(self, nid: int, event: Event) -> EventView:
+        views = self._views
+        view = views.get(nid)
+        if view is None:
+            view = views[nid] = EventView(event)
+            if len(views) > _VIEWS:
+                views.popitem(last=False)
+        return view
+
+    def _thread(self, nid: int, event: Event) -> str:
+        thread = own_thread(event)
+        if thread is None:
+            thread = self._threads.get(nid)
+            if thread is None:
+                raise FactMissing
+        return thread
+
+    # --- making entries ----------------------------------------------------------------------------------
+
+    async def _load(self, user_nid: int, room_nid: int) -> Counts:
+        entry: Entry | None = None
+        for _ in range(_TRIES):
+            reader = self._readers.known(user_nid) or await self._readers.load(user_nid)
+            self._follow()
+            room = self._room(room_nid)
+            entry = room.entries.get(user_nid)
+            if entry is not None and entry.upto < 0:
+                # Another device of the user asks for the same.
+                waiting: Deferred[None] = Deferred()
+                entry.waiting.append(waiting)
+                await waiting
+                continue
+            if entry is None or entry.upto < room.floor:
+                entry = await self._make(room, room_nid, user_nid, reader)
+            else:
+                await self._make_known(room, room_nid, user_nid, entry, reader)
+            self._follow()
+            try:
+                self._extend(room, entry, reader)
+            except FactMissing:
+                continue
+            return entry.tell()
+        # It changes faster than it can be read: what was counted so far is a state that was.
+        return entry.tell() if entry is not None else Counts()
+
+    def _room(self, room_nid: int) -> _Room:
+        room = self._rooms.get(room_nid)
+        if room is None:
+            room = self._rooms[room_nid] = _Room(self._seen)
+        self._rooms.move_to_end(room_nid)
+        if self._entries > ENTRIES_MOST:
+            self._entries = sum(len(one.entries) for one in self._rooms.values())
+            while self._entries > ENTRIES_MOST * 7 // 8 and len(self._rooms) > 1:
+                self._entries -= len(self._rooms.popitem(last=False)[1].entries)
+        return room
+
+    async def _make(self, room: _Room, room_nid: int, user_nid: int, reader: Reader) -> Entry:
+        """An entry from the database. Receipts that come meanwhile find it, not loaded yet, and are kept in it."""
+        self._entries += 1  # at most: counted again when it matters
+        entry = room.entries[user_nid] = Entry()
+        try:
+            standing = self._index.standing(user_nid, room_nid)
+            joined_pos = (
+                standing.pos
+                if standing is not None and standing.membership == Membership.JOIN
+                else self._seen
+            )
+            marks = await self._find_marks(user_nid, room_nid)
+            for mark in (Mark(room_nid, UNTHREADED, joined_pos), *marks):
+                entry.mark(mark.thread, mark.pos)
+            upto = self._seen
+            everything = max([joined_pos, *(mark.pos for mark in marks if mark.thread == UNTHREADED)])
+            main = max([0, *(mark.pos for mark in marks if mark.thread == MAIN)])
+            ask = await self._ask(room, room_nid, user_nid, entry, reader)
+            found = await self._database.read(load_backlog, ask, everything, main, upto, MOST, self._events)
+            self._keep_facts(room, entry, ask, found)
+            for pos, thread in found.own:
+                entry.mark(thread, pos)
+            for pos, thread, highlight in found.notifying:
+                entry.add(thread, pos, highlight)
+            entry.upto = upto
+        except BaseException:
+            if room.entries.get(user_nid) is entry:
+                del room.entries[user_nid]
+            raise
+        finally:
+            waiting, entry.waiting = entry.waiting, []
+            for one in waiting:
+                one.callback(None)
+        return entry
+
+    async def _make_known(
+        self, room: _Room, room_nid: int, user_nid: int, entry: Entry, reader: Reader
+    ) -> None:
+        """Bring into memory what an extension needs."""
+        nids = [item.nid for item in room.items if item.pos > entry.upto]
+        ask = await self._ask(room, room_nid, user_nid, entry, reader)
+        found = await self._database.read(load_backlog, ask, 0, 0, 0, 0, self._events, nids)
+        self._keep_facts(room, entry, ask, found)
+
+    async def _ask(self, room: _Room, room_nid: int, user_nid: int, entry: Entry, reader: Reader) -> Backlog:
+        standing = self._index.standing(user_nid, room_nid)
+        return Backlog(
+            room_nid,
+            reader,
+            Facts(room.joined, room.power, entry.display_name),
+            await self._interner.find_key(("m.room.create", "")) or 0,
+            await self._interner.find_key(("m.room.power_levels", "")) or 0,
+            standing.event_nid if standing is not None else 0,
+            room.moves,
+        )
+
+    def _keep_facts(self, room: _Room, entry: Entry, ask: Backlog, found: Found) -> None:
+        self._follow()
+        if room.moves == ask.moves:
+            # Nothing moved while they were read.
+            room.joined, room.power = found.facts.joined, found.facts.power
+            entry.display_name = found.facts.display_name
+        for nid, thread in found.threads.items():
+            self._threads[nid] = thread
+            if len(self._threads) > _MARKS_MOST:
+                self._threads.popitem(last=False)
+
+    async def _find_marks(self, user_nid: int, room_nid: int) -> list[Mark]:
+        """The user's receipts in a room; those of all of their rooms are read at once, for a sync asks for many."""
+        known = self._marks.get(user_nid)
+        if known is None or room_nid not in known:
+            before = self._seen
+            nids = sorted({room_nid, *self._index.joined_rooms(user_nid)})
+            known = {nid: [] for nid in nids}
+            for mark in await self._database.read(load_marks, user_nid, nids):
+                known[mark.room_nid].append(mark)
+            self._follow()
+            if self._seen == before:
+                self._marks[user_nid] = known
+            while len(self._marks) > _VIEWS:
+                self._marks.pop(next(iter(self._marks)))
+        return known[room_nid]
