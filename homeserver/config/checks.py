@@ -6,8 +6,10 @@ import re
 from urllib.parse import urlsplit
 
 from federation.errors import Malformed
-from federation.ids import parse_server_name
+from federation.ids import parse_server_name, parse_user_id
 
+_IDENTIFIER = re.compile(r"[a-z][a-z0-9_.\-]{0,254}")
+_EMAIL_ADDRESS = re.compile(r"[^\s@<>\"]{1,64}@[^\s@<>\"]{1,255}")
 _HOST = re.compile(r"[A-Za-z0-9._:%\-]{1,255}")
 
 
@@ -54,6 +56,31 @@ def check_bind(text: str) -> None:
 def check_turn_uri(text: str) -> None:
     if not text.startswith(("turn:", "turns:", "stun:", "stuns:")):
         raise ValueError("must start with turn:, turns:, stun: or stuns:")
+
+
+def check_identifier(text: str) -> None:
+    """spec: appendices#common-namespaced-identifier-grammar"""
+    if not _IDENTIFIER.fullmatch(text):
+        raise ValueError("must be a name like m.role.admin or com.example.press")
+
+
+def check_user_id(text: str) -> None:
+    """spec: appendices#user-identifiers"""
+    try:
+        parse_user_id(text)
+    except Malformed as error:
+        raise ValueError(f"{text[:80]!r} is not a user like @name:chat.example.org") from error
+
+
+def check_email_address(text: str) -> None:
+    if len(text) > 254 or not _EMAIL_ADDRESS.fullmatch(text):
+        raise ValueError("must be an address like help@example.org")
+
+
+def check_page_url(text: str) -> None:
+    parts = _split(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ValueError("must be a URL like https://chat.example.org/help")
 
 
 def check_not_empty(text: str) -> None:

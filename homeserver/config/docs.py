@@ -89,7 +89,9 @@ def _sections() -> Iterator[tuple[str, type]]:
             if nested is not None and nested not in seen:
                 seen.add(nested)
                 shared = sum(_record_of(hint) is nested for hint in get_type_hints(kind).values()) > 1
-                yield f"{title}.{'<class>' if shared else key_of(inner)}", nested
+                name = "<class>" if shared else key_of(inner)
+                many = "[]" if get_origin(get_type_hints(kind)[inner.name]) is tuple else ""
+                yield f"{title}.{name}{many}", nested
 
 
 def _table(kind: type) -> str:

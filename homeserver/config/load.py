@@ -290,6 +290,9 @@ def _cross_checks(config: Config) -> list[str]:
         problems.append("federation.retry_min_s: must not be larger than federation.retry_max_s")
     if config.turn.uris and config.turn.shared_secret is None:
         problems.append("turn.shared_secret: required where turn.uris are given")
+    for index, contact in enumerate(config.support.contacts):
+        if contact.matrix_id is None and contact.email_address is None:
+            problems.append(f"support.contacts[{index}]: matrix_id or email_address is required")
     return problems
 
 

@@ -206,6 +206,14 @@ class Media:
     max_pending_uploads: int = option(
         20, minimum=1, maximum=10_000, reloadable=True, doc="Addresses that one user may hold without a file."
     )
+    freeze_unauthenticated_ts_ms: int | None = option(
+        None,
+        minimum=0,
+        maximum=2**53 - 1,
+        reloadable=True,
+        doc="Files stored from this moment on (milliseconds since 1970) are only shown to those who are logged in; "
+        "`null` shows all files to everybody who knows the address, for clients of before 2024.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +272,29 @@ class Turn:
     lifetime_s: int = option(
         86_400, minimum=60, maximum=604_800, reloadable=True, doc="Life of the credentials given out."
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    role: str = option(
+        "m.role.admin",
+        check=checks.check_identifier,
+        doc="What for: `m.role.admin`, `m.role.security`, or a name of your own like `com.example.press`.",
+    )
+    matrix_id: str | None = option(
+        None,
+        check=checks.check_user_id,
+        doc="A Matrix user; one on another server answers when this is down.",
+    )
+    email_address: str | None = option(None, check=checks.check_email_address, doc="An e-mail address.")
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    contacts: tuple[Contact, ...] = option(
+        (), doc="Who answers for this server. Each needs a Matrix user or an e-mail address."
+    )
+    support_page: str | None = option(None, check=checks.check_page_url, doc="A page with help for users.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +358,9 @@ class Config:
     appservices: tuple[Path, ...] = option((), doc="Registration files of application services.")
     email: Email | None = option(None, doc="How to send mail; `null` for none.")
     turn: Turn = section(Turn, doc="Relays for voice and video behind firewalls.")
+    support: Support = section(
+        Support, doc="Whom to ask for help, as `/.well-known/matrix/support` tells it."
+    )
 
     @property
     def parsed_server_name(self) -> ServerName:

@@ -7,7 +7,7 @@ from typing import Any
 from twisted.trial import unittest
 
 from homeserver.api.client.wellknown import WellKnownApi
-from homeserver.config.schema import Federation
+from homeserver.config.schema import Contact, Federation, Support
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Headers, Request
 from homeserver.http.route import Match
@@ -44,8 +44,8 @@ class Discovery(WorldCase):
 
 
 class WellKnown(unittest.TestCase):
-    def get(self, name: str, support: Any = None, **changes: Any) -> tuple[int, Any]:
-        api = WellKnownApi(default_config(**changes), {"im.chaos.x": 1}, support)
+    def get(self, name: str, **changes: Any) -> tuple[int, Any]:
+        api = WellKnownApi(default_config(**changes), {"im.chaos.x": 1})
         route = next(route for route in api.routes() if route.template.endswith(f"/{name}"))
         request = Request(
             "GET", b"/", Headers(), match=Match(route), serve=frozenset(), client_ip="192.0.2.1"
@@ -75,6 +75,19 @@ class WellKnown(unittest.TestCase):
 
     def test_support(self) -> None:
         self.assertEqual((404, "M_NOT_FOUND"), self.get("support"))
+        contacts = (
+            Contact(matrix_id="@admin:other.example"),
+            Contact("m.role.security", "@sec:home.example", "security@home.example"),
+        )
+        expected = (
+            '{"contacts":[{"role":"m.role.admin","matrix_id":"@admin:other.example"},'
+            '{"role":"m.role.security","matrix_id":"@sec:home.example","email_address":"security@home.example"}]'
+        )
+        self.assertEqual((200, expected + "}"), self.get("support", support=Support(contacts)))
         self.assertEqual(
-            (200, '{"support_page":"https://x"}'), self.get("support", {"support_page": "https://x"})
+            (200, expected + ',"support_page":"https://x"}'),
+            self.get("support", support=Support(contacts, "https://x")),
+        )
+        self.assertEqual(
+            (200, '{"support_page":"https://x"}'), self.get("support", support=Support((), "https://x"))
         )

@@ -9,25 +9,23 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from homeserver.config.schema import Config
+from homeserver.config.schema import Config, Support
 from homeserver.http.errors import not_found
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 
+_CONTACT_KEYS = ("role", "matrix_id", "email_address")
+
 
 class WellKnownApi:
-    """`extra_client` adds to the clients' document (call relays, account pages); `support` is the whole third one."""
+    """The three documents, made once. `extra_client` adds to that of the clients (call relays, account pages)."""
 
-    def __init__(
-        self,
-        config: Config,
-        extra_client: Mapping[str, Any] = MappingProxyType({}),
-        support: Mapping[str, Any] | None = None,
-    ) -> None:
+    def __init__(self, config: Config, extra_client: Mapping[str, Any] = MappingProxyType({})) -> None:
         document = {"m.homeserver": {"base_url": config.base_url}, **extra_client}
         self._client = msgspec.json.encode(document)
         server = _server(config)
         self._server = None if server is None else msgspec.json.encode({"m.server": server})
+        support = _support(config.support)
         self._support = None if support is None else msgspec.json.encode(support)
 
     def routes(self) -> list[Route]:
@@ -67,6 +65,20 @@ class WellKnownApi:
         if self._support is None:
             raise not_found("No contact is known")
         return self._support
+
+
+def _support(support: Support) -> dict[str, Any] | None:
+    """Whom to ask, if the administrator says it. Keys without a value are left out: they are texts or absent."""
+    # spec: client-server-api#getwell-knownmatrixsupport
+    document: dict[str, Any] = {}
+    if support.contacts:
+        document["contacts"] = [
+            {key: value for key in _CONTACT_KEYS if (value := getattr(contact, key)) is not None}
+            for contact in support.contacts
+        ]
+    if support.support_page is not None:
+        document["support_page"] = support.support_page
+    return document or None
 
 
 def _server(config: Config) -> str | None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from homeserver.config.load import MAX_FILE_BYTES, ConfigError, build_config, load_config, parse_config
-from homeserver.config.schema import Config, RateLimit
+from homeserver.config.schema import Config, Contact, RateLimit, Support
 
 FOLDER = Path("/srv/chaos")
 
@@ -181,6 +181,27 @@ class LoadTests(SynchronousTestCase):
             minimal("database: postgresql://me:hunter2@h/d\nregistration: {shared_secret: hunter2}\n")
         )
         self.assertNotIn("hunter2", repr(config))
+
+    def test_support(self) -> None:
+        text = (
+            "support: {contacts: [{matrix_id: '@a:b.c'}, {role: com.example.press, email_address: a@b.c}],"
+            " support_page: 'https://b.c/help?x=1'}\n"
+        )
+        support = parse(minimal(text)).support
+        self.assertEqual(
+            support.contacts, (Contact("m.role.admin", "@a:b.c"), Contact("com.example.press", None, "a@b.c"))
+        )
+        self.assertEqual(support.support_page, "https://b.c/help?x=1")
+        self.assertEqual(parse(minimal()).support, Support())
+        for bad, problem in (
+            ("contacts: [{role: m.role.admin}]", "contacts[0]: matrix_id or email_address is required"),
+            ("contacts: [{matrix_id: bob}]", "contacts[0].matrix_id: 'bob' is not a user"),
+            ("contacts: [{email_address: bob}]", "contacts[0].email_address: must be an address"),
+            ("contacts: [{role: Boss, email_address: a@b.c}]", "contacts[0].role: must be a name"),
+            ("support_page: 'javascript:x'", "support_page: must be a URL"),
+        ):
+            error = self.assertRaises(ConfigError, parse, minimal(f"support: {{{bad}}}\n"))
+            self.assertIn(f"support.{problem}", str(error))
 
     def test_email_uses_the_key_from(self) -> None:
         email = parse(minimal("email: {smtp_host: mail, from: chaos@example.org}\n")).email
