@@ -149,7 +149,8 @@ class Rows:
 def _compile(construct: ClauseElement, dialect: str) -> Text:
     compiled: Any = construct.compile(dialect=_DIALECTS[dialect])
     names = tuple(compiled.positiontup or ())
-    literals = {name: compiled.params[name] for name in names if compiled.params[name] is not None}
+    params = compiled.params  # built anew at each access: with thousands of parameters, seconds
+    literals = {name: params[name] for name in names if params[name] is not None}
     return Text(compiled.string, names, frozenset(getattr(compiled, "list_names", ())), literals)
 
 
