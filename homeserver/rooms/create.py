@@ -105,6 +105,7 @@ class RoomCreator:
         self._rooms = rooms
         self._tools = rooms.tools
         self._invites = invites
+        self._last: tuple[str, int] = ("", 0)  # who made the newest room, and its time
 
     @property
     def database(self) -> Database:
@@ -170,7 +171,7 @@ class RoomCreator:
     ) -> Birth:
         """Choose the room's id (unless it is given) and build the create event."""
         tools = self._tools
-        now_ms = tools.clock.now_ms()
+        now_ms = self._moment(creator_id)
         if room_id is None and not rules.room_id_is_create_hash:
             room_id = self.new_room_id()
         while True:
@@ -185,12 +186,19 @@ class RoomCreator:
                 now_ms=now_ms,
                 local_id="" if rules.event_ids_are_hashes else tools.entropy.token(24),
             )
-            # Where the id is a hash, the same user asking for the same room twice in one millisecond gets the same.
+            # The same room by the same user has a hash of its own only if it has a time of its own.
             if not rules.room_id_is_create_hash or await tools.interner.find_room(create.room_id) is None:
                 break
             now_ms += 1
+        self._last = (creator_id, now_ms)
         actor = self._rooms.start(create.room_id, rules.version)
         return Birth(actor, create.room_id, create, json)
+
+    def _moment(self, creator_id: UserId) -> int:
+        """The time of a create event: now, but later than that of the same user's room just before."""
+        last_id, last_ms = self._last
+        now_ms = self._tools.clock.now_ms()
+        return max(now_ms, last_ms + 1) if last_id == creator_id else now_ms
 
     async def bear(self, birth: Birth, state: Sequence[StateItem], extra: Sequence[Unit] = ()) -> None:
         """Place the create event and the state after it, and store all of it, with the writes of ``extra``."""

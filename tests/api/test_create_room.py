@@ -77,7 +77,9 @@ class Order(RoomsCase):
 class Versions(RoomsCase):
     def test_each_version(self) -> None:
         for version, rules in ROOM_VERSIONS.items():
-            room_id = self.create(room_version=version, creation_content={"creator": BOB, "room_version": "9"})
+            room_id = self.create(
+                room_version=version, creation_content={"creator": BOB, "room_version": "9"}
+            )
             create = self.state(room_id, "m.room.create")
             self.assertEqual(version, create["room_version"])
             creator = ALICE if rules.creator_in_content_required else None
@@ -156,7 +158,9 @@ class Creators(RoomsCase):
 class Invites(RoomsCase):
     def test_a_direct_chat(self) -> None:
         room_id = self.create(invite=[BOB, BOB], is_direct=True, preset="trusted_private_chat")
-        self.assertEqual({"membership": "invite", "displayname": "bob", "is_direct": True}, self.member(room_id, BOB))
+        self.assertEqual(
+            {"membership": "invite", "displayname": "bob", "is_direct": True}, self.member(room_id, BOB)
+        )
         self.ok(self.bob, f"/rooms/{room_id}/join")
         self.assertEqual({"membership": "join", "displayname": "bob"}, self.member(room_id, BOB))
 
@@ -180,7 +184,9 @@ class Invites(RoomsCase):
         third = {"id_server": "id.example", "id_access_token": "x", "medium": "email", "address": "a@b.c"}
         answer = self.post(self.alice, "/createRoom", {"invite_3pid": [third]})
         self.assert_refused(answer, 403, "M_SERVER_NOT_TRUSTED")
-        self.assert_refused(self.post(self.alice, "/createRoom", {"invite": ["@x:else.example"]}), 403, "M_FORBIDDEN")
+        self.assert_refused(
+            self.post(self.alice, "/createRoom", {"invite": ["@x:else.example"]}), 403, "M_FORBIDDEN"
+        )
 
 
 class Whole(RoomsCase):
@@ -223,7 +229,7 @@ class Whole(RoomsCase):
 
 class Malformed(RoomsCase):
     def test_wrong_types(self) -> None:
-        for body in (
+        malformed: tuple[dict[str, Any], ...] = (
             {"visibility": "secret"},
             {"name": 1},
             {"invite": "x"},
@@ -235,7 +241,8 @@ class Malformed(RoomsCase):
             {"creation_content": {"m.federate": "no"}},
             {"power_level_content_override": 1},
             {"invite": [BOB] * 501},
-        ):
+        )
+        for body in malformed:
             self.assert_refused(self.post(self.alice, "/createRoom", body), 400, "M_BAD_JSON")
 
     def test_ids_that_are_none(self) -> None:

@@ -1,0 +1,367 @@
+"""Joining, inviting, knocking, leaving, kicking, banning, forgetting. spec: client-server-api#room-membership"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from twisted.internet.defer import Deferred
+
+from federation.ids import RoomId
+from homeserver.rooms.invites import InviteGate
+from homeserver.rooms.membership import Memberships
+from homeserver.rooms.restricted import RestrictedJoins
+from homeserver.rooms.succession import Succession
+from tests.api.rooms import ALICE, BOB, CAROL, V3, RoomsCase
+from tests.support.app import SERVER_NAME
+
+
+class Join(RoomsCase):
+    def test_by_id_and_by_alias(self) -> None:
+        room_id = self.create(preset="public_chat", room_alias_name="pub")
+        for where in (f"/rooms/{room_id}/join", f"/join/{quote(room_id)}", f"/join/%23pub:{SERVER_NAME}"):
+            self.assertEqual({"room_id": room_id}, self.ok(self.bob, where, {"reason": "hello"}))
+        joins = [event for event in self.events(room_id) if event.state_key == BOB]
+        self.assertEqual(1, len(joins), "joining again makes no event")
+        expected = {"membership": "join", "displayname": "bob", "reason": "hello"}
+        self.assertEqual(expected, joins[0].content)
+
+    def test_a_private_room_needs_an_invite(self) -> None:
+        room_id = self.create(preset="private_chat")
+        self.assert_refused(self.post(self.bob, f"/rooms/{room_id}/join"), 403, "M_FORBIDDEN")
+        self.ok(self.alice, f"/rooms/{room_id}/invite", {"user_id": BOB, "reason": "come"})
+        self.assertEqual("come", self.member(room_id, BOB)["reason"])
+        self.ok(self.bob, f"/rooms/{room_id}/join")
+        self.assertEqual({"membership": "join", "displayname": "bob"}, self.member(room_id, BOB))
+
+    def test_unknown_rooms(self) -> None:
+        for where in (
+            f"!nowhere:{SERVER_NAME}",
+            "%23nowhere:" + SERVER_NAME,
+            "%23pub:else.example",
+            "!a:else.example",
+        ):
+            self.assert_refused(self.post(self.bob, f"/join/{where}"), 404, "M_NOT_FOUND")
+            self.assert_refused(self.post(self.bob, f"/knock/{where}"), 404, "M_NOT_FOUND")
+
+    def test_what_is_no_room(self) -> None:
+        for where in ("room", "%23a", "@a:b"):
+            self.assert_refused(self.post(self.bob, f"/join/{where}"), 400, "M_INVALID_PARAM")
+        room_id = self.create(preset="public_chat")
+        answer = self.app.call("POST", f"{V3}/join/{room_id}", {}, self.bob, {"via": "not a server"})
+        self.assert_refused(answer, 400, "M_INVALID_PARAM")
+        self.assert_refused(self.post(self.bob, f"/join/{room_id}", {"reason": 1}), 400, "M_BAD_JSON")
+
+    def test_joining_beside_oneself(self) -> None:
+        room_id = self.create(preset="public_chat")
+        calls = [self.app.start("POST", f"{V3}/join/{room_id}", {}, self.bob) for _ in range(5)]
+        self.assertEqual([200] * 5, [self.app.wait(call).status for call in calls])
+        self.assertEqual(1, sum(event.state_key == BOB for event in self.events(room_id)))
+
+    def test_joined_rooms(self) -> None:
+        first, second = self.create(preset="public_chat"), self.create(preset="public_chat")
+        for room_id in (first, second):
+            self.ok(self.bob, f"/join/{room_id}")
+        self.ok(self.bob, f"/rooms/{first}/leave")
+        self.assertEqual({"joined_rooms": [second]}, self.app.ok("GET", f"{V3}/joined_rooms", None, self.bob))
+        self.app.restart()
+        self.assertEqual({"joined_rooms": [second]}, self.app.ok("GET", f"{V3}/joined_rooms", None, self.bob))
+
+    def test_joining_reads_little(self) -> None:
+        rooms = [self.create(preset="public_chat") for _ in range(2)]
+        self.ok(self.bob, f"/join/{rooms[0]}")
+        seen: list[str] = []
+        self.app.engine.hook = seen.append
+        self.ok(self.bob, f"/join/{rooms[1]}")
+        reads = [text for text in seen if text.lstrip().upper().startswith("SELECT")]
+        self.assertLessEqual(len(reads), 2, reads)
+
+
+class Restricted(RoomsCase):
+    def rules(self, room_id: str, join_rule: str = "restricted") -> list[dict[str, Any]]:
+        allow = [{"type": "m.unknown"}, 1, {"type": "m.room_membership", "room_id": room_id}]
+        content = {"join_rule": join_rule, "allow": allow}
+        return [{"type": "m.room.join_rules", "content": content}]
+
+    def test_members_of_the_other_room_may_join(self) -> None:
+        for version in ("8", "9", "10", "11", "12"):
+            club = self.create(preset="public_chat")
+            room_id = self.create(room_version=version, initial_state=self.rules(club))
+            self.assert_refused(self.post(self.bob, f"/join/{room_id}"), 403, "M_FORBIDDEN")
+            self.ok(self.bob, f"/join/{club}")
+            self.ok(self.bob, f"/join/{room_id}")
+            self.assertEqual(ALICE, self.member(room_id, BOB)["join_authorised_via_users_server"])
+
+    def test_who_was_there_once_is_no_member(self) -> None:
+        club = self.create(preset="public_chat")
+        room_id = self.create(initial_state=self.rules(club))
+        self.ok(self.bob, f"/join/{club}")
+        self.ok(self.bob, f"/rooms/{club}/leave")
+        self.assert_refused(self.post(self.bob, f"/join/{room_id}"), 403, "M_FORBIDDEN")
+
+    def test_an_invite_is_enough(self) -> None:
+        room_id = self.create(initial_state=self.rules("!a:b"), invite=[BOB])
+        self.ok(self.bob, f"/join/{room_id}")
+        self.assertNotIn("join_authorised_via_users_server", self.member(room_id, BOB))
+
+    def test_nobody_is_left_who_may_invite(self) -> None:
+        club = self.create(preset="public_chat")
+        room_id = self.create(
+            initial_state=self.rules(club), invite=[CAROL], power_level_content_override={"invite": 50}
+        )
+        carol = self.app.register("carol")
+        self.ok(carol, f"/join/{room_id}")
+        self.ok(self.alice, f"/rooms/{room_id}/leave")
+        self.ok(self.bob, f"/join/{club}")
+        self.assert_refused(self.post(self.bob, f"/join/{room_id}"), 403, "M_FORBIDDEN")
+
+    def test_an_ordinary_member_vouches_where_everybody_may_invite(self) -> None:
+        club = self.create(preset="public_chat")
+        room_id = self.create(initial_state=self.rules(club), invite=[CAROL])
+        carol = self.app.register("carol")
+        self.ok(carol, f"/join/{room_id}")
+        self.ok(self.alice, f"/rooms/{room_id}/leave")
+        self.ok(self.bob, f"/join/{club}")
+        self.ok(self.bob, f"/join/{room_id}")
+        self.assertEqual(CAROL, self.member(room_id, BOB)["join_authorised_via_users_server"])
+
+    def test_the_banned_stay_out(self) -> None:
+        club = self.create(preset="public_chat")
+        room_id = self.create(initial_state=self.rules(club))
+        self.ok(self.bob, f"/join/{club}")
+        self.ok(self.alice, f"/rooms/{room_id}/ban", {"user_id": BOB})
+        self.assert_refused(self.post(self.bob, f"/join/{room_id}"), 403, "M_FORBIDDEN")
+
+    def test_knock_restricted(self) -> None:
+        club = self.create(preset="public_chat")
+        room_id = self.create(room_version="10", initial_state=self.rules(club, "knock_restricted"))
+        self.ok(self.bob, f"/knock/{room_id}")
+        self.ok(self.bob, f"/join/{club}")
+        self.ok(self.bob, f"/join/{room_id}")
+        self.assertEqual("join", self.membership(room_id, BOB))
+
+
+class Invite(RoomsCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.room = self.create(preset="public_chat")
+
+    def invite(self, token: str, user_id: str, **others: Any) -> tuple[int, Any]:
+        return self.post(token, f"/rooms/{self.room}/invite", {"user_id": user_id, **others})
+
+    def test_twice_makes_one_event(self) -> None:
+        self.assertEqual((200, {}), self.invite(self.alice, BOB))
+        self.assertEqual((200, {}), self.invite(self.alice, BOB))
+        self.assertEqual(1, sum(event.state_key == BOB for event in self.events(self.room)))
+
+    def test_refusals(self) -> None:
+        self.assert_refused(self.invite(self.bob, CAROL), 403, "M_FORBIDDEN")
+        self.ok(self.bob, f"/join/{self.room}")
+        self.assert_refused(self.invite(self.alice, BOB), 403, "M_FORBIDDEN")
+        self.assert_refused(self.invite(self.bob, CAROL), 403, "M_FORBIDDEN")
+        self.ok(self.alice, f"/rooms/{self.room}/ban", {"user_id": BOB})
+        self.assert_refused(self.invite(self.alice, BOB), 403, "M_FORBIDDEN")
+        self.assert_refused(self.invite(self.alice, "@x:else.example"), 403, "M_FORBIDDEN")
+        self.assert_refused(self.invite(self.alice, "bob"), 400, "M_INVALID_PARAM")
+        self.assert_refused(self.post(self.alice, f"/rooms/{self.room}/invite"), 400, "M_MISSING_PARAM")
+        elsewhere = self.post(self.alice, f"/rooms/!a:{SERVER_NAME}/invite", {"user_id": BOB})
+        self.assert_refused(elsewhere, 403, "M_FORBIDDEN")
+        third = {"id_server": "a", "id_access_token": "b", "medium": "email", "address": "c"}
+        answer = self.post(self.alice, f"/rooms/{self.room}/invite", third)
+        self.assert_refused(answer, 403, "M_SERVER_NOT_TRUSTED")
+
+    def test_blocked(self) -> None:
+        path = f"{V3}/user/{BOB}/account_data/m.invite_permission_config"
+        self.app.ok("PUT", path, {"default_action": "block"}, self.bob)
+        self.assert_refused(self.invite(self.alice, BOB), 403, "M_INVITE_BLOCKED")
+
+    def test_a_rejected_and_a_withdrawn_invite(self) -> None:
+        self.invite(self.alice, BOB)
+        self.ok(self.bob, f"/rooms/{self.room}/leave", {"reason": "no"})
+        self.assertEqual({"membership": "leave", "reason": "no"}, self.member(self.room, BOB))
+        self.invite(self.alice, BOB)
+        self.ok(self.alice, f"/rooms/{self.room}/kick", {"user_id": BOB})
+        self.assertEqual("leave", self.membership(self.room, BOB))
+
+
+class Knock(RoomsCase):
+    def knockable(self, **others: Any) -> str:
+        rules = [{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
+        return self.create(initial_state=rules, **others)
+
+    def test_accepted(self) -> None:
+        room_id = self.knockable(room_alias_name="door")
+        answer = self.ok(self.bob, f"/knock/%23door:{SERVER_NAME}", {"reason": "please"})
+        self.assertEqual({"room_id": room_id}, answer)
+        self.assertEqual("please", self.member(room_id, BOB)["reason"])
+        self.assert_refused(self.post(self.bob, f"/join/{room_id}"), 403, "M_FORBIDDEN")
+        self.ok(self.alice, f"/rooms/{room_id}/invite", {"user_id": BOB})
+        self.ok(self.bob, f"/join/{room_id}")
+
+    def test_refused_and_taken_back(self) -> None:
+        room_id = self.knockable()
+        self.ok(self.bob, f"/knock/{room_id}")
+        self.ok(self.alice, f"/rooms/{room_id}/kick", {"user_id": BOB})
+        self.ok(self.bob, f"/knock/{room_id}")
+        self.ok(self.bob, f"/rooms/{room_id}/leave")
+        self.assertEqual("leave", self.membership(room_id, BOB))
+
+    def test_where_nobody_may_knock(self) -> None:
+        room_id = self.create(preset="public_chat")
+        self.assert_refused(self.post(self.bob, f"/knock/{room_id}"), 403, "M_FORBIDDEN")
+        old = self.knockable(room_version="6")
+        self.assert_refused(self.post(self.bob, f"/knock/{old}"), 403, "M_FORBIDDEN")
+
+    def test_who_is_in_or_banned(self) -> None:
+        room_id = self.knockable(invite=[BOB])
+        self.assert_refused(self.post(self.bob, f"/knock/{room_id}"), 403, "M_FORBIDDEN")
+        self.ok(self.bob, f"/join/{room_id}")
+        self.assert_refused(self.post(self.bob, f"/knock/{room_id}"), 403, "M_FORBIDDEN")
+        self.ok(self.alice, f"/rooms/{room_id}/ban", {"user_id": BOB})
+        self.assert_refused(self.post(self.bob, f"/knock/{room_id}"), 403, "M_FORBIDDEN")
+
+
+class Leave(RoomsCase):
+    def test_leaving_twice_and_never_having_been_there(self) -> None:
+        room_id = self.create(preset="public_chat")
+        self.assert_refused(self.post(self.bob, f"/rooms/{room_id}/leave"), 403, "M_FORBIDDEN")
+        self.assert_refused(self.post(self.bob, f"/rooms/!a:{SERVER_NAME}/leave"), 404, "M_NOT_FOUND")
+        self.ok(self.bob, f"/join/{room_id}")
+        for _ in range(2):
+            self.assertEqual({}, self.ok(self.bob, f"/rooms/{room_id}/leave"))
+        self.assertEqual(2, sum(event.state_key == BOB for event in self.events(room_id)))
+
+    def test_forgetting(self) -> None:
+        room_id = self.create(preset="public_chat")
+        self.assert_refused(self.post(self.bob, f"/rooms/{room_id}/forget"), 404, "M_NOT_FOUND")
+        self.ok(self.bob, f"/join/{room_id}")
+        self.assert_refused(self.post(self.bob, f"/rooms/{room_id}/forget"), 400, "M_UNKNOWN")
+        self.ok(self.bob, f"/rooms/{room_id}/leave")
+        for _ in range(2):
+            self.assertEqual({}, self.ok(self.bob, f"/rooms/{room_id}/forget"))
+        core = self.app.app.core
+        user_nid, room_nid = core.interner.known_user(BOB), core.interner.known_room(room_id)
+        assert user_nid is not None and room_nid is not None
+        standing = core.index.standing(user_nid, room_nid)
+        self.assertTrue(standing is not None and standing.forgotten)
+        self.ok(self.bob, f"/join/{room_id}")
+        standing = core.index.standing(user_nid, room_nid)
+        self.assertFalse(standing is None or standing.forgotten)
+
+
+class Moderation(RoomsCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.room = self.create(preset="public_chat")
+        self.ok(self.bob, f"/join/{self.room}")
+
+    def act(self, token: str, action: str, user_id: str, **others: Any) -> tuple[int, Any]:
+        return self.post(token, f"/rooms/{self.room}/{action}", {"user_id": user_id, **others})
+
+    def test_kick(self) -> None:
+        self.assertEqual((200, {}), self.act(self.alice, "kick", BOB, reason="noise"))
+        self.assertEqual({"membership": "leave", "reason": "noise"}, self.member(self.room, BOB))
+        self.assert_refused(self.act(self.alice, "kick", BOB), 403, "M_FORBIDDEN")
+        self.ok(self.bob, f"/join/{self.room}")
+
+    def test_ban_and_unban(self) -> None:
+        self.assertEqual((200, {}), self.act(self.alice, "ban", BOB, reason="spam"))
+        self.assertEqual({"membership": "ban", "reason": "spam"}, self.member(self.room, BOB))
+        self.assert_refused(self.post(self.bob, f"/join/{self.room}"), 403, "M_FORBIDDEN")
+        self.assert_refused(self.act(self.alice, "kick", BOB), 403, "M_FORBIDDEN")
+        self.assert_refused(self.post(self.bob, f"/rooms/{self.room}/leave"), 403, "M_FORBIDDEN")
+        self.assertEqual((200, {}), self.act(self.alice, "unban", BOB))
+        self.assert_refused(self.act(self.alice, "unban", BOB), 403, "M_FORBIDDEN")
+        self.ok(self.bob, f"/join/{self.room}")
+
+    def test_strangers_may_be_banned(self) -> None:
+        self.assertEqual((200, {}), self.act(self.alice, "ban", "@spam:else.example"))
+
+    def test_without_power_or_membership(self) -> None:
+        carol = self.app.register("carol")
+        for action in ("kick", "ban", "unban"):
+            self.assert_refused(self.act(self.bob, action, ALICE), 403, "M_FORBIDDEN")
+            self.assert_refused(self.act(carol, action, BOB), 403, "M_FORBIDDEN")
+            self.assert_refused(self.act(self.alice, action, "bob"), 400, "M_INVALID_PARAM")
+            self.assert_refused(self.act(self.alice, action, 1), 400, "M_BAD_JSON")  # type: ignore[arg-type]
+            self.assert_refused(self.post(self.alice, f"/rooms/{self.room}/{action}"), 400, "M_MISSING_PARAM")
+        self.act(self.alice, "ban", CAROL)
+        self.assert_refused(self.act(self.bob, "unban", CAROL), 403, "M_FORBIDDEN")
+
+
+class Profiles(RoomsCase):
+    def set_name(self, name: str) -> None:
+        self.app.ok("PUT", f"{V3}/profile/{BOB}/displayname", {"displayname": name}, self.bob)
+
+    def test_a_new_name_goes_into_every_room(self) -> None:
+        rooms = [self.create(preset="public_chat") for _ in range(3)]
+        for room_id in rooms:
+            self.ok(self.bob, f"/join/{room_id}", {"reason": "x"})
+        self.ok(self.bob, f"/rooms/{rooms[2]}/leave")
+        self.set_name("Bo")
+        self.app.advance(1)
+        names = [self.member(room_id, BOB).get("displayname") for room_id in rooms]
+        self.assertEqual(["Bo", "Bo", None], names)
+        self.assertNotIn("reason", self.member(rooms[0], BOB))
+
+    def test_many_changes_in_a_row_are_few_events(self) -> None:
+        room_id = self.create(preset="public_chat")
+        self.ok(self.bob, f"/join/{room_id}")
+        path = f"{V3}/profile/{BOB}/displayname"
+        calls = [
+            self.app.start("PUT", path, {"displayname": f"Bob {number}"}, self.bob) for number in range(50)
+        ]
+        for call in calls:
+            self.assertEqual(200, self.app.wait(call).status)
+        self.app.advance(1)
+        self.assertEqual("Bob 49", self.member(room_id, BOB)["displayname"])
+        self.assertLess(sum(event.state_key == BOB for event in self.events(room_id)), 20)
+
+    def test_a_name_and_a_picture_that_go(self) -> None:
+        room_id = self.create(preset="public_chat")
+        self.ok(self.bob, f"/join/{room_id}")
+        self.app.ok("DELETE", f"{V3}/profile/{BOB}/displayname", None, self.bob)
+        self.app.advance(1)
+        self.assertEqual({"membership": "join"}, self.member(room_id, BOB))
+
+    def test_a_restricted_room_needs_nobody_to_vouch_again(self) -> None:
+        club = self.create(preset="public_chat")
+        rules = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": club}]}
+        room_id = self.create(initial_state=[{"type": "m.room.join_rules", "content": rules}])
+        self.ok(self.bob, f"/join/{club}")
+        self.ok(self.bob, f"/join/{room_id}")
+        self.ok(self.alice, f"/rooms/{room_id}/leave")
+        self.set_name("Bo")
+        self.app.advance(1)
+        self.assertEqual({"membership": "join", "displayname": "Bo"}, self.member(room_id, BOB))
+
+
+class Guests(RoomsCase):
+    def test_guests_go_where_guests_may_go(self) -> None:
+        core = self.app.app.core
+        memberships = Memberships(
+            core.rooms,
+            core.committer,
+            RestrictedJoins(core.interner, core.index),
+            InviteGate(SERVER_NAME, core.around.database, core.interner),
+            Succession(core.interner, core.committer),
+        )
+        closed, opened = self.create(preset="public_chat"), self.create(preset="private_chat", invite=[BOB])
+        requester = self.app.wait(Deferred.fromCoroutine(self.requester()))
+        for room_id, allowed in ((closed, False), (opened, True)):
+            joining = Deferred.fromCoroutine(memberships.join(requester, RoomId(room_id), is_guest=True))
+            if allowed:
+                self.assertEqual(room_id, self.app.wait(joining))
+            else:
+                failure = self.failureResultOf(joining)
+                self.assertEqual("M_GUEST_ACCESS_FORBIDDEN", failure.value.errcode)
+
+    async def requester(self) -> Any:
+        user_nid = await self.app.app.core.interner.find_user(BOB)
+        return _Somebody(BOB, user_nid or 0)
+
+
+class _Somebody:
+    def __init__(self, user_id: str, user_nid: int) -> None:
+        self.user_id, self.user_nid = user_id, user_nid
+        self.device_id, self.device_nid = "D", 1
