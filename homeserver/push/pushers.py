@@ -1,0 +1,142 @@
+"""Pushers of a requester: checked and kept. spec: client-server-api#post_matrixclientv3pushersset"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from homeserver.db.threads import Database
+from homeserver.http.errors import invalid_param, missing_param, too_large
+from homeserver.runtime.clock import Clock
+from homeserver.store.pushers import Pusher, TooManyPushersError, drop_pusher, load_pushers, put_pusher
+from homeserver.store.work import Worker
+
+MAX_APP_ID_LENGTH = 64
+MAX_PUSHKEY_BYTES = 512
+MAX_NAME_LENGTH = 255
+MAX_DATA_BYTES = 16_384
+GATEWAY_PATH = "/_matrix/push/v1/notify"
+
+_encode = msgspec.json.Encoder().encode
+
+
+class PusherBody(msgspec.Struct):
+    """A request to set a pusher."""
+
+    app_id: str
+    pushkey: str
+    kind: str | None
+    app_display_name: str | None = None
+    device_display_name: str | None = None
+    profile_tag: str | None = None
+    lang: str | None = None
+    data: dict[str, Any] | None = None
+    append: bool = False
+
+
+class Owner(Protocol):
+    """Whose pushers, and the device that sets them."""
+
+    @property
+    def user_nid(self) -> int: ...
+    @property
+    def device_nid(self) -> int: ...
+
+
+class Pushers:
+    """See the module."""
+
+    def __init__(self, database: Database, worker: Worker, clock: Clock) -> None:
+        self._database = database
+        self._worker = worker
+        self._clock = clock
+
+    async def load(self, owner: Owner) -> list[dict[str, Any]]:
+        """A user's pushers as clients are told them."""
+        return [_to_json(one) for one in await self._database.read(load_pushers, owner.user_nid)]
+
+    async def put(self, owner: Owner, body: PusherBody) -> None:
+        """Set a pusher, or end it where its kind is null."""
+        _check_length(body.app_id, "app_id", MAX_APP_ID_LENGTH)
+        _check_length(body.pushkey, "pushkey", MAX_PUSHKEY_BYTES)
+        if body.kind is None:
+            await self._worker.work(drop_pusher, owner.user_nid, body.app_id, body.pushkey)
+            return
+        pusher = self._check(owner, body)
+        try:
+            await self._worker.work(put_pusher, pusher, body.append)
+        except TooManyPushersError:
+            raise too_large("There are too many pushers") from None
+
+    def _check(self, owner: Owner, body: PusherBody) -> Pusher:
+        app_name, device_name, lang, data = (
+            body.app_display_name,
+            body.device_display_name,
+            body.lang,
+            body.data,
+        )
+        if app_name is None or device_name is None or lang is None or data is None:
+            required = ("app_display_name", "device_display_name", "lang", "data")
+            missing = ", ".join(name for name in required if getattr(body, name) is None)
+            raise missing_param(f"Missing parameters: {missing}")
+        for name in ("kind", "app_display_name", "device_display_name", "profile_tag", "lang"):
+            _check_length(getattr(body, name) or "", name, MAX_NAME_LENGTH)
+        if body.kind == "http":
+            _check_url(data.get("url"))
+        elif body.kind != "email":
+            raise invalid_param("The kind of a pusher must be http or email")
+        text = _encode(data)
+        if len(text) > MAX_DATA_BYTES:
+            raise too_large("The pusher's data is too large")
+        return Pusher(
+            owner.user_nid,
+            body.app_id,
+            body.pushkey,
+            body.kind,
+            app_name,
+            device_name,
+            body.profile_tag,
+            lang,
+            text.decode(),
+            owner.device_nid,
+            self._clock.now_ms(),
+        )
+
+
+def _check_length(value: str, name: str, most: int) -> None:
+    if len(value.encode()) > most:
+        raise invalid_param(f"{name} is longer than {most} bytes")
+    if "\0" in value:
+        raise invalid_param(f"{name} contains a NUL")
+
+
+def _check_url(url: object) -> None:
+    # spec: client-server-api#post_matrixclientv3pushersset ("MUST be an HTTPS URL with a path of …")
+    if url is None:
+        raise missing_param("Missing parameters: data.url")
+    if not isinstance(url, str):
+        raise invalid_param("data.url must be a string")
+    try:
+        parts = urlsplit(url)
+        fits = parts.scheme == "https" and bool(parts.hostname) and parts.path == GATEWAY_PATH
+    except ValueError:
+        fits = False
+    if not fits:
+        raise invalid_param(f"data.url must be an HTTPS URL with the path {GATEWAY_PATH}")
+
+
+def _to_json(pusher: Pusher) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "app_id": pusher.app_id,
+        "pushkey": pusher.pushkey,
+        "kind": pusher.kind,
+        "app_display_name": pusher.app_display_name,
+        "device_display_name": pusher.device_display_name,
+        "lang": pusher.lang,
+        "data": msgspec.Raw(pusher.data.encode()),
+    }
+    if pusher.profile_tag is not None:
+        found["profile_tag"] = pusher.profile_tag
+    return found
