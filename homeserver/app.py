@@ -36,6 +36,8 @@ from homeserver.api.client.initial_sync import InitialSyncApi
 from homeserver.api.client.joined_rooms import JoinedRoomsApi
 from homeserver.api.client.login import LoginApi
 from homeserver.api.client.logout import LogoutApi
+from homeserver.api.client.media import MediaApi
+from homeserver.api.client.media_legacy import LegacyMediaApi
 from homeserver.api.client.members import MembersApi
 from homeserver.api.client.membership import MembershipApi
 from homeserver.api.client.messages import MessagesApi
@@ -63,6 +65,7 @@ from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.route import Route
 from homeserver.http.router import Router
+from homeserver.media.service import MediaService
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.committer import Committer
 from homeserver.rooms.create import RoomCreator
@@ -174,12 +177,13 @@ class App:
 
     def begin(self) -> None:
         """Start the house-keeping that goes by the clock."""
+        self.services.media.begin()
         self._timer = self.core.around.clock.callLater(HOUSEKEEPING_S, self._keep_house)
 
     def _keep_house(self) -> None:
         self.core.committer.look()
         self.core.rooms.drop_idle()
-        self.begin()
+        self._timer = self.core.around.clock.callLater(HOUSEKEEPING_S, self._keep_house)
 
     def reload(self, config: Config) -> None:
         """Go on with a configuration that differs in reloadable keys."""
@@ -197,6 +201,7 @@ class App:
             self._timer.cancel()
         self._timer = None
         await self.services.tasks.stop()
+        self.services.media.stop()
         await self.core.committer.drained()
 
 
@@ -294,6 +299,7 @@ class Services:
     filters: Filters
     transactions: TransactionCache
     sender: Sender
+    media: MediaService
     pagination: Pagination
     state_reads: StateReads
     timestamps: Timestamps
@@ -349,6 +355,17 @@ def build_services(core: Core) -> Services:
         filters=Filters(database, worker),
         transactions=transactions,
         sender=Sender(core.rooms, transactions),
+        media=MediaService(
+            config.server_name,
+            config.data_dir / "media",
+            database,
+            worker,
+            around.run_in_thread,
+            clock,
+            entropy,
+            around.log,
+            lambda: settings.config.media,
+        ),
         pagination=pagination,
         state_reads=StateReads(database, interner, sights, archive, clock),
         timestamps=Timestamps(database, sights, archive.facts),
@@ -403,6 +420,8 @@ def build_routes(core: Core, services: Services) -> list[Route]:
         AccountDataApi(services.account_data),
         FilterApi(services.filters),
         SendApi(services.sender),
+        media := MediaApi(services.media.repository, services.media.downloads),
+        LegacyMediaApi(services.media.downloads, media),
         StateApi(services.state_reads),
         MembersApi(services.state_reads),
         MessagesApi(services.pagination),

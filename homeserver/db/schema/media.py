@@ -33,6 +33,4 @@ Index(
     sqlite_where=_IS_PENDING,
     postgresql_where=_IS_PENDING,
 )
-Index(
-    "media_expiring", media.c.unused_expires_ts_ms, sqlite_where=_IS_PENDING, postgresql_where=_IS_PENDING
-)
+Index("media_expiring", media.c.unused_expires_ts_ms, sqlite_where=_IS_PENDING, postgresql_where=_IS_PENDING)

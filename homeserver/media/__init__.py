@@ -1,0 +1,4 @@
+"""The content repository: files that users upload, and small pictures of them.
+
+spec: client-server-api#content-repository
+"""

@@ -1,0 +1,188 @@
+"""From a stored file to an HTTP answer: headers, ranges, conditions, and the bytes piece by piece.
+
+spec: client-server-api#serving-inline-content
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Lock
+from typing import BinaryIO, Final
+from urllib.parse import quote
+
+from homeserver.http.errors import MatrixError
+from homeserver.http.outgoing import INLINE_BODY_BYTES
+from homeserver.http.request import Request
+from homeserver.http.response import Response
+from homeserver.media.files import MediaFiles, read_piece
+from homeserver.media.types import RunInThread
+
+PIECE_BYTES: Final = 262_144
+
+# spec: client-server-api#serving-inline-content
+INLINE_TYPES: Final = frozenset(
+    [
+        *("text/css", "text/plain", "text/csv", "application/json", "application/ld+json"),
+        *("image/jpeg", "image/gif", "image/png", "image/apng", "image/webp", "image/avif"),
+        *("video/mp4", "video/webm", "video/ogg", "video/quicktime"),
+        *("audio/mp4", "audio/webm", "audio/aac", "audio/mpeg", "audio/ogg", "audio/wave", "audio/wav"),
+        *("audio/x-wav", "audio/x-pn-wav", "audio/flac", "audio/x-flac"),
+    ]
+)
+
+# spec: client-server-api#content-repository (the recommended policy)
+_POLICY: Final = (
+    b"sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; "
+    b"style-src 'unsafe-inline'; object-src 'self';"
+)
+_SAFE_HEADERS: Final = (
+    (b"Content-Security-Policy", _POLICY),
+    (b"Cross-Origin-Resource-Policy", b"cross-origin"),
+    # Whatever a file claims to be, a browser is not to guess that it is something else.
+    (b"X-Content-Type-Options", b"nosniff"),
+)
+PRIVATE_CACHE: Final = b"private, max-age=86400, immutable"
+PUBLIC_CACHE: Final = b"public, max-age=86400, immutable"
+
+# Names that every client reads alike between quotes; a percent sign or a backslash is read in two ways.
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9 !#$&'()+,.:;<=>?@\[\]^_`{|}~-]*")
+_RANGE = re.compile(rb"bytes[ \t]*=[ \t]*([0-9]{0,18})[ \t]*-[ \t]*([0-9]{0,18})[ \t]*", re.IGNORECASE)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What is to be sent, and how it is called: a file on the disk or, without a path, ``data``."""
+
+    path: Path | None
+    size: int | None
+    """None: as large as the file is."""
+    content_type: str
+    disposition: bytes
+    etag: bytes
+    cache: bytes
+    data: bytes = b""
+
+
+class FileBody(AsyncIterator[bytes]):
+    """A part of a file, read by threads; the next piece is read when the edge asks, so a slow client costs one."""
+
+    __slots__ = ("_file", "_left", "_lock", "_offset", "_run")
+
+    def __init__(self, run_in_thread: RunInThread, file: BinaryIO, offset: int, length: int) -> None:
+        self._run = run_in_thread
+        self._file = file
+        self._offset = offset
+        self._left = length
+        # A client that goes away must not have the file closed under a thread that reads it: the descriptor's
+        # number may belong to a socket by then.
+        self._lock = Lock()
+
+    async def __anext__(self) -> bytes:
+        if self._left <= 0:
+            raise StopAsyncIteration
+        piece: bytes = await self._run(self._read, self._offset, min(self._left, PIECE_BYTES))
+        if not piece:
+            raise StopAsyncIteration
+        self._offset += len(piece)
+        self._left -= len(piece)
+        return piece
+
+    async def aclose(self) -> None:
+        """Also of a body that nobody has begun to read."""
+        self._left = 0
+        await self._run(self._close)
+
+    def _read(self, offset: int, length: int) -> bytes:
+        with self._lock:
+            return b"" if self._file.closed else read_piece(self._file, offset, length)
+
+    def _close(self) -> None:
+        with self._lock:
+            self._file.close()
+
+
+async def serve(request: Request, served: Served, files: MediaFiles, run_in_thread: RunInThread) -> Response:
+    """The answer to a GET. Raises FileNotFoundError where the file is gone."""
+    headers = [
+        (b"ETag", served.etag),
+        (b"Cache-Control", served.cache),
+        (b"Accept-Ranges", b"bytes"),
+        *_SAFE_HEADERS,
+        (b"Content-Disposition", served.disposition),
+    ]
+    condition = request.headers.get(b"if-none-match")
+    if condition is not None and matches_etag(condition, served.etag):
+        return Response(304, b"", headers, content_type=None)
+    size: int = await run_in_thread(_size_of, served) if served.size is None else served.size
+    offset, length, status = 0, size, 200
+    part = wanted_range(request, served.etag, size)
+    if part is not None:
+        offset, length = part
+        status = 206
+        headers.append((b"Content-Range", b"bytes %d-%d/%d" % (offset, offset + length - 1, size)))
+    content_type = served.content_type.encode("ascii")
+    if served.path is None:
+        return Response(status, served.data[offset : offset + length], headers, content_type=content_type)
+    if length <= INLINE_BODY_BYTES:
+        body = await run_in_thread(_read_small, files, served.path, offset, length)
+        return Response(status, body, headers, content_type=content_type)
+    file = await run_in_thread(files.open, served.path)
+    stream = FileBody(run_in_thread, file, offset, length)
+    return Response(status, stream, headers, content_type=content_type, length=length)
+
+
+def _size_of(served: Served) -> int:
+    return served.path.stat().st_size if served.path is not None else len(served.data)
+
+
+def _read_small(files: MediaFiles, path: Path, offset: int, length: int) -> bytes:
+    with files.open(path) as file:
+        return read_piece(file, offset, length)
+
+
+def disposition(content_type: str, file_name: str | None) -> bytes:
+    """Content-Disposition: shown in the page only where that is harmless."""
+    essence = content_type.partition(";")[0].strip().lower()
+    kind = "inline" if essence in INLINE_TYPES else "attachment"
+    if not file_name:
+        return kind.encode("ascii")
+    if _PLAIN_NAME.fullmatch(file_name) is not None:
+        return f'{kind}; filename="{file_name}"'.encode("ascii")
+    return f"{kind}; filename*=utf-8''{quote(file_name, safe='')}".encode("ascii")
+
+
+def matches_etag(condition: bytes, etag: bytes) -> bool:
+    """If-None-Match: any of the list, compared weakly."""
+    listed = [one.strip().removeprefix(b"W/") for one in condition.split(b",")]
+    return etag in listed or b"*" in listed
+
+
+def wanted_range(request: Request, etag: bytes, size: int) -> tuple[int, int] | None:
+    """Offset and length of a single range; None for the whole, also where several are asked for."""
+    header = request.headers.get(b"range")
+    if header is None:
+        return None
+    condition = request.headers.get(b"if-range")
+    if condition is not None and condition.strip() != etag:
+        return None
+    found = _RANGE.fullmatch(header.strip())
+    if found is None or not (found[1] or found[2]):
+        return None
+    if not found[1]:
+        # The last so many bytes.
+        length = min(int(found[2]), size)
+        start, end = size - length, size - 1
+    else:
+        start = int(found[1])
+        end = min(int(found[2]), size - 1) if found[2] else size - 1
+        if found[2] and int(found[2]) < start:
+            return None
+    if start >= size or end < start:
+        whole = b"bytes */%d" % size
+        raise MatrixError(
+            416, "M_UNKNOWN", "The file has no such range", headers=((b"Content-Range", whole),)
+        )
+    return start, end - start + 1

@@ -1,0 +1,136 @@
+"""The program of the worker process: it opens pictures of strangers, and nothing else of the server is in it.
+
+It is started by its path, in isolation, and imports nothing but Pillow. One job per line on standard input, as JSON;
+one line of JSON per job on standard output, then as many bytes as that says. It ends with its input.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import resource
+import sys
+import warnings
+from typing import Any, BinaryIO
+
+from PIL import Image, ImageOps
+
+# The formats of the web, with decoders that are fuzzed by many; no others are ever tried.
+FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
+TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
+QUALITY = 82
+MIB = 1024 * 1024
+
+
+class RefusedError(Exception):
+    """No thumbnail; the text is the verdict: `unsupported` or `too_large`."""
+
+
+def limit_resources(max_pixels: int) -> None:
+    """Whatever a picture makes its decoder do: no large memory, no files, no core dumps."""
+    # Decoded, converted, resized: four copies of four bytes per pixel, beside the interpreter and its libraries.
+    memory = 512 * MIB + 16 * max_pixels
+    for kind, limit in (
+        (resource.RLIMIT_AS, memory),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_NOFILE, 64),
+    ):
+        try:
+            resource.setrlimit(kind, (limit, limit))
+        except (ValueError, OSError):
+            # The administrator's own limit is lower still, or this system does not know this one.
+            continue
+
+
+def make_thumbnail(job: dict[str, Any], max_pixels: int) -> tuple[str, bytes]:
+    """The content type and bytes; without bytes the original is to be sent as it is."""
+    with Image.open(job["path"], formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise RefusedError("too_large")
+        content_type = TYPES[image.format or ""]
+        is_animated = bool(getattr(image, "is_animated", False))
+        # An orientation above 4 swaps the sides.
+        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+            width, height = height, width
+        target = target_size(width, height, job["width"], job["height"], job["method"])
+        if target is None and (job["animated"] or not is_animated):
+            return content_type, b""
+        return encode(reduce(image, target or (width, height), job["method"]))
+
+
+def target_size(
+    width: int, height: int, box_width: int, box_height: int, method: str
+) -> tuple[int, int] | None:
+    """The thumbnail's size; None where the picture is not larger. Nothing is ever made larger than it was."""
+    # spec: client-server-api#thumbnails
+    if method == "crop":
+        # As large as asked for in that shape, or as much of that shape as the picture has.
+        scale = min(1.0, width / box_width, height / box_height)
+        target = (max(1, round(box_width * scale)), max(1, round(box_height * scale)))
+    else:
+        scale = min(1.0, box_width / width, box_height / height)
+        target = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return None if target[0] >= width and target[1] >= height else target
+
+
+def reduce(image: Image.Image, target: tuple[int, int], method: str) -> Image.Image:
+    """The first frame, upright, in the target's size."""
+    # Lets a JPEG be decoded at a fraction of its size; twice the target keeps it sharp.
+    longest = 2 * max(target)
+    image.draft("RGB", (longest, longest))
+    upright = ImageOps.exif_transpose(image)
+    has_alpha = upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info
+    plain = upright.convert("RGBA" if has_alpha else "RGB")
+    if plain.size == target:
+        return plain
+    if method == "crop":
+        return ImageOps.fit(plain, target, Image.Resampling.LANCZOS)
+    return plain.resize(target, Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def encode(image: Image.Image) -> tuple[str, bytes]:
+    """JPEG, or PNG where something is transparent."""
+    # What the file says of its camera and place does not come along.
+    image.info.clear()
+    out = io.BytesIO()
+    if image.mode == "RGBA":
+        image.save(out, "PNG")
+        return "image/png", out.getvalue()
+    image.save(out, "JPEG", quality=QUALITY)
+    return "image/jpeg", out.getvalue()
+
+
+def answer(line: bytes, max_pixels: int) -> tuple[dict[str, Any], bytes]:
+    """One job. Every failure of a decoder is the picture's fault."""
+    try:
+        content_type, data = make_thumbnail(json.loads(line), max_pixels)
+    except RefusedError as refusal:
+        return {"verdict": str(refusal), "length": 0}, b""
+    except FileNotFoundError:
+        return {"verdict": "lost", "length": 0}, b""
+    except MemoryError:
+        return {"verdict": "too_large", "length": 0}, b""
+    except Exception:  # noqa: BLE001 (decoders raise anything: struct.error, SyntaxError, zlib.error, IndexError)
+        return {"verdict": "unsupported", "length": 0}, b""
+    verdict = "made" if data else "original"
+    return {"verdict": verdict, "content_type": content_type, "length": len(data)}, data
+
+
+def main(source: BinaryIO, sink: BinaryIO, max_pixels: int) -> None:
+    """Until the input ends."""
+    # Sizes are checked before anything is decoded, in one place.
+    Image.MAX_IMAGE_PIXELS = None
+    warnings.simplefilter("ignore")
+    Image.preinit()
+    Image.init()
+    limit_resources(max_pixels)
+    for line in source:
+        head, data = answer(line, max_pixels)
+        sink.write(json.dumps(head).encode("ascii") + b"\n" + data)
+        sink.flush()
+
+
+if __name__ == "__main__":
+    main(sys.stdin.buffer, sys.stdout.buffer, int(sys.argv[1]))
