@@ -23,6 +23,8 @@ from homeserver.db.tx import PostgresTx, SqliteTx, StatementHook, Tx
 P = ParamSpec("P")
 T = TypeVar("T")
 
+_CHECKPOINT_BYTES = 8 * 1024 * 1024
+
 _SQLITE_PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     # FULL: a commit that was acknowledged survives a power cut; federation cannot forgive its loss.
@@ -30,8 +32,9 @@ _SQLITE_PRAGMAS = (
     "PRAGMA busy_timeout=2000",
     "PRAGMA temp_store=MEMORY",
     "PRAGMA cache_size=-8000",
-    # Checkpoints are run by the writer when it is idle; this bounds the log where it never is.
-    "PRAGMA wal_autocheckpoint=8000",
+    # Checkpoints run on a connection of their own beside the writer (``checkpoint``): a writer that makes them itself
+    # stands still for as long as it takes to sync the whole file. This bounds the log where that one fails.
+    "PRAGMA wal_autocheckpoint=50000",
 )
 
 
@@ -41,9 +44,6 @@ class Session:
     def run(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``unit(tx, *args)`` in a transaction: committed when it returns, rolled back when it raises."""
         raise NotImplementedError
-
-    def idle(self) -> None:
-        """House-keeping for a moment without work."""
 
     def close(self) -> None:
         """Give the connection back."""
@@ -60,9 +60,44 @@ class Engine:
         """The session of the one writer."""
         raise NotImplementedError
 
+    def checkpointer(self) -> Checkpointer | None:
+        """What keeps the database's log short beside the writer, where that is for us to do."""
+        return None
+
     def reader(self) -> Session:
         """A session that only reads, each unit on one snapshot."""
         raise NotImplementedError
+
+
+class Checkpointer:
+    """Moves SQLite's write-ahead log into the database file, without ever standing in a writer's way."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._connection: sqlite3.Connection | None = None
+        self._size = 0
+
+    def step(self) -> None:
+        """Call about once a second: works when the log is large, or has not grown since the last call."""
+        try:
+            size = os.stat(self._path + "-wal").st_size
+        except OSError:
+            return
+        grown, self._size = size != self._size, size
+        if not size or (grown and size < _CHECKPOINT_BYTES):
+            return
+        try:
+            if self._connection is None:
+                self._connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+            self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        except sqlite3.Error:
+            self.close()  # the writer meets the same fault and says so
+
+    def close(self) -> None:
+        """Give the connection back."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 class SqliteEngine(Engine):
@@ -85,6 +120,9 @@ class SqliteEngine(Engine):
                 self._shared = SqliteSession(self, write=True)
             return self._shared
         return SqliteSession(self, write=True)
+
+    def checkpointer(self) -> Checkpointer | None:
+        return Checkpointer(self.path) if self.path is not None else None
 
     def reader(self) -> Session:
         return self.writer() if self.path is None else SqliteSession(self, write=False)
@@ -155,13 +193,6 @@ class SqliteSession(Session):
         if self._connection is not None and self._connection.in_transaction:
             try:
                 self._connection.execute("ROLLBACK")
-            except sqlite3.Error:
-                self.close()
-
-    def idle(self) -> None:
-        if self._write and self._engine.path is not None and self._connection is not None:
-            try:
-                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
             except sqlite3.Error:
                 self.close()
 

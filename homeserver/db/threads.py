@@ -14,19 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from queue import SimpleQueue
-from threading import Thread
+from threading import Event, Thread
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorFromThreads
 from twisted.python.failure import Failure
 
-from homeserver.db.engine import Engine, Session
+from homeserver.db.engine import Checkpointer, Engine, Session
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.tx import Tx
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_CHECKPOINT_S = 1.0
 
 _Unit = tuple[Callable[..., Any], tuple[Any, ...], "Deferred[Any]"]
 
@@ -38,10 +40,14 @@ class Database(Protocol):
     def dialect(self) -> str:
         """``sqlite`` or ``postgresql``."""
 
-    def read(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+    def read(
+        self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
         """Run a unit that only reads, on one snapshot of the database."""
 
-    def write(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+    def write(
+        self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
         """Run a unit in a transaction of its own. Only the committer calls this: others hand it their work."""
 
     def stop(self) -> None:
@@ -60,10 +66,14 @@ class InlineDatabase:
     def dialect(self) -> str:
         return self.engine.dialect
 
-    def read(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+    def read(
+        self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
         return _run_now(self._reader, unit, args, kwargs)
 
-    def write(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+    def write(
+        self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
         return _run_now(self._writer, unit, args, kwargs)
 
     def stop(self) -> None:
@@ -87,10 +97,24 @@ class ThreadedDatabase:
         self._writes: SimpleQueue[_Unit | None] = SimpleQueue()
         self._reads: SimpleQueue[_Unit | None] = SimpleQueue()
         self._stopped = False
-        self._threads = [Thread(target=self._work, args=(engine.writer(), self._writes), name="db-writer", daemon=True)]
+        self._readers = readers
+        self._threads = [
+            Thread(target=self._work, args=(engine.writer(), self._writes), name="db-writer", daemon=True)
+        ]
         for number in range(readers):
             self._threads.append(
-                Thread(target=self._work, args=(engine.reader(), self._reads), name=f"db-reader-{number}", daemon=True)
+                Thread(
+                    target=self._work,
+                    args=(engine.reader(), self._reads),
+                    name=f"db-reader-{number}",
+                    daemon=True,
+                )
+            )
+        checkpointer = engine.checkpointer()
+        self._stopping = Event()
+        if checkpointer is not None:
+            self._threads.append(
+                Thread(target=self._checkpoint, args=(checkpointer,), name="db-checkpoint", daemon=True)
             )
         for thread in self._threads:
             thread.start()
@@ -99,13 +123,19 @@ class ThreadedDatabase:
     def dialect(self) -> str:
         return self.engine.dialect
 
-    def read(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+    def read(
+        self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
         return self._put(self._reads, unit, args, kwargs)
 
-    def write(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+    def write(
+        self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
         return self._put(self._writes, unit, args, kwargs)
 
-    def _put(self, queue: SimpleQueue[_Unit | None], unit: Callable[..., T], args: Any, kwargs: Any) -> Deferred[T]:
+    def _put(
+        self, queue: SimpleQueue[_Unit | None], unit: Callable[..., T], args: Any, kwargs: Any
+    ) -> Deferred[T]:
         if self._stopped:
             return fail(DatabaseUnavailable("the server is stopping"))
         result: Deferred[T] = Deferred()
@@ -124,15 +154,20 @@ class ThreadedDatabase:
                 self._reactor.callFromThread(result.errback, Failure())
             else:
                 self._reactor.callFromThread(result.callback, value)
-        session.idle()
         session.close()
+
+    def _checkpoint(self, checkpointer: Checkpointer) -> None:
+        while not self._stopping.wait(_CHECKPOINT_S):
+            checkpointer.step()
+        checkpointer.close()
 
     def stop(self) -> None:
         if self._stopped:
             return
         self._stopped = True
+        self._stopping.set()
         self._writes.put(None)
-        for _ in self._threads[1:]:
+        for _ in range(self._readers):
             self._reads.put(None)
         for thread in self._threads:
             thread.join()

@@ -109,7 +109,9 @@ class PostgresTx(Tx):
         self.statements += 1
         if self._hook is not None:
             self._hook(sql)
-        self._queue.append(self._cursor.mogrify(sql, arguments) if arguments else sql.replace("%%", "%").encode())
+        self._queue.append(
+            self._cursor.mogrify(sql, arguments) if arguments else sql.replace("%%", "%").encode()
+        )
 
     def all(self, statement: Statement, /, **params: Any) -> list[Row]:
         text = statement.text(POSTGRESQL)

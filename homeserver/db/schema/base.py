@@ -30,7 +30,9 @@ def blob(name: str, *, primary: bool = False, optional: bool = False) -> Column[
     return Column(name, LargeBinary, primary_key=primary, nullable=optional)
 
 
-def small(name: str, *, primary: bool = False, optional: bool = False, default: int | None = None) -> Column[int]:
+def small(
+    name: str, *, primary: bool = False, optional: bool = False, default: int | None = None
+) -> Column[int]:
     """A small integer or a flag (0 or 1: SQLite has no booleans, and one spelling is enough)."""
     extra: dict[str, Any] = {} if default is None else {"server_default": str(default)}
     return Column(name, Integer, primary_key=primary, nullable=optional, autoincrement=False, **extra)

@@ -7,7 +7,9 @@ from sqlalchemy import Index, Table
 from homeserver.db.schema.base import CLUSTERED, blob, metadata, nid, small, text
 
 # Interned names. Integers inside, strings at the edge.
-rooms = Table("rooms", metadata, nid("nid", primary=True), text("room_id", unique=True), text("version", optional=True))
+rooms = Table(
+    "rooms", metadata, nid("nid", primary=True), text("room_id", unique=True), text("version", optional=True)
+)
 user_ids = Table("user_ids", metadata, nid("nid", primary=True), text("user_id", unique=True))
 event_types = Table("event_types", metadata, nid("nid", primary=True), text("type", unique=True))
 # One number for a pair of (type, state key): state maps are integer to integer.
@@ -61,7 +63,9 @@ redactions = Table("redactions", metadata, text("target_id", primary=True), nid(
 # prev_events. Parents may be unknown to us, hence by id.
 edges = Table("edges", metadata, text("parent_id", primary=True), nid("child_nid", primary=True), **CLUSTERED)
 # auth_events of state events: only these have descendants worth walking.
-auth_edges = Table("auth_edges", metadata, nid("child_nid", primary=True), nid("parent_nid", primary=True), **CLUSTERED)
+auth_edges = Table(
+    "auth_edges", metadata, nid("child_nid", primary=True), nid("parent_nid", primary=True), **CLUSTERED
+)
 # Parents that we have not: where history must be fetched from another server.
 gaps = Table("gaps", metadata, nid("room_nid", primary=True), text("missing_id", primary=True), **CLUSTERED)
 
