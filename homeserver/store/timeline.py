@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, or_, select
+from sqlalchemy import CTE, ColumnElement, and_, bindparam, cast, func, or_, select
 
+from homeserver.db.schema.base import BIG
 from homeserver.db.schema.rooms import current_state, members, rooms, state_keys, state_log, timeline
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import Statement, any_of, statement
@@ -48,8 +49,11 @@ _MOVE = (
 )
 
 
-def _nth_newest(room_nid: ColumnElement[int], upto: ColumnElement[int]) -> ColumnElement[int]:
-    """The position of a room's event number ``most`` + 1, counted from the newest; else where to begin at all."""
+def _floors(room_nid: ColumnElement[int], upto: ColumnElement[int], *wanted: ColumnElement[bool]) -> CTE:
+    """Per room where its newest events begin: at number ``most`` + 1 from the newest, or at the very first.
+
+    Materialised, or the databases look the place up again for every event of the room.
+    """
     newest = timeline.alias("newest")
     nth = (
         select(newest.c.pos)
@@ -59,48 +63,42 @@ def _nth_newest(room_nid: ColumnElement[int], upto: ColumnElement[int]) -> Colum
         .offset(bindparam("most"))
         .scalar_subquery()
     )
-    return func.coalesce(nth, _FIRST)
+    floor = func.coalesce(nth, _FIRST).label("floor")
+    found = select(room_nid.label("nid"), floor, upto.label("top")).where(and_(*wanted))
+    return found.cte("floors").prefix_with("MATERIALIZED")
+
+
+def _places_above(floors: CTE) -> Statement:
+    return statement(
+        select(*_PLACE)
+        .select_from(floors.join(timeline, timeline.c.room_nid == floors.c.nid))
+        .where(and_(timeline.c.pos >= floors.c.floor, timeline.c.pos <= floors.c.top))
+        .order_by(timeline.c.room_nid, timeline.c.pos)
+    )
+
+
+def _moves_above(floors: CTE) -> Statement:
+    return statement(
+        select(*_MOVE)
+        .select_from(floors.join(state_log, state_log.c.room_nid == floors.c.nid))
+        .where(state_log.c.pos >= floors.c.floor)
+        .order_by(state_log.c.room_nid, state_log.c.pos)
+    )
 
 
 # The driving table is a list of rooms, or the memberships of one user: of a room that they left, only what came
 # before is theirs.
-_NEWEST = statement(
-    select(*_PLACE)
-    .select_from(rooms.join(timeline, timeline.c.room_nid == rooms.c.nid))
-    .where(
-        and_(
-            any_of(rooms.c.nid, "room_nids"),
-            timeline.c.pos <= _UPTO,
-            timeline.c.pos >= _nth_newest(rooms.c.nid, _UPTO),
-        )
-    )
-    .order_by(timeline.c.room_nid, timeline.c.pos)
+_OF_ROOMS = _floors(rooms.c.nid, cast(_UPTO, BIG), any_of(rooms.c.nid, "room_nids"))
+_OF_MEMBER = _floors(
+    members.c.room_nid,
+    members.c.pos,
+    members.c.user_nid == bindparam("user_nid"),
+    any_of(members.c.room_nid, "room_nids"),
 )
-_NEWEST_MOVES = statement(
-    select(*_MOVE)
-    .select_from(rooms.join(state_log, state_log.c.room_nid == rooms.c.nid))
-    .where(and_(any_of(rooms.c.nid, "room_nids"), state_log.c.pos >= _nth_newest(rooms.c.nid, _UPTO)))
-    .order_by(state_log.c.room_nid, state_log.c.pos)
-)
-_MEMBER = and_(members.c.user_nid == bindparam("user_nid"), any_of(members.c.room_nid, "room_nids"))
-_NEWEST_OF_LEFT = statement(
-    select(*_PLACE)
-    .select_from(members.join(timeline, timeline.c.room_nid == members.c.room_nid))
-    .where(
-        and_(
-            _MEMBER,
-            timeline.c.pos <= members.c.pos,
-            timeline.c.pos >= _nth_newest(members.c.room_nid, members.c.pos),
-        )
-    )
-    .order_by(timeline.c.room_nid, timeline.c.pos)
-)
-_NEWEST_MOVES_OF_LEFT = statement(
-    select(*_MOVE)
-    .select_from(members.join(state_log, state_log.c.room_nid == members.c.room_nid))
-    .where(and_(_MEMBER, state_log.c.pos >= _nth_newest(members.c.room_nid, members.c.pos)))
-    .order_by(state_log.c.room_nid, state_log.c.pos)
-)
+_NEWEST = _places_above(_OF_ROOMS)
+_NEWEST_MOVES = _moves_above(_OF_ROOMS)
+_NEWEST_OF_LEFT = _places_above(_OF_MEMBER)
+_NEWEST_MOVES_OF_LEFT = _moves_above(_OF_MEMBER)
 _ONE_ROOM = timeline.c.room_nid == bindparam("room_nid")
 _BACKWARDS = statement(
     select(*_PLACE)
