@@ -41,14 +41,17 @@ from homeserver.api.client.media_legacy import LegacyMediaApi
 from homeserver.api.client.members import MembersApi
 from homeserver.api.client.membership import MembershipApi
 from homeserver.api.client.messages import MessagesApi
+from homeserver.api.client.presence import PresenceApi
 from homeserver.api.client.profile import ProfileApi
+from homeserver.api.client.push_rules import PushRulesApi
+from homeserver.api.client.pushers import PushersApi
 from homeserver.api.client.read_markers import ReadMarkersApi
 from homeserver.api.client.receipts import ReceiptsApi
 from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
 from homeserver.api.client.send import SendApi
 from homeserver.api.client.state import StateApi
-from homeserver.api.client.sync import SyncApi
+from homeserver.api.client.sync import SetPresence, SyncApi
 from homeserver.api.client.timestamp import TimestampApi
 from homeserver.api.client.typing import TypingApi
 from homeserver.api.client.upgrade import UpgradeApi
@@ -58,6 +61,7 @@ from homeserver.config.schema import Config, RateLimits
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
+from homeserver.ephemeral.presence import Presence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
 from homeserver.http.errors import MatrixError
@@ -66,9 +70,13 @@ from homeserver.http.request import Request
 from homeserver.http.route import Route
 from homeserver.http.router import Router
 from homeserver.media.service import MediaService
+from homeserver.push.counts import Unread
+from homeserver.push.pushers import Pushers
+from homeserver.push.service import PushRules
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.committer import Committer
 from homeserver.rooms.create import RoomCreator
+from homeserver.rooms.departures import Departures
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.initial import RoomGlances
 from homeserver.rooms.invites import InviteGate
@@ -176,7 +184,8 @@ class App:
         )
 
     def begin(self) -> None:
-        """Start the house-keeping that goes by the clock."""
+        """Start the house-keeping that goes by the clock, and go on with what an earlier process left to do."""
+        self.services.departures.start()
         self.services.media.begin()
         self._timer = self.core.around.clock.callLater(HOUSEKEEPING_S, self._keep_house)
 
@@ -203,6 +212,9 @@ class App:
         await self.services.tasks.stop()
         self.services.media.stop()
         await self.core.committer.drained()
+        self.services.typing.close()
+        if self.services.presence is not None:
+            self.services.presence.close()
 
 
 async def build_core(config: Config, around: Surroundings) -> Core:
@@ -307,11 +319,15 @@ class Services:
     tasks: TaskGroup
     creator: RoomCreator
     memberships: Memberships
+    departures: Departures
     aliases: Aliases
     directory: Directory
     upgrades: RoomUpgrades
     typing: Typing
     receipts: Receipts
+    presence: Presence | None
+    push_rules: PushRules
+    pushers: Pushers
     sync: SyncService
 
 
@@ -339,8 +355,17 @@ def build_services(core: Core) -> Services:
     succession = Succession(interner, worker)
     creator = RoomCreator(config.server_name, lambda: settings.config.default_room_version, core.rooms, gate)
     room_profiles = RoomProfiles(core.rooms, core.index, tasks, around.log)
+    departures = Departures(core.rooms, core.index, tasks, around.log)
+    core.changes.subscribe(departures.apply)
+    # One counter for both: a sync token has one number for what is only in memory.
     ticker = Ticker()
     typing = Typing(clock, ticker, core.notifier.wake_room)
+    core.changes.subscribe(typing.apply)
+    presence: Presence | None = None
+    if config.presence.enabled:
+        presence = Presence(clock, ticker, core.index, core.notifier.wake_users)
+        core.changes.subscribe(presence.apply)
+    push_rules = PushRules(database, worker)
     return Services(
         settings=settings,
         limiter=limiter,
@@ -351,7 +376,7 @@ def build_services(core: Core) -> Services:
         identity=Identity(accounts, hasher, sessions, limiter),
         devices=Devices(database, worker),
         profiles=Profiles(config.server_name, database, worker, interner, room_profiles.changed),
-        account_data=AccountData(database, worker, interner),
+        account_data=AccountData(database, worker, interner, {"m.push_rules": push_rules.load_content}),
         filters=Filters(database, worker),
         transactions=transactions,
         sender=Sender(core.rooms, transactions),
@@ -373,10 +398,14 @@ def build_services(core: Core) -> Services:
         tasks=tasks,
         creator=creator,
         memberships=Memberships(core.rooms, worker, RestrictedJoins(interner, core.index), gate, succession),
+        departures=departures,
         aliases=Aliases(config.server_name, core.rooms, worker, core.index),
         directory=Directory(core.rooms, worker, interner),
         upgrades=RoomUpgrades(core.rooms, creator, succession),
         typing=typing,
+        presence=presence,
+        push_rules=push_rules,
+        pushers=Pushers(database, worker, clock),
         receipts=Receipts(database, worker, interner, core.index, core.events, clock),
         sync=SyncService(
             SyncTools(
@@ -391,6 +420,8 @@ def build_services(core: Core) -> Services:
             ),
             entropy.id(8),
             typing=typing,
+            presence=presence,
+            unread=Unread(database, interner, core.changes, core.index, core.events),
         ),
     )
 
@@ -439,6 +470,18 @@ def build_routes(core: Core, services: Services) -> list[Route]:
         TypingApi(services.typing, core.interner, core.index),
         ReceiptsApi(services.receipts),
         ReadMarkersApi(services.receipts),
-        SyncApi(services.sync, around.database),
+        PresenceApi(services.presence, core.interner, core.index),
+        PushRulesApi(services.push_rules),
+        PushersApi(services.pushers),
+        SyncApi(services.sync, around.database, _note_sync(services.presence)),
     ]
     return [route for api in apis for route in api.routes()]
+
+
+def _note_sync(presence: Presence | None) -> SetPresence | None:
+    """A client that syncs is there."""
+    if presence is None:
+        return None
+    return lambda requester, state: presence.synced(
+        requester.user_nid, requester.user_id, requester.device_nid, state
+    )
