@@ -57,6 +57,7 @@ _DEACTIVATE = statement(
     .where(_A.user_nid == _USER)
     .values(deactivated=1, password_hash=null(), admin=0, erased=bindparam("erase_flag"))
 )
+_DEACTIVATED = statement(select(_A.user_nid).where(_A.deactivated == 1).order_by(_A.user_nid))
 _ERASE_PROFILE = statement(delete(profiles).where(profiles.c.user_nid == _USER))
 _ERASE_DATA = statement(delete(account_data).where(account_data.c.user_nid == _USER))
 _ERASE_FILTERS = statement(delete(filters).where(filters.c.user_nid == _USER))
@@ -137,6 +138,11 @@ def load_account(tx: Tx, user_nid: int) -> Account | None:
 def list_accounts(tx: Tx, after: str = "", most: int = 100) -> list[Account]:
     """A page of all accounts in the order of their ids."""
     return [Account(*row) for row in tx.all(_PAGE, after=after, most=most)]
+
+
+def load_deactivated(tx: Tx) -> list[int]:
+    """Every account that was ended."""
+    return [row[0] for row in tx.all(_DEACTIVATED)]
 
 
 def set_password(

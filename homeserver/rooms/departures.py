@@ -1,0 +1,103 @@
+"""Deactivated users leave their rooms, reject their invites and take back their knocks, in the background.
+
+Crash-safe without a list of its own: what is left to do is "accounts that are deactivated and still in rooms", which
+is looked up again at the start of the server. Rooms are left one after the other, each in a turn of its own; what a
+full inbox or an absent database refuses is tried again, later and later.
+spec: client-server-api#post_matrixclientv3accountdeactivate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from federation.builder import Draft
+from federation.ids import RoomId, UserId
+from homeserver.http.errors import MatrixError
+from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.turn import Turn
+from homeserver.runtime.log import Log
+from homeserver.store.changes import Change, Kind
+from homeserver.store.placement import Membership
+from homeserver.store.users import load_account, load_deactivated
+from homeserver.stream.index import MembershipIndex
+
+_MEMBER = "m.room.member"
+_PRESENT = frozenset({Membership.JOIN, Membership.INVITE, Membership.KNOCK})
+_PRESENT_WORDS = frozenset({"join", "invite", "knock"})
+
+
+class RestartingSpawner(Protocol):
+    """The part of a task group that this module needs."""
+
+    def spawn_restarting(self, name: str, make_work: Callable[[], Coroutine[Any, Any, object]]) -> object: ...
+
+
+class Departures:
+    """``apply`` follows the log, after the membership index; ``start`` goes on with what an earlier process began."""
+
+    def __init__(
+        self, rooms: RoomRegistry, index: MembershipIndex, tasks: RestartingSpawner, log: Log
+    ) -> None:
+        self._rooms = rooms
+        self._tools = rooms.tools
+        self._index = index
+        self._tasks = tasks
+        self._log = log
+        self._leaving: set[int] = set()
+
+    def start(self) -> None:
+        """Look for deactivated users who are still in rooms."""
+        self._tasks.spawn_restarting("departures left over", self._resume)
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Follow the log. The payload is not asked for: another process's changes of accounts have none."""
+        for change in changes:
+            if change.kind == Kind.ACCOUNT and self._rooms_to_leave(-change.topic):
+                self._begin(-change.topic)
+
+    def _begin(self, user_nid: int) -> None:
+        if user_nid not in self._leaving:
+            self._leaving.add(user_nid)
+            self._tasks.spawn_restarting("departure", partial(self._depart, user_nid))
+
+    def _rooms_to_leave(self, user_nid: int) -> list[int]:
+        rooms = self._index.rooms_of(user_nid)
+        return sorted(nid for nid, standing in rooms.items() if standing.membership in _PRESENT)
+
+    async def _resume(self) -> None:
+        for user_nid in await self._tools.database.read(load_deactivated):
+            if self._rooms_to_leave(user_nid):
+                self._begin(user_nid)
+
+    async def _depart(self, user_nid: int) -> None:
+        account = await self._tools.database.read(load_account, user_nid)
+        if account is not None and account.deactivated:
+            refused: set[int] = set()
+            # Again, until there is none: a join may have been under way when the account ended.
+            while remaining := [nid for nid in self._rooms_to_leave(user_nid) if nid not in refused]:
+                names = await self._tools.interner.room_names(remaining)
+                for room_nid in remaining:
+                    await self._leave(RoomId(names[room_nid]), UserId(account.user_id))
+                    standing = self._index.standing(user_nid, room_nid)
+                    if standing is not None and standing.membership in _PRESENT:
+                        refused.add(room_nid)
+        # Not after a failure: the task runs again, and is still the one that does this user.
+        self._leaving.discard(user_nid)
+
+    async def _leave(self, room_id: RoomId, user_id: UserId) -> None:
+        actor = await self._rooms.find(room_id)
+
+        async def job(turn: Turn) -> None:
+            member = await turn.state(_MEMBER, user_id)
+            if member is not None and member.content.get("membership") in _PRESENT_WORDS:
+                await turn.place(Draft(room_id, _MEMBER, user_id, {"membership": "leave"}, user_id))
+
+        try:
+            await actor.run(job)
+        except MatrixError as error:
+            if error.status == 429:
+                raise
+            # The rules let everybody leave; should a room's state be so broken that they do not, the others matter.
+            self._log.warning("room not left", user_id=user_id, room_id=room_id, error=str(error))
