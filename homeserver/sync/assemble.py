@@ -205,7 +205,7 @@ class Assembler:
 
     def _typing_rooms(self, work: Work, pieces: Mapping[int, Piece]) -> Collection[int]:
         user_nid = work.ask.requester.user_nid
-        at = work.ephemeral_since
+        at = work.typing_since
         if self._typing.counter == at:
             return ()
         joined = [nid for nid in self._index.joined_rooms(user_nid) if nid in work.names]
@@ -214,7 +214,7 @@ class Assembler:
         return sorted(changed.difference(work.plan.left))
 
     def _presence_section(self, work: Work) -> bytes:
-        at = work.ephemeral_since
+        at = work.presence_since
         if self._presence.counter == at and not work.initial:
             return b""
         filter_ = work.ask.filter.presence

@@ -27,10 +27,7 @@ class Requester(Protocol):
 
 
 class Typing(Protocol):
-    """Who is typing where.
-
-    ``counter`` grows with every change of typing or presence (they share it), and starts again with the process.
-    """
+    """Who is typing where. ``counter`` grows with every change, and starts again with the process."""
 
     @property
     def counter(self) -> int: ...

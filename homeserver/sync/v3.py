@@ -44,7 +44,7 @@ from homeserver.sync.types import (
 )
 from homeserver.sync.wait import Waits
 from homeserver.sync.window import Window, Windows
-from homeserver.sync.work import Answer, Ask, Work
+from homeserver.sync.work import Answer, Ask, Work, join_counters, split_counters
 
 _NAMING: tuple[StateKey, ...] = (
     ("m.room.history_visibility", ""),
@@ -150,11 +150,8 @@ class SyncService:
     # --- is there anything ---------------------------------------------------------------------------------------
 
     def _token(self) -> SyncToken:
-        return SyncToken(self._tools.log.position, self._ephemeral(), self._boot)
-
-    def _ephemeral(self) -> int:
-        """Typing and presence count together: a token has one number for both."""
-        return max(self._typing.counter, self._presence.counter)
+        ephemeral = join_counters(self._typing.counter, self._presence.counter)
+        return SyncToken(self._tools.log.position, ephemeral, self._boot)
 
     def _is_quiet(self, requester: Requester, at: SyncToken) -> bool:
         """Whether nothing can have changed for a user: a comparison of positions."""
@@ -170,10 +167,11 @@ class SyncService:
             for room_nid, standing in index.rooms_of(user_nid).items():
                 if standing.membership == Membership.JOIN and last_pos.get(room_nid, 0) > pos:
                     return False
-        if self._ephemeral() != at.ephemeral and (
-            self._typing.changed_since(index.joined_rooms(user_nid), at.ephemeral)
-            or self._presence.changes_for(user_nid, at.ephemeral)
-        ):
+        typing_at, presence_at = split_counters(at.ephemeral)
+        typing, presence = self._typing, self._presence
+        if typing.counter != typing_at and typing.changed_since(index.joined_rooms(user_nid), typing_at):
+            return False
+        if presence.counter != presence_at and presence.changes_for(user_nid, presence_at):
             return False
         return not self._devices.changed(requester, pos, tools.log.position)
 
@@ -271,7 +269,7 @@ class SyncService:
     def _own_rooms(self, work: Work, nids: Collection[int]) -> set[int]:
         user_nid = work.ask.requester.user_nid
         index = self._tools.index
-        quiet = self._typing.counter == work.ephemeral_since and work.since >= self._heard_from
+        quiet = self._typing.counter == work.typing_since and work.since >= self._heard_from
         if quiet and index.last_pos.get(-user_nid, 0) <= work.since:
             return set()
         return set(self._joined(work)).difference(nids)

@@ -11,6 +11,20 @@ from homeserver.sync.plan import Plan
 from homeserver.sync.types import Requester
 from homeserver.sync.window import Window
 
+# A token has one number for what is only in memory: typing above, presence below.
+_PRESENCE_BITS = 29
+_PRESENCE_MASK = (1 << _PRESENCE_BITS) - 1
+
+
+def join_counters(typing: int, presence: int) -> int:
+    """The ephemeral part of a token."""
+    return (typing << _PRESENCE_BITS) | (presence & _PRESENCE_MASK)
+
+
+def split_counters(ephemeral: int) -> tuple[int, int]:
+    """The counters of typing and of presence in the ephemeral part of a token."""
+    return ephemeral >> _PRESENCE_BITS, ephemeral & _PRESENCE_MASK
+
 
 @dataclass(frozen=True, slots=True)
 class Ask:
@@ -51,9 +65,14 @@ class Work:
         return self.at.pos if self.at is not None else 0
 
     @property
-    def ephemeral_since(self) -> int:
-        """The counter of typing and presence that the client knows of."""
-        return self.at.ephemeral if self.at is not None else 0
+    def typing_since(self) -> int:
+        """The counter of typing that the client knows of."""
+        return split_counters(self.at.ephemeral)[0] if self.at is not None else 0
+
+    @property
+    def presence_since(self) -> int:
+        """The counter of presence that the client knows of."""
+        return split_counters(self.at.ephemeral)[1] if self.at is not None else 0
 
     def reader(self, keys: Keys) -> Reader:
         """Who reads, for those who build rooms."""

@@ -168,6 +168,8 @@ class IncrementalTests(TestCase):
         self.bob = self.app.register("bob")
         self.app.make_room("alice")
         self.app.member(ROOM, "bob", "join", displayname="bob")
+        self.app.sync(self.bob)
+        self.app.say(ROOM, "alice", "what it takes to count is read with the first message")
         self.since = self.app.sync(self.bob)["next_batch"]
 
     def sync(self, **query: Any) -> Any:
@@ -398,7 +400,7 @@ class PollTests(TestCase):
         self.assertEqual(len(self.app.app.core.notifier), 0)
 
     def test_nothing_for_them_does_not_end_it(self) -> None:
-        quiet = {"room": {"timeline": {"not_types": ["m.room.message"]}}}
+        quiet = {"presence": {"types": []}, "room": {"timeline": {"not_types": ["m.room.message"]}}}
         poll = self.app.poll(self.bob, self.since, 30, filter=quiet)
         self.app.say(ROOM, "alice", "unwanted")
         self.app.advance(1)

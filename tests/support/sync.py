@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import msgspec
@@ -11,16 +11,10 @@ from twisted.internet.defer import Deferred
 
 from federation.builder import Draft
 from federation.ids import RoomId, UserId
-from federation.signing import SigningKey
-from homeserver.api.client.sync import SyncApi
-from homeserver.app import App, Core, Services, Surroundings, build_app
 from homeserver.db.engine import SqliteEngine
-from homeserver.http.route import Route
 from homeserver.rooms.turn import Turn
-from homeserver.runtime.clock import TwistedClock
 from homeserver.store.account_data import put_account_data
-from homeserver.sync.v3 import SyncService, SyncTools
-from tests.support.app import SERVER_NAME, TestApp, run_at_once
+from tests.support.app import SERVER_NAME, TestApp
 from tests.support.http import Answer
 
 T = TypeVar("T")
@@ -29,32 +23,6 @@ SYNC = "/_matrix/client/v3/sync"
 
 class SyncApp(TestApp):
     """Rooms are made on the actors themselves: no other part of the API is needed."""
-
-    collaborators: ClassVar[dict[str, Any]] = {}
-
-    def _build(self) -> App:
-        signer = SigningKey.from_seed(self.config.server_name, "test", b"\x01" * 32)  # type: ignore[arg-type]
-        clock = TwistedClock(self.time)
-        around = Surroundings(self.database, clock, self.entropy, self.log, signer, run_at_once)
-
-        def routes(core: Core, services: Services) -> Sequence[Route]:
-            if hasattr(services, "sync") and not self.collaborators:
-                self.sync_service: SyncService = services.sync
-                return []
-            tools = SyncTools(
-                self.database,
-                core.interner,
-                core.changes,
-                core.index,
-                core.notifier,
-                clock,
-                core.client_events,
-                core.bases,
-            )
-            self.sync_service = SyncService(tools, self.entropy.token(6)[:8], **self.collaborators)
-            return SyncApi(self.sync_service, self.database).routes()
-
-        return self.wait(Deferred.fromCoroutine(build_app(self.config, around, [routes])))
 
     # --- statements ----------------------------------------------------------------------------------
 

@@ -1,0 +1,191 @@
+"""The small parts of sync: lazy memory, ignore lists, windows, pieces of the answer, turns."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import SynchronousTestCase
+
+from homeserver.store.account_data import AccountDataChanged
+from homeserver.store.changes import Change, Kind
+from homeserver.store.client_events import ClientEvent
+from homeserver.store.receipts import PRIVATE, READ, ReceiptChange
+from homeserver.stream.log import ChangeLog
+from homeserver.sync.ignored import IgnoreLists, parse_ignored
+from homeserver.sync.lazy import LazyMemory
+from homeserver.sync.serialise import receipt_events, transaction_id
+from homeserver.sync.wait import Turns
+from homeserver.sync.window import Windows
+
+DEVICE = (1, 2)
+
+
+class LazyMemoryTests(SynchronousTestCase):
+    def test_only_what_the_client_has_counts(self) -> None:
+        memory = LazyMemory()
+        memory.note(DEVICE, 7, {"@a:x": 70}, 10)
+        self.assertTrue(memory.knows(DEVICE, 7, "@a:x", 70, 10))
+        self.assertFalse(memory.knows(DEVICE, 7, "@a:x", 70, 9))
+        self.assertFalse(memory.knows(DEVICE, 7, "@a:x", 71, 10))
+        self.assertFalse(memory.knows(DEVICE, 8, "@a:x", 70, 10))
+        self.assertFalse(memory.knows((1, 3), 7, "@a:x", 70, 10))
+
+    def test_telling_again_does_not_make_it_unknown(self) -> None:
+        memory = LazyMemory()
+        memory.note(DEVICE, 7, {"@a:x": 70}, 10)
+        memory.note(DEVICE, 7, {"@a:x": 70}, 20)
+        self.assertTrue(memory.knows(DEVICE, 7, "@a:x", 70, 10))
+
+    def test_it_is_bounded(self) -> None:
+        memory = LazyMemory(max_entries=100)
+        for device in range(50):
+            memory.note((1, device), 7, {f"@u{number}:x": number for number in range(10)}, 1)
+        self.assertLessEqual(len(memory), 100)
+        self.assertTrue(memory.knows((1, 49), 7, "@u1:x", 1, 1))
+        self.assertFalse(memory.knows((1, 0), 7, "@u1:x", 1, 1))
+
+    def test_forgetting_keeps_count(self) -> None:
+        memory = LazyMemory()
+        memory.note(DEVICE, 7, {"@a:x": 1, "@b:x": 2}, 1)
+        memory.note(DEVICE, 8, {"@a:x": 3}, 1)
+        memory.forget_room(DEVICE, 7)
+        self.assertEqual(len(memory), 1)
+        memory.forget(DEVICE)
+        memory.forget(DEVICE)
+        self.assertEqual(len(memory), 0)
+
+
+class FakeDatabase:
+    """Answers reads when told to."""
+
+    def __init__(self) -> None:
+        self.reads: list[Deferred[Any]] = []
+
+    def read(self, unit: Any, *args: Any) -> Deferred[Any]:
+        self.reads.append(Deferred())
+        return self.reads[-1]
+
+
+class IgnoreTests(SynchronousTestCase):
+    def change(self, *users: str) -> Change:
+        text = msgspec.json.encode({"ignored_users": {user: {} for user in users}}).decode()
+        return Change(5, Kind.ACCOUNT_DATA, -1, 0, AccountDataChanged(1, 0, "m.ignored_user_list", text))
+
+    def test_what_clients_write(self) -> None:
+        self.assertEqual(parse_ignored(None), frozenset())
+        for text in ("[]", "{}", '{"ignored_users": []}', '{"ignored_users": null}', "3"):
+            self.assertEqual(parse_ignored(text), frozenset())
+        self.assertEqual(parse_ignored('{"ignored_users": {"@a:x": 1}}'), {"@a:x"})
+
+    def test_a_change_is_heard(self) -> None:
+        lists = IgnoreLists(FakeDatabase())  # type: ignore[arg-type]
+        lists.apply([self.change("@a:x")])
+        self.assertEqual(lists.known(1), {"@a:x"})
+        lists.apply([self.change()])
+        self.assertEqual(lists.known(1), frozenset())
+        lists.apply([Change(6, Kind.ACCOUNT_DATA, -1, 0, None)])
+        self.assertIsNone(lists.known(1))
+
+    def test_a_change_while_it_is_read(self) -> None:
+        database = FakeDatabase()
+        lists = IgnoreLists(database)  # type: ignore[arg-type]
+        loading = Deferred.fromCoroutine(lists.load(1))
+        lists.apply([self.change("@a:x")])
+        database.reads[0].callback(None)  # what it was before
+        database.reads[1].callback('{"ignored_users": {"@a:x": {}}}')
+        self.assertEqual(self.successResultOf(loading), {"@a:x"})
+        self.assertEqual(lists.known(1), {"@a:x"})
+
+
+class WindowTests(SynchronousTestCase):
+    def test_grouped_once(self) -> None:
+        log = ChangeLog(0)
+        windows = Windows(log)
+        receipt = ReceiptChange(7, "@a:x", 1, READ, "", "$e", 5)
+        log.publish([Change(1, Kind.RECEIPT, 7, 1, receipt), Change(2, Kind.ACCOUNT, -1, 0, None)])
+        window = windows.find(0)
+        assert window is not None
+        self.assertIs(windows.find(0), window)
+        self.assertEqual(window.topics[7].receipts, [receipt])
+        self.assertTrue(window.topics[7].complete)
+        log.publish([Change(3, Kind.RECEIPT, 7, 1, None)])
+        later = windows.find(0)
+        assert later is not None
+        self.assertFalse(later.topics[7].complete)
+
+    def test_the_log_does_not_reach_back(self) -> None:
+        windows = Windows(ChangeLog(10))
+        self.assertIsNone(windows.find(9))
+        self.assertIsNotNone(windows.find(10))
+
+    def test_too_much_happened(self) -> None:
+        log = ChangeLog(0)
+        log.publish([Change(10_000, Kind.ACCOUNT, -1, 0, None)])
+        self.assertIsNone(Windows(log).find(0))
+
+
+class ReceiptTests(SynchronousTestCase):
+    def receipt(self, who: int, kind: int = READ, thread: str = "") -> ReceiptChange:
+        return ReceiptChange(7, f"@u{who}:x", who, kind, thread, "$e", 5)
+
+    def decoded(self, found: list[bytes]) -> list[Any]:
+        return [msgspec.json.decode(one)["content"] for one in found]
+
+    def test_private_ones_are_their_owners(self) -> None:
+        changes = [self.receipt(1, PRIVATE), self.receipt(2)]
+        self.assertEqual(self.decoded(receipt_events(changes)), [{"$e": {"m.read": {"@u2:x": {"ts": 5}}}}])
+        mine = self.decoded(receipt_events(changes, 1))
+        self.assertEqual(mine[0]["$e"]["m.read.private"], {"@u1:x": {"ts": 5}})
+
+    def test_two_threads_at_one_event(self) -> None:
+        found = self.decoded(
+            receipt_events([self.receipt(1), self.receipt(1, READ, "main"), self.receipt(2)])
+        )
+        self.assertEqual(found[0], {"$e": {"m.read": {"@u1:x": {"ts": 5}, "@u2:x": {"ts": 5}}}})
+        self.assertEqual(found[1], {"$e": {"m.read": {"@u1:x": {"ts": 5, "thread_id": "main"}}}})
+
+    def test_nobody(self) -> None:
+        self.assertEqual(receipt_events([self.receipt(1)], 0, {"@u1:x"}), [])
+
+
+class TransactionIdTests(SynchronousTestCase):
+    def event(self, type_: str, head: bytes = b"{") -> ClientEvent:
+        return ClientEvent(1, "$e", type_, "@a:x", None, 0, head, b"{}", False, None)
+
+    def test_slashes_everywhere(self) -> None:
+        self.assertEqual(transaction_id("send/a/b/c/d", self.event("a/b")), "c/d")
+        redaction = self.event("m.room.redaction", b'{"redacts":"$x/y"')
+        self.assertEqual(transaction_id("redact/$x/y/z", redaction), "z")
+        self.assertIsNone(transaction_id("send/other/1", self.event("a")))
+
+
+class Later:
+    """Runs what was scheduled when told to, one turn at a time."""
+
+    def __init__(self) -> None:
+        self.calls: list[Any] = []
+
+    def callLater(self, delay: float, function: Any, /, *args: Any) -> None:
+        self.calls.append(function)
+
+    def turn(self) -> None:
+        calls, self.calls = self.calls, []
+        for call in calls:
+            call()
+
+
+class TurnsTests(SynchronousTestCase):
+    def test_some_at_a_time(self) -> None:
+        later = Later()
+        turns = Turns(later)
+        waiting = [turns.next() for _ in range(50)]
+        self.assertFalse(waiting[0].called)
+        later.turn()
+        self.assertEqual(sum(one.called for one in waiting), 32)
+        waiting[40].addErrback(lambda _: None)
+        waiting[40].cancel()
+        later.turn()
+        self.assertTrue(all(one.called for one in waiting))
+        self.assertEqual(later.calls, [])
