@@ -31,6 +31,7 @@ class Sender:
     """The entrance for everything that a client puts into a room that exists.
 
     ``state_checks``: by event type, what looks at the content of a state event before it is set, and may refuse it.
+    ``set_member`` sets member events in this class's stead, as joins and invites ask for more than the room's rules.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class Sender:
         rooms: RoomRegistry,
         transactions: TransactionCache,
         state_checks: Mapping[str, StateCheck] = MappingProxyType({}),
+        set_member: Callable[[Draft], Awaitable[str]] | None = None,
     ) -> None:
         self._rooms = rooms
         self._transactions = transactions
         self._state_checks = state_checks
+        self._set_member = set_member
 
     async def send(self, requester: Requester, draft: Draft, txn_id: str, endpoint: str = "send") -> str:
         """Send a message event or (``endpoint="redact"``) a redaction; the event id, the same for a retry."""
@@ -113,6 +116,8 @@ class Sender:
             await check(room_id, draft.content)
         if draft.type == "m.room.member":
             parse_user_id_historical(draft.state_key)
+            if self._set_member is not None:
+                return await self._set_member(draft)
 
         async def job(turn: Turn) -> str:
             if draft.type == "m.room.power_levels" and turn.head.rules.integer_power_levels:

@@ -7,7 +7,9 @@ from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
 
-from federation.ids import RoomId
+from federation.builder import Draft
+from federation.ids import RoomId, UserId
+from homeserver.http.errors import MatrixError
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.membership import Memberships
 from homeserver.rooms.restricted import RestrictedJoins
@@ -336,29 +338,71 @@ class Profiles(RoomsCase):
         self.assertEqual({"membership": "join", "displayname": "Bo"}, self.member(room_id, BOB))
 
 
-class Guests(RoomsCase):
-    def test_guests_go_where_guests_may_go(self) -> None:
+class ByHand(RoomsCase):
+    """Without routes: guests cannot register yet, and member events are set by another module's endpoint."""
+
+    def setUp(self) -> None:
+        super().setUp()
         core = self.app.app.core
-        memberships = Memberships(
+        self.memberships = Memberships(
             core.rooms,
             core.committer,
             RestrictedJoins(core.interner, core.index),
             InviteGate(SERVER_NAME, core.around.database, core.interner),
             Succession(core.interner, core.committer),
         )
-        closed, opened = self.create(preset="public_chat"), self.create(preset="private_chat", invite=[BOB])
-        requester = self.app.wait(Deferred.fromCoroutine(self.requester()))
-        for room_id, allowed in ((closed, False), (opened, True)):
-            joining = Deferred.fromCoroutine(memberships.join(requester, RoomId(room_id), is_guest=True))
-            if allowed:
-                self.assertEqual(room_id, self.app.wait(joining))
-            else:
-                failure = self.failureResultOf(joining)
-                self.assertEqual("M_GUEST_ACCESS_FORBIDDEN", failure.value.errcode)
 
-    async def requester(self) -> Any:
-        user_nid = await self.app.app.core.interner.find_user(BOB)
-        return _Somebody(BOB, user_nid or 0)
+    def set_member(self, sender: str, room_id: str, target: str, **content: Any) -> None:
+        draft = Draft(RoomId(room_id), "m.room.member", UserId(sender), content, target)
+        self.app.wait(Deferred.fromCoroutine(self.memberships.set_member(draft)))
+
+    def assert_set_refused(self, errcode: str, *args: str, **content: Any) -> None:
+        with self.assertRaises(MatrixError) as caught:
+            self.set_member(*args, **content)
+        self.assertEqual(errcode, caught.exception.errcode)
+
+    def test_guests_go_where_guests_may_go(self) -> None:
+        closed, opened = self.create(preset="public_chat"), self.create(preset="private_chat", invite=[BOB])
+        user_nid = self.app.app.core.interner.known_user(BOB)
+        assert user_nid is not None
+        requester = _Somebody(BOB, user_nid)
+        joining = Deferred.fromCoroutine(self.memberships.join(requester, RoomId(closed), is_guest=True))
+        failure = self.failureResultOf(joining, MatrixError)
+        self.assertEqual("M_GUEST_ACCESS_FORBIDDEN", failure.value.errcode)
+        joining = Deferred.fromCoroutine(self.memberships.join(requester, RoomId(opened), is_guest=True))
+        self.assertEqual(opened, self.app.wait(joining))
+
+    def test_nobody_vouches_for_themselves(self) -> None:
+        club = self.create(preset="public_chat")
+        rules = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": club}]}
+        room_id = self.create(initial_state=[{"type": "m.room.join_rules", "content": rules}])
+        forged = {"membership": "join", "join_authorised_via_users_server": ALICE}
+        self.assert_set_refused("M_FORBIDDEN", BOB, room_id, BOB, **forged)
+        path = f"{V3}/rooms/{room_id}/state/m.room.member/{BOB}"
+        self.assert_refused(self.app.call("PUT", path, forged, self.bob), 403, "M_FORBIDDEN")
+        self.ok(self.bob, f"/join/{club}")
+        self.set_member(BOB, room_id, BOB, membership="join", displayname="B")
+        expected = {"membership": "join", "displayname": "B", "join_authorised_via_users_server": ALICE}
+        self.assertEqual(expected, self.member(room_id, BOB))
+        self.set_member(BOB, room_id, BOB, **forged)
+        self.assertEqual({"membership": "join"}, self.member(room_id, BOB))
+
+    def test_an_invite_set_as_state_is_one(self) -> None:
+        room_id = self.create()
+        self.assert_set_refused("M_FORBIDDEN", ALICE, room_id, "@x:else.example", membership="invite")
+        path = f"{V3}/user/{BOB}/account_data/m.invite_permission_config"
+        self.app.ok("PUT", path, {"default_action": "block"}, self.bob)
+        self.assert_set_refused("M_INVITE_BLOCKED", ALICE, room_id, BOB, membership="invite")
+        self.app.ok("PUT", path, {}, self.bob)
+        self.set_member(ALICE, room_id, BOB, membership="invite")
+        self.ok(self.bob, f"/join/{room_id}")
+
+    def test_strangers_set_nothing(self) -> None:
+        self.assert_set_refused("M_FORBIDDEN", BOB, f"!no:{SERVER_NAME}", BOB, membership="join")
+        room_id = self.create()
+        self.assert_set_refused("M_FORBIDDEN", BOB, room_id, BOB, membership="join")
+        self.assert_set_refused("M_FORBIDDEN", BOB, room_id, BOB, membership="odd")
+        self.assert_set_refused("M_FORBIDDEN", BOB, room_id, BOB)
 
 
 class _Somebody:
