@@ -5,7 +5,7 @@ Implements ``homeserver.cli.operations.Operations`` over the composition root.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,7 +26,7 @@ from homeserver.config.signing_key import read_signing_keys
 from homeserver.db.engine import Engine, PostgresEngine, SqliteEngine
 from homeserver.db.errors import DatabaseError
 from homeserver.db.migrate import upgrade_engine
-from homeserver.db.threads import InlineDatabase, ThreadedDatabase
+from homeserver.db.threads import ThreadedDatabase
 from homeserver.extensions import load_extensions
 from homeserver.http.errors import MatrixError
 from homeserver.http.route import Route
@@ -44,7 +44,7 @@ T = TypeVar("T")
 def engine_of(config: Config) -> Engine:
     """The configured database."""
     if config.is_sqlite:
-        config.data_dir.mkdir(parents=True, exist_ok=True)
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return SqliteEngine(str(config.sqlite_path), power_loss_safe=config.database_pool.power_loss_safe)
     return PostgresEngine(config.database)
 
@@ -90,6 +90,7 @@ class ServerOperations:
         self._app: App | None = None
         self._database: ThreadedDatabase | None = None
         self._threads: ThreadRunner | None = None
+        self._stopping = False
 
     async def _open(self, web: ExtraRoutes | None = None) -> App:
         """The app over the configured database, brought to the current schema."""
@@ -98,9 +99,7 @@ class ServerOperations:
         config, around = self._config, self._around
         engine = engine_of(config)
         reactor: Any = around.reactor
-        self._threads = ThreadRunner(reactor)
-        # A command that is interrupted never comes to its close(), and threads that wait keep a process alive.
-        reactor.addSystemEventTrigger("during", "shutdown", self._stop_threads)
+        threads = self._workers()
         try:
             upgrade_engine(engine)
             self._database = ThreadedDatabase(engine, reactor, config.database_pool.readers)
@@ -110,7 +109,7 @@ class ServerOperations:
         stored = read_signing_keys(config.signing_key_path)[0]
         signer = SigningKey.from_seed(config.parsed_server_name, stored.version, stored.seed)
         surroundings = Surroundings(
-            self._database, around.clock, around.entropy, around.log, signer, self._threads.run
+            self._database, around.clock, around.entropy, around.log, signer, threads.run
         )
         extras: list[ExtraRoutes] = [one.routes for one in load_extensions()]
         if web is not None:
@@ -162,14 +161,14 @@ class ServerOperations:
         """Check every invariant."""
         if self._config.is_sqlite and not self._config.sqlite_path.exists():
             raise OperationError(f"there is no database yet: {self._config.sqlite_path}")
-        database = InlineDatabase(engine_of(self._config))
+        reactor: Any = self._around.reactor
+        # Its threads do not keep the process alive, so Ctrl-C ends it at once.
+        self._database = ThreadedDatabase(engine_of(self._config), reactor, 1)
         progress("checking", 0)
         try:
-            problems = await database.read(check_db)
+            problems = await self._database.read(check_db)
         except DatabaseError as error:
             raise OperationError(str(error)) from error
-        finally:
-            database.stop()
         return commands.CheckReport(CHECKED, tuple(problems))
 
     async def seed(self, progress: Progress) -> commands.SeedReport:
@@ -216,15 +215,18 @@ class ServerOperations:
 
     async def backup(self, target: Path, progress: Progress) -> str:
         """Write database, media and signing key to a new file."""
-        return backup.write(self._config, target, progress)
+        config = self._config
+        now_ms = self._around.clock.now_ms()
+        return await self._at_length(progress, backup.write, config, engine_of(config), target, now_ms)
 
     async def restore(self, source: Path, progress: Progress) -> str:
         """The reverse, into an empty data folder and database."""
-        return backup.restore(self._config, source, progress)
+        config = self._config
+        return await self._at_length(progress, backup.restore, config, engine_of(config), source)
 
     async def diagnose(self) -> Sequence[commands.Finding]:
         """Look at everything that commonly goes wrong."""
-        return await doctor.diagnose(self._config, self._around)
+        return await doctor.diagnose(self._config, engine_of(self._config), self._around, self._workers().run)
 
     async def close(self) -> None:
         """Let go of everything. A second call does nothing."""
@@ -234,15 +236,34 @@ class ServerOperations:
             if app is not None:
                 await app.stop()
         finally:
-            if database is not None and self._threads is not None:
+            if database is not None:
                 # In a thread: a database that hangs must not keep the reactor from noticing that time is up.
-                await self._threads.run(database.stop)
+                await self._workers().run(database.stop)
             self._stop_threads()
 
+    def _workers(self) -> ThreadRunner:
+        if self._threads is None:
+            reactor: Any = self._around.reactor
+            self._threads = ThreadRunner(reactor)
+            # A command that is interrupted never comes to its close(), and waiting threads keep a process alive.
+            reactor.addSystemEventTrigger("during", "shutdown", self._stop_threads)
+        return self._threads
+
     def _stop_threads(self) -> None:
+        self._stopping = True
         threads, self._threads = self._threads, None
         if threads is not None:
             threads.stop()
+
+    async def _at_length(self, progress: Progress, work: Callable[..., str], /, *args: Any) -> str:
+        """Long work in a thread, so that the reactor hears Ctrl-C; the work then ends at its next progress."""
+
+        def report(label: str, done: int, total: int | None = None) -> None:
+            if self._stopping:
+                raise OperationError("interrupted")
+            progress(label, done, total)
+
+        return await self._workers().run(work, *args, report)
 
     def _localpart(self, user: str) -> str:
         if not user.startswith("@"):

@@ -74,7 +74,7 @@ def load(host: Host, config_path: Path | None, *, dev: bool) -> Config:
 
 def prepare(host: Host, config: Config) -> bool:
     """What a server needs on its first start: its folder and its signing key. True where the key is new."""
-    config.data_dir.mkdir(parents=True, exist_ok=True)
+    config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     return ensure_signing_key(config, host.entropy)
 
 

@@ -2,7 +2,7 @@
 
 However often it is asked, one look at the database is on its way at a time, and nobody waits for it longer than
 `PATIENCE_S`. It tells nothing that a stranger should not know.
-spec: docs/reference#health
+spec: docs/reference/web.md#health
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class HealthApi:
                 handler=self.health,
                 auth=Auth.NONE,
                 serve="health",
-                spec="docs/reference#health",
+                spec="docs/reference/web.md#health",
             )
         ]
 

@@ -1,4 +1,4 @@
-"""GET /metrics, for Prometheus, on listeners that serve `metrics` and no others. spec: docs/reference#metrics"""
+"""GET /metrics, for Prometheus, on listeners that serve `metrics` and no others. spec: docs/reference/web.md#metrics"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class MetricsApi:
                 handler=self.page,
                 auth=Auth.NONE,
                 serve="metrics",
-                spec="docs/reference#metrics",
+                spec="docs/reference/web.md#metrics",
             )
         ]
 

@@ -1,7 +1,7 @@
 """GET /: one plain page that says what this is and how to connect a client, until the web client takes its place.
 
 The page is whole in itself: no script runs and nothing is loaded, and its Content-Security-Policy says so.
-spec: docs/reference#first-page
+spec: docs/reference/web.md#first-page
 """
 
 from __future__ import annotations
@@ -128,5 +128,5 @@ def _get(template: str, handler: Handler) -> Route:
         handler=handler,
         auth=Auth.NONE,
         serve="web",
-        spec="docs/reference#first-page",
+        spec="docs/reference/web.md#first-page",
     )

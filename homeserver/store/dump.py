@@ -1,0 +1,87 @@
+"""Whole tables as rows, in a form that both databases read: for backups.
+
+Tables are read page by page in the order of their primary keys, all of them in one transaction, so that what is read
+is the database of one moment while the server goes on writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+
+from sqlalchemy import Table, bindparam, delete, select, tuple_
+
+from homeserver.db.schema import metadata
+from homeserver.db.schema.accounts import accounts
+from homeserver.db.schema.rooms import rooms as rooms_table
+from homeserver.db.statements import Rows, Statement, rows, statement
+from homeserver.db.tx import Row, Tx
+
+PAGE_ROWS = 500
+
+_ANY_ACCOUNT = statement(select(accounts.c.user_nid).limit(1))
+_ANY_ROOM = statement(select(rooms_table.c.nid).limit(1))
+
+
+def table_names() -> tuple[str, ...]:
+    """Every table."""
+    return tuple(str(table.name) for table in metadata.sorted_tables)
+
+
+def column_names(table_name: str) -> tuple[str, ...]:
+    """The columns of a table in the order of its rows."""
+    return tuple(str(column.name) for column in metadata.tables[table_name].c)
+
+
+def read_table(tx: Tx, table_name: str) -> Iterator[list[Row]]:
+    """Every row, a page at a time."""
+    first, following, key_places = _statements(table_name)
+    page = tx.all(first, most=PAGE_ROWS)
+    while page:
+        yield page
+        if len(page) < PAGE_ROWS:
+            return
+        last = page[-1]
+        after = {f"after_{number}": last[place] for number, place in enumerate(key_places)}
+        page = tx.all(following, most=PAGE_ROWS, **after)
+
+
+def clear_tables(tx: Tx) -> None:
+    """Take away what a new database starts with."""
+    for name in table_names():
+        tx.run(_delete(name))
+
+
+def insert_rows(tx: Tx, table_name: str, values: Sequence[Row]) -> None:
+    """Add rows to a table, and wait until they are there."""
+    tx.insert(_insert(table_name), values)
+    # A question: it keeps PostgreSQL's writes from piling up in memory.
+    tx.value(_ANY_ACCOUNT)
+
+
+def is_used(tx: Tx) -> bool:
+    """Whether anybody has an account here or is in a room."""
+    return tx.value(_ANY_ACCOUNT) is not None or tx.value(_ANY_ROOM) is not None
+
+
+@cache
+def _statements(table_name: str) -> tuple[Statement, Statement, tuple[int, ...]]:
+    """The first page, a following page, and which columns are the key."""
+    table = metadata.tables[table_name]
+    keys = list(table.primary_key.columns)
+    page = select(*table.c).order_by(*keys).limit(bindparam("most"))
+    bounds = [bindparam(f"after_{number}", type_=key.type) for number, key in enumerate(keys)]
+    beyond = keys[0] > bounds[0] if len(keys) == 1 else tuple_(*keys) > tuple_(*bounds)
+    columns = list(table.c)
+    return statement(page), statement(page.where(beyond)), tuple(columns.index(key) for key in keys)
+
+
+@cache
+def _insert(table_name: str) -> Rows:
+    return rows(metadata.tables[table_name], *column_names(table_name))
+
+
+@cache
+def _delete(table_name: str) -> Statement:
+    table: Table = metadata.tables[table_name]
+    return statement(delete(table))
