@@ -22,7 +22,7 @@ MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_HEAD_BYTES: Final = 1000
 _PROGRAM = Path(__file__).with_name("thumbnail_worker.py")
 
-Verdict = Literal["made", "original", "unsupported", "too_large", "lost"]
+Verdict = Literal["made", "original", "unsupported", "too_large", "lost", "stopped"]
 
 
 class _Head(msgspec.Struct):
@@ -62,7 +62,7 @@ class PictureWorker:
         """One thumbnail. A picture that costs the worker its life is one that cannot be made smaller."""
         process = self._start()
         if process is None:
-            return Picture("lost")
+            return Picture("stopped")
         job = {"path": str(path), "width": width, "height": height, "method": method, "animated": animated}
         timer = Timer(self._job_limit_s, process.kill)
         timer.daemon = True
@@ -72,7 +72,7 @@ class PictureWorker:
         except (OSError, ValueError, msgspec.MsgspecError):
             # Dead, or not in its right mind. (ValueError: its pipes were closed by `end`.)
             self.end()
-            return Picture("lost" if self._closed else "unsupported")
+            return Picture("stopped" if self._closed else "unsupported")
         finally:
             timer.cancel()
         self._jobs += 1

@@ -8,13 +8,15 @@ spec: client-server-api#thumbnails
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import Deferred, DeferredLock
+from twisted.python.failure import Failure
 
-from homeserver.http.errors import MatrixError, not_found, too_large
+from homeserver.http.errors import MatrixError, limit_exceeded, not_found, too_large
 from homeserver.media.files import MediaFiles
 from homeserver.media.pictures import Picture, PictureWorker
 from homeserver.media.types import MediaFile, RunInThread
@@ -44,8 +46,8 @@ class ThumbnailSize:
 
     @property
     def name(self) -> str:
-        """The name among the thumbnails of one file. (What is made is never animated, so that does not count.)"""
-        return f"{self.method}-{self.width}x{self.height}"
+        """The name among the thumbnails of one file."""
+        return f"{self.method}-{self.width}x{self.height}" + ("-animated" if self.animated else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +94,7 @@ class Thumbnails:
         self._log = log
         self._worker = PictureWorker(max_pixels)
         self._turn = DeferredLock()
-        self._waiting = 0
+        self._wanted: dict[tuple[str, ThumbnailSize], list[Deferred[Picture]]] = {}
         self._idle: DelayedCall | None = None
         # Of pictures that need no thumbnail, or can have none. Oldest first.
         self._known: dict[tuple[str, ThumbnailSize], Picture] = {}
@@ -115,43 +117,54 @@ class Thumbnails:
             raise too_large("The picture is too large to make a thumbnail")
         if known.verdict == "lost":
             raise not_found("The file is lost")
+        if known.verdict == "stopped":
+            raise MatrixError(503, "M_UNKNOWN", "Thumbnails cannot be made at the moment")
         raise _unsupported()
 
-    async def _make(self, file: MediaFile, size: ThumbnailSize) -> Picture:
-        if self._waiting >= MAX_WAITING:
-            raise MatrixError(
-                429, "M_LIMIT_EXCEEDED", "Too many thumbnails are being made", headers=((b"Retry-After", b"5"),),
-                retry_after_ms=5000,
-            )  # fmt: skip
-        self._waiting += 1
-        try:
-            await self._turn.acquire()
-            try:
-                return await self._make_in_turn(file, size)
-            finally:
-                self._turn.release()
-        finally:
-            self._waiting -= 1
-
-    async def _make_in_turn(self, file: MediaFile, size: ThumbnailSize) -> Picture:
+    def _make(self, file: MediaFile, size: ThumbnailSize) -> Deferred[Picture]:
+        """Wait for a thumbnail that is being made, or will be. Whoever stops waiting does not stop the work: a
+        thread cannot be called back, and the next job must not meet this one at the worker."""
         key = (file.sha256, size)
-        # Somebody before us in the queue may have wanted the same.
-        if key in self._known:
-            return self._known[key]
-        found: Path | None = await self._run(self._files.find_thumbnail, file.sha256, size.name)
-        if found is not None:
-            data: bytes = await self._run(found.read_bytes)
-            return Picture("made", f"image/{found.suffix[1:]}", data)
-        self._stay()
-        path = self._files.path_of(file.sha256)
-        picture: Picture = await self._run(
-            self._worker.make, path, size.width, size.height, size.method, animated=size.animated
-        )
-        self._stay()
+        waiter: Deferred[Picture] = Deferred()
+        if key in self._wanted:
+            self._wanted[key].append(waiter)
+            return waiter
+        if len(self._wanted) >= MAX_WAITING:
+            raise _too_many()
+        waiters = self._wanted[key] = [waiter]
+        work = Deferred.fromCoroutine(self._make_in_turn(file, size, waiters))
+
+        def tell(result: Picture | Failure) -> None:
+            del self._wanted[key]
+            for one in waiters:
+                if not one.called:
+                    one.callback(result)
+
+        work.addBoth(tell)
+        return waiter
+
+    async def _make_in_turn(
+        self, file: MediaFile, size: ThumbnailSize, waiters: Sequence[Deferred[Picture]]
+    ) -> Picture:
+        await self._turn.acquire()
+        try:
+            if all(one.called for one in waiters):
+                # Everybody has gone meanwhile.
+                return Picture("stopped")
+            self._stay()
+            path = self._files.path_of(file.sha256)
+            picture: Picture = await self._run(
+                self._worker.make, path, size.width, size.height, size.method, animated=size.animated
+            )
+        except OSError as error:
+            self._log.error("the worker for thumbnails cannot be started", problem=str(error))
+            return Picture("stopped")
+        finally:
+            self._turn.release()
         if picture.verdict == "made":
             await self._keep(file, size, picture)
-        elif picture.verdict != "lost":
-            self._remember(key, picture)
+        elif picture.verdict not in ("lost", "stopped"):
+            self._remember((file.sha256, size), picture)
         return picture
 
     async def _keep(self, file: MediaFile, size: ThumbnailSize, picture: Picture) -> None:
@@ -178,18 +191,24 @@ class Thumbnails:
             self._idle = self._clock.callLater(IDLE_S, self._rest)
 
     def _rest(self) -> None:
-        if self._waiting:
+        if self._wanted:
             self._stay()
         else:
             self._worker.end()
 
     def stop(self) -> None:
-        """No more thumbnails; whoever waits for one is told that it is lost."""
+        """No more thumbnails; whoever waits for one is told so."""
         if self._idle is not None and self._idle.active():
             self._idle.cancel()
         self._worker.close()
-        if not self._waiting:
+        if not self._wanted:
             self._worker.end()
+
+
+def _too_many() -> MatrixError:
+    error = limit_exceeded(5000)
+    error.error = "Too many thumbnails are being made"
+    return error
 
 
 def _unsupported() -> MatrixError:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, func, select, update
+from sqlalchemy import and_, bindparam, delete, func, null, select, update
 
 from homeserver.db.schema.media import media
 from homeserver.db.statements import any_of, rows, statement
@@ -49,7 +49,7 @@ _FILL = statement(
         content_type=bindparam("new_content_type"),
         file_name=bindparam("new_file_name"),
         created_ts_ms=bindparam("new_ts_ms"),
-        unused_expires_ts_ms=None,
+        unused_expires_ts_ms=null(),
     )
 )
 _TOUCH = statement(update(media).where(_KEY).values(last_access_ts_ms=bindparam("now_ms")))
