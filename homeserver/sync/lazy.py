@@ -10,6 +10,7 @@ spec: client-server-api#lazy-loading-room-members
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 
 # LIMIT(some 200 bytes an entry)
 MAX_DEVICES = 5_000
@@ -18,7 +19,7 @@ MAX_ENTRIES_PER_DEVICE = 10_000
 
 _Device = tuple[int, int]
 Sent = Mapping[str, tuple[int, int]]  # user id -> (event nid, position of the answer)
-_NOTHING: Sent = {}
+_NOTHING: Sent = MappingProxyType({})
 
 
 class LazyMemory:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -10,7 +11,7 @@ from twisted.trial.unittest import TestCase
 
 from homeserver.http.errors import MatrixError
 from tests.support.databases import DatabaseCase, on_each_database
-from tests.support.sync import SyncApp
+from tests.support.sync import SyncApp, room_path
 from tests.support.sync_model import ClientView, differences
 
 ROOMS = ("!one:test.example", "!two:test.example")
@@ -27,6 +28,7 @@ _actions = st.one_of(
     st.tuples(st.sampled_from(["join", "leave"]), _room, st.just("bob")),
     st.tuples(st.sampled_from(["invite", "kick", "ban", "unban"]), _room, st.sampled_from(["bob", "carol"])),
     st.tuples(st.sampled_from(["redact", "tag", "closed", "open"]), _room, st.just("alice")),
+    st.tuples(st.sampled_from(["read", "read.private"]), _room, _person),
     st.tuples(st.just("sync"), _room, st.just("bob")),
     st.tuples(st.just("sync"), _room, st.just("bob")),
     st.tuples(st.sampled_from(["restart", "lost"]), _room, st.just("bob")),
@@ -91,6 +93,9 @@ class _World:
             elif kind == "tag":
                 app.put_account_data(self.tokens["bob"], room_id, "m.tag", {"n": self.count})
                 app.put_account_data(self.tokens["bob"], "", "org.example", {"n": self.count})
+            elif kind.startswith("read") and room_id in self.last:
+                path = f"{room_path(room_id)}/receipt/m.{kind}/{quote(self.last[room_id], safe='')}"
+                app.call("POST", path, {}, self.tokens[who])
             elif kind in ("open", "closed"):
                 value = "shared" if kind == "open" else "joined"
                 app.place(room_id, "alice", "m.room.history_visibility", {"history_visibility": value}, "")
