@@ -5,24 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.trial import unittest
 
 from federation.builder import Draft
 from federation.event import Event
 from federation.ids import RoomId, UserId
 from homeserver.store.changes import Kind
 from tests.support.app import SERVER_NAME, TestApp
+from tests.support.databases import SQLITE, DatabaseCase
 
 V3 = "/_matrix/client/v3"
 ALICE, BOB, CAROL = (f"@{name}:{SERVER_NAME}" for name in ("alice", "bob", "carol"))
 
 
-class RoomsCase(unittest.TestCase):
+class RoomsCase(DatabaseCase):
     """Tests of the endpoints that make and change rooms."""
 
     def make_app(self) -> TestApp:
         """The server of a test."""
-        return TestApp(self)
+        return TestApp(self, self.address())
+
+    def address(self) -> str:
+        """The database of a test."""
+        return "sqlite::memory:" if self.dialect == SQLITE else self.new_database()
 
     def setUp(self) -> None:
         self.app = self.make_app()

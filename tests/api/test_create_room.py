@@ -8,12 +8,14 @@ from federation.auth.power import CREATOR_LEVEL
 from federation.versions import ROOM_VERSIONS
 from tests.api.rooms import ALICE, BOB, CAROL, V3, RoomsCase
 from tests.support.app import SERVER_NAME
+from tests.support.databases import on_each_database
 
 
 def keys(events: list[Any]) -> list[tuple[str, Any]]:
     return [(event.type, event.state_key) for event in events]
 
 
+@on_each_database
 class Order(RoomsCase):
     def test_everything_in_the_order_of_the_specification(self) -> None:
         room_id = self.create(
@@ -74,6 +76,7 @@ class Order(RoomsCase):
         self.assertEqual({"visibility": "private"}, self.app.ok("GET", f"{V3}/directory/list/room/{room_id}"))
 
 
+@on_each_database
 class Versions(RoomsCase):
     def test_each_version(self) -> None:
         for version, rules in ROOM_VERSIONS.items():
@@ -189,6 +192,7 @@ class Invites(RoomsCase):
         )
 
 
+@on_each_database
 class Whole(RoomsCase):
     def test_nothing_is_left_of_a_room_that_cannot_be_made(self) -> None:
         body = {

@@ -13,6 +13,7 @@ from homeserver.http.errors import MatrixError
 from homeserver.rooms.aliases import Aliases
 from tests.api.rooms import V3, RoomsCase
 from tests.support.app import SERVER_NAME, TestApp, test_config
+from tests.support.databases import on_each_database
 
 
 def alias_of(name: str) -> str:
@@ -36,6 +37,7 @@ class AliasesCase(RoomsCase):
         return self.state(room_id, "m.room.canonical_alias")
 
 
+@on_each_database
 class MakingAliases(AliasesCase):
     def test_members_make_and_remove_aliases(self) -> None:
         room_id = self.create(preset="public_chat")
@@ -149,6 +151,7 @@ class CanonicalAlias(AliasesCase):
         )
 
 
+@on_each_database
 class Published(RoomsCase):
     def put(self, token: str, room_id: str, body: Any = None) -> tuple[int, Any]:
         return self.app.call("PUT", f"{V3}/directory/list/room/{room_id}", body, token)
@@ -175,6 +178,7 @@ class Published(RoomsCase):
         self.assert_refused(unknown, 404, "M_NOT_FOUND")
 
 
+@on_each_database
 class PublicRoomsList(RoomsCase):
     def listed(self, token: str | None = None, **body: Any) -> Any:
         return self.app.ok("POST", f"{V3}/publicRooms", body, token or self.alice)

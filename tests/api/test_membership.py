@@ -16,8 +16,10 @@ from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.succession import Succession
 from tests.api.rooms import ALICE, BOB, CAROL, V3, RoomsCase
 from tests.support.app import SERVER_NAME
+from tests.support.databases import on_each_database
 
 
+@on_each_database
 class Join(RoomsCase):
     def test_by_id_and_by_alias(self) -> None:
         room_id = self.create(preset="public_chat", room_alias_name="pub")
@@ -79,6 +81,7 @@ class Join(RoomsCase):
         self.assertLessEqual(len(reads), 2, reads)
 
 
+@on_each_database
 class Restricted(RoomsCase):
     def rules(self, room_id: str, join_rule: str = "restricted") -> list[dict[str, Any]]:
         allow = [{"type": "m.unknown"}, 1, {"type": "m.room_membership", "room_id": room_id}]
@@ -223,6 +226,7 @@ class Knock(RoomsCase):
         self.assert_refused(self.post(self.bob, f"/knock/{room_id}"), 403, "M_FORBIDDEN")
 
 
+@on_each_database
 class Leave(RoomsCase):
     def test_leaving_twice_and_never_having_been_there(self) -> None:
         room_id = self.create(preset="public_chat")
@@ -291,6 +295,7 @@ class Moderation(RoomsCase):
         self.assert_refused(self.act(self.bob, "unban", CAROL), 403, "M_FORBIDDEN")
 
 
+@on_each_database
 class Profiles(RoomsCase):
     def set_name(self, name: str) -> None:
         self.app.ok("PUT", f"{V3}/profile/{BOB}/displayname", {"displayname": name}, self.bob)

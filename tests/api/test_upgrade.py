@@ -8,6 +8,7 @@ from urllib.parse import quote
 from homeserver.db.errors import DatabaseUnavailable
 from tests.api.rooms import ALICE, BOB, CAROL, V3, RoomsCase
 from tests.support.app import SERVER_NAME
+from tests.support.databases import on_each_database
 
 POWER_LEVELS = "m.room.power_levels"
 
@@ -23,6 +24,7 @@ class UpgradeCase(RoomsCase):
         return found
 
 
+@on_each_database
 class Copying(UpgradeCase):
     def test_between_many_versions(self) -> None:
         for old, new in (
@@ -168,6 +170,7 @@ class Power(UpgradeCase):
         self.assertEqual((50, 50), (levels["events_default"], levels["invite"]))
 
 
+@on_each_database
 class Names(UpgradeCase):
     def test_aliases_and_the_directory_follow(self) -> None:
         room_id = self.create(visibility="public", room_alias_name="one", room_version="11")
