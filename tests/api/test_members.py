@@ -1,0 +1,79 @@
+"""GET /members and /joined_members."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.api.talk import TalkCase, user
+from tests.support.databases import on_each_database
+
+
+@on_each_database
+class Members(TalkCase):
+    """See the module."""
+
+    def members(self, name: str, room_id: str, **query: Any) -> dict[str, str]:
+        chunk = self.ok(name, self.path(room_id, "members"), **query)["chunk"]
+        self.assertTrue(all(event["type"] == "m.room.member" for event in chunk))
+        self.assertTrue(all(event["room_id"] == room_id for event in chunk))
+        return {event["state_key"].partition(":")[0][1:]: event["content"]["membership"] for event in chunk}
+
+    def make(self) -> str:
+        for name in ("carol", "dan"):
+            self.add(name)
+        room_id = self.make_room(joined=("bob", "carol"))
+        self.leave("carol", room_id)
+        self.set_state("alice", room_id, "m.room.member", {"membership": "invite"}, user("dan"))
+        return room_id
+
+    def test_kinds(self) -> None:
+        room_id = self.make()
+        everybody = {"alice": "join", "bob": "join", "carol": "leave", "dan": "invite"}
+        self.assertEqual(everybody, self.members("bob", room_id))
+        self.assertEqual({"alice", "bob"}, set(self.members("bob", room_id, membership="join")))
+        self.assertEqual({"alice", "bob", "dan"}, set(self.members("bob", room_id, not_membership="leave")))
+        either = self.members("bob", room_id, membership="leave", not_membership="join")
+        self.assertEqual({"carol", "dan"}, set(either))
+        same = self.members("bob", room_id, membership="join", not_membership="join")
+        self.assertEqual(everybody, same)
+        self.assertEqual({}, self.members("bob", room_id, membership="knock"))
+        for name in ("membership", "not_membership"):
+            answer = self.get("bob", self.path(room_id, "members"), **{name: "friend"})
+            self.assert_refused(answer, 400, "M_INVALID_PARAM")
+
+    def test_at(self) -> None:
+        room_id = self.make_room()
+        token = self.page("alice", room_id, limit=0)["start"]
+        self.join("bob", room_id)
+        self.set_state("alice", room_id, "m.room.topic", {"topic": "x"})
+        self.assertEqual({"alice": "join"}, self.members("alice", room_id, at=token))
+        self.leave("bob", room_id)
+        self.assertEqual({"alice": "join"}, self.members("alice", room_id, at=token, membership="join"))
+        later = self.page("alice", room_id, limit=0)["start"]
+        self.assertEqual({"alice": "join", "bob": "leave"}, self.members("alice", room_id, at=later))
+        self.assertEqual({"bob"}, set(self.members("alice", room_id, at=later, not_membership="join")))
+        self.assertEqual({}, self.members("alice", room_id, at="t0"))
+        future = self.members("alice", room_id, at="t999999999999")
+        self.assertEqual({"alice": "join", "bob": "leave"}, future)
+        self.assert_refused(self.get("alice", self.path(room_id, "members"), at="?"), 400, "M_INVALID_PARAM")
+
+    def test_after_leaving(self) -> None:
+        self.add("carol")
+        room_id = self.make_room(joined=("bob",))
+        self.leave("bob", room_id)
+        self.join("carol", room_id)
+        self.assertEqual({"alice": "join", "bob": "leave"}, self.members("bob", room_id))
+        now = self.page("alice", room_id, limit=0)["start"]
+        self.assertEqual({"alice": "join", "bob": "leave"}, self.members("bob", room_id, at=now))
+        joined = self.get("bob", self.path(room_id, "joined_members"))
+        self.assert_refused(joined, 403, "M_FORBIDDEN")
+
+    def test_joined_members(self) -> None:
+        room_id = self.make()
+        self.join("bob", room_id, displayname="Bobby", avatar_url="mxc://test.example/x")
+        joined = self.ok("alice", self.path(room_id, "joined_members"))["joined"]
+        bob = {"display_name": "Bobby", "avatar_url": "mxc://test.example/x"}
+        self.assertEqual({user("alice"): {"display_name": "Alice"}, user("bob"): bob}, joined)
+        self.join("bob", room_id, displayname=["odd"], avatar_url=None)
+        joined = self.ok("alice", self.path(room_id, "joined_members"))["joined"]
+        self.assertEqual({}, joined[user("bob")])

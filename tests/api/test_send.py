@@ -1,0 +1,182 @@
+"""PUT /send and PUT /state: what goes in, once, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.api.talk import V3, TalkCase, user
+
+
+class Send(TalkCase):
+    """Messages."""
+
+    def test_send_and_read(self) -> None:
+        room_id = self.make_room()
+        content = {"msgtype": "m.text", "body": "hi 👋", "im.chaos.extra": {"deep": [1, None, True]}}
+        status, json = self.send("alice", room_id, content)
+        self.assertEqual(200, status)
+        event = self.ok("alice", self.path(room_id, "event", json["event_id"]))
+        self.assertEqual(content, event["content"])
+        self.assertEqual(
+            (room_id, user("alice"), "m.room.message"), (event["room_id"], event["sender"], event["type"])
+        )
+        self.assertNotIn("state_key", event)
+
+    def test_encrypted_and_unknown_types_are_untouched(self) -> None:
+        room_id = self.make_room()
+        for event_type in ("m.room.encrypted", "org.example.anything/with slash", "ü"):
+            status, json = self.send("alice", room_id, {"ciphertext": "…", "n": -5}, event_type)
+            self.assertEqual(200, status, json)
+            event = self.ok("alice", self.path(room_id, "event", json["event_id"]))
+            self.assertEqual((event_type, {"ciphertext": "…", "n": -5}), (event["type"], event["content"]))
+
+    def test_retry_finds_the_first_answer(self) -> None:
+        room_id = self.make_room()
+        first = self.send("alice", room_id, {"body": "a"}, txn_id="same/id")
+        self.assertEqual(first, self.send("alice", room_id, {"body": "b"}, txn_id="same/id"))
+        other_type = self.send("alice", room_id, {"body": "c"}, "m.other", txn_id="same/id")
+        self.assertNotEqual(first, other_type)
+        other_room = self.send("alice", self.make_room(), {"body": "d"}, txn_id="same/id")
+        self.assertNotEqual(first, other_room)
+        self.app.restart()
+        self.assertEqual(first, self.send("alice", room_id, {"body": "e"}, txn_id="same/id"))
+        self.assertEqual(["a"], self.bodies(self.page("alice", room_id, limit=2)["chunk"][1:]))
+
+    def test_another_device_has_transactions_of_its_own(self) -> None:
+        room_id = self.make_room(joined=("bob",))
+        first = self.send("alice", room_id, {"body": "a"}, txn_id="t")
+        self.assertNotEqual(first, self.send("bob", room_id, {"body": "b"}, txn_id="t"))
+
+    def test_failed_request_may_be_tried_again(self) -> None:
+        room_id = self.make_room()
+        self.assert_refused(self.send("bob", room_id, {"body": "a"}, txn_id="t"), 403, "M_FORBIDDEN")
+        self.join("bob", room_id)
+        self.assertEqual(200, self.send("bob", room_id, {"body": "a"}, txn_id="t")[0])
+
+    def test_retry_at_the_same_time(self) -> None:
+        room_id = self.make_room()
+        path = self.path(room_id, "send", "m.room.message", "t")
+        calls = [self.app.start("PUT", path, {"body": str(n)}, self.tokens["alice"]) for n in range(3)]
+        answers = [self.app.wait(call).json for call in calls]
+        self.assertEqual([answers[0]] * 3, answers)
+
+    def test_strangers_are_refused(self) -> None:
+        room_id = self.make_room()
+        self.assert_refused(self.send("bob", room_id, {"body": "x"}), 403, "M_FORBIDDEN")
+        self.assert_refused(self.send("bob", "!nowhere:test.example", {"body": "x"}), 403, "M_FORBIDDEN")
+        self.assert_refused(self.put_state("bob", room_id, "m.room.topic", {}), 403, "M_FORBIDDEN")
+        unknown = self.put_state("bob", "!nowhere:test.example", "m.room.topic", {})
+        self.assert_refused(unknown, 403, "M_FORBIDDEN")
+
+    def test_power_is_needed(self) -> None:
+        room_id = self.make_room(levels={"events": {"m.special": 50}}, joined=("bob",))
+        self.assert_refused(self.send("bob", room_id, {}, "m.special"), 403, "M_FORBIDDEN")
+        self.assertEqual(200, self.send("bob", room_id, {}, "m.usual")[0])
+
+    def test_hostile_bodies(self) -> None:
+        room_id = self.make_room()
+        path = self.path(room_id, "send", "m.room.message", "t")
+        token = self.tokens["alice"]
+        for body, status, errcode in (
+            (b"", 400, "M_NOT_JSON"),
+            (b"{", 400, "M_NOT_JSON"),
+            (b"[]", 400, "M_BAD_JSON"),
+            (b'{"a":1.5}', 400, "M_BAD_JSON"),
+            (b'{"a":9007199254740992}', 400, "M_BAD_JSON"),
+            (b'{"a":' + b"[" * 200 + b"]" * 200 + b"}", 400, "M_BAD_JSON"),
+            (b'{"body":"' + b"x" * 65_600 + b'"}', 413, "M_TOO_LARGE"),
+            (b'{"body":"' + b"x" * 600_000 + b'"}', 413, "M_TOO_LARGE"),
+        ):
+            answer = self.app.call("PUT", path, body, token)
+            self.assert_refused(answer, status, errcode)
+        long_type = self.send("alice", room_id, {}, "m." + "x" * 300)
+        self.assert_refused(long_type, 413, "M_TOO_LARGE")
+
+    def test_the_largest_event_fits(self) -> None:
+        room_id = self.make_room()
+        self.assertEqual(200, self.send("alice", room_id, {"body": "x" * 64_000})[0])
+
+    def test_structural_events_are_no_messages(self) -> None:
+        room_id = self.make_room()
+        for event_type in ("m.room.create", "m.room.member"):
+            answer = self.send("alice", room_id, {"membership": "join"}, event_type)
+            self.assert_refused(answer, 403, "M_FORBIDDEN")
+
+    def test_query_counts(self) -> None:
+        """A warm room and device: the transaction that stores the event, and not one read."""
+        room_id = self.make_room()
+        self.say("alice", room_id, "warm")
+        with self.statements() as asked:
+            self.send("alice", room_id, {"body": "x"})
+        before_commit = [sql for sql in asked if sql.startswith("SELECT") and "room_heads" not in sql]
+        self.assertEqual([], before_commit)
+
+
+class PutState(TalkCase):
+    """State events."""
+
+    def test_both_forms_of_the_path(self) -> None:
+        room_id = self.make_room()
+        for path in (
+            self.path(room_id, "state", "m.room.topic"),
+            self.path(room_id, "state", "m.room.topic", ""),
+        ):
+            json = self.app.ok("PUT", path, {"topic": path}, self.tokens["alice"])
+            self.assertTrue(json["event_id"].startswith("$"))
+            self.assertEqual({"topic": path}, self.ok("alice", path))
+
+    def test_state_key(self) -> None:
+        room_id = self.make_room()
+        self.set_state("alice", room_id, "org.example", {"a": 1}, "key/with slash")
+        path = self.path(room_id, "state", "org.example", "key/with slash")
+        self.assertEqual({"a": 1}, self.ok("alice", path))
+        self.assert_refused(
+            self.put_state("alice", room_id, "org.example", {}, "x" * 256), 413, "M_TOO_LARGE"
+        )
+        self.assert_refused(
+            self.put_state("alice", room_id, "org.example", {}, user("bob")), 403, "M_FORBIDDEN"
+        )
+
+    def test_no_post(self) -> None:
+        room_id = self.make_room()
+        path = self.path(room_id, "state", "m.room.topic", "")
+        self.assert_refused(self.app.call("POST", path, {}, self.tokens["alice"]), 405, "M_UNRECOGNIZED")
+
+    def test_power_levels_by_version(self) -> None:
+        for version, status in (("9", 200), ("10", 400), ("11", 400)):
+            room_id = self.make_room(version)
+            levels: dict[str, Any] = {"users": {user("alice"): 100}, "ban": "50"}
+            answer = self.put_state("alice", room_id, "m.room.power_levels", levels)
+            self.assertEqual(status, answer[0], (version, answer))
+            if status == 400:
+                self.assertEqual("M_BAD_JSON", answer[1]["errcode"])
+        room_id = self.make_room()
+        malformed: tuple[dict[str, Any], ...] = (
+            {"users": []},
+            {"events": {"m.x": True}},
+            {"notifications": {"room": None}},
+        )
+        for wrong in malformed:
+            answer = self.put_state("alice", room_id, "m.room.power_levels", wrong)
+            self.assert_refused(answer, 400, "M_BAD_JSON")
+
+    def test_member_events(self) -> None:
+        room_id = self.make_room(join_rule="invite")
+        member = "m.room.member"
+        join = {"membership": "join"}
+        self.assert_refused(self.put_state("bob", room_id, member, join, user("bob")), 403, "M_FORBIDDEN")
+        self.set_state("alice", room_id, member, {"membership": "invite"}, user("bob"))
+        self.join("bob", room_id)
+        nobody = self.put_state("alice", room_id, member, {"membership": "invite"}, "nobody")
+        self.assert_refused(nobody, 400, "M_INVALID_PARAM")
+        odd = self.put_state("bob", room_id, member, {"membership": "odd"}, user("bob"))
+        self.assertIn(odd[0], (400, 403))
+
+    def test_create_event_stays(self) -> None:
+        room_id = self.make_room()
+        answer = self.put_state("alice", room_id, "m.room.create", {"room_version": "11"})
+        self.assert_refused(answer, 403, "M_FORBIDDEN")
+
+    def test_bad_room_id(self) -> None:
+        answer = self.app.call("PUT", f"{V3}/rooms/room/state/m.room.topic", {}, self.tokens["alice"])
+        self.assert_refused(answer, 400, "M_INVALID_PARAM")
