@@ -380,17 +380,7 @@ def build_services(core: Core) -> Services:
         filters=Filters(database, worker),
         transactions=transactions,
         sender=Sender(core.rooms, transactions),
-        media=MediaService(
-            config.server_name,
-            config.data_dir / "media",
-            database,
-            worker,
-            around.run_in_thread,
-            clock,
-            entropy,
-            around.log,
-            lambda: settings.config.media,
-        ),
+        media=build_media(core, settings),
         pagination=pagination,
         state_reads=StateReads(database, interner, sights, archive, clock),
         timestamps=Timestamps(database, sights, archive.facts),
@@ -423,6 +413,22 @@ def build_services(core: Core) -> Services:
             presence=presence,
             unread=Unread(database, interner, core.changes, core.index, core.events),
         ),
+    )
+
+
+def build_media(core: Core, settings: Settings) -> MediaService:
+    """The content repository."""
+    config, around = core.config, core.around
+    return MediaService(
+        config.server_name,
+        config.data_dir / "media",
+        around.database,
+        core.committer,
+        around.run_in_thread,
+        around.clock,
+        around.entropy,
+        around.log,
+        lambda: settings.config.media,
     )
 
 
