@@ -12,8 +12,8 @@ from homeserver.push.readers import Reader
 from homeserver.push.rules import NOTHING, Actions
 from homeserver.store.events import load_redactions
 from homeserver.store.parsed import EventCache, load_events
-from homeserver.store.receipts import MAIN, find_thread, relation_of
-from homeserver.store.unread import Stand, load_joined, load_power, load_unread
+from homeserver.store.receipts import MAIN, UNTHREADED, Mark, find_thread, relation_of
+from homeserver.store.unread import Stand, find_joining, load_joined, load_power, load_unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Backlog:
     create_key: int
     power_key: int
     member_event_nid: int  # the reader's membership event
+    member_pos: int  # and where it stands
     moves: int  # of the room, when this was asked
 
 
@@ -34,29 +35,40 @@ class Found:
     """What notifies, as (position, thread, highlighted), and where the reader's own messages stand."""
 
     facts: Facts
+    joined_pos: int  # nothing up to here is unread
     notifying: list[tuple[int, str, bool]] = field(default_factory=list)
     own: list[tuple[int, str]] = field(default_factory=list)
     threads: dict[int, str] = field(default_factory=dict)  # by event nid, where that took a look-up
 
 
 def load_backlog(
-    tx: Tx,
-    ask: Backlog,
-    low: int,
-    main: int,
-    upto: int,
-    most: int,
-    cache: EventCache,
-    nids: Sequence[int] = (),
+    tx: Tx, ask: Backlog, marks: Sequence[Mark], upto: int, most: int, cache: EventCache
 ) -> Found:
-    """Evaluate the events in ``(low, upto]`` that may be unread; with ``nids``: learn what evaluating those takes."""
-    stands = [Stand(0, nid) for nid in nids] or load_unread(tx, ask.room_nid, low, main, upto, most)
-    found = Found(replace(ask.facts))
-    if not stands:
-        return found
-    numbers = [stand.nid for stand in stands]
-    events = load_events(tx, numbers, cache)
-    redacted = load_redactions(tx, numbers) if not nids else {}
+    """Evaluate what is unread of a room up to a position, given the reader's receipts there."""
+    everything = max((mark.pos for mark in marks if mark.thread == UNTHREADED), default=0)
+    main = max((mark.pos for mark in marks if mark.thread == MAIN), default=0)
+    joined_pos = ask.member_pos
+    if joined_pos > everything:
+        joined_pos = find_joining(tx, ask.room_nid, joined_pos, ask.member_event_nid, cache)
+    found = Found(replace(ask.facts), joined_pos)
+    if found.facts.joined is None:
+        # Nearly every set of rules asks for it, as soon as there is a message.
+        found.facts.joined = load_joined(tx, ask.room_nid)
+    stands = load_unread(tx, ask.room_nid, max(everything, joined_pos), main, upto, most)
+    redacted = load_redactions(tx, [stand.nid for stand in stands]) if stands else {}
+    _evaluate_all(tx, ask, [one for one in stands if one.nid not in redacted], found, cache)
+    return found
+
+
+def load_missing(tx: Tx, ask: Backlog, nids: Sequence[int], cache: EventCache) -> Found:
+    """Learn what it takes to evaluate some events."""
+    found = Found(replace(ask.facts), ask.member_pos)
+    _evaluate_all(tx, ask, [Stand(0, nid) for nid in nids], found, cache)
+    return found
+
+
+def _evaluate_all(tx: Tx, ask: Backlog, stands: Sequence[Stand], found: Found, cache: EventCache) -> None:
+    events = load_events(tx, [stand.nid for stand in stands], cache) if stands else {}
     for pos, nid in stands:
         event = events[nid]
         if event.sender == ask.reader.user_id:
@@ -64,7 +76,7 @@ def load_backlog(
             if thread is not None:
                 found.own.append((pos, thread))
             continue
-        if nid in redacted or event.sender in ask.reader.ignored:
+        if event.sender in ask.reader.ignored:
             continue
         actions = _evaluate(tx, ask, found.facts, EventView(event), cache)
         if not actions.notify:
@@ -73,7 +85,6 @@ def load_backlog(
         if thread is None:
             thread = found.threads[nid] = find_thread(tx, event, ask.room_nid, cache)[0]
         found.notifying.append((pos, thread, actions.highlight))
-    return found
 
 
 def _evaluate(tx: Tx, ask: Backlog, facts: Facts, view: EventView, cache: EventCache) -> Actions:

@@ -28,13 +28,13 @@ from twisted.internet.defer import Deferred
 from federation.auth.power import PowerLevels
 from federation.event import Event
 from homeserver.db.threads import Database
-from homeserver.push.backlog import Backlog, Found, load_backlog, own_thread, read_by_sending
+from homeserver.push.backlog import Backlog, Found, load_backlog, load_missing, own_thread, read_by_sending
 from homeserver.push.conditions import EventView, FactMissing, Facts
 from homeserver.push.readers import Reader, Readers
 from homeserver.store.changes import Change, Kind
 from homeserver.store.ids import Interner
 from homeserver.store.parsed import EventCache
-from homeserver.store.placement import Membership, Placement
+from homeserver.store.placement import Placement
 from homeserver.store.receipts import MAIN, UNTHREADED, Mark, load_marks
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
@@ -45,7 +45,7 @@ ENTRIES_MOST = 100_000
 _VIEWS = 500
 _SLACK = 200
 _MARKS_MOST = 1_000
-_TRIES = 4
+_TRIES = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class _Item:
 class _Room:
     """What came into a room since somebody asked for it, and facts of it."""
 
-    __slots__ = ("entries", "floor", "items", "joined", "moves", "power")
+    __slots__ = ("entries", "floor", "items", "joined", "loading", "moves", "power")
 
     def __init__(self, floor: int) -> None:
         self.floor = floor  # every event after it is among the items
@@ -173,6 +173,7 @@ class _Room:
         self.power: PowerLevels | None = None
         self.moves = 0  # counts what may have changed a fact
         self.entries: dict[int, Entry] = {}
+        self.loading: list[Deferred[None]] | None = None  # those who wait while facts are read
 
     def note(self, placed: Placement, pos: int, events: EventCache) -> None:
         """An event came."""
@@ -189,6 +190,8 @@ class _Room:
 
     def _note_redaction(self, event_id: str) -> None:
         found = next((item.pos for item in self.items if item.event_id == event_id), None)
+        if found is not None:
+            self.items = [item for item in self.items if item.pos != found]
         for user_nid, entry in list(self.entries.items()):
             if found is not None:
                 entry.drop(found)
@@ -357,9 +360,7 @@ class Unread:
             entry = room.entries.get(user_nid)
             if entry is not None and entry.upto < 0:
                 # Another device of the user asks for the same.
-                waiting: Deferred[None] = Deferred()
-                entry.waiting.append(waiting)
-                await waiting
+                await _join(entry.waiting)
                 continue
             if entry is None or entry.upto < room.floor:
                 entry = await self._make(room, room_nid, user_nid, reader)
@@ -390,20 +391,13 @@ class Unread:
         self._entries += 1  # at most: counted again when it matters
         entry = room.entries[user_nid] = Entry()
         try:
-            standing = self._index.standing(user_nid, room_nid)
-            joined_pos = (
-                standing.pos
-                if standing is not None and standing.membership == Membership.JOIN
-                else self._seen
-            )
             marks = await self._find_marks(user_nid, room_nid)
-            for mark in (Mark(room_nid, UNTHREADED, joined_pos), *marks):
+            for mark in marks:
                 entry.mark(mark.thread, mark.pos)
             upto = self._seen
-            everything = max([joined_pos, *(mark.pos for mark in marks if mark.thread == UNTHREADED)])
-            main = max([0, *(mark.pos for mark in marks if mark.thread == MAIN)])
             ask = await self._ask(room, room_nid, user_nid, entry, reader)
-            found = await self._database.read(load_backlog, ask, everything, main, upto, MOST, self._events)
+            found = await self._database.read(load_backlog, ask, marks, upto, MOST, self._events)
+            entry.mark(UNTHREADED, found.joined_pos)
             self._keep_facts(room, entry, ask, found)
             for pos, thread in found.own:
                 entry.mark(thread, pos)
@@ -416,18 +410,26 @@ class Unread:
             raise
         finally:
             waiting, entry.waiting = entry.waiting, []
-            for one in waiting:
-                one.callback(None)
+            _release(waiting)
         return entry
 
     async def _make_known(
         self, room: _Room, room_nid: int, user_nid: int, entry: Entry, reader: Reader
     ) -> None:
         """Bring into memory what an extension needs."""
-        nids = [item.nid for item in room.items if item.pos > entry.upto]
-        ask = await self._ask(room, room_nid, user_nid, entry, reader)
-        found = await self._database.read(load_backlog, ask, 0, 0, 0, 0, self._events, nids)
-        self._keep_facts(room, entry, ask, found)
+        if room.loading is not None:
+            # One message makes a hundred members ask for the same.
+            await _join(room.loading)
+            return
+        room.loading = []
+        try:
+            nids = [item.nid for item in room.items if item.pos > entry.upto]
+            ask = await self._ask(room, room_nid, user_nid, entry, reader)
+            found = await self._database.read(load_missing, ask, nids, self._events)
+            self._keep_facts(room, entry, ask, found)
+        finally:
+            waiting, room.loading = room.loading, None
+            _release(waiting)
 
     async def _ask(self, room: _Room, room_nid: int, user_nid: int, entry: Entry, reader: Reader) -> Backlog:
         standing = self._index.standing(user_nid, room_nid)
@@ -438,6 +440,7 @@ class Unread:
             await self._interner.find_key(("m.room.create", "")) or 0,
             await self._interner.find_key(("m.room.power_levels", "")) or 0,
             standing.event_nid if standing is not None else 0,
+            standing.pos if standing is not None else self._seen,
             room.moves,
         )
 
@@ -467,3 +470,16 @@ class Unread:
             while len(self._marks) > _VIEWS:
                 self._marks.pop(next(iter(self._marks)))
         return known[room_nid]
+
+
+def _join(waiting: list[Deferred[None]]) -> Deferred[None]:
+    """Wait with others."""
+    one: Deferred[None] = Deferred()
+    waiting.append(one)
+    return one
+
+
+def _release(waiting: list[Deferred[None]]) -> None:
+    for one in waiting:
+        if not one.called:  # else its client went away
+            one.callback(None)

@@ -7,13 +7,15 @@ from typing import NamedTuple
 from sqlalchemy import and_, bindparam, func, select
 
 from federation.auth.power import PowerLevels, parse_power_levels
-from homeserver.db.schema.rooms import event_json, members, timeline
+from homeserver.db.schema.rooms import event_json, members, state_log, timeline
 from homeserver.db.statements import statement
 from homeserver.db.tx import Tx
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.placement import Membership
-from homeserver.store.timeline import load_page, load_state_at
+from homeserver.store.timeline import load_page, load_places, load_state_at
 
+# How many changes of a name are looked through for the joining before them.
+_JOIN_REACH = 20
 # How far back before the main timeline's receipt events of threads are looked for.
 THREAD_REACH = 2_000
 
@@ -42,6 +44,17 @@ _OF_THREADS = statement(
     )
     .order_by(timeline.c.pos.desc())
     .limit(bindparam("most"))
+)
+
+
+_REPLACED = statement(
+    select(state_log.c.prev_nid).where(
+        and_(
+            state_log.c.room_nid == bindparam("room_nid"),
+            state_log.c.pos == bindparam("pos"),
+            state_log.c.event_nid == bindparam("event_nid"),
+        )
+    )
 )
 
 
@@ -87,3 +100,17 @@ def load_power(
     if create is None:
         return None
     return parse_power_levels(found.get(nids.get(power_key, 0)), create, create.rules)
+
+
+def find_joining(tx: Tx, room_nid: int, pos: int, event_nid: int, cache: EventCache) -> int:
+    """Where a member joined whose newest membership event is this one: it may only have changed their name."""
+    for _ in range(_JOIN_REACH):
+        before = tx.value(_REPLACED, room_nid=room_nid, pos=pos, event_nid=event_nid)
+        event = load_events(tx, [before], cache).get(before) if before else None
+        if event is None or event.content.get("membership") != "join":
+            break
+        place = load_places(tx, [before]).get(before)
+        if place is None:
+            break
+        pos, event_nid = place.pos, before
+    return pos

@@ -1,0 +1,248 @@
+"""Unread counts. spec: client-server-api#receiving-notifications, #marking-notifications-as-read"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from homeserver.push import counts as module
+from tests.support.app import TestApp
+from tests.support.databases import DatabaseCase, on_each_database
+
+V3 = "/_matrix/client/v3"
+
+
+class CountsCase(DatabaseCase):
+    def setUp(self) -> None:
+        self.app = TestApp(self, database=self.new_database())
+        self.alice, self.bob, self.carol = (self.app.register(name) for name in ("alice", "bob", "carol"))
+        created = self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, self.alice)
+        self.room_id: str = created["room_id"]
+        for token in (self.bob, self.carol):
+            self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, token)
+        self.number = 0
+
+    def send(self, token: str, body: str = "hello", type_: str = "m.room.message", **content: Any) -> str:
+        self.number += 1
+        path = f"{V3}/rooms/{self.room_id}/send/{type_}/{self.number}"
+        full = {"msgtype": "m.text", "body": body, **content}
+        event_id: str = self.app.ok("PUT", path, full, token)["event_id"]
+        return event_id
+
+    def in_thread(self, token: str, root: str, body: str = "in thread") -> str:
+        return self.send(token, body, **{"m.relates_to": {"rel_type": "m.thread", "event_id": root}})
+
+    def read(self, token: str, event_id: str, kind: str = "m.read", thread: str | None = None) -> None:
+        body = {} if thread is None else {"thread_id": thread}
+        self.app.ok("POST", f"{V3}/rooms/{self.room_id}/receipt/{kind}/{event_id}", body, token)
+
+    def counts(self, token: str, threads: bool = False) -> Any:
+        filter_ = '{"room":{"timeline":{"unread_thread_notifications":true}}}' if threads else "{}"
+        answer = self.app.ok("GET", f"{V3}/sync", None, token, {"filter": filter_})
+        room = answer["rooms"]["join"][self.room_id]
+        found = room["unread_notifications"]
+        pair = (found["notification_count"], found["highlight_count"])
+        if not threads:
+            return pair
+        per = room.get("unread_thread_notifications", {})
+        return pair, {root: (one["notification_count"], one["highlight_count"]) for root, one in per.items()}
+
+
+@on_each_database
+class Counting(CountsCase):
+    def test_messages_and_receipts(self) -> None:
+        self.assertEqual((0, 0), self.counts(self.bob))
+        first, second = self.send(self.alice), self.send(self.alice, "two")
+        self.assertEqual((2, 0), self.counts(self.bob))
+        self.assertEqual((0, 0), self.counts(self.alice))
+        self.read(self.bob, first)
+        self.assertEqual((1, 0), self.counts(self.bob))
+        self.read(self.bob, second, "m.read.private")
+        self.assertEqual((0, 0), self.counts(self.bob))
+        # The one further on counts, whichever came last.
+        self.read(self.bob, first)
+        self.assertEqual((0, 0), self.counts(self.bob))
+        self.assertEqual((2, 0), self.counts(self.carol))
+
+    def test_told_with_the_message_and_with_the_receipt(self) -> None:
+        since = self.app.ok("GET", f"{V3}/sync", None, self.bob)["next_batch"]
+        event_id = self.send(self.alice)
+        answer = self.app.ok("GET", f"{V3}/sync", None, self.bob, {"since": since})
+        room = answer["rooms"]["join"][self.room_id]
+        self.assertEqual([event_id], [one["event_id"] for one in room["timeline"]["events"]])
+        self.assertEqual({"notification_count": 1, "highlight_count": 0}, room["unread_notifications"])
+        self.read(self.bob, event_id, "m.read.private")
+        answer = self.app.ok("GET", f"{V3}/sync", None, self.bob, {"since": answer["next_batch"]})
+        room = answer["rooms"]["join"][self.room_id]
+        self.assertEqual({"notification_count": 0, "highlight_count": 0}, room["unread_notifications"])
+
+    def test_sending_marks_as_read(self) -> None:
+        self.send(self.alice)
+        self.assertEqual((1, 0), self.counts(self.bob))
+        self.send(self.bob)
+        self.assertEqual((0, 0), self.counts(self.bob))
+        self.assertEqual((2, 0), self.counts(self.carol))
+
+    def test_state_of_ones_own_marks_nothing(self) -> None:
+        self.send(self.alice)
+        self.app.ok("PUT", f"{V3}/profile/@bob:test.example/displayname", {"displayname": "Bob"}, self.bob)
+        self.app.advance(1)
+        self.assertEqual((1, 0), self.counts(self.bob))
+
+    def test_what_does_not_notify(self) -> None:
+        target = self.send(self.alice, msgtype="m.notice")
+        self.send(self.alice, "edit", **{"m.relates_to": {"rel_type": "m.replace", "event_id": target}})
+        relates_to = {"rel_type": "m.annotation", "event_id": target, "key": "x"}
+        self.send(self.alice, "", "m.reaction", **{"m.relates_to": relates_to})
+        self.send(self.alice, "", "org.example.unknown")
+        self.assertEqual((0, 0), self.counts(self.bob))
+        self.send(self.alice, "", "m.room.encrypted")
+        self.assertEqual((1, 0), self.counts(self.bob))
+
+    def test_mentions(self) -> None:
+        self.counts(self.bob)
+        self.send(self.alice, **{"m.mentions": {"user_ids": ["@bob:test.example"]}})
+        self.assertEqual((1, 1), self.counts(self.bob))
+        self.assertEqual((1, 0), self.counts(self.carol))
+        self.send(self.alice, **{"m.mentions": {"room": True}})
+        self.assertEqual((2, 2), self.counts(self.bob))
+        # Bob may not notify everybody.
+        self.send(self.bob, **{"m.mentions": {"room": True}})
+        self.assertEqual((3, 1), self.counts(self.carol))
+        levels = self.app.ok("GET", f"{V3}/rooms/{self.room_id}/state/m.room.power_levels/", None, self.alice)
+        levels["notifications"] = {"room": 0}
+        self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/state/m.room.power_levels/", levels, self.alice)
+        self.send(self.bob, **{"m.mentions": {"room": True}})
+        self.assertEqual((4, 2), self.counts(self.carol))
+
+    def test_threads(self) -> None:
+        root = self.send(self.alice)
+        reply, other = self.in_thread(self.alice, root), self.in_thread(self.carol, root)
+        self.assertEqual((3, 0), self.counts(self.bob))
+        self.assertEqual(((1, 0), {root: (2, 0)}), self.counts(self.bob, threads=True))
+        self.read(self.bob, root, thread="main")
+        self.assertEqual(((0, 0), {root: (2, 0)}), self.counts(self.bob, threads=True))
+        self.read(self.bob, reply, thread=root)
+        self.assertEqual(((0, 0), {root: (1, 0)}), self.counts(self.bob, threads=True))
+        self.in_thread(self.bob, root)
+        self.assertEqual(((0, 0), {}), self.counts(self.bob, threads=True))
+        last = self.in_thread(self.alice, root)
+        self.assertEqual(((0, 0), {root: (1, 0)}), self.counts(self.bob, threads=True))
+        self.read(self.bob, last)
+        self.assertEqual(((0, 0), {}), self.counts(self.bob, threads=True))
+        self.assertNotEqual(other, last)
+
+    def test_restart(self) -> None:
+        root = self.send(self.alice)
+        read = self.send(self.alice, "read upto here")
+        self.read(self.bob, read, thread="main")
+        self.in_thread(self.alice, root)
+        gone = self.send(self.alice, "redacted")
+        self.send(self.alice, **{"m.mentions": {"user_ids": ["@bob:test.example"]}})
+        self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/redact/{gone}/r", {}, self.alice)
+        expected = ((1, 1), {root: (1, 0)})
+        self.assertEqual(expected, self.counts(self.bob, threads=True))
+        self.app.restart()
+        self.assertEqual(expected, self.counts(self.bob, threads=True))
+        self.assertEqual((4, 0), self.counts(self.carol))
+
+    def test_redaction_after_counting(self) -> None:
+        gone = self.send(self.alice)
+        self.send(self.alice)
+        self.assertEqual((2, 0), self.counts(self.bob))
+        self.app.restart()
+        self.assertEqual((2, 0), self.counts(self.bob))
+        self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/redact/{gone}/r", {}, self.alice)
+        self.assertEqual((1, 0), self.counts(self.bob))
+        gone = self.send(self.alice)
+        self.assertEqual((2, 0), self.counts(self.bob))
+        self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/redact/{gone}/s", {}, self.alice)
+        self.assertEqual((1, 0), self.counts(self.bob))
+
+    def test_redaction_before_counting(self) -> None:
+        self.assertEqual((0, 0), self.counts(self.bob))
+        gone = self.send(self.alice)
+        self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/redact/{gone}/r", {}, self.alice)
+        self.send(self.alice)
+        self.assertEqual((1, 0), self.counts(self.bob))
+
+    def test_leaving_and_coming_back(self) -> None:
+        self.send(self.alice)
+        self.assertEqual((1, 0), self.counts(self.bob))
+        self.app.ok("POST", f"{V3}/rooms/{self.room_id}/leave", {}, self.bob)
+        self.send(self.alice)
+        self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.bob)
+        self.assertEqual((0, 0), self.counts(self.bob))
+        self.send(self.alice)
+        self.assertEqual((1, 0), self.counts(self.bob))
+
+    def test_ignored_users(self) -> None:
+        self.send(self.alice)
+        self.assertEqual((1, 0), self.counts(self.bob))
+        path = f"{V3}/user/@bob:test.example/account_data/m.ignored_user_list"
+        self.app.ok("PUT", path, {"ignored_users": {"@alice:test.example": {}}}, self.bob)
+        self.send(self.alice)
+        self.send(self.carol)
+        self.assertEqual((2, 0), self.counts(self.bob))
+
+    def test_changed_rules(self) -> None:
+        self.send(self.alice)
+        self.assertEqual((1, 0), self.counts(self.bob))
+        self.app.ok("PUT", f"{V3}/pushrules/global/room/{self.room_id}", {"actions": []}, self.bob)
+        self.send(self.alice)
+        self.assertEqual((1, 0), self.counts(self.bob))
+        body = {"pattern": "cake", "actions": ["notify", {"set_tweak": "highlight"}]}
+        self.app.ok("PUT", f"{V3}/pushrules/global/content/cake", body, self.bob)
+        self.send(self.alice, "There is Cake.")
+        self.assertEqual((2, 1), self.counts(self.bob))
+
+    def test_member_count_and_display_name(self) -> None:
+        two = {"conditions": [{"kind": "room_member_count", "is": "2"}], "actions": ["notify"]}
+        for name in (".m.rule.message",):
+            self.app.ok(
+                "PUT", f"{V3}/pushrules/global/underride/{name}/enabled", {"enabled": False}, self.bob
+            )
+        named = {"conditions": [{"kind": "contains_display_name"}], "actions": ["notify"]}
+        self.app.ok("PUT", f"{V3}/pushrules/global/override/two", two, self.bob)
+        self.app.ok("PUT", f"{V3}/pushrules/global/override/named", named, self.bob)
+        self.send(self.alice)
+        self.assertEqual((0, 0), self.counts(self.bob))
+        self.send(self.alice, "Hello bob!")
+        self.assertEqual((1, 0), self.counts(self.bob))
+        self.app.ok("PUT", f"{V3}/profile/@bob:test.example/displayname", {"displayname": "Robert"}, self.bob)
+        self.app.advance(1)
+        self.send(self.alice, "bob")
+        self.send(self.alice, "robert.")
+        self.assertEqual((2, 0), self.counts(self.bob))
+        self.app.ok("POST", f"{V3}/rooms/{self.room_id}/leave", {}, self.carol)
+        self.send(self.alice)
+        # The rule has no other condition, so that Carol's leaving counts as well.
+        self.assertEqual((4, 0), self.counts(self.bob))
+        self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.carol)
+        self.send(self.alice)
+        self.assertEqual((4, 0), self.counts(self.bob))
+
+    def test_counts_stop_at_the_limit(self) -> None:
+        self.patch(module, "MOST", 3)
+        self.patch(module, "_SLACK", 1)
+        self.counts(self.bob)
+        sent = [self.send(self.alice) for _ in range(6)]
+        self.assertEqual((3, 0), self.counts(self.bob))
+        self.app.restart()
+        self.assertEqual((3, 0), self.counts(self.bob))
+        self.send(self.alice)
+        self.assertEqual((3, 0), self.counts(self.bob))
+        self.read(self.bob, sent[-1])
+        self.assertEqual((1, 0), self.counts(self.bob))
+
+    def test_sending_reads_nothing_per_member(self) -> None:
+        """Counting from memory: no statement for a member who asks again."""
+        for token in (self.bob, self.carol):
+            self.counts(token)
+        self.send(self.alice)
+        unread = module.Unread.unread
+        service = self.app.app.services.sync._unread
+        user_nid = self.app.app.core.interner.known_user("@bob:test.example")
+        room_nid = self.app.app.core.interner.known_room(self.room_id)
+        assert isinstance(service, module.Unread) and user_nid is not None and room_nid is not None
+        found = unread(service, user_nid, room_nid, self.app.app.core.changes.position)
+        self.assertEqual(module.Counts(1, 0, {}), found)
