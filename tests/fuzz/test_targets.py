@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fuzz import acl, canonical, edus, event, ids, keyring, policy, signing, xmatrix
+from tests.fuzz import acl, canonical, edus, event, ids, keyring, policy, queries, signing, xmatrix
+from tests.fuzz.__main__ import targets
 from tests.fuzz.harness import as_test
 
 EXAMPLES = 60
@@ -32,8 +33,16 @@ class FuzzTargets(SynchronousTestCase):
     def test_policy(self) -> None:
         as_test(policy.STRATEGY, policy.target, EXAMPLES)()
 
+    def test_queries(self) -> None:
+        as_test(queries.STRATEGY, queries.target, EXAMPLES)()
+
     def test_signing(self) -> None:
         as_test(signing.STRATEGY, signing.target, EXAMPLES)()
 
     def test_xmatrix(self) -> None:
         as_test(xmatrix.STRATEGY, xmatrix.target, EXAMPLES)()
+
+    def test_every_target_is_here_and_in_make_fuzz(self) -> None:
+        tested = {name.removeprefix("test_") for name in dir(self) if name.startswith("test_")}
+        self.assertLessEqual(set(targets()), tested)
+        self.assertIn("event", targets())
