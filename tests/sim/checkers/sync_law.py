@@ -1,0 +1,32 @@
+"""Previous sync + increments = a new initial sync: every client's folded view is what a new client is told."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.sim.world import World
+
+
+def check(world: World) -> Iterator[str]:
+    """See the module."""
+    for client in world.clients:
+        folded, fresh = client.view, world.fresh[client.name]
+        if folded.state != fresh.state:
+            rooms = sorted(set(folded.state) ^ set(fresh.state))
+            keys = [
+                (room_id, key)
+                for room_id in sorted(set(folded.state) & set(fresh.state))
+                for key in sorted(set(folded.state[room_id]) | set(fresh.state[room_id]))
+                if folded.state[room_id].get(key) != fresh.state[room_id].get(key)
+            ]
+            yield f"{client.name}: states differ from an initial sync's: rooms {rooms}, keys {keys}"
+        if folded.invited != fresh.invited:
+            yield f"{client.name}: invited to {sorted(folded.invited)}, initially {sorted(fresh.invited)}"
+        there = {
+            key: value for key, value in folded.account_data.items() if not key[0] or key[0] in folded.state
+        }
+        if there != fresh.account_data:
+            yield f"{client.name}: account data differ from an initial sync's"
+        receipts = {key: value for key, value in folded.receipts.items() if key[0] in folded.state}
+        if receipts != fresh.receipts:
+            yield f"{client.name}: receipts differ from an initial sync's: {receipts} and {fresh.receipts}"

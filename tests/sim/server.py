@@ -1,0 +1,167 @@
+"""SimServer: the whole application over a SimDatabase, with a lossy way to it, and lives that end without warning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python.failure import Failure
+
+from federation.signing import SigningKey
+from homeserver.accounts.passwords import Cost
+from homeserver.app import App, Surroundings, build_app
+from homeserver.config.schema import Config, RateLimits, Registration
+from homeserver.db.engine import SqliteEngine
+from homeserver.db.migrate import upgrade_engine
+from homeserver.runtime.entropy import SeededEntropy
+from homeserver.runtime.log import MemoryLog
+from homeserver.store.check import check_db
+from tests.sim.clock import LifeClock, SimClock
+from tests.sim.database import Faults, SimDatabase
+from tests.sim.draws import Draws
+from tests.support.http import Answer, HttpHarness
+
+SERVER_NAME = "sim.example"
+# What a server may report as an error while its database fails; anything else is a bug of ours.
+EXPECTED_ERRORS = frozenset(("database unavailable", "follower failed, will go on", "chore failed"))
+
+
+class ConnectionLostError(Exception):
+    """The request or its answer got lost; the client cannot know which."""
+
+
+def sim_config(data_dir: Path) -> Config:
+    """Open registration and no rate limits."""
+    config = Config(
+        server_name=SERVER_NAME, registration=Registration(mode="open"), rate_limits=RateLimits(enabled=False)
+    )
+    return replace(config, data_dir=data_dir)
+
+
+class SimServer:
+    """One server and its lives."""
+
+    def __init__(
+        self, clock: SimClock, draws: Draws, data_dir: Path, note: Callable[..., None], faults: Faults
+    ) -> None:
+        self.clock = clock
+        self.draws = draws
+        self.note = note
+        self.faults = faults
+        self.lost_percent = 0
+        self.problems: list[str] = []
+        self.lives = 0
+        self.app: App | None = None
+        self.engine = SqliteEngine(None)
+        upgrade_engine(self.engine)
+        self._config = sim_config(data_dir)
+        self._entropy = SeededEntropy(draws.seed)
+        self._life: LifeClock | None = None
+        self._database: SimDatabase | None = None
+        self._http: HttpHarness | None = None
+        self._log = MemoryLog()
+        self._open: dict[Deferred[Answer], None] = {}
+        self.start()
+
+    # --- lives ---------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin a life; it answers when it has opened its database, and tries again where that fails."""
+        self.lives += 1
+        self._life = life = LifeClock(self.clock)
+        self._database = SimDatabase(self.engine, life, self.draws, self.faults, self.note)
+        signer = SigningKey.from_seed(SERVER_NAME, "sim", b"\x01" * 32)  # type: ignore[arg-type]
+        entropy = self._entropy.child(f"life {self.lives}")
+        around = Surroundings(self._database, life, entropy, self._log, signer, maybeDeferred)
+
+        def started(app: App) -> None:
+            app.services.hasher._cost = Cost(1, 8192)
+            app.begin()
+            self.app, self._http = app, HttpHarness(app.router)
+            self.note("up", self.lives)
+
+        def failed(failure: Failure) -> None:
+            self.note("start failed", type(failure.value).__name__)
+            life.kill()
+            self.clock.callLater(0.1, self.start)
+
+        Deferred.fromCoroutine(build_app(self._config, around)).addCallbacks(started, failed)
+
+    def crash(self) -> None:
+        """The process is gone from one moment to the next. Another comes up half a second later."""
+        if self.app is None or self._life is None or self._database is None:
+            return  # not up: there is nothing to lose
+        self.note("crash", self.lives)
+        self._life.kill()
+        self.engine = self._database.crash()
+        self.app = self._http = None
+        self._judge_log()
+        self.check()
+        for waiting in list(self._open):
+            self._lose(waiting)
+        self.clock.callLater(0.5, self.start)
+
+    def check(self) -> None:
+        """Every invariant of the database, now."""
+        self.problems += [f"check_db: {problem}" for problem in self.engine.writer().run(check_db)]
+
+    def _judge_log(self) -> None:
+        for level, event, fields in self._log.entries:
+            if level == "error" and event not in EXPECTED_ERRORS:
+                self.problems.append(f"the server logged {event!r}: {fields.get('exc_info') or fields}")
+        self._log.entries.clear()
+
+    # --- the way to it -------------------------------------------------------------------------------
+
+    def call(
+        self, method: str, path: str, body: Any, token: str | None, query: Mapping[str, Any] | None
+    ) -> Deferred[Answer]:
+        """A request over a network that may delay and lose it, before or after it was heeded."""
+        result: Deferred[Answer] = Deferred()
+        self._open[result] = None
+        fate = self.draws.below(100)
+        if fate >= 100 - self.lost_percent:
+            self.clock.callLater(1.0, self._lose, result)
+            if fate % 2:
+                return result  # before; the other half: after
+        self.clock.callLater(self.draws.delay_s(20), self._arrive, result, method, path, body, token, query)
+        return result
+
+    def _arrive(
+        self, result: Deferred[Answer], method: str, path: str, body: Any, token: Any, query: Any
+    ) -> None:
+        if self._http is None:
+            self._lose(result)
+            return
+        life = self._life
+        back_s = self.draws.delay_s(20)
+
+        def answered(answer: Answer) -> None:
+            if self._life is life and life is not None and not life.dead:
+                self.note(method, path, answer.status)
+                if answer.status >= 500 and answer.status != 503:
+                    self.problems.append(f"{method} {path}: {answer.status} {answer.body!r}")
+                self.clock.callLater(back_s, self._deliver, result, answer)
+
+        self._http.call(method, path, body, token, query).addCallbacks(answered, self._broken)
+
+    def _broken(self, failure: Failure) -> None:
+        self.problems.append(f"the router failed: {failure.getErrorMessage()}")
+
+    def _deliver(self, result: Deferred[Answer], answer: Answer) -> None:
+        if result in self._open:
+            del self._open[result]
+            result.callback(answer)
+
+    def _lose(self, result: Deferred[Answer]) -> None:
+        if result in self._open:
+            del self._open[result]
+            result.errback(ConnectionLostError())
+
+    def finish(self) -> None:
+        """The end: what the last life logged and left behind."""
+        self._judge_log()
+        self.check()
