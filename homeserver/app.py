@@ -73,7 +73,7 @@ from homeserver.media.service import MediaService
 from homeserver.push.counts import Unread
 from homeserver.push.pushers import Pushers
 from homeserver.push.service import PushRules
-from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.aliases import CANONICAL, Aliases
 from homeserver.rooms.committer import Committer
 from homeserver.rooms.create import RoomCreator
 from homeserver.rooms.departures import Departures
@@ -354,6 +354,8 @@ def build_services(core: Core) -> Services:
     gate = InviteGate(config.server_name, database, interner)
     succession = Succession(interner, worker)
     creator = RoomCreator(config.server_name, lambda: settings.config.default_room_version, core.rooms, gate)
+    memberships = Memberships(core.rooms, worker, RestrictedJoins(interner, core.index), gate, succession)
+    aliases = Aliases(config.server_name, core.rooms, worker, core.index)
     room_profiles = RoomProfiles(core.rooms, core.index, tasks, around.log)
     departures = Departures(core.rooms, core.index, tasks, around.log)
     core.changes.subscribe(departures.apply)
@@ -379,7 +381,9 @@ def build_services(core: Core) -> Services:
         account_data=AccountData(database, worker, interner, {"m.push_rules": push_rules.load_content}),
         filters=Filters(database, worker),
         transactions=transactions,
-        sender=Sender(core.rooms, transactions),
+        sender=Sender(
+            core.rooms, transactions, {CANONICAL: aliases.check_canonical_alias}, memberships.set_member
+        ),
         media=build_media(core, settings),
         pagination=pagination,
         state_reads=StateReads(database, interner, sights, archive, clock),
@@ -387,9 +391,9 @@ def build_services(core: Core) -> Services:
         glances=RoomGlances(database, sights, pagination, archive),
         tasks=tasks,
         creator=creator,
-        memberships=Memberships(core.rooms, worker, RestrictedJoins(interner, core.index), gate, succession),
+        memberships=memberships,
         departures=departures,
-        aliases=Aliases(config.server_name, core.rooms, worker, core.index),
+        aliases=aliases,
         directory=Directory(core.rooms, worker, interner),
         upgrades=RoomUpgrades(core.rooms, creator, succession),
         typing=typing,

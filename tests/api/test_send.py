@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
 from tests.api.talk import V3, TalkCase, user
 
@@ -180,3 +181,22 @@ class PutState(TalkCase):
     def test_bad_room_id(self) -> None:
         answer = self.app.call("PUT", f"{V3}/rooms/room/state/m.room.topic", {}, self.tokens["alice"])
         self.assert_refused(answer, 400, "M_INVALID_PARAM")
+
+    def test_canonical_alias(self) -> None:
+        room_id, other = self.make_room(), self.make_room()
+        for alias, where in (("#here:test.example", room_id), ("#there:test.example", other)):
+            path = f"{V3}/directory/room/{quote(alias, safe='')}"
+            self.app.ok("PUT", path, {"room_id": where}, self.tokens["alice"])
+        kind = "m.room.canonical_alias"
+        self.set_state("alice", room_id, kind, {"alias": "#here:test.example"})
+        wrong = self.put_state("alice", room_id, kind, {"alias": "#there:test.example"})
+        self.assert_refused(wrong, 400, "M_BAD_ALIAS")
+        malformed = self.put_state("alice", room_id, kind, {"alt_aliases": ["here"]})
+        self.assert_refused(malformed, 400, "M_INVALID_PARAM")
+
+    def test_nobody_vouches_for_oneself(self) -> None:
+        """A join as a state event cannot name who lets the user in: only the server may."""
+        room_id = self.make_room(join_rule="restricted")
+        content = {"membership": "join", "join_authorised_via_users_server": user("alice")}
+        answer = self.put_state("bob", room_id, "m.room.member", content, user("bob"))
+        self.assert_refused(answer, 403, "M_FORBIDDEN")
