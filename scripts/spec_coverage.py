@@ -7,20 +7,35 @@ Endpoints come from docs/reference/endpoints.tsv (drawn from the specification's
 
 and *missing* otherwise. Sections come from the anchors in `spec:` comments and docstrings and in the routes.
 
-The route table is asked from `homeserver.app.all_routes()`; a tree without it (or with an app that cannot be imported
-yet) is read statically, `Route(...)` by `Route(...)`.
+The route table is that of a real server: the whole app is built, extensions included, over an empty database in memory
+that nobody ever asks anything.
 """
 
 from __future__ import annotations
 
 import ast
-import importlib
-import importlib.util
 import re
+import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.task import Clock as TaskClock
+from twisted.python.failure import Failure
+
+from federation.signing import SigningKey
+from homeserver.app import App, Surroundings, build_app
+from homeserver.config.schema import Config
+from homeserver.db.engine import open_engine
+from homeserver.db.migrate import upgrade_engine
+from homeserver.db.threads import InlineDatabase
+from homeserver.extensions import load_extensions
+from homeserver.http.route import Route
+from homeserver.runtime.clock import TwistedClock
+from homeserver.runtime.entropy import SeededEntropy
+from homeserver.runtime.log import MemoryLog
 from scripts.totals import REPOSITORY
 
 ENDPOINTS = REPOSITORY / "docs" / "reference" / "endpoints.tsv"
@@ -72,11 +87,30 @@ def endpoints() -> list[Endpoint]:
 
 def routes() -> list[RouteLine]:
     """Every route of the server."""
-    if importlib.util.find_spec("homeserver.app") is not None:
-        provider = getattr(importlib.import_module("homeserver.app"), "all_routes", None)
-        if provider is not None:
-            return [RouteLine(route.method, route.template, route.spec) for route in provider()]
-    return [line for _, text in _files() for line in routes_in(text)]
+    with tempfile.TemporaryDirectory() as folder:
+        return [RouteLine(route.method, route.template, route.spec) for route in _build_routes(Path(folder))]
+
+
+def _build_routes(folder: Path) -> Sequence[Route]:
+    engine = open_engine("sqlite::memory:")
+    upgrade_engine(engine)
+    database = InlineDatabase(engine)
+    config = Config(server_name="coverage.example", data_dir=folder)
+    around = Surroundings(
+        database,
+        TwistedClock(TaskClock()),
+        SeededEntropy(0),
+        MemoryLog(),
+        SigningKey.from_seed(config.parsed_server_name, "a", b"\x00" * 32),
+        maybeDeferred,
+    )
+    built: list[App | Failure] = []
+    extras = [one.routes for one in load_extensions()]
+    Deferred.fromCoroutine(build_app(config, around, extras)).addBoth(built.append)
+    database.stop()
+    if isinstance(built[0], Failure):
+        built[0].raiseException()
+    return built[0].router.routes
 
 
 def routes_in(text: str) -> Iterator[RouteLine]:

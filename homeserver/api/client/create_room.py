@@ -39,6 +39,7 @@ class _Body(msgspec.Struct):
     power_level_content_override: dict[str, Any] | None = None
 
 
+# spec-partial: POST /_matrix/client/v3/createRoom: no invite_3pid
 class CreateRoomApi:
     def __init__(self, creator: RoomCreator) -> None:
         self._creator = creator

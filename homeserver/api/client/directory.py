@@ -47,6 +47,9 @@ class _PublicRoomsBody(msgspec.Struct):
     third_party_instance_id: str | None = None
 
 
+# spec-partial: GET /_matrix/client/v3/directory/room/{roomAlias}: no aliases of other servers, for want of federation
+# spec-partial: GET /_matrix/client/v3/publicRooms: no lists of other servers, for want of federation
+# spec-partial: POST /_matrix/client/v3/publicRooms: no lists of other servers, for want of federation
 class DirectoryApi:
     def __init__(
         self, server_name: str, directory: Directory, aliases: Aliases, options: Callable[[], PublicRooms]

@@ -26,6 +26,7 @@ class LoginBody(msgspec.Struct):
     refresh_token: bool | None = None
 
 
+# spec-partial: POST /_matrix/client/v3/login: no application services
 class LoginApi:
     def __init__(
         self, config: Config, identity: Identity, sessions: Sessions, interactive: InteractiveAuth

@@ -20,6 +20,9 @@ DEFAULT_TIMEOUT_MS = 20_000
 MAX_TIMEOUT_MS = 60_000
 
 
+# spec-partial: GET /_matrix/client/v1/media/download/{serverName}/{mediaId}: no media of other servers, for want of federation
+# spec-partial: GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}: no media of other servers, for want of federation
+# spec-partial: GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}: no media of other servers, for want of federation
 class MediaApi:
     """The endpoints that ask for an access token."""
 

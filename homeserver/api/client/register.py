@@ -36,6 +36,7 @@ class RegisterBody(msgspec.Struct):
     refresh_token: bool | None = None
 
 
+# spec-partial: POST /_matrix/client/v3/register: no guests, no e-mail addresses, no application services
 class RegisterApi:
     """`config` is asked each time, as registration may be opened or closed while the server runs."""
 
