@@ -45,6 +45,9 @@ class Session:
         """Run ``unit(tx, *args)`` in a transaction: committed when it returns, rolled back when it raises."""
         raise NotImplementedError
 
+    def settle(self) -> None:
+        """End what ``run`` may have left open: called when its result is on its way."""
+
     def close(self) -> None:
         """Give the connection back."""
         raise NotImplementedError
@@ -240,6 +243,8 @@ class PostgresSession(Session):
         self._begin = begin
         self._connection: Any = None
         self._cursor: Any = None
+        self._reads = begin != "BEGIN"
+        self._left_open = False
 
     def _open(self) -> Any:
         if self._cursor is None or self._connection.closed:
@@ -252,6 +257,7 @@ class PostgresSession(Session):
         return self._cursor
 
     def run(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        self.settle()
         try:
             cursor = self._open()
         except psycopg2.Error as error:
@@ -260,6 +266,10 @@ class PostgresSession(Session):
         tx = PostgresTx(cursor, self._begin, self._engine.hook)
         try:
             result = unit(tx, *args, **kwargs)
+            if self._reads:
+                # Nothing depends on a reader's COMMIT: the result need not wait for its round trip.
+                self._left_open = tx.begun
+                return result
             if self._engine.hook is not None and self._begin == "BEGIN":
                 self._engine.hook("COMMIT")
             tx.finish("COMMIT")
@@ -270,6 +280,14 @@ class PostgresSession(Session):
         except BaseException:
             self._roll_back(tx)
             raise
+
+    def settle(self) -> None:
+        if self._left_open:
+            self._left_open = False
+            try:
+                self._cursor.execute("COMMIT")
+            except psycopg2.Error:
+                self.close()
 
     def _roll_back(self, tx: PostgresTx) -> None:
         try:

@@ -83,7 +83,9 @@ class InlineDatabase:
 
 def _run_now(session: Session, unit: Callable[..., T], args: Any, kwargs: Any) -> Deferred[T]:
     try:
-        return succeed(session.run(unit, *args, **kwargs))
+        value = session.run(unit, *args, **kwargs)
+        session.settle()
+        return succeed(value)
     except Exception:
         return fail(Failure())
 
@@ -154,6 +156,7 @@ class ThreadedDatabase:
                 self._reactor.callFromThread(result.errback, Failure())
             else:
                 self._reactor.callFromThread(result.callback, value)
+                session.settle()
         session.close()
 
     def _checkpoint(self, checkpointer: Checkpointer) -> None:

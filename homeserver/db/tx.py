@@ -103,6 +103,7 @@ class PostgresTx(Tx):
         self._cursor = cursor
         self._hook = hook
         self._queue: list[bytes] = [begin.encode()]
+        self.begun = False  # whether the server has been told anything
         self.statements = 0
 
     def _put(self, sql: str, arguments: Any) -> None:
@@ -135,6 +136,7 @@ class PostgresTx(Tx):
         if self._queue:
             together = b";".join(self._queue)
             self._queue.clear()
+            self.begun = True
             self._cursor.execute(together)
 
     def finish(self, how: str) -> None:
