@@ -62,7 +62,7 @@ class Assembler:
                 pieces[nid], work.ask.state_name, self._room_account(work, account, nid)
             )
             for nid in work.plan.left
-            if nid in pieces and pieces[nid].has_events
+            if nid in pieces
         }
         sections = {"join": join, "leave": leave}
         for name, membership in (("invite", Membership.INVITE), ("knock", Membership.KNOCK)):

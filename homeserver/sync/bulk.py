@@ -43,6 +43,8 @@ from homeserver.sync.serialise import Writer, transaction_id
 
 # How much further back than asked for it looks for events that pass the filter.
 _REACH = (1, 5, 25)
+# LIMIT(events looked at for one answer because the filter kept the first ones out)
+_REACH_MOST = 20_000
 _MEMBER = "m.room.member"
 
 
@@ -82,6 +84,7 @@ class Order:
     full: Mapping[int, Standing]
     left: Mapping[int, Standing]
     sent: Mapping[int, Sent]  # lazy loading: the members that the device has
+    names: Mapping[int, str]  # the rooms' ids, for filters that differ by room
 
 
 @dataclass(slots=True)
@@ -252,23 +255,30 @@ class _Builder:
         wanted = list(works)
         limit = self._reader.filter.timeline.limit
         for reach in _REACH:
-            if not wanted:
-                return
-            most = limit * reach
-            self._load_places(wanted, most)
+            if reach > 1 and len(wanted) * limit * reach > _REACH_MOST:
+                break
+            self._load_places(wanted, limit * reach)
             if reach == 1:
                 self._load_keyed(wanted)
-            nids = [place.event_nid for work in wanted for place in work.places]
-            nids += [nid for work in wanted for nid in work.keyed.values() if nid]
-            watched = (self._reader.keys.own, self._reader.keys.visibility)
-            for work in wanted:
-                for move in work.moves:
-                    if not work.full or move.key_nid in watched:
-                        nids += [nid for nid in (move.event_nid,) if nid]
-                    if move.key_nid in watched and move.prev_nid:
-                        nids.append(move.prev_nid)
-            self._load(nids)
+            self._load([nid for work in wanted for nid in self._to_look_at(work)])
             wanted = [work for work in wanted if not self._choose(work, limit)]
+            if not wanted:
+                break
+        for work in wanted:
+            self._choose(work, limit, enough=True)
+
+    def _to_look_at(self, work: RoomWork) -> list[int]:
+        """The events that decide about a room's timeline."""
+        nids = [place.event_nid for place in work.places]
+        nids += [nid for nid in work.keyed.values() if nid]
+        if not work.full:
+            # Of each key that moved, the newest: it is told, and says whether the summary changed.
+            nids += {move.key_nid: move.event_nid for move in work.moves if move.pos <= work.upto}.values()
+        watched = (self._reader.keys.own, self._reader.keys.visibility)
+        for move in work.moves:
+            if move.key_nid in watched:
+                nids += (move.event_nid, move.prev_nid)
+        return [nid for nid in nids if nid]
 
     def _load_places(self, works: Sequence[RoomWork], most: int) -> None:
         tx, user_nid = self._tx, self._reader.user_nid
@@ -301,11 +311,14 @@ class _Builder:
         for work in works:
             work.keyed = found.get(work.room_nid, {})
 
-    def _choose(self, work: RoomWork, limit: int) -> bool:
-        """Take the events that the reader may see and wants. False: look further back."""
+    def _choose(self, work: RoomWork, limit: int, *, enough: bool = False) -> bool:
+        """Take the events that the reader may see and wants. False: look further back, unless that was enough."""
         reader, filter_ = self._reader, self._reader.filter.timeline
         accepted: list[tuple[Place, Shown]] = []
         replaced = {move.event_nid: move.prev_nid for move in work.moves}
+        if not filter_.rooms.accepts(self._order.names[work.room_nid]):
+            work.start = work.upto + 1
+            return True
         for place, shown in self._visible(work):
             event = shown.event
             if event.state_key is None and event.sender in reader.ignored:
@@ -313,7 +326,7 @@ class _Builder:
             if filter_.accepts(event.type, event.sender, event.has_url):
                 shown.previous_nid = replaced.get(event.nid, 0)
                 accepted.append((place, shown))
-        if len(accepted) < limit and work.more and len(work.places) < limit * _REACH[-1]:
+        if len(accepted) < limit and work.more and not enough:
             return False
         dropped = max(0, len(accepted) - limit)
         work.limited = work.more or dropped > 0
@@ -437,6 +450,8 @@ class _Builder:
         self._load([nid for found in nids.values() for nid in found])
         state_filter = self._reader.filter.state
         for work in works:
+            if not state_filter.rooms.accepts(self._order.names[work.room_nid]):
+                continue
             members = wanted.get(work.room_nid) if work.full else None
             for nid in dict.fromkeys(nids[work.room_nid]):
                 event = self._events.get(nid)

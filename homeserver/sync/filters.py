@@ -17,6 +17,7 @@ from homeserver.http.request import decode_json
 
 DEFAULT_LIMIT = 10
 MAX_LIMIT = 100
+_KNOWN_TYPES = 500
 
 _Names = Annotated[list[str], msgspec.Meta(max_length=1000)]
 
@@ -75,9 +76,19 @@ class _TypeTest:
 
     exact: frozenset[str]
     globs: tuple[str, ...]
+    known: dict[str, bool]  # what was asked before: rooms have few types, and a filter may have many patterns
 
     def fits(self, event_type: str) -> bool:
-        return event_type in self.exact or any(matches_glob(glob, event_type) for glob in self.globs)
+        if event_type in self.exact:
+            return True
+        if not self.globs:
+            return False
+        fits = self.known.get(event_type)
+        if fits is None:
+            fits = any(matches_glob(glob, event_type) for glob in self.globs)
+            if len(self.known) < _KNOWN_TYPES:
+                self.known[event_type] = fits
+        return fits
 
 
 def _type_test(names: Iterable[str] | None) -> _TypeTest | None:
@@ -89,7 +100,7 @@ def _type_test(names: Iterable[str] | None) -> _TypeTest | None:
             globs.append(name)
         else:
             exact.add(name)
-    return _TypeTest(frozenset(exact), tuple(globs))
+    return _TypeTest(frozenset(exact), tuple(globs), {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +194,11 @@ class SyncFilter:
     @property
     def redundant(self) -> bool:
         return self.state.redundant or self.timeline.redundant
+
+    @property
+    def by_room(self) -> bool:
+        """Whether the filters of timelines or states differ by room."""
+        return not (self.timeline.rooms.trivial and self.state.rooms.trivial)
 
     @property
     def threads(self) -> bool:

@@ -30,6 +30,8 @@ from homeserver.sync.window import Window
 _MEMBER = "m.room.member"
 # An event's age is told; a room that was built longer ago is built again.
 FRESH_MS = 2_000
+# LIMIT(memory: anybody may ask with a new filter each time)
+_SHARED_MOST = 2_000
 
 
 @dataclass(slots=True)
@@ -102,6 +104,8 @@ class SharedRooms:
                 _load_extras, room_nid, [*previous, *redacted], names, self._cache, changed
             )
         room = _write(chosen, extras, filter_, now_ms)
+        if len(window.shared) >= _SHARED_MOST:
+            window.shared.clear()
         window.shared[(room_nid, filter_.key, state_after)] = room
         return room
 

@@ -193,7 +193,7 @@ class SyncService:
         token = self._token()
         since = at.pos if at is not None else 0
         window: Window | None = None
-        if at is not None and not ask.filter.federation_format:
+        if at is not None and not ask.filter.federation_format and not ask.filter.by_room:
             window = self._windows.find(since)
         if at is None:
             plan = plan_initial(tools.index, requester.user_nid, ask.filter)
@@ -287,7 +287,9 @@ class SyncService:
             device = (work.ask.requester.user_nid, work.ask.requester.device_nid)
             sent = {nid: dict(self._lazy.sent(device, nid)) for nid in (*changed, *moved)}
             full_state = work.ask.full_state
-            order = Order(work.since, work.token.pos, full_state, changed, moved, plan.full, plan.left, sent)
+            order = Order(
+                work.since, work.token.pos, full_state, changed, moved, plan.full, plan.left, sent, work.names
+            )
         receipts_of: list[int] = []
         if not work.initial:
             receipts_of = sorted({*changed, *moved, *plan.full})

@@ -70,12 +70,38 @@ class FilterTests(TestCase):
             both = {"rooms": [OTHER], "not_rooms": [OTHER]}
             self.assertEqual(self.rooms(since, room=both), {})
 
+    def test_rooms_of_one_section(self) -> None:
+        self.app.say(ROOM, "alice", "here")
+        self.app.say(OTHER, "alice", "there")
+        for since in (None, self.since):
+            rooms = self.rooms(since, room={"timeline": {"rooms": [OTHER]}, "state": {"not_rooms": [OTHER]}})
+            self.assertEqual(rooms.get(ROOM, {"timeline": {"events": []}})["timeline"]["events"], [])
+            self.assertEqual(rooms[OTHER]["timeline"]["events"][-1]["content"]["body"], "there")
+            self.assertEqual(rooms[OTHER]["state"]["events"], [])
+
+    def test_leaving_is_told_whatever_the_filter(self) -> None:
+        self.app.member(ROOM, "bob", "leave")
+        bob = self.app.sync(self.bob, self.since, filter={"room": {"timeline": {"types": []}}})
+        self.assertEqual(bob["rooms"]["leave"][ROOM]["timeline"]["events"], [])
+
     def test_rare_events_are_looked_for_further_back(self) -> None:
         self.app.place(ROOM, "alice", "org.example.rare", {"n": 1})
         for number in range(30):
             self.app.say(ROOM, "alice", f"{number}")
         for since in (None, self.since):
             self.assertEqual(self.types(since, types=["org.example.rare"]), ["org.example.rare"])
+
+    def test_it_does_not_look_back_without_end(self) -> None:
+        for number in range(30):
+            self.app.say(ROOM, "alice", f"{number}")
+        found, statements = self.app.count_statements(
+            lambda: self.app.sync(
+                self.alice, filter={"room": {"timeline": {"types": ["org.example.none"], "limit": 1}}}
+            )
+        )
+        timeline = found["rooms"]["join"][ROOM]["timeline"]
+        self.assertEqual((timeline["events"], timeline["limited"]), ([], True))
+        self.assertLess(len(statements), 50)
 
     def test_limit(self) -> None:
         for number in range(5):

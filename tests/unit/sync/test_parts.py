@@ -11,7 +11,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from homeserver.store.account_data import AccountDataChanged
 from homeserver.store.changes import Change, Kind
 from homeserver.store.client_events import ClientEvent
+from homeserver.store.placement import Placement
 from homeserver.store.receipts import PRIVATE, READ, ReceiptChange
+from homeserver.store.state import empty_snapshot
 from homeserver.stream.log import ChangeLog
 from homeserver.sync.ignored import IgnoreLists, parse_ignored
 from homeserver.sync.lazy import LazyMemory
@@ -114,6 +116,16 @@ class WindowTests(SynchronousTestCase):
         later = windows.find(0)
         assert later is not None
         self.assertFalse(later.topics[7].complete)
+
+    def test_events_of_another_process_are_left_to_the_tables(self) -> None:
+        nowhere = empty_snapshot(7)
+        event: Any = None
+        placed = Placement(event, b"{}", 70, 7, 11, None, 1, nowhere, nowhere)
+        log = ChangeLog(0)
+        log.publish([Change(1, Kind.EVENT, 7, 70, placed)])
+        window = Windows(log).find(0)
+        assert window is not None
+        self.assertEqual((window.topics[7].complete, window.topics[7].placements), (False, []))
 
     def test_the_log_does_not_reach_back(self) -> None:
         windows = Windows(ChangeLog(10))
