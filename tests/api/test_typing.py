@@ -23,9 +23,7 @@ class TypingInRooms(TestCase):
         self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.bob)
 
     def put(self, token: str, name: str, body: Any) -> tuple[int, Any]:
-        return self.app.call(
-            "PUT", f"{V3}/rooms/{self.room_id}/typing/@{name}:test.example", body, token
-        )
+        return self.app.call("PUT", f"{V3}/rooms/{self.room_id}/typing/@{name}:test.example", body, token)
 
     def sync(self, token: str, **query: Any) -> Any:
         return self.app.ok("GET", f"{V3}/sync", None, token, {key: str(one) for key, one in query.items()})
@@ -47,9 +45,7 @@ class TypingInRooms(TestCase):
 
     def test_wakes_a_waiting_sync(self) -> None:
         since = self.sync(self.bob)["next_batch"]
-        waiting = self.app.start(
-            "GET", f"{V3}/sync", None, self.bob, {"since": since, "timeout": "30000"}
-        )
+        waiting = self.app.start("GET", f"{V3}/sync", None, self.bob, {"since": since, "timeout": "30000"})
         self.app.advance(1)
         self.assertNoResult(waiting)
         self.put(self.alice, "alice", {"typing": True})

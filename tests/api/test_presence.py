@@ -1,0 +1,195 @@
+"""Presence. spec: client-server-api#presence"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.trial.unittest import TestCase
+
+from homeserver.config.schema import Switch
+from homeserver.ephemeral import presence as module
+from homeserver.ephemeral.presence import Presence
+from homeserver.ephemeral.ticker import Ticker
+from homeserver.store.members import Member
+from homeserver.store.placement import Membership
+from homeserver.stream.index import MembershipIndex
+from tests.support.app import TestApp, test_config
+
+V3 = "/_matrix/client/v3"
+
+
+class PresenceOfMembers(TestCase):
+    def setUp(self) -> None:
+        self.app = TestApp(self)
+        self.alice, self.bob, self.carol = (self.app.register(name) for name in ("alice", "bob", "carol"))
+        self.room_id = self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, self.alice)[
+            "room_id"
+        ]
+        self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.bob)
+
+    def sync(self, token: str, since: str | None = None, **query: str) -> Any:
+        if since is not None:
+            query["since"] = since
+        return self.app.ok("GET", f"{V3}/sync", None, token, query or None)
+
+    def told(self, answer: Any) -> dict[str, Any]:
+        found = answer.get("presence", {}).get("events", [])
+        return {one["sender"].split(":")[0][1:]: one["content"] for one in found}
+
+    def get(self, token: str, name: str) -> Any:
+        status, json = self.app.call("GET", f"{V3}/presence/@{name}:test.example/status", None, token)
+        return json if status == 200 else (status, json["errcode"])
+
+    def put(self, token: str, name: str, body: Any) -> Any:
+        status, json = self.app.call("PUT", f"{V3}/presence/@{name}:test.example/status", body, token)
+        return status if status == 200 else (status, json["errcode"])
+
+    def test_by_syncing(self) -> None:
+        self.assertEqual({"presence": "offline"}, self.get(self.alice, "bob"))
+        since = self.sync(self.alice, set_presence="offline")["next_batch"]
+        self.assertEqual({"presence": "offline"}, self.get(self.bob, "alice"))
+        self.sync(self.bob)
+        online = {"presence": "online", "last_active_ago": 0, "currently_active": True}
+        self.assertEqual(online, self.get(self.alice, "bob"))
+        answer = self.sync(self.alice, since, set_presence="offline")
+        self.assertEqual({"bob": online}, self.told(answer))
+        again = self.sync(self.alice, answer["next_batch"], set_presence="offline")
+        self.assertEqual({}, self.told(again))
+        self.assertEqual({"bob": online}, self.told(self.sync(self.alice, set_presence="offline")))
+        self.assertEqual({}, self.told(self.sync(self.carol, set_presence="offline")))
+
+    def test_ends_when_the_syncs_end(self) -> None:
+        self.sync(self.bob)
+        since = self.sync(self.alice, set_presence="offline")["next_batch"]
+        self.app.advance(40)
+        self.sync(self.bob)
+        self.app.advance(40)
+        self.assertEqual("online", self.get(self.alice, "bob")["presence"])
+        for _ in range(12):
+            self.app.advance(10)
+        answer = self.told(self.sync(self.alice, since, set_presence="offline"))
+        self.assertEqual("offline", answer["bob"]["presence"])
+        self.assertEqual(200_000, answer["bob"]["last_active_ago"])
+
+    def test_idle_and_back(self) -> None:
+        since = self.sync(self.bob)["next_batch"]
+        for _ in range(31):
+            self.app.advance(10)
+            since = self.sync(self.bob, since)["next_batch"]
+        found = self.get(self.alice, "bob")
+        self.assertEqual(("unavailable", False), (found["presence"], found["currently_active"]))
+        path = f"{V3}/rooms/{self.room_id}/send/m.room.message/1"
+        self.app.ok("PUT", path, {"msgtype": "m.text", "body": "back"}, self.bob)
+        self.assertEqual("online", self.get(self.alice, "bob")["presence"])
+        self.sync(self.bob, since, set_presence="unavailable")
+        self.assertEqual("unavailable", self.get(self.alice, "bob")["presence"])
+
+    def test_by_saying_so(self) -> None:
+        since = self.sync(self.alice, set_presence="offline")["next_batch"]
+        self.assertEqual(200, self.put(self.bob, "bob", {"presence": "unavailable", "status_msg": "lunch"}))
+        found = {
+            "presence": "unavailable",
+            "status_msg": "lunch",
+            "last_active_ago": 0,
+            "currently_active": False,
+        }
+        self.assertEqual(found, self.get(self.alice, "bob"))
+        # A sync alone does not overrule what was said.
+        self.sync(self.bob)
+        self.assertEqual({"bob": found}, self.told(self.sync(self.alice, since, set_presence="offline")))
+        self.assertEqual(200, self.put(self.bob, "bob", {"presence": "online"}))
+        self.assertNotIn("status_msg", self.get(self.alice, "bob"))
+        self.assertEqual(200, self.put(self.bob, "bob", {"presence": "offline"}))
+        self.assertEqual("offline", self.get(self.alice, "bob")["presence"])
+
+    def test_wakes_those_who_wait(self) -> None:
+        since = self.sync(self.alice, set_presence="offline")["next_batch"]
+        query = {"since": since, "timeout": "30000", "set_presence": "offline"}
+        waiting = self.app.start("GET", f"{V3}/sync", None, self.alice, query)
+        self.put(self.bob, "bob", {"presence": "online"})
+        self.app.advance(0.5)
+        self.assertNoResult(waiting)
+        self.app.advance(module.WAKE_S)
+        self.assertIn("bob", self.told(self.app.wait(waiting).json))
+
+    def test_refusals(self) -> None:
+        self.assertEqual((403, "M_FORBIDDEN"), self.get(self.carol, "alice"))
+        self.assertEqual((403, "M_FORBIDDEN"), self.get(self.carol, "nobody"))
+        self.assertEqual({"presence": "offline"}, self.get(self.carol, "carol"))
+        self.assertEqual((403, "M_FORBIDDEN"), self.put(self.alice, "bob", {"presence": "online"}))
+        for body in ({}, {"presence": "dancing"}, {"presence": "online", "status_msg": 1}, []):
+            self.assertEqual((400, "M_BAD_JSON"), self.put(self.alice, "alice", body), body)
+        long = {"presence": "online", "status_msg": "x" * 2_000}
+        self.assertEqual((400, "M_INVALID_PARAM"), self.put(self.alice, "alice", long))
+        self.assertEqual(200, self.put(self.alice, "alice", {"presence": "online", "status_msg": None}))
+
+
+class SwitchedOff(TestCase):
+    def test_nothing_is_shown(self) -> None:
+        config = test_config(presence=Switch(enabled=False), data_dir=Path(self.mktemp()))
+        app = TestApp(self, config=config)
+        alice = app.register("alice")
+        path = f"{V3}/presence/@alice:test.example/status"
+        self.assertEqual((200, {}), app.call("PUT", path, {"presence": "online"}, alice))
+        status, json = app.call("GET", path, None, alice)
+        self.assertEqual((404, "M_NOT_FOUND"), (status, json["errcode"]))
+        self.assertNotIn("presence", app.ok("GET", f"{V3}/sync", None, alice))
+
+
+class Alone(TestCase):
+    """The domain class, without a server around it."""
+
+    def make(self, members: int, rooms: int = 1) -> None:
+        self.app = TestApp(self)
+        found = [
+            Member(1_000_000 + room, nid, Membership.JOIN, 1, 1, False)
+            for room in range(rooms)
+            for nid in range(1, members + 1)
+        ]
+        self.woken: list[list[int]] = []
+        self.presence = Presence(
+            self.app.app.core.around.clock,
+            Ticker(),
+            MembershipIndex(found, {}),
+            lambda users: self.woken.append(list(users)),
+        )
+        self.addCleanup(self.presence.close)
+
+    def test_many_at_once_wake_once(self) -> None:
+        self.make(50)
+        for nid in range(1, 51):
+            self.presence.synced(nid, f"@{nid}:x", nid, "online")
+        self.app.advance(module.WAKE_S)
+        self.assertEqual([list(range(1, 51))], self.woken)
+        for nid in range(1, 51):
+            self.presence.acted(nid, f"@{nid}:x")
+            self.presence.synced(nid, f"@{nid}:x", nid, "online")
+        self.app.advance(module.WAKE_S)
+        self.assertEqual((1, 50), (len(self.woken), self.presence.counter))
+
+    def test_large_rooms_are_not_woken(self) -> None:
+        self.make(module.WAKE_MEMBERS_MOST + 1)
+        self.presence.acted(7, "@7:x")
+        self.app.advance(module.WAKE_S)
+        self.assertEqual([[7]], self.woken)
+        self.assertEqual(["@7:x"], [one["sender"] for one in self.presence.changes_for(1, 0)])
+
+    def test_memory_is_bounded(self) -> None:
+        self.make(5)
+        self.patch(module, "USERS_MOST", 3)
+        for nid in (1, 2, 3):
+            self.presence.put(nid, f"@{nid}:x", "offline" if nid == 2 else "online", "here")
+        self.presence.put(4, "@4:x", "online", None)
+        self.assertEqual(["@1:x", "@3:x", "@4:x"], [one["sender"] for one in self.presence.changes_for(5, 0)])
+        self.patch(module, "SESSIONS_MOST", 2)
+        for device_nid in range(10):
+            self.presence.synced(1, "@1:x", device_nid, "online")
+        self.assertEqual(2, len(self.presence._users[1].sessions))
+
+    def test_of_one_user_only_the_newest_change(self) -> None:
+        self.make(2)
+        for number in range(5):
+            self.presence.put(1, "@1:x", "online", str(number))
+        self.assertEqual(["4"], [one["content"]["status_msg"] for one in self.presence.changes_for(2, 0)])
+        self.assertEqual([], self.presence.changes_for(2, 5))
