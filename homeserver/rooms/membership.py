@@ -12,7 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from federation.builder import Draft
-from federation.ids import RoomId, UserId, parse_user_id
+from federation.errors import Malformed
+from federation.ids import RoomId, UserId, domain_of, parse_room_id, parse_user_id
 from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError, forbidden, not_found
 from homeserver.rooms.actor import RoomActor
@@ -21,6 +22,7 @@ from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.restricted import RestrictedJoins, is_restricted
 from homeserver.rooms.succession import Succession
+from homeserver.rooms.third_party import Proof, accept_offer
 from homeserver.rooms.turn import Turn
 from homeserver.rooms.types import Requester
 from homeserver.store.members import find_member, forget_room
@@ -58,7 +60,13 @@ class Memberships:
     # --- the requester's own membership --------------------------------------------------------------
 
     async def join(
-        self, requester: Requester, room_id: RoomId, reason: str | None = None, *, is_guest: bool = False
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        reason: str | None = None,
+        *,
+        is_guest: bool = False,
+        proof: Proof | None = None,
     ) -> RoomId:
         """Join a room; 200 again for who is in it already."""
         # spec: client-server-api#post_matrixclientv3roomsroomidjoin
@@ -66,7 +74,7 @@ class Memberships:
         profile = await self._profile(requester.user_nid)
         user_id = UserId(requester.user_id)
 
-        async def job(turn: Turn) -> str | None:
+        async def job(turn: Turn) -> RoomId | None:
             await turn.load([_CREATE, _JOIN_RULES, (_MEMBER, user_id)])
             create = turn.lookup(*_CREATE)
             if create is None:
@@ -76,6 +84,9 @@ class Memberships:
                 return None
             if is_guest:
                 await _check_guest(turn)
+            if proof is not None and before not in ("invite", "ban"):
+                await accept_offer(turn, room_id, user_id, proof, domain_of(user_id))
+                before = "invite"
             content = member_content("join", profile, reason=reason)
             await self._vouch(turn, requester.user_nid, before, content)
             await turn.place(_draft(room_id, user_id, user_id, content))
@@ -278,10 +289,13 @@ async def _check_guest(turn: Turn) -> None:
         raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not join this room")
 
 
-def _predecessor(create_content: Mapping[str, Any]) -> str | None:
+def _predecessor(create_content: Mapping[str, Any]) -> RoomId | None:
     predecessor = create_content.get("predecessor")
     room_id = predecessor.get("room_id") if isinstance(predecessor, dict) else None
-    return room_id if isinstance(room_id, str) else None
+    try:
+        return parse_room_id(room_id) if isinstance(room_id, str) else None
+    except Malformed:
+        return None  # anybody may write anything there
 
 
 def _forget(tx: WriteTx, user_nid: int, room_nid: int) -> Membership | None:

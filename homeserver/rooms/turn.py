@@ -96,6 +96,8 @@ class Turn:
         nids: dict[StateKey, int] = {}
         for key in keys:
             self.warm[key] = None
+            if "\0" in key[1]:
+                continue  # no event has such a key (see ``_build``), and PostgreSQL cannot be asked for one
             key_nid = self._tools.interner.known_key(key) or await self._tools.interner.find_key(key)
             event_nid = self.head.snapshot.get(key_nid) if key_nid is not None else 0
             if event_nid:

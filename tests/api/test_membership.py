@@ -8,7 +8,9 @@ from urllib.parse import quote
 from twisted.internet.defer import Deferred
 
 from federation.builder import Draft
-from federation.ids import RoomId, UserId
+from federation.hashes import unpadded
+from federation.ids import RoomId, ServerName, UserId
+from federation.signing import SigningKey, sign_json
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.membership import Memberships
@@ -61,6 +63,18 @@ class Join(RoomsCase):
         calls = [self.app.start("POST", f"{V3}/join/{room_id}", {}, self.bob) for _ in range(5)]
         self.assertEqual([200] * 5, [self.app.wait(call).status for call in calls])
         self.assertEqual(1, sum(event.state_key == BOB for event in self.events(room_id)))
+
+    def test_hostile_predecessors(self) -> None:
+        for predecessor in (
+            1,
+            {},
+            {"room_id": 1},
+            {"room_id": "!a\0:b"},
+            {"room_id": "x"},
+            {"room_id": "!a:b"},
+        ):
+            room_id = self.create(preset="public_chat", creation_content={"predecessor": predecessor})
+            self.ok(self.bob, f"/join/{room_id}")
 
     def test_joined_rooms(self) -> None:
         first, second = self.create(preset="public_chat"), self.create(preset="public_chat")
@@ -341,6 +355,68 @@ class Profiles(RoomsCase):
         self.set_name("Bo")
         self.app.advance(1)
         self.assertEqual({"membership": "join", "displayname": "Bo"}, self.member(room_id, BOB))
+
+
+@on_each_database
+class ThirdParty(RoomsCase):
+    """Joins with the proof of an identity server."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.key = SigningKey.from_seed(ServerName("id.example"), "0", b"\x07" * 32)
+        self.public = unpadded(self.key.public_key)
+        self.room = self.create(preset="private_chat")
+
+    def offer(self, **others: Any) -> None:
+        content = {"display_name": "b...", "public_key": self.public, **others}
+        self.put_state(self.alice, self.room, "m.room.third_party_invite", content, "token")
+
+    def proof(self, **others: Any) -> dict[str, Any]:
+        signed: dict[str, Any] = {"sender": ALICE, "mxid": BOB, "token": "token", **others}
+        return sign_json(signed, self.key)
+
+    def join(self, token: str, signed: Any) -> tuple[int, Any]:
+        return self.post(token, f"/rooms/{self.room}/join", {"third_party_signed": signed})
+
+    def test_the_owner_of_the_address_comes_in(self) -> None:
+        self.offer()
+        self.assertEqual((200, {"room_id": self.room}), self.join(self.bob, self.proof()))
+        memberships = [
+            event.content["membership"] for event in self.events(self.room) if event.state_key == BOB
+        ]
+        self.assertEqual(["invite", "join"], memberships)
+
+    def test_false_proofs(self) -> None:
+        self.assert_refused(self.join(self.bob, self.proof()), 403, "M_FORBIDDEN")
+        self.offer()
+        carol = self.app.register("carol")
+        self.assert_refused(self.join(carol, self.proof()), 403, "M_FORBIDDEN")
+        for wrong in (
+            {"token": "other"},
+            {"token": "to\0ken"},
+            {"sender": BOB},
+            {"sender": "@x:else.example"},
+            {"mxid": CAROL},
+        ):
+            self.assert_refused(self.join(self.bob, self.proof(**wrong)), 403, "M_FORBIDDEN")
+        self.assert_refused(self.join(self.bob, {**self.proof(), "more": 1}), 403, "M_FORBIDDEN")
+        self.assertIsNone(self.member(self.room, BOB))
+
+    def test_malformed_proofs(self) -> None:
+        self.offer()
+        malformed: tuple[Any, ...] = (
+            {},
+            {**self.proof(), "token": 1},
+            {**self.proof(), "signatures": []},
+            [],
+            "x",
+        )
+        for signed in malformed:
+            self.assert_refused(self.join(self.bob, signed), 400, "M_BAD_JSON")
+
+    def test_a_key_whose_validity_must_be_asked_for(self) -> None:
+        self.offer(public_keys=[{"public_key": self.public, "key_validity_url": "https://a"}])
+        self.assert_refused(self.join(self.bob, self.proof()), 403, "M_FORBIDDEN")
 
 
 class ByHand(RoomsCase):

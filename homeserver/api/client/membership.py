@@ -13,6 +13,7 @@ from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.membership import Memberships
+from homeserver.rooms.third_party import parse_proof
 
 _ROOM = "/_matrix/client/v3/rooms/{room_id:room_id}"
 MAX_VIA = 50
@@ -20,6 +21,7 @@ MAX_VIA = 50
 
 class _Self(msgspec.Struct):
     reason: str | None = None
+    third_party_signed: dict[str, Any] | None = None
 
 
 class _Target(msgspec.Struct):
@@ -29,6 +31,10 @@ class _Target(msgspec.Struct):
     address: str | None = None
 
 
+# spec-partial: POST /_matrix/client/v3/join/{roomIdOrAlias}: only rooms that this server is in, for want of federation
+# spec-partial: POST /_matrix/client/v3/rooms/{roomId}/join: only rooms that this server is in, for want of federation
+# spec-partial: POST /_matrix/client/v3/knock/{roomIdOrAlias}: only rooms that this server is in, for want of federation
+# spec-partial: POST /_matrix/client/v3/rooms/{roomId}/invite: other servers' users are not told, for want of federation
 class MembershipApi:
     def __init__(self, memberships: Memberships, aliases: Aliases) -> None:
         self._memberships = memberships
@@ -59,7 +65,10 @@ class MembershipApi:
     async def join_by_id(self, request: Request, room_id: RoomId) -> dict[str, str]:
         body = request.json(_Self, allow_empty=True)
         requester = request.requester
-        joined = await self._memberships.join(requester, room_id, body.reason, is_guest=requester.is_guest)
+        proof = parse_proof(body.third_party_signed) if body.third_party_signed is not None else None
+        joined = await self._memberships.join(
+            requester, room_id, body.reason, is_guest=requester.is_guest, proof=proof
+        )
         return {"room_id": joined}
 
     async def join(self, request: Request, where: RoomId | RoomAlias) -> dict[str, str]:
