@@ -295,6 +295,30 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """Rooms as their readers see them."""
+
+    pagination: Pagination
+    state: StateReads
+    timestamps: Timestamps
+    glances: RoomGlances
+
+
+def build_reading(core: Core, transactions: TransactionCache) -> Reading:
+    """What reads rooms, over one memory of what never changes."""
+    database, interner, clock = core.around.database, core.interner, core.around.clock
+    archive = Archive(StateFacts(core.bases), core.client_events)
+    sights = Sights(database, interner, core.index, core.changes, archive.facts)
+    pagination = Pagination(database, sights, transactions, archive, clock)
+    return Reading(
+        pagination,
+        StateReads(database, interner, sights, archive, clock),
+        Timestamps(database, sights, archive.facts),
+        RoomGlances(database, sights, pagination, archive),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """The domains, over the core."""
 
@@ -312,10 +336,7 @@ class Services:
     transactions: TransactionCache
     sender: Sender
     media: MediaService
-    pagination: Pagination
-    state_reads: StateReads
-    timestamps: Timestamps
-    glances: RoomGlances
+    reading: Reading
     tasks: TaskGroup
     creator: RoomCreator
     memberships: Memberships
@@ -347,9 +368,6 @@ def build_services(core: Core) -> Services:
     sessions = Sessions(database, worker, interner, clock, entropy, config.sessions)
     accounts = Accounts(config.server_name, database, worker, interner, clock, entropy, hasher, sessions)
     transactions = TransactionCache(database)
-    archive = Archive(StateFacts(core.bases), core.client_events)
-    sights = Sights(database, interner, core.index, core.changes, archive.facts)
-    pagination = Pagination(database, sights, transactions, archive, clock)
     tasks = TaskGroup(clock, around.log)
     gate = InviteGate(config.server_name, database, interner)
     succession = Succession(interner, worker)
@@ -385,10 +403,7 @@ def build_services(core: Core) -> Services:
             core.rooms, transactions, {CANONICAL: aliases.check_canonical_alias}, memberships.set_member
         ),
         media=build_media(core, settings),
-        pagination=pagination,
-        state_reads=StateReads(database, interner, sights, archive, clock),
-        timestamps=Timestamps(database, sights, archive.facts),
-        glances=RoomGlances(database, sights, pagination, archive),
+        reading=build_reading(core, transactions),
         tasks=tasks,
         creator=creator,
         memberships=memberships,
@@ -463,13 +478,13 @@ def build_routes(core: Core, services: Services) -> list[Route]:
         SendApi(services.sender),
         media := MediaApi(services.media.repository, services.media.downloads),
         LegacyMediaApi(services.media.downloads, media),
-        StateApi(services.state_reads),
-        MembersApi(services.state_reads),
-        MessagesApi(services.pagination),
-        EventApi(services.pagination),
-        ContextApi(services.pagination),
-        TimestampApi(services.timestamps),
-        InitialSyncApi(services.glances),
+        StateApi(services.reading.state),
+        MembersApi(services.reading.state),
+        MessagesApi(services.reading.pagination),
+        EventApi(services.reading.pagination),
+        ContextApi(services.reading.pagination),
+        TimestampApi(services.reading.timestamps),
+        InitialSyncApi(services.reading.glances),
         CreateRoomApi(services.creator),
         MembershipApi(services.memberships, services.aliases),
         DirectoryApi(

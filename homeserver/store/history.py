@@ -88,10 +88,9 @@ _CURRENT_MEMBERS = statement(
     .select_from(current_state.join(state_keys, state_keys.c.nid == current_state.c.state_key_nid))
     .where(and_(current_state.c.room_nid == bindparam("room_nid"), state_keys.c.type_nid == _MEMBER_TYPE))
 )
-_MEMBERS_AMONG = statement(
-    select(state_keys.c.nid).where(
-        and_(any_of(state_keys.c.nid, "nids"), state_keys.c.type_nid == _MEMBER_TYPE)
-    )
+# The type is compared afterwards: SQLite would else walk through the members of every room.
+_TYPES_OF_KEYS = statement(
+    select(state_keys.c.nid, state_keys.c.type_nid).where(any_of(state_keys.c.nid, "nids"))
 )
 
 
@@ -147,7 +146,8 @@ def load_current_members(tx: Tx, room_nid: int) -> dict[int, int]:
 
 def members_among(tx: Tx, key_nids: Collection[int]) -> set[int]:
     """Which of these state keys are of membership events."""
-    return set(tx.column(_MEMBERS_AMONG, nids=list(key_nids)))
+    found = tx.all(_TYPES_OF_KEYS, nids=list(key_nids))
+    return {nid for nid, type_nid in found if type_nid == _MEMBER_TYPE}
 
 
 def state_after(tx: Tx, rows: Sequence[HistoryRow], bases: BaseCache) -> dict[int, int]:

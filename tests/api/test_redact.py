@@ -49,6 +49,17 @@ class Redact(TalkCase):
             self.assertEqual(version == "11", "redacts" in redaction["content"])
             self.assertEqual(f"t{version}", redaction["unsigned"]["transaction_id"])
 
+    def test_transaction_id(self) -> None:
+        # Event ids of version 3 may hold slashes, and so may transaction ids.
+        for version in ("1", "3", "11"):
+            room_id = self.make_room(version)
+            for number in range(5):
+                event_id = self.say("alice", room_id, str(number))
+                status, json = self.redact("alice", room_id, event_id, txn=f"a/b{number}")
+                self.assertEqual(200, status)
+                redaction = self.event(room_id, json["event_id"])
+                self.assertEqual(f"a/b{number}", redaction["unsigned"]["transaction_id"])
+
     def test_malformed_ordinary_event(self) -> None:
         room_id = self.make_room()
         for content, errcode in (
