@@ -20,6 +20,9 @@ from homeserver.push.globs import Words, compile_whole, compile_words
 
 Path = tuple[str, ...]
 
+ME: Final = "\0"
+"""Stands for the rules' owner in rules that everybody shares; no string from outside holds a NUL in its place."""
+
 _MISSING: Final = object()
 _MEMO_MOST = 200
 _BODY: Path = ("content", "body")
@@ -39,6 +42,7 @@ class Facts:
     joined: int | None = None
     power: PowerLevels | None = None
     display_name: str | None = None
+    user_id: str = ""  # the rules' owner
 
 
 class EventView:
@@ -141,6 +145,8 @@ def compile_condition(json: Mapping[str, Any]) -> Condition:
 def event_match(key: str, pattern: str) -> Condition:
     """A glob against a property."""
     path = parse_path(key)
+    if pattern == ME:
+        return Condition(lambda view, facts: view.get(path) == facts.user_id)
     if path == _BODY:
         return Condition(body_has(compile_words(pattern)))
     glob = compile_whole(pattern)
@@ -208,9 +214,12 @@ def _property_contains(json: Mapping[str, Any]) -> Condition:
         return NEVER
     path = parse_path(key)
 
-    def contains(view: EventView, facts: Facts) -> bool:  # noqa: ARG001
+    def contains(view: EventView, facts: Facts) -> bool:
         found = view.get(path)
-        return isinstance(found, list) and any(same(one, value) for one in found)
+        if not isinstance(found, list):
+            return False
+        wanted = facts.user_id if value == ME else value
+        return any(same(one, wanted) for one in found)
 
     return Condition(contains)
 

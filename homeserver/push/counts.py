@@ -317,7 +317,7 @@ class Unread:
         start = len(items)
         while start and items[start - 1].pos > entry.upto:
             start -= 1
-        facts = Facts(room.joined, room.power, entry.display_name)
+        facts = Facts(room.joined, room.power, entry.display_name, reader.user_id)
         for item in items[start:]:
             event = self._events.get(item.nid)
             if event is None:
@@ -436,7 +436,7 @@ class Unread:
         return Backlog(
             room_nid,
             reader,
-            Facts(room.joined, room.power, entry.display_name),
+            Facts(room.joined, room.power, entry.display_name, reader.user_id),
             await self._interner.find_key(("m.room.create", "")) or 0,
             await self._interner.find_key(("m.room.power_levels", "")) or 0,
             standing.event_nid if standing is not None else 0,

@@ -9,6 +9,7 @@ import msgspec
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
+from homeserver.push.conditions import ME
 from homeserver.push.rules import CompiledRules, compile_rules
 from homeserver.push.rulesets import parse_ruleset
 from homeserver.store.account_data import load_account_data
@@ -17,7 +18,7 @@ from homeserver.store.ids import Interner
 
 PUSH_RULES = "m.push_rules"
 IGNORED = "m.ignored_user_list"
-# LIMIT(memory: some ten kilobytes each)
+# LIMIT(memory: some ten kilobytes of each who changed a rule)
 MOST = 5_000
 
 _decode = msgspec.json.Decoder().decode
@@ -38,6 +39,8 @@ class Readers:
     def __init__(self, database: Database, interner: Interner) -> None:
         self._database = database
         self._interner = interner
+        # Of all who never changed a rule.
+        self._default = compile_rules(parse_ruleset(None, ME).kinds)
         self._known: OrderedDict[int, Reader] = OrderedDict()
         self._changes = 0
 
@@ -49,7 +52,7 @@ class Readers:
         """Somebody, from the database."""
         names = await self._interner.user_names([user_nid])
         before = self._changes
-        reader = await self._database.read(_load, user_nid, names[user_nid])
+        reader = await self._database.read(_load, user_nid, names[user_nid], self._default)
         if self._changes == before:
             self._known[user_nid] = reader
             if len(self._known) > MOST:
@@ -68,10 +71,10 @@ class Readers:
         self._known.clear()
 
 
-def _load(tx: Tx, user_nid: int, user_id: str) -> Reader:
-    ruleset = parse_ruleset(load_account_data(tx, user_nid, 0, PUSH_RULES), user_id)
-    stored = load_account_data(tx, user_nid, 0, IGNORED)
-    return Reader(user_id, compile_rules(ruleset.kinds), _ignored(stored))
+def _load(tx: Tx, user_nid: int, user_id: str, default: CompiledRules) -> Reader:
+    rules = load_account_data(tx, user_nid, 0, PUSH_RULES)
+    compiled = default if rules is None else compile_rules(parse_ruleset(rules, user_id).kinds)
+    return Reader(user_id, compiled, _ignored(load_account_data(tx, user_nid, 0, IGNORED)))
 
 
 def _ignored(stored: str | None) -> frozenset[str]:

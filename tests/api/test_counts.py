@@ -21,15 +21,17 @@ class CountsCase(DatabaseCase):
             self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, token)
         self.number = 0
 
-    def send(self, token: str, body: str = "hello", type_: str = "m.room.message", **content: Any) -> str:
+    def send(
+        self, token: str, body: str = "hello", type_: str = "m.room.message", content: Any = None
+    ) -> str:
         self.number += 1
         path = f"{V3}/rooms/{self.room_id}/send/{type_}/{self.number}"
-        full = {"msgtype": "m.text", "body": body, **content}
+        full = {"msgtype": "m.text", "body": body, **(content or {})}
         event_id: str = self.app.ok("PUT", path, full, token)["event_id"]
         return event_id
 
     def in_thread(self, token: str, root: str, body: str = "in thread") -> str:
-        return self.send(token, body, **{"m.relates_to": {"rel_type": "m.thread", "event_id": root}})
+        return self.send(token, body, content={"m.relates_to": {"rel_type": "m.thread", "event_id": root}})
 
     def read(self, token: str, event_id: str, kind: str = "m.read", thread: str | None = None) -> None:
         body = {} if thread is None else {"thread_id": thread}
@@ -89,10 +91,10 @@ class Counting(CountsCase):
         self.assertEqual((1, 0), self.counts(self.bob))
 
     def test_what_does_not_notify(self) -> None:
-        target = self.send(self.alice, msgtype="m.notice")
-        self.send(self.alice, "edit", **{"m.relates_to": {"rel_type": "m.replace", "event_id": target}})
+        target = self.send(self.alice, content={"msgtype": "m.notice"})
+        self.send(self.alice, "edit", content={"m.relates_to": {"rel_type": "m.replace", "event_id": target}})
         relates_to = {"rel_type": "m.annotation", "event_id": target, "key": "x"}
-        self.send(self.alice, "", "m.reaction", **{"m.relates_to": relates_to})
+        self.send(self.alice, "", "m.reaction", content={"m.relates_to": relates_to})
         self.send(self.alice, "", "org.example.unknown")
         self.assertEqual((0, 0), self.counts(self.bob))
         self.send(self.alice, "", "m.room.encrypted")
@@ -100,18 +102,18 @@ class Counting(CountsCase):
 
     def test_mentions(self) -> None:
         self.counts(self.bob)
-        self.send(self.alice, **{"m.mentions": {"user_ids": ["@bob:test.example"]}})
+        self.send(self.alice, content={"m.mentions": {"user_ids": ["@bob:test.example"]}})
         self.assertEqual((1, 1), self.counts(self.bob))
         self.assertEqual((1, 0), self.counts(self.carol))
-        self.send(self.alice, **{"m.mentions": {"room": True}})
+        self.send(self.alice, content={"m.mentions": {"room": True}})
         self.assertEqual((2, 2), self.counts(self.bob))
         # Bob may not notify everybody.
-        self.send(self.bob, **{"m.mentions": {"room": True}})
+        self.send(self.bob, content={"m.mentions": {"room": True}})
         self.assertEqual((3, 1), self.counts(self.carol))
         levels = self.app.ok("GET", f"{V3}/rooms/{self.room_id}/state/m.room.power_levels/", None, self.alice)
         levels["notifications"] = {"room": 0}
         self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/state/m.room.power_levels/", levels, self.alice)
-        self.send(self.bob, **{"m.mentions": {"room": True}})
+        self.send(self.bob, content={"m.mentions": {"room": True}})
         self.assertEqual((4, 2), self.counts(self.carol))
 
     def test_threads(self) -> None:
@@ -137,7 +139,7 @@ class Counting(CountsCase):
         self.read(self.bob, read, thread="main")
         self.in_thread(self.alice, root)
         gone = self.send(self.alice, "redacted")
-        self.send(self.alice, **{"m.mentions": {"user_ids": ["@bob:test.example"]}})
+        self.send(self.alice, content={"m.mentions": {"user_ids": ["@bob:test.example"]}})
         self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/redact/{gone}/r", {}, self.alice)
         expected = ((1, 1), {root: (1, 0)})
         self.assertEqual(expected, self.counts(self.bob, threads=True))

@@ -118,7 +118,8 @@ class PresenceOfMembers(TestCase):
         self.assertEqual((403, "M_FORBIDDEN"), self.get(self.carol, "nobody"))
         self.assertEqual({"presence": "offline"}, self.get(self.carol, "carol"))
         self.assertEqual((403, "M_FORBIDDEN"), self.put(self.alice, "bob", {"presence": "online"}))
-        for body in ({}, {"presence": "dancing"}, {"presence": "online", "status_msg": 1}, []):
+        wrong: list[Any] = [{}, {"presence": "dancing"}, {"presence": "online", "status_msg": 1}, []]
+        for body in wrong:
             self.assertEqual((400, "M_BAD_JSON"), self.put(self.alice, "alice", body), body)
         long = {"presence": "online", "status_msg": "x" * 2_000}
         self.assertEqual((400, "M_INVALID_PARAM"), self.put(self.alice, "alice", long))

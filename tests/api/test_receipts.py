@@ -25,10 +25,10 @@ class ReceiptsCase(DatabaseCase):
         ]
         return room_id
 
-    def send(self, room_id: str | None = None, **content: Any) -> str:
+    def send(self, content: dict[str, Any] | None = None, room_id: str | None = None) -> str:
         self.number += 1
         path = f"{V3}/rooms/{room_id or self.room_id}/send/m.room.message/{self.number}"
-        body = {"msgtype": "m.text", "body": "hello", **content}
+        body = {"msgtype": "m.text", "body": "hello", **(content or {})}
         event_id: str = self.app.ok("PUT", path, body, self.alice)["event_id"]
         return event_id
 
@@ -105,7 +105,7 @@ class Receipts(ReceiptsCase):
 
     def test_threads_and_kinds_stand_apart(self) -> None:
         root, last = self.send(), self.send()
-        reply = self.send(**{"m.relates_to": {"rel_type": "m.thread", "event_id": root}})
+        reply = self.send({"m.relates_to": {"rel_type": "m.thread", "event_id": root}})
         self.assertEqual(200, self.post(last))
         self.assertEqual(200, self.post(root, body={"thread_id": "main"}))
         self.assertEqual(200, self.post(reply, body={"thread_id": root}))
@@ -117,9 +117,9 @@ class Receipts(ReceiptsCase):
 
     def test_threads_must_fit(self) -> None:
         root, other = self.send(), self.send()
-        reply = self.send(**{"m.relates_to": {"rel_type": "m.thread", "event_id": root}})
-        on_reply = self.send(**{"m.relates_to": {"rel_type": "m.reference", "event_id": reply}})
-        on_root = self.send(**{"m.relates_to": {"rel_type": "m.reference", "event_id": root}})
+        reply = self.send({"m.relates_to": {"rel_type": "m.thread", "event_id": root}})
+        on_reply = self.send({"m.relates_to": {"rel_type": "m.reference", "event_id": reply}})
+        on_root = self.send({"m.relates_to": {"rel_type": "m.reference", "event_id": root}})
         wrong = (400, "M_INVALID_PARAM")
         for event_id, thread, expected in (
             (reply, "main", wrong),
@@ -138,15 +138,15 @@ class Receipts(ReceiptsCase):
         self.assertEqual(wrong, self.post(root, "m.fully_read", {"thread_id": "main"}))
 
     def test_relations_in_a_circle_end(self) -> None:
-        event_id = self.send(**{"m.relates_to": {"rel_type": "m.reference", "event_id": "$unknown"}})
+        event_id = self.send({"m.relates_to": {"rel_type": "m.reference", "event_id": "$unknown"}})
         self.assertEqual(200, self.post(event_id, body={"thread_id": "main"}))
-        chain = self.send(**{"m.relates_to": {"rel_type": "m.thread", "event_id": event_id}})
+        chain = self.send({"m.relates_to": {"rel_type": "m.thread", "event_id": event_id}})
         for _ in range(3):
-            chain = self.send(**{"m.relates_to": {"rel_type": "m.reference", "event_id": chain}})
+            chain = self.send({"m.relates_to": {"rel_type": "m.reference", "event_id": chain}})
         self.assertEqual(200, self.post(chain, body={"thread_id": event_id}))
-        chain = self.send(**{"m.relates_to": {"rel_type": "m.reference", "event_id": chain}})
+        chain = self.send({"m.relates_to": {"rel_type": "m.reference", "event_id": chain}})
         self.assertEqual((400, "M_INVALID_PARAM"), self.post(chain, body={"thread_id": event_id}))
-        odd = self.send(**{"m.relates_to": {"rel_type": 1, "event_id": []}})
+        odd = self.send({"m.relates_to": {"rel_type": 1, "event_id": []}})
         self.assertEqual(200, self.post(odd, body={"thread_id": "main"}))
 
     def test_refusals(self) -> None:
@@ -155,7 +155,7 @@ class Receipts(ReceiptsCase):
         self.assertEqual((400, "M_INVALID_PARAM"), self.post(event_id, "m.unread"))
         self.assertEqual((400, "M_INVALID_PARAM"), self.post("nonsense"))
         self.assertEqual((404, "M_NOT_FOUND"), self.post("$unknown"))
-        elsewhere = self.send(self.make_room())
+        elsewhere = self.send(room_id=self.make_room())
         self.assertEqual((404, "M_NOT_FOUND"), self.post(elsewhere))
         self.assertEqual((400, "M_BAD_JSON"), self.post(event_id, body=[]))
         self.room_id = "!unknown:test.example"

@@ -36,4 +36,4 @@ def power(users: dict[str, int] | None = None, notifications: dict[str, int] | N
 
 
 def facts(joined: int = 10, name: str = "Me", levels: PowerLevels | None = None) -> Facts:
-    return Facts(joined, levels or power(), name)
+    return Facts(joined, levels or power(), name, ME)

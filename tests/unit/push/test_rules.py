@@ -10,6 +10,7 @@ import msgspec
 from homeserver.http.errors import MatrixError
 from homeserver.push import rules as module
 from homeserver.push import rulesets
+from homeserver.push.conditions import ME as OWNER
 from homeserver.push.rules import Actions, compile_rules, evaluate
 from homeserver.push.rulesets import Ruleset, parse_ruleset
 from tests.unit.push.samples import ME, ROOM, facts, power, view
@@ -25,7 +26,9 @@ def run(ruleset: Ruleset, *args: Any, joined: int = 10, levels: Any = None, **kw
 
 class Defaults(TestCase):
     def check(self, actions: list[Any], *args: Any, **kwargs: Any) -> None:
-        self.assertEqual(actions, list(run(parse_ruleset(None, ME), *args, **kwargs).json))
+        # A user's own set, and the one that all share who never changed it.
+        for owner in (ME, OWNER):
+            self.assertEqual(actions, list(run(parse_ruleset(None, owner), *args, **kwargs).json))
 
     def test_messages(self) -> None:
         self.check(NOTIFY)
