@@ -145,32 +145,49 @@ class SyncLawTests(TestCase):
 
 
 # What the law is most easily broken by: each is run with every kind of sync, on both databases.
+_SAY = ("say", ROOMS[0], "alice")
+_SYNC = ("sync", "", "")
 _STORY: tuple[tuple[str, str, str], ...] = (
-    ("join", ROOMS[0], "bob"),
-    ("sync", "", ""),
-    *(("say", ROOMS[0], "alice") for _ in range(12)),
-    ("topic", ROOMS[0], "alice"),
-    ("sync", "", ""),
-    ("restart", "", ""),
-    ("rename", ROOMS[0], "bob"),
     ("join", ROOMS[0], "carol"),
+    ("join", ROOMS[0], "bob"),
+    *(_SAY for _ in range(12)),
+    _SYNC,
+    # A gap, from the log: what changed in it is state.
+    ("topic", ROOMS[0], "alice"),
+    ("rename", ROOMS[0], "alice"),
+    *(_SAY for _ in range(12)),
+    _SYNC,
+    # Carol was not heard of by a client that loads members lazily; the first answer that tells of her gets lost.
     ("say", ROOMS[0], "carol"),
     ("lost", "", ""),
-    ("sync", "", ""),
+    ("lost", "", ""),
+    _SYNC,
+    # A gap, from the tables.
+    ("topic", ROOMS[0], "alice"),
+    ("rename", ROOMS[0], "carol"),
+    *(_SAY for _ in range(12)),
+    ("restart", "", ""),
+    _SYNC,
+    ("say", ROOMS[0], "carol"),
+    ("read", ROOMS[0], "alice"),
+    ("restart", "", ""),
+    _SYNC,
+    ("rename", ROOMS[0], "bob"),
+    ("say", ROOMS[0], "carol"),
+    ("lost", "", ""),
+    _SYNC,
     ("closed", ROOMS[0], "alice"),
     ("kick", ROOMS[0], "bob"),
-    ("say", ROOMS[0], "alice"),
+    _SAY,
     ("invite", ROOMS[1], "bob"),
-    ("sync", "", ""),
+    _SYNC,
     ("join", ROOMS[0], "bob"),
     ("say", ROOMS[0], "carol"),
     ("redact", ROOMS[0], "alice"),
     ("tag", ROOMS[0], "bob"),
     ("restart", "", ""),
     ("join", ROOMS[1], "bob"),
-    ("sync", "", ""),
-    ("ban", ROOMS[0], "bob"),
-    ("say", ROOMS[0], "alice"),
+    _SYNC,
 )
 
 
@@ -181,4 +198,9 @@ class SyncStoryTests(DatabaseCase):
             world = _World(self, variant, self.new_database())
             for kind, room_id, who in _STORY:
                 world.act(kind, room_id, who)
+                if kind == "sync":
+                    self.assertEqual(world.differences(), [], variant)
+            self.assertEqual(world.differences(), [], variant)
+            world.act("ban", ROOMS[0], "bob")
+            world.act("say", ROOMS[0], "alice")
             self.assertEqual(world.differences(), [], variant)
