@@ -386,6 +386,8 @@ def build_services(core: Core) -> Services:
         presence = Presence(clock, ticker, core.index, core.notifier.wake_users)
         core.changes.subscribe(presence.apply)
     push_rules = PushRules(database, worker)
+    directory = Directory(core.rooms, worker, interner)
+    core.changes.subscribe(directory.apply)
     return Services(
         settings=settings,
         limiter=limiter,
@@ -409,7 +411,7 @@ def build_services(core: Core) -> Services:
         memberships=memberships,
         departures=departures,
         aliases=aliases,
-        directory=Directory(core.rooms, worker, interner),
+        directory=directory,
         upgrades=RoomUpgrades(core.rooms, creator, succession),
         typing=typing,
         presence=presence,
