@@ -1,0 +1,197 @@
+"""Hot paths have a budget of SQL statements: who makes one dearer hears of it here.
+
+What is counted is what the engine's hook sees: every statement of every unit of work. COMMIT is counted apart.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from tests.api.rooms import ALICE, BOB, V3
+from tests.support.app import TestApp
+from tests.support.databases import DatabaseCase, on_each_database
+
+_STATEMENT = re.compile(r"(INSERT INTO|UPDATE|DELETE FROM|SELECT|WITH)\b(?:\s+(\w+))?")
+_WRITES = ("INSERT INTO", "UPDATE", "DELETE FROM")
+
+
+class Counted:
+    """The statements of one step."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    @property
+    def statements(self) -> list[str]:
+        """Without what begins and ends transactions."""
+        return [text for text in self.texts if text != "COMMIT"]
+
+    @property
+    def written(self) -> list[str]:
+        """The tables that were written, in order, each time."""
+        found = [_STATEMENT.match(text) for text in self.statements]
+        return [one[2] for one in found if one is not None and one[1] in _WRITES]
+
+    @property
+    def transactions(self) -> int:
+        """How many transactions that wrote were committed."""
+        return sum(
+            text == "COMMIT" and self.texts[place - 1].startswith(_WRITES)
+            for place, text in enumerate(self.texts)
+        )
+
+    def __str__(self) -> str:
+        return "\n".join(text[:110] for text in self.texts)
+
+
+@on_each_database
+class Budgets(DatabaseCase):
+    """A public room of alice and bob, both of whom have just used it."""
+
+    def setUp(self) -> None:
+        self.app = TestApp(self, database=self.new_database())
+        self.alice, self.bob = self.app.register("alice"), self.app.register("bob")
+        self.room_id = self.create()
+        self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.bob)
+        for number in range(3):
+            self.say(f"warm{number}")
+        self.since = self.sync()["next_batch"]
+        # What was put off (when a device was last seen) is written now, and not while we count.
+        self.app.advance(60)
+        for _ in range(20):
+            self.app.advance(0)
+
+    def create(self, **body: Any) -> str:
+        room_id: str = self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat", **body}, self.alice)[
+            "room_id"
+        ]
+        return room_id
+
+    def say(self, transaction_id: str) -> str:
+        path = f"{V3}/rooms/{self.room_id}/send/m.room.message/{transaction_id}"
+        event_id: str = self.app.ok("PUT", path, {"msgtype": "m.text", "body": "hi"}, self.alice)["event_id"]
+        return event_id
+
+    def sync(self, since: str | None = None, **query: Any) -> Any:
+        wanted = query if since is None else {"since": since, **query}
+        return self.app.ok("GET", f"{V3}/sync", None, self.bob, wanted)
+
+    def messages(self, **query: Any) -> Any:
+        path = f"{V3}/rooms/{self.room_id}/messages"
+        return self.app.ok("GET", path, None, self.bob, {"dir": "b", "limit": 10, **query})
+
+    def count(self, step: Callable[[], object]) -> Counted:
+        """What a step costs."""
+        counted = Counted()
+        self.app.engine.hook = lambda text: counted.texts.append(" ".join(text.split()))
+        try:
+            step()
+        finally:
+            self.app.engine.hook = None
+        return counted
+
+    # --- writing -------------------------------------------------------------------------------------
+
+    def test_a_message_in_a_warm_room(self) -> None:
+        counted = self.count(lambda: self.say("one"))
+        # One look at the head's version, and one statement a table.
+        self.assertEqual(
+            [
+                "events",
+                "event_json",
+                "edges",
+                "client_transactions",
+                "room_heads",
+                "stream",
+                "timeline",
+                "changes",
+            ],
+            counted.written,
+            counted,
+        )
+        self.assertEqual((9, 1), (len(counted.statements), counted.transactions), counted)
+        # The answer of a retry is in memory.
+        self.assertEqual([], self.count(lambda: self.say("one")).texts)
+
+    def test_a_burst_of_messages_is_one_transaction(self) -> None:
+        path = f"{V3}/rooms/{self.room_id}/send/m.room.message"
+        body = {"msgtype": "m.text", "body": "hi"}
+
+        def burst() -> None:
+            sent = [self.app.start("PUT", f"{path}/b{number}", body, self.alice) for number in range(20)]
+            for one in sent:
+                self.assertEqual(200, self.app.wait(one).status)
+
+        counted = self.count(burst)
+        self.assertEqual(1, counted.transactions, counted)
+        # Rows go some at a time into a statement; twenty messages are far from twenty times the statements of one.
+        self.assertLess(len(counted.statements), 4 * 9, counted)
+
+    def test_a_new_room(self) -> None:
+        self.create(name="first", topic="of its kind")
+        counted = self.count(lambda: self.create(name="second", topic="with warm names"))
+        self.assertEqual(1, counted.transactions, counted)
+        self.assertEqual([], [table for table in counted.written if table in ("aliases", "published_rooms")])
+        self.assertLessEqual(len(counted.statements), 30, counted)
+        self.assertGreater(len(counted.statements), 10, counted)
+
+    # --- reading -------------------------------------------------------------------------------------
+
+    def test_an_idle_sync(self) -> None:
+        counted = self.count(lambda: self.sync(self.since, timeout=0))
+        self.assertEqual([], counted.texts, counted)
+
+    def test_a_long_poll(self) -> None:
+        waiting: list[Any] = []
+        query = {"since": self.since, "timeout": 30_000}
+        counted = self.count(
+            lambda: waiting.append(self.app.start("GET", f"{V3}/sync", None, self.bob, query))
+        )
+        self.assertEqual([], counted.texts, counted)
+        sent = self.count(lambda: self.say("woken"))
+        self.assertEqual(9, len(sent.statements), sent)
+        counted = self.count(lambda: self.app.wait(waiting[0]))
+        self.assertEqual([], counted.texts, counted)
+
+    def test_an_incremental_sync_from_the_log(self) -> None:
+        event_id = self.say("news")
+        found: list[Any] = []
+        counted = self.count(lambda: found.append(self.sync(self.since, timeout=0)))
+        self.assertEqual([], counted.texts, counted)
+        events = found[0]["rooms"]["join"][self.room_id]["timeline"]["events"]
+        self.assertEqual([event_id], [event["event_id"] for event in events])
+
+    def test_an_initial_sync(self) -> None:
+        few = self.count(self.sync)
+        self.assertGreater(len(few.statements), 0)
+        rooms = 10
+        for _ in range(rooms):
+            self.app.ok("POST", f"{V3}/join/{self.create()}", {}, self.bob)
+        many = self.count(self.sync)
+        # Rooms themselves are read together, at any number of them. LIMIT(three statements a room): the first time
+        # that a process counts the unread events of a user in a room, it does so room by room.
+        self.assertLessEqual(len(many.statements), len(few.statements) + 2 + 3 * rooms, many)
+        again = self.count(self.sync)
+        self.assertLessEqual(len(again.statements), 14, again)
+
+    def test_a_page_of_messages(self) -> None:
+        counted = self.count(self.messages)
+        self.assertLessEqual(len(counted.statements), 5, counted)
+        self.assertGreater(len(counted.statements), 0)
+        # Nothing but the order of the timeline is asked for twice.
+        counted = self.count(self.messages)
+        self.assertEqual(1, len(counted.statements), counted)
+        self.assertEqual([], counted.written)
+
+    def test_members_of_a_room(self) -> None:
+        found: list[Any] = []
+        path = f"{V3}/rooms/{self.room_id}/joined_members"
+        counted = self.count(lambda: found.append(self.app.ok("GET", path, None, self.bob)))
+        self.assertEqual({ALICE, BOB}, set(found[0]["joined"]))
+        self.assertLessEqual(len(counted.statements), 3, counted)
+
+    def test_a_token_is_known(self) -> None:
+        path = f"{V3}/account/whoami"
+        self.assertEqual([], self.count(lambda: self.app.ok("GET", path, None, self.alice)).texts)
