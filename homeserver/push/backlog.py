@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 
 from federation.event import Event
@@ -56,7 +56,7 @@ def load_backlog(
         found.facts.joined = load_joined(tx, ask.room_nid)
     stands = load_unread(tx, ask.room_nid, max(everything, joined_pos), main, upto, most)
     redacted = load_redactions(tx, [stand.nid for stand in stands]) if stands else {}
-    _evaluate_all(tx, ask, [one for one in stands if one.nid not in redacted], found, cache)
+    _evaluate_all(tx, ask, stands, found, cache, redacted)
     return found
 
 
@@ -67,7 +67,14 @@ def load_missing(tx: Tx, ask: Backlog, nids: Sequence[int], cache: EventCache) -
     return found
 
 
-def _evaluate_all(tx: Tx, ask: Backlog, stands: Sequence[Stand], found: Found, cache: EventCache) -> None:
+def _evaluate_all(
+    tx: Tx,
+    ask: Backlog,
+    stands: Sequence[Stand],
+    found: Found,
+    cache: EventCache,
+    redacted: Container[int] = (),
+) -> None:
     events = load_events(tx, [stand.nid for stand in stands], cache) if stands else {}
     for pos, nid in stands:
         event = events[nid]
@@ -76,7 +83,7 @@ def _evaluate_all(tx: Tx, ask: Backlog, stands: Sequence[Stand], found: Found, c
             if thread is not None:
                 found.own.append((pos, thread))
             continue
-        if event.sender in ask.reader.ignored:
+        if nid in redacted or event.sender in ask.reader.ignored:
             continue
         actions = _evaluate(tx, ask, found.facts, EventView(event), cache)
         if not actions.notify:

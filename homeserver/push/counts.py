@@ -152,13 +152,14 @@ class Entry:
         return self.counts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Item:
     """An event of a room's newest."""
 
     pos: int
     nid: int
     event_id: str
+    redacted: bool = False
 
 
 class _Room:
@@ -189,12 +190,12 @@ class _Room:
             self._note_redaction(placed.redacts_target)
 
     def _note_redaction(self, event_id: str) -> None:
-        found = next((item.pos for item in self.items if item.event_id == event_id), None)
+        found = next((item for item in self.items if item.event_id == event_id), None)
         if found is not None:
-            self.items = [item for item in self.items if item.pos != found]
+            found.redacted = True
         for user_nid, entry in list(self.entries.items()):
             if found is not None:
-                entry.drop(found)
+                entry.drop(found.pos)
             elif entry.upto >= 0 and entry.oldest() <= self.floor:
                 # It may be one of those that are known by position alone: count again when asked.
                 del self.entries[user_nid]
@@ -326,7 +327,7 @@ class Unread:
                 thread = read_by_sending(event)
                 if thread is not None:
                     entry.mark(thread, item.pos)
-            elif event.sender not in reader.ignored:
+            elif not item.redacted and event.sender not in reader.ignored:
                 actions = reader.rules.evaluate(self._view(item.nid, event), facts)
                 if actions.notify:
                     entry.add(self._thread(item.nid, event), item.pos, actions.highlight)

@@ -78,8 +78,8 @@ def load_unread(tx: Tx, room_nid: int, low: int, main: int, upto: int, most: int
         first = tx.value(_NTH, room_nid=room_nid, high=main, nth=THREAD_REACH)
         low = low if first is None else max(low, first)
         left = most - len(found)
-        # What only mentions the word is looked at for nothing, and found to be of the main timeline.
-        rows = tx.all(_OF_THREADS, room_nid=room_nid, low=low, high=main, text='%"m.thread"%', most=left)
+        # Only what relates to something can be in a thread. What merely mentions the word is looked at for nothing.
+        rows = tx.all(_OF_THREADS, room_nid=room_nid, low=low, high=main, text='%"m.relates_to"%', most=left)
         found += [Stand(*row) for row in rows]
     found.reverse()
     return found

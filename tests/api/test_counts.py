@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
+
+from twisted.internet.defer import Deferred
 
 from homeserver.push import counts as module
 from tests.support.app import TestApp
@@ -248,3 +251,138 @@ class Counting(CountsCase):
         assert isinstance(service, module.Unread) and user_nid is not None and room_nid is not None
         found = unread(service, user_nid, room_nid, self.app.app.core.changes.position)
         self.assertEqual(module.Counts(1, 0, {}), found)
+
+
+@on_each_database
+class Law(CountsCase):
+    """What is counted little by little is what is counted at once from the tables."""
+
+    def at_once(self, user_nid: int, room_nid: int) -> Any:
+        core = self.app.app.core
+        fresh = module.Unread(core.around.database, core.interner, core.changes, core.index, core.events)
+        return self.ask(fresh, user_nid, room_nid)
+
+    def ask(self, service: module.Unread, user_nid: int, room_nid: int) -> Any:
+        found = service.unread(user_nid, room_nid, self.app.app.core.changes.position)
+        if isinstance(found, module.Counts):
+            return found
+        return self.app.wait(Deferred.fromCoroutine(found))  # type: ignore[arg-type]
+
+    def step(self, choice: Random, sent: list[str], roots: list[str]) -> None:
+        token = choice.choice((self.alice, self.bob, self.carol))
+        kind = choice.randrange(10)
+        if kind < 4:
+            mentions = {"m.mentions": {"user_ids": ["@bob:test.example"], "room": choice.random() < 0.5}}
+            sent.append(self.send(token, content=mentions if choice.random() < 0.4 else None))
+        elif kind < 6 and sent:
+            roots.append(choice.choice(sent[-5:]))
+            sent.append(self.in_thread(token, choice.choice(roots)))
+        elif kind == 6 and sent:
+            relates_to = {"rel_type": "m.reference", "event_id": choice.choice(sent[-10:])}
+            sent.append(self.send(token, content={"m.relates_to": relates_to}))
+        elif kind == 7 and sent:
+            self.number += 1
+            target = choice.choice(sent[-5:])
+            path = f"{V3}/rooms/{self.room_id}/redact/{target}/{self.number}"
+            self.app.call("PUT", path, {}, self.alice)
+        elif sent:
+            thread = choice.choice([None, "main", *roots[-3:]])
+            marker = choice.choice(("m.read", "m.read.private"))
+            path = f"{V3}/rooms/{self.room_id}/receipt/{marker}/{choice.choice(sent[-6:])}"
+            self.app.call("POST", path, {} if thread is None else {"thread_id": thread}, token)
+
+    def test_it_holds(self) -> None:
+        interner = self.app.app.core.interner
+        room_nid = interner.known_room(self.room_id)
+        service = self.app.app.services.sync._unread
+        assert isinstance(service, module.Unread) and room_nid is not None
+        users = [interner.known_user(f"@{name}:test.example") for name in ("alice", "bob", "carol")]
+        for seed in range(4):
+            choice = Random(seed)
+            sent: list[str] = []
+            roots: list[str] = []
+            for number in range(80):
+                self.step(choice, sent, roots)
+                if choice.random() < 0.4:
+                    for user_nid in users:
+                        assert user_nid is not None
+                        expected = self.at_once(user_nid, room_nid)
+                        self.assertEqual(expected, self.ask(service, user_nid, room_nid), (seed, number))
+
+
+class SlowDatabase:
+    """Reads what is there when it is asked, and answers a second later."""
+
+    def __init__(self, app: TestApp) -> None:
+        self._app = app
+        self.reads = 0
+
+    def read(self, function: Any, *args: Any) -> Deferred[Any]:
+        self.reads += 1
+        answer = self._app.wait(self._app.database.read(function, *args))
+        later: Deferred[Any] = Deferred()
+        self._app.time.callLater(1, later.callback, answer)
+        return later
+
+
+class Meanwhile(CountsCase):
+    """What happens while the database is asked is counted once."""
+
+    def new_database(self, *args: Any, **kwargs: Any) -> str:
+        return "sqlite::memory:"
+
+    def setUp(self) -> None:
+        super().setUp()
+        core = self.app.app.core
+        self.slow = SlowDatabase(self.app)
+        self.service = module.Unread(
+            self.slow,  # type: ignore[arg-type]
+            core.interner,
+            core.changes,
+            core.index,
+            core.events,
+        )
+
+    def ask(self, name: str) -> Any:
+        core = self.app.app.core
+        user_nid, room_nid = (
+            core.interner.known_user(f"@{name}:test.example"),
+            core.interner.known_room(self.room_id),
+        )
+        assert user_nid is not None and room_nid is not None
+        found = self.service.unread(user_nid, room_nid, core.changes.position)
+        return found if isinstance(found, module.Counts) else Deferred.fromCoroutine(found)  # type: ignore[arg-type]
+
+    def settle(self, *waiting: Any) -> list[Any]:
+        for _ in range(10):
+            self.app.advance(1)
+        return [self.successResultOf(one).notification_count for one in waiting]
+
+    def test_messages_and_receipts(self) -> None:
+        read = self.send(self.alice)
+        self.send(self.alice)
+        waiting = [self.ask("bob"), self.ask("bob"), self.ask("carol")]
+        for _ in range(4):
+            self.app.advance(0.5)
+            self.send(self.alice)
+            self.read(self.bob, read)
+        self.assertEqual([5, 5, 6], self.settle(*waiting))
+        self.assertEqual([5, 6], [self.ask(name).notification_count for name in ("bob", "carol")])
+        last = self.send(self.alice)
+        self.read(self.bob, last)
+        self.assertEqual([0, 7], [self.ask(name).notification_count for name in ("bob", "carol")])
+
+    def test_facts_are_read_once_for_all(self) -> None:
+        self.settle(self.ask("bob"), self.ask("carol"))
+        self.send(self.alice, content={"m.mentions": {"room": True}})
+        before = self.slow.reads
+        self.assertEqual([1, 1], self.settle(self.ask("bob"), self.ask("carol")))
+        self.assertEqual(before + 1, self.slow.reads)
+
+    def test_who_goes_away_leaves_no_trace(self) -> None:
+        self.send(self.alice)
+        first, second = self.ask("bob"), self.ask("bob")
+        self.app.advance(0.5)
+        first.addErrback(lambda failure: None)
+        first.cancel()
+        self.assertEqual([1], self.settle(second))

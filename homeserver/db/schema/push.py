@@ -18,7 +18,7 @@ pushers = Table(
     text("profile_tag", optional=True),
     text("lang"),
     text("data"),  # JSON
-    nid("device_nid"),  # the device that set it, 0 for none; a pusher ends with its device
+    nid("device_nid"),  # the device that set it, 0 for none
     nid("created_ts_ms"),
     # The same app and key of other users, which a pusher replaces.
     Index("pushers_by_key", "app_id", "pushkey"),
