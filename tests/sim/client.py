@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote as percent_encode
 
 from homeserver.runtime.clock import sleep
 from tests.sim.clock import SimClock
@@ -13,6 +13,11 @@ from tests.sim.server import ConnectionLostError, SimServer
 
 _FILTER = '{"room":{"timeline":{"limit":20}}}'
 _RETRY_S = 0.4
+
+
+def quote(text: str) -> str:
+    """One segment of a path: event ids of room version 3 hold slashes."""
+    return percent_encode(text, safe="")
 
 
 @dataclass(slots=True)

@@ -26,7 +26,9 @@ from tests.support.http import Answer, HttpHarness
 
 SERVER_NAME = "sim.example"
 # What a server may report as an error while its database fails; anything else is a bug of ours.
-EXPECTED_ERRORS = frozenset(("database unavailable", "follower failed, will go on", "chore failed"))
+EXPECTED_ERRORS = frozenset(
+    ("database unavailable", "follower failed, will go on", "chore failed", "task failed, will restart")
+)
 
 
 class ConnectionLostError(Exception):
