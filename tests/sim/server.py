@@ -12,8 +12,9 @@ from twisted.python.failure import Failure
 
 from federation.signing import SigningKey
 from homeserver.accounts.passwords import Cost
-from homeserver.app import App, Surroundings, build_app
+from homeserver.app import App, build_app
 from homeserver.config.schema import Config, RateLimits, Registration
+from homeserver.core import Surroundings
 from homeserver.db.engine import SqliteEngine
 from homeserver.db.migrate import upgrade_engine
 from homeserver.runtime.entropy import SeededEntropy
