@@ -38,7 +38,7 @@ from homeserver.config.signing_key import (
     read_signing_keys,
 )
 from homeserver.db.engine import Engine, SqliteEngine
-from homeserver.db.errors import DatabaseError
+from homeserver.db.errors import DatabaseError, IntegrityViolation
 from homeserver.db.migrate import HEAD, upgrade_engine
 from homeserver.db.tx import Row, Tx
 from homeserver.store.check import check_db
@@ -46,6 +46,7 @@ from homeserver.store.dump import (
     clear_tables,
     column_names,
     insert_rows,
+    is_row,
     is_used,
     read_table,
     table_names,
@@ -253,7 +254,7 @@ def restore(config: Config, engine: Engine, source: Path, progress: Progress) ->
         engine = SqliteEngine(str(staged_database))
     try:
         staged_media.mkdir(mode=0o700)
-        _Reader(source, head, manifest, staged_media, progress).run(engine)
+        _Reader(source, manifest, staged_media, progress).run(engine)
         _place_key(config, key)
         if media.exists():
             media.rmdir()
@@ -321,7 +322,7 @@ def _check_head(config: Config, head: _Head) -> None:
 
 def _members(source: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
     """Name, size and content of each member in turn; OperationError for whatever is wrong with the file."""
-    with _readably(source), tarfile.open(source, mode="r|gz") as archive:
+    with _readably(source), gzip.open(source) as plain, tarfile.open(fileobj=plain, mode="r|") as archive:
         seen: set[str] = set()
         while (info := archive.next()) is not None:
             file = archive.extractfile(info) if info.isreg() else None
@@ -331,6 +332,10 @@ def _members(source: Path) -> Iterator[tuple[str, int, Iterator[bytes]]]:
             yield info.name, info.size, _pieces(source, file)
             # The archive would remember every member, and there may be millions.
             archive.members = []  # type: ignore[attr-defined]
+        # To the end: only there gzip says whether everything has come, and unchanged.
+        while rest := plain.read(_PIECE):
+            if rest.strip(b"\0"):
+                raise OperationError(f"{source} is damaged: something follows its end")
 
 
 def _pieces(source: Path, file: IO[bytes]) -> Iterator[bytes]:
@@ -364,11 +369,8 @@ def _most(name: str) -> int:
 class _Reader:
     """One backup, verified, being read into a database and a folder."""
 
-    def __init__(
-        self, source: Path, head: _Head, manifest: _Manifest, media: Path, progress: Progress
-    ) -> None:
+    def __init__(self, source: Path, manifest: _Manifest, media: Path, progress: Progress) -> None:
         self._source = source
-        self._head = head
         self._manifest = manifest
         self._media = media
         self._progress = progress
@@ -382,6 +384,8 @@ class _Reader:
                 session.run(self._read)
             finally:
                 session.close()
+        except IntegrityViolation as error:
+            raise OperationError(f"{self._source} is damaged: {error}") from error
         except DatabaseError as error:
             raise OperationError(str(error)) from error
 
@@ -417,9 +421,8 @@ class _Reader:
             )
 
     def _insert(self, tx: Tx, table: str, values: list[Row]) -> int:
-        width = len(self._head.columns[table])
-        if any(len(row) != width for row in values):
-            raise OperationError(f"{self._source} is damaged: a row of {table} has the wrong length")
+        if not all(is_row(table, row) for row in values):
+            raise OperationError(f"{self._source} is damaged: {table} holds what is no row of it")
         insert_rows(tx, table, values)
         return len(values)
 

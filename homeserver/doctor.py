@@ -26,12 +26,11 @@ from urllib.parse import urlsplit
 import msgspec
 from OpenSSL import crypto
 
-from homeserver.app import RunInThread
 from homeserver.cli.operations import Finding, Surroundings
 from homeserver.config.schema import Config, Listener, TlsFiles
 from homeserver.config.signing_key import SigningKeyError, read_signing_keys
+from homeserver.core import RunInThread
 from homeserver.db.engine import Engine
-from homeserver.db.errors import DatabaseError
 from homeserver.db.migrate import HEAD
 from homeserver.http.tls import server_context
 from homeserver.runtime.clock import Clock
@@ -86,7 +85,7 @@ class Doctor:
         for subject, check in checks:
             try:
                 findings.extend(check())
-            except (OSError, ValueError, DatabaseError) as error:
+            except Exception as error:  # noqa: BLE001 (rule 3: whatever it is, the administrator wants to know)
                 findings.append(Finding("error", subject, _one_line(error)))
         return findings
 

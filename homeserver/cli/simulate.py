@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.error import ProcessDone
+from twisted.internet.error import ProcessDone, ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 from twisted.python.failure import Failure
 
@@ -38,8 +38,13 @@ async def run_simulator(reactor: Any, first_seed: int, seeds: int, progress: Pro
     folder = source_tree()
     output = SimulatorOutput(seeds, progress)
     command = [sys.executable, "-m", "tests.sim", "--seed", str(first_seed), "--seeds", str(seeds)]
-    reactor.spawnProcess(output, sys.executable, command, env=None, path=str(folder))
-    return await output.report
+    process = reactor.spawnProcess(output, sys.executable, command, env=None, path=str(folder))
+    # Who interrupts the command means the simulator, too.
+    trigger = reactor.addSystemEventTrigger("before", "shutdown", output.give_up, process)
+    try:
+        return await output.report
+    finally:
+        reactor.removeSystemEventTrigger(trigger)
 
 
 class SimulatorOutput(ProcessProtocol):
@@ -74,6 +79,13 @@ class SimulatorOutput(ProcessProtocol):
         else:
             problem = self._last_error or str(reason.value)
         self.report.errback(OperationError(f"the simulator broke off: {problem}"))
+
+    def give_up(self, process: Any) -> None:
+        """End the simulator."""
+        try:
+            process.signalProcess("TERM")
+        except ProcessExitedAlready:
+            return
 
     def _lines(self, stream: str, data: bytes) -> list[str]:
         *lines, rest = (self._pending[stream] + data).split(b"\n")

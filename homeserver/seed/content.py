@@ -50,11 +50,13 @@ class Message:
 PEOPLE: Final = (
     Person("juniper", "Juniper Vale"),
     Person("otto", "Otto Fennimore"),
-    Person("mika", "Mika \N{LAST QUARTER MOON WITH FACE}"),
+    Person("mika", "Mika Moonlamp"),
     Person("quill", "Professor Quill"),
     Person("bee", "Bee Okafor"),
 )
 
+# With the selector that asks for the picture rather than the letter.
+_HEART: Final = "\N{HEAVY BLACK HEART}\N{VARIATION SELECTOR-16}"
 _EVERYBODY: Final = tuple(person.localpart for person in PEOPLE)
 
 SERVERS: Final = (
@@ -138,7 +140,7 @@ TALK: Final = (
         "workshop/show-and-tell",
         "mika",
         "Moon lamp, final version: it follows the real phases and sulks when it is cloudy.",
-        reactions=(("juniper", "\N{HEAVY BLACK HEART}"), ("quill", "\N{HEAVY BLACK HEART}")),
+        reactions=(("juniper", _HEART), ("quill", _HEART)),
     ),
     Message("hello", "annex/lobby", "quill", "Welcome to the Annex. Shoes off, dice out, phones face down."),
     Message(

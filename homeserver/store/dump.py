@@ -33,6 +33,14 @@ def column_names(table_name: str) -> tuple[str, ...]:
     return tuple(str(column.name) for column in metadata.tables[table_name].c)
 
 
+def is_row(table_name: str, row: Row) -> bool:
+    """Whether values from a file have the number and the kinds of this table's columns."""
+    kinds = _kinds(table_name)
+    return len(row) == len(kinds) and all(
+        type(value) is kind or value is None for value, kind in zip(row, kinds, strict=True)
+    )
+
+
 def read_table(tx: Tx, table_name: str) -> Iterator[list[Row]]:
     """Every row, a page at a time."""
     first, following, key_places = _statements(table_name)
@@ -74,6 +82,11 @@ def _statements(table_name: str) -> tuple[Statement, Statement, tuple[int, ...]]
     beyond = keys[0] > bounds[0] if len(keys) == 1 else tuple_(*keys) > tuple_(*bounds)
     columns = list(table.c)
     return statement(page), statement(page.where(beyond)), tuple(columns.index(key) for key in keys)
+
+
+@cache
+def _kinds(table_name: str) -> tuple[type, ...]:
+    return tuple(column.type.python_type for column in metadata.tables[table_name].c)
 
 
 @cache

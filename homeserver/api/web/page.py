@@ -31,7 +31,7 @@ _JOINING: Final[dict[RegistrationMode, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class SampleLogin:
-    """Somebody of the sample community whom a developer may log in as."""
+    """Somebody of the sample community whom a developer may log in as. All have the same password."""
 
     user_id: str
     name: str
@@ -95,15 +95,14 @@ def _sample(logins: Sequence[SampleLogin]) -> str:
     if not logins:
         return ""
     rows = "".join(
-        f"<tr><td>{escape(one.name)}</td><td><code>{escape(one.user_id)}</code></td>"
-        f"<td><code>{escape(one.password)}</code></td></tr>"
-        for one in logins
+        f"<tr><td>{escape(one.name)}</td><td><code>{escape(one.user_id)}</code></td></tr>" for one in logins
     )
     return (
-        '<section class="card sample" aria-labelledby="sample"><h2 id="sample">Sample community</h2>'
-        "<p>This is a development server. Two servers full of channels are waiting; log in as any of these:</p>"
-        '<div class="scroll"><table><thead><tr><th scope="col">Who</th><th scope="col">Log in as</th>'
-        f'<th scope="col">Password</th></tr></thead><tbody>{rows}</tbody></table></div></section>'
+        '<section class="card" aria-labelledby="sample"><h2 id="sample">Sample community</h2>'
+        "<p>This is a development server, with servers full of channels to look at. Log in as any of these, with "
+        f'the password <code class="word">{escape(logins[0].password)}</code>:</p>'
+        '<div class="scroll"><table><thead><tr><th scope="col">Who</th><th scope="col">User name</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div></section>"
     )
 
 

@@ -1,0 +1,259 @@
+"""`chaos doctor`: each thing that commonly goes wrong is found, and what is right is not complained about."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import socket
+import ssl
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from OpenSSL import crypto
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from homeserver import doctor
+from homeserver.cli.operations import Finding
+from homeserver.config.schema import Config, Listener, Registration, TlsFiles
+from homeserver.config.signing_key import StoredKey, write_signing_key
+from homeserver.db.engine import SqliteEngine
+from homeserver.db.migrate import upgrade_engine
+from homeserver.doctor import Doctor
+from homeserver.runtime.clock import TwistedClock
+from homeserver.store.facts import check_server_name, store_fact
+
+# 2026-07-01, and a year's worth of certificate before and after.
+NOW_S = 1_782_864_000.0
+
+
+class DoctorCase(SynchronousTestCase):
+    """A healthy server that is not running."""
+
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp()).absolute()
+        self.config = Config(
+            server_name="test.example",
+            public_url="http://localhost:8008",
+            data_dir=self.folder / "data",
+            listeners=(Listener(0),),
+        )
+        self.config.data_dir.mkdir(parents=True)
+        write_signing_key(self.config.signing_key_path, StoredKey("a", b"\x01" * 32))
+        self.engine = SqliteEngine(str(self.config.sqlite_path))
+        upgrade_engine(self.engine)
+        self.time = Clock()
+        self.time.rightNow = max(NOW_S, self.config.sqlite_path.stat().st_mtime)
+        session = self.engine.writer()
+        session.run(check_server_name, "test.example")
+        session.close()
+
+    def findings(self, config: Config | None = None) -> dict[str, Finding]:
+        """The worst finding of each subject."""
+        found: dict[str, Finding] = {}
+        rank = ("ok", "warning", "error")
+        for one in Doctor(config or self.config, self.engine, TwistedClock(self.time)).examine():
+            worst = found.get(one.subject)
+            if worst is None or rank.index(one.level) > rank.index(worst.level):
+                found[one.subject] = one
+            self.assertNotIn("\n", one.detail)
+        return found
+
+    def check(self, level: str, subject: str, text: str, config: Config | None = None) -> None:
+        finding = self.findings(config)[subject]
+        self.assertEqual(finding.level, level, finding)
+        self.assertIn(text, finding.detail)
+
+
+class ThisMachine(DoctorCase):
+    def test_all_is_well(self) -> None:
+        self.patch(resource, "getrlimit", lambda _: (65_536, 65_536))
+        wrong = [one for one in self.findings().values() if one.level != "ok" and one.subject != "disk"]
+        self.assertEqual(wrong, [])
+        self.assertEqual(list(self.config.data_dir.glob(".doctor*")), [])
+
+    def test_before_the_first_start(self) -> None:
+        config = replace(self.config, data_dir=self.folder / "new" / "data")
+        for subject in ("data folder", "signing key", "database"):
+            self.check("warning", subject, "not there yet", config)
+        self.assertFalse(config.data_dir.exists())
+
+    def test_signing_key(self) -> None:
+        path = self.config.signing_key_path
+        path.chmod(0o640)
+        self.check("error", "signing key", "can be read by others")
+        path.chmod(0o600)
+        path.write_text("nonsense")
+        self.check("error", "signing key", "ed25519")
+        self.check(
+            "error",
+            "signing key",
+            "is not there",
+            replace(self.config, signing_key_file=self.folder / "typo"),
+        )
+
+    def test_disk(self) -> None:
+        for free, level in ((100, "error"), (500, "warning"), (5000, "ok")):
+            usage = mock.Mock(free=free * 1024 * 1024)
+            self.patch(shutil, "disk_usage", lambda _, usage=usage: usage)
+            self.check(level, "disk", f"{free} MiB free")
+
+    def test_database(self) -> None:
+        self.check("ok", "database", "SQLite answers")
+        other = replace(self.config, server_name="other.example")
+        self.check("error", "database", "belongs to test.example", other)
+        self.check_schema("9999", "error", "9999")
+        self.check_schema("0000", "warning", "the next start upgrades it")
+        self.config.sqlite_path.write_bytes(b"this is no database at all" * 100)
+        self.assertEqual(self.findings()["database"].level, "error")
+
+    def check_schema(self, revision: str, level: str, text: str) -> None:
+        session = self.engine.writer()
+        session.run(store_fact, "schema", revision)
+        session.close()
+        self.check(level, "database", text)
+
+    def test_a_database_that_may_forget(self) -> None:
+        self.engine = SqliteEngine(str(self.config.sqlite_path), power_loss_safe=False)
+        self.check("warning", "database", "lost with the power")
+
+    def test_clock(self) -> None:
+        self.time.rightNow = 0.0
+        self.check("error", "clock", "1970-01-01")
+        self.time.rightNow = max(NOW_S, self.config.sqlite_path.stat().st_mtime) - 3600
+        if self.time.rightNow > NOW_S:
+            self.check("error", "clock", "went back")
+
+    def test_open_files(self) -> None:
+        for soft, level in ((256, "warning"), (65_536, "ok"), (resource.RLIM_INFINITY, "ok")):
+            self.patch(resource, "getrlimit", lambda _, soft=soft: (soft, 1_048_576))
+            self.assertEqual(self.findings()["open files"].level, level)
+
+    def test_open_registration_on_the_internet(self) -> None:
+        config = replace(
+            self.config, public_url="https://test.invalid", registration=Registration(mode="open")
+        )
+        self.patch(doctor, "_ask_public", lambda url: None)
+        self.check("warning", "registration", "spammers", config)
+
+    def test_a_check_that_fails_keeps_no_other(self) -> None:
+        def broken(_: object) -> Iterator[Finding]:
+            raise OSError("the disk says no")
+
+        self.patch(Doctor, "_disk", broken)
+        found = self.findings()
+        self.assertEqual(found["disk"], Finding("error", "disk", "the disk says no"))
+        self.assertIn("public address", found)
+
+
+class Network(DoctorCase):
+    def listen(self, answer: bytes, status: int = 200) -> int:
+        """A web server that says the same to everybody."""
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self.send_response(status)
+                self.end_headers()
+                self.wfile.write(answer)
+
+            def log_message(self, *_: Any) -> None:
+                """Quiet."""
+
+        server = HTTPServer(("127.0.0.1", 0), Handler)
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        self.addCleanup(server.server_close)
+        self.addCleanup(thread.join)
+        self.addCleanup(server.shutdown)
+        return server.server_port
+
+    def test_free_ports(self) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        self.check("ok", f"port {port}", "free", replace(self.config, listeners=(Listener(port),)))
+
+    def test_our_own_server_has_it(self) -> None:
+        port = self.listen(b'{"status": "ok", "position": 1}')
+        self.check(
+            "ok", f"port {port}", "our server answers", replace(self.config, listeners=(Listener(port),))
+        )
+
+    def test_somebody_else_has_it(self) -> None:
+        for answer in (b"", b"[]", b"hello", b"\xff", b"7", b'{"status": "ok"}'):
+            port = self.listen(answer)
+            config = replace(self.config, listeners=(Listener(port),))
+            self.check("error", f"port {port}", "taken by another program", config)
+
+    def test_an_address_that_is_not_ours(self) -> None:
+        config = replace(self.config, listeners=(Listener(8008, bind="192.0.2.1"),))
+        self.check("error", "port 8008", "cannot listen on 192.0.2.1", config)
+
+    def test_certificates(self) -> None:
+        for days, level, text in (
+            (-1, "error", "expired"),
+            (10, "warning", "days"),
+            (90, "ok", "valid until"),
+        ):
+            tls = self.certificate(days)
+            config = replace(self.config, listeners=(Listener(0, tls=tls),))
+            self.check(level, f"certificate {tls.certificate_file}", text, config)
+        missing = TlsFiles(self.folder / "none.pem", self.folder / "none.key")
+        self.check(
+            "error",
+            "certificates",
+            "No such file",
+            replace(self.config, listeners=(Listener(0, tls=missing),)),
+        )
+
+    def certificate(self, days: int) -> TlsFiles:
+        key = crypto.PKey()
+        key.generate_key(crypto.TYPE_RSA, 2048)
+        made = crypto.X509()
+        made.get_subject().CN = "test.example"
+        made.set_issuer(made.get_subject())
+        made.set_pubkey(key)
+        until = datetime.fromtimestamp(self.time.seconds() + days * 86_400 + 60, tz=UTC)
+        made.set_notBefore(b"20200101000000Z")
+        made.set_notAfter(f"{until:%Y%m%d%H%M%SZ}".encode())
+        made.sign(key, "sha256")
+        files = TlsFiles(self.folder / "tls.pem", self.folder / "tls.key")
+        files.certificate_file.write_bytes(crypto.dump_certificate(crypto.FILETYPE_PEM, made))
+        files.private_key_file.write_bytes(crypto.dump_privatekey(crypto.FILETYPE_PEM, key))
+        return files
+
+    def test_public_address(self) -> None:
+        port = self.listen(b'{"versions": []}')
+        self.assertIsNone(doctor._ask_public(f"http://127.0.0.1:{port}"))
+        for answer, status in ((b"{}", 200), (b"hello", 200), (b'{"versions": []}', 502), (b"[]", 200)):
+            said = doctor._ask_public(f"http://127.0.0.1:{self.listen(answer, status)}")
+            self.assertIn("not as a Matrix server", str(said))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            said = doctor._ask_public(f"http://127.0.0.1:{probe.getsockname()[1]}")
+        self.assertIn("no answer", str(said))
+        said = doctor._ask_public(f"https://127.0.0.1:{self.listen(b'')}")
+        self.assertRegex(str(said), "TLS|no answer")
+
+    def test_a_name_that_does_not_resolve(self) -> None:
+        def nobody(*_: Any) -> Any:
+            raise socket.gaierror("no")
+
+        self.patch(socket, "getaddrinfo", nobody)
+        config = replace(self.config, public_url="https://gone.invalid")
+        self.check("warning", "public address", "does not resolve", config)
+
+    def test_a_resolver_that_hangs_is_not_waited_for(self) -> None:
+        release = threading.Event()
+        self.addCleanup(release.set)
+        said = doctor._within(0.01, lambda: str(release.wait()))
+        self.assertIn("no answer within", str(said))
+
+    def test_we_trust_ourselves_over_loopback(self) -> None:
+        self.assertEqual(doctor._trusting().verify_mode, ssl.CERT_NONE)
