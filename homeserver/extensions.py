@@ -10,8 +10,9 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Protocol
 
-from homeserver.app import Core, Services
+from homeserver.core import Core
 from homeserver.http.route import Route
+from homeserver.services import Services
 
 GROUP = "chaos.extensions"
 

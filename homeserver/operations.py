@@ -17,12 +17,13 @@ from homeserver import backup, doctor
 from homeserver.api.web.health import HealthApi
 from homeserver.api.web.metrics_page import MetricsApi
 from homeserver.api.web.page import PageApi
-from homeserver.app import App, Core, ExtraRoutes, Surroundings, build_app
+from homeserver.app import App, ExtraRoutes, build_app
 from homeserver.cli import operations as commands
 from homeserver.cli.operations import Listening, OperationError, Progress, WrongInputError
 from homeserver.cli.simulate import run_simulator
 from homeserver.config.schema import Config
 from homeserver.config.signing_key import read_signing_keys
+from homeserver.core import Core, Surroundings
 from homeserver.db.engine import Engine, PostgresEngine, SqliteEngine
 from homeserver.db.errors import DatabaseError
 from homeserver.db.migrate import upgrade_engine

@@ -26,8 +26,9 @@ from twisted.internet.task import Clock as TaskClock
 from twisted.python.failure import Failure
 
 from federation.signing import SigningKey
-from homeserver.app import App, Surroundings, build_app
+from homeserver.app import App, build_app
 from homeserver.config.schema import Config
+from homeserver.core import Surroundings
 from homeserver.db.engine import open_engine
 from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg2
@@ -297,14 +298,12 @@ class PostgresSession(Session):
 
     def close(self) -> None:
         if self._connection is not None:
-            try:
+            with suppress(psycopg2.Error):  # it is broken already, which is why we close it
                 self._connection.close()
-            except psycopg2.Error:
-                pass  # it is broken already, which is why we close it
             self._connection = self._cursor = None
 
 
-def _read_bytea(value: str | bytes | None, cursor: Any) -> bytes | None:
+def _read_bytea(value: str | bytes | None, _: Any) -> bytes | None:
     return None if value is None else bytes.fromhex(str(value)[2:])
 
 

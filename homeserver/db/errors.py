@@ -7,13 +7,13 @@ class DatabaseError(Exception):
     """A unit of work failed and its transaction was rolled back. Nothing of it was stored."""
 
 
-class DatabaseUnavailable(DatabaseError):
+class DatabaseUnavailable(DatabaseError):  # noqa: N818 (what happened, in the words of databases)
     """The database cannot take work now (gone, locked, disk full). The same work may succeed later."""
 
 
-class IntegrityViolation(DatabaseError):
+class IntegrityViolation(DatabaseError):  # noqa: N818 (what happened, in the words of databases)
     """A constraint refused a row. Retrying the same work fails the same way."""
 
 
-class Conflict(DatabaseError):
+class Conflict(DatabaseError):  # noqa: N818 (what happened, in the words of databases)
     """Optimistic check failed: somebody else moved what this unit of work was built on."""

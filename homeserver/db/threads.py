@@ -86,7 +86,7 @@ def _run_now(session: Session, unit: Callable[..., T], args: Any, kwargs: Any) -
         value = session.run(unit, *args, **kwargs)
         session.settle()
         return succeed(value)
-    except Exception:
+    except Exception:  # noqa: BLE001 (passed on to whoever waits)
         return fail(Failure())
 
 
@@ -152,7 +152,7 @@ class ThreadedDatabase:
             unit, args, result = item
             try:
                 value = session.run(unit, *args)
-            except BaseException:
+            except BaseException:  # noqa: BLE001 (passed on to whoever waits, in their thread)
                 self._reactor.callFromThread(result.errback, Failure())
             else:
                 self._reactor.callFromThread(result.callback, value)

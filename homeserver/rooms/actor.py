@@ -51,7 +51,9 @@ class _Job(Generic[T]):
 class RoomActor:
     """See the rules above. Lives in the reactor thread."""
 
-    def __init__(self, room_nid: int, room_id: str, version: str, tools: RoomTools, committer: Committer) -> None:
+    def __init__(
+        self, room_nid: int, room_id: str, version: str, tools: RoomTools, committer: Committer
+    ) -> None:
         self.room_nid = room_nid
         self.room_id = room_id
         self.version = version
@@ -131,10 +133,12 @@ class RoomActor:
         turn: Turn | None = None
         try:
             if self._head is None:
-                self._head = await self._tools.database.read(_load_head, self, self._tools.bases, self._tools.events)
+                self._head = await self._tools.database.read(
+                    _load_head, self, self._tools.bases, self._tools.events
+                )
             turn = Turn(self._tools, self._head, self._warm, self._power, job.attempt)
             answer = await job.function(turn)
-        except Exception:
+        except Exception:  # noqa: BLE001 (passed on to whoever asked for the job)
             if turn is not None and turn.placements:
                 self._warm = {}  # it speaks of events that were not placed after all
                 self._power = None
@@ -155,7 +159,7 @@ class RoomActor:
         stored = self._committer.submit(bundle)
         stored.addCallbacks(self._stored, self._failed, (job, answer), {}, (job,), {})
 
-    def _stored(self, placements: list[Placement], job: _Job[Any], answer: Any) -> None:
+    def _stored(self, _: list[Placement], job: _Job[Any], answer: Any) -> None:
         self._in_flight -= 1
         self._resume()
         job.result.callback(answer)

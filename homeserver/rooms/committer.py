@@ -108,7 +108,9 @@ class Committer:
         """Store a bundle; fires with its placements, positions set."""
         return self._add(_Item(Deferred(), bundle=bundle))
 
-    def work(self, unit: Callable[Concatenate[WriteTx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+    def work(
+        self, unit: Callable[Concatenate[WriteTx, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
         """Run a unit of work in the next transaction; see ``homeserver.store.work``."""
         return self._add(_Item(Deferred(), unit=unit, args=args, kwargs=kwargs))
 

@@ -49,7 +49,9 @@ class RoomRegistry:
         actor = self._actors.get(nid)
         if actor is None:
             if version not in ROOM_VERSIONS:
-                raise MatrixError(400, "M_UNSUPPORTED_ROOM_VERSION", f"Room version {version} is not supported")
+                raise MatrixError(
+                    400, "M_UNSUPPORTED_ROOM_VERSION", f"Room version {version} is not supported"
+                )
             if len(self._actors) >= ACTORS_MOST:
                 self.drop_idle(0.0)
             actor = self._actors[nid] = RoomActor(nid, room_id, version, self.tools, self.committer)

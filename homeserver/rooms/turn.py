@@ -208,6 +208,8 @@ class Turn:
             if not isinstance(verdict, Accept):
                 raise forbidden(verdict.reason)
         if event.type == "m.room.create":
+            if event.state_key is None:
+                raise forbidden("A create event is a state event")
             return
         power = self.power or await self.power_levels()
         verdict = check_state_dependent(event, self.lookup, power)
@@ -240,7 +242,7 @@ class Turn:
             rank = await self._rank([auth_nid for auth_nid, _ in auth])
             self._tools.ranks.put(nid, rank)
             self.warm[key] = (nid, event)
-            if key == _POWER or key == _CREATE:
+            if key in (_POWER, _CREATE):
                 self.power = None
         placed = Placement(
             event,

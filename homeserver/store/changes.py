@@ -44,7 +44,10 @@ class Change(NamedTuple):
 
 
 _TAKE = statement(
-    update(stream).where(stream.c.id == 1).values(pos=stream.c.pos + bindparam("count")).returning(stream.c.pos)
+    update(stream)
+    .where(stream.c.id == 1)
+    .values(pos=stream.c.pos + bindparam("count"))
+    .returning(stream.c.pos)
 )
 _POSITION = statement(select(stream.c.pos).where(stream.c.id == 1))
 INSERT_CHANGES = rows(changes, "pos", "kind", "topic", "ref")
@@ -78,7 +81,8 @@ def load_changes(tx: Tx, after: int, most: int) -> list[Change]:
 
 def load_cursors(tx: Tx) -> dict[str, int]:
     """How far each follower has read."""
-    return {name: pos for name, pos in tx.all(_CURSORS)}
+    cursors: dict[str, int] = dict(tx.all(_CURSORS))
+    return cursors
 
 
 def store_cursors(tx: Tx, cursors: Sequence[tuple[str, int]]) -> None:

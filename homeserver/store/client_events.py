@@ -72,7 +72,9 @@ class ClientEvent:
         if room_id is not None:
             parts.append(b',"room_id":' + _encode(room_id))
         if unsigned or self.because:
-            members = unsigned + b"," + self.because if unsigned and self.because else unsigned or self.because
+            members = (
+                unsigned + b"," + self.because if unsigned and self.because else unsigned or self.because
+            )
             parts.append(b',"unsigned":{' + members + b"}")
         parts.append(b"}")
         return b"".join(parts)
@@ -98,7 +100,9 @@ class ClientEventCache(ByteLru[Key, ClientEvent]):
 
 def from_placement(placed: Placement) -> ClientEvent:
     """The client event of what this process has just stored."""
-    return _make(placed.nid, placed.event.event_id, placed.json, b"", 0, placed.event.rules.redacts_in_content)
+    return _make(
+        placed.nid, placed.event.event_id, placed.json, b"", 0, placed.event.rules.redacts_in_content
+    )
 
 
 def load_client_events(tx: Tx, nids: Collection[int], cache: ClientEventCache) -> dict[int, ClientEvent]:

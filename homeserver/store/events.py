@@ -55,7 +55,9 @@ _BY_ID = statement(_ROWS.where(any_of(events.c.event_id, "ids")))
 _JSON = statement(
     select(events.c.nid, events.c.event_id, rooms.c.version, event_json.c.json)
     .select_from(
-        events.join(event_json, event_json.c.nid == events.c.nid).join(rooms, rooms.c.nid == events.c.room_nid)
+        events.join(event_json, event_json.c.nid == events.c.nid).join(
+            rooms, rooms.c.nid == events.c.room_nid
+        )
     )
     .where(any_of(events.c.nid, "nids"))
 )
@@ -66,9 +68,9 @@ _REDACTED_BY = statement(
     .where(any_of(events.c.nid, "nids"))
 )
 _HEAD = statement(
-    select(room_heads.c.version, room_heads.c.snapshot_nid, room_heads.c.depth, room_heads.c.extremities).where(
-        room_heads.c.room_nid == bindparam("room_nid")
-    )
+    select(
+        room_heads.c.version, room_heads.c.snapshot_nid, room_heads.c.depth, room_heads.c.extremities
+    ).where(room_heads.c.room_nid == bindparam("room_nid"))
 )
 _TRANSACTIONS = statement(
     select(client_transactions.c.room_nid, client_transactions.c.txn_key, events.c.nid, events.c.event_id)
@@ -121,7 +123,8 @@ def load_json(tx: Tx, nids: Collection[int]) -> list[StoredJson]:
 
 def load_redactions(tx: Tx, nids: Sequence[int]) -> dict[int, int]:
     """Which of these events are redacted: event nid -> nid of the redaction."""
-    return {nid: by_nid for nid, by_nid in tx.all(_REDACTED_BY, nids=list(nids))}
+    redacted: dict[int, int] = dict(tx.all(_REDACTED_BY, nids=list(nids)))
+    return redacted
 
 
 def load_ranks(tx: Tx, nids: Collection[int]) -> dict[int, int]:
@@ -146,7 +149,9 @@ def load_head(tx: Tx, room_nid: int) -> HeadRow | None:
 
 def load_transactions(tx: Tx, device_nid: int, most: int) -> list[tuple[int, str, int, str]]:
     """A device's newest transactions: (room nid, key, event nid, event id)."""
-    return [(row[0], row[1], row[2], row[3]) for row in tx.all(_TRANSACTIONS, device_nid=device_nid, most=most)]
+    return [
+        (row[0], row[1], row[2], row[3]) for row in tx.all(_TRANSACTIONS, device_nid=device_nid, most=most)
+    ]
 
 
 def find_transaction(tx: Tx, device_nid: int, room_nid: int, txn_key: str) -> str | None:

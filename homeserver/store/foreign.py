@@ -36,6 +36,7 @@ _WHOSE = statement(
     .where(any_of(events.c.nid, "nids"))
 )
 
+
 def load_foreign(tx: Tx, after: int, upto: int) -> list[Change]:
     """The changes in ``(after, upto]``, with payloads."""
     found: list[Change] = []
@@ -57,7 +58,9 @@ def with_payloads(tx: Tx, changes: Sequence[Change]) -> list[Change]:
     texts = {row.nid: row.json for row in load_json(tx, nids)}
     parsed = load_events(tx, nids, EventCache())
     replaced: dict[int, int] = dict(tx.all(_REPLACED, nids=nids))
-    members = [nid for nid, row in rows.items() if row.type_nid == _MEMBER_TYPE and row.state_key_nid is not None]
+    members = [
+        nid for nid, row in rows.items() if row.type_nid == _MEMBER_TYPE and row.state_key_nid is not None
+    ]
     whose: dict[int, int] = dict(tx.all(_WHOSE, nids=members)) if members else {}
     result: list[Change] = []
     for change in changes:

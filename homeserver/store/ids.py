@@ -17,8 +17,10 @@ from sqlalchemy import and_, bindparam, select, update
 
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.schema.rooms import event_types, nid_leases, rooms, state_keys, user_ids
-from homeserver.db.schema.start import LEASE_NAME as _LEASE_NAME, WELL_KNOWN_TYPES
-from homeserver.db.statements import Rows, Statement, any_of, rows as bulk, statement
+from homeserver.db.schema.start import LEASE_NAME as _LEASE_NAME
+from homeserver.db.schema.start import WELL_KNOWN_TYPES
+from homeserver.db.statements import Rows, Statement, any_of, statement
+from homeserver.db.statements import rows as bulk
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 
@@ -30,20 +32,32 @@ _INSERT_TYPES = bulk(event_types, "nid", "type", ignore=True)
 _INSERT_USERS = bulk(user_ids, "nid", "user_id", ignore=True)
 _INSERT_KEYS = bulk(state_keys, "nid", "type_nid", "state_key", ignore=True)
 _INSERT_ROOMS = bulk(rooms, "nid", "room_id", "version", ignore=True)
-_USERS_BY_NAME = statement(select(user_ids.c.user_id, user_ids.c.nid).where(any_of(user_ids.c.user_id, "names")))
+_USERS_BY_NAME = statement(
+    select(user_ids.c.user_id, user_ids.c.nid).where(any_of(user_ids.c.user_id, "names"))
+)
 _USERS_BY_NID = statement(select(user_ids.c.user_id, user_ids.c.nid).where(any_of(user_ids.c.nid, "nids")))
-_TYPES_BY_NAME = statement(select(event_types.c.type, event_types.c.nid).where(any_of(event_types.c.type, "names")))
-_TYPES_BY_NID = statement(select(event_types.c.type, event_types.c.nid).where(any_of(event_types.c.nid, "nids")))
+_TYPES_BY_NAME = statement(
+    select(event_types.c.type, event_types.c.nid).where(any_of(event_types.c.type, "names"))
+)
+_TYPES_BY_NID = statement(
+    select(event_types.c.type, event_types.c.nid).where(any_of(event_types.c.nid, "nids"))
+)
 _KEYS_BY_NAME = statement(
     select(state_keys.c.nid).where(
         and_(state_keys.c.type_nid == bindparam("type_nid"), state_keys.c.state_key == bindparam("state_key"))
     )
 )
 _KEYS_BY_NID = statement(
-    select(state_keys.c.type_nid, state_keys.c.state_key, state_keys.c.nid).where(any_of(state_keys.c.nid, "nids"))
+    select(state_keys.c.type_nid, state_keys.c.state_key, state_keys.c.nid).where(
+        any_of(state_keys.c.nid, "nids")
+    )
 )
-_ROOMS_BY_NAME = statement(select(rooms.c.room_id, rooms.c.nid, rooms.c.version).where(any_of(rooms.c.room_id, "names")))
-_ROOMS_BY_NID = statement(select(rooms.c.room_id, rooms.c.nid, rooms.c.version).where(any_of(rooms.c.nid, "nids")))
+_ROOMS_BY_NAME = statement(
+    select(rooms.c.room_id, rooms.c.nid, rooms.c.version).where(any_of(rooms.c.room_id, "names"))
+)
+_ROOMS_BY_NID = statement(
+    select(rooms.c.room_id, rooms.c.nid, rooms.c.version).where(any_of(rooms.c.nid, "nids"))
+)
 _NEXT_LEASE = statement(select(nid_leases.c.next).where(nid_leases.c.name == _LEASE_NAME).with_for_update())
 _MOVE_LEASE = statement(
     update(nid_leases).where(nid_leases.c.name == _LEASE_NAME).values(next=bindparam("next_nid"))
@@ -300,7 +314,9 @@ class Interner:
             found.append((_INSERT_USERS, list(self._users.unsaved.items())))
         if self._keys.unsaved:
             types = self._types.nids
-            found.append((_INSERT_KEYS, [(nid, types[key[0]], key[1]) for nid, key in self._keys.unsaved.items()]))
+            found.append(
+                (_INSERT_KEYS, [(nid, types[key[0]], key[1]) for nid, key in self._keys.unsaved.items()])
+            )
         if self._rooms.unsaved:
             named = self._rooms.unsaved.items()
             found.append((_INSERT_ROOMS, [(nid, room_id, self._versions.get(nid)) for nid, room_id in named]))

@@ -33,7 +33,9 @@ _COLUMNS = (
     members.c.pos,
     members.c.forgotten,
 )
-_LOCAL = statement(select(*_COLUMNS).select_from(members.join(accounts, accounts.c.user_nid == members.c.user_nid)))
+_LOCAL = statement(
+    select(*_COLUMNS).select_from(members.join(accounts, accounts.c.user_nid == members.c.user_nid))
+)
 _OF_ROOM = statement(select(*_COLUMNS).where(members.c.room_nid == bindparam("room_nid")))
 _OF_USER = statement(select(*_COLUMNS).where(members.c.user_nid == bindparam("user_nid")))
 _ONE = statement(

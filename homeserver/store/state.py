@@ -28,9 +28,9 @@ _SMALLEST_DELTA = 4
 
 INSERT_SNAPSHOTS = rows(snapshots, "nid", "room_nid", "base_nid", "size", "data")
 _LOAD = statement(
-    select(snapshots.c.nid, snapshots.c.room_nid, snapshots.c.base_nid, snapshots.c.size, snapshots.c.data).where(
-        any_of(snapshots.c.nid, "nids")
-    )
+    select(
+        snapshots.c.nid, snapshots.c.room_nid, snapshots.c.base_nid, snapshots.c.size, snapshots.c.data
+    ).where(any_of(snapshots.c.nid, "nids"))
 )
 _BY_ROOM = statement(select(snapshots.c.nid).where(snapshots.c.room_nid == bindparam("room_nid")))
 

@@ -57,6 +57,7 @@ _DEACTIVATE = statement(
     .where(_A.user_nid == _USER)
     .values(deactivated=1, password_hash=null(), admin=0, erased=bindparam("erase_flag"))
 )
+_ALL = statement(select(_A.user_nid))
 _DEACTIVATED = statement(select(_A.user_nid).where(_A.deactivated == 1).order_by(_A.user_nid))
 _ERASE_PROFILE = statement(delete(profiles).where(profiles.c.user_nid == _USER))
 _ERASE_DATA = statement(delete(account_data).where(account_data.c.user_nid == _USER))
@@ -138,6 +139,11 @@ def load_account(tx: Tx, user_nid: int) -> Account | None:
 def list_accounts(tx: Tx, after: str = "", most: int = 100) -> list[Account]:
     """A page of all accounts in the order of their ids."""
     return [Account(*row) for row in tx.all(_PAGE, after=after, most=most)]
+
+
+def load_account_nids(tx: Tx) -> list[int]:
+    """Every account of this server (at the start)."""
+    return tx.column(_ALL)
 
 
 def load_deactivated(tx: Tx) -> list[int]:

@@ -23,5 +23,7 @@ class Worker(Protocol):
     3. A unit may run a second time (after a failed commit), so it MUST NOT have effects outside of ``tx``.
     """
 
-    def work(self, unit: Callable[Concatenate[WriteTx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+    def work(
+        self, unit: Callable[Concatenate[WriteTx, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
         """Run ``unit(tx, *args)`` in the next transaction."""

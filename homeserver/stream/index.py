@@ -31,11 +31,14 @@ _EMPTY: frozenset[int] = frozenset()
 class MembershipIndex:
     """See above. ``apply`` is subscribed to the log before anything that reads from here."""
 
-    def __init__(self, members: Iterable[Member], last_positions: Mapping[int, int]) -> None:
+    def __init__(
+        self, members: Iterable[Member], last_positions: Mapping[int, int], accounts: Iterable[int] = ()
+    ) -> None:
         self._by_user: dict[int, dict[int, Standing]] = {}
         self._joined: dict[int, set[int]] = {}
-        self._local: set[int] = set()
         self.last_pos: dict[int, int] = dict(last_positions)  # topic -> newest position there
+        for user_nid in accounts:
+            self.add_local_user(user_nid)
         for member in members:
             standing = Standing(member.membership, member.pos, member.event_nid, member.forgotten)
             self._put(member.user_nid, member.room_nid, standing)
@@ -97,5 +100,6 @@ class MembershipIndex:
 
     def shares_room(self, one: int, other: int) -> bool:
         """Whether two local users are in a room together."""
-        return one == other or any(other in self.local_members(room_nid) for room_nid in self.joined_rooms(one))
-
+        return one == other or any(
+            other in self.local_members(room_nid) for room_nid in self.joined_rooms(one)
+        )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from homeserver.app import Core, Services
+from homeserver.core import Core
 from homeserver.http.route import Route
+from homeserver.services import Services
 from synapse_compat.registration import SharedSecretRegistrationApi
 
 

@@ -23,8 +23,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
 from federation.signing import SigningKey
-from homeserver.app import App, Surroundings, build_app
+from homeserver.app import App, build_app
 from homeserver.config.schema import Config, RateLimits, Registration
+from homeserver.core import Surroundings
 from homeserver.db.engine import open_engine
 from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase
@@ -104,7 +105,7 @@ class TestApp:
             raise AssertionError("still waiting")
         if isinstance(results[0], Failure):
             results[0].raiseException()
-        return results[0]  # type: ignore[no-any-return]
+        return results[0]
 
     def advance(self, seconds: float) -> None:
         """Let time pass."""

@@ -38,7 +38,20 @@ DOMAINS = frozenset(
 )
 # What puts the server together, and the commands' work on the whole of it.
 COMPOSITION = frozenset(
-    {"__main__", "app", "backup", "cli", "doctor", "extensions", "listening", "operations", "seed"}
+    {
+        "__main__",
+        "app",
+        "backup",
+        "cli",
+        "core",
+        "doctor",
+        "extensions",
+        "listening",
+        "operations",
+        "routes",
+        "seed",
+        "services",
+    }
 )
 # The layers of the architecture, highest first; names on one line may see each other, domains only each other's types.
 LAYERS: tuple[frozenset[str], ...] = (

@@ -1,0 +1,108 @@
+"""The endpoints: every area of the API, over the domains."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from homeserver.api.client.account import AccountApi
+from homeserver.api.client.account_data import AccountDataApi
+from homeserver.api.client.capabilities import CapabilitiesApi
+from homeserver.api.client.context import ContextApi
+from homeserver.api.client.create_room import CreateRoomApi
+from homeserver.api.client.devices import DevicesApi
+from homeserver.api.client.directory import DirectoryApi
+from homeserver.api.client.event import EventApi
+from homeserver.api.client.filter import FilterApi
+from homeserver.api.client.initial_sync import InitialSyncApi
+from homeserver.api.client.joined_rooms import JoinedRoomsApi
+from homeserver.api.client.login import LoginApi
+from homeserver.api.client.logout import LogoutApi
+from homeserver.api.client.media import MediaApi
+from homeserver.api.client.media_legacy import LegacyMediaApi
+from homeserver.api.client.members import MembersApi
+from homeserver.api.client.membership import MembershipApi
+from homeserver.api.client.messages import MessagesApi
+from homeserver.api.client.presence import PresenceApi
+from homeserver.api.client.profile import ProfileApi
+from homeserver.api.client.push_rules import PushRulesApi
+from homeserver.api.client.pushers import PushersApi
+from homeserver.api.client.read_markers import ReadMarkersApi
+from homeserver.api.client.receipts import ReceiptsApi
+from homeserver.api.client.refresh import RefreshApi
+from homeserver.api.client.register import RegisterApi
+from homeserver.api.client.send import SendApi
+from homeserver.api.client.state import StateApi
+from homeserver.api.client.sync import SetPresence, SyncApi
+from homeserver.api.client.timestamp import TimestampApi
+from homeserver.api.client.typing import TypingApi
+from homeserver.api.client.upgrade import UpgradeApi
+from homeserver.api.client.versions import VersionsApi
+from homeserver.api.client.wellknown import WellKnownApi
+from homeserver.core import Core
+from homeserver.ephemeral.presence import Presence
+from homeserver.http.route import Route
+from homeserver.services import Services
+
+
+class HasRoutes(Protocol):
+    """One area of the API."""
+
+    def routes(self) -> list[Route]:
+        """Its endpoints."""
+
+
+def build_routes(core: Core, services: Services) -> list[Route]:
+    """Every endpoint that this server answers."""
+    config, around = core.config, core.around
+    settings, accounts, interactive = services.settings, services.accounts, services.interactive
+    apis: list[HasRoutes] = [
+        VersionsApi(),
+        WellKnownApi(config),
+        CapabilitiesApi(lambda: settings.config.default_room_version),
+        RegisterApi(settings.get, accounts, services.hasher, interactive, services.limiter, around.clock),
+        LoginApi(config, services.identity, services.sessions, interactive),
+        LogoutApi(services.sessions),
+        RefreshApi(services.sessions),
+        AccountApi(accounts, services.identity, interactive, lambda: settings.config.passwords),
+        DevicesApi(services.devices, services.identity, interactive),
+        ProfileApi(services.profiles),
+        AccountDataApi(services.account_data),
+        FilterApi(services.filters),
+        SendApi(services.rooms.sender),
+        media := MediaApi(services.media.repository, services.media.downloads),
+        LegacyMediaApi(services.media.downloads, media),
+        StateApi(services.reading.state),
+        MembersApi(services.reading.state),
+        MessagesApi(services.reading.pagination),
+        EventApi(services.reading.pagination),
+        ContextApi(services.reading.pagination),
+        TimestampApi(services.reading.timestamps),
+        InitialSyncApi(services.reading.glances),
+        CreateRoomApi(services.rooms.creator),
+        MembershipApi(services.rooms.memberships, services.rooms.aliases),
+        DirectoryApi(
+            config.server_name,
+            services.rooms.directory,
+            services.rooms.aliases,
+            lambda: settings.config.public_rooms,
+        ),
+        UpgradeApi(services.rooms.upgrades),
+        JoinedRoomsApi(core.index, core.interner),
+        TypingApi(services.typing, core.interner, core.index),
+        ReceiptsApi(services.rooms.receipts),
+        ReadMarkersApi(services.rooms.receipts),
+        PresenceApi(services.presence, core.interner, core.index),
+        PushRulesApi(services.push_rules),
+        PushersApi(services.pushers),
+        SyncApi(services.sync, around.database, _note_sync(services.presence)),
+    ]
+    return [route for api in apis for route in api.routes()]
+
+
+def _note_sync(presence: Presence | None) -> SetPresence | None:
+    """A client that syncs is there."""
+    if presence is None:
+        return None
+    return lambda requester, state: presence.synced(
+        requester.user_nid, requester.user_id, requester.device_nid, state
+    )

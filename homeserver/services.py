@@ -1,0 +1,247 @@
+"""The domains: every service object, over the core."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from homeserver.accounts.account_data import AccountData
+from homeserver.accounts.devices import Devices
+from homeserver.accounts.filters import Filters
+from homeserver.accounts.login import Identity
+from homeserver.accounts.passwords import PasswordHasher
+from homeserver.accounts.profiles import Profiles
+from homeserver.accounts.sessions import Sessions
+from homeserver.accounts.uia import InteractiveAuth
+from homeserver.accounts.users import Accounts
+from homeserver.config.schema import Config, RateLimits
+from homeserver.core import Core
+from homeserver.ephemeral.presence import Presence
+from homeserver.ephemeral.ticker import Ticker
+from homeserver.ephemeral.typing import Typing
+from homeserver.http.ratelimit import LimitClass, RateLimiter
+from homeserver.media.service import MediaService
+from homeserver.push.counts import Unread
+from homeserver.push.pushers import Pushers
+from homeserver.push.service import PushRules
+from homeserver.rooms.aliases import CANONICAL, Aliases
+from homeserver.rooms.create import RoomCreator
+from homeserver.rooms.departures import Departures
+from homeserver.rooms.directory import Directory
+from homeserver.rooms.initial import RoomGlances
+from homeserver.rooms.invites import InviteGate
+from homeserver.rooms.membership import Memberships
+from homeserver.rooms.pagination import Pagination
+from homeserver.rooms.profiles import RoomProfiles
+from homeserver.rooms.reading import Archive
+from homeserver.rooms.receipts import Receipts
+from homeserver.rooms.restricted import RestrictedJoins
+from homeserver.rooms.send import Sender
+from homeserver.rooms.state_reads import StateReads
+from homeserver.rooms.succession import Succession
+from homeserver.rooms.timestamps import Timestamps
+from homeserver.rooms.transactions import TransactionCache
+from homeserver.rooms.upgrade import RoomUpgrades
+from homeserver.rooms.visibility import Sights
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.visibility_reads import StateFacts
+from homeserver.sync.v3 import SyncService, SyncTools
+
+
+def limit_classes(limits: RateLimits) -> dict[str, LimitClass]:
+    """The configured rate limits by the names that routes use."""
+    names = ("login", "register", "send", "join", "invite", "create_room", "media", "search", "write", "read")
+    configured = {name: getattr(limits, name) for name in names}
+    return {name: LimitClass(one.per_second, one.burst) for name, one in configured.items()}
+
+
+class Settings:
+    """The configuration in force: reloadable keys change under whoever asks again."""
+
+    __slots__ = ("config",)
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def get(self) -> Config:
+        """The whole configuration."""
+        return self.config
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Rooms as their readers see them."""
+
+    pagination: Pagination
+    state: StateReads
+    timestamps: Timestamps
+    glances: RoomGlances
+
+
+def build_reading(core: Core, transactions: TransactionCache) -> Reading:
+    """What reads rooms, over one memory of what never changes."""
+    database, interner, clock = core.around.database, core.interner, core.around.clock
+    archive = Archive(StateFacts(core.bases), core.client_events)
+    sights = Sights(database, interner, core.index, core.changes, archive.facts)
+    pagination = Pagination(database, sights, transactions, archive, clock)
+    return Reading(
+        pagination,
+        StateReads(database, interner, sights, archive, clock),
+        Timestamps(database, sights, archive.facts),
+        RoomGlances(database, sights, pagination, archive),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class RoomServices:
+    """What changes rooms."""
+
+    transactions: TransactionCache
+    sender: Sender
+    creator: RoomCreator
+    memberships: Memberships
+    departures: Departures
+    aliases: Aliases
+    directory: Directory
+    upgrades: RoomUpgrades
+    profiles: RoomProfiles
+    receipts: Receipts
+
+
+def build_rooms(core: Core, settings: Settings, tasks: TaskGroup) -> RoomServices:
+    """The operations on rooms; some follow the log."""
+    config, around, rooms, worker, interner = (
+        core.config,
+        core.around,
+        core.rooms,
+        core.committer,
+        core.interner,
+    )
+    database = around.database
+    transactions = TransactionCache(database)
+    gate = InviteGate(config.server_name, database, interner)
+    succession = Succession(interner, worker)
+    creator = RoomCreator(config.server_name, lambda: settings.config.default_room_version, rooms, gate)
+    memberships = Memberships(rooms, worker, RestrictedJoins(interner, core.index), gate, succession)
+    aliases = Aliases(config.server_name, rooms, worker, core.index)
+    departures = Departures(rooms, core.index, tasks, around.log)
+    directory = Directory(rooms, worker, interner)
+    core.changes.subscribe(departures.apply)
+    core.changes.subscribe(directory.apply)
+    return RoomServices(
+        transactions=transactions,
+        sender=Sender(
+            rooms, transactions, {CANONICAL: aliases.check_canonical_alias}, memberships.set_member
+        ),
+        creator=creator,
+        memberships=memberships,
+        departures=departures,
+        aliases=aliases,
+        directory=directory,
+        upgrades=RoomUpgrades(rooms, creator, succession),
+        profiles=RoomProfiles(rooms, core.index, tasks, around.log),
+        receipts=Receipts(database, worker, interner, core.index, core.events, around.clock),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The domains, over the core."""
+
+    settings: Settings
+    limiter: RateLimiter
+    interactive: InteractiveAuth
+    hasher: PasswordHasher
+    sessions: Sessions
+    accounts: Accounts
+    identity: Identity
+    devices: Devices
+    profiles: Profiles
+    account_data: AccountData
+    filters: Filters
+    media: MediaService
+    rooms: RoomServices
+    reading: Reading
+    tasks: TaskGroup
+    typing: Typing
+    presence: Presence | None
+    push_rules: PushRules
+    pushers: Pushers
+    sync: SyncService
+
+
+def build_services(core: Core) -> Services:
+    """Every domain object."""
+    config, around = core.config, core.around
+    database, worker, interner = around.database, core.committer, core.interner
+    clock, entropy = around.clock, around.entropy
+    settings = Settings(config)
+    limiter = RateLimiter(clock, limit_classes(config.rate_limits), enabled=config.rate_limits.enabled)
+    hasher = PasswordHasher(around.run_in_thread, entropy)
+    sessions = Sessions(database, worker, interner, clock, entropy, config.sessions)
+    accounts = Accounts(config.server_name, database, worker, interner, clock, entropy, hasher, sessions)
+    tasks = TaskGroup(clock, around.log)
+    rooms = build_rooms(core, settings, tasks)
+    # One counter for both: a sync token has one number for what is only in memory.
+    ticker = Ticker()
+    typing = Typing(clock, ticker, core.notifier.wake_room)
+    core.changes.subscribe(typing.apply)
+    presence: Presence | None = None
+    if config.presence.enabled:
+        presence = Presence(clock, ticker, core.index, core.notifier.wake_users)
+        core.changes.subscribe(presence.apply)
+    push_rules = PushRules(database, worker)
+    return Services(
+        settings=settings,
+        limiter=limiter,
+        interactive=InteractiveAuth(clock, entropy, config.sessions.interactive_auth_lifetime_s),
+        hasher=hasher,
+        sessions=sessions,
+        accounts=accounts,
+        identity=Identity(accounts, hasher, sessions, limiter),
+        devices=Devices(database, worker),
+        profiles=Profiles(config.server_name, database, worker, interner, rooms.profiles.changed),
+        account_data=AccountData(database, worker, interner, {"m.push_rules": push_rules.load_content}),
+        filters=Filters(database, worker),
+        media=build_media(core, settings),
+        rooms=rooms,
+        reading=build_reading(core, rooms.transactions),
+        tasks=tasks,
+        typing=typing,
+        presence=presence,
+        push_rules=push_rules,
+        pushers=Pushers(database, worker, clock),
+        sync=build_sync(core, typing, presence),
+    )
+
+
+def build_sync(core: Core, typing: Typing, presence: Presence | None) -> SyncService:
+    """Sync, over the log and what is only in memory."""
+    around = core.around
+    tools = SyncTools(
+        around.database,
+        core.interner,
+        core.changes,
+        core.index,
+        core.notifier,
+        around.clock,
+        core.client_events,
+        core.bases,
+    )
+    unread = Unread(around.database, core.interner, core.changes, core.index, core.events)
+    return SyncService(tools, around.entropy.id(8), typing=typing, presence=presence, unread=unread)
+
+
+def build_media(core: Core, settings: Settings) -> MediaService:
+    """The content repository."""
+    config, around = core.config, core.around
+    return MediaService(
+        config.server_name,
+        config.data_dir / "media",
+        around.database,
+        core.committer,
+        around.run_in_thread,
+        around.clock,
+        around.entropy,
+        around.log,
+        lambda: settings.config.media,
+    )
