@@ -1,4 +1,4 @@
-"""The page at `/`, in a real browser: it says what this is and how to connect a client."""
+"""The page at `/`, in a real browser: it says what this is and how to connect a client, and looks the part."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections import Counter
 from pathlib import Path
 
+from PIL import Image
 from twisted.trial import unittest
 
 BROWSER_VARIABLE = "CHAOS_CHROMIUM"
@@ -46,7 +48,15 @@ class FirstPage(unittest.TestCase):
         self.port = _free_port()
         (self.folder / "chaos.yaml").write_text(CONFIGURATION.format(port=self.port))
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "homeserver", "serve", "--config", str(self.folder / "chaos.yaml")],
+            [
+                sys.executable,
+                "-m",
+                "homeserver",
+                "serve",
+                "--dev",
+                "--config",
+                str(self.folder / "chaos.yaml"),
+            ],
             cwd=self.folder,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -84,7 +94,7 @@ class FirstPage(unittest.TestCase):
         """The document as the browser has it when all scripts are done."""
         command = [self.browser, "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
         command += [f"--user-data-dir={self.folder / 'profile'}", "--virtual-time-budget=5000", "--dump-dom"]
-        command.append(f"http://127.0.0.1:{self.port}{path}")
+        command += [f"http://127.0.0.1:{self.port}{path}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=BROWSER_TIMEOUT_S)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
@@ -95,3 +105,26 @@ class FirstPage(unittest.TestCase):
         self.assertIn("page.example", page)
         self.assertIn(f"http://127.0.0.1:{self.port}", page)
         self.assertRegex(page, re.compile(r"Matrix client", re.IGNORECASE))
+        # Of a development server: whom to log in as.
+        self.assertIn("@juniper:page.example", page)
+
+    def test_looks_right_on_a_phone_and_on_a_desk(self) -> None:
+        for width in (360, 1280):
+            picture = self.folder / f"{width}.png"
+            command = [
+                self.browser,
+                "--headless=new",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-dev-shm-usage",
+            ]
+            command += [f"--user-data-dir={self.folder / 'profile'}", f"--window-size={width},900"]
+            command += ["--hide-scrollbars", f"--screenshot={picture}", f"http://127.0.0.1:{self.port}/"]
+            subprocess.run(command, capture_output=True, check=True, timeout=BROWSER_TIMEOUT_S)
+            with Image.open(picture) as image:
+                pixels = Counter(image.convert("RGB").getdata())
+            # The ground, the card on it, and the violet of the mark: styled, and not black on white.
+            shares = {color: count / (width * 900) for color, count in pixels.items()}
+            self.assertGreater(shares.get((0xF5, 0xF4, 0xFA), 0), 0.05)
+            self.assertGreater(shares.get((0xFF, 0xFF, 0xFF), 0), 0.15)
+            self.assertTrue(any(blue > 200 and green < 120 and red > 90 for red, green, blue in shares))
