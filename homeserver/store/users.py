@@ -9,6 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import BindParameter, and_, bindparam, delete, null, select, update
 
 from homeserver.db.schema.accounts import account_data, accounts, filters, profiles
+from homeserver.db.schema.push import pushers
 from homeserver.db.schema.rooms import user_ids
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
@@ -60,6 +61,7 @@ _DEACTIVATE = statement(
 _ALL = statement(select(_A.user_nid))
 _DEACTIVATED = statement(select(_A.user_nid).where(_A.deactivated == 1).order_by(_A.user_nid))
 _ERASE_PROFILE = statement(delete(profiles).where(profiles.c.user_nid == _USER))
+_DROP_PUSHERS = statement(delete(pushers).where(pushers.c.user_nid == _USER).returning(pushers.c.user_nid))
 _ERASE_DATA = statement(delete(account_data).where(account_data.c.user_nid == _USER))
 _ERASE_FILTERS = statement(delete(filters).where(filters.c.user_nid == _USER))
 
@@ -177,6 +179,8 @@ def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
     drop_user_tokens(tx, user_nid)
     tx.run(_DEACTIVATE, the_user_nid=user_nid, erase_flag=int(erase))
     tx.run(_ERASE_PROFILE, the_user_nid=user_nid)
+    if tx.column(_DROP_PUSHERS, the_user_nid=user_nid):
+        tx.claim(Kind.PUSHER, -user_nid)
     if erase:
         tx.run(_ERASE_DATA, the_user_nid=user_nid)
         tx.run(_ERASE_FILTERS, the_user_nid=user_nid)

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.errors import limit_exceeded
+from homeserver.store.pushers import load_pushers
 from homeserver.store.users import deactivate_account
 from tests.api.rooms import ALICE, BOB, V3, RoomsCase
 
@@ -70,6 +71,24 @@ class Departure(RoomsCase):
             )
         self.assertEqual("join", self.membership(self.joined[0], ALICE))
         self.assertEqual(404, self.app.call("GET", f"{V3}/profile/{BOB}")[0])
+
+    def test_nothing_is_pushed_any_more(self) -> None:
+        pusher = {
+            "app_id": "example",
+            "pushkey": "key",
+            "kind": "http",
+            "app_display_name": "App",
+            "device_display_name": "Phone",
+            "lang": "en",
+            "data": {"url": "https://push.example/_matrix/push/v1/notify"},
+        }
+        self.ok(self.bob, "/pushers/set", pusher)
+        bob = self.app.app.core.interner.known_user(BOB)
+        assert bob is not None
+        self.assertEqual(1, len(self.app.wait(self.app.database.read(load_pushers, bob))))
+        self.deactivate(erase=True)
+        self.pump()
+        self.assertEqual([], self.app.wait(self.app.database.read(load_pushers, bob)))
 
     def test_an_earlier_process_had_no_time(self) -> None:
         self.store_deactivation()
