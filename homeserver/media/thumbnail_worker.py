@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
 QUALITY = 82
+MAX_PROFILE_BYTES = 8192
 MIB = 1024 * 1024
 
 
@@ -83,6 +84,9 @@ def reduce(image: Image.Image, target: tuple[int, int], method: str) -> Image.Im
     upright = ImageOps.exif_transpose(image)
     has_alpha = upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info
     plain = upright.convert("RGBA" if has_alpha else "RGB")
+    if upright.mode not in ("RGB", "RGBA"):
+        # Of a palette or of inks: it says nothing of these colours.
+        plain.info.pop("icc_profile", None)
     if plain.size == target:
         return plain
     if method == "crop":
@@ -92,13 +96,15 @@ def reduce(image: Image.Image, target: tuple[int, int], method: str) -> Image.Im
 
 def encode(image: Image.Image) -> tuple[str, bytes]:
     """JPEG, or PNG where something is transparent."""
-    # What the file says of its camera and place does not come along.
+    # What the file says of its camera and place does not come along; what its colours mean must.
+    profile = image.info.get("icc_profile")
     image.info.clear()
+    kept = profile if isinstance(profile, bytes) and len(profile) <= MAX_PROFILE_BYTES else None
     out = io.BytesIO()
     if image.mode == "RGBA":
-        image.save(out, "PNG")
+        image.save(out, "PNG", icc_profile=kept)
         return "image/png", out.getvalue()
-    image.save(out, "JPEG", quality=QUALITY)
+    image.save(out, "JPEG", quality=QUALITY, icc_profile=kept)
     return "image/jpeg", out.getvalue()
 
 

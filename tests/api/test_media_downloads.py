@@ -6,7 +6,9 @@ import os
 from hashlib import sha256
 from typing import Any
 
-from tests.api.media import DOWNLOAD, OLD, POLICY, THUMBNAIL, MediaCase
+from homeserver.store import media as store
+from homeserver.store.media import MediaRow, load_media
+from tests.api.media import DOWNLOAD, OLD, POLICY, THUMBNAIL, UPLOAD, MediaCase
 from tests.support.app import SERVER_NAME
 from tests.support.databases import on_each_database
 from tests.support.http import Answer, path_of
@@ -133,6 +135,42 @@ class Downloads(MediaCase):
             400,
             "M_INVALID_PARAM",
         )
+
+
+class Rows(MediaCase):
+    """What a download reads and notes."""
+
+    def row(self, address: str) -> MediaRow:
+        origin, _, media_id = address.partition("/")
+        found = self.app.wait(self.app.database.read(load_media, origin, media_id))
+        assert found is not None
+        return found
+
+    def test_last_access_by_the_day(self) -> None:
+        address = self.upload(b"x")
+        self.assertIsNone(self.row(address).last_access_ts_ms)
+        seen: list[int | None] = []
+        for seconds in (0, 86_399, 1):
+            self.app.advance(seconds)
+            self.get(address)
+            self.app.advance(0)
+            seen.append(self.row(address).last_access_ts_ms)
+        start_ms = seen[0] or 0
+        self.assertEqual([start_ms, start_ms, start_ms + 86_400_000], seen)
+
+    def test_quarantined(self) -> None:
+        address = self.upload(b"x")
+        row = self.row(address)._replace(quarantined=1)
+        self.patch(store, "load_media", lambda tx, origin, media_id: row)
+        self.refused(self.get(address), 404, "M_NOT_FOUND")
+
+    def test_an_upload_to_an_address_counts_from_its_end(self) -> None:
+        address = self.create()
+        self.app.advance(10)
+        self.configure(freeze_unauthenticated_ts_ms=int(self.app.time.seconds() * 1000))
+        self.app.ok("PUT", f"{UPLOAD}/{address}", b"late", self.alice)
+        self.refused(self.app.answer("GET", f"{OLD}/{address}"), 404, "M_NOT_FOUND")
+        self.assertEqual(b"late", self.get(address).body)
 
 
 class Thumbnails(MediaCase):

@@ -116,6 +116,18 @@ class Made(unittest.TestCase):
         self.assertEqual((48, 96), small.size)
         self.assertEqual({}, dict(small.getexif()))
 
+    def test_what_colours_mean_comes_along_and_nothing_else(self) -> None:
+        profile = b"\0" * 4000
+        for mode, kind in (("RGB", "JPEG"), ("RGBA", "PNG")):
+            _, data = self.make(picture(400, 200, kind, mode, icc_profile=profile), 96, 96)
+            self.assertEqual(profile, load(data).info.get("icc_profile"))
+            _, data = self.make(picture(400, 200, kind, mode, icc_profile=b"\0" * 9000), 96, 96)
+            self.assertNotIn("icc_profile", load(data).info)
+        _, data = self.make(picture(400, 200, "JPEG", "CMYK", icc_profile=profile), 96, 96)
+        self.assertNotIn("icc_profile", load(data).info)
+        _, data = self.make(picture(400, 200, "JPEG", comment=b"at home"), 96, 96)
+        self.assertNotIn("comment", load(data).info)
+
     def test_small_pictures_as_they_are(self) -> None:
         for kind, content_type in (("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp")):
             head, data = self.make(picture(50, 40, kind), 96, 96)
