@@ -22,7 +22,7 @@ from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.media.service import MediaService
 from homeserver.push.counts import Unread
 from homeserver.push.pushers import Pushers
-from homeserver.push.service import PushRules
+from homeserver.push.service import PushRules, default_content
 from homeserver.rooms.aliases import CANONICAL, Aliases
 from homeserver.rooms.create import RoomCreator
 from homeserver.rooms.departures import Departures
@@ -228,7 +228,14 @@ def build_sync(core: Core, typing: Typing, presence: Presence | None) -> SyncSer
         core.bases,
     )
     unread = Unread(around.database, core.interner, core.changes, core.index, core.events)
-    return SyncService(tools, around.entropy.id(8), typing=typing, presence=presence, unread=unread)
+    return SyncService(
+        tools, around.entropy.id(8), typing=typing, presence=presence, unread=unread, defaults=_default_data
+    )
+
+
+def _default_data(user_id: str) -> dict[str, str]:
+    """Clients expect the push rules in their first sync, whether or not somebody has changed one."""
+    return {"m.push_rules": default_content(user_id).decode()}
 
 
 def build_media(core: Core, settings: Settings) -> MediaService:

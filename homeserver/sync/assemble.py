@@ -23,7 +23,7 @@ from homeserver.sync.sections import (
     stripped_rooms,
 )
 from homeserver.sync.serialise import counts_members, encode, events_object, receipt_events, typing_event
-from homeserver.sync.types import DeviceSections, Presence, Requester, Typing, Unread
+from homeserver.sync.types import DefaultData, DeviceSections, Presence, Requester, Typing, Unread
 from homeserver.sync.window import Topic
 from homeserver.sync.work import Answer, Work
 
@@ -39,6 +39,7 @@ class Assembler:
         presence: Presence,
         unread: Unread,
         devices: DeviceSections,
+        defaults: DefaultData,
     ) -> None:
         self._index = index
         self._lazy = lazy
@@ -46,6 +47,7 @@ class Assembler:
         self._presence = presence
         self._unread = unread
         self._devices = devices
+        self._defaults = defaults
 
     async def assemble(self, work: Work, pieces: Mapping[int, Piece], loaded: Loaded) -> Answer:
         """The answer."""
@@ -162,7 +164,12 @@ class Assembler:
     def _account_data(self, work: Work, loaded: Loaded) -> list[AccountDataChanged | AccountDatum]:
         topic = self._own_topic(work)
         changed = topic.account_data if topic is not None and topic.complete else []
-        return [*loaded.account_data, *changed]
+        found = [*loaded.account_data, *changed]
+        if work.initial:
+            stored = {one.type for one in found if one.room_nid == 0}
+            defaults = self._defaults(work.ask.requester.user_id)
+            found += [AccountDatum(0, kind, text) for kind, text in defaults.items() if kind not in stored]
+        return found
 
     def _own_topic(self, work: Work) -> Topic | None:
         return work.window.topics.get(-work.ask.requester.user_nid) if work.window is not None else None

@@ -9,7 +9,7 @@ composition root.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 
@@ -80,6 +80,15 @@ class DeviceSections(Protocol):
 
     def load(self, requester: Requester, since: int, upto: int) -> bytes | Awaitable[bytes]:
         """JSON members (without braces) to put into the answer; ``since`` 0 at an initial sync."""
+
+
+DefaultData = Callable[[str], Mapping[str, str]]
+"""The global account data (type -> content, as JSON) that a user id has before anything is stored: the push rules."""
+
+
+def no_defaults(_: str) -> Mapping[str, str]:
+    """Nothing but what is stored."""
+    return {}
 
 
 class NoEncryption:

@@ -32,6 +32,7 @@ from homeserver.sync.plan import plan_initial, plan_since
 from homeserver.sync.sections import Loaded, Piece, Want, load_sections
 from homeserver.sync.shared import SharedRooms
 from homeserver.sync.types import (
+    DefaultData,
     DeviceSections,
     NoEncryption,
     NoPresence,
@@ -41,6 +42,7 @@ from homeserver.sync.types import (
     Requester,
     Typing,
     Unread,
+    no_defaults,
 )
 from homeserver.sync.wait import Waits
 from homeserver.sync.window import Window, Windows
@@ -89,6 +91,7 @@ class SyncService:
         presence: Presence | None = None,
         unread: Unread | None = None,
         devices: DeviceSections | None = None,
+        defaults: DefaultData = no_defaults,
     ) -> None:
         self._tools = tools
         self._boot = boot
@@ -104,7 +107,7 @@ class SyncService:
         shared = SharedRooms(tools.database, tools.events)
         self._memory = MemoryRooms(shared, tools.interner, tools.events, self._lazy)
         self._assembler = Assembler(
-            tools.index, self._lazy, self._typing, self._presence, self._unread, self._devices
+            tools.index, self._lazy, self._typing, self._presence, self._unread, self._devices, defaults
         )
         # What happened before was heard of by another process: of it the index knows events, and nothing else.
         self._heard_from = tools.log.position

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from homeserver.db.schema import accounts, media, push, rooms, stream
+from homeserver.db.schema import accounts, media, push, relations, rooms, stream
 from homeserver.db.schema.base import metadata
 
-__all__ = ["accounts", "media", "metadata", "push", "rooms", "stream"]
+__all__ = ["accounts", "media", "metadata", "push", "relations", "rooms", "stream"]

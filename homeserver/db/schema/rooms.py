@@ -108,6 +108,8 @@ state_log = Table(
     nid("state_key_nid", primary=True),
     nid("event_nid"),  # 0: the key went away
     nid("prev_nid"),  # 0: the key was not there
+    # How one key moved: a reader's membership over time.
+    Index("state_log_by_key", "room_nid", "state_key_nid", "pos"),
     **CLUSTERED,
 )
 members = Table(

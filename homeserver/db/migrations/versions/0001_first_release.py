@@ -171,6 +171,7 @@ def _state() -> None:
         sa.PrimaryKeyConstraint("room_nid", "pos", "state_key_nid"),
         sqlite_with_rowid=False,
     )
+    op.create_index("state_log_by_key", "state_log", ["room_nid", "state_key_nid", "pos"])
     op.create_table(
         "members",
         _big("room_nid"),
@@ -204,6 +205,23 @@ def _around_rooms() -> None:
     op.create_index("aliases_by_room", "aliases", ["room_nid"])
     op.create_table("published_rooms", _big("room_nid"), sa.PrimaryKeyConstraint("room_nid"))
     op.create_table(
+        "pushers",
+        _big("user_nid"),
+        _text("app_id"),
+        _text("pushkey"),
+        _text("kind"),
+        _text("app_display_name"),
+        _text("device_display_name"),
+        _text("profile_tag", nullable=True),
+        _text("lang"),
+        _text("data"),
+        _big("device_nid"),
+        _big("created_ts_ms"),
+        sa.PrimaryKeyConstraint("user_nid", "app_id", "pushkey"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("pushers_by_key", "pushers", ["app_id", "pushkey"])
+    op.create_table(
         "receipts",
         _big("room_nid"),
         _big("user_nid"),
@@ -216,6 +234,33 @@ def _around_rooms() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("receipts_by_pos", "receipts", ["room_nid", "pos"])
+
+
+def _relations() -> None:
+    """Which events relate to which."""
+    op.create_table(
+        "relations",
+        _text("target_id"),
+        _big("room_nid"),
+        _text("rel_type"),
+        _big("pos"),
+        _big("child_nid"),
+        _big("type_nid"),
+        _big("sender_nid"),
+        _big("ts_ms"),
+        _small("sound"),
+        sa.PrimaryKeyConstraint("target_id", "room_nid", "rel_type", "pos"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("relations_by_place", "relations", ["target_id", "room_nid", "pos"])
+    op.create_index("relations_by_child", "relations", ["child_nid"], unique=True)
+    op.create_index(
+        "relations_of_threads",
+        "relations",
+        ["room_nid", "target_id", "pos", "sender_nid"],
+        sqlite_where=sa.text("rel_type = 'm.thread'"),
+        postgresql_where=sa.text("rel_type = 'm.thread'"),
+    )
 
 
 def _accounts() -> None:
@@ -384,6 +429,7 @@ def upgrade() -> None:
     _history()
     _state()
     _around_rooms()
+    _relations()
     _accounts()
     _tokens()
     _kept_for_users()
