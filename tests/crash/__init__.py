@@ -1,0 +1,1 @@
+"""Real server processes, killed and cut off from their disks; what they acknowledged must be there afterwards."""
