@@ -1,0 +1,1 @@
+"""Scenes: conversations that read like a story, played against the whole server."""
