@@ -30,6 +30,7 @@ from homeserver.api.client.read_markers import ReadMarkersApi
 from homeserver.api.client.receipts import ReceiptsApi
 from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
+from homeserver.api.client.relations import RelationsApi
 from homeserver.api.client.send import SendApi
 from homeserver.api.client.state import StateApi
 from homeserver.api.client.sync import SetPresence, SyncApi
@@ -74,6 +75,7 @@ def build_routes(core: Core, services: Services) -> list[Route]:
         StateApi(services.reading.state),
         MembersApi(services.reading.state),
         MessagesApi(services.reading.pagination),
+        RelationsApi(services.reading.relationships),
         EventApi(services.reading.pagination),
         ContextApi(services.reading.pagination),
         TimestampApi(services.reading.timestamps),

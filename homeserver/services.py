@@ -34,6 +34,7 @@ from homeserver.rooms.pagination import Pagination
 from homeserver.rooms.profiles import RoomProfiles
 from homeserver.rooms.reading import Archive
 from homeserver.rooms.receipts import Receipts
+from homeserver.rooms.relations import Relationships
 from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.send import Sender
 from homeserver.rooms.state_reads import StateReads
@@ -44,6 +45,7 @@ from homeserver.rooms.upgrade import RoomUpgrades
 from homeserver.rooms.visibility import Sights
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.visibility_reads import StateFacts
+from homeserver.sync.ignored import IgnoreLists
 from homeserver.sync.v3 import SyncService, SyncTools
 
 
@@ -72,19 +74,23 @@ class Reading:
     """Rooms as their readers see them."""
 
     pagination: Pagination
+    relationships: Relationships
     state: StateReads
     timestamps: Timestamps
     glances: RoomGlances
 
 
-def build_reading(core: Core, transactions: TransactionCache) -> Reading:
+def build_reading(
+    core: Core, transactions: TransactionCache, facts: StateFacts, ignored: IgnoreLists
+) -> Reading:
     """What reads rooms, over one memory of what never changes."""
     database, interner, clock = core.around.database, core.interner, core.around.clock
-    archive = Archive(StateFacts(core.bases), core.client_events)
+    archive = Archive(facts, core.client_events)
     sights = Sights(database, interner, core.index, core.changes, archive.facts)
-    pagination = Pagination(database, sights, transactions, archive, clock)
+    pagination = Pagination(database, sights, transactions, archive, ignored, clock)
     return Reading(
         pagination,
+        Relationships(database, sights, pagination, archive),
         StateReads(database, interner, sights, archive, clock),
         Timestamps(database, sights, archive.facts),
         RoomGlances(database, sights, pagination, archive),
@@ -190,6 +196,7 @@ def build_services(core: Core) -> Services:
         presence = Presence(clock, ticker, core.index, core.notifier.wake_users)
         core.changes.subscribe(presence.apply)
     push_rules = PushRules(database, worker)
+    facts, ignored = StateFacts(core.bases), IgnoreLists(database)
     return Services(
         settings=settings,
         limiter=limiter,
@@ -204,17 +211,19 @@ def build_services(core: Core) -> Services:
         filters=Filters(database, worker),
         media=build_media(core, settings),
         rooms=rooms,
-        reading=build_reading(core, rooms.transactions),
+        reading=build_reading(core, rooms.transactions, facts, ignored),
         tasks=tasks,
         typing=typing,
         presence=presence,
         push_rules=push_rules,
         pushers=Pushers(database, worker, clock),
-        sync=build_sync(core, typing, presence),
+        sync=build_sync(core, facts, ignored, typing, presence),
     )
 
 
-def build_sync(core: Core, typing: Typing, presence: Presence | None) -> SyncService:
+def build_sync(
+    core: Core, facts: StateFacts, ignored: IgnoreLists, typing: Typing, presence: Presence | None
+) -> SyncService:
     """Sync, over the log and what is only in memory."""
     around = core.around
     tools = SyncTools(
@@ -225,7 +234,8 @@ def build_sync(core: Core, typing: Typing, presence: Presence | None) -> SyncSer
         core.notifier,
         around.clock,
         core.client_events,
-        core.bases,
+        facts,
+        ignored,
     )
     unread = Unread(around.database, core.interner, core.changes, core.index, core.events)
     return SyncService(

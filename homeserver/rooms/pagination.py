@@ -17,6 +17,7 @@ from homeserver.rooms.reading import (
     Asker,
     Filter,
     Found,
+    Ignoring,
     find_seen,
     scan,
     write_events,
@@ -54,12 +55,14 @@ class Pagination:
         sights: Sights,
         transactions: TransactionCache,
         archive: Archive,
+        ignoring: Ignoring,
         clock: Clock,
     ) -> None:
         self._database = database
         self._sights = sights
         self._transactions = transactions
         self._archive = archive
+        self._ignoring = ignoring
         self._clock = clock
 
     async def page(self, requester: Requester, room_id: str, asked: PageAsked) -> bytes:
@@ -75,7 +78,7 @@ class Pagination:
             sight = await self._sights.find(requester, room_id)
         except MatrixError:
             # spec: client-server-api#get_matrixclientv3roomsroomideventeventid (404 for both)
-            raise _no_event() from None
+            raise no_event() from None
         asker = await self.asker(requester, sight)
         return await self._database.read(_write_event, self._archive, asker, event_id)
 
@@ -93,10 +96,14 @@ class Pagination:
         sent = transactions.sent_by(device_nid) if device_nid else {}
         if sent is None:
             sent = await transactions.load_sent_by(device_nid)
-        return Asker(sight, self._clock.now_ms(), sent)
+        ignored = self._ignoring.known(requester.user_nid)
+        if ignored is None:
+            ignored = await self._ignoring.load(requester.user_nid)
+        return Asker(sight, self._clock.now_ms(), sent, requester.user_nid, ignored)
 
 
-def _no_event() -> MatrixError:
+def no_event() -> MatrixError:
+    """There is none, or it is not for the reader: one answer for both."""
     return not_found("Event not found")
 
 
@@ -128,25 +135,26 @@ def _write_page(tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: i
     return b"".join(parts)
 
 
-def _find(tx: Tx, archive: Archive, sight: Sight, event_id: str) -> Found:
+def find_event(tx: Tx, archive: Archive, sight: Sight, event_id: str) -> Found:
+    """An event of the room; 404 M_NOT_FOUND where the reader may not see it."""
     row = find_history_row(tx, sight.room_nid, event_id)
     if row is None or row.pos is None or row.pos > sight.upto:
-        raise _no_event()
+        raise no_event()
     found = find_seen(tx, archive, sight, [row])
     if not found:
-        raise _no_event()
+        raise no_event()
     return found[0]
 
 
 def _write_event(tx: Tx, archive: Archive, asker: Asker, event_id: str) -> bytes:
-    return write_events(tx, archive, asker, [_find(tx, archive, asker.sight, event_id)])[0]
+    return write_events(tx, archive, asker, [find_event(tx, archive, asker.sight, event_id)])[0]
 
 
 def _write_context(
     tx: Tx, archive: Archive, asker: Asker, event_id: str, limit: int, wanted: Filter | None
 ) -> bytes:
     sight = asker.sight
-    middle = _find(tx, archive, sight, event_id)
+    middle = find_event(tx, archive, sight, event_id)
     pos = middle.row.pos
     assert pos is not None
     before_most = limit // 2
@@ -161,12 +169,14 @@ def _write_context(
         senders = find_member_keys(tx, {one.event.sender for one in shown})
         others = members_among(tx, state).difference(senders.values())
         state = {key_nid: nid for key_nid, nid in state.items() if key_nid not in others}
+    written = write_events(tx, archive, asker, shown)
+    at = len(before.found)
     return b'{"start":%b,"end":%b,"events_before":%b,"event":%b,"events_after":%b,"state":%b}' % (
         _encode(timeline_token(start)),
         _encode(timeline_token(end)),
-        join(write_events(tx, archive, asker, before.found)),
-        write_events(tx, archive, asker, [middle])[0],
-        join(write_events(tx, archive, asker, after.found)),
+        join(written[:at]),
+        written[at],
+        join(written[at + 1 :]),
         join(write_state(tx, archive, asker, list(state.values()), wanted)),
     )
 

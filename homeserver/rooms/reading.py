@@ -11,6 +11,7 @@ from typing import Protocol
 
 from homeserver.db.tx import Tx
 from homeserver.rooms.visibility import Sight
+from homeserver.store.bundles import Viewer, load_bundles
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events, load_seen
 from homeserver.store.history import (
     HistoryRow,
@@ -25,6 +26,24 @@ from homeserver.store.visibility_reads import StateFacts, look
 # LIMIT(a filter that nothing fits, or a history that the reader may not see: the client asks again from there)
 SCANNED_MOST = 1_000
 _BATCH = 100
+
+
+class Ignoring(Protocol):
+    """Whom users ignore (``homeserver.sync.ignored.IgnoreLists`` is one)."""
+
+    def known(self, user_nid: int) -> frozenset[str] | None:
+        """Whom a user ignores, if it is in memory."""
+
+    async def load(self, user_nid: int) -> frozenset[str]:
+        """Whom a user ignores."""
+
+
+class LoadSpan(Protocol):
+    """Events in ``(low, high]``, at most so many."""
+
+    def __call__(
+        self, tx: Tx, room_nid: int, low: int, high: int, most: int, *, backwards: bool = False
+    ) -> list[HistoryRow]: ...
 
 
 class Names(Protocol):
@@ -65,6 +84,8 @@ class Asker:
     sight: Sight
     now_ms: int
     sent: Mapping[str, str]
+    user_nid: int = 0
+    ignored: frozenset[str] = frozenset()  # whose events do not count among what relates to others
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +129,9 @@ def scan(
     wanted: Filter | None,
     *,
     backwards: bool,
+    load: LoadSpan = load_span,
 ) -> Scanned:
-    """At most ``limit`` events in ``(low, high]`` that the reader may see and wants."""
+    """At most ``limit`` events in ``(low, high]`` that the reader may see and wants, of those that ``load`` finds."""
     found: list[Found] = []
     scanned = 0
     while True:
@@ -117,7 +139,7 @@ def scan(
         most = limit - len(found) + 1
         if scanned or (wanted is not None and not wanted.everything):
             most = max(most, _BATCH)
-        rows = load_span(tx, sight.room_nid, low, high, most, backwards=backwards)
+        rows = load(tx, sight.room_nid, low, high, most, backwards=backwards)
         ended = len(rows) < most
         if not ended:
             rows.pop()
@@ -152,6 +174,7 @@ def write_events(tx: Tx, archive: Archive, asker: Asker, found: Sequence[Found])
     """The events as bytes, each with its unsigned members."""
     now_ms, sent, room_id, user_id = asker.now_ms, asker.sent, asker.sight.room_id, asker.sight.reader.user_id
     replaced = _find_replaced(tx, archive, asker.sight, found)
+    related = _find_related(tx, archive, asker, found)
     written: list[bytes] = []
     for one in found:
         event = one.event
@@ -166,9 +189,19 @@ def write_events(tx: Tx, archive: Archive, asker: Asker, found: Sequence[Found])
             previous=previous,
             txn_id=txn_id,
             hide_previous=hidden,
+            relations=related.get(one.row.nid, b""),
         )
         written.append(event.render(unsigned, room_id))
     return written
+
+
+def _find_related(tx: Tx, archive: Archive, asker: Asker, found: Sequence[Found]) -> dict[int, bytes]:
+    """What relates to some events, summed up."""
+    sight = asker.sight
+    viewer = Viewer(sight.reader, asker.user_nid, asker.ignored, sight.upto, asker.now_ms)
+    events = {one.row.nid: one.event for one in found}
+    room_ids = dict.fromkeys(events, sight.room_id)
+    return load_bundles(tx, viewer, room_ids, events, archive.facts, archive.client_events)
 
 
 def _find_replaced(

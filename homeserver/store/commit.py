@@ -28,6 +28,7 @@ from homeserver.db.schema.rooms import (
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx
 from homeserver.store.placement import MEMBERSHIPS, Bundle, Membership, Placement
+from homeserver.store.relations import write_relations
 from homeserver.store.state import INSERT_SNAPSHOTS, Snapshot, snapshot_row
 
 _HEADS = statement(
@@ -193,6 +194,7 @@ def write_positions(tx: Tx, placements: Sequence[Placement], first: int) -> None
     tx.insert(_INSERT_STATE_LOG, log_rows)
     tx.insert(_INSERT_CURRENT, list(current_rows.values()))
     tx.insert(_INSERT_MEMBERS, list(member_rows.values()))
+    write_relations(tx, placements)
 
 
 def membership_of(placed: Placement) -> Membership:

@@ -31,12 +31,13 @@ def unsigned_members(
     previous: ClientEvent | None = None,
     txn_id: str | None = None,
     hide_previous: bool = False,
+    relations: bytes = b"",
 ) -> bytes:
     """The members of ``unsigned`` without braces.
 
     ``membership``: the reader's, at the event. ``previous``: the state event that this one replaced; with
     ``hide_previous`` the reader may know which one, and not what it said. ``txn_id``: only for the device that sent
-    the event. ``redacted_because`` is part of the event itself.
+    the event. ``relations``: the member ``m.relations``. ``redacted_because`` is part of the event itself.
     """
     age = now_ms - event.ts_ms
     parts = b'"age":%d' % (max(0, age))
@@ -48,6 +49,8 @@ def unsigned_members(
         parts += b',"replaces_state":' + _encode(previous.event_id)
     if txn_id is not None:
         parts += b',"transaction_id":' + _encode(txn_id)
+    if relations:
+        parts += b"," + relations
     return parts
 
 

@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 
 from federation.visibility import may_see, visibility_of
 from homeserver.db.tx import Tx
+from homeserver.store import visibility_reads
+from homeserver.store.bundles import Viewer, load_bundles
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
 from homeserver.store.placement import MEMBERSHIPS, Membership
 from homeserver.store.sync_reads import Summary, load_raw_events, load_summaries, load_transaction_keys
@@ -130,22 +132,33 @@ class Built:
     rooms: list[RoomWork]
     events: Mapping[int, ClientEvent]
     transactions: Mapping[int, str]
+    related: Mapping[int, bytes]  # what relates to them, summed up
     writer: Writer
 
 
-def build_rooms(tx: Tx, reader: Reader, order: Order, cache: ClientEventCache) -> Built:
+def build_rooms(
+    tx: Tx, reader: Reader, order: Order, cache: ClientEventCache, facts: visibility_reads.StateFacts
+) -> Built:
     """See the module."""
-    return _Builder(tx, reader, order, cache).build()
+    return _Builder(tx, reader, order, cache, facts).build()
 
 
 class _Builder:
     """The state of one read unit."""
 
-    def __init__(self, tx: Tx, reader: Reader, order: Order, cache: ClientEventCache) -> None:
+    def __init__(
+        self,
+        tx: Tx,
+        reader: Reader,
+        order: Order,
+        cache: ClientEventCache,
+        facts: visibility_reads.StateFacts,
+    ) -> None:
         self._tx = tx
         self._reader = reader
         self._order = order
         self._cache = cache
+        self._facts = facts
         self._events: dict[int, ClientEvent] = {}
         self._lazy = reader.filter.lazy
 
@@ -168,7 +181,8 @@ class _Builder:
             told = [one.event.nid for work in works for one in work.shown]
             raw = load_raw_events(self._tx, [*told, *(one.nid for work in works for one in work.state)])
         writer = Writer(self._reader.filter, self._reader.now_ms, raw)
-        return Built(works, self._events, self._load_transactions(works), writer)
+        related = self._relate(works) if raw is None else {}
+        return Built(works, self._events, self._load_transactions(works), related, writer)
 
     def _load(self, nids: Collection[int]) -> None:
         missing = sorted({nid for nid in nids if nid not in self._events})
@@ -531,6 +545,17 @@ class _Builder:
         keys = load_transaction_keys(self._tx, reader.device_nid, rooms, events.keys())
         found = {nid: transaction_id(key, events[nid]) for nid, key in keys.items()}
         return {nid: txn_id for nid, txn_id in found.items() if txn_id is not None}
+
+    def _relate(self, works: Sequence[RoomWork]) -> dict[int, bytes]:
+        """What relates to the events of rooms that the reader is in, summed up; one read for all of them."""
+        reader, order = self._reader, self._order
+        inside = [work for work in works if not work.left and not work.only_nid]
+        room_ids = {one.event.nid: order.names[work.room_nid] for work in inside for one in work.shown}
+        events = {one.event.nid: one.event for work in inside for one in work.shown}
+        keys = reader.keys
+        eyes = visibility_reads.Reader(reader.user_id, keys.own, keys.visibility, joined=True)
+        viewer = Viewer(eyes, reader.user_nid, reader.ignored, order.upto, reader.now_ms)
+        return load_bundles(self._tx, viewer, room_ids, events, self._facts, self._cache)
 
 
 @dataclass(slots=True)

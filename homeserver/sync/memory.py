@@ -76,7 +76,7 @@ class MemoryRooms:
             room = await shared.build(
                 window, room_nid, filter_, reader.now_ms, reader.keys, state_after=reader.state_after
             )
-        timeline = timeline_for(room, reader.device_nid, reader.ignored, filter_)
+        timeline = timeline_for(room, reader)
         summary = summary_for(room.summary, reader.user_id) if room.summary is not None else None
         piece = Piece(timeline, room.state_object, room.has_events, summary, room.members)
         if filter_.lazy:

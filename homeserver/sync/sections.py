@@ -18,6 +18,7 @@ from homeserver.store.placement import Membership
 from homeserver.store.receipts import ReceiptChange, load_receipts
 from homeserver.store.state import BaseCache, load_snapshots
 from homeserver.store.sync_reads import Summary
+from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import Standing
 from homeserver.sync.bulk import Built, Order, Reader, RoomWork, build_rooms
 from homeserver.sync.filters import SyncFilter
@@ -74,13 +75,13 @@ class Loaded:
     account_data: list[_AccountData] = field(default_factory=list)
 
 
-def load_sections(tx: Tx, reader: Reader, want: Want, cache: ClientEventCache, bases: BaseCache) -> Loaded:
+def load_sections(tx: Tx, reader: Reader, want: Want, cache: ClientEventCache, facts: StateFacts) -> Loaded:
     """Everything that an answer needs of the tables, in one read unit."""
     loaded = Loaded()
     if want.order is not None:
-        loaded.pieces = write_pieces(build_rooms(tx, reader, want.order, cache), reader)
+        loaded.pieces = write_pieces(build_rooms(tx, reader, want.order, cache, facts), reader)
     if want.stripped:
-        loaded.stripped = _load_stripped(tx, want, cache, bases)
+        loaded.stripped = _load_stripped(tx, want, cache, facts.bases)
     fresh = sorted(nid for nid, piece in loaded.pieces.items() if piece.fresh)
     if want.receipts_of:
         changed = [nid for nid in want.receipts_of if nid not in fresh]
@@ -146,6 +147,7 @@ def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:
                 built.events.get(one.previous_nid),
                 built.transactions.get(one.event.nid),
                 hide_previous=one.hide_previous,
+                relations=built.related.get(one.event.nid, b""),
             )
             for one in work.shown
         ]

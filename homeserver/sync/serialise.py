@@ -44,6 +44,7 @@ class Writer:
         txn_id: str | None = None,
         *,
         hide_previous: bool = False,
+        relations: bytes = b"",
     ) -> bytes:
         """One event. ``hide_previous``: the reader may know which event was replaced, and not what it said."""
         if self._raw is not None and event.nid in self._raw:
@@ -51,7 +52,7 @@ class Writer:
         else:
             shown = None if hide_previous else previous
             unsigned = unsigned_members(
-                event, self.now_ms, membership=membership, previous=shown, txn_id=txn_id
+                event, self.now_ms, membership=membership, previous=shown, txn_id=txn_id, relations=relations
             )
             if hide_previous and previous is not None:
                 unsigned += b',"replaces_state":' + encode(previous.event_id)

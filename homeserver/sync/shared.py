@@ -1,7 +1,7 @@
 """A room's news from the log, without SQL, built once for all its steady members.
 
-What differs between readers is spliced in by ``for_reader``: their own transaction ids, whom they ignore, the members
-that their device was not told of. What is not in memory (the content that a state event replaced, a summary, an event
+What differs between readers is spliced in by ``for_reader``: their own transaction ids, whom they ignore, threads that
+they took part in, the members that their device was not told of. What is not in memory (the content that a state event replaced, a summary, an event
 redacted a moment after it came) is read once for all of them.
 """
 
@@ -22,8 +22,9 @@ from homeserver.store.client_events import (
 from homeserver.store.placement import Membership, Placement
 from homeserver.store.state import Snapshot
 from homeserver.store.sync_reads import Summary, load_summaries
-from homeserver.sync.bulk import Keys, is_set
+from homeserver.sync.bulk import Keys, Reader, is_set
 from homeserver.sync.filters import SyncFilter
+from homeserver.sync.related import Relations, find_children, find_related
 from homeserver.sync.serialise import Writer, events_object, timeline_object
 from homeserver.sync.window import Window
 
@@ -50,6 +51,7 @@ class SharedRoom:
     state_object: bytes
     senders: frozenset[str]
     own: dict[int, list[int]]  # device -> which of the events it sent
+    relations: Relations | None  # what relates to these events
     members: dict[str, int]  # membership events in here
     summary: Summary | None
     snapshot: Snapshot  # what lazily loaded members are looked up in
@@ -60,7 +62,7 @@ class SharedRoom:
 class _Extras:
     """What had to be read."""
 
-    events: dict[int, ClientEvent]
+    events: dict[int, ClientEvent]  # what some events replaced, and events that are redacted
     summary: Summary | None
 
 
@@ -103,7 +105,8 @@ class SharedRooms:
             extras = await self._database.read(
                 _load_extras, room_nid, [*previous, *redacted], names, self._cache, changed
             )
-        room = _write(chosen, extras, filter_, now_ms)
+        relations = _relate(topic.placements, extras, self._cache, now_ms)
+        room = _write(chosen, extras, relations, filter_, now_ms)
         if len(window.shared) >= _SHARED_MOST:
             window.shared.clear()
         window.shared[(room_nid, filter_.key, state_after)] = room
@@ -201,7 +204,25 @@ def _load_extras(
     return _Extras(events, summaries[room_nid])
 
 
-def _write(chosen: _Chosen, extras: _Extras, filter_: SyncFilter, now_ms: int) -> SharedRoom:
+def _relate(
+    placements: Sequence[Placement], extras: _Extras, cache: ClientEventCache, now_ms: int
+) -> Relations | None:
+    children = find_children(placements)
+    if not children:
+        return None
+    wanted = {placed.nid for found in children.values() for placed in found}
+    seen = {
+        placed.nid: extras.events.get(placed.nid) or client_event(placed, cache)
+        for placed in placements
+        if placed.nid in wanted or placed.event.event_id in children
+    }
+    related = find_related(children, seen)
+    return Relations(placements[0].event.room_id, now_ms, related) if related else None
+
+
+def _write(
+    chosen: _Chosen, extras: _Extras, relations: Relations | None, filter_: SyncFilter, now_ms: int
+) -> SharedRoom:
     writer = Writer(filter_, now_ms)
     shown = [(extras.events.get(event.nid, event), placed) for event, placed in chosen.shown]
     previous = {
@@ -209,7 +230,15 @@ def _write(chosen: _Chosen, extras: _Extras, filter_: SyncFilter, now_ms: int) -
         for event, placed in shown
         if placed.prev_nid in extras.events
     }
-    written = [writer.write(event, Membership.JOIN, previous.get(event.nid)) for event, _ in shown]
+    written = [
+        writer.write(
+            event,
+            Membership.JOIN,
+            previous.get(event.nid),
+            relations=relations.find(event, "", frozenset()) if relations is not None else b"",
+        )
+        for event, _ in shown
+    ]
     state = [extras.events.get(event.nid, event) for event in chosen.state]
     written_state = [writer.write(event) for event in state]
     own: dict[int, list[int]] = {}
@@ -232,6 +261,7 @@ def _write(chosen: _Chosen, extras: _Extras, filter_: SyncFilter, now_ms: int) -
         events_object(written_state),
         frozenset(event.sender for event, _ in shown),
         own,
+        relations,
         members,
         extras.summary,
         chosen.snapshot,
@@ -239,21 +269,34 @@ def _write(chosen: _Chosen, extras: _Extras, filter_: SyncFilter, now_ms: int) -
     )
 
 
-def timeline_for(room: SharedRoom, device_nid: int, ignored: frozenset[str], filter_: SyncFilter) -> bytes:
+def timeline_for(room: SharedRoom, reader: Reader) -> bytes:
     """The timeline as one steady member's device gets it."""
-    own = room.own.get(device_nid) if device_nid else None
+    ignored, device_nid = reader.ignored, reader.device_nid
+    own = room.own.get(device_nid, ()) if device_nid else ()
     some_ignored = bool(ignored) and not ignored.isdisjoint(room.senders)
-    if own is None and not some_ignored:
+    relations = room.relations
+    if relations is None:
+        theirs: Sequence[int] = own
+    else:
+        differ = [
+            at for at, (event, _) in enumerate(room.shown) if relations.differs(event.event_id, ignored)
+        ]
+        theirs = sorted({*own, *differ})
+    if not theirs and not some_ignored:
         return room.timeline
     written = list(room.written)
-    if own is not None:
-        writer = Writer(filter_, room.built_ms)
-        for place in own:
-            event, placed = room.shown[place]
-            assert placed.transaction is not None
-            written[place] = writer.write(
-                event, Membership.JOIN, room.previous.get(event.nid), placed.transaction.txn_id
-            )
+    writer = Writer(reader.filter, room.built_ms)
+    for place in theirs:
+        event, placed = room.shown[place]
+        transaction = placed.transaction
+        mine = transaction is not None and transaction.device_nid == device_nid
+        written[place] = writer.write(
+            event,
+            Membership.JOIN,
+            room.previous.get(event.nid),
+            transaction.txn_id if transaction is not None and mine else None,
+            relations=relations.find(event, reader.user_id, ignored) if relations is not None else b"",
+        )
     if some_ignored:
         # spec: client-server-api#ignoring-users (state events are sent all the same)
         kept = [event.state_key is not None or event.sender not in ignored for event, _ in room.shown]

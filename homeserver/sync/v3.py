@@ -18,7 +18,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.store.client_events import ClientEventCache
 from homeserver.store.ids import Interner, StateKey
 from homeserver.store.placement import Membership
-from homeserver.store.state import BaseCache
+from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import MembershipIndex, Standing
 from homeserver.stream.log import ChangeLog
 from homeserver.stream.notifier import Notifier
@@ -76,7 +76,8 @@ class SyncTools:
     notifier: Notifier
     clock: Clock
     events: ClientEventCache
-    bases: BaseCache
+    facts: StateFacts
+    ignored: IgnoreLists
 
 
 class SyncService:
@@ -99,7 +100,7 @@ class SyncService:
         self._presence: Presence = presence or NoPresence()
         self._unread: Unread = unread or NoUnread()
         self._devices: DeviceSections = devices or NoEncryption()
-        self._ignored = IgnoreLists(tools.database)
+        self._ignored = tools.ignored
         tools.log.subscribe(self._ignored.apply)
         self._lazy = LazyMemory()
         self._windows = Windows(tools.log)
@@ -244,7 +245,7 @@ class SyncService:
             if want.stripped:
                 want = replace(want, strip_keys=await self._ask_keys(_STRIPPED))
             tools = self._tools
-            loaded = await tools.database.read(load_sections, reader, want, tools.events, tools.bases)
+            loaded = await tools.database.read(load_sections, reader, want, tools.events, tools.facts)
             pieces = {**pieces, **loaded.pieces}
         return await self._assembler.assemble(work, pieces, loaded)
 

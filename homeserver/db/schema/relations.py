@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Index, Table, literal_column
+from sqlalchemy import ColumnElement, Index, Table, literal_column
 
 from homeserver.db.schema.base import CLUSTERED, metadata, nid, small, text
 
@@ -28,7 +28,7 @@ relations = Table(
     **CLUSTERED,
 )
 # A constant in the text of statements, or SQLite would not see that the index below serves them.
-THREAD = literal_column("'m.thread'")
+THREAD: ColumnElement[str] = literal_column("'m.thread'")
 # The threads of a room, each with its newest event and who took part; only events in threads have a row.
 _IN_THREAD = relations.c.rel_type == THREAD
 Index(
