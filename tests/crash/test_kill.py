@@ -34,7 +34,7 @@ class Kill(DatabaseCase):
             talker.start()
         for _ in range(LIVES):
             before = len(server.acknowledged)
-            wait_until("new messages", lambda before=before: len(server.acknowledged) > before + 20)  # type: ignore[misc]
+            wait_until("new messages", lambda before=before: len(server.acknowledged) > before + 20)
             time.sleep(moments.uniform(0.0, 0.3))
             server.process.kill()
             self.assertEqual(server.judge(), [])

@@ -17,8 +17,8 @@ def check(world: World) -> Iterator[str]:
         yield f"{len(app.core.rooms._actors)} rooms are still active"
     if len(app.core.notifier):
         yield f"{len(app.core.notifier)} still wait"
-    if app.services.transactions._running:
-        yield f"{len(app.services.transactions._running)} transactions are still under way"
+    if app.services.rooms.transactions._running:
+        yield f"{len(app.services.rooms.transactions._running)} transactions are still under way"
     if app.core.committer._waiting or app.core.committer._weight:
         yield "something still waits for the committer"
     if world.server._open:
