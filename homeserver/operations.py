@@ -137,7 +137,7 @@ class ServerOperations:
             self._around.clock,
             app.log_failure,
             app.new_error_id,
-            observe=lambda route, status, duration_s: metrics.request(route, "", status, duration_s),
+            observe=metrics.request,
         )
         watch(metrics, app, listeners, self._config)
         app.begin()
@@ -296,6 +296,10 @@ def watch(metrics: Metrics, app: App, listeners: Listeners, config: Config) -> N
     metrics.watch("waiting_syncs", lambda: len(core.notifier))
     metrics.watch("active_rooms", lambda: len(core.rooms))
     metrics.watch("stream_position", lambda: core.changes.position)
+    metrics.watch("pipeline_depth", lambda: core.committer.waiting)
+    metrics.watch("inbox_items", lambda: core.rooms.inbox_items)
+    core.committer.observe = metrics.commit
+    core.committer.observe_failure = metrics.commit_failed
     caches: dict[str, ByteLru[Any, Any]] = {
         "events": core.events,
         "client_events": core.client_events,

@@ -211,7 +211,9 @@ def _sqlite_error(error: Exception) -> Exception:
         return IntegrityViolation(str(error))
     if isinstance(error, sqlite3.OperationalError | OSError) and not _is_our_fault(str(error)):
         return DatabaseUnavailable(f"SQLite: {error}")
-    if isinstance(error, sqlite3.DatabaseError) and "malformed" in str(error):
+    if isinstance(error, sqlite3.DatabaseError) and (
+        "malformed" in str(error) or "not a database" in str(error)
+    ):
         return DatabaseUnavailable(f"SQLite: {error}")
     return error
 

@@ -14,8 +14,8 @@ from homeserver.http.router import FailureLog, Router
 from homeserver.runtime.clock import Clock
 
 Network = IPv4Network | IPv6Network
-Observe = Callable[[str, int, float], None]
-"""Metrics: (route template or "", status, seconds from the start of the handler to its answer)."""
+Observe = Callable[[str, str, int, float], None]
+"""Metrics: (route template or "", method, status, seconds from the start of the handler to its answer)."""
 
 MAX_FORWARDED_HOPS = 32
 

@@ -369,7 +369,9 @@ class HttpProtocol(protocol.Protocol):
         observe = self._edge.observe
         if observe is not None:
             template = pending.request.match.route.template if pending.request is not None else ""
-            observe(template, status, self._edge.clock.monotonic() - pending.started)
+            # A method is the client's own word: only those of the table may become a label.
+            method = pending.request.match.route.method if template and pending.request is not None else ""
+            observe(template, method, status, self._edge.clock.monotonic() - pending.started)
         if close:
             self._stopped = True
             self._queue.clear()

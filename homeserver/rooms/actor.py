@@ -70,6 +70,11 @@ class RoomActor:
         self._broken = False  # the head is wrong: nothing runs until what is in flight has come back
 
     @property
+    def waiting(self) -> int:
+        """Jobs in the inbox."""
+        return len(self._inbox)
+
+    @property
     def idle(self) -> bool:
         """Whether it may be dropped."""
         return not (self._running or self._in_flight or self._inbox or self._again)

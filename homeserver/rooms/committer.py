@@ -41,6 +41,8 @@ WAITING_MOST = 10_000
 class Scheduler(Protocol):
     """The part of a clock that this module needs."""
 
+    def monotonic(self) -> float: ...
+
     def callLater(  # noqa: N802 (Twisted's name)
         self, delay: float, function: Callable[..., object], /, *args: Any, **kwargs: Any
     ) -> Any: ...
@@ -92,12 +94,21 @@ class Committer:
         self._waiting: deque[_Item] = deque()
         self._weight = 0
         self._busy = False
+        self._started_s = 0.0
         self._scheduled = False
         self._idle: list[Deferred[None]] = []
         self.batches = 0
         self.events = 0
+        # Metrics, set by whoever has them: (events, seconds) of a batch that is on the disk; a batch rolled back.
+        self.observe: Callable[[int, float], None] | None = None
+        self.observe_failure: Callable[[], None] | None = None
 
     # --- what others call ------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """Events and units of work that wait for the next transaction."""
+        return self._weight
 
     @property
     def congested(self) -> bool:
@@ -158,6 +169,7 @@ class Committer:
     def _write(self, batch: list[_Item], done: Callable[[list[_Item], Any], None]) -> None:
         names = self._interner.unsaved()
         wants_lease = self._nids.low
+        self._started_s = self._scheduler.monotonic()
         result = self._database.write(_write_batch, batch, names, wants_lease, self._position)
         result.addBoth(lambda outcome: done(batch, outcome))
 
@@ -187,6 +199,8 @@ class Committer:
 
     def _finish(self, batch: list[_Item], outcome: _Written | Failure) -> None:
         if isinstance(outcome, Failure):
+            if self.observe_failure is not None:
+                self.observe_failure()
             for item in batch:
                 item.result.errback(Failure(_plain(outcome.value or DatabaseError("unknown"))))
             return
@@ -194,15 +208,21 @@ class Committer:
         if outcome.lease is not None:
             self._nids.add(outcome.lease)
         self._interner.saved(outcome.names)
-        self.events += sum(item.weight for item in batch if item.bundle is not None)
-        if outcome.changes:
-            self._position = outcome.changes[-1].pos
-            self._publish(outcome.changes)
-        for item, result in zip(batch, outcome.outcomes, strict=True):
-            if isinstance(result, Failure):
-                item.result.errback(result)
-            else:
-                item.result.callback(result)
+        events = sum(item.weight for item in batch if item.bundle is not None)
+        self.events += events
+        if self.observe is not None:
+            self.observe(events, self._scheduler.monotonic() - self._started_s)
+        try:
+            if outcome.changes:
+                self._position = outcome.changes[-1].pos
+                self._publish(outcome.changes)
+        finally:
+            # It is stored, whatever a follower makes of it: those who wait for that must hear of it.
+            for item, result in zip(batch, outcome.outcomes, strict=True):
+                if isinstance(result, Failure):
+                    item.result.errback(result)
+                else:
+                    item.result.callback(result)
 
     def _tell_idle(self) -> None:
         waiting, self._idle = self._idle, []

@@ -23,6 +23,11 @@ class RoomRegistry:
     def __len__(self) -> int:
         return len(self._actors)
 
+    @property
+    def inbox_items(self) -> int:
+        """What waits in the inboxes of all rooms."""
+        return sum(actor.waiting for actor in self._actors.values())
+
     def known(self, room_id: str) -> RoomActor | None:
         """The actor of a room if it is active."""
         nid = self.tools.interner.known_room(room_id)

@@ -60,6 +60,9 @@ PASSWORD = "correct horse"
 class AtOnce:
     """A scheduler for which later is now."""
 
+    def monotonic(self) -> float:
+        return 0.0
+
     def callLater(self, delay: float, function: Callable[..., object], /, *args: Any, **kwargs: Any) -> None:
         function(*args, **kwargs)
 

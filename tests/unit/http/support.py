@@ -229,7 +229,7 @@ class Site:
         self.clock = TwistedClock(self.time)
         self.handlers = Handlers()
         self.failures: list[BaseException] = []
-        self.observed: list[tuple[str, int, float]] = []
+        self.observed: list[tuple[str, str, int, float]] = []
         self.router = Router(
             self.handlers.routes() + (extra or []),
             authenticate=options.pop("authenticate", lambda request, auth: None),

@@ -292,7 +292,9 @@ class AnswerTests(SynchronousTestCase):
 
     def test_metrics_see_the_template(self) -> None:
         self.connection.send(post(b"", "/echo/name", method="PUT") + get("/nowhere"))
-        self.assertEqual([seen[:2] for seen in self.site.observed], [("/echo/{name}", 200), ("", 404)])
+        self.assertEqual(
+            [seen[:3] for seen in self.site.observed], [("/echo/{name}", "GET", 200), ("", "", 404)]
+        )
 
     def test_rate_limits_answer_with_the_time_to_wait(self) -> None:
         self.connection.send(post(b"", "/limited") * 3)
