@@ -164,8 +164,9 @@ def _write_threads(tx: Tx, archive: Archive, asker: Asker, asked: ThreadsAsked, 
     )
     shown = places[: asked.limit]
     rows = load_history_rows(tx, [one.root_nid for one in shown])
-    found = find_seen(tx, archive, sight, [rows[one.root_nid] for one in shown if one.root_nid in rows])
-    found = [one for one in found if may_have_thread(one.event)]
+    roots = [rows[one.root_nid] for one in shown if one.root_nid in rows]
+    roots = [row for row in roots if row.pos is not None and row.pos <= sight.upto]
+    found = [one for one in find_seen(tx, archive, sight, roots) if may_have_thread(one.event)]
     hidden = [one.row.nid for one in found if one.event.sender in asker.ignored]
     if hidden:
         # spec: client-server-api#get_matrixclientv1roomsroomidthreads (as if the client aggregated by itself)

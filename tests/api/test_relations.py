@@ -8,10 +8,19 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+import msgspec
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from tests.api.talk import V3, TalkCase, user
 from tests.support.databases import on_each_database
 
 V1 = "/_matrix/client/v1"
+_STEP = st.tuples(
+    st.sampled_from(("edit", "m.reference", "m.thread", "m.annotation", "say", "redact")),
+    st.sampled_from(("alice", "bob")),
+    st.integers(0, 30),
+)
 
 
 class RelatingCase(TalkCase):
@@ -44,7 +53,9 @@ class RelatingCase(TalkCase):
 
     def redact(self, name: str, room_id: str, event_id: str) -> None:
         """Take an event back."""
-        self.app.ok("PUT", self.path(room_id, "redact", event_id, f"r{event_id[:8]}"), {}, self.tokens[name])
+        self._texts += 1
+        path = self.path(room_id, "redact", event_id, f"redact{self._texts}")
+        self.app.ok("PUT", path, {}, self.tokens[name])
 
     def ignore(self, name: str, *others: str) -> None:
         """Ignore others, and nobody else."""
@@ -465,8 +476,10 @@ class Syncs(RelatingCase):
         self.room_id = self.make_room(joined=("bob",))
         self.since = self.sync("bob")["next_batch"]
 
-    def sync(self, name: str, since: str | None = None) -> Any:
+    def sync(self, name: str, since: str | None = None, wanted: Any = None) -> Any:
         query = {} if since is None else {"since": since}
+        if wanted is not None:
+            query["filter"] = msgspec.json.encode(wanted).decode()
         return self.app.ok("GET", f"{V3}/sync", None, self.tokens[name], query)
 
     def told(self, answer: Any) -> dict[str, Any]:
@@ -546,3 +559,27 @@ class Syncs(RelatingCase):
         self.redact("alice", self.room_id, gone)
         self.assertEqual({}, self.told(self.sync("bob", self.since)))
         self.assertEqual({}, self.told(self.sync("bob")))
+
+    @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.differing_executors])
+    @given(st.lists(_STEP, min_size=1, max_size=20), st.booleans())
+    def test_whatever_relates_the_log_and_the_tables_agree(
+        self, steps: list[tuple[str, str, int]], ignoring: bool
+    ) -> None:
+        since = self.sync("bob")["next_batch"]
+        sent = [self.say("alice", self.room_id, "root")]
+        for what, name, which in steps:
+            target_id = sent[which % len(sent)]
+            if what == "say":
+                sent.append(self.say(name, self.room_id, "text"))
+            elif what == "edit":
+                sent.append(self.edit(name, self.room_id, target_id, "again"))
+            elif what == "redact":
+                self.redact("alice", self.room_id, target_id)
+            else:
+                sent.append(self.relate(name, self.room_id, what, target_id))
+        for name in ("alice", "bob"):
+            self.ignore(name, *(["alice", "bob"] if ignoring else []))
+            wanted = {"room": {"timeline": {"limit": 100}}}
+            from_log = self.told(self.sync(name, since, wanted))
+            whole = self.told(self.sync(name, None, wanted))
+            self.assertEqual({one: whole[one] for one in whole if one in sent}, from_log)
