@@ -39,7 +39,7 @@ sim: setup  ## simulated days with faults, from seeds (SEED=first SEEDS=how many
 	@.venv/bin/chaos sim $(if $(SEED),--seed $(SEED)) --seeds $(SEEDS)
 
 scene: setup  ## one scripted conversation (NAME=two_users_talk), or all
-	@$(PY) -m tests.runner $(if $(NAME),tests/scenes/test_$(NAME).py,scenes)
+	@SCENE=$(NAME) $(PY) -m tests.runner scenes
 
 fuzz: setup  ## hostile input into every parser (ARGS="--help")
 	@$(PY) -m tests.fuzz $(ARGS)

@@ -18,6 +18,7 @@ from homeserver.http.router import Router
 from homeserver.routes import build_routes
 from homeserver.runtime.clock import DelayedCall
 from homeserver.services import Services, build_services, limit_classes
+from homeserver.stream.chores import Chores, standard_chores
 
 HOUSEKEEPING_S = 2.0
 
@@ -39,6 +40,7 @@ class App:
             translate=self._translate,
         )
         self._timer: DelayedCall | None = None
+        self._chores = Chores(core.around.clock, core.around.log)
 
     def new_error_id(self) -> str:
         """What a 500 tells the client, and the log the administrator."""
@@ -63,6 +65,7 @@ class App:
         """Start the house-keeping that goes by the clock, and go on with what an earlier process left to do."""
         self.services.rooms.departures.start()
         self.services.media.begin()
+        self._chores.start(standard_chores(self.core.committer, self.core.around.clock))
         self._timer = self.core.around.clock.callLater(HOUSEKEEPING_S, self._keep_house)
 
     def _keep_house(self) -> None:
@@ -85,6 +88,7 @@ class App:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+        await self._chores.stop()
         await self.services.tasks.stop()
         self.services.media.stop()
         await self.core.committer.drained()

@@ -116,7 +116,19 @@ class SqliteEngine(Engine):
         self.hook = hook
         # Else synchronous=NORMAL: the last commits may be lost with the power, not with the process.
         self.power_loss_safe = power_loss_safe
+        self.inode = 0  # of the file, once it has been opened
         self._shared: SqliteSession | None = None
+
+    def check_same_file(self) -> None:
+        """A file that was open is opened again only where it is that file: SQLite would make an empty one."""
+        if not self.inode or self.path is None:
+            return
+        try:
+            inode = os.stat(self.path).st_ino
+        except OSError:
+            raise DatabaseUnavailable(f"the database file {self.path} has vanished") from None
+        if inode != self.inode:
+            raise DatabaseUnavailable(f"the database file {self.path} was replaced: restart the server")
 
     def writer(self) -> Session:
         if self.path is None:
@@ -145,6 +157,8 @@ class SqliteSession(Session):
         """The open connection."""
         path = self._engine.path
         if self._connection is None:
+            if path is not None:
+                self._engine.check_same_file()
             self._connection = sqlite3.connect(
                 path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
             )
@@ -155,7 +169,7 @@ class SqliteSession(Session):
             if not self._write:
                 self._connection.execute("PRAGMA query_only=1")
             if path is not None:
-                self._inode = os.stat(path).st_ino
+                self._inode = self._engine.inode = os.stat(path).st_ino
         elif path is not None and self._write:
             self._check_still_there(path)
         return self._connection
@@ -169,9 +183,8 @@ class SqliteSession(Session):
             same = False
         if not same:
             self.close()
-            if not os.path.exists(path):
-                raise DatabaseUnavailable(f"the database file {path} has vanished")
-            raise DatabaseUnavailable(f"the database file {path} was replaced")
+            self._engine.check_same_file()
+            raise DatabaseUnavailable(f"the database file {path} had vanished for a moment")
 
     def run(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
@@ -257,9 +270,21 @@ class PostgresSession(Session):
             self._connection.autocommit = True
             self._cursor = self._connection.cursor()
             psycopg2.extensions.register_type(_BYTEA, self._connection)
+            if not self._reads:
+                self._cursor.execute(_SAFE_COMMITS)
         return self._cursor
 
     def run(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        used_before = self._cursor is not None
+        try:
+            return self._run(unit, *args, **kwargs)
+        except DatabaseUnavailable:
+            # A connection from before the server's restart: a unit that only reads may simply run again.
+            if not (self._reads and used_before and self._cursor is None):
+                raise
+            return self._run(unit, *args, **kwargs)
+
+    def _run(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         self.settle()
         try:
             cursor = self._open()
@@ -279,7 +304,7 @@ class PostgresSession(Session):
             return result
         except psycopg2.Error as error:
             self._roll_back(tx)
-            raise _postgres_error(error) from error
+            raise _postgres_error(error, lost=self._cursor is None) from error
         except BaseException:
             self._roll_back(tx)
             raise
@@ -305,6 +330,13 @@ class PostgresSession(Session):
             self._connection = self._cursor = None
 
 
+# A server that is set to answer before its log is on the disk would let us acknowledge what a crash takes away. A
+# stricter setting (a standby that must have it too) stays as it is.
+_SAFE_COMMITS = (
+    "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'"
+)
+
+
 def _read_bytea(value: str | bytes | None, _: Any) -> bytes | None:
     return None if value is None else bytes.fromhex(str(value)[2:])
 
@@ -316,10 +348,10 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n", 1)[0]
 
 
-def _postgres_error(error: psycopg2.Error) -> Exception:
+def _postgres_error(error: psycopg2.Error, *, lost: bool) -> Exception:
     if isinstance(error, psycopg2.IntegrityError):
         return IntegrityViolation(_first_line(error))
-    if isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
+    if lost or isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
         return DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}")
     if isinstance(error, psycopg2.errors.ReadOnlySqlTransaction):
         return DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}")

@@ -23,7 +23,7 @@ from twisted.python.failure import Failure
 
 from federation.auth.power import PowerLevels
 from federation.versions import ROOM_VERSIONS
-from homeserver.db.errors import Conflict, IntegrityViolation
+from homeserver.db.errors import Conflict, DatabaseUnavailable, IntegrityViolation
 from homeserver.db.tx import Tx
 from homeserver.http.errors import limit_exceeded, not_found
 from homeserver.rooms.committer import Committer
@@ -178,6 +178,9 @@ class RoomActor:
             self._resume()
         else:
             self._resume()
+            if failure.check(Conflict, IntegrityViolation):
+                # Twice in a row: another process is at this room, or the database disagrees with itself.
+                failure = Failure(DatabaseUnavailable(f"not stored: {failure.value}"))
             job.result.errback(failure)
 
     def _resume(self) -> None:

@@ -95,22 +95,17 @@ class Turn:
             return
         nids: dict[StateKey, int] = {}
         for key in keys:
-            self.warm[key] = None
             if "\0" in key[1]:
                 continue  # no event has such a key (see ``_build``), and PostgreSQL cannot be asked for one
             key_nid = self._tools.interner.known_key(key) or await self._tools.interner.find_key(key)
             event_nid = self.head.snapshot.get(key_nid) if key_nid is not None else 0
             if event_nid:
                 nids[key] = event_nid
-        if nids:
-            try:
-                found = await self._events(sorted(set(nids.values())))
-            except BaseException:
-                for key in keys:
-                    self.warm.pop(key, None)
-                raise
-            for key, nid in nids.items():
-                self.warm[key] = (nid, found[nid])
+        found = await self._events(sorted(set(nids.values()))) if nids else {}
+        # Only now, when every read has succeeded: what is warm is believed.
+        for key in keys:
+            nid = nids.get(key)
+            self.warm[key] = None if nid is None else (nid, found[nid])
 
     async def _events(self, nids: list[int]) -> dict[int, Event]:
         cache = self._tools.events

@@ -16,9 +16,11 @@ from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
 from homeserver.store.changes import Change, Kind, load_changes
 from homeserver.store.events import load_json, load_rows
+from homeserver.store.members import load_user_rooms
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.placement import Placement
 from homeserver.store.state import empty_snapshot
+from homeserver.store.users import AccountChanged
 
 _READ_AT_ONCE = 1_000
 _MEMBER_TYPE = WELL_KNOWN_TYPES["m.room.member"]
@@ -49,11 +51,18 @@ def load_foreign(tx: Tx, after: int, upto: int) -> list[Change]:
     return found
 
 
+def _with_members(tx: Tx, change: Change) -> Change:
+    # Which of the three it was matters to nobody who follows: each looks at what the tables say now.
+    members = load_user_rooms(tx, -change.topic)
+    return change._replace(payload=AccountChanged(-change.topic, "created", members))
+
+
 def with_payloads(tx: Tx, changes: Sequence[Change]) -> list[Change]:
     """Changes of events get their placements. Snapshots are not loaded: nothing that follows the log asks for them."""
     nids = [change.ref for change in changes if change.kind == Kind.EVENT]
+    changes = [_with_members(tx, change) if change.kind == Kind.ACCOUNT else change for change in changes]
     if not nids:
-        return list(changes)
+        return changes
     rows = load_rows(tx, nids)
     texts = {row.nid: row.json for row in load_json(tx, nids)}
     parsed = load_events(tx, nids, EventCache())

@@ -15,6 +15,7 @@ from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.devices import Login, drop_all_devices, log_in
+from homeserver.store.members import Member, load_user_rooms
 from homeserver.store.profiles import put_field
 from homeserver.store.tokens import NewTokens, drop_user_tokens, use_registration_token
 
@@ -87,6 +88,8 @@ class AccountChanged:
     user_nid: int
     what: str
     """``created``, ``deactivated`` or ``admin``."""
+    members: Sequence[Member] = ()
+    """Of a created account: what rooms had said of this user before (somebody may be invited before they come)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +123,14 @@ def create_account(
         use_registration_token(tx, account.registration_token, account.now_ms)
     row = (account.user_nid, account.password_hash, account.now_ms, int(account.admin), account.user_type)
     tx.insert(_INSERT, [row])
-    tx.claim(Kind.ACCOUNT, -account.user_nid, payload=AccountChanged(account.user_nid, "created"))
+    members: list[Member] = []
+    # With the position, so that it also sees what the events of this very transaction say.
+    tx.claim(
+        Kind.ACCOUNT,
+        -account.user_nid,
+        write=lambda late, _: members.extend(load_user_rooms(late, account.user_nid)),
+        payload=AccountChanged(account.user_nid, "created", members),
+    )
     if account.display_name:
         put_field(tx, account.user_nid, "displayname", account.display_name)
     if login is not None and tokens is not None:

@@ -13,6 +13,7 @@ from homeserver.store.changes import Change, Kind
 from homeserver.store.commit import membership_of
 from homeserver.store.members import Member
 from homeserver.store.placement import Membership, Placement
+from homeserver.store.users import AccountChanged
 
 
 class Standing(NamedTuple):
@@ -60,9 +61,16 @@ class MembershipIndex:
                     # An invited or removed user hears of it although they are not in the room.
                     last_pos[-placed.member_nid] = change.pos
             elif change.kind == Kind.ACCOUNT:
-                self.add_local_user(-change.topic)
+                self._add_account(-change.topic, change.payload)
             elif change.kind == Kind.FORGOTTEN:
                 self._forget(-change.topic, change.ref)
+
+    def _add_account(self, user_nid: int, payload: AccountChanged) -> None:
+        self.add_local_user(user_nid)
+        for member in payload.members:
+            standing = Standing(member.membership, member.pos, member.event_nid, member.forgotten)
+            self._put(user_nid, member.room_nid, standing)
+            self.last_pos[-user_nid] = max(self.last_pos[-user_nid], member.pos)
 
     def _put(self, user_nid: int, room_nid: int, standing: Standing) -> None:
         self._by_user.setdefault(user_nid, {})[room_nid] = standing
