@@ -19,7 +19,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -28,14 +28,14 @@ from twisted.internet.defer import Deferred
 from federation.auth.power import PowerLevels
 from federation.event import Event
 from homeserver.db.threads import Database
-from homeserver.push.backlog import Backlog, Found, load_backlog, load_missing, own_thread, read_by_sending
+from homeserver.push.backlog import Backlog, Found, load_backlogs, load_missing, own_thread, read_by_sending
 from homeserver.push.conditions import EventView, FactMissing, Facts
 from homeserver.push.readers import Reader, Readers
 from homeserver.store.changes import Change, Kind
 from homeserver.store.ids import Interner
 from homeserver.store.parsed import EventCache
 from homeserver.store.placement import Placement
-from homeserver.store.receipts import MAIN, UNTHREADED, Mark, load_marks
+from homeserver.store.receipts import MAIN, UNTHREADED
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 
@@ -45,6 +45,8 @@ ENTRIES_MOST = 100_000
 _VIEWS = 500
 _SLACK = 200
 _MARKS_MOST = 1_000
+# LIMIT(time: a read unit is one of few threads' for as long as it takes; a thousand rooms are ten units)
+_ROOMS_AT_ONCE = 100
 _TRIES = 6
 
 
@@ -130,6 +132,15 @@ class Entry:
             scope.read_upto(scope.notified[0])
         self.counts = None
 
+    def fill(self, found: Found) -> None:
+        """Take in what the database holds; what came meanwhile is in here already."""
+        for mark in found.marks:
+            self.mark(mark.thread, mark.pos)
+        for pos, thread in found.own:
+            self.mark(thread, pos)
+        for pos, thread, highlight in found.notifying:
+            self.add(thread, pos, highlight)
+
     def drop(self, pos: int) -> None:
         """An event was redacted."""
         for name, scope in list(self._scopes.items()):
@@ -194,10 +205,13 @@ class _Room:
         if found is not None:
             found.redacted = True
         for user_nid, entry in list(self.entries.items()):
-            if found is not None:
+            if entry.upto < 0:
+                # Whether what is being read knows of it, nobody can say: count again when asked.
+                del self.entries[user_nid]
+            elif found is not None:
                 entry.drop(found.pos)
-            elif entry.upto >= 0 and entry.oldest() <= self.floor:
-                # It may be one of those that are known by position alone: count again when asked.
+            elif entry.oldest() <= self.floor:
+                # It may be one of those that are known by position alone.
                 del self.entries[user_nid]
 
     def _note_state(self, event: Event, placed: Placement, events: EventCache) -> None:
@@ -235,12 +249,11 @@ class Unread:
         self._log = log
         self._index = index
         self._events = events
-        self._readers = Readers(database, interner)
+        self._readers = Readers(database)
         self._seen = log.position
         self._rooms: OrderedDict[int, _Room] = OrderedDict()
         self._entries = 0
         self._views: OrderedDict[int, EventView] = OrderedDict()
-        self._marks: dict[int, dict[int, list[Mark]]] = {}  # of users who are being loaded
         self._threads: OrderedDict[int, str] = OrderedDict()  # event nid -> thread, where that took a look-up
 
     # --- what sync asks ----------------------------------------------------------------------------------
@@ -260,6 +273,12 @@ class Unread:
             except FactMissing:
                 pass
         return self._load(user_nid, room_nid)
+
+    def prepare(self, user_nid: int, room_nids: Collection[int]) -> Awaitable[None] | None:
+        """Before many rooms are asked for: make what is not in memory of them, at one go. None: nothing to wait for."""
+        self._follow()
+        cold = [nid for nid in room_nids if self._is_cold(user_nid, nid)]
+        return self._load_many(user_nid, cold) if len(cold) > 1 else None
 
     # --- following the log -------------------------------------------------------------------------------
 
@@ -290,7 +309,6 @@ class Unread:
                 self._forget(change.topic)
 
     def _note_receipt(self, change: Change) -> None:
-        self._marks.pop(change.ref, None)
         room = self._rooms.get(change.topic)
         entry = room.entries.get(change.ref) if room is not None else None
         if room is None or entry is None:
@@ -306,7 +324,6 @@ class Unread:
 
     def _forget_all(self) -> None:
         self._rooms.clear()
-        self._marks.clear()
         self._readers.forget_all()
         self._entries = 0
 
@@ -355,26 +372,38 @@ class Unread:
     async def _load(self, user_nid: int, room_nid: int) -> Counts:
         entry: Entry | None = None
         for _ in range(_TRIES):
-            reader = self._readers.known(user_nid) or await self._readers.load(user_nid)
             self._follow()
             room = self._room(room_nid)
             entry = room.entries.get(user_nid)
+            reader = self._readers.known(user_nid)
             if entry is not None and entry.upto < 0:
                 # Another device of the user asks for the same.
                 await _join(entry.waiting)
-                continue
-            if entry is None or entry.upto < room.floor:
-                entry = await self._make(room, room_nid, user_nid, reader)
+            elif entry is None or entry.upto < room.floor:
+                _, (entry,) = await self._make(user_nid, [room_nid])
+            elif reader is None:
+                await self._readers.load(user_nid)
             else:
-                await self._make_known(room, room_nid, user_nid, entry, reader)
-            self._follow()
-            try:
-                self._extend(room, entry, reader)
-            except FactMissing:
-                continue
-            return entry.tell()
+                try:
+                    self._extend(room, entry, reader)
+                    return entry.tell()
+                except FactMissing:
+                    await self._make_known(room, room_nid, user_nid, entry, reader)
         # It changes faster than it can be read: what was counted so far is a state that was.
         return entry.tell() if entry is not None else Counts()
+
+    async def _load_many(self, user_nid: int, room_nids: Sequence[int]) -> None:
+        for start in range(0, len(room_nids), _ROOMS_AT_ONCE):
+            self._follow()
+            cold = [nid for nid in room_nids[start : start + _ROOMS_AT_ONCE] if self._is_cold(user_nid, nid)]
+            if cold:
+                await self._make(user_nid, cold)
+
+    def _is_cold(self, user_nid: int, room_nid: int) -> bool:
+        """Whether somebody's entry has to be made, and nobody is at it."""
+        room = self._rooms.get(room_nid)
+        entry = room.entries.get(user_nid) if room is not None else None
+        return room is None or entry is None or 0 <= entry.upto < room.floor
 
     def _room(self, room_nid: int) -> _Room:
         room = self._rooms.get(room_nid)
@@ -387,32 +416,37 @@ class Unread:
                 self._entries -= len(self._rooms.popitem(last=False)[1].entries)
         return room
 
-    async def _make(self, room: _Room, room_nid: int, user_nid: int, reader: Reader) -> Entry:
-        """An entry from the database. Receipts that come meanwhile find it, not loaded yet, and are kept in it."""
-        self._entries += 1  # at most: counted again when it matters
-        entry = room.entries[user_nid] = Entry()
+    async def _make(self, user_nid: int, room_nids: Sequence[int]) -> tuple[Reader, list[Entry]]:
+        """Entries from the database, at one go. What comes meanwhile finds them, not loaded yet, and is kept in them."""
+        upto = self._seen
+        who = self._readers.ask(user_nid)
+        made: list[tuple[_Room, Entry, Backlog]] = []
+        for room_nid in room_nids:
+            room = self._room(room_nid)
+            entry = room.entries[user_nid] = Entry()
+            made.append((room, entry, self._ask(room, room_nid, user_nid, entry)))
+        self._entries += len(made)  # at most: counted again when it matters
         try:
-            marks = await self._find_marks(user_nid, room_nid)
-            for mark in marks:
-                entry.mark(mark.thread, mark.pos)
-            upto = self._seen
-            ask = await self._ask(room, room_nid, user_nid, entry, reader)
-            found = await self._database.read(load_backlog, ask, marks, upto, MOST, self._events)
-            entry.mark(UNTHREADED, found.joined_pos)
-            self._keep_facts(room, entry, ask, found)
-            for pos, thread in found.own:
-                entry.mark(thread, pos)
-            for pos, thread, highlight in found.notifying:
-                entry.add(thread, pos, highlight)
-            entry.upto = upto
+            asks = [ask for _, _, ask in made]
+            reader, founds = await self._database.read(
+                load_backlogs, user_nid, who, asks, upto, MOST, self._events
+            )
+            self._readers.keep(who, reader)
+            self._follow()
+            for (room, entry, ask), found in zip(made, founds, strict=True):
+                self._keep_facts(room, entry, ask, found)
+                entry.fill(found)
+                entry.upto = upto
         except BaseException:
-            if room.entries.get(user_nid) is entry:
-                del room.entries[user_nid]
+            for room, entry, _ in made:
+                if room.entries.get(user_nid) is entry:
+                    del room.entries[user_nid]
             raise
         finally:
-            waiting, entry.waiting = entry.waiting, []
-            _release(waiting)
-        return entry
+            for _, entry, _ in made:
+                waiting, entry.waiting = entry.waiting, []
+                _release(waiting)
+        return reader, [entry for _, entry, _ in made]
 
     async def _make_known(
         self, room: _Room, room_nid: int, user_nid: int, entry: Entry, reader: Reader
@@ -425,28 +459,25 @@ class Unread:
         room.loading = []
         try:
             nids = [item.nid for item in room.items if item.pos > entry.upto]
-            ask = await self._ask(room, room_nid, user_nid, entry, reader)
-            found = await self._database.read(load_missing, ask, nids, self._events)
+            ask = self._ask(room, room_nid, user_nid, entry)
+            found = await self._database.read(load_missing, user_nid, reader, ask, nids, self._events)
+            self._follow()
             self._keep_facts(room, entry, ask, found)
         finally:
             waiting, room.loading = room.loading, None
             _release(waiting)
 
-    async def _ask(self, room: _Room, room_nid: int, user_nid: int, entry: Entry, reader: Reader) -> Backlog:
+    def _ask(self, room: _Room, room_nid: int, user_nid: int, entry: Entry) -> Backlog:
         standing = self._index.standing(user_nid, room_nid)
         return Backlog(
             room_nid,
-            reader,
-            Facts(room.joined, room.power, entry.display_name, reader.user_id),
-            await self._interner.find_key(("m.room.create", "")) or 0,
-            await self._interner.find_key(("m.room.power_levels", "")) or 0,
+            Facts(room.joined, room.power, entry.display_name),
             standing.event_nid if standing is not None else 0,
             standing.pos if standing is not None else self._seen,
             room.moves,
         )
 
     def _keep_facts(self, room: _Room, entry: Entry, ask: Backlog, found: Found) -> None:
-        self._follow()
         if room.moves == ask.moves:
             # Nothing moved while they were read.
             room.joined, room.power = found.facts.joined, found.facts.power
@@ -455,22 +486,6 @@ class Unread:
             self._threads[nid] = thread
             if len(self._threads) > _MARKS_MOST:
                 self._threads.popitem(last=False)
-
-    async def _find_marks(self, user_nid: int, room_nid: int) -> list[Mark]:
-        """The user's receipts in a room; those of all of their rooms are read at once, for a sync asks for many."""
-        known = self._marks.get(user_nid)
-        if known is None or room_nid not in known:
-            before = self._seen
-            nids = sorted({room_nid, *self._index.joined_rooms(user_nid)})
-            known = {nid: [] for nid in nids}
-            for mark in await self._database.read(load_marks, user_nid, nids):
-                known[mark.room_nid].append(mark)
-            self._follow()
-            if self._seen == before:
-                self._marks[user_nid] = known
-            while len(self._marks) > _VIEWS:
-                self._marks.pop(next(iter(self._marks)))
-        return known[room_nid]
 
 
 def _join(waiting: list[Deferred[None]]) -> Deferred[None]:

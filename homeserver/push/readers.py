@@ -12,9 +12,8 @@ from homeserver.db.tx import Tx
 from homeserver.push.conditions import ME
 from homeserver.push.rules import CompiledRules, compile_rules
 from homeserver.push.rulesets import parse_ruleset
-from homeserver.store.account_data import load_account_data
 from homeserver.store.changes import Change
-from homeserver.store.ids import Interner
+from homeserver.store.unread import load_personal
 
 PUSH_RULES = "m.push_rules"
 IGNORED = "m.ignored_user_list"
@@ -33,12 +32,20 @@ class Reader:
     ignored: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class ReaderAsk:
+    """Somebody who is to be loaded."""
+
+    user_nid: int
+    default: CompiledRules
+    changes: int  # that were seen when this was asked
+
+
 class Readers:
     """Those who were asked for lately."""
 
-    def __init__(self, database: Database, interner: Interner) -> None:
+    def __init__(self, database: Database) -> None:
         self._database = database
-        self._interner = interner
         # Of all who never changed a rule.
         self._default = compile_rules(parse_ruleset(None, ME).kinds)
         self._known: OrderedDict[int, Reader] = OrderedDict()
@@ -48,15 +55,24 @@ class Readers:
         """Somebody, if in memory."""
         return self._known.get(user_nid)
 
-    async def load(self, user_nid: int) -> Reader:
-        """Somebody, from the database."""
-        names = await self._interner.user_names([user_nid])
-        before = self._changes
-        reader = await self._database.read(_load, user_nid, names[user_nid], self._default)
-        if self._changes == before:
-            self._known[user_nid] = reader
+    def ask(self, user_nid: int) -> Reader | ReaderAsk:
+        """Somebody, or what ``load_reader`` takes, for whoever has more to read with it; then call ``keep``."""
+        return self._known.get(user_nid) or ReaderAsk(user_nid, self._default, self._changes)
+
+    def keep(self, who: Reader | ReaderAsk, reader: Reader) -> None:
+        """Somebody was loaded."""
+        if isinstance(who, ReaderAsk) and who.changes == self._changes:
+            self._known[who.user_nid] = reader
             if len(self._known) > MOST:
                 self._known.popitem(last=False)
+
+    async def load(self, user_nid: int) -> Reader:
+        """Somebody, from the database where they are not in memory."""
+        who = self.ask(user_nid)
+        if isinstance(who, Reader):
+            return who
+        reader = await self._database.read(load_reader, who)
+        self.keep(who, reader)
         return reader
 
     def note(self, change: Change) -> None:
@@ -71,10 +87,12 @@ class Readers:
         self._known.clear()
 
 
-def _load(tx: Tx, user_nid: int, user_id: str, default: CompiledRules) -> Reader:
-    rules = load_account_data(tx, user_nid, 0, PUSH_RULES)
-    compiled = default if rules is None else compile_rules(parse_ruleset(rules, user_id).kinds)
-    return Reader(user_id, compiled, _ignored(load_account_data(tx, user_nid, 0, IGNORED)))
+def load_reader(tx: Tx, who: ReaderAsk) -> Reader:
+    """Somebody, from the database."""
+    user_id, stored = load_personal(tx, who.user_nid, (PUSH_RULES, IGNORED))
+    rules = stored.get(PUSH_RULES)
+    compiled = who.default if rules is None else compile_rules(parse_ruleset(rules, user_id).kinds)
+    return Reader(user_id, compiled, _ignored(stored.get(IGNORED)))
 
 
 def _ignored(stored: str | None) -> frozenset[str]:

@@ -54,11 +54,19 @@ class Assembler:
         filter_ = work.ask.filter
         account = account_data_by_room(self._account_data(work, loaded), filter_)
         ephemeral = self._ephemeral(work, pieces, loaded)
+        told_rooms = [
+            nid
+            for nid in self._joined(work, pieces, account, ephemeral)
+            if self._is_told(work, nid, pieces, account, ephemeral, loaded)
+        ]
+        if len(told_rooms) > 1:
+            preparing = self._unread.prepare(work.ask.requester.user_nid, told_rooms)
+            if preparing is not None:
+                await preparing
         join: dict[str, bytes] = {}
-        for room_nid in self._joined(work, pieces, account, ephemeral):
-            body = await self._room(work, room_nid, pieces.get(room_nid), account, ephemeral, loaded)
-            if body is not None:
-                join[work.names[room_nid]] = body
+        for room_nid in told_rooms:
+            body = await self._room(work, room_nid, pieces.get(room_nid), account, ephemeral)
+            join[work.names[room_nid]] = body
         leave = {
             work.names[nid]: left_room(
                 pieces[nid], work.ask.state_name, self._room_account(work, account, nid)
@@ -113,6 +121,24 @@ class Assembler:
                     found.append(nid)
         return found
 
+    def _is_told(
+        self,
+        work: Work,
+        room_nid: int,
+        pieces: Mapping[int, Piece],
+        account: Mapping[int, Mapping[str, bytes]],
+        ephemeral: Mapping[int, Sequence[bytes]],
+        loaded: Loaded,
+    ) -> bool:
+        """Whether there is anything to say of a room."""
+        piece = pieces.get(room_nid)
+        return bool(
+            (piece is not None and piece.has_events)
+            or ephemeral.get(room_nid)
+            or self._room_account(work, account, room_nid)
+            or self._own_receipt(work, room_nid, loaded)
+        )
+
     async def _room(
         self,
         work: Work,
@@ -120,20 +146,16 @@ class Assembler:
         piece: Piece | None,
         account: Mapping[int, Mapping[str, bytes]],
         ephemeral: Mapping[int, Sequence[bytes]],
-        loaded: Loaded,
-    ) -> bytes | None:
-        told_account = self._room_account(work, account, room_nid)
-        told_ephemeral = ephemeral.get(room_nid, ())
-        if piece is None or not piece.has_events:
-            if not told_account and not told_ephemeral and not self._own_receipt(work, room_nid, loaded):
-                return None
-        requester = work.ask.requester
-        counts = self._unread.unread(requester.user_nid, room_nid, work.token.pos)
+    ) -> bytes:
+        counts = self._unread.unread(work.ask.requester.user_nid, room_nid, work.token.pos)
         if isinstance(counts, Awaitable):
             counts = await counts
-        members = counts_members(counts, work.ask.filter.threads)
         return joined_room(
-            piece or Piece.quiet(work.token.pos), work.ask.state_name, told_ephemeral, told_account, members
+            piece or Piece.quiet(work.token.pos),
+            work.ask.state_name,
+            ephemeral.get(room_nid, ()),
+            self._room_account(work, account, room_nid),
+            counts_members(counts, work.ask.filter.threads),
         )
 
     def _room_account(

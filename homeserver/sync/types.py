@@ -71,6 +71,12 @@ class Unread(Protocol):
     def unread(self, user_nid: int, room_nid: int, upto: int) -> Counts | Awaitable[Counts]:
         """The counts of a user in a room at a position."""
 
+    def prepare(self, user_nid: int, room_nids: Collection[int]) -> Awaitable[None] | None:
+        """Before ``unread`` is called for many rooms of a user: read together what it would read room by room.
+
+        None: there is nothing to wait for.
+        """
+
 
 class DeviceSections(Protocol):
     """The sections of encryption: keys, device lists, to-device messages."""
@@ -133,3 +139,6 @@ class NoUnread:
 
     def unread(self, user_nid: int, room_nid: int, upto: int) -> Counts:
         return _Zero()
+
+    def prepare(self, user_nid: int, room_nids: Collection[int]) -> None:
+        return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
 from homeserver.push import counts as module
+from homeserver.store.parsed import EventCache
 from tests.support.app import TestApp
 from tests.support.databases import DatabaseCase, on_each_database
 
@@ -253,9 +255,13 @@ class Counting(CountsCase):
         self.assertEqual(module.Counts(1, 0, {}), found)
 
 
-@on_each_database
-class Law(CountsCase):
-    """What is counted little by little is what is counted at once from the tables."""
+def waited(found: Any) -> Deferred[Any]:
+    """What has to be waited for."""
+    return Deferred.fromCoroutine(found)
+
+
+class RandomCase(CountsCase):
+    """Things that happen in a room, and two ways to count."""
 
     def at_once(self, user_nid: int, room_nid: int) -> Any:
         core = self.app.app.core
@@ -266,7 +272,7 @@ class Law(CountsCase):
         found = service.unread(user_nid, room_nid, self.app.app.core.changes.position)
         if isinstance(found, module.Counts):
             return found
-        return self.app.wait(Deferred.fromCoroutine(found))  # type: ignore[arg-type]
+        return self.app.wait(waited(found))
 
     def step(self, choice: Random, sent: list[str], roots: list[str]) -> None:
         token = choice.choice((self.alice, self.bob, self.carol))
@@ -291,6 +297,11 @@ class Law(CountsCase):
             path = f"{V3}/rooms/{self.room_id}/receipt/{marker}/{choice.choice(sent[-6:])}"
             self.app.call("POST", path, {} if thread is None else {"thread_id": thread}, token)
 
+
+@on_each_database
+class Law(RandomCase):
+    """What is counted little by little is what is counted at once from the tables."""
+
     def test_it_holds(self) -> None:
         interner = self.app.app.core.interner
         room_nid = interner.known_room(self.room_id)
@@ -308,6 +319,171 @@ class Law(CountsCase):
                         assert user_nid is not None
                         expected = self.at_once(user_nid, room_nid)
                         self.assertEqual(expected, self.ask(service, user_nid, room_nid), (seed, number))
+
+
+class CountingDatabase:
+    """Knows how many units were read."""
+
+    def __init__(self, app: TestApp) -> None:
+        self._app = app
+        self.reads = 0
+
+    def read(self, function: Any, *args: Any) -> Deferred[Any]:
+        self.reads += 1
+        return self._app.database.read(function, *args)
+
+
+@on_each_database
+class ManyRooms(RandomCase):
+    """What is made of many rooms at once is what each of them says when it is asked alone."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.rooms = [self.room_id]
+        for _ in range(3):
+            created = self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, self.alice)
+            self.rooms.append(created["room_id"])
+            for token in (self.bob, self.carol):
+                self.app.ok("POST", f"{V3}/join/{self.rooms[-1]}", {}, token)
+        self.nids = [self.nid(room_id) for room_id in self.rooms]
+
+    def each_room(self) -> Iterator[str]:
+        for self.room_id in self.rooms:  # noqa: B020
+            yield self.room_id
+
+    def nid(self, room_id: str) -> int:
+        room_nid = self.app.app.core.interner.known_room(room_id)
+        assert room_nid is not None
+        return room_nid
+
+    def user(self, name: str) -> int:
+        user_nid = self.app.app.core.interner.known_user(f"@{name}:test.example")
+        assert user_nid is not None
+        return user_nid
+
+    def fresh(self, events: EventCache | None = None) -> tuple[module.Unread, CountingDatabase]:
+        core, database = self.app.app.core, CountingDatabase(self.app)
+        service = module.Unread(
+            database,  # type: ignore[arg-type]
+            core.interner,
+            core.changes,
+            core.index,
+            core.events if events is None else events,
+        )
+        return service, database
+
+    def prepare(self, service: module.Unread, user_nid: int) -> None:
+        preparing = service.prepare(user_nid, self.nids)
+        if preparing is not None:
+            self.app.wait(waited(preparing))
+
+    def at_once_all(self, user_nid: int, events: EventCache | None = None) -> list[Any]:
+        service, database = self.fresh(events)
+        self.prepare(service, user_nid)
+        position = self.app.app.core.changes.position
+        found = [service.unread(user_nid, nid, position) for nid in self.nids]
+        self.assertEqual(1, database.reads)
+        return found
+
+    def move(self, choice: Random) -> None:
+        """Somebody is called something else, or leaves and comes back."""
+        name, token = choice.choice((("bob", self.bob), ("carol", self.carol)))
+        if choice.random() < 0.6:
+            body = {"displayname": f"{name}{choice.randrange(100)}"}
+            self.app.ok("PUT", f"{V3}/profile/@{name}:test.example/displayname", body, token)
+            self.app.advance(1)
+        else:
+            self.app.ok("POST", f"{V3}/rooms/{self.room_id}/leave", {}, token)
+            self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, token)
+
+    def test_it_holds(self) -> None:
+        service = self.app.app.services.sync._unread
+        assert isinstance(service, module.Unread)
+        users = [self.user(name) for name in ("alice", "bob", "carol")]
+        for seed in range(2):
+            choice = Random(seed)
+            known: dict[str, tuple[list[str], list[str]]] = {room_id: ([], []) for room_id in self.rooms}
+            for number in range(100):
+                self.room_id = choice.choice(self.rooms)
+                if choice.random() < 0.08:
+                    self.move(choice)
+                else:
+                    self.step(choice, *known[self.room_id])
+                if choice.random() < 0.3:
+                    for user_nid in users:
+                        expected = [self.at_once(user_nid, nid) for nid in self.nids]
+                        self.assertEqual(expected, self.at_once_all(user_nid), (seed, number))
+                        running = [self.ask(service, user_nid, nid) for nid in self.nids]
+                        self.assertEqual(expected, running, (seed, number))
+
+    def test_what_is_known_is_not_read_again(self) -> None:
+        bob = self.user("bob")
+        service, database = self.fresh()
+        self.prepare(service, bob)
+        self.assertIsNone(service.prepare(bob, self.nids))
+        for _ in self.each_room():
+            self.send(self.alice)
+        self.assertIsNone(service.prepare(bob, self.nids))
+        position = self.app.app.core.changes.position
+        self.assertEqual([module.Counts(1)] * 4, [service.unread(bob, nid, position) for nid in self.nids])
+        self.assertEqual(1, database.reads)
+
+    def test_what_was_read_is_not_parsed(self) -> None:
+        bob, carol = self.user("bob"), self.user("carol")
+        for _ in self.each_room():
+            sent = [self.send(self.alice) for _number in range(12)]
+            self.send(self.bob)
+            self.read(self.carol, sent[-1])
+            self.send(self.alice)
+        for user_nid, most in ((bob, 2), (carol, 2)):
+            events = EventCache()
+            counts = self.at_once_all(user_nid, events)
+            self.assertEqual([1 if user_nid == bob else 2] * 4, [one.notification_count for one in counts])
+            self.assertLessEqual(len(events), most * len(self.rooms))
+
+    def test_threads_before_ones_own_message(self) -> None:
+        for _ in self.each_room():
+            root = self.send(self.alice)
+            self.in_thread(self.alice, root)
+            relates_to = {"rel_type": "m.reference", "event_id": self.in_thread(self.alice, root)}
+            self.send(self.alice, content={"m.relates_to": relates_to})
+            self.send(self.bob)
+        found = self.at_once_all(self.user("bob"))
+        self.assertEqual([(0, [3])] * 4, [(one.notification_count, _threads(one)) for one in found])
+
+    def test_two_devices_at_once(self) -> None:
+        for _ in self.each_room():
+            self.send(self.alice)
+        slow = SlowDatabase(self.app)
+        core, bob = self.app.app.core, self.user("bob")
+        service = module.Unread(slow, core.interner, core.changes, core.index, core.events)  # type: ignore[arg-type]
+        first = waited(service.prepare(bob, self.nids))
+        # The other finds somebody at it, and waits room by room.
+        self.assertIsNone(service.prepare(bob, self.nids))
+        waiting = [waited(service.unread(bob, nid, core.changes.position)) for nid in self.nids]
+        for _ in range(3):
+            self.app.advance(1)
+        self.successResultOf(first)
+        self.assertEqual([module.Counts(1)] * 4, [self.successResultOf(one) for one in waiting])
+        self.assertEqual(1, slow.reads)
+
+    def test_a_redaction_meanwhile(self) -> None:
+        gone = [self.send(self.alice) for _ in self.each_room()]
+        slow = SlowDatabase(self.app)
+        core, bob = self.app.app.core, self.user("bob")
+        service = module.Unread(slow, core.interner, core.changes, core.index, core.events)  # type: ignore[arg-type]
+        first = waited(service.prepare(bob, self.nids))
+        self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/redact/{gone[-1]}/meanwhile", {}, self.alice)
+        self.app.advance(1)
+        self.successResultOf(first)
+        last = service.unread(bob, self.nids[-1], core.changes.position)
+        waiting = waited(last)
+        self.app.advance(1)
+        self.assertEqual(module.Counts(0), self.successResultOf(waiting))
+
+
+def _threads(counts: Any) -> list[int]:
+    return [one.notification_count for one in counts.threads.values()]
 
 
 class SlowDatabase:
@@ -351,7 +527,7 @@ class Meanwhile(CountsCase):
         )
         assert user_nid is not None and room_nid is not None
         found = self.service.unread(user_nid, room_nid, core.changes.position)
-        return found if isinstance(found, module.Counts) else Deferred.fromCoroutine(found)  # type: ignore[arg-type]
+        return found if isinstance(found, module.Counts) else waited(found)
 
     def settle(self, *waiting: Any) -> list[Any]:
         for _ in range(10):
@@ -363,7 +539,7 @@ class Meanwhile(CountsCase):
         self.send(self.alice)
         waiting = [self.ask("bob"), self.ask("bob"), self.ask("carol")]
         for _ in range(4):
-            self.app.advance(0.5)
+            self.app.advance(0.2)
             self.send(self.alice)
             self.read(self.bob, read)
         self.assertEqual([5, 5, 6], self.settle(*waiting))

@@ -22,6 +22,7 @@ class Counted:
 
     def __init__(self) -> None:
         self.texts: list[str] = []
+        self.units: list[tuple[str, int]] = []  # the functions of the read units, with their statements
 
     @property
     def statements(self) -> list[str]:
@@ -69,9 +70,10 @@ class Budgets(DatabaseCase):
         ]
         return room_id
 
-    def say(self, transaction_id: str) -> str:
+    def say(self, transaction_id: str, **content: Any) -> str:
         path = f"{V3}/rooms/{self.room_id}/send/m.room.message/{transaction_id}"
-        event_id: str = self.app.ok("PUT", path, {"msgtype": "m.text", "body": "hi"}, self.alice)["event_id"]
+        body = {"msgtype": "m.text", "body": "hi", **content}
+        event_id: str = self.app.ok("PUT", path, body, self.alice)["event_id"]
         return event_id
 
     def sync(self, since: str | None = None, **query: Any) -> Any:
@@ -85,11 +87,21 @@ class Budgets(DatabaseCase):
     def count(self, step: Callable[[], object]) -> Counted:
         """What a step costs."""
         counted = Counted()
+        read = self.app.database.read
+
+        def note(unit: Any, *args: Any, **named: Any) -> Any:
+            before = len(counted.statements)
+            found = read(unit, *args, **named)
+            counted.units.append((unit.__name__, len(counted.statements) - before))
+            return found
+
         self.app.engine.hook = lambda text: counted.texts.append(" ".join(text.split()))
+        self.app.database.read = note  # type: ignore[method-assign, assignment]
         try:
             step()
         finally:
             self.app.engine.hook = None
+            self.app.database.read = read  # type: ignore[method-assign]
         return counted
 
     # --- writing -------------------------------------------------------------------------------------
@@ -166,15 +178,73 @@ class Budgets(DatabaseCase):
     def test_an_initial_sync(self) -> None:
         few = self.count(self.sync)
         self.assertGreater(len(few.statements), 0)
-        rooms = 10
-        for _ in range(rooms):
+        for _ in range(10):
             self.app.ok("POST", f"{V3}/join/{self.create()}", {}, self.bob)
-        many = self.count(self.sync)
-        # Rooms themselves are read together, at any number of them. LIMIT(three statements a room): the first time
-        # that a process counts the unread events of a user in a room, it does so room by room.
-        self.assertLessEqual(len(many.statements), len(few.statements) + 2 + 3 * rooms, many)
+        self.sync()
         again = self.count(self.sync)
         self.assertLessEqual(len(again.statements), 14, again)
+
+    def test_the_first_initial_sync_after_a_restart(self) -> None:
+        """At any number of rooms the same: rooms are read together, and what is unread in them is as well."""
+        found: list[list[tuple[str, int]]] = []
+        for rooms in (3, 24):
+            self.fill_rooms(rooms, 4)
+            self.app.restart()
+            counted = self.count(self.sync)
+            # LIMIT(seven of them are of the process, and not of the user: the numbers of names, a token)
+            self.assertLessEqual(len(counted.statements), 28, counted)
+            sections, backlogs = counted.units[-2:]
+            self.assertEqual("load_sections", sections[0])
+            # Whose rules, how far they have read, since when, what came then, who is there, and the texts.
+            self.assertEqual(("load_backlogs", 6), backlogs)
+            found.append(counted.units)
+        self.assertEqual(found[0], found[1])
+        # What comes then is counted in memory, in each of them.
+        since = self.sync()["next_batch"]
+        self.app.advance(60)
+        for _ in range(20):
+            self.app.advance(0)
+        self.say("news")
+        self.assertEqual([], self.count(lambda: self.sync(since, timeout=0)).texts)
+
+    def test_the_first_counts_where_rules_ask_for_more(self) -> None:
+        """Mentions of everybody (whose power?) and replies to what is in threads (in which?) in every room."""
+        found: list[list[tuple[str, int]]] = []
+        for rooms in (3, 12):
+            for room_id in self.fill_rooms(rooms, 0):
+                self.room_id = room_id
+                root = self.say(f"{room_id}.root")
+                thread = {"rel_type": "m.thread", "event_id": root}
+                reply = self.say(f"{room_id}.reply", **{"m.relates_to": thread})
+                reference = {"rel_type": "m.reference", "event_id": reply}
+                self.say(f"{room_id}.reference", **{"m.relates_to": reference})
+                self.say(f"{room_id}.all", **{"m.mentions": {"room": True}})
+            self.app.restart()
+            answers: list[Any] = []
+            filter_ = '{"room":{"timeline":{"unread_thread_notifications":true}}}'
+            counted = self.count(lambda: answers.append(self.sync(filter=filter_)))  # noqa: B023
+            room = answers[0]["rooms"]["join"][self.room_id]
+            self.assertEqual({"notification_count": 2, "highlight_count": 1}, room["unread_notifications"])
+            self.assertEqual(
+                [{"notification_count": 2, "highlight_count": 0}],
+                list(room["unread_thread_notifications"].values()),
+            )
+            self.assertEqual("load_backlogs", counted.units[-1][0])
+            self.assertLessEqual(counted.units[-1][1], 12, counted)
+            found.append(counted.units)
+        self.assertEqual(found[0], found[1])
+
+    def fill_rooms(self, rooms: int, messages: int) -> list[str]:
+        """Have bob in so many rooms; the new ones."""
+        made: list[str] = []
+        before = self.app.ok("GET", f"{V3}/joined_rooms", None, self.bob)["joined_rooms"]
+        while len(before) + len(made) < rooms:
+            self.room_id = self.create()
+            made.append(self.room_id)
+            self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.bob)
+            for number in range(messages):
+                self.say(f"{self.room_id}.{number}")
+        return made
 
     def test_a_page_of_messages(self) -> None:
         counted = self.count(self.messages)
