@@ -139,9 +139,8 @@ def _find_stands(
         sent = next((one.pos for one in stands if read_by_sending(events[one.nid]) == MAIN), 0)
         if sent:
             case = cases[nid]
-            case.main = sent
             case.found.own.append((sent, MAIN))
-            case.stands = [stand for stand in case.stands if stand.pos > sent]
+            case.stands = [one for one in case.stands if one.pos > sent or one.may_be_in_thread]
     older = [
         Span(nid, case.low, case.main)
         for nid, case in cases.items()

@@ -20,6 +20,7 @@ from sqlalchemy import (
     column,
     func,
     literal_column,
+    or_,
     select,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -29,9 +30,9 @@ from federation.auth.power import PowerLevels, parse_power_levels
 from federation.event import Event
 from homeserver.db.schema.accounts import account_data
 from homeserver.db.schema.base import BIG
+from homeserver.db.schema.relations import relations
 from homeserver.db.schema.rooms import (
     current_state,
-    event_json,
     events,
     members,
     redactions,
@@ -76,6 +77,13 @@ class Stand(NamedTuple):
     type_nid: int = 0
     is_state: bool = False
     redacted: bool = False
+    relates: bool = (
+        False  # only what relates to another event can be in a thread; once redacted, it does not say
+    )
+
+    @property
+    def may_be_in_thread(self) -> bool:
+        return self.relates or self.redacted
 
 
 # --- statements ------------------------------------------------------------------------------------------------
@@ -140,11 +148,12 @@ def _stands(floors: CTE) -> Select[Any]:
             events.c.type_nid,
             events.c.state_key_nid.is_not(None),
             redactions.c.by_nid.is_not(None),
+            relations.c.child_nid.is_not(None),
         )
         .select_from(
-            placed.join(events, events.c.nid == timeline.c.event_nid).outerjoin(
-                redactions, redactions.c.target_id == events.c.event_id
-            )
+            placed.join(events, events.c.nid == timeline.c.event_nid)
+            .outerjoin(redactions, redactions.c.target_id == events.c.event_id)
+            .outerjoin(relations, relations.c.child_nid == timeline.c.event_nid)
         )
         .order_by(timeline.c.room_nid, timeline.c.pos)
     )
@@ -155,9 +164,9 @@ def _build_newest(dialect: str) -> ClauseElement:
 
 
 def _build_related(dialect: str) -> ClauseElement:
-    # Only what relates to something can be in a thread. What merely mentions the word is looked at for nothing.
-    text = select(event_json.c.json).where(event_json.c.nid == timeline.c.event_nid).scalar_subquery()
-    return _stands(_spans(dialect)).where(text.like(bindparam("text")))
+    return _stands(_spans(dialect)).where(
+        or_(relations.c.child_nid.is_not(None), redactions.c.by_nid.is_not(None))
+    )
 
 
 _NEWEST = Statement(_build_newest)
@@ -225,19 +234,17 @@ def load_stands(tx: Tx, spans: Sequence[Span], most: int) -> dict[int, list[Stan
 
 
 def load_related(tx: Tx, spans: Sequence[Span]) -> dict[int, list[Stand]]:
-    """As :func:`load_stands`, of the newest ``THREAD_REACH`` those that relate to another event."""
+    """As :func:`load_stands`, of the newest ``THREAD_REACH`` those that may be in a thread."""
     if not spans:
         return {}
-    return _by_room(
-        tx.all(_RELATED, spans=_encode(spans).decode(), beyond=THREAD_REACH - 1, text='%"m.relates_to"%')
-    )
+    return _by_room(tx.all(_RELATED, spans=_encode(spans).decode(), beyond=THREAD_REACH - 1))
 
 
 def _by_room(found: Sequence[Any]) -> dict[int, list[Stand]]:
     result: dict[int, list[Stand]] = {}
-    for room_nid, pos, nid, sender_nid, type_nid, is_state, redacted in found:
+    for room_nid, pos, nid, sender_nid, type_nid, is_state, redacted, relates in found:
         result.setdefault(room_nid, []).append(
-            Stand(pos, nid, sender_nid, type_nid, bool(is_state), bool(redacted))
+            Stand(pos, nid, sender_nid, type_nid, bool(is_state), bool(redacted), bool(relates))
         )
     return result
 
