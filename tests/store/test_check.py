@@ -29,11 +29,16 @@ def _table(name: str) -> Any:
     return _T[name]
 
 
-def _damages() -> dict[str, tuple[ClauseElement, str]]:
+Damages = dict[str, tuple[ClauseElement, str]]
+
+
+def _damages() -> Damages:
     """What is done, and a part of what the checker should say of it."""
+    return {**_damages_of_events(), **_damages_of_state(), **_damages_of_accounts()}
+
+
+def _damages_of_events() -> Damages:
     events, timeline, changes = _table("events"), _table("timeline"), _table("changes")
-    members, heads, snapshots = _table("members"), _table("room_heads"), _table("snapshots")
-    current, log = _table("current_state"), _table("state_log")
     newest = events.c.nid == _newest
     return {
         "an event loses its text": (
@@ -56,6 +61,13 @@ def _damages() -> dict[str, tuple[ClauseElement, str]]:
         "the newest change goes away": (delete(changes).where(changes.c.pos == _newest_pos), "has no change"),
         "the stream goes back": (update(_table("stream")).values(pos=1), "ahead of the position"),
         "the lease goes back": (update(_table("nid_leases")).values(next=1001), "nobody leased"),
+    }
+
+
+def _damages_of_state() -> Damages:
+    members, heads, snapshots = _table("members"), _table("room_heads"), _table("snapshots")
+    current, log = _table("current_state"), _table("state_log")
+    return {
         "a snapshot becomes nonsense": (update(snapshots).values(data=b"\x07nonsense"), "not a snapshot"),
         "snapshots tell wrong sizes": (
             update(snapshots).values(size=snapshots.c.size + 1),
@@ -78,6 +90,11 @@ def _damages() -> dict[str, tuple[ClauseElement, str]]:
         "somebody's row says they are banned": (update(members).values(membership=3), "their row says"),
         "a member's row goes away": (delete(members), "has a membership event and no row"),
         "a forgotten room that one is in": (update(members).values(forgotten=1), "has not left"),
+    }
+
+
+def _damages_of_accounts() -> Damages:
+    return {
         "an account's name goes away": (delete(_table("user_ids")), "is in no row of user_ids"),
         "a token without a device": (delete(_table("devices")), "is in no row of devices"),
         "a deactivated account with tokens": (
@@ -95,6 +112,20 @@ def _damages() -> dict[str, tuple[ClauseElement, str]]:
         "an alias of no room": (
             insert(_table("aliases")).values(alias="#a:test.example", room_nid=1, creator_nid=1),
             "aliases.room_nid is in no row",
+        ),
+        "a relation of nothing": (
+            insert(_table("relations")).values(
+                target_id="$a",
+                room_nid=1,
+                rel_type="m.thread",
+                pos=1,
+                child_nid=1,
+                type_nid=1,
+                sender_nid=1,
+                ts_ms=1,
+                sound=1,
+            ),
+            "relations.child_nid is in no row",
         ),
         "a receipt for nothing": (
             insert(_table("receipts")).values(

@@ -25,6 +25,8 @@ from homeserver.db.schema.accounts import (
     registration_tokens,
 )
 from homeserver.db.schema.media import media
+from homeserver.db.schema.push import pushers
+from homeserver.db.schema.relations import relations
 from homeserver.db.schema.rooms import (
     aliases,
     auth_edges,
@@ -123,6 +125,10 @@ _REFERENCES = (
     _points_nowhere(auth_edges.c.child_nid, events.c.nid),
     _points_nowhere(auth_edges.c.parent_nid, events.c.nid),
     _points_nowhere(redactions.c.by_nid, events.c.nid),
+    _points_nowhere(relations.c.child_nid, events.c.nid),
+    _of_other_room("relations", relations.c.child_nid, relations.c.room_nid),
+    _ahead(relations.c.pos),
+    _points_nowhere(pushers.c.user_nid, accounts.c.user_nid),
     _points_nowhere(gaps.c.room_nid, rooms.c.nid),
     _points_nowhere(snapshots.c.room_nid, rooms.c.nid),
     _points_nowhere(snapshots.c.base_nid, snapshots.c.nid),

@@ -293,7 +293,7 @@ class AnswerTests(SynchronousTestCase):
     def test_metrics_see_the_template(self) -> None:
         self.connection.send(post(b"", "/echo/name", method="PUT") + get("/nowhere"))
         self.assertEqual(
-            [seen[:3] for seen in self.site.observed], [("/echo/{name}", "GET", 200), ("", "", 404)]
+            [seen[:3] for seen in self.site.observed], [("/echo/{name}", "PUT", 200), ("", "", 404)]
         )
 
     def test_rate_limits_answer_with_the_time_to_wait(self) -> None:
