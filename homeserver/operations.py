@@ -42,12 +42,16 @@ from homeserver.store.facts import check_server_name
 T = TypeVar("T")
 
 
+# Its reads are short and never wait for a network: more threads only take the interpreter from each other.
+SQLITE_READERS = 2
+
+
 def engine_of(config: Config) -> Engine:
     """The configured database."""
     if config.is_sqlite:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return SqliteEngine(str(config.sqlite_path), power_loss_safe=config.database_pool.power_loss_safe)
-    return PostgresEngine(config.database)
+    return PostgresEngine(config.database, prepare=config.database_pool.prepare_statements)
 
 
 class RunningServer:
@@ -103,7 +107,12 @@ class ServerOperations:
         threads = self._workers()
         try:
             upgrade_engine(engine)
-            self._database = ThreadedDatabase(engine, reactor, config.database_pool.readers)
+            readers = (
+                min(config.database_pool.readers, SQLITE_READERS)
+                if config.is_sqlite
+                else config.database_pool.readers
+            )
+            self._database = ThreadedDatabase(engine, reactor, readers)
             await self._database.write(check_server_name, config.server_name)
         except DatabaseError as error:
             raise OperationError(str(error)) from error

@@ -229,7 +229,15 @@ class Caches:
 @dataclass(frozen=True, slots=True)
 class DatabasePool:
     readers: int = option(
-        4, minimum=1, maximum=64, doc="Threads that read, each with a connection of its own."
+        4,
+        minimum=1,
+        maximum=64,
+        doc="Threads that read, each with a connection of its own. SQLite uses at most 2: its reads are short.",
+    )
+    prepare_statements: bool = option(
+        True,
+        doc="PostgreSQL: plan each query once per connection. Off behind a pooler that changes connections "
+        "between transactions.",
     )
     power_loss_safe: bool = option(
         True,

@@ -19,7 +19,7 @@ import psycopg2.extensions
 
 from homeserver.db.errors import DatabaseError, DatabaseUnavailable, IntegrityViolation
 from homeserver.db.statements import POSTGRESQL, SQLITE
-from homeserver.db.tx import PostgresTx, SqliteTx, StatementHook, Tx
+from homeserver.db.tx import PostgresTx, Prepared, SqliteTx, StatementHook, Tx
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -240,8 +240,9 @@ class PostgresEngine(Engine):
 
     dialect = POSTGRESQL
 
-    def __init__(self, dsn: str, hook: StatementHook | None = None) -> None:
+    def __init__(self, dsn: str, hook: StatementHook | None = None, *, prepare: bool = True) -> None:
         self.dsn = dsn
+        self.prepare = prepare
         self.hook = hook
 
     def writer(self) -> Session:
@@ -259,6 +260,7 @@ class PostgresSession(Session):
         self._begin = begin
         self._connection: Any = None
         self._cursor: Any = None
+        self._prepared: Prepared | None = None
         self._reads = begin != "BEGIN"
         self._left_open = False
 
@@ -268,6 +270,7 @@ class PostgresSession(Session):
                 self._engine.dsn, connect_timeout=5, application_name="chaos", keepalives_idle=30
             )
             self._connection.autocommit = True
+            self._prepared = Prepared() if self._engine.prepare else None
             self._cursor = self._connection.cursor()
             psycopg2.extensions.register_type(_BYTEA, self._connection)
             if not self._reads:
@@ -291,7 +294,7 @@ class PostgresSession(Session):
         except psycopg2.Error as error:
             self.close()
             raise DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}") from error
-        tx = PostgresTx(cursor, self._begin, self._engine.hook)
+        tx = PostgresTx(cursor, self._begin, self._engine.hook, self._prepared)
         try:
             result = unit(tx, *args, **kwargs)
             if self._reads:

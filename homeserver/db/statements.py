@@ -94,6 +94,28 @@ class Text:
         return tuple([as_list(values[name]) if name in self.lists else values[name] for name in self.names])
 
 
+def prepared_form(
+    text: Text, params: dict[str, Any], literal: Callable[[Any], str]
+) -> tuple[str, tuple[str, ...]]:
+    """A PostgreSQL statement with $1, $2… for its parameters, and their names in order.
+
+    What is constant in the statement is written into it (by ``literal``), so that an index with a condition still fits.
+    ``params`` are those of the first run: an integer where the text names no type would be taken for text.
+    """
+    pieces = text.sql.split("%s")
+    parts = [pieces[0]]
+    names: list[str] = []
+    for name, piece in zip(text.names, pieces[1:], strict=True):
+        if name in text.literals:
+            parts.append(literal(text.literals[name]))
+        else:
+            names.append(name)
+            untyped = isinstance(params[name], int) and not piece.startswith("::")
+            parts.append(f"${len(names)}::BIGINT" if untyped else f"${len(names)}")
+        parts.append(piece)
+    return "".join(parts).replace("%%", "%"), tuple(names)
+
+
 def _sqlite_list(values: Sequence[Any]) -> str:
     return _encode_json(list(values)).decode()
 

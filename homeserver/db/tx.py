@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from homeserver.db.statements import POSTGRESQL, SQLITE, Rows, Statement
+from homeserver.db.statements import POSTGRESQL, SQLITE, Rows, Statement, Text, prepared_form
 
 Row = tuple[Any, ...]
 
@@ -91,6 +91,45 @@ class SqliteTx(Tx):
         self._execute(sql)
 
 
+class Prepared:
+    """The statements that one connection has prepared: planning costs three times what running them does.
+
+    Names are never used twice, so a PREPARE that may have failed is simply made again under another.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[str, tuple[str, tuple[str, ...]]] = {}
+        self._fresh: list[str] = []
+        self._count = 0
+
+    def queue(self, cursor: Any, text: Text, params: dict[str, Any]) -> list[bytes]:
+        """What to send to run a statement with these parameters."""
+        found = self._known.get(text.sql)
+        first: list[bytes] = []
+        if found is None:
+            sql, names = prepared_form(text, params, lambda value: cursor.mogrify("%s", (value,)).decode())
+            self._count += 1
+            execute = f"EXECUTE chaos_{self._count}"
+            if names:
+                execute += "(" + ",".join(["%s"] * len(names)) + ")"
+            first.append(f"PREPARE chaos_{self._count} AS {sql}".encode())
+            found = self._known[text.sql] = (execute, names)
+            self._fresh.append(text.sql)
+        execute, names = found
+        values = tuple([list(params[name]) if name in text.lists else params[name] for name in names])
+        return [*first, cursor.mogrify(execute, values)]
+
+    def settle(self, *, made: bool) -> None:
+        """What was queued has run, or has failed: then what was to be prepared with it may not be there.
+
+        A transaction that is rolled back keeps the statements that were prepared in it.
+        """
+        if self._fresh and not made:
+            for sql in self._fresh:
+                self._known.pop(sql, None)
+        self._fresh.clear()
+
+
 class PostgresTx(Tx):
     """Statements on a psycopg2 connection in autocommit mode, whose BEGIN and COMMIT are part of the queue.
 
@@ -98,8 +137,11 @@ class PostgresTx(Tx):
     trips and not ten.
     """
 
-    def __init__(self, cursor: Any, begin: str, hook: StatementHook | None = None) -> None:
+    def __init__(
+        self, cursor: Any, begin: str, hook: StatementHook | None = None, prepared: Prepared | None = None
+    ) -> None:
         self.dialect = POSTGRESQL
+        self._prepared = prepared
         self._cursor = cursor
         self._hook = hook
         self._queue: list[bytes] = [begin.encode()]
@@ -116,7 +158,13 @@ class PostgresTx(Tx):
 
     def all(self, statement: Statement, /, **params: Any) -> list[Row]:
         text = statement.text(POSTGRESQL)
-        self._put(text.sql, text.arguments(params, POSTGRESQL))
+        if self._prepared is None:
+            self._put(text.sql, text.arguments(params, POSTGRESQL))
+        else:
+            self.statements += 1
+            if self._hook is not None:
+                self._hook(text.sql)
+            self._queue += self._prepared.queue(self._cursor, text, params)
         self.flush()
         return self._cursor.fetchall()  # type: ignore[no-any-return]
 
@@ -137,7 +185,14 @@ class PostgresTx(Tx):
             together = b";".join(self._queue)
             self._queue.clear()
             self.begun = True
-            self._cursor.execute(together)
+            try:
+                self._cursor.execute(together)
+            except BaseException:
+                if self._prepared is not None:
+                    self._prepared.settle(made=False)
+                raise
+            if self._prepared is not None:
+                self._prepared.settle(made=True)
 
     def finish(self, how: str) -> None:
         """COMMIT, with what waits before it."""

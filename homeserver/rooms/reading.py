@@ -20,7 +20,7 @@ from homeserver.store.history import (
     load_span,
 )
 from homeserver.store.placement import Membership
-from homeserver.store.unsigned import transaction_id, unsigned_members
+from homeserver.store.unsigned import PlainEvents, transaction_id, unsigned_members
 from homeserver.store.visibility_reads import StateFacts, look
 
 # LIMIT(a filter that nothing fits, or a history that the reader may not see: the client asks again from there)
@@ -176,12 +176,17 @@ def write_events(tx: Tx, archive: Archive, asker: Asker, found: Sequence[Found])
     replaced = _find_replaced(tx, archive, asker.sight, found)
     related = _find_related(tx, archive, asker, found)
     written: list[bytes] = []
+    plain = PlainEvents(room_id, now_ms)
     for one in found:
         event = one.event
-        txn_id: str | None = None
-        if event.sender == user_id and (key := sent.get(event.event_id)) is not None:
-            txn_id = transaction_id(key, event)
-        previous, hidden = replaced.get(one.row.nid, (None, False))
+        nid = one.row.nid
+        key = sent.get(event.event_id) if event.sender == user_id else None
+        if key is None and nid not in replaced and nid not in related and not event.because:
+            # Nearly every event of a page: nothing is said of it but its age and the reader's membership.
+            written.append(plain.render(event, one.membership))
+            continue
+        txn_id = transaction_id(key, event) if key is not None else None
+        previous, hidden = replaced.get(nid, (None, False))
         unsigned = unsigned_members(
             event,
             now_ms,
@@ -189,7 +194,7 @@ def write_events(tx: Tx, archive: Archive, asker: Asker, found: Sequence[Found])
             previous=previous,
             txn_id=txn_id,
             hide_previous=hidden,
-            relations=related.get(one.row.nid, b""),
+            relations=related.get(nid, b""),
         )
         written.append(event.render(unsigned, room_id))
     return written

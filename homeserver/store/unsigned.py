@@ -62,3 +62,21 @@ def transaction_id(txn_key: str, event: ClientEvent) -> str | None:
         what = _decode_redacts(event.head + b"}").redacts
     prefix = f"{what}/"
     return rest[len(prefix) :] if rest.startswith(prefix) else None
+
+
+class PlainEvents:
+    """Events of one room of which ``unsigned`` says nothing but the age and the reader's membership, at one moment.
+
+    The same bytes as ``event.render(unsigned_members(event, now_ms, membership=…), room_id)`` in a fifth of the time.
+    """
+
+    __slots__ = ("_middle", "_now_ms")
+
+    def __init__(self, room_id: str, now_ms: int) -> None:
+        self._middle = b'%b,"room_id":' + _encode(room_id).replace(b"%", b"%%") + b',"unsigned":{"age":%d%b}}'
+        self._now_ms = now_ms
+
+    def render(self, event: ClientEvent, membership: Membership) -> bytes:
+        """The whole object."""
+        age = self._now_ms - event.ts_ms
+        return self._middle % (event.head, max(0, age), _MEMBERSHIP[membership])
