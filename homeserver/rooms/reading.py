@@ -204,7 +204,9 @@ def _find_related(tx: Tx, archive: Archive, asker: Asker, found: Sequence[Found]
     """What relates to some events, summed up."""
     sight = asker.sight
     viewer = Viewer(sight.reader, asker.user_nid, asker.ignored, sight.upto, asker.now_ms)
-    events = {one.row.nid: one.event for one in found}
+    events = {one.row.nid: one.event for one in found if one.row.related}
+    if not events:
+        return {}
     room_ids = dict.fromkeys(events, sight.room_id)
     return load_bundles(tx, viewer, room_ids, events, archive.facts, archive.client_events)
 

@@ -6,7 +6,7 @@ and the reactor share these caches; one lock guards each, held for a dict operat
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from threading import Lock
 from typing import Generic, TypeVar
 
@@ -36,6 +36,21 @@ class ByteLru(Generic[K, V]):
             self._values[key] = value
             self.hits += 1
             return value
+
+    def get_many(self, keys: Iterable[K]) -> list[V | None]:
+        """The values of some keys, in order, under one lock."""
+        values = self._values
+        found: list[V | None] = []
+        with self._lock:
+            for key in keys:
+                value = values.pop(key, None)
+                if value is None:
+                    self.misses += 1
+                else:
+                    values[key] = value
+                    self.hits += 1
+                found.append(value)
+        return found
 
     def put(self, key: K, value: V) -> None:
         """Keep a value; the oldest go where it does not fit."""

@@ -116,8 +116,8 @@ def load_seen(tx: Tx, redacted: Mapping[int, int], cache: ClientEventCache) -> d
     """As :func:`load_client_events`, of events whose redactions (0: none) are known. No read where all are cached."""
     found: dict[int, ClientEvent] = {}
     missing: list[int] = []
-    for nid, by_nid in redacted.items():
-        event = cache.get(Key(nid, by_nid))
+    cached = cache.get_many(map(Key._make, redacted.items()))
+    for nid, event in zip(redacted, cached, strict=True):
         if event is None:
             missing.append(nid)
         else:

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, select
+from sqlalchemy import and_, bindparam, exists, func, literal_column, select
 
+from homeserver.db.schema.relations import relations
 from homeserver.db.schema.rooms import current_state, events, redactions, state_keys, timeline
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
@@ -30,14 +31,15 @@ class HistoryRow(NamedTuple):
     state_key_nid: int  # 0: not a state event
     state_before: int | None  # None: an event without known state
     redacted_by: int  # nid of the redaction, or 0
+    related: bool = True  # False: nothing relates to it
 
 
 _COLUMNS = (
     timeline.c.pos,
     events.c.nid,
-    events.c.state_key_nid,
+    func.coalesce(events.c.state_key_nid, literal_column("0")),
     events.c.state_before,
-    redactions.c.by_nid,
+    func.coalesce(redactions.c.by_nid, literal_column("0")),
 )
 _FROM_TIMELINE = timeline.join(events, events.c.nid == timeline.c.event_nid).outerjoin(
     redactions, redactions.c.target_id == events.c.event_id
@@ -47,7 +49,13 @@ _IN_SPAN = and_(
     timeline.c.pos > bindparam("low"),
     timeline.c.pos <= bindparam("high"),
 )
-_SPAN = select(*_COLUMNS).select_from(_FROM_TIMELINE).where(_IN_SPAN).limit(bindparam("most"))
+# Beside the row, so that a page to which nothing relates is one statement.
+_RELATED = (
+    exists()
+    .where(and_(relations.c.target_id == events.c.event_id, relations.c.room_nid == events.c.room_nid))
+    .label("related")
+)
+_SPAN = select(*_COLUMNS, _RELATED).select_from(_FROM_TIMELINE).where(_IN_SPAN).limit(bindparam("most"))
 _FORWARDS = statement(_SPAN.order_by(timeline.c.pos))
 _BACKWARDS = statement(_SPAN.order_by(timeline.c.pos.desc()))
 _ROWS = select(*_COLUMNS).select_from(
@@ -95,7 +103,7 @@ _TYPES_OF_KEYS = statement(
 
 
 def _row(row: Row) -> HistoryRow:
-    return HistoryRow(row[0], row[1], row[2] or 0, row[3], row[4] or 0)
+    return HistoryRow(*row[:5])
 
 
 def load_span(
@@ -103,7 +111,7 @@ def load_span(
 ) -> list[HistoryRow]:
     """At most ``most`` events of a room in ``(low, high]``: the oldest first, or with ``backwards`` the newest."""
     found = tx.all(_BACKWARDS if backwards else _FORWARDS, room_nid=room_nid, low=low, high=high, most=most)
-    return [_row(row) for row in found]
+    return list(map(HistoryRow._make, found))
 
 
 def load_history_rows(tx: Tx, nids: Collection[int]) -> dict[int, HistoryRow]:

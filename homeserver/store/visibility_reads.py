@@ -118,7 +118,17 @@ def look(tx: Tx, reader: Reader, rows: Sequence[HistoryRow], facts: StateFacts) 
         for nid, (visibility_nid, member_nid) in held.items()
     }
     result: list[Membership | None] = []
+    # Nearly all of a page stands in the same few states, and nobody has joined or left meanwhile.
+    plain = {
+        state: MEMBERSHIPS.get(membership, Membership.LEAVE)
+        if may_see(visibility, membership, reader.joined)
+        else None
+        for state, (visibility, membership) in before.items()
+    }
     for row in rows:
+        if reader.joined and row.nid not in own and row.pos is not None and row.state_before is not None:
+            result.append(plain[row.state_before])
+            continue
         if row.pos is None or row.state_before is None:
             result.append(None)
             continue
