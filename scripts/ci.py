@@ -24,11 +24,13 @@ class Stage:
     name: str
     module: tuple[str, ...]
     limit_s: int
+    command: tuple[str, ...] = ()  # instead of running the module
 
 
 STAGES = (
     Stage("check", ("scripts.check", "--no-tests"), 300),
-    Stage("test", ("tests.runner",), 1200),
+    # By the README's own command: what a newcomer types must be what is judged.
+    Stage("test", ("tests.runner",), 1200, ("make", "--no-print-directory", "test")),
     Stage("e2e", ("scripts.e2e",), 300),
     Stage("interop", ("scripts.interop",), 480),
     # The same seeds each time: a commit is judged by what it changed. The nightly job draws new ones.
@@ -58,7 +60,7 @@ def run(stage: Stage) -> Totals:
         return Totals(skipped=1)
     started_s = time.monotonic()
     process = subprocess.Popen(
-        [sys.executable, "-m", *stage.module],
+        stage.command or (sys.executable, "-m", *stage.module),
         cwd=REPOSITORY,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,

@@ -24,7 +24,7 @@ from homeserver.db.tx import PostgresTx, Prepared, SqliteTx, StatementHook, Tx
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_CHECKPOINT_BYTES = 8 * 1024 * 1024
+_BUSY_STEPS = 20
 
 _SQLITE_PRAGMAS = (
     "PRAGMA journal_mode=WAL",
@@ -74,26 +74,38 @@ class Engine:
 
 
 class Checkpointer:
-    """Moves SQLite's write-ahead log into the database file, without ever standing in a writer's way."""
+    """Moves SQLite's write-ahead log into the database file, without ever standing in a writer's way.
+
+    Its own writes and syncs still share the disk with the writer's, so it prefers moments without them: it works when
+    nothing has been written since the last step, and under a load that never pauses every ``_BUSY_STEPS``.
+    """
 
     def __init__(self, path: str) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
-        self._size = 0
+        self._seen = self._done = (0, 0)  # size and time of the log, when looked at and when last emptied
+        self._busy = 0
 
     def step(self) -> None:
-        """Call about once a second: works when the log is large, or has not grown since the last call."""
+        """Call about once a second."""
         try:
-            size = os.stat(self._path + "-wal").st_size
+            found = os.stat(self._path + "-wal")
         except OSError:
             return
-        grown, self._size = size != self._size, size
-        if not size or (grown and size < _CHECKPOINT_BYTES):
+        stamp = (found.st_size, found.st_mtime_ns)
+        if not found.st_size or stamp == self._done:
             return
+        if stamp != self._seen:
+            self._seen = stamp
+            self._busy += 1
+            if self._busy < _BUSY_STEPS:
+                return
+        self._busy = 0
         try:
             if self._connection is None:
                 self._connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            self._done = stamp
         except sqlite3.Error:
             self.close()  # the writer meets the same fault and says so
 
