@@ -24,7 +24,9 @@ from homeserver.db.tx import PostgresTx, Prepared, SqliteTx, StatementHook, Tx
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_BUSY_STEPS = 20
+_BUSY_STEPS = 5
+_LOG_BYTES = 16 * 1024 * 1024
+_CACHE = "PRAGMA cache_size=-8000"
 
 _SQLITE_PRAGMAS = (
     "PRAGMA journal_mode=WAL",
@@ -32,7 +34,7 @@ _SQLITE_PRAGMAS = (
     "PRAGMA synchronous=FULL",
     "PRAGMA busy_timeout=2000",
     "PRAGMA temp_store=MEMORY",
-    "PRAGMA cache_size=-8000",
+    _CACHE,
     # Checkpoints run on a connection of their own beside the writer (``checkpoint``): a writer that makes them itself
     # stands still for as long as it takes to sync the whole file. This bounds the log where that one fails.
     "PRAGMA wal_autocheckpoint=50000",
@@ -45,6 +47,9 @@ class Session:
     def run(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``unit(tx, *args)`` in a transaction: committed when it returns, rolled back when it raises."""
         raise NotImplementedError
+
+    def make_room(self) -> None:
+        """Prepare the ground for fast commits, where there is something to prepare. Never raises."""
 
     def settle(self) -> None:
         """End what ``run`` may have left open: called when its result is on its way."""
@@ -217,6 +222,33 @@ class SqliteSession(Session):
         except BaseException:
             self._roll_back()
             raise
+
+    def make_room(self) -> None:
+        """Let the write-ahead log have its size from the start.
+
+        A commit that makes the file grow waits for the file system's journal as well: 0.41 ms against 0.24 ms where the
+        log is overwritten, and twice that at the 99th percentile. What a transaction that is rolled back has spilled
+        stays in the file, beyond the log's end, and the database itself does not grow.
+        """
+        try:
+            connection = self.connection()
+            path = self._engine.path
+            if path is None:
+                return
+            log = path + "-wal"  # made by the first transaction
+            if os.path.exists(log) and os.path.getsize(log) >= _LOG_BYTES:
+                return
+            connection.execute("PRAGMA cache_size=-256")  # so that it spills
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("CREATE TABLE room_for_the_log (filler BLOB)")
+            for _ in range(_LOG_BYTES // 2**20 + 1):
+                connection.execute("INSERT INTO room_for_the_log VALUES (zeroblob(1048576))")
+        except (sqlite3.Error, OSError, DatabaseUnavailable):
+            return  # a full disk, a lock: the first real transaction meets it and says so
+        finally:
+            self._roll_back()
+            if self._connection is not None:
+                self._connection.execute(_CACHE)
 
     def _roll_back(self) -> None:
         if self._connection is not None and self._connection.in_transaction:

@@ -148,6 +148,8 @@ class ThreadedDatabase:
         return result
 
     def _work(self, session: Session, queue: SimpleQueue[_Unit | None]) -> None:
+        if queue is self._writes:
+            session.make_room()
         while (item := queue.get()) is not None:
             unit, args, result = item
             try:
