@@ -13,6 +13,7 @@ from homeserver.accounts.auth import Authenticator
 from homeserver.config.schema import Config
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
+from homeserver.http.transport import Transport
 from homeserver.rooms.committer import Committer
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import RoomTools
@@ -44,6 +45,7 @@ class Surroundings:
     log: Log
     signer: Signer
     run_in_thread: RunInThread
+    transport: Transport
 
 
 @dataclass(frozen=True, slots=True)

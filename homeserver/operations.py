@@ -31,6 +31,7 @@ from homeserver.db.threads import ThreadedDatabase
 from homeserver.extensions import load_extensions
 from homeserver.http.errors import MatrixError
 from homeserver.http.route import Route
+from homeserver.http.transport import Nowhere
 from homeserver.listening import Listeners
 from homeserver.runtime.metrics import CacheReading, Metrics, make_metrics
 from homeserver.runtime.threads import ThreadRunner
@@ -119,7 +120,7 @@ class ServerOperations:
         stored = read_signing_keys(config.signing_key_path)[0]
         signer = SigningKey.from_seed(config.parsed_server_name, stored.version, stored.seed)
         surroundings = Surroundings(
-            self._database, around.clock, around.entropy, around.log, signer, threads.run
+            self._database, around.clock, around.entropy, around.log, signer, threads.run, Nowhere()
         )
         extras: list[ExtraRoutes] = [one.routes for one in load_extensions()]
         if web is not None:

@@ -34,6 +34,7 @@ from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase
 from homeserver.extensions import load_extensions
 from homeserver.http.route import Route
+from homeserver.http.transport import Nowhere
 from homeserver.runtime.clock import TwistedClock
 from homeserver.runtime.entropy import SeededEntropy
 from homeserver.runtime.log import MemoryLog
@@ -104,6 +105,7 @@ def _build_routes(folder: Path) -> Sequence[Route]:
         MemoryLog(),
         SigningKey.from_seed(config.parsed_server_name, "a", b"\x00" * 32),
         maybeDeferred,
+        Nowhere(),
     )
     built: list[App | Failure] = []
     extras = [one.routes for one in load_extensions()]

@@ -31,6 +31,15 @@ class Kind(IntEnum):
     DEVICE_LIST = 10  # topic user
     PUSHER = 11  # topic user
     TRUNCATED = 12  # topic room: purged
+    STATE_MOVED = (
+        13  # topic room: its current state moved without an event; payload store.placement.StateMoved
+    )
+    OUTSIDE = (
+        14  # topic user, ref room nid: a membership of a room that this server is not in; store/outside.py
+    )
+    DEVICE_KEYS = 15  # topic user: one-time or fallback keys came or went
+    SIGNING_KEYS = 16  # topic user: cross-signing keys
+    JOIN_PROGRESS = 17  # topic room: how much of a join is done
 
 
 class Change(NamedTuple):

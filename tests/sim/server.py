@@ -17,6 +17,7 @@ from homeserver.config.schema import Config, RateLimits, Registration
 from homeserver.core import Surroundings
 from homeserver.db.engine import SqliteEngine
 from homeserver.db.migrate import upgrade_engine
+from homeserver.http.transport import Nowhere
 from homeserver.runtime.entropy import SeededEntropy
 from homeserver.runtime.log import MemoryLog
 from homeserver.store.check import check_db
@@ -78,7 +79,7 @@ class SimServer:
         self._database = SimDatabase(self.engine, life, self.draws, self.faults, self.note)
         signer = SigningKey.from_seed(SERVER_NAME, "sim", b"\x01" * 32)  # type: ignore[arg-type]
         entropy = self._entropy.child(f"life {self.lives}")
-        around = Surroundings(self._database, life, entropy, self._log, signer, maybeDeferred)
+        around = Surroundings(self._database, life, entropy, self._log, signer, maybeDeferred, Nowhere())
 
         def started(app: App) -> None:
             app.services.hasher._cost = Cost(1, 8192)

@@ -29,6 +29,7 @@ from homeserver.core import Surroundings
 from homeserver.db.engine import open_engine
 from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase
+from homeserver.http.transport import Nowhere
 from homeserver.runtime.clock import TwistedClock
 from homeserver.runtime.entropy import SeededEntropy
 from homeserver.runtime.log import MemoryLog
@@ -82,7 +83,7 @@ class TestApp:
     def _build(self) -> App:
         signer = SigningKey.from_seed(self.config.server_name, "test", b"\x01" * 32)  # type: ignore[arg-type]
         around = Surroundings(
-            self.database, TwistedClock(self.time), self.entropy, self.log, signer, run_at_once
+            self.database, TwistedClock(self.time), self.entropy, self.log, signer, run_at_once, Nowhere()
         )
         return self.wait(Deferred.fromCoroutine(build_app(self.config, around)))
 

@@ -34,6 +34,7 @@ DOMAINS = frozenset(
         "communities",
         "appservices",
         "moderation",
+        "peers",
     ]
 )
 # What puts the server together, and the commands' work on the whole of it.
@@ -48,6 +49,7 @@ COMPOSITION = frozenset(
         "extensions",
         "listening",
         "operations",
+        "peering",
         "routes",
         "seed",
         "services",

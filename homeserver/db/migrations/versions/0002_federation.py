@@ -1,0 +1,72 @@
+"""Federation and encryption: what rooms with forks need, other servers, device keys.
+
+Revision 0002; it comes after 0001.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op  # noqa: F401 (until the first table)
+
+revision = "0002"
+down_revision = "0001"
+# The oldest program that understands a database of this revision.
+oldest_reader = "0002"
+
+
+def _big(name: str, *, nullable: bool = False) -> sa.Column[Any]:
+    kind = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+    return sa.Column(name, kind, nullable=nullable, autoincrement=False)
+
+
+def _small(name: str, *, nullable: bool = False, default: str | None = None) -> sa.Column[Any]:
+    return sa.Column(name, sa.Integer(), nullable=nullable, autoincrement=False, server_default=default)
+
+
+def _text(name: str, *, nullable: bool = False, unique: bool = False) -> sa.Column[Any]:
+    return sa.Column(name, sa.Text(), nullable=nullable, unique=unique)
+
+
+def _blob(name: str, *, nullable: bool = False) -> sa.Column[Any]:
+    return sa.Column(name, sa.LargeBinary(), nullable=nullable)
+
+
+def _rooms() -> None:
+    """Rooms that are shared with other servers."""
+
+
+def _server_keys() -> None:
+    """The keys of other servers."""
+
+
+def _outgoing() -> None:
+    """What we owe other servers."""
+
+
+def _incoming() -> None:
+    """What other servers sent."""
+
+
+def _joins() -> None:
+    """Memberships of rooms that this server is not in, and joins that are not complete."""
+
+
+def _device_keys() -> None:
+    """Keys and messages of devices."""
+
+
+def _remote_media() -> None:
+    """Media of other servers."""
+
+
+def upgrade() -> None:
+    """From 0001."""
+    _rooms()
+    _server_keys()
+    _outgoing()
+    _incoming()
+    _joins()
+    _device_keys()
+    _remote_media()

@@ -1,0 +1,1 @@
+"""Other servers: their keys, what we ask them and what we send them."""
