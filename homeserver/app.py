@@ -15,6 +15,7 @@ from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.route import Route
 from homeserver.http.router import Router
+from homeserver.peers.alone import Alone
 from homeserver.routes import build_routes
 from homeserver.runtime.clock import DelayedCall
 from homeserver.services import Services, build_services, limit_classes
@@ -100,7 +101,7 @@ class App:
 async def build_app(config: Config, around: Surroundings, extra_routes: Sequence[ExtraRoutes] = ()) -> App:
     """The whole server over a database with the current schema."""
     core = await build_core(config, around)
-    services = build_services(core)
+    services = build_services(core, Alone())
     routes = build_routes(core, services)
     for extra in extra_routes:
         routes += extra(core, services)

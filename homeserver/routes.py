@@ -39,6 +39,8 @@ from homeserver.api.client.typing import TypingApi
 from homeserver.api.client.upgrade import UpgradeApi
 from homeserver.api.client.versions import VersionsApi
 from homeserver.api.client.wellknown import WellKnownApi
+from homeserver.api.federation.public_rooms import FederatedDirectoryApi
+from homeserver.api.federation.query import QueryApi
 from homeserver.core import Core
 from homeserver.ephemeral.presence import Presence
 from homeserver.http.route import Route
@@ -87,7 +89,10 @@ def build_routes(core: Core, services: Services) -> list[Route]:
             services.rooms.directory,
             services.rooms.aliases,
             lambda: settings.config.public_rooms,
+            services.queries.public_rooms,
         ),
+        FederatedDirectoryApi(services.rooms.directory, lambda: settings.config.public_rooms),
+        QueryApi(config.server_name, services.rooms.aliases, services.profiles),
         UpgradeApi(services.rooms.upgrades),
         JoinedRoomsApi(core.index, core.interner),
         TypingApi(services.typing, core.interner, core.index),

@@ -20,6 +20,8 @@ from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.media.service import MediaService
+from homeserver.peers.queries import Queries
+from homeserver.peers.types import PeerClient
 from homeserver.push.counts import Unread
 from homeserver.push.pushers import Pushers
 from homeserver.push.service import PushRules, default_content
@@ -113,7 +115,7 @@ class RoomServices:
     receipts: Receipts
 
 
-def build_rooms(core: Core, settings: Settings, tasks: TaskGroup) -> RoomServices:
+def build_rooms(core: Core, settings: Settings, tasks: TaskGroup, queries: Queries) -> RoomServices:
     """The operations on rooms; some follow the log."""
     config, around, rooms, worker, interner = (
         core.config,
@@ -128,7 +130,7 @@ def build_rooms(core: Core, settings: Settings, tasks: TaskGroup) -> RoomService
     succession = Succession(interner, worker)
     creator = RoomCreator(config.server_name, lambda: settings.config.default_room_version, rooms, gate)
     memberships = Memberships(rooms, worker, RestrictedJoins(interner, core.index), gate, succession)
-    aliases = Aliases(config.server_name, rooms, worker, core.index)
+    aliases = Aliases(config.server_name, rooms, worker, core.index, queries.alias)
     departures = Departures(rooms, core.index, tasks, around.log)
     directory = Directory(rooms, worker, interner)
     core.changes.subscribe(departures.apply)
@@ -165,6 +167,7 @@ class Services:
     account_data: AccountData
     filters: Filters
     media: MediaService
+    queries: Queries
     rooms: RoomServices
     reading: Reading
     tasks: TaskGroup
@@ -175,7 +178,7 @@ class Services:
     sync: SyncService
 
 
-def build_services(core: Core) -> Services:
+def build_services(core: Core, client: PeerClient) -> Services:
     """Every domain object."""
     config, around = core.config, core.around
     database, worker, interner = around.database, core.committer, core.interner
@@ -186,7 +189,8 @@ def build_services(core: Core) -> Services:
     sessions = Sessions(database, worker, interner, clock, entropy, config.sessions)
     accounts = Accounts(config.server_name, database, worker, interner, clock, entropy, hasher, sessions)
     tasks = TaskGroup(clock, around.log)
-    rooms = build_rooms(core, settings, tasks)
+    queries = Queries(client, clock)
+    rooms = build_rooms(core, settings, tasks, queries)
     # One counter for both: a sync token has one number for what is only in memory.
     ticker = Ticker()
     typing = Typing(clock, ticker, core.notifier.wake_room)
@@ -206,10 +210,13 @@ def build_services(core: Core) -> Services:
         accounts=accounts,
         identity=Identity(accounts, hasher, sessions, limiter),
         devices=Devices(database, worker),
-        profiles=Profiles(config.server_name, database, worker, interner, rooms.profiles.changed),
+        profiles=Profiles(
+            config.server_name, database, worker, interner, rooms.profiles.changed, queries.profile
+        ),
         account_data=AccountData(database, worker, interner, {"m.push_rules": push_rules.load_content}),
         filters=Filters(database, worker),
         media=build_media(core, settings),
+        queries=queries,
         rooms=rooms,
         reading=build_reading(core, rooms.transactions, facts, ignored),
         tasks=tasks,

@@ -1,16 +1,16 @@
-"""Aliases: names of rooms on this server, who may make and remove them, and what the room itself says of them.
+"""Aliases: names of rooms, who may make and remove those of this server, and what the room itself says of them.
 
 spec: client-server-api#room-aliases
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from federation.builder import Draft
 from federation.errors import Malformed
-from federation.ids import RoomAlias, RoomId, UserId, domain_of, parse_room_alias
+from federation.ids import RoomAlias, RoomId, ServerName, UserId, domain_of, parse_room_alias
 from homeserver.http.errors import MatrixError, forbidden, invalid_param, not_found
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
@@ -24,42 +24,77 @@ from homeserver.store.aliases import (
     load_room_aliases,
 )
 from homeserver.store.placement import Membership
+from homeserver.store.servers import load_servers
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
 CANONICAL = "m.room.canonical_alias"
 # LIMIT(each alias of a canonical alias event is looked up before it is set)
 _ALT_ALIASES_MOST = 1_000
+# LIMIT(and of those of other servers so many: each costs a request)
+_ASKED_MOST = 20
+SERVERS_MOST = 200
+
+AskAlias = Callable[[RoomAlias], Awaitable[tuple[RoomId, Sequence[ServerName]]]]
+"""Asks an alias's own server; raises the MatrixError for the client."""
+
+
+class Located(NamedTuple):
+    """A room, and servers that are likely to know it, the likeliest first; this one may be among them."""
+
+    room_id: RoomId
+    servers: tuple[ServerName, ...]
 
 
 class Aliases:
     """The alias endpoints' work, and the check of canonical alias events."""
 
-    def __init__(self, server_name: str, rooms: RoomRegistry, worker: Worker, index: MembershipIndex) -> None:
+    def __init__(
+        self,
+        server_name: str,
+        rooms: RoomRegistry,
+        worker: Worker,
+        index: MembershipIndex,
+        ask: AskAlias | None = None,
+    ) -> None:
         self._server_name = server_name
         self._rooms = rooms
         self._tools = rooms.tools
         self._worker = worker
         self._index = index
+        self._ask = ask
 
     # --- looking up ----------------------------------------------------------------------------------
 
-    async def resolve(self, alias: RoomAlias) -> dict[str, Any]:
-        """The room behind an alias, and servers that know it."""
+    async def locate(self, alias: RoomAlias) -> Located:
+        """The room behind an alias, and servers that know it; an alias of another server is asked for there."""
         # spec: client-server-api#get_matrixclientv3directoryroomroomalias
-        found = None
         if domain_of(alias) == self._server_name:
-            found = await self._tools.database.read(find_alias, alias)
+            return await self.locate_own(alias)
+        if self._ask is None:
+            raise _no_alias(alias)
+        room_id, servers = await self._ask(alias)
+        return Located(room_id, tuple(servers))
+
+    async def locate_own(self, alias: RoomAlias) -> Located:
+        """The same of the aliases of this server."""
+        found = await self._tools.database.read(find_alias, alias)
         if found is None:
-            raise not_found(f"Room alias {alias} not found")
+            raise _no_alias(alias)
         names = await self._tools.interner.room_names([found.room_nid])
-        return {"room_id": names[found.room_nid], "servers": [self._server_name]}
+        present = await self._tools.database.read(load_servers, found.room_nid, SERVERS_MOST)
+        own = ServerName(self._server_name)
+        servers = tuple(present) if own not in present else (own, *(name for name in present if name != own))
+        return Located(RoomId(names[found.room_nid]), servers)
+
+    async def resolve(self, alias: RoomAlias) -> dict[str, Any]:
+        """As :meth:`locate`, as the endpoints answer it."""
+        located = await self.locate(alias)
+        return {"room_id": located.room_id, "servers": list(located.servers)}
 
     async def resolve_room(self, where: RoomId | RoomAlias) -> RoomId:
         """The room id, of the endpoints that take either."""
-        return (
-            RoomId(where) if where[:1] == "!" else RoomId((await self.resolve(RoomAlias(where)))["room_id"])
-        )
+        return RoomId(where) if where[:1] == "!" else (await self.locate(RoomAlias(where))).room_id
 
     async def of_room(self, requester: Requester, room_id: RoomId) -> list[str]:
         """The aliases of a room here, for its members; for everybody where anybody may read it."""
@@ -135,8 +170,8 @@ class Aliases:
     async def check_canonical_alias(self, room_id: RoomId, content: Mapping[str, Any]) -> None:
         """Refuse an m.room.canonical_alias whose new aliases are malformed or lead elsewhere; called before it is set.
 
-        Aliases that the event lists already, and those that go, are not looked at. Those of other servers cannot be
-        looked up as long as this one does not federate, and count as leading elsewhere.
+        Aliases that the event lists already, and those that go, are not looked at. Those of other servers are asked for
+        there; one that nobody can tell of counts as leading elsewhere.
         """
         # spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
         wanted = _listed(content)
@@ -151,10 +186,32 @@ class Aliases:
                 parse_room_alias(alias)
             except Malformed:
                 raise invalid_param(f"The alias {alias!r:.300} is not valid") from None
-        found = await self._tools.database.read(find_aliases, new) if new else {}
-        for alias in new:
+        own = [alias for alias in new if domain_of(alias) == self._server_name]
+        others = [alias for alias in new if domain_of(alias) != self._server_name]
+        if len(others) > _ASKED_MOST:
+            raise invalid_param(f"At most {_ASKED_MOST} aliases of other servers can be added at once")
+        found = await self._tools.database.read(find_aliases, own) if own else {}
+        for alias in own:
             if alias not in found or found[alias].room_nid != actor.room_nid:
-                raise MatrixError(400, "M_BAD_ALIAS", f"The alias '{alias}' does not point to this room.")
+                raise _bad_alias(alias)
+        for alias in others:
+            await self._check_elsewhere(RoomAlias(alias), room_id)
+
+    async def _check_elsewhere(self, alias: RoomAlias, room_id: RoomId) -> None:
+        try:
+            located = await self.locate(alias)
+        except MatrixError:
+            raise _bad_alias(alias) from None
+        if located.room_id != room_id:
+            raise _bad_alias(alias)
+
+
+def _no_alias(alias: str) -> MatrixError:
+    return not_found(f"Room alias {alias} not found")
+
+
+def _bad_alias(alias: str) -> MatrixError:
+    return MatrixError(400, "M_BAD_ALIAS", f"The alias '{alias}' does not point to this room.")
 
 
 async def may_send_state(turn: Turn, user_id: str, event_type: str) -> bool:

@@ -5,14 +5,15 @@ spec: client-server-api#room-aliases, client-server-api#published-room-directory
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any, Literal, Protocol
 
 import msgspec
 
-from federation.ids import RoomAlias, RoomId, parse_room_id, parse_server_name
+from federation.ids import RoomAlias, RoomId, ServerName, parse_room_id, parse_server_name
 from homeserver.config.schema import PublicRooms
-from homeserver.http.errors import MatrixError, invalid_param, missing_token
+from homeserver.http.errors import invalid_param, missing_token
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
@@ -24,6 +25,7 @@ _LISTED = "/_matrix/client/v3/directory/list/room/{room_id:room_id}"
 _PUBLIC = "/_matrix/client/v3/publicRooms"
 MAX_ROOM_TYPES = 100
 _INTEGER_MOST = 2**53 - 1
+NO_ROOMS: Mapping[str, Any] = MappingProxyType({"chunk": [], "total_room_count_estimate": 0})
 
 
 class _AliasBody(msgspec.Struct):
@@ -34,30 +36,43 @@ class _Visibility(msgspec.Struct):
     visibility: Literal["public", "private"] | None = "public"
 
 
-class _Filter(msgspec.Struct):
+class RoomFilter(msgspec.Struct):
     generic_search_term: str | None = None
     room_types: list[str | None] | None = None
 
 
-class _PublicRoomsBody(msgspec.Struct):
+class PublicRoomsBody(msgspec.Struct):
+    """spec: client-server-api#post_matrixclientv3publicrooms, server-server-api#post_matrixfederationv1publicrooms"""
+
     limit: int | None = None
     since: str | None = None
-    filter: _Filter | None = None
+    filter: RoomFilter | None = None
     include_all_networks: bool | None = None
     third_party_instance_id: str | None = None
 
 
-# spec-partial: GET /_matrix/client/v3/directory/room/{roomAlias}: no aliases of other servers, for want of federation
-# spec-partial: GET /_matrix/client/v3/publicRooms: no lists of other servers, for want of federation
-# spec-partial: POST /_matrix/client/v3/publicRooms: no lists of other servers, for want of federation
+class AskRooms(Protocol):
+    """Asks another server for a page of its directory."""
+
+    def __call__(
+        self, server_name: ServerName, options: dict[str, Any], /, *, filtered: bool
+    ) -> Awaitable[dict[str, Any]]: ...
+
+
 class DirectoryApi:
     def __init__(
-        self, server_name: str, directory: Directory, aliases: Aliases, options: Callable[[], PublicRooms]
+        self,
+        server_name: str,
+        directory: Directory,
+        aliases: Aliases,
+        options: Callable[[], PublicRooms],
+        ask: AskRooms,
     ) -> None:
         self._server_name = server_name
         self._directory = directory
         self._aliases = aliases
         self._options = options
+        self._ask = ask
 
     def routes(self) -> list[Route]:
         of_room = "/_matrix/client/v3/rooms/{room_id:room_id}/aliases"
@@ -106,33 +121,57 @@ class DirectoryApi:
     async def get_public_rooms(self, request: Request) -> dict[str, Any]:
         if request.requester is None and not self._options().without_auth:
             raise missing_token()
-        self._check_server(request)
-        limit = request.int_arg("limit", PAGE_DEFAULT)
-        return await self._directory.page(Query(limit, request.arg("since")))
+        limit, since = request.int_arg("limit", PAGE_DEFAULT), request.arg("since")
+        server_name = self._other_server(request)
+        if server_name is not None:
+            options: dict[str, Any] = {"limit": limit}
+            if since is not None:
+                options["since"] = since
+            return await self._ask(server_name, options, filtered=False)
+        return await self._directory.page(Query(limit, since))
 
     async def post_public_rooms(self, request: Request) -> dict[str, Any]:
-        self._check_server(request)
-        body = request.json(_PublicRoomsBody, allow_empty=True)
-        limit = PAGE_DEFAULT if body.limit is None else body.limit
-        if not 0 <= limit <= _INTEGER_MOST:
-            raise invalid_param("limit must not be negative")
-        if body.third_party_instance_id is not None:
-            if body.include_all_networks:
-                raise invalid_param("third_party_instance_id and include_all_networks exclude each other")
-            # No application service has registered a network here.
-            return {"chunk": [], "total_room_count_estimate": 0}
-        wanted = body.filter or _Filter()
-        types = wanted.room_types
-        term = wanted.generic_search_term or ""
-        if len(term) > TERM_LONGEST or (types is not None and len(types) > MAX_ROOM_TYPES):
-            raise invalid_param("The filter is too large")
-        return await self._directory.page(Query(limit, body.since, term, types))
+        body = request.json(PublicRoomsBody, allow_empty=True)
+        query = wanted_rooms(body)
+        server_name = self._other_server(request)
+        if server_name is not None:
+            return await self._ask(server_name, _options(body), filtered=True)
+        if query is None:
+            return dict(NO_ROOMS)
+        return await self._directory.page(query)
 
-    def _check_server(self, request: Request) -> None:
-        """Whose list is asked for: as long as this server does not federate it has only its own."""
+    def _other_server(self, request: Request) -> ServerName | None:
+        """Whose list is asked for; None for our own."""
         server = request.arg("server")
-        if server is not None and parse_server_name(server) != self._server_name:
-            raise MatrixError(404, "M_NOT_FOUND", f"The directory of {server} cannot be reached")
+        name = parse_server_name(server) if server is not None else None
+        return None if name == self._server_name else name
+
+
+def wanted_rooms(body: PublicRoomsBody) -> Query | None:
+    """What a filter asks of a directory; None for a network that nobody has registered. Refuses what is malformed."""
+    limit = PAGE_DEFAULT if body.limit is None else body.limit
+    if not 0 <= limit <= _INTEGER_MOST:
+        raise invalid_param("limit must not be negative")
+    wanted = body.filter or RoomFilter()
+    types = wanted.room_types
+    term = wanted.generic_search_term or ""
+    if len(term) > TERM_LONGEST or (types is not None and len(types) > MAX_ROOM_TYPES):
+        raise invalid_param("The filter is too large")
+    if body.third_party_instance_id is not None:
+        if body.include_all_networks:
+            raise invalid_param("third_party_instance_id and include_all_networks exclude each other")
+        # No application service has registered a network here.
+        return None
+    return Query(limit, body.since, term, types)
+
+
+def _options(body: PublicRoomsBody) -> dict[str, Any]:
+    """A client's body as another server gets it: what is specified, and nothing that is null."""
+    options = {name: value for name, value in msgspec.to_builtins(body).items() if value is not None}
+    wanted = options.get("filter")
+    if wanted is not None:
+        options["filter"] = {name: value for name, value in wanted.items() if value is not None}
+    return options
 
 
 def _route(method: str, template: str, handler: Any, anchor: str, auth: Auth = Auth.USER) -> Route:

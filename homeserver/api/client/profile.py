@@ -13,8 +13,6 @@ from homeserver.http.route import Auth, Route
 MAX_BODY = 2 * 65_536
 
 
-# spec-partial: GET /_matrix/client/v3/profile/{userId}: no profiles of users of other servers, for want of federation
-# spec-partial: GET /_matrix/client/v3/profile/{userId}/{keyName}: no profiles of users of other servers, for want of federation
 class ProfileApi:
     def __init__(self, profiles: Profiles) -> None:
         self._profiles = profiles

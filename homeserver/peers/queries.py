@@ -1,0 +1,212 @@
+"""Questions to other servers on behalf of our users: profiles, aliases, room directories.
+
+1. What comes back is looked at before anybody sees it: members of the wrong type are left out, and without those that
+   an answer must have it counts as none.
+2. Answers are kept for a short while, within a budget of bytes; refusals are not kept.
+3. Errors are those of our client's endpoint: nobody's stack trace, and nothing of the other server's wording.
+spec: server-server-api#querying-for-information
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final, TypeVar
+
+import msgspec
+
+from federation.errors import Malformed, RemoteError
+from federation.ids import RoomAlias, RoomId, ServerName, domain_of, parse_room_id, parse_server_name
+from homeserver.http.errors import not_found
+from homeserver.http.transport import Unreachable, build_uri
+from homeserver.peers.failures import garbage, to_client
+from homeserver.peers.types import PeerClient
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.shared import Busy, Shared
+
+T = TypeVar("T")
+
+PREFIX: Final = "/_matrix/federation/v1"
+PROFILE_KEPT_S: Final = 120.0
+ALIAS_KEPT_S: Final = 30.0
+ROOMS_KEPT_S: Final = 30.0
+# A person waits for these.
+TIMEOUT_S: Final = 15.0
+BUDGET: Final = 8 * 1024 * 1024
+# spec: client-server-api#put_matrixclientv3profileuseridkeyname (64 KiB; escapes make it longer on the wire)
+MAX_PROFILE_BYTES: Final = 4 * 65_536
+MAX_FIELD_LENGTH: Final = 255
+MAX_ALIAS_BYTES: Final = 1024 * 1024
+MAX_ROOMS_BYTES: Final = 4 * 1024 * 1024
+MAX_SERVERS: Final = 200
+MAX_ROOMS: Final = 500
+
+_CHUNK_TEXTS: Final = ("name", "topic", "canonical_alias", "avatar_url", "join_rule", "room_type")
+
+
+class Queries:
+    """Asks, checks, keeps."""
+
+    def __init__(self, client: PeerClient, clock: Clock) -> None:
+        self._client = client
+        self._profiles: Shared[str, dict[str, Any]] = _kept(clock, PROFILE_KEPT_S)
+        self._aliases: Shared[str, tuple[RoomId, tuple[ServerName, ...]]] = _kept(clock, ALIAS_KEPT_S)
+        self._rooms: Shared[tuple[str, str, bytes], dict[str, Any]] = _kept(clock, ROOMS_KEPT_S)
+
+    # --- profiles ------------------------------------------------------------------------------------
+
+    async def profile(self, user_id: str, field: str | None) -> dict[str, Any] | None:  # noqa: ARG002
+        """The profile of another server's user, whichever field is wanted: so that there is one answer to keep."""
+        # spec: server-server-api#get_matrixfederationv1queryprofile
+        server_name = domain_of(user_id)
+
+        async def ask() -> dict[str, Any]:
+            uri = build_uri(f"{PREFIX}/query/profile", query={"user_id": user_id})
+            answer = await self._client.ask(
+                server_name, "GET", uri, timeout_s=TIMEOUT_S, max_bytes=MAX_PROFILE_BYTES
+            )
+            return clean_profile(answer)
+
+        return await self._told(
+            lambda: self._profiles.get(user_id, ask), server_name, "There is no such profile"
+        )
+
+    def forget_profile(self, user_id: str) -> None:
+        """It is known to have changed."""
+        self._profiles.forget(user_id)
+
+    # --- aliases -------------------------------------------------------------------------------------
+
+    async def alias(self, alias: RoomAlias) -> tuple[RoomId, tuple[ServerName, ...]]:
+        """The room behind another server's alias, and servers that know it: the alias's own one among them."""
+        # spec: server-server-api#get_matrixfederationv1querydirectory
+        server_name = domain_of(alias)
+
+        async def ask() -> tuple[RoomId, tuple[ServerName, ...]]:
+            uri = build_uri(f"{PREFIX}/query/directory", query={"room_alias": alias})
+            answer = await self._client.ask(
+                server_name, "GET", uri, timeout_s=TIMEOUT_S, max_bytes=MAX_ALIAS_BYTES
+            )
+            try:
+                room_id = parse_room_id(answer.get("room_id", ""))
+            except Malformed:
+                raise garbage(server_name, "a room id") from None
+            return room_id, _with_own(_server_names(answer.get("servers")), server_name)
+
+        return await self._told(
+            lambda: self._aliases.get(alias, ask), server_name, f"Room alias {alias} not found"
+        )
+
+    # --- directories ---------------------------------------------------------------------------------
+
+    async def public_rooms(
+        self, server_name: ServerName, options: Mapping[str, Any], *, filtered: bool
+    ) -> dict[str, Any]:
+        """A page of another server's room directory. ``options`` as the endpoints have them; without None."""
+        # spec: server-server-api#post_matrixfederationv1publicrooms
+        content = msgspec.json.encode(dict(options), order="sorted")
+        method = "POST" if filtered else "GET"
+
+        async def ask() -> dict[str, Any]:
+            uri = build_uri(f"{PREFIX}/publicRooms", query=None if filtered else _as_query(options))
+            answer = await self._client.ask(
+                server_name,
+                method,
+                uri,
+                options if filtered else None,
+                timeout_s=TIMEOUT_S,
+                max_bytes=MAX_ROOMS_BYTES,
+            )
+            return _clean_page(answer, server_name)
+
+        return await self._told(
+            lambda: self._rooms.get((server_name, method, content), ask),
+            server_name,
+            f"{server_name} has no room directory",
+        )
+
+    # --- shared --------------------------------------------------------------------------------------
+
+    async def _told(self, ask: Callable[[], Awaitable[T]], server_name: ServerName, missing: str) -> T:
+        if not self._client.allows(server_name):
+            raise not_found(missing)
+        try:
+            return await ask()
+        except (RemoteError, Unreachable, Busy) as error:
+            raise to_client(error, server_name, missing) from None
+
+
+def _kept(clock: Clock, keep_s: float) -> Shared[Any, Any]:
+    return Shared(clock, keep_s=keep_s, budget=BUDGET, size=_weigh)
+
+
+def _weigh(value: Any) -> int:
+    # As text: what it holds in memory is a small multiple of that.
+    return 500 + len(msgspec.json.encode(value))
+
+
+def clean_profile(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """A profile without what is no field: names too long, a null, a display name that is no text."""
+    # spec: server-server-api#get_matrixfederationv1queryprofile
+    found: dict[str, Any] = {}
+    for field, value in answer.items():
+        if value is None or len(field) > MAX_FIELD_LENGTH:
+            continue
+        if field in ("displayname", "avatar_url", "m.tz") and not isinstance(value, str):
+            continue
+        found[field] = value
+    return found
+
+
+def _server_names(value: Any) -> list[ServerName]:
+    found: dict[ServerName, None] = {}
+    for name in value[: 4 * MAX_SERVERS] if isinstance(value, list) else ():
+        try:
+            found[parse_server_name(name)] = None
+        except Malformed:
+            continue
+    return list(found)[:MAX_SERVERS]
+
+
+def _with_own(servers: list[ServerName], own: ServerName) -> tuple[ServerName, ...]:
+    """It has just answered, so it is there; whether it is in the room, it alone knows: last, unless it says so."""
+    return tuple(servers) if own in servers else (*servers, own)
+
+
+def _as_query(options: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        name: ("true" if value else "false") if isinstance(value, bool) else str(value)
+        for name, value in options.items()
+    }
+
+
+def _clean_page(answer: Mapping[str, Any], server_name: str) -> dict[str, Any]:
+    chunk = answer.get("chunk")
+    if not isinstance(chunk, list):
+        raise garbage(server_name, "a list of rooms")
+    page: dict[str, Any] = {"chunk": [room for one in chunk[:MAX_ROOMS] if (room := clean_room(one))]}
+    for name in ("next_batch", "prev_batch"):
+        if isinstance(answer.get(name), str):
+            page[name] = answer[name]
+    total = answer.get("total_room_count_estimate")
+    if type(total) is int and total >= 0:
+        page["total_room_count_estimate"] = total
+    return page
+
+
+def clean_room(value: Any) -> dict[str, Any] | None:
+    """A room as a directory shows it, with what must be there and what may be, each of its type; None: it is none."""
+    if not isinstance(value, dict):
+        return None
+    try:
+        room_id = parse_room_id(value.get("room_id", ""))
+    except Malformed:
+        return None
+    joined = value.get("num_joined_members")
+    room: dict[str, Any] = {
+        "room_id": room_id,
+        "num_joined_members": joined if type(joined) is int and joined >= 0 else 0,
+        "world_readable": value.get("world_readable") is True,
+        "guest_can_join": value.get("guest_can_join") is True,
+    }
+    room.update((name, value[name]) for name in _CHUNK_TEXTS if isinstance(value.get(name), str))
+    return room
