@@ -39,8 +39,11 @@ from homeserver.api.client.typing import TypingApi
 from homeserver.api.client.upgrade import UpgradeApi
 from homeserver.api.client.versions import VersionsApi
 from homeserver.api.client.wellknown import WellKnownApi
+from homeserver.api.federation.backfill import BackfillApi
+from homeserver.api.federation.events import PeerEventsApi
 from homeserver.api.federation.public_rooms import FederatedDirectoryApi
 from homeserver.api.federation.query import QueryApi
+from homeserver.api.federation.state import PeerStateApi
 from homeserver.core import Core
 from homeserver.ephemeral.presence import Presence
 from homeserver.http.route import Route
@@ -102,6 +105,9 @@ def build_routes(core: Core, services: Services) -> list[Route]:
         PushRulesApi(services.push_rules),
         PushersApi(services.pushers),
         SyncApi(services.sync, around.database, _note_sync(services.presence)),
+        BackfillApi(services.peer_reading.history),
+        PeerEventsApi(services.peer_reading.history),
+        PeerStateApi(services.peer_reading.state),
     ]
     return [route for api in apis for route in api.routes()]
 

@@ -33,6 +33,9 @@ from homeserver.rooms.initial import RoomGlances
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.membership import Memberships
 from homeserver.rooms.pagination import Pagination
+from homeserver.rooms.peer_gate import PeerGate
+from homeserver.rooms.peer_history import PeerHistory
+from homeserver.rooms.peer_state import PeerState
 from homeserver.rooms.profiles import RoomProfiles
 from homeserver.rooms.reading import Archive
 from homeserver.rooms.receipts import Receipts
@@ -97,6 +100,24 @@ def build_reading(
         Timestamps(database, sights, archive.facts),
         RoomGlances(database, sights, pagination, archive),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReading:
+    """Rooms as other servers see them."""
+
+    gate: PeerGate
+    history: PeerHistory
+    state: PeerState
+
+
+def build_peer_reading(core: Core, facts: StateFacts) -> PeerReading:
+    """What reads rooms for other servers."""
+    database, gate = core.around.database, PeerGate()
+    history = PeerHistory(
+        core.config.server_name, database, core.interner, core.changes, gate, facts, core.around.clock
+    )
+    return PeerReading(gate, history, PeerState(database, gate, core.bases))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +191,7 @@ class Services:
     queries: Queries
     rooms: RoomServices
     reading: Reading
+    peer_reading: PeerReading
     tasks: TaskGroup
     typing: Typing
     presence: Presence | None
@@ -219,6 +241,7 @@ def build_services(core: Core, client: PeerClient) -> Services:
         queries=queries,
         rooms=rooms,
         reading=build_reading(core, rooms.transactions, facts, ignored),
+        peer_reading=build_peer_reading(core, facts),
         tasks=tasks,
         typing=typing,
         presence=presence,

@@ -1,0 +1,131 @@
+"""PeerCase: a server with alice, and another one whose users are in some of her rooms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import bindparam, select, update
+from twisted.internet.defer import Deferred
+
+from federation import xmatrix
+from federation.builder import Draft
+from federation.ids import RoomId, UserId
+from homeserver.db.schema.rooms import event_json, events
+from homeserver.db.statements import Statement, statement
+from homeserver.http.route import Auth
+from homeserver.peers.types import Peer
+from tests.api.rooms import ALICE, RoomsCase
+from tests.support.app import TestApp
+from tests.support.counting import Counted, count
+from tests.support.peer import FEDERATION, FakePeer
+
+_REJECT = statement(
+    update(events)
+    .where(events.c.event_id == bindparam("of_event"))
+    .values(rejected_reason=bindparam("reason"))
+)
+_of_event = select(events.c.nid).where(events.c.event_id == bindparam("of_event")).scalar_subquery()
+_TEXT = statement(select(event_json.c.json).where(event_json.c.nid == _of_event))
+_REWRITE = statement(update(event_json).where(event_json.c.nid == _of_event).values(json=bindparam("text")))
+
+
+def believe(app: TestApp) -> None:
+    """Let signed requests in without a look at the signature."""
+    router = app.app.router
+    authenticate = router._authenticate
+
+    def look(request: Any, auth: Auth) -> Any:
+        if auth is Auth.FEDERATION:
+            return Peer(xmatrix.parse(request.headers[b"authorization"].decode()).origin)
+        return authenticate(request, auth)
+
+    router._authenticate = look
+
+
+class PeerCase(RoomsCase):
+    """See the module."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        believe(self.app)
+        self.peer = FakePeer("peer.example")
+        self.stranger = FakePeer("stranger.example")
+        self.mallory = self.peer.user()
+
+    def place(
+        self, room_id: str, sender: str, event_type: str, content: Any, state_key: str | None = None
+    ) -> str:
+        """An event of anybody, put into the room as if it had come from their server."""
+        draft = Draft(RoomId(room_id), event_type, UserId(sender), content, state_key)
+
+        async def put() -> str:
+            actor = await self.app.app.core.rooms.find(room_id)
+            return (await actor.run(lambda turn: turn.place(draft))).event.event_id
+
+        return self.app.wait(Deferred.fromCoroutine(put()))
+
+    def come(self, room_id: str, user_id: str, membership: str = "join") -> str:
+        """Somebody of another server joins or leaves."""
+        return self.place(room_id, user_id, "m.room.member", {"membership": membership}, user_id)
+
+    def say(self, room_id: str, text: str, sender: str = ALICE) -> str:
+        """A message."""
+        return self.place(room_id, sender, "m.room.message", {"msgtype": "m.text", "body": text})
+
+    def shared_room(self, visibility: str = "shared", **body: Any) -> str:
+        """A public room of alice and mallory."""
+        state = [
+            {
+                "type": "m.room.history_visibility",
+                "state_key": "",
+                "content": {"history_visibility": visibility},
+            }
+        ]
+        room_id = self.create(preset="public_chat", initial_state=state, **body)
+        self.come(room_id, self.mallory)
+        return room_id
+
+    def ask(
+        self, path: str, peer: FakePeer | None = None, content: Any = None, **query: Any
+    ) -> tuple[int, Any]:
+        """A signed request of the peer below ``/_matrix/federation/v1``."""
+        pairs = [
+            f"{name}={quote(str(value), safe='')}"
+            for name, values in query.items()
+            for value in (values if isinstance(values, list) else [values])
+        ]
+        uri = f"{FEDERATION}/{path}" + ("?" + "&".join(pairs) if pairs else "")
+        return (peer or self.peer).call(self.app, "GET" if content is None else "POST", uri, content)
+
+    def answer_of(self, path: str, peer: FakePeer | None = None, content: Any = None, **query: Any) -> Any:
+        """The same, which must succeed."""
+        status, json = self.ask(path, peer, content, **query)
+        self.assertEqual(200, status, json)
+        return json
+
+    def count(self, step: Callable[[], object]) -> Counted:
+        """What a step costs."""
+        return count(self.app, step)
+
+    # --- what our own server would not do, for as long as a with block lasts ---------------------------
+
+    def _alter(self, query: Statement, **params: Any) -> None:
+        self.app.wait(self.app.database.write(lambda tx: tx.run(query, **params)))
+
+    @contextmanager
+    def rejected(self, event_id: str) -> Iterator[None]:
+        """An event is rejected."""
+        self._alter(_REJECT, of_event=event_id, reason="a test")
+        yield
+        self._alter(_REJECT, of_event=event_id, reason=None)
+
+    @contextmanager
+    def rewritten(self, event_id: str, change: Callable[[str], str]) -> Iterator[None]:
+        """An event says something else."""
+        text = self.app.wait(self.app.database.read(lambda tx: tx.value(_TEXT, of_event=event_id)))
+        self._alter(_REWRITE, of_event=event_id, text=change(text))
+        yield
+        self._alter(_REWRITE, of_event=event_id, text=text)
