@@ -5,6 +5,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
 
 class Malformed(ValueError):  # noqa: N818 (a verdict on the input, not a failure of ours)
     """Input from outside breaks a format or size rule. Carries what the wire answer must say."""
@@ -17,10 +21,22 @@ class Malformed(ValueError):  # noqa: N818 (a verdict on the input, not a failur
 
 
 class RemoteError(Exception):
-    """Another server answered with a Matrix error, or with something that is not an answer at all."""
+    """Another server answered with a Matrix error, or with something that is not an answer at all.
 
-    def __init__(self, errcode: str, status: int, message: str) -> None:
+    `content` is the object that it sent, unchecked: some errors carry more than a code (the version of a room).
+    """
+
+    def __init__(
+        self,
+        errcode: str,
+        status: int,
+        message: str,
+        content: Mapping[str, Any] = MappingProxyType({}),
+        retry_after_ms: int | None = None,
+    ) -> None:
         super().__init__(f"{status} {errcode}: {message}")
         self.errcode = errcode
         self.status = status
         self.message = message
+        self.content = content
+        self.retry_after_ms = retry_after_ms

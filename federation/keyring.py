@@ -17,7 +17,7 @@ from federation.errors import Malformed
 from federation.event import Event
 from federation.hashes import decode_base64, unpadded
 from federation.ids import KeyId, ServerName, parse_server_name
-from federation.signing import PUBLIC_KEY_BYTES, Signer, SigningKey, sign_json, verify_json
+from federation.signing import PUBLIC_KEY_BYTES, Signer, sign_json, verify_json
 from federation.versions import RoomRules
 
 MAX_VALIDITY_MS: Final = 7 * 24 * 3600 * 1000
@@ -58,10 +58,13 @@ class ServerKeys:
     valid_until_ts_ms: int
 
     def for_event(self, event: Event) -> dict[KeyId, bytes]:
+        return self.for_event_at(event.origin_server_ts, event.rules)
+
+    def for_event_at(self, origin_server_ts_ms: int, rules: RoomRules) -> dict[KeyId, bytes]:
         return {
             key_id: key.public_key
             for key_id, key in self.keys.items()
-            if key.is_valid_for_event(event.origin_server_ts, event.rules)
+            if key.is_valid_for_event(origin_server_ts_ms, rules)
         }
 
     def for_requests(self, now_ms: int) -> dict[KeyId, bytes]:
@@ -119,22 +122,29 @@ def parse_key_response(response: Any, server_name: ServerName, now_ms: int) -> S
 def parse_notary_response(
     response: Any, notary: ServerName, notary_keys: Mapping[KeyId, bytes], now_ms: int
 ) -> tuple[ServerKeys, ...]:
-    """The answer of a notary's `POST /_matrix/key/v2/query`. Entries not signed by it are left out.
+    """The keys in the answer of a notary's `POST /_matrix/key/v2/query`. Entries not signed by it are left out."""
+    return tuple(keys for keys, _ in parse_notary_entries(response, notary, notary_keys, now_ms))
+
+
+def parse_notary_entries(
+    response: Any, notary: ServerName, notary_keys: Mapping[KeyId, bytes], now_ms: int
+) -> list[tuple[ServerKeys, dict[str, Any]]]:
+    """The same with the signed objects themselves.
 
     # spec: server-server-api#querying-keys-through-another-server
     """
     entries = response.get("server_keys") if type(response) is dict else None
     if type(entries) is not list or len(entries) > MAX_RESPONSES:
         raise Malformed("server_keys must be a bounded list")
-    results: list[ServerKeys] = []
+    results: list[tuple[ServerKeys, dict[str, Any]]] = []
     for entry in entries:
         try:
             if type(entry) is dict and verify_json(entry, notary, notary_keys):
                 server_name = parse_server_name(entry.get("server_name", ""))
-                results.append(parse_key_response(entry, server_name, now_ms))
+                results.append((parse_key_response(entry, server_name, now_ms), entry))
         except Malformed:
             continue
-    return tuple(results)
+    return results
 
 
 def merge(old: ServerKeys | None, new: ServerKeys) -> ServerKeys:
@@ -178,7 +188,7 @@ def is_sufficient(
 
 
 def build_key_response(
-    signing_keys: Sequence[SigningKey], old_keys: Sequence[VerifyKey], valid_until_ts_ms: int
+    signing_keys: Sequence[Signer], old_keys: Sequence[VerifyKey], valid_until_ts_ms: int
 ) -> dict[str, Any]:
     """Our own answer to `GET /_matrix/key/v2/server`, signed with each of the current keys."""
     if not signing_keys:
@@ -198,5 +208,14 @@ def build_key_response(
 
 
 def notarise(response: Mapping[str, Any], signer: Signer) -> dict[str, Any]:
-    """Another server's key response with our signature added, as a notary returns it."""
-    return sign_json(response, signer)
+    """Another server's key response with our signature added, as a notary returns it.
+
+    Of its signatures only the server's own were looked at, and only those go on.
+    """
+    signatures = response.get("signatures")
+    kept = {
+        name: by_key
+        for name, by_key in (signatures.items() if type(signatures) is dict else ())
+        if name == response.get("server_name") and type(by_key) is dict
+    }
+    return sign_json({**response, "signatures": kept}, signer)

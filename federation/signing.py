@@ -42,6 +42,9 @@ class Signer(Protocol):
     @property
     def key_id(self) -> KeyId: ...
 
+    @property
+    def public_key(self) -> bytes: ...
+
     def sign(self, message: bytes) -> bytes:
         """The 64 bytes of the signature."""
 

@@ -7,15 +7,16 @@ the same function serves production, tests and the simulator. ``homeserver.opera
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from homeserver.config.schema import Config
 from homeserver.core import Core, Surroundings, build_core
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
-from homeserver.http.route import Route
+from homeserver.http.route import Auth, Route
 from homeserver.http.router import Router
-from homeserver.peers.alone import Alone
+from homeserver.peering import Peering, build_peering
 from homeserver.routes import build_routes
 from homeserver.runtime.clock import DelayedCall
 from homeserver.services import Services, build_services, limit_classes
@@ -29,12 +30,13 @@ ExtraRoutes = Callable[["Core", "Services"], Sequence[Route]]
 class App:
     """A server without sockets."""
 
-    def __init__(self, core: Core, services: Services, routes: Sequence[Route]) -> None:
+    def __init__(self, core: Core, peering: Peering, services: Services, routes: Sequence[Route]) -> None:
         self.core = core
+        self.peering = peering
         self.services = services
         self.router = Router(
             routes,
-            authenticate=core.authenticator.authenticate,
+            authenticate=self._authenticate,
             ratelimit=services.limiter,
             new_error_id=self.new_error_id,
             log_failure=self.log_failure,
@@ -42,6 +44,12 @@ class App:
         )
         self._timer: DelayedCall | None = None
         self._chores = Chores(core.around.clock, core.around.log)
+
+    def _authenticate(self, request: Request, auth: Auth) -> Any:
+        """Who asks: a server by its signature, everybody else by a token."""
+        if auth is Auth.FEDERATION:
+            return self.peering.gate.authenticate(request)
+        return self.core.authenticator.authenticate(request, auth)
 
     def new_error_id(self) -> str:
         """What a 500 tells the client, and the log the administrator."""
@@ -78,7 +86,7 @@ class App:
         """Go on with a configuration that differs in reloadable keys."""
         limits = config.rate_limits
         self.services.limiter.reconfigure(limit_classes(limits), enabled=limits.enabled)
-        self.services.settings.config = config
+        self.peering.settings.config = config
 
     def release_waiters(self) -> None:
         """Answer every long poll now."""
@@ -91,6 +99,7 @@ class App:
         self._timer = None
         await self._chores.stop()
         await self.services.tasks.stop()
+        await self.peering.tasks.stop()
         self.services.media.stop()
         await self.core.committer.drained()
         self.services.typing.close()
@@ -101,8 +110,9 @@ class App:
 async def build_app(config: Config, around: Surroundings, extra_routes: Sequence[ExtraRoutes] = ()) -> App:
     """The whole server over a database with the current schema."""
     core = await build_core(config, around)
-    services = build_services(core, Alone())
-    routes = build_routes(core, services)
+    peering = build_peering(core)
+    services = build_services(core, peering)
+    routes = build_routes(core, peering, services)
     for extra in extra_routes:
         routes += extra(core, services)
-    return App(core, services, routes)
+    return App(core, peering, services, routes)

@@ -8,6 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from federation.keyring import VerifyKey
 from federation.signing import Signer
 from homeserver.accounts.auth import Authenticator
 from homeserver.config.schema import Config
@@ -46,6 +47,8 @@ class Surroundings:
     signer: Signer
     run_in_thread: RunInThread
     transport: Transport
+    further_keys: Sequence[Signer] = ()  # published beside the signer's
+    old_keys: Sequence[VerifyKey] = ()  # no longer used, but good for what they have signed
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,9 +44,12 @@ from homeserver.api.federation.events import PeerEventsApi
 from homeserver.api.federation.public_rooms import FederatedDirectoryApi
 from homeserver.api.federation.query import QueryApi
 from homeserver.api.federation.state import PeerStateApi
+from homeserver.api.federation.keys import KeysApi
+from homeserver.api.federation.version import FederationVersionApi
 from homeserver.core import Core
 from homeserver.ephemeral.presence import Presence
 from homeserver.http.route import Route
+from homeserver.peering import Peering
 from homeserver.services import Services
 
 
@@ -57,11 +60,33 @@ class HasRoutes(Protocol):
         """Its endpoints."""
 
 
-def build_routes(core: Core, services: Services) -> list[Route]:
+def build_routes(core: Core, peering: Peering, services: Services) -> list[Route]:
     """Every endpoint that this server answers."""
+    apis = client_apis(core, services)
+    if core.config.federation.enabled:
+        apis += federation_apis(core, peering, services)
+    return [route for api in apis for route in api.routes()]
+
+
+def federation_apis(core: Core, peering: Peering, services: Services) -> list[HasRoutes]:
+    """What other servers ask."""
+    return [
+        KeysApi(peering.own_keys, peering.keys, core.around.clock.now_ms),
+        FederationVersionApi(),
+        FederatedDirectoryApi(services.rooms.directory, lambda: peering.settings.config.public_rooms),
+        QueryApi(core.config.server_name, services.rooms.aliases, services.profiles),
+        BackfillApi(services.peer_reading.history),
+        PeerEventsApi(services.peer_reading.history),
+        PeerStateApi(services.peer_reading.state),
+    ]
+
+
+def client_apis(core: Core, services: Services) -> list[HasRoutes]:
+    """What clients ask."""
     config, around = core.config, core.around
     settings, accounts, interactive = services.settings, services.accounts, services.interactive
-    apis: list[HasRoutes] = [
+    media = MediaApi(services.media.repository, services.media.downloads)
+    return [
         VersionsApi(),
         WellKnownApi(config),
         CapabilitiesApi(lambda: settings.config.default_room_version),
@@ -75,7 +100,7 @@ def build_routes(core: Core, services: Services) -> list[Route]:
         AccountDataApi(services.account_data),
         FilterApi(services.filters),
         SendApi(services.rooms.sender),
-        media := MediaApi(services.media.repository, services.media.downloads),
+        media,
         LegacyMediaApi(services.media.downloads, media),
         StateApi(services.reading.state),
         MembersApi(services.reading.state),
@@ -94,8 +119,6 @@ def build_routes(core: Core, services: Services) -> list[Route]:
             lambda: settings.config.public_rooms,
             services.queries.public_rooms,
         ),
-        FederatedDirectoryApi(services.rooms.directory, lambda: settings.config.public_rooms),
-        QueryApi(config.server_name, services.rooms.aliases, services.profiles),
         UpgradeApi(services.rooms.upgrades),
         JoinedRoomsApi(core.index, core.interner),
         TypingApi(services.typing, core.interner, core.index),
@@ -105,11 +128,7 @@ def build_routes(core: Core, services: Services) -> list[Route]:
         PushRulesApi(services.push_rules),
         PushersApi(services.pushers),
         SyncApi(services.sync, around.database, _note_sync(services.presence)),
-        BackfillApi(services.peer_reading.history),
-        PeerEventsApi(services.peer_reading.history),
-        PeerStateApi(services.peer_reading.state),
     ]
-    return [route for api in apis for route in api.routes()]
 
 
 def _note_sync(presence: Presence | None) -> SetPresence | None:

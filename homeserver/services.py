@@ -13,15 +13,16 @@ from homeserver.accounts.profiles import Profiles
 from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.uia import InteractiveAuth
 from homeserver.accounts.users import Accounts
-from homeserver.config.schema import Config, RateLimits
+from homeserver.config.schema import RateLimits
+from homeserver.config.settings import Settings
 from homeserver.core import Core
 from homeserver.ephemeral.presence import Presence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.media.service import MediaService
+from homeserver.peering import Peering
 from homeserver.peers.queries import Queries
-from homeserver.peers.types import PeerClient
 from homeserver.push.counts import Unread
 from homeserver.push.pushers import Pushers
 from homeserver.push.service import PushRules, default_content
@@ -56,22 +57,7 @@ from homeserver.sync.v3 import SyncService, SyncTools
 
 def limit_classes(limits: RateLimits) -> dict[str, LimitClass]:
     """The configured rate limits by the names that routes use."""
-    names = ("login", "register", "send", "join", "invite", "create_room", "media", "search", "write", "read")
-    configured = {name: getattr(limits, name) for name in names}
-    return {name: LimitClass(one.per_second, one.burst) for name, one in configured.items()}
-
-
-class Settings:
-    """The configuration in force: reloadable keys change under whoever asks again."""
-
-    __slots__ = ("config",)
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def get(self) -> Config:
-        """The whole configuration."""
-        return self.config
+    return {name: LimitClass(one.per_second, one.burst) for name, one in limits.classes().items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,18 +186,18 @@ class Services:
     sync: SyncService
 
 
-def build_services(core: Core, client: PeerClient) -> Services:
+def build_services(core: Core, peering: Peering) -> Services:
     """Every domain object."""
     config, around = core.config, core.around
     database, worker, interner = around.database, core.committer, core.interner
     clock, entropy = around.clock, around.entropy
-    settings = Settings(config)
+    settings = peering.settings
     limiter = RateLimiter(clock, limit_classes(config.rate_limits), enabled=config.rate_limits.enabled)
     hasher = PasswordHasher(around.run_in_thread, entropy)
     sessions = Sessions(database, worker, interner, clock, entropy, config.sessions)
     accounts = Accounts(config.server_name, database, worker, interner, clock, entropy, hasher, sessions)
     tasks = TaskGroup(clock, around.log)
-    queries = Queries(client, clock)
+    queries = Queries(peering.client, clock)
     rooms = build_rooms(core, settings, tasks, queries)
     # One counter for both: a sync token has one number for what is only in memory.
     ticker = Ticker()

@@ -169,6 +169,10 @@ class RateLimits:
     search: RateLimit = option(RateLimit(2, 20), doc="Searches and directory look-ups, by user.")
     write: RateLimit = option(RateLimit(20, 200), doc="Every other change, by user.")
     read: RateLimit = option(RateLimit(100, 500), doc="Every other read, by user or address.")
+    federation: RateLimit = option(
+        RateLimit(500, 2000),
+        doc="Requests of other servers, by server (by address where they are not signed).",
+    )
 
     def classes(self) -> dict[str, RateLimit]:
         """The limits by the class name that routes use."""

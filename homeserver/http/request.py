@@ -70,6 +70,7 @@ class Request:
         "body",
         "body_stream",
         "client_ip",
+        "content",
         "headers",
         "match",
         "method",
@@ -103,6 +104,8 @@ class Request:
         self.body = body
         self.body_stream = body_stream
         self.requester: Any = None
+        # The parsed body, where a gate had to parse it (a signature covers the value); None where nobody has.
+        self.content: Any = None
         self._query: dict[str, list[str]] | None = None
 
     @property
@@ -174,6 +177,8 @@ class Request:
     def json(self, type: type[T], allow_empty: bool = False) -> T: ...
     def json(self, type: Any = dict, allow_empty: bool = False) -> Any:  # noqa: A002
         """The body as a dict, or checked against a msgspec type; with `allow_empty` no body means `{}`."""
+        if self.content is not None:
+            return convert_json(self.content, type)
         return decode_json(self.body if self.body or not allow_empty else b"{}", type)
 
     def access_token(self) -> str | None:
@@ -247,6 +252,16 @@ def decode_json(body: bytes, type: Any = dict) -> Any:  # noqa: A002
         raise not_json() from None
     except RecursionError:
         raise bad_json("The JSON is nested too deeply") from None
+
+
+def convert_json(value: Any, type: Any = dict) -> Any:  # noqa: A002
+    """The same check for a value that is parsed already: M_BAD_JSON when it has the wrong shape."""
+    if type is dict and isinstance(value, dict):
+        return value
+    try:
+        return msgspec.convert(value, type=type)
+    except msgspec.ValidationError as error:
+        raise bad_json(str(error)) from None
 
 
 def _is_json(body: bytes) -> bool:

@@ -5,11 +5,13 @@ Implemented in ``homeserver.peers`` and given to constructors by the composition
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from federation.flows.keys import Wanted
 from federation.ids import KeyId, ServerName
+from federation.versions import RoomRules
 from homeserver.http.transport import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT_S, PeerResponse
 
 
@@ -72,3 +74,20 @@ class Keys(Protocol):
 
     async def for_request(self, server_name: ServerName, key_id: KeyId) -> Mapping[KeyId, bytes]:
         """Keys that may have signed a request of a moment ago; fetched where need be. Empty: there are none."""
+
+
+class EventKeys(Protocol):
+    """The public keys that count for events, which may be old."""
+
+    def known_for_event(
+        self, server_name: ServerName, key_ids: Sequence[KeyId], ts_ms: int, rules: RoomRules
+    ) -> Mapping[KeyId, bytes] | None:
+        """Keys in memory that count for such an event, one of these among them; None where they must be asked for."""
+
+    async def for_event(
+        self, server_name: ServerName, key_ids: Sequence[KeyId], ts_ms: int, rules: RoomRules, *, fetch: bool
+    ) -> Mapping[KeyId, bytes]:
+        """Keys that count for such an event; with ``fetch`` none of these is missing that can be had."""
+
+    async def fetch_many(self, wanted: Sequence[Wanted]) -> None:
+        """Have the keys of many servers at hand, as far as they can be had: for the events of a join."""

@@ -12,7 +12,7 @@ invariant of the database is checked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,14 +22,16 @@ from twisted.internet.task import Clock as TaskClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import TestCase
 
+from federation.ids import parse_server_name
+from federation.keyring import VerifyKey
 from federation.signing import SigningKey
-from homeserver.app import App, build_app
+from homeserver.app import App, ExtraRoutes, build_app
 from homeserver.config.schema import Config, RateLimits, Registration
 from homeserver.core import Surroundings
 from homeserver.db.engine import open_engine
 from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase
-from homeserver.http.transport import Nowhere
+from homeserver.http.transport import Nowhere, Transport
 from homeserver.runtime.clock import TwistedClock
 from homeserver.runtime.entropy import SeededEntropy
 from homeserver.runtime.log import MemoryLog
@@ -57,7 +59,20 @@ def test_config(**changes: Any) -> Config:
     return replace(config, **changes)
 
 
+def test_key(server_name: str, version: str = "test", seed: int = 1) -> SigningKey:
+    """A signing key that is the same in every run."""
+    return SigningKey.from_seed(parse_server_name(server_name), version, bytes([seed]) * 32)
+
+
+def new_time() -> TaskClock:
+    """A clock that stands still."""
+    time = TaskClock()
+    time.rightNow = START_S
+    return time
+
+
 test_config.__test__ = False  # type: ignore[attr-defined]
+test_key.__test__ = False  # type: ignore[attr-defined]
 
 
 class TestApp:
@@ -66,11 +81,25 @@ class TestApp:
     __test__ = False
 
     def __init__(
-        self, case: TestCase, database: str = "sqlite::memory:", config: Config | None = None, seed: int = 1
+        self,
+        case: TestCase,
+        database: str = "sqlite::memory:",
+        config: Config | None = None,
+        seed: int = 1,
+        *,
+        time: TaskClock | None = None,
+        transport: Transport | None = None,
+        signing_keys: Sequence[SigningKey] = (),
+        old_keys: Sequence[VerifyKey] = (),
+        extra_routes: Sequence[ExtraRoutes] = (),
     ) -> None:
+        """By default alone in the world; ``tests.support.federation`` puts several on one clock and one network."""
         self.config = config or test_config(data_dir=Path(case.mktemp()))
-        self.time = TaskClock()
-        self.time.rightNow = START_S
+        self.time = time or new_time()
+        self.transport = transport or Nowhere()
+        self.signing_keys = signing_keys or (test_key(self.config.server_name),)
+        self.old_keys = old_keys
+        self.extra_routes = extra_routes
         self.entropy = SeededEntropy(seed)
         self.log = MemoryLog()
         self.engine = open_engine(database)
@@ -81,11 +110,18 @@ class TestApp:
         case.addCleanup(self._close, case)
 
     def _build(self) -> App:
-        signer = SigningKey.from_seed(self.config.server_name, "test", b"\x01" * 32)  # type: ignore[arg-type]
         around = Surroundings(
-            self.database, TwistedClock(self.time), self.entropy, self.log, signer, run_at_once, Nowhere()
+            self.database,
+            TwistedClock(self.time),
+            self.entropy,
+            self.log,
+            self.signing_keys[0],
+            run_at_once,
+            self.transport,
+            self.signing_keys[1:],
+            self.old_keys,
         )
-        return self.wait(Deferred.fromCoroutine(build_app(self.config, around)))
+        return self.wait(Deferred.fromCoroutine(build_app(self.config, around, self.extra_routes)))
 
     def restart(self) -> None:
         """Another process on the same database: nothing in memory is kept."""

@@ -1,3 +1,29 @@
 """Tables of other servers: their keys, what we owe them, what they sent and we have not worked through."""
 
 from __future__ import annotations
+
+from sqlalchemy import Table
+
+from homeserver.db.schema.base import CLUSTERED, blob, metadata, nid, small, text
+
+# The last answer that a server signed about its keys: a notary hands it on, byte for byte.
+server_key_answers = Table(
+    "server_key_answers",
+    metadata,
+    text("server_name", primary=True),
+    nid("fetched_ts_ms"),
+    nid("valid_until_ts_ms"),
+    blob("answer"),  # JSON
+)
+
+# Every key that a server was ever seen to have: those of old events stay good when they are no longer listed.
+server_keys = Table(
+    "server_keys",
+    metadata,
+    text("server_name", primary=True),
+    text("key_id", primary=True),
+    blob("public_key"),
+    nid("valid_until_ts_ms"),  # when it expired, where it has
+    small("expired"),
+    **CLUSTERED,
+)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import op  # noqa: F401 (until the first table)
+from alembic import op
 
 revision = "0002"
 down_revision = "0001"
@@ -39,6 +39,23 @@ def _rooms() -> None:
 
 def _server_keys() -> None:
     """The keys of other servers."""
+    op.create_table(
+        "server_key_answers",
+        sa.Column("server_name", sa.Text(), primary_key=True, nullable=False),
+        _big("fetched_ts_ms"),
+        _big("valid_until_ts_ms"),
+        _blob("answer"),
+    )
+    op.create_table(
+        "server_keys",
+        _text("server_name"),
+        _text("key_id"),
+        _blob("public_key"),
+        _big("valid_until_ts_ms"),
+        _small("expired"),
+        sa.PrimaryKeyConstraint("server_name", "key_id"),
+        sqlite_with_rowid=False,
+    )
 
 
 def _outgoing() -> None:

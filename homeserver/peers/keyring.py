@@ -1,0 +1,325 @@
+"""KeyRing: the public keys of other servers, from memory, the table, the servers themselves and notaries.
+
+MUSTs: 1. at most one fetch a server is under way, and at most so many in all; 2. a server that had no answer is not
+asked again at once, whoever wants to know; 3. a key that was ever seen stays known: old events need it; 4. what counts
+for a request or an event is decided by `federation.keyring` alone.
+
+# spec: server-server-api#retrieving-server-keys
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+
+from federation.flows.keys import Fetched, Wanted, fetch_direct, fetch_from_notary, fetch_keys
+from federation.flows.needs import NeedKeys, NeedPeer
+from federation.ids import KeyId, ServerName
+from federation.keyring import ServerKeys, is_sufficient, merge
+from federation.versions import RoomRules
+from homeserver.db.errors import DatabaseError
+from homeserver.db.threads import Database
+from homeserver.peers.own_keys import OwnKeys
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.drive import drive
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.cache import ByteLru
+from homeserver.store.server_keys import load_key_answer, load_server_keys, put_server_keys
+from homeserver.store.work import Worker
+
+MEMORY_BYTES = 8 * 1024 * 1024
+PARALLEL = 32
+# LIMIT(made-up names cost a look-up each; beyond this many that wait, somebody floods us)
+MAX_RUNNING = 1_000
+MAX_ATTEMPTS = 10_000
+# A server that signs a request is there: it may be asked again soon. For events the wait doubles.
+REQUEST_WAIT_S = 5.0
+EVENT_WAIT_S = 15.0
+EVENT_WAIT_MAX_S = 600.0
+
+Ask = Callable[[NeedPeer], Awaitable[dict[str, Any] | None]]
+
+
+class _Attempt:
+    """When a server was last asked, and how often in vain since it last answered."""
+
+    __slots__ = ("at_s", "failures")
+
+    def __init__(self, at_s: float, failures: int) -> None:
+        self.at_s = at_s
+        self.failures = failures
+
+    @property
+    def wait_s(self) -> float:
+        return min(EVENT_WAIT_S * 2.0 ** min(self.failures, 10), EVENT_WAIT_MAX_S)
+
+
+class KeyRing:
+    """Implements ``peers.types.Keys`` and ``EventKeys``."""
+
+    def __init__(
+        self,
+        own: OwnKeys,
+        notaries: Sequence[ServerName],
+        ask: Ask,
+        database: Database,
+        worker: Worker,
+        clock: Clock,
+        tasks: TaskGroup,
+    ) -> None:
+        self._own = own
+        self._notaries = tuple(name for name in notaries if name != own.server_name)
+        self._ask = ask
+        self._database = database
+        self._worker = worker
+        self._clock = clock
+        self._tasks = tasks
+        self._memory: ByteLru[ServerName, ServerKeys] = ByteLru(MEMORY_BYTES, _size)
+        self._attempts: dict[ServerName, _Attempt] = {}
+        # By server and whether it is asked as a notary: two notaries' fetches must not wait for each other.
+        self._running: dict[tuple[ServerName, bool], list[Deferred[None]]] = {}
+        self._places = DeferredSemaphore(PARALLEL)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether so many fetches wait that another one is not begun."""
+        return len(self._running) >= MAX_RUNNING
+
+    # --- for requests --------------------------------------------------------------------------------
+
+    def known(self, server_name: ServerName) -> Mapping[KeyId, bytes] | None:
+        """Every key of a server that is in memory and good for requests now; None where it must be asked for."""
+        if server_name == self._own.server_name:
+            return self._own.for_requests()
+        keys = self._remembered(server_name)
+        return (keys.for_requests(self._clock.now_ms()) or None) if keys is not None else None
+
+    async def for_request(self, server_name: ServerName, key_id: KeyId) -> Mapping[KeyId, bytes]:
+        """Keys that may have signed a request of a moment ago; fetched where need be. Empty: there are none."""
+        if server_name == self._own.server_name:
+            return self._own.for_requests()
+        keys = await self._load(server_name)
+        now_ms = self._clock.now_ms()
+        if keys is None or key_id not in keys.for_requests(now_ms):
+            await self._fetch(Wanted(server_name, (key_id,), now_ms, is_current=True))
+            keys = self._memory.get(server_name)
+        return {} if keys is None else keys.for_requests(self._clock.now_ms())
+
+    # --- for events ----------------------------------------------------------------------------------
+
+    def known_for_event(
+        self, server_name: ServerName, key_ids: Sequence[KeyId], ts_ms: int, rules: RoomRules
+    ) -> Mapping[KeyId, bytes] | None:
+        """Keys in memory that count for such an event, one of these among them; None where they must be asked for."""
+        keys = self._own.keys() if server_name == self._own.server_name else self._remembered(server_name)
+        if keys is None or not is_sufficient(keys, key_ids, ts_ms, rules):
+            return None
+        return keys.for_event_at(ts_ms, rules)
+
+    async def for_event(
+        self, server_name: ServerName, key_ids: Sequence[KeyId], ts_ms: int, rules: RoomRules, *, fetch: bool
+    ) -> Mapping[KeyId, bytes]:
+        """Keys that count for such an event; with ``fetch`` none of these is missing that can be had."""
+        if not key_ids:
+            return {}
+        keys = await self._load(server_name)
+        if fetch and server_name != self._own.server_name and not is_sufficient(keys, key_ids, ts_ms, rules):
+            await self._fetch(_for_event(server_name, key_ids, ts_ms, rules))
+            keys = self._memory.get(server_name)
+        return {} if keys is None else keys.for_event_at(ts_ms, rules)
+
+    async def fetch_many(self, wanted: Sequence[Wanted]) -> None:
+        """Have the keys of many servers at hand, as far as they can be had: for the events of a join.
+
+        The servers themselves and the notaries are asked side by side; who has been answered for is not asked.
+        """
+        missing = await self._missing({one.server_name: one for one in wanted})
+        if not missing:
+            return
+        asked = [Deferred.fromCoroutine(self._ask_notaries(missing))]
+        asked += [Deferred.fromCoroutine(self._ask_one(one)) for one in missing]
+        results: list[tuple[bool, Any]] = await DeferredList(asked, consumeErrors=True)
+        for succeeded, result in results:
+            if not succeeded:
+                result.raiseException()
+
+    async def _missing(self, wanted: Mapping[ServerName, Wanted]) -> list[Wanted]:
+        unread = [name for name in wanted if name != self._own.server_name and self._memory.get(name) is None]
+        if unread:
+            for name, keys in (await self._database.read(load_server_keys, unread)).items():
+                self._memory.put(name, keys)
+        return [
+            one
+            for name, one in wanted.items()
+            if name != self._own.server_name and not one.is_met(self._memory.get(name))
+        ]
+
+    async def _ask_one(self, wanted: Wanted) -> None:
+        if self._may_try(wanted):
+            await self._run(wanted, self._direct_unless_met)
+
+    async def _ask_notaries(self, missing: Sequence[Wanted]) -> None:
+        now_ms = self._clock.now_ms()
+        for notary in self._notaries:
+            left = [one for one in missing if not one.is_met(self._memory.get(one.server_name))]
+            await self._note(await drive(fetch_from_notary(left, notary, now_ms), self._answer))
+
+    # --- for notaries --------------------------------------------------------------------------------
+
+    async def signed_answer(self, server_name: ServerName, minimum_valid_until_ts_ms: int) -> bytes | None:
+        """The object that a server signed about its keys, as JSON: a newer one where it is not good until then."""
+        keys = await self._load(server_name)
+        if keys is None or keys.valid_until_ts_ms < minimum_valid_until_ts_ms:
+            wanted = Wanted(server_name, (), minimum_valid_until_ts_ms, is_current=True)
+            if self._may_try(wanted):
+                # From itself alone: what we sign is what we saw.
+                await self._run(wanted, self._direct)
+        return await self._database.read(load_key_answer, server_name)
+
+    # --- fetching ------------------------------------------------------------------------------------
+
+    def _remembered(self, server_name: ServerName) -> ServerKeys | None:
+        """What is in memory; beyond half of its life it is fetched anew meanwhile."""
+        keys = self._memory.get(server_name)
+        if keys is not None and self._clock.now_ms() >= keys.refresh_after_ts_ms():
+            attempt = self._attempts.get(server_name)
+            if attempt is None or self._clock.monotonic() >= attempt.at_s + attempt.wait_s:
+                if not self.is_busy and (server_name, False) not in self._running:
+                    self._start(Wanted(server_name, (), self._clock.now_ms(), is_current=True), self._direct)
+        return keys
+
+    async def _load(self, server_name: ServerName) -> ServerKeys | None:
+        """From memory or the table."""
+        if server_name == self._own.server_name:
+            return self._own.keys()
+        keys = self._remembered(server_name)
+        if keys is None:
+            found = await self._database.read(load_server_keys, [server_name])
+            keys = self._memory.get(server_name) or found.get(server_name)
+            if keys is not None:
+                self._memory.put(server_name, keys)
+        return keys
+
+    def _may_try(self, wanted: Wanted, *, as_notary: bool = False) -> bool:
+        """Whether a fetch may begin, or one is under way that may be waited for."""
+        if (wanted.server_name, as_notary) in self._running:
+            return True
+        if self.is_busy:
+            return False
+        attempt = self._attempts.get(wanted.server_name)
+        if attempt is None:
+            return True
+        wait_s = REQUEST_WAIT_S if wanted.is_current else attempt.wait_s
+        return self._clock.monotonic() >= attempt.at_s + wait_s
+
+    async def _fetch(self, wanted: Wanted) -> None:
+        if self._may_try(wanted):
+            await self._run(wanted, self._direct_and_notaries)
+
+    async def _run(self, wanted: Wanted, make: Callable[[Wanted], Flow], *, as_notary: bool = False) -> None:
+        """Wait for the fetch from this server that is under way, or for a new one."""
+        key = (wanted.server_name, as_notary)
+        if key not in self._running:
+            self._start(wanted, make, as_notary=as_notary)
+        # Starting may have finished it already.
+        waiters = self._running.get(key)
+        if waiters is not None:
+            waiter: Deferred[None] = Deferred()
+            waiters.append(waiter)
+            await waiter
+
+    def _start(self, wanted: Wanted, make: Callable[[Wanted], Flow], *, as_notary: bool = False) -> None:
+        self._running[wanted.server_name, as_notary] = []
+        # A task of its own: a request that is given up must not take the others' fetch with it.
+        self._tasks.spawn("fetch keys", self._supervised(wanted, make, as_notary))
+
+    async def _supervised(self, wanted: Wanted, make: Callable[[Wanted], Flow], as_notary: bool) -> None:
+        name = wanted.server_name
+        found: list[Fetched] = []
+        try:
+            if as_notary:
+                # For somebody who has a place already.
+                found = await drive(make(wanted), self._answer)
+            else:
+                await self._places.acquire()
+                try:
+                    found = await drive(make(wanted), self._answer)
+                finally:
+                    self._places.release()
+            await self._note(found)
+        finally:
+            self._attempted(name, any(one.keys.server_name == name for one in found))
+            for waiter in self._running.pop((name, as_notary), ()):
+                if not waiter.called:
+                    waiter.callback(None)
+
+    def _direct_and_notaries(self, wanted: Wanted) -> Flow:
+        return fetch_keys(wanted, self._notaries, self._clock.now_ms())
+
+    def _direct(self, wanted: Wanted) -> Flow:
+        found = yield from fetch_direct(wanted.server_name, self._clock.now_ms())
+        return [] if found is None else [found]
+
+    def _direct_unless_met(self, wanted: Wanted) -> Flow:
+        if wanted.is_met(self._memory.get(wanted.server_name)):
+            return []
+        return (yield from self._direct(wanted))
+
+    async def _answer(self, need: NeedPeer | NeedKeys) -> Any:
+        if isinstance(need, NeedPeer):
+            return await self._ask(need)
+        # A notary's keys: from itself alone, since another notary would ask for the same in turn.
+        keys = await self._load(need.server_name)
+        now_ms = self._clock.now_ms()
+        if keys is None or not keys.for_requests(now_ms):
+            wanted = Wanted(need.server_name, (), now_ms)
+            if self._may_try(wanted, as_notary=True):
+                await self._run(wanted, self._direct, as_notary=True)
+            keys = self._memory.get(need.server_name)
+        return {} if keys is None else keys.for_requests(now_ms)
+
+    def _attempted(self, server_name: ServerName, succeeded: bool) -> None:
+        attempt = self._attempts.pop(server_name, None)
+        failures = 0 if succeeded else 0 if attempt is None else attempt.failures + 1
+        self._attempts[server_name] = _Attempt(self._clock.monotonic(), failures)
+        if len(self._attempts) > MAX_ATTEMPTS:
+            del self._attempts[next(iter(self._attempts))]
+
+    async def _note(self, found: Sequence[Fetched]) -> None:
+        """Merge into memory, and write it down."""
+        stored: list[tuple[ServerKeys, bytes | None]] = []
+        for one in found:
+            name = one.keys.server_name
+            known = self._memory.get(name)
+            keys = merge(known, one.keys)
+            answer: bytes | None = msgspec.json.encode(one.response)
+            if known is not None and known.valid_until_ts_ms > one.keys.valid_until_ts_ms:
+                # Out of a notary's memory: it may add keys, but is not the last word.
+                keys = replace(
+                    keys, fetched_ts_ms=known.fetched_ts_ms, valid_until_ts_ms=known.valid_until_ts_ms
+                )
+                answer = None
+            self._memory.put(name, keys)
+            stored.append((keys, answer))
+        if stored:
+            try:
+                await self._worker.work(put_server_keys, stored)
+            except DatabaseError:
+                # They are in memory, and will be fetched again.
+                return
+
+
+Flow = Generator[NeedPeer | NeedKeys, Any, list[Fetched]]
+
+
+def _for_event(server_name: ServerName, key_ids: Sequence[KeyId], ts_ms: int, rules: RoomRules) -> Wanted:
+    """Old room versions do not ask how long a key was good."""
+    return Wanted(server_name, tuple(key_ids), ts_ms if rules.enforce_key_validity else 0)
+
+
+def _size(keys: ServerKeys) -> int:
+    return 300 + 300 * len(keys.keys)
