@@ -41,10 +41,10 @@ from homeserver.api.client.versions import VersionsApi
 from homeserver.api.client.wellknown import WellKnownApi
 from homeserver.api.federation.backfill import BackfillApi
 from homeserver.api.federation.events import PeerEventsApi
+from homeserver.api.federation.keys import KeysApi
 from homeserver.api.federation.public_rooms import FederatedDirectoryApi
 from homeserver.api.federation.query import QueryApi
 from homeserver.api.federation.state import PeerStateApi
-from homeserver.api.federation.keys import KeysApi
 from homeserver.api.federation.version import FederationVersionApi
 from homeserver.core import Core
 from homeserver.ephemeral.presence import Presence

@@ -64,7 +64,7 @@ class Route:
     """The anchor in the specification, or in our own documentation."""
     auth: Auth = Auth.USER
     limit: str = ""
-    """The rate-limit class; empty for none."""
+    """The rate-limit class; empty for none (`federation` for routes with Auth.FEDERATION)."""
     max_body: int = DEFAULT_MAX_BODY
     stream: bool = False
     """The handler starts when the headers are there and reads `request.body_stream` itself."""

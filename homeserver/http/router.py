@@ -31,6 +31,8 @@ Translate = Callable[[Exception], MatrixError | None]
 RateKey = Callable[[Request], str | None]
 """Whom a rate limit counts; None for somebody who is exempt."""
 
+# What counts the requests of a server where their route names no class of its own.
+FEDERATION_LIMIT = "federation"
 ALL_GROUPS: frozenset[str] = frozenset({"client", "federation", "web", "health", "metrics"})
 
 
@@ -241,10 +243,11 @@ class Router:
             if type(requester) is CoroutineType or isinstance(requester, Deferred):
                 requester = await requester
             request.requester = requester
-        if route.limit:
+        limit = route.limit or (FEDERATION_LIMIT if route.auth is Auth.FEDERATION else "")
+        if limit:
             key = self._rate_key(request)
             if key is not None:
-                self._ratelimit.check(route.limit, key)
+                self._ratelimit.check(limit, key)
         if len(request.body) > route.max_body:
             raise too_large()
         if not match.values:

