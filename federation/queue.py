@@ -103,6 +103,8 @@ class Destination:
         retry_max_ms: int = 3_600_000,
         max_pending_pdus: int = DEFAULT_MAX_PENDING_PDUS,
         max_pending_edus: int = DEFAULT_MAX_PENDING_EDUS,
+        failures: int = 0,
+        retry_at_ms: int | None = None,
     ) -> None:
         self.server_name = server_name
         self._txn_prefix = txn_prefix
@@ -117,8 +119,9 @@ class Destination:
         self._next_unkeyed = 0
         self._sending: Transaction | None = None
         self._in_flight = False
-        self._failures = 0
-        self._retry_at_ms: int | None = None
+        # As an earlier process left them.
+        self._failures = failures
+        self._retry_at_ms = retry_at_ms
         self._caught_up_to = caught_up_to
         self._head_pos = caught_up_to
         self._behind_after: int | None = None
@@ -235,9 +238,24 @@ class Destination:
         self._settle()
         return transaction
 
-    def heard_from(self) -> None:
-        """The remote server spoke to us, so it is up: try again at once."""
-        self._retry_at_ms = None
+    def heard_from(self, not_before_ms: int | None = None) -> None:
+        """The remote server spoke to us, so it is up: try again at once, or at that time if it was to be later."""
+        if self._retry_at_ms is not None:
+            self._retry_at_ms = None if not_before_ms is None else min(self._retry_at_ms, not_before_ms)
+
+    def limit_retries(self, retry_min_ms: int, retry_max_ms: int, now_ms: int) -> None:
+        """The limits have changed: they hold for the wait that has begun as well."""
+        self._retry_min_ms = retry_min_ms
+        self._retry_max_ms = retry_max_ms
+        if self._retry_at_ms is not None:
+            self._retry_at_ms = min(self._retry_at_ms, now_ms + retry_max_ms)
+
+    def shed(self) -> None:
+        """Forget the references that wait, to read them again when the server is back: it may stay away for long."""
+        if self._pdus:
+            before = self._sending.pdus[-1].pos if self._sending is not None and self._sending.pdus else None
+            self._behind_after = self._caught_up_to if before is None else before
+            self._pdus.clear()
 
     def forget_ephemeral(self) -> None:
         """Drop what would be stale by the time a server that is down comes back."""
@@ -261,6 +279,27 @@ class Destination:
     def failures(self) -> int:
         """How many attempts in a row have failed."""
         return self._failures
+
+    @property
+    def retry_at_ms(self) -> int | None:
+        """Until when it backs off."""
+        return self._retry_at_ms
+
+    @property
+    def head_pos(self) -> int:
+        """The newest position that it was told of; `refill` must not go beyond."""
+        return self._head_pos
+
+    @property
+    def is_retrying(self) -> bool:
+        """A transaction has failed and will be sent again before anything else."""
+        return self._sending is not None and not self._in_flight
+
+    @property
+    def owes_pdus(self) -> bool:
+        """An event waits, is in flight, or is still to be read: `caught_up_to` must outlast the process."""
+        in_flight = self._sending is not None and bool(self._sending.pdus)
+        return in_flight or bool(self._pdus) or self._behind_after is not None
 
     @property
     def is_idle(self) -> bool:

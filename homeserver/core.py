@@ -32,6 +32,7 @@ from homeserver.store.users import load_account_nids
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 from homeserver.stream.notifier import Notifier
+from homeserver.stream.servers import ServerIndex
 
 RunInThread = Callable[..., Deferred[Any]]
 
@@ -61,6 +62,7 @@ class Core:
     interner: Interner
     changes: ChangeLog
     index: MembershipIndex
+    servers: ServerIndex
     notifier: Notifier
     committer: Committer
     rooms: RoomRegistry
@@ -78,6 +80,7 @@ async def build_core(config: Config, around: Surroundings) -> Core:
     interner = Interner(around.database, nids, config.caches.names_bytes // 300)
     changes = ChangeLog(position)
     index = MembershipIndex(members, last_positions, accounts)
+    servers = ServerIndex(around.database, changes, index)
     notifier = Notifier(index)
     committer = Committer(around.database, interner, nids, changes.publish, around.clock, position)
     events, bases = EventCache(config.caches.events_bytes), BaseCache(config.caches.states_bytes)
@@ -91,6 +94,7 @@ async def build_core(config: Config, around: Surroundings) -> Core:
     authenticator = Authenticator(around.database, committer, around.clock)
     # In this order: who is woken finds the indexes up to date.
     changes.subscribe(index.apply)
+    changes.subscribe(servers.apply)
     changes.subscribe(authenticator.apply)
     changes.subscribe(notifier.apply)
     return Core(
@@ -100,6 +104,7 @@ async def build_core(config: Config, around: Surroundings) -> Core:
         interner,
         changes,
         index,
+        servers,
         notifier,
         committer,
         rooms,

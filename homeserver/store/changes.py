@@ -40,6 +40,7 @@ class Kind(IntEnum):
     DEVICE_KEYS = 15  # topic user: one-time or fallback keys came or went
     SIGNING_KEYS = 16  # topic user: cross-signing keys
     JOIN_PROGRESS = 17  # topic room: how much of a join is done
+    RELAYED = 18  # topic 0, ref event nid: to be sent on to the room's servers; payload store.outgoing.Relay
 
 
 class Change(NamedTuple):

@@ -15,16 +15,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredLock
 
 from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Tx, WriteTx
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
-from homeserver.runtime.metrics import Metrics
+from homeserver.runtime.metrics import Metrics, NullMetrics
 from homeserver.store.changes import Change, first_kept, load_changes, load_cursors, store_cursors
 from homeserver.store.foreign import with_payloads
 from homeserver.store.work import Worker
@@ -36,6 +37,17 @@ SHORTEST_WAIT_S = 1.0
 LONGEST_WAIT_S = 300.0
 
 Handle = Callable[[Sequence[Change]], Awaitable[None]]
+Unit = Callable[[WriteTx], None]
+
+
+class Memory(Protocol):
+    """What a follower knows of the changes before its cursor, and would lose with the process."""
+
+    def unsaved(self) -> Unit | None:
+        """Stores it in the transaction that stores the cursor; None: there is nothing to store."""
+
+    def saved(self) -> None:
+        """What ``unsaved`` gave last is on the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +57,7 @@ class Follower:
     name: str  # stored: it never changes
     handle: Handle
     from_start: bool = False
+    memory: Memory | None = None
 
 
 @dataclass(slots=True)
@@ -71,7 +84,6 @@ class Followers:
         clock: Clock,
         entropy: Entropy,
         log: Log,
-        metrics: Metrics,
     ) -> None:
         self._database = database
         self._worker = worker
@@ -79,9 +91,10 @@ class Followers:
         self._clock = clock
         self._entropy = entropy
         self._log = log
-        self._metrics = metrics
+        self._metrics: Metrics = NullMetrics()
         self._following: dict[str, _Following] = {}
         self._storing: DelayedCall | None = None
+        self._lock = DeferredLock()  # one store at a time
         self._stopped = False
         changes.subscribe(self._apply)
 
@@ -95,10 +108,19 @@ class Followers:
                 pos = max(oldest - 1, 0) if follower.from_start else self._changes.position
             one = _Following(follower, pos, -1 if stored is None else stored)
             self._following[follower.name] = one
-            self._metrics.watch("chaos_follower_lag", partial(self._lag_of, one), follower=follower.name)
+            self._measure(one)
         # At once for the new ones: from now on nothing that they have not read is trimmed.
         await self._store()
         self._apply(())
+
+    def watch(self, metrics: Metrics) -> None:
+        """Tell from now on how far each follower is behind."""
+        self._metrics = metrics
+        for one in self._following.values():
+            self._measure(one)
+
+    def _measure(self, one: _Following) -> None:
+        self._metrics.watch("follower_lag", partial(self._lag_of, one), follower=one.follower.name)
 
     def lag(self, name: str) -> int:
         """How many positions a follower is behind."""
@@ -145,7 +167,7 @@ class Followers:
                 await one.follower.handle(changes)
             one.pos = upto
             one.failures = 0
-            self._store_soon()
+            self.store_soon()
 
     async def _next(self, pos: int) -> tuple[Sequence[Change], int]:
         """The next changes, and the position after them."""
@@ -180,7 +202,8 @@ class Followers:
 
     # --- cursors -----------------------------------------------------------------------------------
 
-    def _store_soon(self) -> None:
+    def store_soon(self) -> None:
+        """Store cursors and memories in some seconds."""
         if self._storing is None and not self._stopped:
             self._storing = self._clock.callLater(STORE_AFTER_S, self._store_later)
 
@@ -189,23 +212,39 @@ class Followers:
         Deferred.fromCoroutine(self._store())
 
     async def _store(self) -> None:
+        async with self._lock:
+            await self._store_moved()
+
+    async def _store_moved(self) -> None:
         moved = [one for one in self._following.values() if one.pos != one.stored_pos]
-        if not moved:
-            return
         cursors = [(one.follower.name, one.pos) for one in moved]
+        memories = [
+            one.follower.memory for one in self._following.values() if one.follower.memory is not None
+        ]
+        units = [unit for memory in memories if (unit := memory.unsaved()) is not None]
+        if not cursors and not units:
+            return
         try:
-            await self._worker.work(store_cursors, cursors)
+            await self._worker.work(_store_all, cursors, units)
         except DatabaseError as error:
             # The followers see some changes again after a restart, which is what rule 1 says.
             self._log.warning("cursors could not be stored", error=str(error))
-            self._store_soon()
+            self.store_soon()
             return
         for one, (_, pos) in zip(moved, cursors, strict=True):
             one.stored_pos = pos
+        for memory in memories:
+            memory.saved()
 
 
 def _load_cursors(tx: Tx) -> tuple[dict[str, int], int]:
     return load_cursors(tx), first_kept(tx)
+
+
+def _store_all(tx: WriteTx, cursors: Sequence[tuple[str, int]], units: Sequence[Unit]) -> None:
+    for unit in units:
+        unit(tx)
+    store_cursors(tx, cursors)
 
 
 def _load_next(tx: Tx, pos: int, upto: int) -> list[Change]:

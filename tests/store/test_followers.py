@@ -11,7 +11,6 @@ from homeserver.db.schema.rooms import client_transactions
 from homeserver.db.schema.stream import changes as changes_table
 from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.runtime.metrics import NullMetrics
 from homeserver.store.changes import Change, Kind, load_cursors, trim_changes
 from homeserver.stream.chores import TRANSACTIONS_KEPT_S, Chore, Chores, standard_chores
 from homeserver.stream.followers import LONGEST_WAIT_S, STORE_AFTER_S, Follower, Followers
@@ -64,7 +63,6 @@ class Following(DatabaseCase):
             core.around.clock,
             core.around.entropy,
             core.around.log,
-            NullMetrics(),
         )
 
     def start(self, *, from_start: bool = False) -> None:

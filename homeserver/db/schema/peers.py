@@ -27,3 +27,15 @@ server_keys = Table(
     small("expired"),
     **CLUSTERED,
 )
+# Servers that have not got everything, or do not answer: few. Who has no row here has all up to the follower's cursor.
+destinations = Table(
+    "destinations",
+    metadata,
+    text("server_name", primary=True),
+    nid("caught_up_to"),  # every event for it up to this position was delivered
+    small("failures"),
+    nid("retry_at_ts_ms"),
+    **CLUSTERED,
+)
+# Events of other servers' users that are ours to distribute, because they joined or left by us.
+relays = Table("relays", metadata, nid("pos", primary=True), nid("event_nid"))

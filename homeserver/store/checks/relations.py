@@ -25,6 +25,7 @@ from homeserver.db.schema.accounts import (
     registration_tokens,
 )
 from homeserver.db.schema.media import media
+from homeserver.db.schema.peers import destinations, relays
 from homeserver.db.schema.push import pushers
 from homeserver.db.schema.relations import relations
 from homeserver.db.schema.rooms import (
@@ -357,6 +358,24 @@ _ACCOUNTS = (
         "a receipt is of no known kind", select(receipts.c.room_nid).where(_none_of(receipts.c.kind, [0, 1]))
     ),
 )
+_PEERS = (
+    _rule(
+        "a destination has what has not happened yet",
+        select(destinations.c.server_name, destinations.c.caught_up_to).where(
+            or_(destinations.c.caught_up_to > stream.c.pos, destinations.c.caught_up_to < 0)
+        ),
+    ),
+    _rule(
+        "a destination failed a negative number of times",
+        select(destinations.c.server_name).where(destinations.c.failures < 0),
+    ),
+    _rule(
+        "an event is to be sent on that is not here",
+        select(relays.c.pos, relays.c.event_nid)
+        .select_from(relays.outerjoin(events, events.c.nid == relays.c.event_nid))
+        .where(events.c.nid.is_(None)),
+    ),
+)
 _LEASE = select(nid_leases.c.next).where(nid_leases.c.name == LEASE_NAME).scalar_subquery()
 _numbered = union_all(
     *(
@@ -387,4 +406,4 @@ _NUMBERS = (
     ),
 )
 
-RULES: tuple[Rule, ...] = (*_REFERENCES, *_SAME_ROOM, *_EVENTS, *_STREAM, *_ACCOUNTS, *_NUMBERS)
+RULES: tuple[Rule, ...] = (*_REFERENCES, *_SAME_ROOM, *_EVENTS, *_STREAM, *_ACCOUNTS, *_PEERS, *_NUMBERS)

@@ -60,6 +60,16 @@ def _server_keys() -> None:
 
 def _outgoing() -> None:
     """What we owe other servers."""
+    op.create_table(
+        "destinations",
+        _text("server_name"),
+        _big("caught_up_to"),
+        _small("failures"),
+        _big("retry_at_ts_ms"),
+        sa.PrimaryKeyConstraint("server_name"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table("relays", _big("pos"), _big("event_nid"), sa.PrimaryKeyConstraint("pos"))
 
 
 def _incoming() -> None:
