@@ -10,17 +10,14 @@ from urllib.parse import quote
 from sqlalchemy import bindparam, select, update
 from twisted.internet.defer import Deferred
 
-from federation import xmatrix
 from federation.builder import Draft
 from federation.ids import RoomId, UserId
 from homeserver.db.schema.rooms import event_json, events
 from homeserver.db.statements import Statement, statement
-from homeserver.http.route import Auth
-from homeserver.peers.types import Peer
 from tests.api.rooms import ALICE, RoomsCase
 from tests.support.app import TestApp
 from tests.support.counting import Counted, count
-from tests.support.peer import FEDERATION, FakePeer
+from tests.support.peer import FEDERATION, FakePeer, FakePeers
 
 _REJECT = statement(
     update(events)
@@ -32,28 +29,18 @@ _TEXT = statement(select(event_json.c.json).where(event_json.c.nid == _of_event)
 _REWRITE = statement(update(event_json).where(event_json.c.nid == _of_event).values(json=bindparam("text")))
 
 
-def believe(app: TestApp) -> None:
-    """Let signed requests in without a look at the signature."""
-    router = app.app.router
-    authenticate = router._authenticate
-
-    def look(request: Any, auth: Auth) -> Any:
-        if auth is Auth.FEDERATION:
-            return Peer(xmatrix.parse(request.headers[b"authorization"].decode()).origin)
-        return authenticate(request, auth)
-
-    router._authenticate = look
-
-
 class PeerCase(RoomsCase):
     """See the module."""
 
     def setUp(self) -> None:
-        super().setUp()
-        believe(self.app)
         self.peer = FakePeer("peer.example")
         self.stranger = FakePeer("stranger.example")
         self.mallory = self.peer.user()
+        super().setUp()
+
+    def make_app(self) -> TestApp:
+        """Both peers can be reached."""
+        return TestApp(self, self.address(), transport=FakePeers(self.peer, self.stranger))
 
     def place(
         self, room_id: str, sender: str, event_type: str, content: Any, state_key: str | None = None
