@@ -59,11 +59,11 @@ class AuthEvents:
 _POLICY_REFUSED: Final = SoftFail("the policy server did not sign this event")
 
 
-def check_format(data: dict[str, Any], rules: RoomRules) -> Event | Drop:
-    """Check 1: the event, or why it is dropped."""
+def check_format(data: dict[str, Any], rules: RoomRules, *, is_old: bool = False) -> Event | Drop:
+    """Check 1: the event, or why it is dropped. `is_old`: see `parse_untrusted`."""
     # spec: server-server-api#checks-performed-on-receipt-of-a-pdu
     try:
-        return parse_untrusted(data, rules)
+        return parse_untrusted(data, rules, is_old=is_old)
     except Malformed as error:
         return Drop(error.message)
 

@@ -79,10 +79,11 @@ class Event:
         return EventRef(self.event_id, reference_hash(self.json, self.rules))
 
 
-def parse_untrusted(data: dict[str, Any], rules: RoomRules) -> Event:
+def parse_untrusted(data: dict[str, Any], rules: RoomRules, *, is_old: bool = False) -> Event:
     """Parse a PDU from another server. Raises Malformed for whatever breaks the format or a limit.
 
-    Signatures, hashes and authorisation are not looked at here.
+    Signatures, hashes and authorisation are not looked at here. `is_old`: it is out of an answer to a backfill, so it
+    may name more events than one that is sent now.
     """
     if type(data) is not dict:
         raise Malformed("Event must be a JSON object")
@@ -91,7 +92,7 @@ def parse_untrusted(data: dict[str, Any], rules: RoomRules) -> Event:
     if len(encoded) > MAX_PDU_BYTES:
         raise Malformed("Event is too large", errcode="M_TOO_LARGE", status=413)
     try:
-        _check_fields(event_json, rules)
+        _check_fields(event_json, rules, is_old)
         event_id = _check_event_id(event_json, rules)
         room_id = _check_room_id(event_json, event_id, rules)
     except Malformed as error:
@@ -166,7 +167,7 @@ def _check_integer(name: str, value: Any, minimum: int, maximum: int) -> None:
         raise Malformed(f"{name} must be an integer in range")
 
 
-def _check_fields(event_json: dict[str, Any], rules: RoomRules) -> None:
+def _check_fields(event_json: dict[str, Any], rules: RoomRules, is_old: bool) -> None:
     check_text_field("type", event_json.get("type"))
     parse_user_id_historical(event_json.get("sender", ""))
     if "state_key" in event_json:
@@ -176,8 +177,10 @@ def _check_fields(event_json: dict[str, Any], rules: RoomRules) -> None:
     maximum = MAX_INTEGER if rules.strict_canonical_json else _MAX_INT64
     _check_integer("origin_server_ts", event_json.get("origin_server_ts"), -maximum, maximum)
     _check_integer("depth", event_json.get("depth"), 0, maximum)
-    _check_references("prev_events", event_json.get("prev_events"), MAX_PREV_EVENTS, rules)
-    _check_references("auth_events", event_json.get("auth_events"), MAX_AUTH_EVENTS, rules)
+    # spec: server-server-api#get_matrixfederationv1backfillroomid (what was accepted once is not refused now)
+    prev_most, auth_most = (MAX_PDU_BYTES,) * 2 if is_old else (MAX_PREV_EVENTS, MAX_AUTH_EVENTS)
+    _check_references("prev_events", event_json.get("prev_events"), prev_most, rules)
+    _check_references("auth_events", event_json.get("auth_events"), auth_most, rules)
     if not rules.redacts_in_content and type(event_json.get("redacts", "")) is not str:
         raise Malformed("redacts must be a string")
     hashes = event_json.get("hashes")

@@ -68,6 +68,16 @@ class Untrusted(SynchronousTestCase):
         for not_a_pdu in ([], None, "x", 1):
             self.assertRaises(Malformed, parse_untrusted, not_a_pdu, V12)
 
+    def test_old_events_may_name_more_of_others(self) -> None:
+        # spec: server-server-api#get_matrixfederationv1backfillroomid
+        many: dict[str, Any] = {"prev_events": ["$a"] * 200, "auth_events": ["$b"] * 50}
+        for name, value in many.items():
+            self.refuses(V11, **{name: value})
+        event = parse_untrusted(pdu(V11, **many), V11, is_old=True)
+        self.assertEqual((200, 50), (len(event.prev_event_ids), len(event.auth_event_ids)))
+        for value in (..., {}, ["x"], [1], ["$a"] * MAX_PDU_BYTES):
+            self.assertRaises(Malformed, parse_untrusted, pdu(V11, prev_events=value), V11, is_old=True)
+
     def test_sizes(self) -> None:
         self.refuses(V12, "M_TOO_LARGE", type="x" * 256)
         self.refuses(V12, "M_TOO_LARGE", state_key="é" * 128)
