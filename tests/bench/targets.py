@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from tests.interop import synapse
+from tests.interop.authority import Wire
 from tests.interop.environment import REPOSITORY
 from tests.interop.process import ServerCommand, ServerProcess, find_free_port
 
@@ -26,9 +27,9 @@ class Target:
     prepare: Callable[[Path, str], ServerProcess]
 
 
-def build_chaos_config(folder: Path, port: int, database: str) -> dict[str, object]:
+def build_chaos_config(folder: Path, port: int, database: str, wire: Wire | None = None) -> dict[str, object]:
     """chaos.yaml: defaults, save for what a closed test machine needs."""
-    return {
+    config: dict[str, object] = {
         "server_name": synapse.SERVER_NAME,
         "public_url": f"http://127.0.0.1:{port}",
         "data_dir": str(folder / "data"),
@@ -38,19 +39,37 @@ def build_chaos_config(folder: Path, port: int, database: str) -> dict[str, obje
         "federation": {"trusted_key_servers": []},
         "rate_limits": {"enabled": False},
     }
+    if wire is not None:
+        config |= build_federation(port, wire)
+    return config
+
+
+def build_federation(port: int, wire: Wire) -> dict[str, object]:
+    """What chaos.yaml needs beside that to federate on loopback addresses, with certificates checked."""
+    tls = {"certificate_file": str(wire.certificate_file), "private_key_file": str(wire.private_key_file)}
+    return {
+        "server_name": wire.server_name,
+        "listeners": [
+            {"bind": "127.0.0.1", "port": port, "serve": ["client", "health"]},
+            {"bind": wire.address, "port": wire.inner_port, "serve": ["federation"], "tls": tls},
+        ],
+        "outbound": {"ca_file": str(wire.ca_file), "allow_private_ranges": ["127.0.0.0/8"]},
+        "federation": {"trusted_key_servers": [], "retry_min_s": 0.3, "retry_max_s": 1.0},
+    }
 
 
 def prepare_chaos(
     folder: Path,
     database: str,
     launcher: Sequence[str] = ("-m", "homeserver"),
+    wire: Wire | None = None,
 ) -> ServerProcess:
-    """A new CHAOS in `folder`, run by this interpreter."""
+    """A new CHAOS in `folder`, run by this interpreter. With a wire it federates there, under the wire's name."""
     port = find_free_port()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data").mkdir()
     config_file = folder / "chaos.yaml"
-    config_file.write_text(yaml.safe_dump(build_chaos_config(folder, port, database)))
+    config_file.write_text(yaml.safe_dump(build_chaos_config(folder, port, database, wire)))
     search_path = os.pathsep.join(str(REPOSITORY / part) for part in (".", "synapse-compat"))
     command = ServerCommand(
         name="CHAOS",

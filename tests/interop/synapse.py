@@ -16,6 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
+from tests.interop.authority import Wire
 from tests.interop.environment import ensure_environment
 from tests.interop.process import ServerCommand, ServerProcess, find_free_port
 
@@ -106,6 +107,52 @@ def build_config(folder: Path, port: int, database: str, server_name: str) -> di
     return config
 
 
+def build_federation(wire: Wire) -> dict[str, object]:
+    """What homeserver.yaml needs beside that to federate on loopback addresses, with certificates checked.
+
+    Retries are short, since the tests stop servers and wait until they are found again.
+    """
+    listener = {
+        "port": wire.inner_port,
+        "type": "http",
+        "tls": True,
+        "bind_addresses": [wire.address],
+        "resources": [{"names": ["federation"], "compress": False}],
+    }
+    return {
+        "listeners": [listener],
+        "tls_certificate_path": str(wire.certificate_file),
+        "tls_private_key_path": str(wire.private_key_file),
+        "federation_custom_ca_list": [str(wire.ca_file)],
+        "ip_range_blacklist": [],
+        "federation_ip_range_blacklist": [],
+        "allow_public_rooms_over_federation": True,
+        "room_list_publication_rules": [{"action": "allow"}],
+        "allow_profile_lookup_over_federation": True,
+        "allow_device_name_lookup_over_federation": True,
+        "presence": {"enabled": True},
+        "federation_rr_transactions_per_room_per_second": 1_000_000,
+        "rc_federation": {
+            "window_size": 1000,
+            "sleep_limit": 1_000_000,
+            "sleep_delay": 1,
+            "reject_limit": 1_000_000,
+            "concurrent": 1000,
+        },
+        "federation": {
+            # Milliseconds.
+            "client_timeout": 15_000,
+            "max_short_retries": 1,
+            "max_short_retry_delay": 100,
+            "max_long_retries": 1,
+            "max_long_retry_delay": 500,
+            "destination_min_retry_interval": 500,
+            "destination_retry_multiplier": 1,
+            "destination_max_retry_interval": 1_000,
+        },
+    }
+
+
 def build_log_config(folder: Path) -> dict[str, object]:
     """Warnings only, into a file: what a production server is told to write, without the cost of chatter."""
     return {
@@ -123,13 +170,23 @@ def build_log_config(folder: Path) -> dict[str, object]:
     }
 
 
-def prepare(folder: Path, database: str, server_name: str = SERVER_NAME) -> ServerProcess:
-    """Write the configuration and keys of a new Synapse into `folder`; the caller starts what comes back."""
+def prepare(
+    folder: Path, database: str, server_name: str = SERVER_NAME, wire: Wire | None = None
+) -> ServerProcess:
+    """Write the configuration and keys of a new Synapse into `folder`; the caller starts what comes back.
+
+    With a wire it federates there, under the wire's name.
+    """
     python = ensure_synapse()
     port = find_free_port()
     folder.mkdir(parents=True, exist_ok=True)
     config_file = folder / "homeserver.yaml"
-    config_file.write_text(yaml.safe_dump(build_config(folder, port, database, server_name)))
+    config = build_config(folder, port, database, wire.server_name if wire else server_name)
+    if wire is not None:
+        listeners = config["listeners"]
+        config |= build_federation(wire)
+        config["listeners"] = [*listeners, *config["listeners"]]  # type: ignore[misc]
+    config_file.write_text(yaml.safe_dump(config))
     (folder / "log.yaml").write_text(yaml.safe_dump(build_log_config(folder)))
     base = [str(python), "-m", "synapse.app.homeserver", "--config-path", str(config_file)]
     subprocess.run([*base, "--generate-keys"], check=True, cwd=folder, capture_output=True)
