@@ -38,7 +38,9 @@ class RefusedError(AssertionError):
 class Client:
     """One device of one user."""
 
-    def __init__(self, process: ServerProcess, user_id: str = "", token: str = "", device_id: str = "") -> None:
+    def __init__(
+        self, process: ServerProcess, user_id: str = "", token: str = "", device_id: str = ""
+    ) -> None:
         self.process = process
         self.user_id = user_id
         self.token = token
@@ -240,7 +242,9 @@ class Client:
 
         return self.until(what or f"{event_id} in the timeline of {room_id}", find)
 
-    def sees_state(self, room_id: str, event_type: str, content: Mapping[str, Any], state_key: str = "") -> None:
+    def sees_state(
+        self, room_id: str, event_type: str, content: Mapping[str, Any], state_key: str = ""
+    ) -> None:
         """Wait until a state event has at least this content."""
 
         def find() -> bool:
@@ -255,9 +259,7 @@ class Client:
 
     def is_in(self, room_id: str, membership: str) -> None:
         """Wait until this user's own sync has the room as joined, invited, knocked on or left."""
-        self.until(
-            f"{room_id} is one of `{membership}`", lambda: self.memberships.get(room_id) == membership
-        )
+        self.until(f"{room_id} is one of `{membership}`", lambda: self.memberships.get(room_id) == membership)
 
 
 def room_path(room_id: str) -> str:

@@ -74,6 +74,7 @@ class Pair:
             "synapse", "synapse", folder, synapse_database, authority.issue(SYNAPSE_ADDRESS)
         )
         self._serial = itertools.count(1)
+        self._read_log = 0
 
     def __getitem__(self, name: str) -> Side:
         return self.chaos if name == "chaos" else self.synapse
@@ -89,6 +90,15 @@ class Pair:
         for side in (self.chaos, self.synapse):
             side.process.kill()
             side.gate.end()
+
+    def new_errors(self) -> list[str]:
+        """What CHAOS has logged as an error since the last look."""
+        log = self.chaos.process.command.log_file
+        with log.open(encoding="utf-8", errors="replace") as lines:
+            lines.seek(self._read_log)
+            text = lines.read()
+            self._read_log = lines.tell()
+        return [line for line in text.splitlines() if '"level":"error"' in line.replace(" ", "")]
 
     def register(self, side: Side, name: str) -> Client:
         """A new user, whose name nobody else has."""
@@ -144,7 +154,13 @@ def _difference(room_id: str, clients: tuple[Client, ...], *, history: bool) -> 
     for client, state in zip(clients[1:], states[1:], strict=True):
         keys = [key for key in sorted({*states[0], *state}) if states[0].get(key) != state.get(key)]
         if keys:
-            return _tell(f"the states differ in {keys}", clients[0], client, _named(states[0], keys), _named(state, keys))
+            return _tell(
+                f"the states differ in {keys}",
+                clients[0],
+                client,
+                _named(states[0], keys),
+                _named(state, keys),
+            )
     if not history:
         return ""
     events = [{event["event_id"]: event["type"] for event in client.history(room_id)} for client in clients]

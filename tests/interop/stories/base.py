@@ -28,6 +28,9 @@ class Story(unittest.TestCase):
         self.alice = self.register(self.here, "alice")
         self.bob = self.register(self.there, "bob")
 
+    def tearDown(self) -> None:
+        self.assertEqual(self.pair.new_errors(), [], "CHAOS logged errors")
+
     def register(self, side: Side, name: str) -> Client:
         client = self.pair.register(side, name)
         self.addCleanup(client.close)
@@ -49,9 +52,13 @@ class Story(unittest.TestCase):
 
     def exchange(self, room_id: str, text: str, *pairs: tuple[Client, Client]) -> None:
         """A message each way, seen."""
-        for sender, reader in pairs or ((self.alice, self.bob), (self.bob, self.alice)):
+        for sender, reader in pairs or self.both_ways():
             event = reader.sees(room_id, sender.send(room_id, text))
             self.assertEqual((event["sender"], event["content"]["body"]), (sender.user_id, text))
+
+    def both_ways(self) -> tuple[tuple[Client, Client], tuple[Client, Client]]:
+        """For what is told once from each side: who does something, and who has to notice."""
+        return (self.alice, self.bob), (self.bob, self.alice)
 
     def agree(self, room_id: str, *clients: Client, history: bool = True) -> None:
         """Both servers give the same state and the same events."""

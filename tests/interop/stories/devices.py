@@ -17,30 +17,33 @@ class Devices(Story):
     def test_device_keys_and_changes(self) -> None:
         """Keys are asked for over federation; a new device and one that is gone are heard of."""
         self.meet()
-        for owner, asker in ((self.alice, self.bob), (self.bob, self.alice)):
-            asker.sync()
-            asker.changed_devices.clear()
-            _upload_keys(owner)
-            asker.until("the change of the device list", lambda: owner.user_id in asker.changed_devices)
-            self.assertEqual(self._device_ids(asker, owner), {owner.device_id})
-            asker.changed_devices.clear()
-            second = _log_in(owner)
-            _upload_keys(second)
-            asker.until("the second device", lambda: owner.user_id in asker.changed_devices)
-            eventually(
-                "the keys of both devices",
-                lambda: self._device_ids(asker, owner) == {owner.device_id, second.device_id},
-                asker,
-            )
-            asker.changed_devices.clear()
-            second.ok("POST", f"{CLIENT}/logout", {})
-            asker.until("the logout", lambda: owner.user_id in asker.changed_devices)
-            eventually(
-                "the first device alone",
-                lambda: self._device_ids(asker, owner) == {owner.device_id},
-                asker,
-            )
-            second.close()
+        for owner, asker in self.both_ways():
+            self._follow_devices(owner, asker)
+
+    def _follow_devices(self, owner: Client, asker: Client) -> None:
+        asker.sync()
+        asker.changed_devices.clear()
+        _upload_keys(owner)
+        asker.until("the change of the device list", lambda: owner.user_id in asker.changed_devices)
+        self.assertEqual(self._device_ids(asker, owner), {owner.device_id})
+        asker.changed_devices.clear()
+        second = _log_in(owner)
+        _upload_keys(second)
+        asker.until("the second device", lambda: owner.user_id in asker.changed_devices)
+        eventually(
+            "the keys of both devices",
+            lambda: self._device_ids(asker, owner) == {owner.device_id, second.device_id},
+            asker,
+        )
+        asker.changed_devices.clear()
+        second.ok("POST", f"{CLIENT}/logout", {})
+        asker.until("the logout", lambda: owner.user_id in asker.changed_devices)
+        eventually(
+            "the first device alone",
+            lambda: self._device_ids(asker, owner) == {owner.device_id},
+            asker,
+        )
+        second.close()
 
     def _device_ids(self, asker: Client, owner: Client) -> set[str]:
         answer = asker.ok("POST", f"{CLIENT}/keys/query", {"device_keys": {owner.user_id: []}})
@@ -50,28 +53,31 @@ class Devices(Story):
     def test_cross_signing_keys(self) -> None:
         """The public ones are seen on the other side, and a change of them is heard of."""
         self.meet()
-        for owner, asker in ((self.alice, self.bob), (self.bob, self.alice)):
-            asker.sync()
-            asker.changed_devices.clear()
-            master = _cross_signing_key(owner, "master")
-            body: dict[str, Any] = {"master_key": master}
-            status, answer = owner.ask("POST", f"{CLIENT}/keys/device_signing/upload", body)
-            if status == 401:
-                body["auth"] = _password_auth(owner, answer["session"])
-                owner.ok("POST", f"{CLIENT}/keys/device_signing/upload", body)
-            asker.until("the new master key", lambda: owner.user_id in asker.changed_devices)
+        for owner, asker in self.both_ways():
+            self._follow_cross_signing(owner, asker)
 
-            def has_key(owner: Client = owner, asker: Client = asker, master: Any = master) -> bool:
-                answer = asker.ok("POST", f"{CLIENT}/keys/query", {"device_keys": {owner.user_id: []}})
-                key = answer.get("master_keys", {}).get(owner.user_id, {})
-                return bool(key.get("keys") == master["keys"])
+    def _follow_cross_signing(self, owner: Client, asker: Client) -> None:
+        asker.sync()
+        asker.changed_devices.clear()
+        master = _cross_signing_key(owner, "master")
+        body: dict[str, Any] = {"master_key": master}
+        status, answer = owner.ask("POST", f"{CLIENT}/keys/device_signing/upload", body)
+        if status == 401:
+            body["auth"] = _password_auth(owner, answer["session"])
+            owner.ok("POST", f"{CLIENT}/keys/device_signing/upload", body)
+        asker.until("the new master key", lambda: owner.user_id in asker.changed_devices)
 
-            eventually("the master key in an answer", has_key, asker)
+        def has_key() -> bool:
+            answer = asker.ok("POST", f"{CLIENT}/keys/query", {"device_keys": {owner.user_id: []}})
+            key = answer.get("master_keys", {}).get(owner.user_id, {})
+            return bool(key.get("keys") == master["keys"])
+
+        eventually("the master key in an answer", has_key, asker)
 
     def test_one_time_keys(self) -> None:
         """Each is given out once, over federation as at home; then the fallback key, again and again."""
         self.meet()
-        for owner, asker in ((self.alice, self.bob), (self.bob, self.alice)):
+        for owner, asker in self.both_ways():
             _upload_keys(owner, one_time_keys=3, fallback=True)
             claimed = [self._claim(asker, owner) for _ in range(5)]
             self.assertEqual(len(set(claimed[:3])), 3)
@@ -136,5 +142,3 @@ def _log_in(owner: Client) -> Client:
 def _key(size: int = 32) -> str:
     """Unpadded base64, as the protocol has it."""
     return base64.b64encode(secrets.token_bytes(size)).decode().rstrip("=")
-
-

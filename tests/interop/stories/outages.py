@@ -72,7 +72,7 @@ class Partitions(Story):
             client.put_state(room_id, TOPIC, {"topic": f"Of {client.user_id}"})
             client.put_state(room_id, "im.chaos.test", {"by": client.user_id}, client.user_id)
         self._heal()
-        for client, other in ((self.alice, self.bob), (self.bob, self.alice)):
+        for client, other in self.both_ways():
             said.append(client.send(room_id, "After"))
             other.sees(room_id, said[-1])
         self.agree(room_id)
@@ -89,9 +89,7 @@ class Partitions(Story):
         carol.join(room_id, via=self.here.server_name)
         self.alice.sees_member(room_id, carol.user_id, "join")
         self._part()
-        self.alice.ok(
-            "POST", f"/_matrix/client/v3/rooms/{room_id}/ban", {"user_id": self.bob.user_id}
-        )
+        self.alice.ok("POST", f"/_matrix/client/v3/rooms/{room_id}/ban", {"user_id": self.bob.user_id})
         self.bob.put_state(room_id, TOPIC, {"topic": "Of the banned"})
         self._heal()
         for client, other in ((self.alice, carol), (carol, self.alice)):

@@ -24,9 +24,7 @@ class Places(Story):
     def test_public_room_list(self) -> None:
         """The other server's list, whole, searched and in pages."""
         word = secrets.token_hex(6)
-        rooms = [
-            self.create_room(name=f"Room {number} {word}", visibility="public") for number in range(3)
-        ]
+        rooms = [self.create_room(name=f"Room {number} {word}", visibility="public") for number in range(3)]
         query = {"server": self.here.server_name}
         search = {"filter": {"generic_search_term": word}}
 
@@ -100,7 +98,7 @@ class Places(Story):
 
     def test_media(self) -> None:
         """A file and a picture of one side, downloaded and made smaller on the other; nothing without a login."""
-        for owner, reader in ((self.alice, self.bob), (self.bob, self.alice)):
+        for owner, reader in self.both_ways():
             content = secrets.token_bytes(300_000)
             uri = _upload(owner, content, "application/octet-stream", "noise.bin")
             path = f"/_matrix/client/v1/media/download/{uri}"
@@ -139,7 +137,9 @@ class Places(Story):
         self.bob.join(room_id, via=self.here.server_name)
         self.bob.is_in(room_id, "join")
         query = {"ts": shown["origin_server_ts"], "dir": "f"}
-        found = self.bob.ok("GET", f"/_matrix/client/v1/rooms/{segment(room_id)}/timestamp_to_event", query=query)
+        found = self.bob.ok(
+            "GET", f"/_matrix/client/v1/rooms/{segment(room_id)}/timestamp_to_event", query=query
+        )
         self.assertIn(found["event_id"], said[:4])
         context = self.bob.ok("GET", f"{room_path(room_id)}/context/{segment(found['event_id'])}")
         self.assertEqual(context["event"]["event_id"], found["event_id"])
@@ -182,5 +182,3 @@ def _upload(owner: Client, content: bytes, content_type: str, name: str) -> str:
     assert status == 200, answer
     uri: str = answer["content_uri"]
     return uri.removeprefix("mxc://")
-
-

@@ -53,7 +53,7 @@ class Rooms(Story):
         """Messages, an edit, a reaction, redactions, each from one side and seen on the other."""
         room_id = self.meet()
         self.exchange(room_id, "One")
-        for writer, reader in ((self.alice, self.bob), (self.bob, self.alice)):
+        for writer, reader in self.both_ways():
             said = writer.send(room_id, "Frist")
             reader.sees(room_id, said)
             edit = writer.send_event(room_id, "m.room.message", _edit(said, "First"))
@@ -212,5 +212,3 @@ def _edit(event_id: str, body: str) -> dict[str, Any]:
 
 def _reaction(event_id: str) -> dict[str, Any]:
     return {"m.relates_to": {"rel_type": "m.annotation", "event_id": event_id, "key": "👍"}}
-
-
