@@ -6,7 +6,9 @@ is one pass over their dictionaries; everything after it grows with what is in c
 Spec anchor: server-server-api#room-state-resolution.
 """
 
+from collections import ChainMap
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from federation.auth.select import StateKey
 from federation.state.graph import AuthGraph, KeyedGraph, RankedGraph, Ref, RejectingGraph
@@ -14,7 +16,15 @@ from federation.state.v1 import resolve_v1
 from federation.state.v2 import resolve_v2
 from federation.versions import RoomRules
 
-__all__ = ["AuthGraph", "KeyedGraph", "RankedGraph", "RejectingGraph", "StateKey", "resolve"]
+__all__ = [
+    "AuthGraph",
+    "KeyedGraph",
+    "RankedGraph",
+    "RejectingGraph",
+    "StateKey",
+    "resolve",
+    "resolve_conflicts",
+]
 
 
 def resolve(
@@ -27,10 +37,25 @@ def resolve(
     unconflicted = {key: ref for key, ref in states[0].items() if key not in conflicted_keys}
     if not conflicted_keys:
         return unconflicted
+    conflicted = [{key: state[key] for key in conflicted_keys if key in state} for state in states]
+    return {**resolve_conflicts(rules, unconflicted, conflicted, graph), **unconflicted}
+
+
+def resolve_conflicts(
+    rules: RoomRules,
+    unconflicted: Mapping[StateKey, Ref],
+    conflicted: Sequence[Mapping[StateKey, Ref]],
+    graph: AuthGraph[Ref],
+) -> dict[StateKey, Ref]:
+    """What the states resolve to beside what they have in common.
+
+    `conflicted` are the states without their common part; a key of theirs that is absent from the answer is absent
+    from the resolved state. `unconflicted` may load what it is asked for: of a large room hardly anything is.
+    """
     if rules.state_resolution == "v1":
-        return _resolve_v1(rules, states, unconflicted, conflicted_keys, graph)
+        return _resolve_v1(rules, conflicted, unconflicted, graph)
     # The same state twice adds nothing to a resolution.
-    own = [frozenset(state[key] for key in conflicted_keys if key in state) for state in states]
+    own = [frozenset(state.values()) for state in conflicted]
     return resolve_v2(rules, unconflicted, list(dict.fromkeys(own)), graph)
 
 
@@ -50,17 +75,19 @@ def _conflicted_keys(states: Sequence[Mapping[StateKey, Ref]]) -> set[StateKey]:
 def _resolve_v1(
     rules: RoomRules,
     states: Sequence[Mapping[StateKey, Ref]],
-    unconflicted: dict[StateKey, Ref],
-    differing_keys: set[StateKey],
+    unconflicted: Mapping[StateKey, Ref],
     graph: AuthGraph[Ref],
 ) -> dict[StateKey, Ref]:
     """In algorithm 1 only different events are a conflict: a key that a state lacks is not."""
     # spec: rooms/v1#state-resolution
+    agreed: dict[StateKey, Ref] = {}
     conflicting: dict[StateKey, Sequence[Ref]] = {}
-    for key in sorted(differing_keys):
+    for key in sorted({key for state in states for key in state}):
         refs = sorted({state[key] for state in states if key in state})
         if len(refs) == 1:
-            unconflicted[key] = refs[0]
+            agreed[key] = refs[0]
         else:
             conflicting[key] = refs
-    return resolve_v1(rules, unconflicted, conflicting, graph)
+    # (It is only read: ChainMap would merely like to write.)
+    known = ChainMap(agreed, cast("dict[StateKey, Ref]", unconflicted))
+    return {**agreed, **resolve_v1(rules, known, conflicting, graph)}

@@ -25,7 +25,7 @@ def resolve_v1(
     conflicting: Mapping[StateKey, Sequence[Ref]],
     graph: AuthGraph[Ref],
 ) -> dict[StateKey, Ref]:
-    """Resolve: `conflicting` are the different events of each key that has several."""
+    """What the conflicts resolve to: `conflicting` are the different events of each key that has several."""
     view = GraphView(graph)
     view.load_events(ref for refs in conflicting.values() for ref in refs)
     _prefetch(view, rules, agreed, conflicting)
@@ -44,7 +44,7 @@ def resolve_v1(
                 if _is_allowed(view, event, agreed, resolved):
                     resolved[key] = ref
                     break
-    return {**agreed, **resolved}
+    return resolved
 
 
 def _prefetch(

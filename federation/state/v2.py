@@ -28,7 +28,7 @@ def resolve_v2(
     conflicted: Sequence[Collection[Ref]],
     graph: AuthGraph[Ref],
 ) -> dict[StateKey, Ref]:
-    """Resolve: `conflicted` are the conflicted events state by state."""
+    """What the conflicts resolve to, beside `unconflicted`: `conflicted` are the events state by state."""
     view = GraphView(graph)
     replayed = _full_conflicted_set(view, rules, unconflicted, conflicted)
     view.load_auth_maps(replayed)
@@ -40,7 +40,7 @@ def resolve_v2(
     replay.apply(reverse_topological_power_sort(view, power_refs, replay.sender_level))
     rest = replayed - power_refs
     replay.apply(mainline_sort(view, rest, replay.get(POWER_LEVELS)))
-    return {**replay.resolved, **unconflicted}
+    return {key: ref for key, ref in replay.resolved.items() if key not in unconflicted}
 
 
 def _full_conflicted_set(

@@ -190,6 +190,11 @@ def rows(
     conflict and those that then take the new row's values.
     """
 
+    in_order = tuple(column.name for column in table.columns if column.name in columns)
+    if columns != in_order:
+        # Values are bound in the order of the table's columns, whatever order the template has.
+        raise ValueError(f"the columns of {table.name} must be named in the table's order: {in_order}")
+
     def build(dialect: str, template: list[dict[str, Any]]) -> ClauseElement:
         # The two dialects' inserts have one interface and no common base that carries it.
         insert: Any = (sqlite.insert if dialect == SQLITE else postgresql.insert)(table).values(template)

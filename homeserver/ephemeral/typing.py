@@ -12,7 +12,8 @@ from heapq import heappop, heappush
 
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.runtime.clock import Clock, DelayedCall
-from homeserver.store.changes import Change, Kind
+from homeserver.store.changes import Change
+from homeserver.store.placement import Membership, moves_of
 
 # LIMIT(a client that asks for an hour and vanishes would be typing for an hour)
 MAX_TIMEOUT_MS = 120_000
@@ -88,11 +89,10 @@ class Typing:
         if not self._rooms:
             return
         for change in changes:
-            if change.kind != Kind.EVENT or change.topic not in self._rooms or not change.payload.member_nid:
-                continue
-            event = change.payload.event
-            if event.content.get("membership") != "join":
-                self.stop(change.topic, event.state_key)
+            if change.topic in self._rooms:
+                for move in moves_of(change):
+                    if move.user_id and move.membership != Membership.JOIN:
+                        self.stop(change.topic, move.user_id)
 
     def _note(self, room_nid: int) -> None:
         self._changed.pop(room_nid, None)

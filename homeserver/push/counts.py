@@ -34,7 +34,7 @@ from homeserver.push.readers import Reader, Readers
 from homeserver.store.changes import Change, Kind
 from homeserver.store.ids import Interner
 from homeserver.store.parsed import EventCache
-from homeserver.store.placement import Placement
+from homeserver.store.placement import Membership, Placement, StateMove
 from homeserver.store.receipts import MAIN, UNTHREADED
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
@@ -195,10 +195,25 @@ class _Room:
         if len(self.items) > MOST + _SLACK:
             self.floor = self.items[_SLACK - 1].pos
             del self.items[:_SLACK]
-        if event.state_key is not None:
+        if not placed.linear:
+            self._note_moves(placed.moves)
+        elif event.state_key is not None:
             self._note_state(event, placed, events)
         if placed.redacts_target is not None:
             self._note_redaction(placed.redacts_target)
+
+    def _note_moves(self, moves: Sequence[StateMove]) -> None:
+        """A fork was resolved: what is known of the room's members and levels is asked for anew."""
+        if not moves:
+            return
+        self.power = self.joined = None
+        self.moves += 1
+        for move in moves:
+            entry = self.entries.get(move.member_nid)
+            if entry is not None:
+                entry.display_name = None
+                if move.membership != Membership.JOIN:
+                    del self.entries[move.member_nid]
 
     def _note_redaction(self, event_id: str) -> None:
         found = next((item for item in self.items if item.event_id == event_id), None)
@@ -218,19 +233,20 @@ class _Room:
         if event.type in ("m.room.power_levels", "m.room.create"):
             self.power = None
             self.moves += 1
-        elif placed.member_nid:
+        elif placed.moves and placed.moves[0].member_nid:
+            move = placed.moves[0]
             self.moves += 1
             before = events.get(placed.prev_nid) if placed.prev_nid else None
             if placed.prev_nid and before is None:
                 self.joined = None
             elif self.joined is not None:
                 was = before is not None and before.content.get("membership") == "join"
-                self.joined += (event.content.get("membership") == "join") - was
-            entry = self.entries.get(placed.member_nid)
+                self.joined += (move.membership == Membership.JOIN) - was
+            entry = self.entries.get(move.member_nid)
             if entry is not None:
                 entry.display_name = None
-                if event.content.get("membership") != "join":
-                    del self.entries[placed.member_nid]
+                if move.membership != Membership.JOIN:
+                    del self.entries[move.member_nid]
 
 
 class Unread:
@@ -305,7 +321,7 @@ class Unread:
                 self._note_receipt(change)
             elif kind == Kind.ACCOUNT_DATA:
                 self._readers.note(change)
-            elif kind == Kind.TRUNCATED:
+            elif kind == Kind.TRUNCATED or kind == Kind.STATE_MOVED:
                 self._forget(change.topic)
 
     def _note_receipt(self, change: Change) -> None:

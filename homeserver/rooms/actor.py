@@ -28,10 +28,10 @@ from homeserver.db.tx import Tx
 from homeserver.http.errors import limit_exceeded, not_found
 from homeserver.rooms.committer import Committer
 from homeserver.rooms.turn import RoomTools, Turn, WarmState
-from homeserver.store.events import load_head
+from homeserver.store.events import load_head, load_rows
 from homeserver.store.parsed import EventCache, load_events
-from homeserver.store.placement import Bundle, Placement, RoomHead
-from homeserver.store.state import BaseCache, empty_snapshot, load_snapshot
+from homeserver.store.placement import Bundle, Extremity, Placement, RoomHead
+from homeserver.store.state import BaseCache, Snapshot, empty_snapshot, load_snapshots
 
 T = TypeVar("T")
 
@@ -64,6 +64,8 @@ class RoomActor:
         self._again: list[_Job[Any]] = []  # undone by a failed commit, oldest first
         self._head: RoomHead | None = None
         self._warm: WarmState = {}
+        self._flying: dict[str, Placement] = {}  # on the way to the disk, by event id
+        self._resolved: dict[frozenset[int], Snapshot] = {}
         self._power: PowerLevels | None = None
         self._running = False
         self._in_flight = 0
@@ -126,6 +128,8 @@ class RoomActor:
         self._head = None
         self._warm = {}
         self._power = None
+        self._flying = {}
+        self._resolved = {}  # what is in there may not be stored
 
     def _crashed(self, failure: Failure) -> None:
         # ``_do`` turns every failure into an answer; what comes here is a fault in this module itself.
@@ -141,16 +145,21 @@ class RoomActor:
                 self._head = await self._tools.database.read(
                     _load_head, self, self._tools.bases, self._tools.events
                 )
-            turn = Turn(self._tools, self._head, self._warm, self._power, job.attempt)
+            turn = Turn(
+                self._tools, self._head, self._warm, self._power, job.attempt, self._flying, self._resolved
+            )
             answer = await job.function(turn)
         except Exception:  # noqa: BLE001 (passed on to whoever asked for the job)
-            if turn is not None and turn.placements:
+            if turn is not None and (turn.placements or turn.snapshots):
                 self._warm = {}  # it speaks of events that were not placed after all
                 self._power = None
+                self._resolved = {}
             job.result.errback(Failure())
             return
-        if not turn.placements:
+        if not turn.placements and not turn.extra:
             self._power = turn.power
+            if turn.snapshots:
+                self._resolved = {}
             job.result.callback(answer)
             return
         self._submit(job, turn, answer)
@@ -160,12 +169,20 @@ class RoomActor:
         assert before is not None
         self._head, self._power = turn.head, turn.power
         self._in_flight += 1
-        bundle = Bundle(self.room_nid, before.version, turn.head, turn.placements, turn.extra)
+        head = turn.head if turn.head is not before else None
+        bundle = Bundle(
+            self.room_nid, before.version, head, turn.placements, turn.extra, turn.snapshots, turn.ends
+        )
+        for placed in turn.placements:
+            self._flying[placed.event.event_id] = placed
         stored = self._committer.submit(bundle)
         stored.addCallbacks(self._stored, self._failed, (job, answer), {}, (job,), {})
 
-    def _stored(self, _: list[Placement], job: _Job[Any], answer: Any) -> None:
+    def _stored(self, placements: list[Placement], job: _Job[Any], answer: Any) -> None:
         self._in_flight -= 1
+        for placed in placements:
+            if self._flying.get(placed.event.event_id) is placed:
+                del self._flying[placed.event.event_id]
         self._resume()
         job.result.callback(answer)
 
@@ -202,6 +219,10 @@ def _load_head(tx: Tx, actor: RoomActor, bases: BaseCache, cache: EventCache) ->
     found = load_events(tx, nids, cache)
     if any(nid not in found for nid in nids):
         raise not_found("The room's newest events are missing")
-    extremities = tuple((nid, found[nid].reference()) for nid in nids)
-    snapshot = load_snapshot(tx, row.snapshot_nid, bases)
+    after = {one.nid: one.state_after or one.state_before or 0 for one in load_rows(tx, nids).values()}
+    states = load_snapshots(tx, sorted({row.snapshot_nid, *after.values()}), bases)
+    extremities = tuple(
+        Extremity(nid, found[nid].reference(), found[nid].depth, states[after[nid]]) for nid in nids
+    )
+    snapshot = states[row.snapshot_nid]
     return RoomHead(actor.room_nid, actor.room_id, rules, row.version, extremities, snapshot, row.depth)

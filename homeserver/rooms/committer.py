@@ -60,7 +60,7 @@ class _Item:
 
     @property
     def weight(self) -> int:
-        return len(self.bundle.placements) if self.bundle is not None else 1
+        return max(1, len(self.bundle.placements)) if self.bundle is not None else 1
 
 
 @dataclass(slots=True)

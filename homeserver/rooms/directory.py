@@ -151,8 +151,10 @@ class Directory:
             elif change.kind == Kind.EVENT and (change.topic in self._entries or change.topic in self._stale):
                 # A redaction may take a name away; messages change nothing that is shown.
                 placed = change.payload
-                if placed is None or placed.state_key_nid is not None or placed.redacts_target is not None:
+                if placed is None or placed.moves or placed.redacts_target is not None:
                     self._mark((change.topic,))
+            elif change.kind == Kind.STATE_MOVED:
+                self._mark((change.topic,))
 
 
 def _filtered(order: list[Entry], query: Query) -> list[Entry]:

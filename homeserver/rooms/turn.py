@@ -6,8 +6,9 @@ head that it makes becomes the room's when the job ends, and is thrown away when
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from federation.auth.power import PowerLevels, parse_power_levels
@@ -15,7 +16,7 @@ from federation.auth.rules import check_state_dependent, check_state_independent
 from federation.auth.select import auth_keys_for
 from federation.builder import Draft, build
 from federation.errors import Malformed
-from federation.event import Event, EventRef
+from federation.event import MAX_PREV_EVENTS, Event
 from federation.signing import Signer
 from federation.verdict import Accept
 from homeserver.db.threads import Database
@@ -23,18 +24,28 @@ from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import MatrixError, forbidden, invalid_param
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
+from homeserver.store.auth_graph import Unstored, UnstoredEvent, resolve_states
 from homeserver.store.cache import ByteLru
-from homeserver.store.events import load_ranks
+from homeserver.store.events import load_memberships, load_ranks
 from homeserver.store.ids import Interner, StateKey
 from homeserver.store.parsed import EventCache, load_events
-from homeserver.store.placement import ClientTransaction, Placement, RoomHead
-from homeserver.store.state import BaseCache, derive
+from homeserver.store.placement import (
+    MEMBERSHIPS,
+    ClientTransaction,
+    Extremity,
+    Membership,
+    Placement,
+    RoomHead,
+    StateMove,
+)
+from homeserver.store.state import BaseCache, Snapshot, derive, diff
 
 # LIMIT(memory of an active room): beyond it the state that the actor remembers is loaded again when needed.
 _WARM_MOST = 1_000
-_PREV_EVENTS_MOST = 10
+_RESOLVED_MOST = 100
 
 WarmState = dict[StateKey, "tuple[int, Event] | None"]
+_MEMBER = "m.room.member"
 _CREATE: StateKey = ("m.room.create", "")
 _POWER: StateKey = ("m.room.power_levels", "")
 
@@ -56,20 +67,44 @@ class RoomTools:
 class Turn:
     """One job's hold of a room. ``warm`` maps state keys to (nid, event), or None where the room has none."""
 
-    __slots__ = ("_new", "_tools", "attempt", "extra", "head", "placements", "power", "warm")
+    __slots__ = (
+        "attempt",
+        "ends",
+        "extra",
+        "flying",
+        "head",
+        "is_new",
+        "placements",
+        "power",
+        "resolved",
+        "snapshots",
+        "tools",
+        "warm",
+    )
 
     def __init__(
-        self, tools: RoomTools, head: RoomHead, warm: WarmState, power: PowerLevels | None, attempt: int
+        self,
+        tools: RoomTools,
+        head: RoomHead,
+        warm: WarmState,
+        power: PowerLevels | None,
+        attempt: int,
+        flying: Mapping[str, Placement] = MappingProxyType({}),
+        resolved: dict[frozenset[int], Snapshot] | None = None,
     ) -> None:
         if len(warm) > _WARM_MOST:
             warm.clear()  # now, and never between two look-ups of one job
-        self._tools = tools
-        self._new = head.version == 0
+        self.tools = tools
+        self.is_new = head.version == 0  # nothing of the room is stored: what is not warm is not there
         self.head = head
         self.warm = warm
         self.power = power
         self.attempt = attempt  # 1 where the first try was undone by a failed commit
+        self.flying = flying  # events on their way to the disk, by id
+        self.resolved = {} if resolved is None else resolved  # by the snapshots that were resolved
         self.placements: list[Placement] = []
+        self.snapshots: list[Snapshot] = []  # new ones, to be stored with the placements
+        self.ends: tuple[int, ...] = ()
         self.extra: list[Callable[[WriteTx], Any]] = []
 
     # --- reading the state -----------------------------------------------------------------------
@@ -89,31 +124,37 @@ class Turn:
             await self._load(missing)
 
     async def _load(self, keys: Sequence[StateKey]) -> None:
-        if self._new:
+        if self.is_new:
             # The room is being made: its whole state was placed in this turn, and all of that is warm.
             self.warm.update(dict.fromkeys(keys))
             return
         nids: dict[StateKey, int] = {}
         for key in keys:
-            if "\0" in key[1]:
-                continue  # no event has such a key (see ``_build``), and PostgreSQL cannot be asked for one
-            key_nid = self._tools.interner.known_key(key) or await self._tools.interner.find_key(key)
+            key_nid = self.tools.interner.known_key(key) or await self.tools.interner.find_key(key)
             event_nid = self.head.snapshot.get(key_nid) if key_nid is not None else 0
             if event_nid:
                 nids[key] = event_nid
-        found = await self._events(sorted(set(nids.values()))) if nids else {}
+        found = await self.events(sorted(set(nids.values()))) if nids else {}
         # Only now, when every read has succeeded: what is warm is believed.
         for key in keys:
             nid = nids.get(key)
             self.warm[key] = None if nid is None else (nid, found[nid])
 
-    async def _events(self, nids: list[int]) -> dict[int, Event]:
-        cache = self._tools.events
+    async def events(self, nids: Collection[int]) -> dict[int, Event]:
+        """Events of this room by nid, those on their way to the disk too."""
+        cache = self.tools.events
         found = {nid: event for nid in nids if (event := cache.get(nid)) is not None}
         if len(found) < len(nids):
+            found.update({one.nid: one.event for one in self.unstored() if one.nid in nids})
             missing = [nid for nid in nids if nid not in found]
-            found.update(await self._tools.database.read(_load_events, missing, cache))
+            if missing:
+                found.update(await self.tools.database.read(_load_events, missing, cache))
         return found
+
+    def unstored(self) -> Iterable[Placement]:
+        """The placements that the database does not know yet."""
+        yield from self.flying.values()
+        yield from self.placements
 
     def lookup(self, event_type: str, state_key: str) -> Event | None:
         """The state at a key that was loaded before."""
@@ -130,17 +171,83 @@ class Turn:
             self.power = parse_power_levels(self.lookup(*_POWER), create, self.head.rules)
         return self.power
 
-    async def _rank(self, auth_nids: list[int]) -> int:
+    async def rank(self, auth_nids: Sequence[int]) -> int:
         """The rank in the auth graph of an event with these auth events."""
-        ranks = self._tools.ranks
+        ranks = self.tools.ranks
         found = {nid: rank for nid in auth_nids if (rank := ranks.get(nid)) is not None}
-        missing = [nid for nid in auth_nids if nid not in found]
-        if missing:
-            loaded = await self._tools.database.read(load_ranks, missing)
-            for nid, rank in loaded.items():
-                ranks.put(nid, rank)
-            found.update(loaded)
+        if len(found) < len(auth_nids):
+            found.update({one.nid: one.auth_rank or 0 for one in self.unstored() if one.nid in auth_nids})
+            missing = [nid for nid in auth_nids if nid not in found]
+            if missing:
+                loaded = await self.tools.database.read(load_ranks, missing)
+                for nid, rank in loaded.items():
+                    ranks.put(nid, rank)
+                found.update(loaded)
         return 1 + max(found.values(), default=0)
+
+    # --- states ----------------------------------------------------------------------------------
+
+    def keep(self, before: Snapshot, changes: Mapping[int, int]) -> Snapshot:
+        """The state after some changes, to be stored with what this turn places."""
+        snapshot = derive(before, changes, self.tools.interner.take_nid())
+        self.snapshots.append(snapshot)
+        return snapshot
+
+    async def resolve(self, states: Sequence[Snapshot]) -> Snapshot:
+        """What several states resolve to, by the room version's algorithm."""
+        # spec: server-server-api#room-state-resolution
+        distinct = list({state.nid: state for state in states}.values())
+        if len(distinct) == 1:
+            return distinct[0]
+        names = frozenset(state.nid for state in distinct)
+        known = self.resolved.get(names)
+        if known is not None:
+            return known
+        # What is stored as a difference to the largest is smallest.
+        distinct.sort(key=lambda state: (-state.size, state.nid))
+        events = {
+            one.nid: UnstoredEvent(
+                one.event, one.state_key_nid, one.auth_nids, one.auth_rank or 0, one.rejected is not None
+            )
+            for one in self.unstored()
+            if one.state_key_nid is not None
+        }
+        unstored = Unstored(events, self.tools.interner.unsaved_keys())
+        changes = await self.tools.database.read(
+            resolve_states, self.head.rules, distinct, self.tools.events, unstored
+        )
+        same = next((one for one in distinct[1:] if not _differs(distinct[0], one, changes)), None)
+        resolved = same or (self.keep(distinct[0], changes) if changes else distinct[0])
+        if len(self.resolved) >= _RESOLVED_MOST:
+            self.resolved.clear()
+        self.resolved[names] = resolved
+        return resolved
+
+    async def moves(self, before: Snapshot, after: Snapshot) -> tuple[StateMove, ...]:
+        """How the current state moves from one state to another."""
+        changed = diff(before, after)
+        names = await self.tools.interner.key_names(changed)
+        members = {key: names[key][1] for key in changed if names[key][0] == _MEMBER}
+        await self.tools.interner.find_users(members.values())
+        words = await self._memberships([new for key, (_, new) in changed.items() if new and key in members])
+        found: list[StateMove] = []
+        for key, (old, new) in changed.items():
+            user_id = members.get(key)
+            if user_id is None:
+                found.append(StateMove(key, new, old))
+            else:
+                nid = self.tools.interner.known_user(user_id) or await self.tools.interner.user(user_id)
+                found.append(StateMove(key, new, old, nid, user_id, words.get(new, Membership.LEAVE)))
+        return tuple(found)
+
+    async def _memberships(self, nids: Sequence[int]) -> dict[int, Membership]:
+        words: dict[int, Any] = {
+            one.nid: one.event.content.get("membership") for one in self.unstored() if one.nid in set(nids)
+        }
+        missing = [nid for nid in nids if nid not in words]
+        if missing:
+            words.update(await self.tools.database.read(load_memberships, missing))
+        return {nid: MEMBERSHIPS.get(word, Membership.LEAVE) for nid, word in words.items()}
 
     # --- placing events --------------------------------------------------------------------------
 
@@ -156,7 +263,11 @@ class Turn:
         Raises ``MatrixError`` (403 M_FORBIDDEN) where the room's rules refuse it, and what the specification says
         where the event is malformed or too large.
         """
-        rules = self.head.rules
+        whole = self.head
+        is_part = len(whole.extremities) > MAX_PREV_EVENTS
+        if is_part:
+            await self._narrow()
+        rules = whole.rules
         keys = auth_keys_for(rules, draft.type, draft.sender, draft.state_key, draft.content)
         warm = self.warm
         missing = [key for key in keys if key not in warm]
@@ -165,7 +276,10 @@ class Turn:
         auth = [found for key in keys if (found := warm[key]) is not None]
         event, json = self._build(draft, auth)
         await self._check(event)
-        return await self._put(event, json, auth, transaction, redacts_target)
+        placed = await self._put(event, json, auth, transaction, redacts_target)
+        if is_part:
+            await self._widen(whole, placed)
+        return placed
 
     async def adopt(self, event: Event, json: bytes) -> Placement:
         """Place a create event that was built before its room had an actor (its hash may be the room's id)."""
@@ -173,7 +287,7 @@ class Turn:
         return await self._put(event, json, [], None, None)
 
     def _build(self, draft: Draft, auth: list[tuple[int, Event]]) -> tuple[Event, bytes]:
-        head, tools = self.head, self._tools
+        head, tools = self.head, self.tools
         if draft.type == "m.room.create" and head.extremities:
             # Version 12 has no form for such an event: so it is refused before it is built.
             raise forbidden("The room has a create event already")
@@ -183,7 +297,7 @@ class Turn:
         try:
             return build(
                 draft,
-                prev_events=[reference for _, reference in head.extremities[-_PREV_EVENTS_MOST:]],
+                prev_events=[one.reference for one in head.extremities],
                 auth_events=[event.reference() for _, event in auth],
                 depth=head.depth + 1,
                 rules=head.rules,
@@ -219,23 +333,24 @@ class Turn:
         transaction: ClientTransaction | None,
         redacts_target: str | None,
     ) -> Placement:
-        head, interner = self.head, self._tools.interner
+        head, interner = self.head, self.tools.interner
         nid = interner.take_nid()
         type_nid = interner.known_type(event.type) or await interner.event_type(event.type)
         sender_nid = interner.known_user(event.sender) or await interner.user(event.sender)
         before = after = head.snapshot
         key_nid: int | None = None
-        prev_nid = member_nid = 0
+        prev_nid = 0
         rank: int | None = None
+        auth_nids = tuple([auth_nid for auth_nid, _ in auth])
+        moves: tuple[StateMove, ...] = ()
         if event.state_key is not None:
             key = (event.type, event.state_key)
             key_nid = interner.known_key(key) or await interner.state_key(key)
             prev_nid = before.get(key_nid)
-            after = derive(before, {key_nid: nid}, interner.take_nid())
-            if event.type == "m.room.member":
-                member_nid = interner.known_user(event.state_key) or await interner.user(event.state_key)
-            rank = await self._rank([auth_nid for auth_nid, _ in auth])
-            self._tools.ranks.put(nid, rank)
+            after = self.keep(before, {key_nid: nid})
+            moves = (await self.own_move(event, key_nid, nid, prev_nid),)
+            rank = await self.rank(auth_nids)
+            self.tools.ranks.put(nid, rank)
             self.warm[key] = (nid, event)
             if key in (_POWER, _CREATE):
                 self.power = None
@@ -250,21 +365,82 @@ class Turn:
             before,
             after,
             prev_nid,
-            tuple([auth_nid for auth_nid, _ in auth]),
+            auth_nids,
             rank,
-            member_nid,
             redacts_target,
             transaction,
+            moves=moves,
         )
-        extremities: tuple[tuple[int, EventRef], ...] = ((nid, event.reference()),)
-        if len(head.extremities) > _PREV_EVENTS_MOST:
-            extremities = (*head.extremities[:-_PREV_EVENTS_MOST], *extremities)
-        self.head = RoomHead(
-            head.room_nid, head.room_id, head.rules, head.version + 1, extremities, after, head.depth + 1
-        )
-        self._tools.events.put(nid, event)
-        self.placements.append(placed)
+        self.place_on_head(placed)
         return placed
+
+    async def own_move(self, event: Event, key_nid: int, nid: int, prev_nid: int) -> StateMove:
+        """How the current state moves by a state event on top of it."""
+        user_id = event.state_key
+        if event.type != _MEMBER or user_id is None:
+            return StateMove(key_nid, nid, prev_nid)
+        interner = self.tools.interner
+        member_nid = interner.known_user(user_id) or await interner.user(user_id)
+        membership = MEMBERSHIPS[event.content["membership"]]
+        return StateMove(key_nid, nid, prev_nid, member_nid, user_id, membership)
+
+    def place_on_head(self, placed: Placement) -> None:
+        """The event is the successor of all the room's newest, and now the only newest itself."""
+        head, event = self.head, placed.event
+        extremity = Extremity(placed.nid, event.reference(), event.depth, placed.state_after)
+        self.head = RoomHead(
+            head.room_nid,
+            head.room_id,
+            head.rules,
+            head.version + 1,
+            (extremity,),
+            placed.state_after,
+            event.depth,
+        )
+        self.note(placed)
+
+    def note(self, placed: Placement) -> None:
+        """This is to be stored when the turn ends."""
+        self.tools.events.put(placed.nid, placed.event)
+        self.placements.append(placed)
+
+    async def _narrow(self) -> None:
+        """Of so many extremities that one event cannot name them, look at the newest alone."""
+        head = self.head
+        seen = head.extremities[-MAX_PREV_EVENTS:]
+        snapshot = await self.resolve([one.after for one in seen])
+        depth = max(one.depth for one in seen)
+        self.head = replace(head, extremities=seen, snapshot=snapshot, depth=depth)
+        self.forget_state()
+
+    async def _widen(self, before: RoomHead, placed: Placement) -> None:
+        """The event stands on some of the extremities; the others are still there."""
+        await self.settle(before, [*before.extremities[:-MAX_PREV_EVENTS], *self.head.extremities], placed)
+
+    async def settle(self, before: RoomHead, extremities: Sequence[Extremity], placed: Placement) -> None:
+        """The room's newest events are these now: their states are resolved, and the current state moves there."""
+        snapshot = await self.resolve([one.after for one in extremities])
+        placed.linear = False
+        placed.moves = await self.moves(before.snapshot, snapshot)
+        self.head = replace(
+            before,
+            version=before.version + 1,
+            extremities=tuple(extremities),
+            snapshot=snapshot,
+            depth=max(one.depth for one in extremities),
+        )
+        self.forget_state()
+
+    def forget_state(self) -> None:
+        """The state of the head is another now: what was remembered of it is wrong."""
+        self.warm.clear()
+        self.power = None
+
+
+def _differs(first: Snapshot, other: Snapshot, changes: Mapping[int, int]) -> bool:
+    """Whether a state is another than the first with some changes."""
+    wanted = {key: new for key, (_, new) in diff(first, other).items()}
+    return wanted != changes
 
 
 def _load_events(tx: Tx, nids: list[int], cache: EventCache) -> dict[int, Event]:

@@ -135,7 +135,7 @@ class _Upgrade:
         if room_id is not None:
             # The id is known before the room: so its predecessor can name the tombstone, which names it.
             await self._bury(room_id)
-        last_id = turn.head.extremities[-1][1].event_id
+        last_id = turn.head.extremities[-1].reference.event_id
         wanted["predecessor"] = {"room_id": self._room_id, "event_id": last_id}
         content = create_content(rules, self._user_id, wanted, self._others)
         return await self._creator.conceive(rules, self._user_id, content, room_id)

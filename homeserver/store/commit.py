@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import and_, bindparam, delete, func, select
 
 from homeserver.db.errors import Conflict
 from homeserver.db.schema.rooms import (
@@ -17,19 +17,22 @@ from homeserver.db.schema.rooms import (
     client_transactions,
     current_state,
     edges,
+    ends,
     event_json,
     events,
+    gaps,
     members,
     redactions,
     room_heads,
     state_log,
     timeline,
+    waiting_redactions,
 )
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx
-from homeserver.store.placement import MEMBERSHIPS, Bundle, Membership, Placement
+from homeserver.store.placement import Bundle, Place, Placement, StateMove
 from homeserver.store.relations import write_relations
-from homeserver.store.state import INSERT_SNAPSHOTS, Snapshot, snapshot_row
+from homeserver.store.state import INSERT_SNAPSHOTS, snapshot_row
 
 _HEADS = statement(
     select(room_heads.c.room_nid, room_heads.c.version)
@@ -46,8 +49,7 @@ _INSERT_HEADS = rows(
     keys=("room_nid",),
     update=("version", "snapshot_nid", "depth", "extremities"),
 )
-_INSERT_EVENTS = rows(
-    events,
+_EVENT_COLUMNS = (
     "nid",
     "room_nid",
     "type_nid",
@@ -57,9 +59,16 @@ _INSERT_EVENTS = rows(
     "depth",
     "ts_ms",
     "state_before",
+    "rejected_reason",
     "auth_rank",
+    "state_after",
 )
-_INSERT_JSON = rows(event_json, "nid", "json")
+_INSERT_EVENTS = rows(events, *_EVENT_COLUMNS)
+# What was an outlier has its row, and gets a place now.
+_PLACE_EVENTS = rows(
+    events, *_EVENT_COLUMNS, keys=("nid",), update=("state_before", "state_after", "rejected_reason")
+)
+_INSERT_JSON = rows(event_json, "nid", "json", ignore=True)
 _INSERT_EDGES = rows(edges, "parent_id", "child_nid", ignore=True)
 _INSERT_AUTH = rows(auth_edges, "child_nid", "parent_nid", ignore=True)
 _INSERT_REDACTIONS = rows(redactions, "target_id", "by_nid", ignore=True)
@@ -82,21 +91,47 @@ _INSERT_MEMBERS = rows(
     "event_nid",
     "pos",
     "forgotten",
+    "outside",
     keys=("room_nid", "user_nid"),
-    update=("membership", "event_nid", "pos", "forgotten"),
+    update=("membership", "event_nid", "pos", "forgotten", "outside"),
+)
+_INSERT_GAPS = rows(gaps, "room_nid", "missing_id", ignore=True)
+_CLOSE_GAPS = statement(
+    delete(gaps).where(and_(gaps.c.room_nid == bindparam("of_room"), any_of(gaps.c.missing_id, "ids")))
+)
+_INSERT_ENDS = rows(ends, "event_nid", ignore=True)
+_INSERT_WAITING = rows(waiting_redactions, "target_id", "by_nid", ignore=True)
+_END_WAITING = statement(delete(waiting_redactions).where(any_of(waiting_redactions.c.target_id, "ids")))
+_REMOVE_CURRENT = statement(
+    delete(current_state).where(
+        and_(current_state.c.room_nid == bindparam("of_room"), any_of(current_state.c.state_key_nid, "keys"))
+    )
+)
+_REMOVE_MEMBERS = statement(
+    delete(members).where(
+        and_(members.c.room_nid == bindparam("of_room"), any_of(members.c.user_nid, "users"))
+    )
+)
+_OLDEST = statement(
+    select(timeline.c.room_nid, func.min(timeline.c.pos))
+    .where(any_of(timeline.c.room_nid, "room_nids"))
+    .group_by(timeline.c.room_nid)
 )
 _encode = msgspec.json.Encoder().encode
 
 
 def write_events(tx: Tx, bundles: Sequence[Bundle]) -> list[Placement]:
-    """Write all of the bundles that needs no position; returns their placements in order.
+    """Write all of the bundles that needs no position; returns in order the placements that are to get one.
 
     Raises ``Conflict`` where a room is not at the version that a bundle was built on.
     """
     _check_versions(tx, bundles)
     placements = [placement for bundle in bundles for placement in bundle.placements]
     _write_rows(tx, placements)
-    heads = {bundle.room_nid: bundle.head for bundle in bundles}
+    snapshots = [snapshot_row(one) for bundle in bundles for one in bundle.snapshots]
+    tx.insert(INSERT_SNAPSHOTS, snapshots)
+    tx.insert(_INSERT_ENDS, [(nid,) for bundle in bundles for nid in bundle.ends])
+    heads = {bundle.room_nid: bundle.head for bundle in bundles if bundle.head is not None}
     tx.insert(
         _INSERT_HEADS,
         [
@@ -105,54 +140,62 @@ def write_events(tx: Tx, bundles: Sequence[Bundle]) -> list[Placement]:
                 head.version,
                 head.snapshot.nid,
                 head.depth,
-                _encode([nid for nid, _ in head.extremities]).decode(),
+                _encode([one.nid for one in head.extremities]).decode(),
             )
             for head in heads.values()
         ],
     )
+    if any(not placed.is_plain for placed in placements):
+        _write_around(tx, placements)
+        return [placed for placed in placements if placed.place is Place.TIMELINE]
     return placements
 
 
 def _check_versions(tx: Tx, bundles: Sequence[Bundle]) -> None:
-    stored: dict[int, int] = dict(tx.all(_HEADS, room_nids=sorted({bundle.room_nid for bundle in bundles})))
-    for bundle in bundles:
+    moving = [bundle for bundle in bundles if bundle.head is not None]
+    if not moving:
+        return
+    stored: dict[int, int] = dict(tx.all(_HEADS, room_nids=sorted({bundle.room_nid for bundle in moving})))
+    for bundle in moving:
         if stored.get(bundle.room_nid, 0) != bundle.expected_version:
             raise Conflict(f"room {bundle.room_nid} is not at version {bundle.expected_version}")
+        assert bundle.head is not None
         stored[bundle.room_nid] = bundle.head.version
 
 
+def _event_row(placed: Placement) -> tuple[object, ...]:
+    event, before, after = placed.event, placed.state_before.nid, placed.state_after.nid
+    outlier = placed.place is Place.OUTLIER
+    return (
+        placed.nid,
+        placed.room_nid,
+        placed.type_nid,
+        placed.state_key_nid,
+        placed.sender_nid,
+        event.event_id,
+        event.depth,
+        event.origin_server_ts,
+        None if outlier else before,
+        placed.rejected,
+        placed.auth_rank,
+        None if outlier or after == before else after,
+    )
+
+
 def _write_rows(tx: Tx, placements: Sequence[Placement]) -> None:
-    event_rows = []
     json_rows = []
     edge_rows = []
     auth_rows = []
     redaction_rows = []
     transaction_rows = []
-    new_snapshots: dict[int, Snapshot] = {}
     for placed in placements:
         event = placed.event
-        event_rows.append(
-            (
-                placed.nid,
-                placed.room_nid,
-                placed.type_nid,
-                placed.state_key_nid,
-                placed.sender_nid,
-                event.event_id,
-                event.depth,
-                event.origin_server_ts,
-                placed.state_before.nid,
-                placed.auth_rank,
-            )
-        )
         json_rows.append((placed.nid, placed.json.decode()))
         for parent_id in event.prev_event_ids:
             edge_rows.append((parent_id, placed.nid))
         if placed.state_key_nid is not None:
             for auth_nid in placed.auth_nids:
                 auth_rows.append((placed.nid, auth_nid))
-            if placed.state_after.nid != placed.state_before.nid:
-                new_snapshots[placed.state_after.nid] = placed.state_after
         if placed.redacts_target is not None:
             redaction_rows.append((placed.redacts_target, placed.nid))
         if placed.transaction is not None:
@@ -165,38 +208,76 @@ def _write_rows(tx: Tx, placements: Sequence[Placement]) -> None:
                     event.origin_server_ts,
                 )
             )
-    tx.insert(_INSERT_EVENTS, event_rows)
+    tx.insert(_INSERT_EVENTS, [_event_row(placed) for placed in placements if placed.is_new])
     tx.insert(_INSERT_JSON, json_rows)
     tx.insert(_INSERT_EDGES, edge_rows)
     tx.insert(_INSERT_AUTH, auth_rows)
-    tx.insert(INSERT_SNAPSHOTS, [snapshot_row(one) for one in new_snapshots.values()])
     tx.insert(_INSERT_REDACTIONS, redaction_rows)
     tx.insert(_INSERT_TRANSACTIONS, transaction_rows)
 
 
-def write_positions(tx: Tx, placements: Sequence[Placement], first: int) -> None:
-    """Give the placements the positions from ``first`` on and write the rows that carry them."""
-    log_rows = []
-    current_rows: dict[tuple[int, int], tuple[int, int, int]] = {}
-    member_rows: dict[tuple[int, int], tuple[int, int, int, int, int, int]] = {}
-    for pos, placed in enumerate(placements, first):
-        placed.pos = pos
-        key = placed.state_key_nid
-        if key is None:
-            continue
-        log_rows.append((placed.room_nid, pos, key, placed.nid, placed.prev_nid))
-        current_rows[(placed.room_nid, key)] = (placed.room_nid, key, placed.nid)
-        if placed.member_nid:
-            membership = membership_of(placed)
-            row = (placed.room_nid, placed.member_nid, int(membership), placed.nid, pos, 0)
-            member_rows[(placed.room_nid, placed.member_nid)] = row
+def _write_around(tx: Tx, placements: Sequence[Placement]) -> None:
+    """What only events from elsewhere need: their gaps, their place in the past, redactions that came too early."""
+    tx.insert(_PLACE_EVENTS, [_event_row(placed) for placed in placements if not placed.is_new])
+    placed_here = [one for one in placements if one.place is not Place.OUTLIER]
+    for room_nid in sorted({placed.room_nid for placed in placed_here}):
+        of_room = [placed for placed in placed_here if placed.room_nid == room_nid]
+        tx.insert(_INSERT_GAPS, [(room_nid, missing) for placed in of_room for missing in placed.missing])
+        tx.run(_CLOSE_GAPS, of_room=room_nid, ids=[placed.event.event_id for placed in of_room])
+    early = [
+        (placed.event.redacts, placed.nid)
+        for placed in placed_here
+        if placed.awaits_target and placed.event.redacts is not None
+    ]
+    tx.insert(_INSERT_WAITING, early)
+    redacted = [placed for placed in placements if placed.redacted_by]
+    if redacted:
+        tx.insert(_INSERT_REDACTIONS, [(placed.event.event_id, placed.redacted_by) for placed in redacted])
+        tx.run(_END_WAITING, ids=[placed.event.event_id for placed in redacted])
+    _write_history(tx, [placed for placed in placements if placed.place is Place.HISTORY])
+
+
+def _write_history(tx: Tx, placements: Sequence[Placement]) -> None:
+    """Backfilled events, the oldest first, go below everything that their room's timeline holds."""
+    if not placements:
+        return
+    oldest: dict[int, int] = dict(tx.all(_OLDEST, room_nids=sorted({one.room_nid for one in placements})))
+    for placed in reversed(placements):
+        placed.pos = oldest[placed.room_nid] = min(oldest.get(placed.room_nid, 0), 0) - 1
     tx.insert(_INSERT_TIMELINE, [(placed.room_nid, placed.pos, placed.nid) for placed in placements])
-    tx.insert(_INSERT_STATE_LOG, log_rows)
-    tx.insert(_INSERT_CURRENT, list(current_rows.values()))
-    tx.insert(_INSERT_MEMBERS, list(member_rows.values()))
     write_relations(tx, placements)
 
 
-def membership_of(placed: Placement) -> Membership:
-    """What a placed membership event makes of its user."""
-    return MEMBERSHIPS[placed.event.content["membership"]]
+def write_positions(tx: Tx, placements: Sequence[Placement], first: int) -> None:
+    """Give the placements the positions from ``first`` on and write the rows that carry them."""
+    moves: list[tuple[int, int, StateMove]] = []
+    for pos, placed in enumerate(placements, first):
+        placed.pos = pos
+        for move in placed.moves:
+            moves.append((placed.room_nid, pos, move))
+    tx.insert(_INSERT_TIMELINE, [(placed.room_nid, placed.pos, placed.nid) for placed in placements])
+    write_moves(tx, moves)
+    write_relations(tx, placements)
+
+
+def write_moves(tx: Tx, moves: Sequence[tuple[int, int, StateMove]]) -> None:
+    """How current states moved, as (room nid, position, move), oldest first."""
+    if not moves:
+        return
+    log_rows = []
+    current: dict[tuple[int, int], int] = {}
+    member_rows: dict[tuple[int, int], tuple[int, ...] | None] = {}
+    for room_nid, pos, move in moves:
+        log_rows.append((room_nid, pos, move.key_nid, move.event_nid, move.prev_nid))
+        current[(room_nid, move.key_nid)] = move.event_nid
+        if move.member_nid:
+            row = (room_nid, move.member_nid, int(move.membership), move.event_nid, pos, 0, 0)
+            member_rows[(room_nid, move.member_nid)] = row if move.event_nid else None
+    tx.insert(_INSERT_STATE_LOG, log_rows)
+    tx.insert(_INSERT_CURRENT, [(*key, nid) for key, nid in current.items() if nid])
+    tx.insert(_INSERT_MEMBERS, [row for row in member_rows.values() if row is not None])
+    gone = [key for key, nid in current.items() if not nid]
+    for room_nid in sorted({room for room, _ in gone}):
+        tx.run(_REMOVE_CURRENT, of_room=room_nid, keys=[key for room, key in gone if room == room_nid])
+        users = [user for (room, user), row in member_rows.items() if room == room_nid and row is None]
+        tx.run(_REMOVE_MEMBERS, of_room=room_nid, users=users)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import and_, bindparam, select
 
 from homeserver.db.schema.rooms import (
@@ -34,6 +35,7 @@ class EventRow(NamedTuple):
     state_before: int | None
     rejected_reason: str | None
     pos: int | None  # None: not in the timeline
+    state_after: int | None  # None: as before
 
 
 _COLUMNS = (
@@ -48,6 +50,7 @@ _COLUMNS = (
     events.c.state_before,
     events.c.rejected_reason,
     timeline.c.pos,
+    events.c.state_after,
 )
 _ROWS = select(*_COLUMNS).select_from(events.outerjoin(timeline, timeline.c.event_nid == events.c.nid))
 _BY_NID = statement(_ROWS.where(any_of(events.c.nid, "nids")))
@@ -66,6 +69,9 @@ _REDACTED_BY = statement(
     select(events.c.nid, redactions.c.by_nid)
     .select_from(events.join(redactions, redactions.c.target_id == events.c.event_id))
     .where(any_of(events.c.nid, "nids"))
+)
+_REDACTS = statement(
+    select(redactions.c.by_nid, redactions.c.target_id).where(any_of(redactions.c.target_id, "ids"))
 )
 _HEAD = statement(
     select(
@@ -125,6 +131,32 @@ def load_redactions(tx: Tx, nids: Sequence[int]) -> dict[int, int]:
     """Which of these events are redacted: event nid -> nid of the redaction."""
     redacted: dict[int, int] = dict(tx.all(_REDACTED_BY, nids=list(nids)))
     return redacted
+
+
+def load_redacting(tx: Tx, event_ids: Collection[str]) -> dict[int, str]:
+    """Which redactions took effect on some events: nid of the redaction -> event id."""
+    targets: dict[int, str] = dict(tx.all(_REDACTS, ids=list(event_ids)))
+    return targets
+
+
+class _Membership(msgspec.Struct):
+    membership: Any = None
+
+
+class _Member(msgspec.Struct):
+    content: _Membership
+
+
+_decode_member = msgspec.json.Decoder(_Member).decode
+
+
+def load_memberships(tx: Tx, nids: Collection[int]) -> dict[int, str]:
+    """What membership events say, by nid: the word, "" where that is none."""
+    found: dict[int, str] = {}
+    for row in load_json(tx, nids) if nids else ():
+        word = _decode_member(row.json).content.membership
+        found[row.nid] = word if isinstance(word, str) else ""
+    return found
 
 
 def load_ranks(tx: Tx, nids: Collection[int]) -> dict[int, int]:

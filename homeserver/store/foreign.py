@@ -6,36 +6,42 @@ database, another server process) only the row of ``changes`` is seen. ``with_pa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
-from homeserver.db.schema.rooms import events, state_keys, state_log, user_ids
+from homeserver.db.schema.rooms import state_keys, state_log, user_ids
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
 from homeserver.store.changes import Change, Kind, load_changes
-from homeserver.store.events import load_json, load_rows
+from homeserver.store.events import load_json, load_memberships, load_redacting, load_rows
 from homeserver.store.members import load_user_rooms
 from homeserver.store.parsed import EventCache, load_events
-from homeserver.store.placement import Placement
+from homeserver.store.placement import MEMBERSHIPS, Membership, Placement, StateMove, StateMoved
 from homeserver.store.state import empty_snapshot
 from homeserver.store.users import AccountChanged
 
 _READ_AT_ONCE = 1_000
 _MEMBER_TYPE = WELL_KNOWN_TYPES["m.room.member"]
 
-_REPLACED = statement(
-    select(state_log.c.event_nid, state_log.c.prev_nid).where(any_of(state_log.c.event_nid, "nids"))
-)
-_WHOSE = statement(
-    select(events.c.nid, user_ids.c.nid)
+_MOVES = statement(
+    select(
+        state_log.c.pos,
+        state_log.c.state_key_nid,
+        state_log.c.event_nid,
+        state_log.c.prev_nid,
+        state_keys.c.type_nid,
+        state_keys.c.state_key,
+        user_ids.c.nid,
+    )
     .select_from(
-        events.join(state_keys, state_keys.c.nid == events.c.state_key_nid).join(
-            user_ids, user_ids.c.user_id == state_keys.c.state_key
+        state_log.join(state_keys, state_keys.c.nid == state_log.c.state_key_nid).outerjoin(
+            user_ids,
+            and_(user_ids.c.user_id == state_keys.c.state_key, state_keys.c.type_nid == _MEMBER_TYPE),
         )
     )
-    .where(any_of(events.c.nid, "nids"))
+    .where(and_(any_of(state_log.c.room_nid, "room_nids"), any_of(state_log.c.pos, "positions")))
 )
 
 
@@ -59,26 +65,58 @@ def _with_members(tx: Tx, change: Change) -> Change:
 
 def with_payloads(tx: Tx, changes: Sequence[Change]) -> list[Change]:
     """Changes of events get their placements. Snapshots are not loaded: nothing that follows the log asks for them."""
-    nids = [change.ref for change in changes if change.kind == Kind.EVENT]
     changes = [_with_members(tx, change) if change.kind == Kind.ACCOUNT else change for change in changes]
-    if not nids:
+    moving = [change for change in changes if change.kind in (Kind.EVENT, Kind.STATE_MOVED)]
+    if not moving:
         return changes
+    moves = _load_moves(tx, moving)
+    placed = _load_placements(tx, [change for change in moving if change.kind == Kind.EVENT], moves)
+    result: list[Change] = []
+    for change in changes:
+        if change.kind == Kind.STATE_MOVED:
+            change = change._replace(payload=StateMoved(tuple(moves.get(change.pos, ()))))
+        elif change.kind == Kind.EVENT and change.ref in placed:
+            change = change._replace(payload=placed[change.ref])
+        result.append(change)
+    return result
+
+
+def _load_moves(tx: Tx, changes: Sequence[Change]) -> dict[int, list[StateMove]]:
+    """How current states moved at the positions of some changes."""
+    rooms = sorted({change.topic for change in changes})
+    found = tx.all(_MOVES, room_nids=rooms, positions=[change.pos for change in changes])
+    words = load_memberships(tx, [row[2] for row in found if row[2] and row[6] is not None])
+    moves: dict[int, list[StateMove]] = {}
+    for pos, key_nid, event_nid, prev_nid, _, state_key, user_nid in found:
+        membership = MEMBERSHIPS.get(words.get(event_nid, ""), Membership.LEAVE)
+        move = StateMove(
+            key_nid, event_nid, prev_nid, user_nid or 0, state_key if user_nid else "", membership
+        )
+        moves.setdefault(pos, []).append(move)
+    return moves
+
+
+def _load_placements(
+    tx: Tx, changes: Sequence[Change], moves: Mapping[int, Sequence[StateMove]]
+) -> dict[int, Placement]:
+    """Placements by event nid; see ``with_payloads``."""
+    nids = [change.ref for change in changes]
+    if not nids:
+        return {}
     rows = load_rows(tx, nids)
     texts = {row.nid: row.json for row in load_json(tx, nids)}
     parsed = load_events(tx, nids, EventCache())
-    replaced: dict[int, int] = dict(tx.all(_REPLACED, nids=nids))
-    members = [
-        nid for nid, row in rows.items() if row.type_nid == _MEMBER_TYPE and row.state_key_nid is not None
-    ]
-    whose: dict[int, int] = dict(tx.all(_WHOSE, nids=members)) if members else {}
-    result: list[Change] = []
+    targets = [event.redacts for event in parsed.values() if event.redacts is not None]
+    redactions = load_redacting(tx, targets) if targets else {}
+    found: dict[int, Placement] = {}
     for change in changes:
-        row = rows.get(change.ref) if change.kind == Kind.EVENT else None
+        row = rows.get(change.ref)
         if row is None:
-            result.append(change)
             continue
         nowhere = empty_snapshot(row.room_nid)
-        placed = Placement(
+        moved = tuple(moves.get(change.pos, ()))
+        own = next((move.prev_nid for move in moved if move.event_nid == row.nid), 0)
+        found[row.nid] = Placement(
             parsed[row.nid],
             texts[row.nid].encode(),
             row.nid,
@@ -88,9 +126,10 @@ def with_payloads(tx: Tx, changes: Sequence[Change]) -> list[Change]:
             row.sender_nid,
             nowhere,
             nowhere,
-            prev_nid=replaced.get(row.nid, 0),
-            member_nid=whose.get(row.nid, 0),
+            prev_nid=own,
+            redacts_target=redactions.get(row.nid),
             pos=change.pos,
+            moves=moved,
+            linear=False,
         )
-        result.append(change._replace(payload=placed))
-    return result
+    return found

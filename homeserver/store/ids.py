@@ -27,6 +27,7 @@ from homeserver.db.tx import Tx
 StateKey = tuple[str, str]
 
 LEASE_SIZE = 100_000
+_ESCAPE = "\x01"
 
 _INSERT_TYPES = bulk(event_types, "nid", "type", ignore=True)
 _INSERT_USERS = bulk(user_ids, "nid", "user_id", ignore=True)
@@ -47,6 +48,11 @@ _KEYS_BY_NAME = statement(
         and_(state_keys.c.type_nid == bindparam("type_nid"), state_keys.c.state_key == bindparam("state_key"))
     )
 )
+_KEYS_OF_TYPE = statement(
+    select(state_keys.c.state_key, state_keys.c.nid).where(
+        and_(state_keys.c.type_nid == bindparam("type_nid"), any_of(state_keys.c.state_key, "names"))
+    )
+)
 _KEYS_BY_NID = statement(
     select(state_keys.c.type_nid, state_keys.c.state_key, state_keys.c.nid).where(
         any_of(state_keys.c.nid, "nids")
@@ -62,6 +68,21 @@ _NEXT_LEASE = statement(select(nid_leases.c.next).where(nid_leases.c.name == _LE
 _MOVE_LEASE = statement(
     update(nid_leases).where(nid_leases.c.name == _LEASE_NAME).values(next=bindparam("next_nid"))
 )
+
+
+def stored_name(name: str) -> str:
+    """A name as text columns hold it: PostgreSQL's have no NUL, and other servers' state keys may."""
+    if "\0" not in name and not name.startswith(_ESCAPE):
+        return name
+    return _ESCAPE + name.replace("\\", "\\\\").replace("\0", "\\0")
+
+
+def true_name(stored: str) -> str:
+    """The reverse of ``stored_name``."""
+    if not stored.startswith(_ESCAPE):
+        return stored
+    parts = stored[1:].split("\\\\")
+    return "\\".join(part.replace("\\0", "\0") for part in parts)
 
 
 def lease_nids(tx: Tx, count: int) -> range:
@@ -209,10 +230,30 @@ class Interner:
             type_nid = self._types.nids.get(key[0])
         if type_nid is None:
             return None
-        found = await self._database.read(_find_key, type_nid, key[1])
+        found = await self._database.read(_find_key, type_nid, stored_name(key[1]))
         if found is not None and key not in self._keys.nids:
             self._keys.put(key, found)
         return self._keys.nids.get(key)
+
+    async def prefetch_keys(self, keys: Iterable[StateKey]) -> None:
+        """Bring the numbers of many state keys into memory with few reads, where they have one."""
+        missing: dict[str, list[str]] = {}
+        for event_type, state_key in keys:
+            if (event_type, state_key) not in self._keys.nids:
+                missing.setdefault(event_type, []).append(state_key)
+        if not missing:
+            return
+        unknown = [name for name in missing if name not in self._types.nids]
+        if unknown:
+            await self._fill(self._types, _TYPES_BY_NAME, unknown)
+        for event_type, state_keys_ in missing.items():
+            type_nid = self._types.nids.get(event_type)
+            if type_nid is None:
+                continue
+            wanted = [stored_name(one) for one in state_keys_]
+            for state_key, nid in await self._database.read(_load_keys_of, type_nid, wanted):
+                if (event_type, state_key) not in self._keys.nids:
+                    self._keys.put((event_type, state_key), nid)
 
     async def state_key(self, key: StateKey) -> int:
         """A state key's number, bound now where it was not."""
@@ -280,7 +321,9 @@ class Interner:
     # --- shared ----------------------------------------------------------------------------------
 
     async def _fill(self, names: _Names, lookup: Statement, missing: list[str]) -> None:
-        for name, nid in await self._database.read(_load_names, lookup, missing):
+        for name, nid in await self._database.read(
+            _load_names, lookup, [stored_name(one) for one in missing]
+        ):
             if name not in names.nids:
                 names.put(name, nid)
 
@@ -309,18 +352,25 @@ class Interner:
         """The rows of every binding that is not on the disk yet."""
         found: list[tuple[Rows, list[tuple[Any, ...]]]] = []
         if self._types.unsaved:
-            found.append((_INSERT_TYPES, list(self._types.unsaved.items())))
+            found.append((_INSERT_TYPES, _stored(self._types)))
         if self._users.unsaved:
-            found.append((_INSERT_USERS, list(self._users.unsaved.items())))
+            found.append((_INSERT_USERS, _stored(self._users)))
         if self._keys.unsaved:
             types = self._types.nids
             found.append(
-                (_INSERT_KEYS, [(nid, types[key[0]], key[1]) for nid, key in self._keys.unsaved.items()])
+                (
+                    _INSERT_KEYS,
+                    [(nid, types[key[0]], stored_name(key[1])) for nid, key in self._keys.unsaved.items()],
+                )
             )
         if self._rooms.unsaved:
             named = self._rooms.unsaved.items()
             found.append((_INSERT_ROOMS, [(nid, room_id, self._versions.get(nid)) for nid, room_id in named]))
         return found
+
+    def unsaved_keys(self) -> dict[int, StateKey]:
+        """The state keys that are not on the disk yet."""
+        return dict(self._keys.unsaved)
 
     def saved(self, written: Sequence[tuple[Rows, list[tuple[Any, ...]]]]) -> None:
         """These rows are committed."""
@@ -335,12 +385,21 @@ class Interner:
         return {"users": len(self._users.nids), "keys": len(self._keys.nids), "rooms": len(self._rooms.nids)}
 
 
+def _stored(names: _Names) -> list[tuple[Any, ...]]:
+    return [(nid, stored_name(name)) for nid, name in names.unsaved.items()]
+
+
 def _load_names(tx: Tx, lookup: Statement, names: list[str]) -> list[tuple[str, int]]:
-    return tx.all(lookup, names=names)
+    return [(true_name(name), nid) for name, nid in tx.all(lookup, names=names)]
 
 
 def _load_by_nids(tx: Tx, lookup: Statement, nids: list[int]) -> list[tuple[str, int]]:
-    return tx.all(lookup, nids=nids)
+    return [(true_name(name), nid) for name, nid in tx.all(lookup, nids=nids)]
+
+
+def _load_keys_of(tx: Tx, type_nid: int, state_keys_: list[str]) -> list[tuple[str, int]]:
+    found = tx.all(_KEYS_OF_TYPE, type_nid=type_nid, names=state_keys_)
+    return [(true_name(name), nid) for name, nid in found]
 
 
 def _load_rooms(tx: Tx, lookup: Statement, by: str, values: list[Any]) -> list[tuple[str, int, str | None]]:
@@ -354,5 +413,6 @@ def _find_key(tx: Tx, type_nid: int, state_key: str) -> int | None:
 def load_keys(tx: Tx, nids: Sequence[int]) -> dict[int, StateKey]:
     """The (type, state key) behind numbers."""
     found = tx.all(_KEYS_BY_NID, nids=nids)
-    types = {nid: name for name, nid in tx.all(_TYPES_BY_NID, nids=sorted({row[0] for row in found}))}
-    return {nid: (types[type_nid], state_key) for type_nid, state_key, nid in found}
+    numbers = sorted({row[0] for row in found})
+    types = {nid: true_name(name) for name, nid in tx.all(_TYPES_BY_NID, nids=numbers)}
+    return {nid: (types[type_nid], true_name(state_key)) for type_nid, state_key, nid in found}

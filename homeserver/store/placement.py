@@ -5,14 +5,15 @@ An ``Event`` knows nothing of where it is stored; these values do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any
+from enum import Enum, IntEnum, auto
+from typing import Any, NamedTuple
 
 from federation.event import Event, EventRef
 from federation.versions import RoomRules
 from homeserver.db.tx import WriteTx
+from homeserver.store.changes import Change, Kind
 from homeserver.store.state import Snapshot
 
 
@@ -35,6 +36,42 @@ _WORDS = {one: one.name.lower() for one in Membership}
 MEMBERSHIPS: dict[str, Membership] = {word: one for one, word in _WORDS.items()}
 
 
+class Place(Enum):
+    """Where an event goes."""
+
+    TIMELINE = auto()  # the newest of its room
+    HISTORY = auto()  # backfilled: before all that the timeline holds
+    NOWHERE = auto()  # soft-failed or rejected: stored with its state, shown to nobody
+    OUTLIER = auto()  # without known state
+
+
+class StateMove(NamedTuple):
+    """How the current state moved at one key. Where forks meet, several keys may move with one event."""
+
+    key_nid: int
+    event_nid: int  # 0: the key went away
+    prev_nid: int  # 0: the key was not there
+    member_nid: int = 0  # of a membership: whose
+    user_id: str = ""
+    membership: Membership = Membership.LEAVE
+
+
+@dataclass(frozen=True, slots=True)
+class StateMoved:
+    """The payload of ``Kind.STATE_MOVED``: the current state moved, and no event of the timeline did it."""
+
+    moves: tuple[StateMove, ...]
+
+
+class Extremity(NamedTuple):
+    """One of the newest events of a room."""
+
+    nid: int
+    reference: EventRef
+    depth: int
+    after: Snapshot  # the state after it
+
+
 @dataclass(frozen=True, slots=True)
 class RoomHead:
     """The latest of a room: what the next event is built on. Immutable: each event makes the next head."""
@@ -43,8 +80,8 @@ class RoomHead:
     room_id: str
     rules: RoomRules
     version: int  # counts the events placed on it; 0: nothing is stored yet
-    extremities: tuple[tuple[int, EventRef], ...]  # (event nid, reference), oldest first
-    snapshot: Snapshot
+    extremities: tuple[Extremity, ...]  # oldest first
+    snapshot: Snapshot  # the current state: of several extremities, what their states resolve to
     depth: int
 
 
@@ -73,10 +110,27 @@ class Placement:
     prev_nid: int = 0  # the state event that this one replaces
     auth_nids: tuple[int, ...] = ()
     auth_rank: int | None = None  # of a state event
-    member_nid: int = 0  # of a membership event: whose
     redacts_target: str | None = None  # applied redaction
     transaction: ClientTransaction | None = None
     pos: int = 0
+    moves: tuple[StateMove, ...] = ()
+    linear: bool = True  # it stands on the whole head before it, so all that moved is what it says itself
+    place: Place = Place.TIMELINE
+    rejected: str | None = None  # why
+    is_new: bool = True  # False: it was an outlier, and has a row
+    missing: tuple[str, ...] = ()  # prev_events that are not here
+    redacted_by: int = 0  # nid of a redaction that came before what it redacts
+    awaits_target: bool = False  # a redaction of what has not come yet
+
+    @property
+    def is_plain(self) -> bool:
+        """Nothing but a new event on top of its room, as nearly all are."""
+        return (
+            self.linear
+            and self.is_new
+            and self.place is Place.TIMELINE
+            and not (self.missing or self.redacted_by or self.awaits_target)
+        )
 
 
 @dataclass(slots=True)
@@ -89,7 +143,16 @@ class Bundle:
 
     room_nid: int
     expected_version: int
-    head: RoomHead
+    head: RoomHead | None  # None: the head stays what it is
     placements: list[Placement]
     extra: list[Callable[[WriteTx], Any]] = field(default_factory=list)
-    known_edges: bool = True
+    snapshots: list[Snapshot] = field(default_factory=list)  # those that are new
+    ends: tuple[int, ...] = ()  # extremities that are given up without a successor
+
+
+def moves_of(change: Change) -> Sequence[StateMove]:
+    """How the current state of a room moved with a change."""
+    if (change.kind == Kind.EVENT or change.kind == Kind.STATE_MOVED) and change.payload is not None:
+        moves: Sequence[StateMove] = change.payload.moves
+        return moves
+    return ()

@@ -10,9 +10,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from homeserver.store.changes import Change, Kind
-from homeserver.store.commit import membership_of
 from homeserver.store.members import Member
-from homeserver.store.placement import Membership, Placement
+from homeserver.store.placement import Membership, StateMove, moves_of
 from homeserver.store.users import AccountChanged
 
 
@@ -53,17 +52,23 @@ class MembershipIndex:
         last_pos = self.last_pos
         for change in changes:
             last_pos[change.topic] = change.pos
-            if change.kind == Kind.EVENT:
-                placed: Placement = change.payload
-                if placed.member_nid and placed.member_nid in self._by_user:
-                    standing = Standing(membership_of(placed), change.pos, placed.nid)
-                    self._put(placed.member_nid, change.topic, standing)
-                    # An invited or removed user hears of it although they are not in the room.
-                    last_pos[-placed.member_nid] = change.pos
+            if change.kind == Kind.EVENT or change.kind == Kind.STATE_MOVED:
+                for move in moves_of(change):
+                    if move.member_nid and move.member_nid in self._by_user:
+                        self._move(change, move)
             elif change.kind == Kind.ACCOUNT:
                 self._add_account(-change.topic, change.payload)
             elif change.kind == Kind.FORGOTTEN:
                 self._forget(-change.topic, change.ref)
+
+    def _move(self, change: Change, move: StateMove) -> None:
+        if move.event_nid:
+            self._put(move.member_nid, change.topic, Standing(move.membership, change.pos, move.event_nid))
+        else:
+            self._by_user[move.member_nid].pop(change.topic, None)
+            self._joined.get(change.topic, set()).discard(move.member_nid)
+        # An invited or removed user hears of it although they are not in the room.
+        self.last_pos[-move.member_nid] = change.pos
 
     def _add_account(self, user_nid: int, payload: AccountChanged) -> None:
         self.add_local_user(user_nid)

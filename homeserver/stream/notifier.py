@@ -14,7 +14,8 @@ from collections.abc import Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 
-from homeserver.store.changes import Change, Kind
+from homeserver.store.changes import Change
+from homeserver.store.placement import moves_of
 from homeserver.stream.index import MembershipIndex
 
 
@@ -67,8 +68,7 @@ class Notifier:
                 users.add(-change.topic)
             elif change.topic > 0:
                 users |= self._concerned(change.topic)
-                if change.kind == Kind.EVENT and change.payload.member_nid:
-                    users.add(change.payload.member_nid)
+                users.update(move.member_nid for move in moves_of(change) if move.member_nid)
         self.wake_users(users)
 
     def wake_room(self, room_nid: int) -> None:

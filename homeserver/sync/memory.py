@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from homeserver.store.client_events import ClientEventCache, Key
-from homeserver.store.commit import membership_of
 from homeserver.store.ids import Interner
 from homeserver.store.placement import Membership
 from homeserver.stream.index import Standing
@@ -61,8 +60,8 @@ class MemoryRooms:
 
     def _stayed(self, topic: Topic, user_nid: int) -> bool:
         """Whether a user was in the room all the time, and has only another name now."""
-        mine = [placed for placed in topic.placements if placed.member_nid == user_nid]
-        if not mine or any(membership_of(placed) != Membership.JOIN for placed in mine):
+        mine = [move for placed in topic.placements for move in placed.moves if move.member_nid == user_nid]
+        if not mine or any(move.membership != Membership.JOIN for move in mine):
             return False
         before = self._cache.get(Key(mine[0].prev_nid, 0)) if mine[0].prev_nid else None
         return before is not None and membership_in(before) == Membership.JOIN

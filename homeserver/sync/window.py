@@ -92,11 +92,11 @@ class Windows:
                     topic.complete = False
                 else:
                     topic.account_data.append(payload)
-            elif kind == Kind.TRUNCATED:
+            elif kind == Kind.TRUNCATED or kind == Kind.STATE_MOVED:
                 topic.complete = False
         return Window(since, upto, topics)
 
 
 def _is_bare(placed: Placement) -> bool:
-    """Whether another process committed it: then its snapshots were not loaded."""
-    return placed.state_after.nid == 0
+    """Whether only the tables know what it did: another process committed it, it stands on a fork, or is redacted."""
+    return placed.state_after.nid == 0 or not placed.linear or placed.redacted_by != 0

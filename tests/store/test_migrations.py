@@ -23,7 +23,17 @@ from homeserver.store.check import check_db
 from homeserver.store.facts import load_fact, store_fact
 from tests.support.databases import SQLITE, DatabaseCase, no_schema, on_each_database
 
-_SQLITE_SCHEMA = "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name"
+# A column that was added stands elsewhere in the text of its table, so tables are compared by what SQLite makes of them.
+_SQLITE_SCHEMA = """
+    SELECT tables.name, tables.wr, columns.name, columns.type, columns."notnull", columns.dflt_value, columns.pk, columns.cid
+    FROM pragma_table_list AS tables, pragma_table_xinfo(tables.name) AS columns WHERE tables.type = 'table'
+    UNION ALL
+    SELECT tables.name, indexes.origin, members.name, indexes."unique", indexes.partial, members.cid, members.seqno, ''
+    FROM pragma_table_list AS tables, pragma_index_list(tables.name) AS indexes, pragma_index_info(indexes.name) AS members
+    UNION ALL
+    SELECT name, sql, '', '', '', '', '', '' FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL
+    ORDER BY 1, 2, 3, 4, 5, 6, 7, 8
+"""
 _POSTGRES_SCHEMA = """
     SELECT table_name, column_name, data_type, is_nullable, column_default, ordinal_position
     FROM information_schema.columns WHERE table_schema = 'public'
@@ -40,7 +50,7 @@ def _schema_of(url: str) -> list[Any]:
         connection = sqlite3.connect(url.removeprefix("sqlite:"))
         found = connection.execute(_SQLITE_SCHEMA).fetchall()
         connection.close()
-        return [(kind, name, table, re.sub(r'[\s"]+', " ", sql or "")) for kind, name, table, sql in found]
+        return [tuple(re.sub(r'[\s"]+', " ", str(value)) for value in row) for row in found]
     with psycopg2.connect(url) as server, server.cursor() as cursor:
         cursor.execute(_POSTGRES_SCHEMA)
         return cursor.fetchall()

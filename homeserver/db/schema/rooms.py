@@ -41,6 +41,7 @@ events = Table(
     # Of state events: 1 + the highest rank among the auth events. Unlike the depth, no sender chooses it; walks of the
     # auth graph go by it and stop at the common frontier (federation/state/graph.py).
     nid("auth_rank", optional=True),
+    nid("state_after", optional=True),  # snapshot, where it is another than that before
     # timestamp_to_event: the event nearest to a moment.
     Index("events_by_time", "room_nid", "ts_ms"),
 )
@@ -68,6 +69,13 @@ auth_edges = Table(
 )
 # Parents that we have not: where history must be fetched from another server.
 gaps = Table("gaps", metadata, nid("room_nid", primary=True), text("missing_id", primary=True), **CLUSTERED)
+
+# What was the newest of a room when the last user of this server left it: successors are unknown, and no longer awaited.
+ends = Table("ends", metadata, nid("event_nid", primary=True))
+# Redactions of events that have not come yet: whether they count is decided when these do.
+waiting_redactions = Table(
+    "waiting_redactions", metadata, text("target_id", primary=True), nid("by_nid", primary=True), **CLUSTERED
+)
 
 # State at a point: a packed base, or a packed delta against one. See store/state.py for the encoding.
 snapshots = Table(
@@ -121,6 +129,7 @@ members = Table(
     nid("event_nid"),
     nid("pos"),
     small("forgotten", default=0),
+    small("outside", default=0),  # 1: told by another server, of a room whose state is not known here
     # A user's rooms.
     Index("members_by_user", "user_nid", "membership"),
     **CLUSTERED,

@@ -34,6 +34,7 @@ from homeserver.db.schema.rooms import (
     client_transactions,
     current_state,
     edges,
+    ends,
     event_json,
     event_types,
     events,
@@ -49,6 +50,7 @@ from homeserver.db.schema.rooms import (
     state_log,
     timeline,
     user_ids,
+    waiting_redactions,
 )
 from homeserver.db.schema.start import LEASE_NAME, WELL_KNOWN_TYPES
 from homeserver.db.schema.stream import changes, followers, stream
@@ -126,6 +128,9 @@ _REFERENCES = (
     _points_nowhere(auth_edges.c.child_nid, events.c.nid),
     _points_nowhere(auth_edges.c.parent_nid, events.c.nid),
     _points_nowhere(redactions.c.by_nid, events.c.nid),
+    _points_nowhere(waiting_redactions.c.by_nid, events.c.nid),
+    _points_nowhere(ends.c.event_nid, events.c.nid),
+    _points_nowhere(events.c.state_after, snapshots.c.nid),
     _points_nowhere(relations.c.child_nid, events.c.nid),
     _of_other_room("relations", relations.c.child_nid, relations.c.room_nid),
     _ahead(relations.c.pos),

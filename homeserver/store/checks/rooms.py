@@ -10,11 +10,12 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, select
+from sqlalchemy import and_, bindparam, func, select
 
 from homeserver.db.schema.rooms import (
     current_state,
     edges,
+    ends,
     event_json,
     events,
     gaps,
@@ -68,7 +69,7 @@ _LOG = statement(
 _MEMBERS = statement(
     select(members.c.user_nid, user_ids.c.user_id, members.c.membership, members.c.event_nid, members.c.pos)
     .select_from(members.join(user_ids, user_ids.c.nid == members.c.user_nid))
-    .where(members.c.room_nid == _IN_ROOM)
+    .where(members.c.room_nid == _IN_ROOM, members.c.outside == 0)
 )
 _MEMBER_EVENTS = statement(
     select(
@@ -89,36 +90,63 @@ _MEMBER_EVENTS = statement(
 _DEPTHS = statement(
     select(events.c.nid, events.c.room_nid, events.c.depth).where(any_of(events.c.nid, "nids"))
 )
-_child_place = timeline.alias("child_place")
-_LEAVES = statement(
-    select(events.c.nid)
-    .select_from(timeline.join(events, events.c.nid == timeline.c.event_nid))
-    .where(
-        timeline.c.room_nid == _IN_ROOM,
-        timeline.c.pos > 0,
-        ~select(edges.c.child_nid)
-        .join(_child_place, _child_place.c.event_nid == edges.c.child_nid)
-        .where(edges.c.parent_id == events.c.event_id)
-        .exists(),
+_CHILDREN = statement(
+    select(edges.c.parent_id, events.c.event_id, timeline.c.pos)
+    .select_from(
+        edges.join(events, events.c.nid == edges.c.child_nid).outerjoin(
+            timeline, timeline.c.event_nid == events.c.nid
+        )
     )
+    .where(events.c.room_nid == _IN_ROOM)
 )
-_children = events.alias("children")
-# From the parents on: there is no index by child.
+_NEWER = statement(
+    select(events.c.event_id, events.c.nid)
+    .select_from(timeline.join(events, events.c.nid == timeline.c.event_nid))
+    .where(timeline.c.room_nid == _IN_ROOM, timeline.c.pos > 0)
+)
+_ENDS = statement(
+    select(ends.c.event_nid)
+    .select_from(ends.join(events, events.c.nid == ends.c.event_nid))
+    .where(events.c.room_nid == _IN_ROOM)
+)
+_children, _parents = events.alias("children"), events.alias("parents")
+_child_place, _parent_place = timeline.alias("child_place"), timeline.alias("parent_place")
+# Parents that came after their child (a gap was filled) are left out: the child's state is what others told.
 _STEPS = statement(
     select(
         _children.c.nid,
         _children.c.state_before,
-        events.c.nid,
-        events.c.state_before,
-        events.c.state_key_nid,
-        events.c.rejected_reason,
+        _parents.c.nid,
+        _parents.c.state_before,
+        _parents.c.state_after,
     )
     .select_from(
-        events.join(edges, edges.c.parent_id == events.c.event_id).join(
-            _children, _children.c.nid == edges.c.child_nid
-        )
+        edges.join(_parents, _parents.c.event_id == edges.c.parent_id)
+        .join(_parent_place, _parent_place.c.event_nid == _parents.c.nid)
+        .join(_children, _children.c.nid == edges.c.child_nid)
+        .join(_child_place, _child_place.c.event_nid == _children.c.nid)
     )
-    .where(events.c.room_nid == _IN_ROOM, _children.c.state_before.is_not(None))
+    .where(
+        _parents.c.room_nid == _IN_ROOM,
+        _parent_place.c.pos > 0,
+        _child_place.c.pos > _parent_place.c.pos,
+    )
+)
+_FORKED = statement(
+    select(edges.c.child_nid)
+    .select_from(edges.join(events, events.c.nid == edges.c.child_nid))
+    .where(events.c.room_nid == _IN_ROOM)
+    .group_by(edges.c.child_nid)
+    .having(func.count() > 1)
+)
+_AFTERS = statement(
+    select(
+        events.c.nid,
+        events.c.state_before,
+        events.c.state_after,
+        events.c.state_key_nid,
+        events.c.rejected_reason,
+    ).where(events.c.room_nid == _IN_ROOM, events.c.state_before.is_not(None))
 )
 _AFTER_GAPS = statement(
     select(edges.c.child_nid).where(gaps.c.room_nid == _IN_ROOM, edges.c.parent_id == gaps.c.missing_id)
@@ -212,20 +240,23 @@ def _size(snapshot: Snapshot) -> int:
 
 
 def _step_problems(tx: Tx, room_nid: int, known: dict[int, Snapshot]) -> Iterator[str]:
-    """Where an event has one parent, the state before it is that before the parent, and what the parent changed."""
-    steps: dict[int, Row | None] = dict.fromkeys(tx.column(_AFTER_GAPS, room_nid=room_nid))
-    for row in tx.all(_STEPS, room_nid=room_nid):
-        steps[row[0]] = None if row[0] in steps or row[3] is None or row[5] is not None else row
-    for step in steps.values():
-        if step is None or (step[1] == step[3] and step[4] is None):
+    """Where an event has one parent, the state before it is that after the parent; a state event adds itself."""
+    skipped = {*tx.column(_AFTER_GAPS, room_nid=room_nid), *tx.column(_FORKED, room_nid=room_nid)}
+    for nid, before_nid, parent_nid, parent_before_nid, parent_after_nid in tx.all(_STEPS, room_nid=room_nid):
+        before = known.get(before_nid)
+        after = known.get(parent_before_nid if parent_after_nid is None else parent_after_nid)
+        if nid in skipped or before is None or after is None or before is after:
             continue
-        nid, before_nid, parent_nid, parent_before_nid, parent_key, _ = step
-        before, parent_before = known.get(before_nid), known.get(parent_before_nid)
-        if before is None or parent_before is None:
-            continue  # said already
-        expected = {} if parent_key is None else {parent_key: (parent_before.get(parent_key), parent_nid)}
-        if diff(parent_before, before) != expected:
-            yield f"the state before event {nid} does not follow from that before its parent {parent_nid}"
+        if diff(after, before):
+            yield f"the state before event {nid} is not that after its parent {parent_nid}"
+    for nid, before_nid, after_nid, key, rejected in tx.all(_AFTERS, room_nid=room_nid):
+        before, after = known.get(before_nid), known.get(before_nid if after_nid is None else after_nid)
+        if before is None or after is None:
+            yield f"a state around event {nid} cannot be read"
+            continue
+        expected = {} if key is None or rejected is not None else {key: (before.get(key), nid)}
+        if diff(before, after) != expected:
+            yield f"the state after event {nid} does not follow from that before it"
 
 
 # --- the head ----------------------------------------------------------------------------------------------------
@@ -247,9 +278,37 @@ def _head_problems(tx: Tx, head: Row) -> Iterator[str]:
         yield "it has no extremities"
     elif depth != max(at for _, at in found.values()):
         yield f"its depth is not {depth}"
-    leaves = set(tx.column(_LEAVES, room_nid=room_nid))
+    leaves = _leaves(tx, room_nid)
     if leaves != set(extremities):
         yield f"its extremities are {sorted(extremities)}, its events without successors {sorted(leaves)}"
+
+
+def _leaves(tx: Tx, room_nid: int) -> set[int]:
+    """The events of the timeline without successors there, be it by way of events that nobody is shown."""
+    children: dict[str, list[str]] = {}
+    shown: set[str] = set()
+    for parent_id, child_id, pos in tx.all(_CHILDREN, room_nid=room_nid):
+        children.setdefault(parent_id, []).append(child_id)
+        if pos is not None:
+            shown.add(child_id)
+    ended = set(tx.column(_ENDS, room_nid=room_nid))
+    return {
+        nid
+        for event_id, nid in tx.all(_NEWER, room_nid=room_nid)
+        if nid not in ended and not _has_shown_successor(event_id, children, shown)
+    }
+
+
+def _has_shown_successor(event_id: str, children: dict[str, list[str]], shown: set[str]) -> bool:
+    seen, waiting = {event_id}, [event_id]
+    while waiting:
+        for child_id in children.get(waiting.pop(), ()):
+            if child_id in shown:
+                return True
+            if child_id not in seen:
+                seen.add(child_id)
+                waiting.append(child_id)
+    return False
 
 
 # --- the current state -------------------------------------------------------------------------------------------

@@ -33,8 +33,34 @@ def _blob(name: str, *, nullable: bool = False) -> sa.Column[Any]:
     return sa.Column(name, sa.LargeBinary(), nullable=nullable)
 
 
+_FROM_CHILDREN = """
+    UPDATE events SET state_after = (
+        SELECT MIN(child.state_before) FROM edges JOIN events AS child ON child.nid = edges.child_nid
+        WHERE edges.parent_id = events.event_id
+    ) WHERE state_key_nid IS NOT NULL
+"""
+_FROM_HEADS = """
+    UPDATE events SET state_after = (
+        SELECT snapshot_nid FROM room_heads WHERE room_heads.room_nid = events.room_nid
+    ) WHERE state_key_nid IS NOT NULL AND state_after IS NULL
+"""
+
+
 def _rooms() -> None:
-    """Rooms that are shared with other servers."""
+    """Rooms that are shared with other servers: forks, gaps, and memberships told by others."""
+    op.add_column("events", _big("state_after", nullable=True))
+    op.add_column("members", _small("outside", default="0"))
+    op.create_table("ends", _big("event_nid"), sa.PrimaryKeyConstraint("event_nid"))
+    op.create_table(
+        "waiting_redactions",
+        _text("target_id"),
+        _big("by_nid"),
+        sa.PrimaryKeyConstraint("target_id", "by_nid"),
+        sqlite_with_rowid=False,
+    )
+    # So far every room was a chain: the state after an event is that before its only child, or that of the head.
+    op.execute(_FROM_CHILDREN)
+    op.execute(_FROM_HEADS)
 
 
 def _server_keys() -> None:

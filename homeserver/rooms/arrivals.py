@@ -1,0 +1,356 @@
+"""Events from elsewhere take their place in a room: checks 4 to 7, the state before them, forks, and the new head.
+
+Rules:
+1. What comes here has passed checks 1 to 3: its format, its signatures, its hash (it is redacted where that failed).
+2. An event is placed when all that it names is here. Of whom something is missing is answered ``Missing``, and not
+   stored: the caller keeps it (``store/staging.py``), fetches what is missing, and comes back.
+3. Everything in one call is stored together, or nothing is.
+4. Rejected events are stored and shown to nobody; soft-failed ones too, but they are part of the graph. Neither is ever
+   an extremity.
+
+# spec: server-server-api#checks-performed-on-receipt-of-a-pdu
+# spec: server-server-api#soft-failure
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from federation.checks import AuthEvents, check_auth_events, check_current_state, check_state_before
+from federation.event import Event, stored_bytes
+from federation.ids import EventId
+from federation.policy import POLICY_EVENT_TYPE, active_policy_server
+from federation.policy import check as check_policy_signature
+from federation.verdict import ACCEPT, Accept, Drop, Reject, Verdict
+from homeserver.rooms.hold import Hold
+from homeserver.rooms.redactions import find_early_redaction, is_redaction_in_force
+from homeserver.rooms.turn import Turn
+from homeserver.store.members import load_joined_servers
+from homeserver.store.placement import Extremity, Place, Placement
+from homeserver.store.state import Snapshot, empty_snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An event from elsewhere.
+
+    ``states``: the whole states after those of its ``prev_events`` that are not here, each as event ids, all of them
+    here; they are resolved together with the states after the parents that are here. ``state_before``: the whole state
+    before the event as somebody told it, instead of all that. ``historic``: of backfill; it goes before everything
+    that the timeline holds, and the current state is not asked.
+    """
+
+    event: Event
+    state_before: tuple[EventId, ...] | None = None
+    states: tuple[tuple[EventId, ...], ...] = ()
+    historic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AlreadyHere:
+    """The event has its place already (or, of an outlier: is stored)."""
+
+    nid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """The event is stored when the turn's commit is; what became of it."""
+
+    nid: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """Not stored: these are not here."""
+
+    prev_ids: tuple[EventId, ...]
+    auth_ids: tuple[EventId, ...]
+    state_ids: bool = False  # True: an event of a state that came with the arrival is not here
+
+
+Arrived = AlreadyHere | Placed | Missing
+
+
+async def arrive(turn: Turn, arrivals: Sequence[Arrival], outliers: Sequence[Event] = ()) -> list[Arrived]:
+    """Place events, in the order given (parents first); what became of each arrival.
+
+    ``outliers`` come before them: events without a known place that the arrivals name (auth events, states), each after
+    its own auth events. What is wrong with one of them is noted with it, and shows in those that build on it.
+    """
+    hold = Hold(turn)
+    await _load(hold, [arrival.event for arrival in arrivals], outliers)
+    for event in outliers:
+        await _place_outlier(hold, event)
+    return [await _arrive(hold, arrival) for arrival in arrivals]
+
+
+async def store_outliers(turn: Turn, events: Sequence[Event]) -> list[Arrived]:
+    """Store events without a place, each after its own auth events, checked by these."""
+    hold = Hold(turn)
+    await _load(hold, (), events)
+    return [await _place_outlier(hold, event) for event in events]
+
+
+async def adopt_room(turn: Turn, join: Event, state: Sequence[EventId]) -> Arrived:
+    """Make a room that this server has joined: ``state`` is the whole state before the join event, all of it here.
+
+    What the room was here before (we had left it) ends: its newest events have no successors that we know of.
+    """
+    turn.is_new = False
+    hold = Hold(turn)
+    await _load(hold, [join], ())
+    auth_ids = _absent(hold, join.auth_event_ids)
+    before = await hold.snapshot_of(state)
+    if before is None or auth_ids:
+        return Missing((), auth_ids, before is None)
+    verdict = await _judge(hold, join, before)
+    if not isinstance(verdict, Accept):
+        return Placed(0, verdict)
+    old = turn.head
+    placed = await _make(hold, join, before, ACCEPT)
+    placed.linear = False
+    placed.missing = tuple(one for one in join.prev_event_ids if not hold.has_state(one))
+    placed.state_after = turn.keep(before, {placed.state_key_nid or 0: placed.nid})
+    placed.moves = await turn.moves(old.snapshot, placed.state_after)
+    extremity = Extremity(placed.nid, join.reference(), join.depth, placed.state_after)
+    turn.ends = tuple(one.nid for one in old.extremities)
+    turn.head = replace(
+        old,
+        version=old.version + 1,
+        extremities=(extremity,),
+        snapshot=placed.state_after,
+        depth=join.depth,
+    )
+    turn.forget_state()
+    turn.note(placed)
+    return Placed(placed.nid, ACCEPT)
+
+
+# --- one event -------------------------------------------------------------------------------------------------------
+
+
+async def _load(hold: Hold, events: Sequence[Event], outliers: Sequence[Event]) -> None:
+    both = [*events, *outliers]
+    new = [event.event_id for event in both]
+    parents = [parent for event in events for parent in event.prev_event_ids]
+    others = [
+        named for event in both for named in (*event.auth_event_ids, event.redacts) if named is not None
+    ]
+    await hold.load(new, parents, others)
+    await hold.prefetch_names(both)
+
+
+def _absent(hold: Hold, event_ids: Sequence[EventId]) -> tuple[EventId, ...]:
+    return tuple(one for one in event_ids if hold.known(one) is None and one not in hold.found.elsewhere)
+
+
+async def _place_outlier(hold: Hold, event: Event) -> Arrived:
+    known = hold.known(event.event_id)
+    if known is not None:
+        return AlreadyHere(known.nid)
+    auth_ids = _absent(hold, event.auth_event_ids)
+    if auth_ids:
+        return Missing((), auth_ids)
+    verdict = await _check_auth_events(hold, event)
+    placed = await _make(hold, event, empty_snapshot(hold.turn.head.room_nid), verdict)
+    placed.place, placed.linear = Place.OUTLIER, False
+    placed.redacted_by = await _find_redaction(hold, event)
+    hold.turn.note(placed)
+    hold.note(placed)
+    return Placed(placed.nid, verdict)
+
+
+async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
+    event = arrival.event
+    if event.event_id in hold.found.elsewhere or event.room_id != hold.turn.head.room_id:
+        return Placed(0, Drop("an event of another room has this id"))
+    known = hold.known(event.event_id)
+    if known is not None and hold.has_state(event.event_id):
+        return AlreadyHere(known.nid)
+    auth_ids = _absent(hold, event.auth_event_ids)
+    prev_ids = tuple(one for one in event.prev_event_ids if not hold.has_state(one))
+    is_told = arrival.state_before is not None or bool(arrival.states)
+    if auth_ids or (prev_ids and not is_told):
+        return Missing(() if is_told else prev_ids, auth_ids)
+    if hold.is_elsewhere(event.prev_event_ids):
+        return Placed(0, Drop("one of its prev_events is of another room"))
+    if not event.prev_event_ids and event.type != "m.room.create" and not is_told:
+        return Placed(0, Drop("the event has no prev_events"))
+    before = await _state_before(hold, arrival)
+    if before is None:
+        return Missing((), (), state_ids=True)
+    linear = not is_told and not arrival.historic and _is_on_top(hold.turn, event)
+    verdict = await _judge(hold, event, before)
+    if isinstance(verdict, Accept) and not arrival.historic:
+        verdict = await _judge_now(hold, event, is_current=linear)
+    placed = await _make(hold, event, before, verdict)
+    if placed.state_key_nid is not None and not isinstance(verdict, Reject):
+        placed.state_after = hold.turn.keep(before, {placed.state_key_nid: placed.nid})
+    placed.missing = prev_ids
+    if isinstance(verdict, Accept):
+        await _note_redactions(hold, placed, before)
+    await _settle(hold, arrival, placed, verdict, linear=linear)
+    return Placed(placed.nid, verdict)
+
+
+def _is_on_top(turn: Turn, event: Event) -> bool:
+    """Whether an event is the successor of all the room's newest events, and of nothing else."""
+    newest = turn.head.extremities
+    parents = event.prev_event_ids
+    if len(newest) == 1 and len(parents) == 1:
+        return newest[0].reference.event_id == parents[0]
+    return {one.reference.event_id for one in newest} == set(parents)
+
+
+async def _state_before(hold: Hold, arrival: Arrival) -> Snapshot | None:
+    """The state before an event; None where an event of a state that came with it is not here."""
+    turn, event = hold.turn, arrival.event
+    if arrival.state_before is not None:
+        return await hold.snapshot_of(arrival.state_before)
+    if not arrival.states and _is_on_top(turn, event):
+        return turn.head.snapshot
+    states: list[Snapshot] = []
+    for event_ids in arrival.states:
+        state = await hold.snapshot_of(event_ids)
+        if state is None:
+            return None
+        states.append(state)
+    for parent_id in event.prev_event_ids:
+        known = hold.known(parent_id)
+        if known is not None and known.after is not None and hold.has_state(parent_id):
+            states.append(known.after)
+    return await turn.resolve(states) if states else empty_snapshot(turn.head.room_nid)
+
+
+# --- the checks ------------------------------------------------------------------------------------------------------
+
+
+async def _check_auth_events(hold: Hold, event: Event) -> Verdict:
+    """Check 4."""
+    if hold.is_elsewhere(event.auth_event_ids):
+        return Reject("an auth event is of another room")
+    cited = [known for one in event.auth_event_ids if (known := hold.known(one)) is not None]
+    rejected = {known.event.event_id for known in cited if known.is_rejected}
+    create = await hold.create() if event.rules.create_not_in_auth_events else None
+    return check_auth_events(event, AuthEvents([known.event for known in cited], rejected, create))
+
+
+async def _judge(hold: Hold, event: Event, before: Snapshot) -> Verdict:
+    """Checks 4 and 5."""
+    verdict = await _check_auth_events(hold, event)
+    if not isinstance(verdict, Accept) or event.type == "m.room.create":
+        return verdict
+    lookup, levels = await hold.lookup_at(before, event)
+    return check_state_before(event, lookup, levels)
+
+
+async def _judge_now(hold: Hold, event: Event, *, is_current: bool) -> Verdict:
+    """Checks 6 and 7. ``is_current``: the state before the event was the current one, and check 5 asked it."""
+    turn = hold.turn
+    if not turn.head.version:
+        return ACCEPT
+    if not is_current:
+        lookup, levels = await hold.lookup_at(turn.head.snapshot, event)
+        verdict = check_current_state(event, lookup, levels)
+        if not isinstance(verdict, Accept):
+            return verdict
+    policy_event = await turn.state(POLICY_EVENT_TYPE)
+    if policy_event is None:
+        return ACCEPT
+    servers = await turn.tools.database.read(load_joined_servers, turn.head.room_nid)
+    return check_policy_signature(event, active_policy_server(policy_event.content, servers))
+
+
+# --- placing ---------------------------------------------------------------------------------------------------------
+
+
+async def _make(hold: Hold, event: Event, before: Snapshot, verdict: Verdict) -> Placement:
+    """The placement of an event, without its effect on states and on the room."""
+    turn, known = hold.turn, hold.known(event.event_id)
+    interner = turn.tools.interner
+    is_new = known is None
+    nid = known.nid if known is not None else interner.take_nid()
+    type_nid = interner.known_type(event.type) or await interner.event_type(event.type)
+    sender_nid = interner.known_user(event.sender) or await interner.user(event.sender)
+    cited = [known for one in event.auth_event_ids if (known := hold.known(one)) is not None]
+    auth_nids = tuple(dict.fromkeys(one.nid for one in cited if one.event.state_key is not None))
+    key_nid, rank, prev_nid = None, None, 0
+    if event.state_key is not None:
+        key_nid = interner.known_key(event.key()) or await interner.state_key(event.key())
+        prev_nid = before.get(key_nid)
+        rank = await turn.rank(auth_nids)
+        turn.tools.ranks.put(nid, rank)
+    return Placement(
+        event,
+        stored_bytes(event),
+        nid,
+        turn.head.room_nid,
+        type_nid,
+        key_nid,
+        sender_nid,
+        before,
+        before,
+        prev_nid,
+        auth_nids,
+        rank,
+        rejected=verdict.reason if isinstance(verdict, Reject) else None,
+        is_new=is_new,
+    )
+
+
+async def _note_redactions(hold: Hold, placed: Placement, before: Snapshot) -> None:
+    event = placed.event
+    if event.redacts is not None:
+        target = hold.known(event.redacts)
+        if target is None:
+            placed.awaits_target = event.redacts not in hold.found.elsewhere
+        elif await is_redaction_in_force(hold, event, target.event, before):
+            placed.redacts_target = event.redacts
+    placed.redacted_by = await _find_redaction(hold, event)
+
+
+async def _find_redaction(hold: Hold, event: Event) -> int:
+    """A redaction that came before the event and takes effect."""
+    waiting = hold.found.redactions.get(event.event_id)
+    return await find_early_redaction(hold, event, waiting) if waiting else 0
+
+
+async def _settle(hold: Hold, arrival: Arrival, placed: Placement, verdict: Verdict, *, linear: bool) -> None:
+    """What the event does to the room's head."""
+    turn = hold.turn
+    if not isinstance(verdict, Accept):
+        placed.place, placed.linear = Place.NOWHERE, False
+    elif arrival.historic:
+        placed.place, placed.linear = Place.HISTORY, False
+    elif linear:
+        await _go_on_top(turn, placed)
+        hold.note(placed)
+        return
+    else:
+        await _join_fork(hold, placed)
+    turn.note(placed)
+    hold.note(placed)
+
+
+async def _go_on_top(turn: Turn, placed: Placement) -> None:
+    """The common case: the event is the only newest one now."""
+    event, key_nid = placed.event, placed.state_key_nid
+    if key_nid is not None:
+        placed.moves = (await turn.own_move(event, key_nid, placed.nid, placed.prev_nid),)
+        turn.warm[event.key()] = (placed.nid, event)
+        if event.type in ("m.room.power_levels", "m.room.create"):
+            turn.power = None
+    turn.place_on_head(placed)
+
+
+async def _join_fork(hold: Hold, placed: Placement) -> None:
+    """The event stands beside others, or fills a gap below them: the current state is resolved anew."""
+    turn, event = hold.turn, placed.event
+    covered = await hold.behind_hidden(event.prev_event_ids)
+    extremities = [one for one in turn.head.extremities if one.reference.event_id not in covered]
+    if event.event_id not in hold.found.awaited or not extremities:
+        extremities.append(Extremity(placed.nid, event.reference(), event.depth, placed.state_after))
+    await turn.settle(turn.head, extremities, placed)
