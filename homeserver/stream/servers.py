@@ -16,8 +16,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.store.changes import Change, Kind
-from homeserver.store.commit import membership_of
-from homeserver.store.placement import Membership, Placement
+from homeserver.store.placement import Membership, Placement, moves_of
 from homeserver.store.stays import Occupancy, Turn, load_occupancy, server_of
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
@@ -27,6 +26,7 @@ DEFAULT_BUDGET = 64 * 1024 * 1024
 TURNS_MOST = 64
 ROOMS_AT_ONCE = 200
 _MEMBER_BYTES = 100
+_MOVING = (Kind.EVENT, Kind.STATE_MOVED)
 _ROOM_BYTES = 1_000
 
 
@@ -118,7 +118,7 @@ class ServerIndex:
                     continue
             elif change.pos <= room.at:
                 continue
-            if change.kind == Kind.TRUNCATED or (change.kind == Kind.EVENT and change.payload is None):
+            if change.kind == Kind.TRUNCATED or (change.kind in _MOVING and change.payload is None):
                 self._drop(change.topic)
             else:
                 size = room.size
@@ -218,10 +218,9 @@ def _follow(room: _Room, change: Change) -> None:
 
 
 def _moves(change: Change) -> Iterable[tuple[int, str, Membership]]:
-    if change.kind != Kind.EVENT or not change.payload.member_nid:
-        return
-    placed: Placement = change.payload
-    yield placed.member_nid, placed.event.state_key or "", membership_of(placed)
+    for move in moves_of(change):
+        if move.member_nid:
+            yield move.member_nid, move.user_id, move.membership
 
 
 def _begins(change: Change) -> bool:
