@@ -42,6 +42,7 @@ from homeserver.api.client.wellknown import WellKnownApi
 from homeserver.api.federation.backfill import BackfillApi
 from homeserver.api.federation.events import PeerEventsApi
 from homeserver.api.federation.keys import KeysApi
+from homeserver.api.federation.media import FederatedMediaApi
 from homeserver.api.federation.public_rooms import FederatedDirectoryApi
 from homeserver.api.federation.query import QueryApi
 from homeserver.api.federation.state import PeerStateApi
@@ -75,6 +76,7 @@ def federation_apis(core: Core, peering: Peering, services: Services) -> list[Ha
         FederationVersionApi(),
         FederatedDirectoryApi(services.rooms.directory, lambda: peering.settings.config.public_rooms),
         QueryApi(core.config.server_name, services.rooms.aliases, services.profiles),
+        FederatedMediaApi(services.media.downloads),
         BackfillApi(services.peer_reading.history),
         PeerEventsApi(services.peer_reading.history),
         PeerStateApi(services.peer_reading.state),

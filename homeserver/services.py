@@ -223,7 +223,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         ),
         account_data=AccountData(database, worker, interner, {"m.push_rules": push_rules.load_content}),
         filters=Filters(database, worker),
-        media=build_media(core, settings),
+        media=build_media(core, settings, peering.client),
         queries=queries,
         rooms=rooms,
         reading=build_reading(core, rooms.transactions, facts, ignored),
@@ -264,7 +264,7 @@ def _default_data(user_id: str) -> dict[str, str]:
     return {"m.push_rules": default_content(user_id).decode()}
 
 
-def build_media(core: Core, settings: Settings) -> MediaService:
+def build_media(core: Core, settings: Settings, client: PeerClient) -> MediaService:
     """The content repository."""
     config, around = core.config, core.around
     return MediaService(
@@ -277,4 +277,6 @@ def build_media(core: Core, settings: Settings) -> MediaService:
         around.entropy,
         around.log,
         lambda: settings.config.media,
+        client,
+        None,
     )

@@ -192,7 +192,14 @@ class Media:
         minimum=1,
         maximum=64 * 1024 * MIB,
         reloadable=True,
-        doc="Largest file that may be uploaded.",
+        doc="Largest file that may be uploaded, or fetched from another server.",
+    )
+    remote_retention_s: int = option(
+        90 * 86_400,
+        minimum=3_600,
+        maximum=10 * 31_536_000,
+        reloadable=True,
+        doc="Files of other servers are removed when nobody has looked at them for so long; they can be fetched again.",
     )
     max_thumbnail_pixels: int = option(
         32_000_000,

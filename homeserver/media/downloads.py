@@ -14,9 +14,11 @@ from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.media.files import MediaFiles
 from homeserver.media.repo import MediaRepository, check_file_name
-from homeserver.media.serving import PRIVATE_CACHE, PUBLIC_CACHE, Served, disposition, serve
-from homeserver.media.thumbnails import Thumbnails, ThumbnailSize
+from homeserver.media.serving import PRIVATE_CACHE, PUBLIC_CACHE, Served, disposition, serve, serve_parts
+from homeserver.media.thumbnails import Thumbnail, Thumbnails, ThumbnailSize
 from homeserver.media.types import MediaFile, RunInThread
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 
 
@@ -28,6 +30,8 @@ class Wanted:
     media_id: str
     timeout_ms: int
     is_authenticated: bool
+    may_fetch: bool = True
+    """Whether a file of another server may be fetched for this."""
 
 
 class Downloads:
@@ -39,6 +43,8 @@ class Downloads:
         thumbnails: Thumbnails,
         files: MediaFiles,
         run_in_thread: RunInThread,
+        clock: Clock,
+        entropy: Entropy,
         log: Log,
         settings: Callable[[], Media],
     ) -> None:
@@ -46,6 +52,8 @@ class Downloads:
         self._thumbnails = thumbnails
         self._files = files
         self._run = run_in_thread
+        self._clock = clock
+        self._entropy = entropy
         self._log = log
         self._settings = settings
 
@@ -66,7 +74,7 @@ class Downloads:
     async def thumbnail(self, request: Request, wanted: Wanted, size: ThumbnailSize) -> Response:
         """A small picture of a file."""
         found = await self._find(wanted)
-        made = await self._thumbnails.get(found, size)
+        made = await self._make(wanted, found, size)
         variant = f"-{made.variant}" if made.variant else ""
         return await self._serve(
             request,
@@ -82,10 +90,50 @@ class Downloads:
             ),
         )
 
+    async def download_for_server(self, media_id: str, timeout_ms: int) -> Response:
+        """A file of this server, for another one."""
+        # spec: server-server-api#get_matrixfederationv1mediadownloadmediaid
+        wanted = Wanted(self._repository.server_name, media_id, timeout_ms, is_authenticated=True)
+        found = await self._find(wanted)
+        served = Served(
+            self._files.path_of(found.sha256),
+            found.size,
+            found.content_type,
+            disposition(found.content_type, found.file_name),
+            b"",
+            b"",
+        )
+        return await self._serve_parts(wanted, served)
+
+    async def thumbnail_for_server(self, media_id: str, timeout_ms: int, size: ThumbnailSize) -> Response:
+        """A small picture of a file of this server, for another one."""
+        # spec: server-server-api#get_matrixfederationv1mediathumbnailmediaid
+        wanted = Wanted(self._repository.server_name, media_id, timeout_ms, is_authenticated=True)
+        made = await self._thumbnails.get(await self._find(wanted), size)
+        length = len(made.data) if made.path is None else None
+        name = disposition(made.content_type, None)
+        return await self._serve_parts(
+            wanted, Served(made.path, length, made.content_type, name, b"", b"", made.data)
+        )
+
+    async def _make(self, wanted: Wanted, found: MediaFile, size: ThumbnailSize) -> Thumbnail:
+        try:
+            return await self._thumbnails.get(found, size)
+        except MatrixError as error:
+            if error.errcode == "M_TOO_LARGE" and wanted.origin != self._repository.server_name:
+                # spec: client-server-api#content-repo-security-considerations ("from remote homeservers": 502)
+                raise MatrixError(502, error.errcode, error.error) from None
+            raise
+
     async def _find(self, wanted: Wanted) -> MediaFile:
-        found = await self._repository.find(wanted.origin, wanted.media_id, wanted.timeout_ms)
         # spec: client-server-api#content-repo-client-behaviour ("freeze")
         frozen_ts_ms = self._settings().freeze_unauthenticated_ts_ms
+        # What would only be fetched now is newer than a freeze that has come.
+        is_frozen = not wanted.is_authenticated and frozen_ts_ms is not None
+        may_fetch = wanted.may_fetch and not (is_frozen and self._clock.now_ms() >= (frozen_ts_ms or 0))
+        found = await self._repository.find(
+            wanted.origin, wanted.media_id, wanted.timeout_ms, may_fetch=may_fetch
+        )
         if not wanted.is_authenticated and frozen_ts_ms is not None and found.created_ts_ms >= frozen_ts_ms:
             raise not_found("Media is only shown to those who are logged in")
         return found
@@ -94,10 +142,20 @@ class Downloads:
         try:
             return await serve(request, served, self._files, self._run)
         except OSError as error:
-            self._log.error("a file cannot be read", media_id=wanted.media_id, problem=str(error))
-            if isinstance(error, FileNotFoundError):
-                raise not_found("The file is lost") from None
-            raise MatrixError(503, "M_UNKNOWN", "The file cannot be read at the moment") from None
+            raise self._unreadable(wanted, error) from None
+
+    async def _serve_parts(self, wanted: Wanted, served: Served) -> Response:
+        try:
+            return await serve_parts(served, self._files, self._run, self._entropy.id(40))
+        except OSError as error:
+            raise self._unreadable(wanted, error) from None
+
+    def _unreadable(self, wanted: Wanted, error: OSError) -> MatrixError:
+        self._log.error("a file cannot be read", media_id=wanted.media_id, problem=str(error))
+        if isinstance(error, FileNotFoundError):
+            self._repository.forget_lost(wanted.origin, wanted.media_id)
+            return not_found("The file is lost")
+        return MatrixError(503, "M_UNKNOWN", "The file cannot be read at the moment")
 
 
 def _cache_of(wanted: Wanted) -> bytes:

@@ -3,6 +3,7 @@
 1. An address is given out, or said to be filled, only when its file is durable: file first, row second.
 2. What a client sends is counted while it comes; the memory for it is bounded by a few pieces.
 3. A file once uploaded never changes. An address made beforehand is filled once.
+4. Files of other servers are like our own once they are here (``homeserver.media.remote`` fetches them).
 spec: client-server-api#content-repository
 """
 
@@ -21,7 +22,8 @@ from homeserver.db.threads import Database
 from homeserver.http.errors import MatrixError, forbidden, invalid_param, not_found, too_large
 from homeserver.http.request import BodyStream
 from homeserver.media.files import MediaFiles, Spool
-from homeserver.media.types import MediaFile, RunInThread
+from homeserver.media.remote import RemoteMedia
+from homeserver.media.types import MAX_NAME_BYTES, OCTET_STREAM, MediaFile, RunInThread, clean_content_type
 from homeserver.media.waiters import Waiters
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
@@ -33,15 +35,9 @@ from homeserver.store.work import Worker
 PIECE_BYTES = 262_144
 """Bytes that are gathered before a thread writes them."""
 MEDIA_ID_LENGTH = 24
-MAX_NAME_BYTES = 1024
 TOUCH_INTERVAL_MS = 86_400_000
-OCTET_STREAM = "application/octet-stream"
 
 _MEDIA_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
-# Type, subtype and parameters, all printable ASCII: whatever else was sent is no content type.
-_CONTENT_TYPE = re.compile(
-    r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}(?:[ \t]*;[\x20-\x7e]{0,256})?"
-)
 
 
 class MediaRepository:
@@ -58,8 +54,9 @@ class MediaRepository:
         entropy: Entropy,
         log: Log,
         settings: Callable[[], Media],
+        remote: RemoteMedia,
     ) -> None:
-        self._server_name = server_name
+        self.server_name = server_name
         self._database = database
         self._worker = worker
         self._files = files
@@ -68,6 +65,7 @@ class MediaRepository:
         self._entropy = entropy
         self._log = log
         self._settings = settings
+        self._remote = remote
         self._waiters = Waiters(clock)
 
     # --- uploads ---
@@ -85,9 +83,9 @@ class MediaRepository:
         media_id = self._entropy.id(MEDIA_ID_LENGTH)
         now_ms = self._clock.now_ms()
         await self._worker.work(
-            store.insert_media, self._server_name, media_id, requester.user_nid, upload, now_ms
+            store.insert_media, self.server_name, media_id, requester.user_nid, upload, now_ms
         )
-        return f"mxc://{self._server_name}/{media_id}"
+        return f"mxc://{self.server_name}/{media_id}"
 
     async def create(self, requester: Requester) -> tuple[str, int]:
         """A new address without a file, and until when the file must have begun to come."""
@@ -97,7 +95,7 @@ class MediaRepository:
         expires_ts_ms = now_ms + settings.pending_upload_lifetime_s * 1000
         made = await self._worker.work(
             store.insert_pending,
-            self._server_name,
+            self.server_name,
             media_id,
             requester.user_nid,
             now_ms,
@@ -106,7 +104,7 @@ class MediaRepository:
         )
         if not made:
             raise MatrixError(429, "M_LIMIT_EXCEEDED", "Too many addresses are waiting for their files")
-        return f"mxc://{self._server_name}/{media_id}", expires_ts_ms
+        return f"mxc://{self.server_name}/{media_id}", expires_ts_ms
 
     async def fill(
         self,
@@ -119,7 +117,7 @@ class MediaRepository:
     ) -> None:
         """Store the file of an address made beforehand."""
         # spec: client-server-api#put_matrixmediav3uploadservernamemediaid
-        row = await self._row(origin, media_id) if origin == self._server_name else None
+        row = await self._row(origin, media_id) if origin == self.server_name else None
         if row is None or self._has_expired(row):
             raise _unknown()
         if row.user_nid != requester.user_nid:
@@ -174,14 +172,19 @@ class MediaRepository:
 
     # --- downloads ---
 
-    async def find(self, origin: str, media_id: str, timeout_ms: int) -> MediaFile:
-        """What an address leads to; where the file is still to come, it may take ``timeout_ms``."""
+    async def find(self, origin: str, media_id: str, timeout_ms: int, *, may_fetch: bool = True) -> MediaFile:
+        """What an address leads to; where the file is still to come, it may take ``timeout_ms``.
+
+        A file of another server is fetched unless it is here already; where that is not wanted it is not found.
+        """
         check_media_id(media_id)
-        if origin != self._server_name:
-            raise _unknown()
         row = await self._row(origin, media_id)
-        if row is not None and row.sha256 is None:
-            row = await self._when_filled(origin, media_id, timeout_ms)
+        if origin == self.server_name:
+            if row is not None and row.sha256 is None:
+                row = await self._when_filled(origin, media_id, timeout_ms)
+        elif row is None and may_fetch:
+            await self._remote.fetch(origin, media_id, timeout_ms)
+            row = await self._row(origin, media_id)
         if row is None or row.quarantined or row.sha256 is None or row.size is None:
             raise _unknown()
         now_ms = self._clock.now_ms()
@@ -192,6 +195,13 @@ class MediaRepository:
         return MediaFile(
             row.sha256, row.size, row.content_type or OCTET_STREAM, row.file_name, row.created_ts_ms
         )
+
+    def forget_lost(self, origin: str, media_id: str) -> None:
+        """A file of another server is no longer on the disk: the next one to ask has it fetched again."""
+        if origin != self.server_name:
+            self._in_background(
+                self._worker.work(store.drop_remote, origin, media_id), "a lost file could not be forgotten"
+            )
 
     async def _when_filled(self, origin: str, media_id: str, timeout_ms: int) -> MediaRow | None:
         # spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid (timeout_ms)
@@ -232,12 +242,6 @@ def check_file_name(file_name: str | None) -> str | None:
     if file_name and len(file_name.encode("utf-8")) > MAX_NAME_BYTES:
         raise invalid_param("The file name is too long")
     return file_name or None
-
-
-def clean_content_type(content_type: str) -> str:
-    """The content type as it was given, unless it is none."""
-    # spec: client-server-api#post_matrixmediav3upload
-    return content_type if _CONTENT_TYPE.fullmatch(content_type) else OCTET_STREAM
 
 
 def _unknown() -> MatrixError:

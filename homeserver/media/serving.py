@@ -18,6 +18,7 @@ from homeserver.http.outgoing import INLINE_BODY_BYTES
 from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.media.files import MediaFiles, read_piece
+from homeserver.media.multipart import head_of, tail_of
 from homeserver.media.types import RunInThread
 
 PIECE_BYTES: Final = 262_144
@@ -102,6 +103,51 @@ class FileBody(AsyncIterator[bytes]):
     def _close(self) -> None:
         with self._lock:
             self._file.close()
+
+
+class PartsBody(AsyncIterator[bytes]):
+    """A file between what must stand around it."""
+
+    __slots__ = ("_after", "_before", "_file")
+
+    def __init__(self, before: bytes, file: FileBody, after: bytes) -> None:
+        self._before = before
+        self._file = file
+        self._after = after
+
+    async def __anext__(self) -> bytes:
+        if self._before:
+            piece, self._before = self._before, b""
+            return piece
+        try:
+            return await self._file.__anext__()
+        except StopAsyncIteration:
+            if not self._after:
+                raise
+        piece, self._after = self._after, b""
+        return piece
+
+    async def aclose(self) -> None:
+        """Also of a body that nobody has begun to read."""
+        self._after = b""
+        await self._file.aclose()
+
+
+async def serve_parts(
+    served: Served, files: MediaFiles, run_in_thread: RunInThread, boundary: str
+) -> Response:
+    """The answer to a server. Raises FileNotFoundError where the file is gone."""
+    content_type = b"multipart/mixed; boundary=" + boundary.encode("ascii")
+    before, after = head_of(boundary, served.content_type, served.disposition), tail_of(boundary)
+    size: int = await run_in_thread(_size_of, served) if served.size is None else served.size
+    if served.path is None:
+        return Response(200, before + served.data + after, content_type=content_type)
+    if size <= INLINE_BODY_BYTES:
+        body = await run_in_thread(_read_small, files, served.path, 0, size)
+        return Response(200, before + body + after, content_type=content_type)
+    file = await run_in_thread(files.open, served.path)
+    parts = PartsBody(before, FileBody(run_in_thread, file, 0, size), after)
+    return Response(200, parts, content_type=content_type, length=len(before) + size + len(after))
 
 
 async def serve(request: Request, served: Served, files: MediaFiles, run_in_thread: RunInThread) -> Response:

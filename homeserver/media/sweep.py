@@ -1,10 +1,13 @@
-"""The sweep: files that no address leads to, uploads that broke off, addresses whose files never came.
+"""The sweep: files that no address leads to, uploads that broke off, addresses whose files never came, and files of
+other servers at which nobody has looked for long.
 
 A file is there before its row (see ``homeserver.media.repo``), so a young file without a row is no orphan; a day is
 longer than any upload may take between the two.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from twisted.internet.defer import CancelledError, Deferred
 
@@ -19,6 +22,7 @@ from homeserver.store.work import Worker
 FIRST_AFTER_S = 600.0
 EVERY_S = 86_400.0
 ORPHAN_AGE_S = 86_400.0
+DROPPED_AT_ONCE = 1_000
 
 
 class Sweeper:
@@ -32,6 +36,7 @@ class Sweeper:
         run_in_thread: RunInThread,
         clock: Clock,
         log: Log,
+        remote_retention_s: Callable[[], int],
     ) -> None:
         self._database = database
         self._worker = worker
@@ -39,6 +44,7 @@ class Sweeper:
         self._run = run_in_thread
         self._clock = clock
         self._log = log
+        self._remote_retention_s = remote_retention_s
         self._timer: DelayedCall | None = None
         self._running: Deferred[None] | None = None
 
@@ -78,6 +84,7 @@ class Sweeper:
         """One round; how many files went."""
         before_s = self._clock.seconds() - ORPHAN_AGE_S
         await self._worker.work(store.drop_expired, self._clock.now_ms())
+        await self._drop_remote()
         removed: int = await self._run(self._files.remove_abandoned, before_s)
         for shelf in await self._run(self._files.shelves):
             old = await self._run(self._files.older_than, shelf, before_s)
@@ -88,3 +95,11 @@ class Sweeper:
             if orphans:
                 removed += await self._run(self._files.remove, orphans, before_s)
         return removed
+
+    async def _drop_remote(self) -> None:
+        """Forget the addresses; the files go as orphans, at once unless they are another address's too."""
+        before_ts_ms = self._clock.now_ms() - self._remote_retention_s() * 1000
+        while (
+            await self._worker.work(store.drop_old_remote, before_ts_ms, DROPPED_AT_ONCE) == DROPPED_AT_ONCE
+        ):
+            pass

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet.defer import Deferred
+
+OCTET_STREAM = "application/octet-stream"
+MAX_NAME_BYTES = 1024
+# Type, subtype and parameters, all printable ASCII: whatever else was sent is no content type.
+_CONTENT_TYPE = re.compile(
+    r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}(?:[ \t]*;[\x20-\x7e]{0,256})?"
+)
 
 RunInThread = Callable[..., Deferred[Any]]
 
@@ -20,3 +28,9 @@ class MediaFile:
     content_type: str
     file_name: str | None
     created_ts_ms: int
+
+
+def clean_content_type(content_type: str) -> str:
+    """The content type as it was given, unless it is none."""
+    # spec: client-server-api#post_matrixmediav3upload
+    return content_type if _CONTENT_TYPE.fullmatch(content_type) else OCTET_STREAM

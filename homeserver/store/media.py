@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, func, null, select, update
+from sqlalchemy import and_, bindparam, delete, func, null, select, tuple_, update
 
 from homeserver.db.schema.media import media
 from homeserver.db.statements import any_of, rows, statement
@@ -39,6 +39,20 @@ _USED = statement(select(_M.sha256).where(any_of(_M.sha256, "names")).distinct()
 _INSERT = rows(
     media, "origin", "media_id", "user_nid", "sha256", "size", "content_type", "file_name", "created_ts_ms"
 )
+_INSERT_REMOTE = rows(
+    media,
+    *(
+        "origin",
+        "media_id",
+        "sha256",
+        "size",
+        "content_type",
+        "file_name",
+        "created_ts_ms",
+        "last_access_ts_ms",
+    ),
+    ignore=True,
+)
 _INSERT_PENDING = rows(media, "origin", "media_id", "user_nid", "created_ts_ms", "unused_expires_ts_ms")
 _FILL = statement(
     update(media)
@@ -53,6 +67,17 @@ _FILL = statement(
     )
 )
 _TOUCH = statement(update(media).where(_KEY).values(last_access_ts_ms=bindparam("now_ms")))
+_IS_REMOTE = and_(_M.user_nid.is_(None), _M.quarantined == 0)
+_DROP_REMOTE = statement(delete(media).where(and_(_KEY, _IS_REMOTE)))
+_old = (
+    select(_M.origin, _M.media_id)
+    .where(and_(_IS_REMOTE, _M.last_access_ts_ms < bindparam("before_ts_ms")))
+    .order_by(_M.last_access_ts_ms)
+    .limit(bindparam("most"))
+)
+_DROP_OLD_REMOTE = statement(
+    delete(media).where(tuple_(_M.origin, _M.media_id).in_(_old)).returning(_M.media_id)
+)
 _DROP_EXPIRED = statement(delete(media).where(_M.unused_expires_ts_ms <= bindparam("now_ms")))
 
 
@@ -138,6 +163,22 @@ def fill_pending(tx: WriteTx, origin: str, media_id: str, upload: Upload, now_ms
         new_ts_ms=now_ms,
     )
     return Filled.DONE
+
+
+def insert_remote(tx: WriteTx, origin: str, media_id: str, upload: Upload, now_ms: int) -> None:
+    """A file of another server, which MUST be durable already; the row that is there stays."""
+    row = (origin, media_id, *upload, now_ms, now_ms)
+    tx.insert(_INSERT_REMOTE, [row])
+
+
+def drop_remote(tx: WriteTx, origin: str, media_id: str) -> None:
+    """Forget a file of another server, unless that it may not be shown must be remembered."""
+    tx.run(_DROP_REMOTE, the_origin=origin, the_media_id=media_id)
+
+
+def drop_old_remote(tx: WriteTx, before_ts_ms: int, most: int) -> int:
+    """Forget files of other servers that nobody has looked at since then, the oldest first; how many."""
+    return len(tx.all(_DROP_OLD_REMOTE, before_ts_ms=before_ts_ms, most=most))
 
 
 def touch_media(tx: WriteTx, origin: str, media_id: str, now_ms: int) -> None:

@@ -10,8 +10,9 @@ from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Auth, Route
 from homeserver.media.downloads import Downloads, Wanted
-from homeserver.media.repo import OCTET_STREAM, MediaRepository, check_media_id
+from homeserver.media.repo import MediaRepository, check_media_id
 from homeserver.media.thumbnails import ThumbnailSize, next_size
+from homeserver.media.types import OCTET_STREAM
 
 # The most that a configuration may allow; the limit in force is looked at when an upload begins.
 MAX_BODY_BYTES = 64 * 1024 * MIB
@@ -20,9 +21,6 @@ DEFAULT_TIMEOUT_MS = 20_000
 MAX_TIMEOUT_MS = 60_000
 
 
-# spec-partial: GET /_matrix/client/v1/media/download/{serverName}/{mediaId}: no media of other servers, for want of federation
-# spec-partial: GET /_matrix/client/v1/media/download/{serverName}/{mediaId}/{fileName}: no media of other servers, for want of federation
-# spec-partial: GET /_matrix/client/v1/media/thumbnail/{serverName}/{mediaId}: no media of other servers, for want of federation
 class MediaApi:
     """The endpoints that ask for an access token."""
 
@@ -160,5 +158,9 @@ def wanted_size(request: Request) -> ThumbnailSize:
 def wanted_media(request: Request, origin: str, media_id: str, *, is_authenticated: bool) -> Wanted:
     """The address and how long the client would wait for it."""
     check_media_id(media_id)
-    timeout_ms = request.int_arg("timeout_ms", DEFAULT_TIMEOUT_MS, maximum=MAX_TIMEOUT_MS, clamp=True)
-    return Wanted(origin, media_id, timeout_ms, is_authenticated)
+    return Wanted(origin, media_id, wanted_timeout_ms(request), is_authenticated)
+
+
+def wanted_timeout_ms(request: Request) -> int:
+    """How long somebody would wait for a file that is still to come."""
+    return request.int_arg("timeout_ms", DEFAULT_TIMEOUT_MS, maximum=MAX_TIMEOUT_MS, clamp=True)

@@ -77,10 +77,10 @@ class LegacyMediaApi:
         return await self._downloads.thumbnail(request, wanted, wanted_size(request))
 
     def _wanted(self, request: Request, origin: str, media_id: str) -> Wanted:
-        """Their parameters: a redirect is never needed, and nothing is fetched from elsewhere."""
-        request.bool_arg("allow_remote", True)
+        """Their parameters; a redirect is never needed."""
         request.bool_arg("allow_redirect")
-        return wanted_media(request, origin, media_id, is_authenticated=False)
+        wanted = wanted_media(request, origin, media_id, is_authenticated=False)
+        return replace(wanted, may_fetch=request.bool_arg("allow_remote", True))
 
 
 def _older(*routes: Route) -> Iterator[Route]:

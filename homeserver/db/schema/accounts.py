@@ -70,6 +70,17 @@ login_tokens = Table(
     Index("login_tokens_by_user", "user_nid"),
     Index("login_tokens_by_expiry", "expires_ts_ms"),
 )
+# Tokens that say who somebody is to a service that is not ours, and nothing else.
+openid_tokens = Table(
+    "openid_tokens",
+    metadata,
+    blob("hash", primary=True),
+    nid("user_nid"),
+    nid("expires_ts_ms"),
+    # Revoked with the account; swept when they are over.
+    Index("openid_tokens_by_user", "user_nid"),
+    Index("openid_tokens_by_expiry", "expires_ts_ms"),
+)
 registration_tokens = Table(
     "registration_tokens",
     metadata,

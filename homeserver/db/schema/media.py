@@ -34,3 +34,10 @@ Index(
     postgresql_where=_IS_PENDING,
 )
 Index("media_expiring", media.c.unused_expires_ts_ms, sqlite_where=_IS_PENDING, postgresql_where=_IS_PENDING)
+# Which files of other servers nobody has looked at for long.
+Index(
+    "media_remote",
+    media.c.last_access_ts_ms,
+    sqlite_where=media.c.user_nid.is_(None),
+    postgresql_where=media.c.user_nid.is_(None),
+)

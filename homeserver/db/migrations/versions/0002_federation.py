@@ -111,7 +111,23 @@ def _device_keys() -> None:
 
 
 def _remote_media() -> None:
-    """Media of other servers."""
+    """Media of other servers, and tokens that tell services of other people who a user is."""
+    op.create_index(
+        "media_remote",
+        "media",
+        ["last_access_ts_ms"],
+        sqlite_where=sa.text("user_nid IS NULL"),
+        postgresql_where=sa.text("user_nid IS NULL"),
+    )
+    op.create_table(
+        "openid_tokens",
+        _blob("hash"),
+        _big("user_nid"),
+        _big("expires_ts_ms"),
+        sa.PrimaryKeyConstraint("hash"),
+    )
+    op.create_index("openid_tokens_by_expiry", "openid_tokens", ["expires_ts_ms"])
+    op.create_index("openid_tokens_by_user", "openid_tokens", ["user_nid"])
 
 
 def upgrade() -> None:
