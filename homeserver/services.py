@@ -22,6 +22,7 @@ from homeserver.ephemeral.typing import Typing
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.media.service import MediaService
 from homeserver.peering import Peering
+from homeserver.peers.client import Client
 from homeserver.peers.queries import Queries
 from homeserver.push.counts import Unread
 from homeserver.push.pushers import Pushers
@@ -264,7 +265,7 @@ def _default_data(user_id: str) -> dict[str, str]:
     return {"m.push_rules": default_content(user_id).decode()}
 
 
-def build_media(core: Core, settings: Settings, client: PeerClient) -> MediaService:
+def build_media(core: Core, settings: Settings, client: Client) -> MediaService:
     """The content repository."""
     config, around = core.config, core.around
     return MediaService(

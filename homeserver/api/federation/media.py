@@ -37,8 +37,6 @@ def _route(name: str, handler: Any) -> Route:
         template=f"{_MEDIA}/{name}/{{media_id}}",
         handler=handler,
         auth=Auth.FEDERATION,
-        # Not that of uploads: a server asks for all of its users.
-        limit="read",
         serve="federation",
         cancel_on_disconnect=True,
         spec=f"server-server-api#get_matrixfederationv1media{name}mediaid",

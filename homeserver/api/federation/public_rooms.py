@@ -55,7 +55,6 @@ def _route(method: str, handler: Any, anchor: str) -> Route:
         template=_PATH,
         handler=handler,
         auth=Auth.FEDERATION,
-        limit="read",
         serve="federation",
         spec=f"server-server-api#{anchor}",
     )

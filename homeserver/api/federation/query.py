@@ -55,7 +55,6 @@ def _route(template: str, handler: Any, anchor: str) -> Route:
         template=template,
         handler=handler,
         auth=Auth.FEDERATION,
-        limit="read",
         serve="federation",
         spec=f"server-server-api#{anchor}",
     )
