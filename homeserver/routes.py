@@ -22,6 +22,7 @@ from homeserver.api.client.media_legacy import LegacyMediaApi
 from homeserver.api.client.members import MembersApi
 from homeserver.api.client.membership import MembershipApi
 from homeserver.api.client.messages import MessagesApi
+from homeserver.api.client.openid import OpenIdApi
 from homeserver.api.client.presence import PresenceApi
 from homeserver.api.client.profile import ProfileApi
 from homeserver.api.client.push_rules import PushRulesApi
@@ -126,6 +127,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         TypingApi(services.typing, core.interner, core.index),
         ReceiptsApi(services.rooms.receipts),
         ReadMarkersApi(services.rooms.receipts),
+        OpenIdApi(services.openids),
         PresenceApi(services.presence, core.interner, core.index),
         PushRulesApi(services.push_rules),
         PushersApi(services.pushers),

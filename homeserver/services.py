@@ -8,6 +8,7 @@ from homeserver.accounts.account_data import AccountData
 from homeserver.accounts.devices import Devices
 from homeserver.accounts.filters import Filters
 from homeserver.accounts.login import Identity
+from homeserver.accounts.openid import OpenIds
 from homeserver.accounts.passwords import PasswordHasher
 from homeserver.accounts.profiles import Profiles
 from homeserver.accounts.sessions import Sessions
@@ -170,6 +171,7 @@ class Services:
     sessions: Sessions
     accounts: Accounts
     identity: Identity
+    openids: OpenIds
     devices: Devices
     profiles: Profiles
     account_data: AccountData
@@ -218,6 +220,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         sessions=sessions,
         accounts=accounts,
         identity=Identity(accounts, hasher, sessions, limiter),
+        openids=OpenIds(config.server_name, database, worker, clock, entropy),
         devices=Devices(database, worker),
         profiles=Profiles(
             config.server_name, database, worker, interner, rooms.profiles.changed, queries.profile

@@ -16,6 +16,7 @@ from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.devices import Login, drop_all_devices, log_in
 from homeserver.store.members import Member, load_user_rooms
+from homeserver.store.openid import drop_openid_tokens
 from homeserver.store.profiles import put_field
 from homeserver.store.tokens import NewTokens, drop_user_tokens, use_registration_token
 
@@ -187,6 +188,7 @@ def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
     # spec: client-server-api#account-deactivation
     drop_all_devices(tx, user_nid)
     drop_user_tokens(tx, user_nid)
+    drop_openid_tokens(tx, user_nid)
     tx.run(_DEACTIVATE, the_user_nid=user_nid, erase_flag=int(erase))
     tx.run(_ERASE_PROFILE, the_user_nid=user_nid)
     if tx.column(_DROP_PUSHERS, the_user_nid=user_nid):

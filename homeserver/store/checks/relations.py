@@ -19,6 +19,7 @@ from homeserver.db.schema.accounts import (
     devices,
     filters,
     login_tokens,
+    openid_tokens,
     profiles,
     receipts,
     refresh_tokens,
@@ -156,6 +157,7 @@ _REFERENCES = (
     _points_nowhere(access_tokens.c.device_nid, devices.c.nid),
     _points_nowhere(refresh_tokens.c.device_nid, devices.c.nid),
     _points_nowhere(login_tokens.c.user_nid, accounts.c.user_nid),
+    _points_nowhere(openid_tokens.c.user_nid, accounts.c.user_nid),
     _points_nowhere(profiles.c.user_nid, user_ids.c.nid),
     _points_nowhere(account_data.c.user_nid, accounts.c.user_nid),
     _points_nowhere(account_data.c.room_nid, rooms.c.nid, account_data.c.room_nid != 0),
@@ -349,7 +351,7 @@ _ACCOUNTS = (
                 accounts.c.deactivated != 0, table.c.user_nid == accounts.c.user_nid
             ),
         )
-        for table in (devices, access_tokens, refresh_tokens, login_tokens)
+        for table in (devices, access_tokens, refresh_tokens, login_tokens, openid_tokens)
     ),
     _rule(
         "a deactivated account has a password",
