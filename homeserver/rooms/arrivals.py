@@ -5,7 +5,9 @@ Rules:
 2. An event is placed when all that it names is here. Of whom something is missing is answered ``Missing``, and not
    stored: the caller keeps it (``store/staging.py``), fetches what is missing, and comes back.
 3. Everything in one call is stored together, or nothing is.
-4. Rejected events are stored and shown to nobody; soft-failed ones too, but they are part of the graph. Neither is ever
+4. An extremity goes when an event whose state was made from the state after it becomes one. What fills a gap, and what
+   goes below, ends nothing.
+5. Rejected events are stored and shown to nobody; soft-failed ones too, but they are part of the graph. Neither is ever
    an extremity.
 
 # spec: server-server-api#checks-performed-on-receipt-of-a-pdu
@@ -111,6 +113,7 @@ async def adopt_room(turn: Turn, join: Event, state: Sequence[EventId]) -> Arriv
         return Placed(0, verdict)
     old = turn.head
     placed = await _make(hold, join, before, ACCEPT)
+    turn.note(placed)
     placed.linear = False
     placed.missing = tuple(one for one in join.prev_event_ids if not hold.has_state(one))
     placed.state_after = turn.keep(before, {placed.state_key_nid or 0: placed.nid})
@@ -125,7 +128,6 @@ async def adopt_room(turn: Turn, join: Event, state: Sequence[EventId]) -> Arriv
         depth=join.depth,
     )
     turn.forget_state()
-    turn.note(placed)
     return Placed(placed.nid, ACCEPT)
 
 
@@ -136,9 +138,12 @@ async def _load(hold: Hold, events: Sequence[Event], outliers: Sequence[Event]) 
     both = [*events, *outliers]
     new = [event.event_id for event in both]
     parents = [parent for event in events for parent in event.prev_event_ids]
-    others = [
+    others: list[str] = [
         named for event in both for named in (*event.auth_event_ids, event.redacts) if named is not None
     ]
+    head = hold.turn.head
+    if head.rules.room_id_is_create_hash and not head.version:
+        others.append("$" + head.room_id[1:])
     await hold.load(new, parents, others)
     await hold.prefetch_names(both)
 
@@ -170,13 +175,13 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     known = hold.known(event.event_id)
     if known is not None and hold.has_state(event.event_id):
         return AlreadyHere(known.nid)
+    if hold.is_elsewhere(event.prev_event_ids):
+        return Placed(0, Drop("one of its prev_events is of another room"))
     auth_ids = _absent(hold, event.auth_event_ids)
     prev_ids = tuple(one for one in event.prev_event_ids if not hold.has_state(one))
     is_told = arrival.state_before is not None or bool(arrival.states)
     if auth_ids or (prev_ids and not is_told):
         return Missing(() if is_told else prev_ids, auth_ids)
-    if hold.is_elsewhere(event.prev_event_ids):
-        return Placed(0, Drop("one of its prev_events is of another room"))
     if not event.prev_event_ids and event.type != "m.room.create" and not is_told:
         return Placed(0, Drop("the event has no prev_events"))
     before = await _state_before(hold, arrival)
@@ -320,19 +325,18 @@ async def _find_redaction(hold: Hold, event: Event) -> int:
 
 async def _settle(hold: Hold, arrival: Arrival, placed: Placement, verdict: Verdict, *, linear: bool) -> None:
     """What the event does to the room's head."""
-    turn = hold.turn
     if not isinstance(verdict, Accept):
         placed.place, placed.linear = Place.NOWHERE, False
     elif arrival.historic:
         placed.place, placed.linear = Place.HISTORY, False
-    elif linear:
-        await _go_on_top(turn, placed)
-        hold.note(placed)
-        return
-    else:
-        await _join_fork(hold, placed)
-    turn.note(placed)
+    # Before the head: a resolution asks for the event itself.
+    hold.turn.note(placed)
     hold.note(placed)
+    if placed.place is Place.TIMELINE:
+        if linear:
+            await _go_on_top(hold.turn, placed)
+        else:
+            await _join_fork(hold, placed)
 
 
 async def _go_on_top(turn: Turn, placed: Placement) -> None:
@@ -349,8 +353,13 @@ async def _go_on_top(turn: Turn, placed: Placement) -> None:
 async def _join_fork(hold: Hold, placed: Placement) -> None:
     """The event stands beside others, or fills a gap below them: the current state is resolved anew."""
     turn, event = hold.turn, placed.event
+    placed.linear = False
+    if event.event_id in hold.found.awaited:
+        # Those who wait above it were placed by a state that somebody told, so it does not end what it stands on: else
+        # who leaves a gap and fills it could have the room forget everything but what they told.
+        placed.moves = await turn.settle(turn.head, turn.head.extremities)
+        return
     covered = await hold.behind_hidden(event.prev_event_ids)
     extremities = [one for one in turn.head.extremities if one.reference.event_id not in covered]
-    if event.event_id not in hold.found.awaited or not extremities:
-        extremities.append(Extremity(placed.nid, event.reference(), event.depth, placed.state_after))
-    await turn.settle(turn.head, extremities, placed)
+    extremities.append(Extremity(placed.nid, event.reference(), event.depth, placed.state_after))
+    placed.moves = await turn.settle(turn.head, extremities)

@@ -52,8 +52,6 @@ class Hold:
         self.found.outliers.discard(event_id)
         if not has_state:
             self.found.outliers.add(event_id)
-        if placed.place is not Place.OUTLIER:
-            self.found.awaited.discard(event_id)
         self.found.awaited.update(placed.missing)
         if placed.awaits_target and placed.event.redacts is not None:
             self.found.redactions.setdefault(placed.event.redacts, []).append(placed.nid)
@@ -135,7 +133,7 @@ class Hold:
         seen = set(event_ids)
         layer = sorted(seen)
         while layer and len(seen) < _HIDDEN_MOST:
-            hidden = [one for one in layer if (known := self.known(one)) is not None and not known.is_shown]
+            hidden = [one for one in layer if self.has_state(one) and not self.found.known[one].is_shown]
             further = {parent for one in hidden for parent in self.found.known[one].event.prev_event_ids}
             layer = sorted(further - seen)
             seen |= further

@@ -371,6 +371,7 @@ class Turn:
             transaction,
             moves=moves,
         )
+        self.note(placed)
         self.place_on_head(placed)
         return placed
 
@@ -397,7 +398,6 @@ class Turn:
             placed.state_after,
             event.depth,
         )
-        self.note(placed)
 
     def note(self, placed: Placement) -> None:
         """This is to be stored when the turn ends."""
@@ -415,13 +415,14 @@ class Turn:
 
     async def _widen(self, before: RoomHead, placed: Placement) -> None:
         """The event stands on some of the extremities; the others are still there."""
-        await self.settle(before, [*before.extremities[:-MAX_PREV_EVENTS], *self.head.extremities], placed)
-
-    async def settle(self, before: RoomHead, extremities: Sequence[Extremity], placed: Placement) -> None:
-        """The room's newest events are these now: their states are resolved, and the current state moves there."""
-        snapshot = await self.resolve([one.after for one in extremities])
         placed.linear = False
-        placed.moves = await self.moves(before.snapshot, snapshot)
+        others = before.extremities[:-MAX_PREV_EVENTS]
+        placed.moves = await self.settle(before, [*others, *self.head.extremities])
+
+    async def settle(self, before: RoomHead, extremities: Sequence[Extremity]) -> tuple[StateMove, ...]:
+        """The room's newest events are these now; how the current state moves to what their states resolve to."""
+        snapshot = await self.resolve([one.after for one in extremities])
+        moves = await self.moves(before.snapshot, snapshot)
         self.head = replace(
             before,
             version=before.version + 1,
@@ -430,6 +431,7 @@ class Turn:
             depth=max(one.depth for one in extremities),
         )
         self.forget_state()
+        return moves
 
     def forget_state(self) -> None:
         """The state of the head is another now: what was remembered of it is wrong."""

@@ -29,8 +29,9 @@ from homeserver.db.schema.rooms import (
     waiting_redactions,
 )
 from homeserver.db.statements import any_of, rows, statement
-from homeserver.db.tx import Tx
-from homeserver.store.placement import Bundle, Place, Placement, StateMove
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.changes import Kind
+from homeserver.store.placement import Bundle, Place, Placement, StateMove, StateMoved
 from homeserver.store.relations import write_relations
 from homeserver.store.state import INSERT_SNAPSHOTS, snapshot_row
 
@@ -258,6 +259,15 @@ def write_positions(tx: Tx, placements: Sequence[Placement], first: int) -> None
     tx.insert(_INSERT_TIMELINE, [(placed.room_nid, placed.pos, placed.nid) for placed in placements])
     write_moves(tx, moves)
     write_relations(tx, placements)
+
+
+def move_state(tx: WriteTx, room_nid: int, moves: tuple[StateMove, ...]) -> None:
+    """The current state of a room moves, and no new event of its timeline is the reason."""
+
+    def write(inner: Tx, pos: int) -> None:
+        write_moves(inner, [(room_nid, pos, move) for move in moves])
+
+    tx.claim(Kind.STATE_MOVED, room_nid, 0, write, StateMoved(moves))
 
 
 def write_moves(tx: Tx, moves: Sequence[tuple[int, int, StateMove]]) -> None:

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, select
+from sqlalchemy import and_, bindparam, func, or_, select
 
 from homeserver.db.schema.rooms import (
     current_state,
@@ -148,6 +148,20 @@ _AFTERS = statement(
         events.c.rejected_reason,
     ).where(events.c.room_nid == _IN_ROOM, events.c.state_before.is_not(None))
 )
+_grandchildren = edges.alias("grandchildren")
+_grandchild_place = timeline.alias("grandchild_place")
+_WITH_LATE_CHILDREN = statement(
+    select(_parents.c.nid)
+    .select_from(
+        _parents.join(edges, edges.c.parent_id == _parents.c.event_id)
+        .join(_children, _children.c.nid == edges.c.child_nid)
+        .join(_child_place, _child_place.c.event_nid == _children.c.nid)
+        .outerjoin(_grandchildren, _grandchildren.c.parent_id == _children.c.event_id)
+        .outerjoin(_grandchild_place, _grandchild_place.c.event_nid == _grandchildren.c.child_nid)
+    )
+    .where(any_of(_parents.c.nid, "nids"))
+    .where(or_(_child_place.c.pos < 0, _grandchild_place.c.pos < _child_place.c.pos))
+)
 _AFTER_GAPS = statement(
     select(edges.c.child_nid).where(gaps.c.room_nid == _IN_ROOM, edges.c.parent_id == gaps.c.missing_id)
 )
@@ -279,7 +293,7 @@ def _head_problems(tx: Tx, head: Row) -> Iterator[str]:
     elif depth != max(at for _, at in found.values()):
         yield f"its depth is not {depth}"
     leaves = _leaves(tx, room_nid)
-    if leaves != set(extremities):
+    if not leaves <= set(extremities) or not _are_fork_ends(tx, set(extremities) - leaves):
         yield f"its extremities are {sorted(extremities)}, its events without successors {sorted(leaves)}"
 
 
@@ -297,6 +311,12 @@ def _leaves(tx: Tx, room_nid: int) -> set[int]:
         for event_id, nid in tx.all(_NEWER, room_nid=room_nid)
         if nid not in ended and not _has_shown_successor(event_id, children, shown)
     }
+
+
+def _are_fork_ends(tx: Tx, nids: set[int]) -> bool:
+    """Whether extremities that have successors have only such as came after their own: these ended nothing."""
+    late = set(tx.column(_WITH_LATE_CHILDREN, nids=sorted(nids)))
+    return nids == late
 
 
 def _has_shown_successor(event_id: str, children: dict[str, list[str]], shown: set[str]) -> bool:
