@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from federation.ids import ServerName
+from federation.ids import EventId, ServerName
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +65,86 @@ class NeedKeys:
     """The keys with which a server signs now. Answered with public keys by id; none: they cannot be had."""
 
     server_name: ServerName
+
+
+# --- events of rooms -------------------------------------------------------------------------------------
+# Whoever answers these MUST have put every event to checks 1 to 3 (format, signatures, hash: redacted where that
+# failed) and hold it to be of the flow's room: what comes in as an Event can be trusted to be what its author signed.
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one answer may cost. Another server is tried where one has nothing, up to ``servers`` of them."""
+
+    max_bytes: int
+    timeout_s: float
+    servers: int
+
+
+@dataclass(frozen=True, slots=True)
+class NeedKnown:
+    """What is stored here of these events. Answered with Known; nobody else is asked."""
+
+    event_ids: tuple[EventId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Events that this server has. ``placed`` ones have a state, so that others can come after them."""
+
+    stored: frozenset[EventId]
+    placed: frozenset[EventId]
+
+
+@dataclass(frozen=True, slots=True)
+class NeedMissing:
+    """The events between some that are here and some that are not placed yet. Answered with a sequence of Events."""
+
+    earliest: tuple[EventId, ...]
+    latest: tuple[EventId, ...]
+    count: int
+    min_depth: int
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class NeedEvents:
+    """Events by their ids, stored ones too. Answered with a sequence of those that could be had."""
+
+    event_ids: tuple[EventId, ...]
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class NeedStateIds:
+    """The state before an event. Answered with StateIds, or None."""
+
+    event_id: EventId
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class StateIds:
+    """What a server says that the state is, and all that authorises it."""
+
+    state: tuple[EventId, ...]
+    auth_chain: tuple[EventId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NeedState:
+    """The same as whole events, for where many are missing. Answered with a sequence of Events, state and chain."""
+
+    event_id: EventId
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class NeedAuthChain:
+    """All that authorises an event. Answered with a sequence of Events."""
+
+    event_id: EventId
+    limits: Limits
+
+
+RoomNeed = NeedKnown | NeedMissing | NeedEvents | NeedStateIds | NeedState | NeedAuthChain
