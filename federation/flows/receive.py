@@ -7,7 +7,7 @@ The way back from an event to what is known here, cheapest first:
    (``state_ids``), whatever of it is not here in parallel (``event``) or as a whole (``state``);
 3. what authorises all of these (``event_auth``, ``event``).
 
-The verdict is a ``Filled``: outliers, parents first, then steps in order, each placed on the ones before it or, where
+The verdict is a ``Filled``: outliers, parents first, then steps in order, each placed on the ones before it and, where
 history stays missing, on a state that another server told. Nobody is believed more than the specification wants: each
 event stands by its own auth events and by the rules, and a told state meets ours in state resolution.
 
@@ -82,10 +82,10 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """An event to be placed; on this state where it is told, else on its parents."""
+    """An event to be placed on its parents; a state that was told stands for those that are missing."""
 
     event: Event
-    state_before: tuple[EventId, ...] | None = None
+    told: tuple[EventId, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Table
+from sqlalchemy import Index, Table
 
 from homeserver.db.schema.base import CLUSTERED, blob, metadata, nid, small, text
 
@@ -39,3 +39,30 @@ destinations = Table(
 )
 # Events of other servers' users that are ours to distribute, because they joined or left by us.
 relays = Table("relays", metadata, nid("pos", primary=True), nid("event_nid"))
+
+# What a server was told about a transaction, so that its retry hears the same.
+incoming_transactions = Table(
+    "incoming_transactions",
+    metadata,
+    text("origin", primary=True),
+    text("txn_id", primary=True),
+    text("answer"),  # JSON
+    nid("ts_ms"),
+    # Old ones are forgotten.
+    Index("incoming_transactions_by_age", "ts_ms"),
+    **CLUSTERED,
+)
+
+# Events that were acknowledged and have no place yet: something that they stand on, or a key, has not come.
+staging = Table(
+    "staging",
+    metadata,
+    nid("room_nid", primary=True),
+    text("event_id", primary=True),
+    text("origin"),  # who sent it, and is asked first for what is missing
+    text("json"),
+    nid("received_ts_ms"),
+    small("attempts"),
+    nid("retry_ts_ms"),
+    **CLUSTERED,
+)

@@ -100,6 +100,28 @@ def _outgoing() -> None:
 
 def _incoming() -> None:
     """What other servers sent."""
+    op.create_table(
+        "incoming_transactions",
+        _text("origin"),
+        _text("txn_id"),
+        _text("answer"),
+        _big("ts_ms"),
+        sa.PrimaryKeyConstraint("origin", "txn_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("incoming_transactions_by_age", "incoming_transactions", ["ts_ms"])
+    op.create_table(
+        "staging",
+        _big("room_nid"),
+        _text("event_id"),
+        _text("origin"),
+        _text("json"),
+        _big("received_ts_ms"),
+        _small("attempts"),
+        _big("retry_ts_ms"),
+        sa.PrimaryKeyConstraint("room_nid", "event_id"),
+        sqlite_with_rowid=False,
+    )
 
 
 def _joins() -> None:

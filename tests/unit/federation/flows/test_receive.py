@@ -100,10 +100,10 @@ class World:
         for step in filled.steps:
             event = step.event
             assert stored.issuperset(event.auth_event_ids), "a step before its auth events"
-            if step.state_before is None:
+            if step.told is None:
                 assert placed.issuperset(event.prev_event_ids), "a step before its parents"
             else:
-                assert stored.issuperset(step.state_before)
+                assert stored.issuperset(step.told)
             stored.add(event.event_id)
             placed.add(event.event_id)
         for event in wanted:
@@ -141,7 +141,7 @@ class ReceiveTests(SynchronousTestCase):
         world = self.world()
         filled = world.drive(said[-1:])
         self.assertEqual([event.event_id for event in said], self.ids(filled))
-        self.assertEqual({None}, {step.state_before for step in filled.steps})
+        self.assertEqual({None}, {step.told for step in filled.steps})
         # Twenty at a time: 74 of them are missing.
         self.assertEqual(4, len(world.asked(NeedMissing)))
         self.assertEqual([], world.asked(NeedEvents) + world.asked(NeedStateIds))
@@ -164,10 +164,10 @@ class ReceiveTests(SynchronousTestCase):
         # The oldest one has its state told: the topic is fetched for it.
         oldest = filled.steps[0]
         self.assertEqual(said[-21].event_id, oldest.event.event_id)
-        assert oldest.state_before is not None
-        self.assertEqual(self.room.state_before(oldest.event.event_id), sorted(oldest.state_before))
+        assert oldest.told is not None
+        self.assertEqual(self.room.state_before(oldest.event.event_id), sorted(oldest.told))
         self.assertEqual(["m.room.topic"], [event.type for event in filled.outliers])
-        self.assertEqual({None}, {step.state_before for step in filled.steps[1:]})
+        self.assertEqual({None}, {step.told for step in filled.steps[1:]})
         self.assertEqual([event.event_id for event in said[-21:]], self.ids(filled))
 
     def test_a_parent_that_cannot_be_had_at_all(self) -> None:
@@ -179,7 +179,7 @@ class ReceiveTests(SynchronousTestCase):
         # The state before the event itself is what is left to ask for.
         self.assertEqual([event.event_id], [need.event_id for need in world.asked(NeedStateIds)])
         self.assertEqual([event.event_id], self.ids(filled))
-        self.assertEqual(self.room.state_before(event.event_id), sorted(filled.steps[0].state_before or ()))
+        self.assertEqual(self.room.state_before(event.event_id), sorted(filled.steps[0].told or ()))
 
     def test_nobody_answers(self) -> None:
         self.room.say("unseen")
@@ -237,7 +237,7 @@ class ReceiveTests(SynchronousTestCase):
         self.assertEqual({said[-1].event_id}, set(filled.missing))
         filled = world.drive(said[-1:], Budget(ancestors=5), lenient=True)
         self.assertEqual({}, filled.missing)
-        self.assertNotIn(topic.event_id, filled.steps[0].state_before or ())
+        self.assertNotIn(topic.event_id, filled.steps[0].told or ())
 
     def test_a_state_that_is_absurd(self) -> None:
         said = [self.room.say(str(number)) for number in range(9)]
