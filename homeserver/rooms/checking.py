@@ -53,10 +53,15 @@ class EventChecker:
         self._keys = keys
         self._run_in_thread = run_in_thread
 
-    async def parse(self, pdus: Sequence[Any], rules: RoomRules, room_id: RoomId | str) -> list[Event | Drop]:
-        """Check 1, and whether the event is of this room. In the order of the arguments."""
+    async def parse(
+        self, pdus: Sequence[Any], rules: RoomRules, room_id: RoomId | str, *, is_old: bool = False
+    ) -> list[Event | Drop]:
+        """Check 1, and whether the event is of this room. In the order of the arguments.
+
+        ``is_old``: see ``federation.event.parse_untrusted``.
+        """
         if len(pdus) <= _CHUNK:
-            return _parse_all(pdus, rules, room_id)
+            return _parse_all(pdus, rules, room_id, is_old)
         found: list[Event | Drop] = []
         for start in range(0, len(pdus), _CHUNK):
             chunk = pdus[start : start + _CHUNK]
