@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, select, tuple_, update
+from sqlalchemy import and_, bindparam, delete, func, select, tuple_, update
 
 from homeserver.db.schema.peers import incoming_transactions, staging
 from homeserver.db.statements import any_of, rows, statement
@@ -34,6 +34,11 @@ _DUE = statement(
     .order_by(_S.received_ts_ms, _S.event_id)
     .limit(bindparam("most"))
 )
+_NEXT = statement(
+    select(func.min(_S.retry_ts_ms)).where(
+        and_(_S.room_nid == bindparam("room_nid"), _S.origin == bindparam("origin"))
+    )
+)
 _REMOVE = statement(
     delete(staging).where(and_(_S.room_nid == bindparam("in_room"), any_of(_S.event_id, "event_ids")))
 )
@@ -44,7 +49,13 @@ _POSTPONE = statement(
 )
 _HASTEN = statement(
     update(staging)
-    .where(and_(_S.room_nid == bindparam("in_room"), _S.retry_ts_ms > bindparam("due_ts_ms")))
+    .where(
+        and_(
+            _S.room_nid == bindparam("in_room"),
+            _S.retry_ts_ms > bindparam("due_ts_ms"),
+            _S.attempts < bindparam("until"),
+        )
+    )
     .values(retry_ts_ms=bindparam("due_ts_ms"))
 )
 _PUT_ANSWER = rows(incoming_transactions, "origin", "txn_id", "answer", "ts_ms", ignore=True)
@@ -99,6 +110,12 @@ def load_due(tx: Tx, room_nid: int, origin: str, now_ms: int, most: int) -> list
     return [StagedRow(*row) for row in found]
 
 
+def load_next_due(tx: Tx, room_nid: int, origin: str) -> int | None:
+    """When the next event that one server sent to a room is to be tried; None where none waits."""
+    found: int | None = tx.value(_NEXT, room_nid=room_nid, origin=origin)
+    return found
+
+
 def remove_staged(tx: Tx, room_nid: int, event_ids: Collection[str]) -> None:
     """These wait no longer."""
     tx.run(_REMOVE, in_room=room_nid, event_ids=list(event_ids))
@@ -109,9 +126,9 @@ def postpone_staged(tx: Tx, room_nid: int, event_ids: Collection[str], due_ts_ms
     tx.run(_POSTPONE, in_room=room_nid, event_ids=list(event_ids), due_ts_ms=due_ts_ms)
 
 
-def hasten_staged(tx: Tx, room_nid: int, due_ts_ms: int) -> None:
-    """Something moved in a room: whatever waits there is tried at that moment, if not before."""
-    tx.run(_HASTEN, in_room=room_nid, due_ts_ms=due_ts_ms)
+def hasten_staged(tx: Tx, room_nid: int, due_ts_ms: int, until: int) -> None:
+    """Something moved in a room: what waits there is tried at that moment, unless it was tried so often already."""
+    tx.run(_HASTEN, in_room=room_nid, due_ts_ms=due_ts_ms, until=until)
 
 
 def put_answer(tx: Tx, origin: str, txn_id: str, answer: str, ts_ms: int) -> None:
