@@ -74,6 +74,7 @@ class App:
         """Start the house-keeping that goes by the clock, and go on with what an earlier process left to do."""
         self.services.rooms.departures.start()
         self.services.media.begin()
+        self.services.tasks.spawn("go on with staged events", self.services.incoming.filler.start())
         self._chores.start(standard_chores(self.core.committer, self.core.around.clock))
         self._timer = self.core.around.clock.callLater(HOUSEKEEPING_S, self._keep_house)
 
@@ -98,6 +99,7 @@ class App:
             self._timer.cancel()
         self._timer = None
         await self._chores.stop()
+        self.services.incoming.filler.stop()
         await self.services.tasks.stop()
         await self.peering.tasks.stop()
         self.services.media.stop()

@@ -46,6 +46,7 @@ from homeserver.api.federation.keys import KeysApi
 from homeserver.api.federation.media import FederatedMediaApi
 from homeserver.api.federation.public_rooms import FederatedDirectoryApi
 from homeserver.api.federation.query import QueryApi
+from homeserver.api.federation.send import TransactionsApi
 from homeserver.api.federation.state import PeerStateApi
 from homeserver.api.federation.version import FederationVersionApi
 from homeserver.core import Core
@@ -81,6 +82,7 @@ def federation_apis(core: Core, peering: Peering, services: Services) -> list[Ha
         BackfillApi(services.peer_reading.history),
         PeerEventsApi(services.peer_reading.history),
         PeerStateApi(services.peer_reading.state),
+        TransactionsApi(services.incoming.receiver),
     ]
 
 

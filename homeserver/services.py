@@ -21,6 +21,7 @@ from homeserver.ephemeral.presence import Presence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
 from homeserver.http.ratelimit import LimitClass, RateLimiter
+from homeserver.incoming import Incoming, build_incoming
 from homeserver.media.service import MediaService
 from homeserver.peering import Peering
 from homeserver.peers.client import Client
@@ -181,6 +182,7 @@ class Services:
     rooms: RoomServices
     reading: Reading
     peer_reading: PeerReading
+    incoming: Incoming
     tasks: TaskGroup
     typing: Typing
     presence: Presence | None
@@ -232,6 +234,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         rooms=rooms,
         reading=build_reading(core, rooms.transactions, facts, ignored),
         peer_reading=build_peer_reading(core, facts),
+        incoming=build_incoming(core, peering, tasks, None, None),
         tasks=tasks,
         typing=typing,
         presence=presence,

@@ -289,7 +289,9 @@ class GapFiller:
         late: Sequence[str],
     ) -> _Outcome:
         async def job(turn: Turn) -> _Outcome:
-            arrivals = [Arrival(step.event, states=(step.told,) if step.told else ()) for step in filled.steps]
+            arrivals = [
+                Arrival(step.event, states=(step.told,) if step.told else ()) for step in filled.steps
+            ]
             arrived = await arrive(turn, arrivals, filled.outliers)
             missing = {*late, *filled.missing}
             placed: list[str] = [*dropped]

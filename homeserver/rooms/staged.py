@@ -37,7 +37,8 @@ class Staged:
     def fill(self, rows: Iterable[Waiting]) -> None:
         """What an earlier process left."""
         for row in rows:
-            self._put(row.room_nid, row.event_id, row.origin)
+            if (row.room_nid, row.event_id) not in self._origins:
+                self._put(row.room_nid, row.event_id, row.origin)
 
     def add(self, room_nid: int, event_id: str, origin: str) -> bool:
         """Take an event, if there is room for it; True too where it is here already."""

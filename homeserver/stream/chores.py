@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.log import Log
 from homeserver.store.changes import trim_changes
+from homeserver.store.staging import sweep_answers
 from homeserver.store.sweep import sweep_transactions
 from homeserver.store.work import Worker
 
@@ -93,6 +94,8 @@ def standard_chores(worker: Worker, clock: Clock) -> list[Chore]:
     async def sweep() -> None:
         before_ts_ms = clock.now_ms() - int(TRANSACTIONS_KEPT_S * 1000)
         while await worker.work(sweep_transactions, before_ts_ms, SWEEP_AT_ONCE) == SWEEP_AT_ONCE:
+            pass
+        while await worker.work(sweep_answers, before_ts_ms, SWEEP_AT_ONCE) == SWEEP_AT_ONCE:
             pass
 
     return [Chore("trim the log", TRIM_EVERY_S, trim), Chore("forget transaction ids", SWEEP_EVERY_S, sweep)]

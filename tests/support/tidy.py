@@ -47,6 +47,7 @@ COMPOSITION = frozenset(
         "core",
         "doctor",
         "extensions",
+        "incoming",
         "listening",
         "operations",
         "peering",

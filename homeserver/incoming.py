@@ -1,0 +1,55 @@
+"""What other servers send: the way of transactions into rooms. Built over the core and the peers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from homeserver.core import Core
+from homeserver.peering import Peering
+from homeserver.rooms.acls import ServerAcls
+from homeserver.rooms.checking import EventChecker
+from homeserver.rooms.edus import EduDispatcher, EphemeralEdus, KeyEdus
+from homeserver.rooms.fetching import RoomFetcher
+from homeserver.rooms.filling import GapFiller
+from homeserver.rooms.receive import TransactionReceiver
+from homeserver.rooms.staged import Staged
+from homeserver.runtime.tasks import TaskGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Incoming:
+    """Takes transactions, and goes after what is missing."""
+
+    checker: EventChecker
+    fetcher: RoomFetcher
+    filler: GapFiller
+    receiver: TransactionReceiver
+
+
+def build_incoming(
+    core: Core, peering: Peering, tasks: TaskGroup, ephemeral: EphemeralEdus | None, keys: KeyEdus | None
+) -> Incoming:
+    """Opens nothing; ``filler.start`` goes on with what an earlier process left."""
+    around, rooms = core.around, core.rooms
+    database, worker, clock = around.database, core.committer, around.clock
+    checker = EventChecker(peering.keys, around.run_in_thread)
+    fetcher = RoomFetcher(peering.client, checker, database, core.events, clock)
+    staged, acls = Staged(), ServerAcls(rooms)
+    filler = GapFiller(
+        rooms,
+        database,
+        worker,
+        core.index,
+        staged,
+        fetcher,
+        checker,
+        core.servers.servers_in,
+        clock,
+        tasks,
+        around.log,
+    )
+    edus = EduDispatcher(acls, ephemeral, keys, around.log)
+    receiver = TransactionReceiver(
+        rooms, database, worker, core.index, checker, acls, edus, staged, filler, clock
+    )
+    return Incoming(checker, fetcher, filler, receiver)

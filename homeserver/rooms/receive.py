@@ -1,0 +1,328 @@
+"""TransactionReceiver: what other servers send, into the rooms. The answer leaves after everything in it is stored.
+
+For each room of a transaction: is this server in it, does its access control list let the sender in, checks 1 to 3, and
+one turn of the room's actor. What is complete is placed; of what something is missing is staged in the same commit, and
+the gap filler goes after it. The sender may relay events of others: who made an event is what its signatures say.
+
+MUSTs: 1. an event is acknowledged when it is in its room, refused, or staged, never before; 2. a transaction that comes
+again is answered as the first time, and does nothing; 3. nobody's flood makes others wait: bounded are the transactions
+of a server, its rooms at once, and what waits of it (429, and it comes again).
+
+# spec: server-server-api#transactions
+# spec: server-server-api#pdus
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.python.failure import Failure
+
+from federation.edus import Edu
+from federation.errors import Malformed
+from federation.event import Event, stored_bytes
+from federation.hashes import compute_event_id
+from federation.ids import RoomId, ServerName, parse_event_id, parse_room_id
+from federation.verdict import Drop, Reject
+from federation.versions import ROOM_VERSIONS, RoomRules
+from homeserver.db.threads import Database
+from homeserver.db.tx import WriteTx
+from homeserver.http.errors import limit_exceeded
+from homeserver.rooms.acls import ServerAcls
+from homeserver.rooms.arrivals import Arrival, Arrived, Missing, Placed, arrive
+from homeserver.rooms.checking import Checked, EventChecker, KeysMissing
+from homeserver.rooms.edus import EduDispatcher, must_be_kept, parse_edus
+from homeserver.rooms.filling import GapFiller
+from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.staged import Staged
+from homeserver.rooms.turn import Turn
+from homeserver.runtime.clock import Clock
+from homeserver.store.staging import StagedRow, find_answer, put_answer, put_staged, remove_staged
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
+
+# An honest server sends one after the other; a second one overlaps when the first was thought lost.
+TRANSACTIONS_AT_ONCE = 4
+WAITERS_MOST = 4
+ROOMS_AT_ONCE = 8
+RETRY_AFTER_MS = 5_000
+_NOT_HERE = "This server is not in that room"
+_NOT_ALLOWED = "Your server is not allowed in that room"
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Transaction:
+    """One that is being worked through."""
+
+    origin: ServerName
+    txn_id: str
+    results: dict[str, dict[str, str]] = field(default_factory=dict)
+    in_one_commit: bool = False  # the answer is stored with the events of its only room
+    is_kept: bool = False  # the answer is stored
+
+    def answer(self) -> str:
+        return _encode({"pdus": self.results}).decode()
+
+
+@dataclass(slots=True)
+class _Share:
+    """What one server has under way."""
+
+    transactions: int = 0
+    rooms: DeferredSemaphore = field(default_factory=lambda: DeferredSemaphore(ROOMS_AT_ONCE))
+
+
+class TransactionReceiver:
+    """See the module."""
+
+    def __init__(
+        self,
+        rooms: RoomRegistry,
+        database: Database,
+        worker: Worker,
+        index: MembershipIndex,
+        checker: EventChecker,
+        acls: ServerAcls,
+        edus: EduDispatcher,
+        staged: Staged,
+        filler: GapFiller,
+        clock: Clock,
+    ) -> None:
+        self._rooms = rooms
+        self._database = database
+        self._worker = worker
+        self._index = index
+        self._checker = checker
+        self._acls = acls
+        self._edus = edus
+        self._staged = staged
+        self._filler = filler
+        self._clock = clock
+        self._running: dict[tuple[ServerName, str], list[Deferred[str]]] = {}
+        self._shares: dict[ServerName, _Share] = {}
+
+    async def receive(self, origin: ServerName, txn_id: str, pdus: Sequence[Any], edus: Sequence[Any]) -> str:
+        """Take a transaction in; the JSON of the answer. Raises 429 M_LIMIT_EXCEEDED where there is no room for it."""
+        key = (origin, txn_id)
+        waiters = self._running.get(key)
+        if waiters is not None:
+            if len(waiters) >= WAITERS_MOST:
+                raise limit_exceeded(RETRY_AFTER_MS)
+            waiter: Deferred[str] = Deferred()
+            waiters.append(waiter)
+            return await waiter
+        share = self._shares.setdefault(origin, _Share())
+        if share.transactions >= TRANSACTIONS_AT_ONCE:
+            raise limit_exceeded(RETRY_AFTER_MS)
+        share.transactions += 1
+        waiters = self._running[key] = []
+        outcome: str | Failure = Failure(limit_exceeded(RETRY_AFTER_MS))
+        try:
+            outcome = await self._receive(origin, txn_id, pdus, edus, share)
+            return outcome
+        finally:
+            del self._running[key]
+            share.transactions -= 1
+            if not share.transactions:
+                del self._shares[origin]
+            for waiter in waiters:
+                # Whose first try failed comes again.
+                (waiter.errback if isinstance(outcome, Failure) else waiter.callback)(outcome)  # type: ignore[arg-type]
+
+    async def _receive(
+        self, origin: ServerName, txn_id: str, pdus: Sequence[Any], edus: Sequence[Any], share: _Share
+    ) -> str:
+        parsed = parse_edus(edus, origin)
+        kept = any(must_be_kept(edu) for edu in parsed)
+        transaction = _Transaction(origin, txn_id)
+        if not pdus and not kept:
+            # Typing and presence: once more does no harm, so nothing need be remembered.
+            await self._edus.dispatch(origin, parsed)
+            return transaction.answer()
+        stored = await self._database.read(find_answer, origin, txn_id)
+        if stored is not None:
+            return stored
+        by_room = _by_room(pdus)
+        transaction.in_one_commit = len(by_room) == 1 and not kept
+        await self._take_rooms(transaction, by_room, share)
+        await self._take_edus(origin, parsed)
+        answer = transaction.answer()
+        if not transaction.is_kept:
+            await self._worker.work(put_answer, origin, txn_id, answer, self._clock.now_ms())
+        return answer
+
+    async def _take_edus(self, origin: ServerName, edus: Sequence[Edu]) -> None:
+        if edus:
+            await self._edus.dispatch(origin, edus)
+
+    async def _take_rooms(
+        self, transaction: _Transaction, by_room: dict[RoomId, list[Any]], share: _Share
+    ) -> None:
+        """Rooms side by side; when one has no answer, the others are finished first."""
+
+        def begin(room_id: RoomId, pdus: list[Any]) -> Deferred[None]:
+            return Deferred.fromCoroutine(self._take_room(transaction, room_id, pdus))
+
+        waiting = [share.rooms.run(begin, room_id, pdus) for room_id, pdus in by_room.items()]
+        outcomes: list[Any] = await DeferredList(waiting, consumeErrors=True)
+        for succeeded, outcome in outcomes:
+            if not succeeded:
+                outcome.raiseException()
+
+    # --- one room ------------------------------------------------------------------------------------
+
+    async def _take_room(self, transaction: _Transaction, room_id: RoomId, pdus: list[Any]) -> None:
+        interner = self._rooms.tools.interner
+        room_nid = interner.known_room(room_id) or await interner.find_room(room_id)
+        version = await interner.room_version(room_nid) if room_nid is not None else None
+        rules = ROOM_VERSIONS.get(version) if version is not None else None
+        if room_nid is None or rules is None or not self._index.local_members(room_nid):
+            return _refuse(transaction, pdus, rules, _NOT_HERE)
+        if not await self._acls.allows(room_id, transaction.origin):
+            return _refuse(transaction, pdus, rules, _NOT_ALLOWED)
+        checked = await self._check(transaction, pdus, rules, room_id)
+        if checked:
+            await self._take_events(transaction, room_id, room_nid, checked)
+        return None
+
+    async def _check(
+        self, transaction: _Transaction, pdus: list[Any], rules: RoomRules, room_id: RoomId
+    ) -> list[Event | KeysMissing]:
+        """Checks 1 to 3; who fails has their result."""
+        parsed = await self._checker.parse(pdus, rules, room_id)
+        for pdu, one in zip(pdus, parsed, strict=True):
+            if isinstance(one, Drop):
+                _refuse(transaction, [pdu], rules, one.reason)
+        events = {one.event_id: one for one in parsed if isinstance(one, Event)}
+        verified: list[Checked] = await self._checker.verify(list(events.values()), fetch=False)
+        found: list[Event | KeysMissing] = []
+        for event, done in zip(events.values(), verified, strict=True):
+            if isinstance(done, Drop):
+                transaction.results[event.event_id] = {"error": done.reason}
+            else:
+                transaction.results[event.event_id] = {}
+                found.append(done)
+        return found
+
+    async def _take_events(
+        self, transaction: _Transaction, room_id: RoomId, room_nid: int, checked: list[Event | KeysMissing]
+    ) -> None:
+        actor = await self._rooms.find(room_id)
+        taking = _Taking(transaction, room_nid, checked, self._staged, self._clock)
+        try:
+            await actor.run(taking.run)
+        except BaseException:
+            self._staged.discard(room_nid, taking.reserved)
+            raise
+        self._staged.discard(room_nid, taking.done)
+        for origin in sorted(taking.origins):
+            self._filler.wake(room_nid, ServerName(origin))
+        if taking.has_placed:
+            self._filler.note_news(room_nid)
+        if taking.is_full:
+            # What was placed is stored, and will be known when the sender comes again.
+            raise limit_exceeded(RETRY_AFTER_MS)
+
+
+class _Taking:
+    """One turn of a room: its events of one transaction."""
+
+    def __init__(
+        self,
+        transaction: _Transaction,
+        room_nid: int,
+        checked: Sequence[Event | KeysMissing],
+        staged: Staged,
+        clock: Clock,
+    ) -> None:
+        self._transaction = transaction
+        self._room_nid = room_nid
+        self._checked = checked
+        self._staged = staged
+        self._clock = clock
+        self.reserved: list[str] = []  # taken into memory, and not yet on the disk
+        self.done: list[str] = []  # staged before, and placed now
+        self.origins: set[str] = set()  # whose events there wait
+        self.has_placed = False
+        self.is_full = False
+
+    async def run(self, turn: Turn) -> None:
+        """The job. It may run twice: nothing of the first time counts then."""
+        self._staged.discard(self._room_nid, self.reserved)
+        self.reserved, self.done, self.is_full = [], [], False
+        events = [one for one in self._checked if isinstance(one, Event)]
+        arrived = await arrive(turn, [Arrival(event) for event in events]) if events else []
+        waiting = [one.event for one in self._checked if isinstance(one, KeysMissing)]
+        for event, one in zip(events, arrived, strict=True):
+            if isinstance(one, Missing):
+                waiting.append(event)
+            else:
+                self._note(event, one)
+        self.has_placed = bool(turn.placements)
+        rows = self._stage(waiting)
+        transaction, room_nid, done = self._transaction, self._room_nid, self.done
+        if rows:
+            turn.extra.append(lambda tx: put_staged(tx, rows))
+        if done:
+            turn.extra.append(lambda tx: remove_staged(tx, room_nid, done))
+        if transaction.in_one_commit and not self.is_full:
+            transaction.is_kept = True
+            turn.extra.append(_keeping(transaction, self._clock.now_ms()))
+
+    def _note(self, event: Event, arrived: Arrived) -> None:
+        if isinstance(arrived, Placed) and isinstance(arrived.verdict, Reject | Drop):
+            # spec: server-server-api#rejection (no reason to answer with an error as a whole)
+            self._transaction.results[event.event_id] = {"error": arrived.verdict.reason}
+        if self._staged.origin_of(self._room_nid, event.event_id) is not None:
+            self.done.append(event.event_id)
+
+    def _stage(self, waiting: Sequence[Event]) -> list[StagedRow]:
+        now_ms, origin = self._clock.now_ms(), self._transaction.origin
+        rows: list[StagedRow] = []
+        for event in waiting:
+            known = self._staged.origin_of(self._room_nid, event.event_id)
+            if known is not None:
+                self.origins.add(known)
+            elif self._staged.add(self._room_nid, event.event_id, origin):
+                self.reserved.append(event.event_id)
+                self.origins.add(origin)
+                text = stored_bytes(event).decode()
+                rows.append(StagedRow(self._room_nid, event.event_id, origin, text, now_ms, 0, now_ms))
+            else:
+                self.is_full = True
+        return rows
+
+
+def _keeping(transaction: _Transaction, now_ms: int) -> Callable[[WriteTx], None]:
+    answer = transaction.answer()
+    return lambda tx: put_answer(tx, transaction.origin, transaction.txn_id, answer, now_ms)
+
+
+def _by_room(pdus: Sequence[Any]) -> dict[RoomId, list[Any]]:
+    """The events of each room; what names no room has no place, and not even a name to report."""
+    found: dict[RoomId, list[Any]] = {}
+    for pdu in pdus:
+        room_id = pdu.get("room_id") if type(pdu) is dict else None
+        if type(room_id) is str:
+            try:
+                found.setdefault(parse_room_id(room_id), []).append(pdu)
+            except Malformed:
+                continue
+    return found
+
+
+def _refuse(transaction: _Transaction, pdus: Sequence[Any], rules: RoomRules | None, reason: str) -> None:
+    """Results for events that are not taken, as far as they can be named."""
+    for pdu in pdus:
+        try:
+            event_id = compute_event_id(pdu, rules) if rules is not None else parse_event_id(pdu["event_id"])
+        except (Malformed, TypeError, ValueError, KeyError, AttributeError, OverflowError, RecursionError):
+            continue
+        if len(event_id) <= 255 and "\0" not in event_id:
+            transaction.results.setdefault(event_id, {"error": reason})
