@@ -37,6 +37,7 @@ class ReceiveCase(DatabaseCase):
     def new_peer(self, name: str) -> FakePeer:
         """Another server."""
         peer = FakePeer(name)
+        peer.rooms[self.room_id] = self.room
         self.net.peers[peer.server_name] = peer
         return peer
 

@@ -135,6 +135,8 @@ class FakePeer:
             return fail(Unreachable(f"{self.server_name} is switched off"))
         try:
             answer = self._answer(request)
+        except LookupError:
+            answer = PeerResponse(404, b'{"errcode":"M_NOT_FOUND","error":"not here"}')
         except Exception as error:  # noqa: BLE001 (what an answer raises is the answer)
             answer = error
         waiting: Deferred[Any] = answer if isinstance(answer, Deferred) else succeed(answer)

@@ -137,7 +137,8 @@ class PeerRoom:
         if state_key is not None:
             event["state_key"] = state_key
         if not self.rules.event_ids_are_hashes:
-            event["event_id"] = f"${len(self.events)}x{depth}:{self.peer.server_name}"
+            room = self.room_id[1:].partition(":")[0]
+            event["event_id"] = f"${room}.{len(self.events)}.{len(parents)}.{depth}:{self.peer.server_name}"
         return hash_and_sign_event({**event, **more}, self.rules, signer or self.peer.key)
 
     def parse(self, event: dict[str, Any]) -> Event:
