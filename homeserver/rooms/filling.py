@@ -297,8 +297,7 @@ class GapFiller:
             placed: list[str] = [*dropped]
             for step, one in zip(filled.steps, arrived, strict=True):
                 (missing.add if isinstance(one, Missing) else placed.append)(step.event.event_id)
-            here = {row.event_id for row in rows}
-            outcome = _judge(rows, [one for one in here if one not in missing], missing)
+            outcome = _judge(rows, [row.event_id for row in rows if row.event_id not in missing], missing)
             # What others sent and what came on the way waits no longer either.
             staged = self._staged
             outcome.removed.update(one for one in placed if staged.origin_of(actor.room_nid, one) is not None)
