@@ -1,4 +1,4 @@
-"""What other servers send: the way of transactions into rooms. Built over the core and the peers."""
+"""What comes from other servers: transactions into rooms, and history for readers. Built over the core and the peers."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from homeserver.core import Core
 from homeserver.peering import Peering
 from homeserver.rooms.acls import ServerAcls
+from homeserver.rooms.backfill import Backfills
 from homeserver.rooms.checking import EventChecker
 from homeserver.rooms.edus import EduDispatcher, EphemeralEdus, KeyEdus
 from homeserver.rooms.fetching import RoomFetcher
 from homeserver.rooms.filling import GapFiller
+from homeserver.rooms.moments import Moments
 from homeserver.rooms.receive import TransactionReceiver
 from homeserver.rooms.staged import Staged
 from homeserver.runtime.tasks import TaskGroup
@@ -24,6 +26,8 @@ class Incoming:
     fetcher: RoomFetcher
     filler: GapFiller
     receiver: TransactionReceiver
+    backfills: Backfills
+    moments: Moments
 
 
 def build_incoming(
@@ -52,4 +56,7 @@ def build_incoming(
     receiver = TransactionReceiver(
         rooms, database, worker, core.index, checker, acls, edus, staged, filler, clock
     )
-    return Incoming(checker, fetcher, filler, receiver)
+    client = peering.client
+    backfills = Backfills(database, rooms, core.index, fetcher, client.allows, clock, tasks)
+    moments = Moments(client, fetcher, backfills, clock)
+    return Incoming(checker, fetcher, filler, receiver, backfills, moments)

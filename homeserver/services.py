@@ -75,18 +75,18 @@ class Reading:
 
 
 def build_reading(
-    core: Core, transactions: TransactionCache, facts: StateFacts, ignored: IgnoreLists
+    core: Core, incoming: Incoming, transactions: TransactionCache, facts: StateFacts, ignored: IgnoreLists
 ) -> Reading:
     """What reads rooms, over one memory of what never changes."""
     database, interner, clock = core.around.database, core.interner, core.around.clock
     archive = Archive(facts, core.client_events)
     sights = Sights(database, interner, core.index, core.changes, archive.facts)
-    pagination = Pagination(database, sights, transactions, archive, ignored, clock)
+    pagination = Pagination(database, sights, transactions, archive, ignored, clock, incoming.backfills)
     return Reading(
         pagination,
         Relationships(database, sights, pagination, archive),
         StateReads(database, interner, sights, archive, clock),
-        Timestamps(database, sights, archive.facts),
+        Timestamps(database, sights, archive.facts, incoming.moments),
         RoomGlances(database, sights, pagination, archive),
     )
 
@@ -212,6 +212,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     if config.presence.enabled:
         presence = Presence(clock, ticker, core.index, core.notifier.wake_users)
         core.changes.subscribe(presence.apply)
+    incoming = build_incoming(core, peering, tasks, None, None)
     push_rules = PushRules(database, worker)
     facts, ignored = StateFacts(core.bases), IgnoreLists(database)
     return Services(
@@ -232,9 +233,9 @@ def build_services(core: Core, peering: Peering) -> Services:
         media=build_media(core, settings, peering.client),
         queries=queries,
         rooms=rooms,
-        reading=build_reading(core, rooms.transactions, facts, ignored),
+        reading=build_reading(core, incoming, rooms.transactions, facts, ignored),
         peer_reading=build_peer_reading(core, facts),
-        incoming=build_incoming(core, peering, tasks, None, None),
+        incoming=incoming,
         tasks=tasks,
         typing=typing,
         presence=presence,

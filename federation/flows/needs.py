@@ -108,6 +108,15 @@ class NeedMissing:
 
 
 @dataclass(frozen=True, slots=True)
+class NeedBackfill:
+    """Events and what precedes them. Answered with a sequence of Events, at most so many, that hang together."""
+
+    event_ids: tuple[EventId, ...]
+    count: int
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
 class NeedEvents:
     """Events by their ids, stored ones too. Answered with a sequence of those that could be had."""
 
@@ -147,4 +156,4 @@ class NeedAuthChain:
     limits: Limits
 
 
-RoomNeed = NeedKnown | NeedMissing | NeedEvents | NeedStateIds | NeedState | NeedAuthChain
+RoomNeed = NeedKnown | NeedMissing | NeedBackfill | NeedEvents | NeedStateIds | NeedState | NeedAuthChain

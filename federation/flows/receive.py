@@ -104,7 +104,7 @@ DEFAULT_BUDGET: Final = Budget()
 
 def receive(start: Start, budget: Budget = DEFAULT_BUDGET) -> Generator[RoomNeed, Any, Filled]:
     """See the module."""
-    filling = _Filling(start, budget)
+    filling = Filling(start, budget)
     yield from filling.drop_placed()
     yield from filling.ask_between()
     yield from filling.ask_parents()
@@ -113,7 +113,7 @@ def receive(start: Start, budget: Budget = DEFAULT_BUDGET) -> Generator[RoomNeed
     return filling.finish()
 
 
-class _Filling:
+class Filling:
     """What one flow has found so far."""
 
     def __init__(self, start: Start, budget: Budget) -> None:
@@ -194,12 +194,28 @@ class _Filling:
     def ask_states(self) -> Asking:
         """The state before each event that still has a missing parent."""
         missing = set((yield from self._missing_parents()))
-        ends = [event for event in self._pool.values() if missing.intersection(event.prev_event_ids)]
+        ends = [
+            event
+            for event in self._pool.values()
+            if event.event_id not in self._states and missing.intersection(event.prev_event_ids)
+        ]
         ends.sort(key=lambda event: (event.depth, event.event_id))
         for event in ends[: self._budget.ends]:
             answer: StateIds | None = yield NeedStateIds(event.event_id, self._budget.small)
             if answer is not None:
                 yield from self._ask_state(event.event_id, answer)
+
+    def give_up_stateless(self) -> Generator[RoomNeed, Any, bool]:
+        """Events that still lack a parent and a state are not to be placed; whether there were any."""
+        missing = set((yield from self._missing_parents()))
+        lost = [
+            event_id
+            for event_id, event in self._pool.items()
+            if event_id not in self._states and missing.intersection(event.prev_event_ids)
+        ]
+        for event_id in lost:
+            del self._pool[event_id]
+        return bool(lost)
 
     def _ask_state(self, event_id: EventId, answer: StateIds) -> Asking:
         every = {*answer.state, *answer.auth_chain}

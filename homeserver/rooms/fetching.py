@@ -21,6 +21,7 @@ from federation.flows.needs import (
     Known,
     Limits,
     NeedAuthChain,
+    NeedBackfill,
     NeedEvents,
     NeedKnown,
     NeedMissing,
@@ -29,6 +30,7 @@ from federation.flows.needs import (
     RoomNeed,
     StateIds,
 )
+from federation.flows.order import prev_parents, reached
 from federation.ids import EventId, RoomId, ServerName, parse_event_id
 from federation.versions import RoomRules
 from homeserver.db.threads import Database
@@ -104,6 +106,8 @@ class RoomFetcher:
     async def _ask(self, server: ServerName, room: FetchRoom, need: RoomNeed) -> Any:
         if isinstance(need, NeedMissing):
             return await self._ask_missing(server, room, need)
+        if isinstance(need, NeedBackfill):
+            return await self._ask_backfill(server, room, need)
         if isinstance(need, NeedStateIds):
             uri = build_uri(f"{FEDERATION}/state_ids", room.room_id, query={"event_id": need.event_id})
             answer = await self._get(server, uri, need.limits)
@@ -142,6 +146,15 @@ class RoomFetcher:
         )
         # LIMIT(what is beyond was not asked for, and costs a signature check each)
         return await self._check(room, _list(answer, "events")[: need.count])
+
+    async def _ask_backfill(self, server: ServerName, room: FetchRoom, need: NeedBackfill) -> list[Event]:
+        query: dict[str, str | int | list[str] | None] = {"v": [*need.event_ids], "limit": need.count}
+        uri = build_uri(f"{FEDERATION}/backfill", room.room_id, query=query)
+        answer = await self._get(server, uri, need.limits)
+        found = await self._check(room, _list(answer, "pdus")[: need.count])
+        # An answer about something else is no answer: the next server may have one.
+        by_id = {event.event_id: event for event in found}
+        return list(reached(need.event_ids, by_id, prev_parents, need.count).values())
 
     async def _check(self, room: FetchRoom, pdus: list[Any]) -> list[Event]:
         return await self._checker.check(pdus, room.rules, room.room_id)
@@ -213,6 +226,8 @@ def _limits(need: RoomNeed) -> Limits:
 def _subject(need: RoomNeed) -> tuple[object, ...]:
     if isinstance(need, NeedMissing):
         return (need.earliest, need.latest, need.count)
+    if isinstance(need, NeedBackfill):
+        return (need.event_ids, need.count)
     assert isinstance(need, NeedStateIds | NeedState | NeedAuthChain)
     return (need.event_id,)
 

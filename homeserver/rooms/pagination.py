@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import msgspec
+from twisted.internet.defer import Deferred
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
@@ -18,6 +21,7 @@ from homeserver.rooms.reading import (
     Filter,
     Found,
     Ignoring,
+    Scanned,
     find_seen,
     scan,
     write_events,
@@ -29,10 +33,33 @@ from homeserver.rooms.types import Requester
 from homeserver.rooms.visibility import Sight, Sights
 from homeserver.runtime.clock import Clock
 from homeserver.store.client_events import join
+from homeserver.store.gaps import has_gaps
 from homeserver.store.history import BEGINNING, find_history_row, find_member_keys, members_among, state_after
 from homeserver.stream.tokens import parse_timeline_token, timeline_token
 
+# How long a reader waits for history that other servers have, and how many fetches that may be.
+PAST_WAIT_S = 5.0
+_PAST_ROUNDS = 3
+
 _encode = msgspec.json.Encoder().encode
+
+
+class Past(Protocol):
+    """History before ours (``homeserver.rooms.backfill.Backfills`` fetches it)."""
+
+    def begin(self, room_id: str, room_nid: int) -> bool:
+        """Start to fetch some."""
+
+    async def more(self, room_id: str, room_nid: int, wait_s: float) -> bool:
+        """Fetch some and wait for it so long: whether it came."""
+
+
+class _Answer(NamedTuple):
+    """An answer, and whether history goes on beyond its end where we have none."""
+
+    body: bytes
+    goes_on: bool = False
+    is_short: bool = False  # the reader wanted more than there was
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +84,7 @@ class Pagination:
         archive: Archive,
         ignoring: Ignoring,
         clock: Clock,
+        past: Past,
     ) -> None:
         self._database = database
         self._sights = sights
@@ -64,13 +92,16 @@ class Pagination:
         self._archive = archive
         self._ignoring = ignoring
         self._clock = clock
+        self._past = past
 
     async def page(self, requester: Requester, room_id: str, asked: PageAsked) -> bytes:
         """The answer of ``/messages``."""
         sight = await self._sights.find(requester, room_id)
         low, high = _bounds(asked, sight)
         asker = await self.asker(requester, sight)
-        return await self._database.read(_write_page, self._archive, asker, asked, low, high)
+        return await self._with_past(
+            sight, lambda: self._database.read(_write_page, self._archive, asker, asked, low, high)
+        )
 
     async def event(self, requester: Requester, room_id: str, event_id: str) -> bytes:
         """One event; 404 M_NOT_FOUND where the reader may not see it, for whatever reason."""
@@ -88,7 +119,29 @@ class Pagination:
         """The answer of ``/context``."""
         sight = await self._sights.find(requester, room_id)
         asker = await self.asker(requester, sight)
-        return await self._database.read(_write_context, self._archive, asker, event_id, limit, wanted)
+        return await self._with_past(
+            sight,
+            lambda: self._database.read(_write_context, self._archive, asker, event_id, limit, wanted),
+        )
+
+    async def _with_past(self, sight: Sight, read: Callable[[], Deferred[_Answer]]) -> bytes:
+        """The answer, read again as long as it is short of history that other servers have, within limits.
+
+        # spec: server-server-api#backfilling-and-retrieving-missing-events
+        """
+        answer = await read()
+        until_s = self._clock.monotonic() + PAST_WAIT_S
+        for _ in range(_PAST_ROUNDS):
+            wait_s = until_s - self._clock.monotonic()
+            if not answer.is_short or wait_s <= 0:
+                break
+            if not await self._past.more(sight.room_id, sight.room_nid, wait_s):
+                break
+            answer = await read()
+        if answer.goes_on and not answer.is_short:
+            # So that the next page need not wait.
+            self._past.begin(sight.room_id, sight.room_nid)
+        return answer.body
 
     async def asker(self, requester: Requester, sight: Sight) -> Asker:
         """Who asks, now."""
@@ -118,21 +171,30 @@ def _bounds(asked: PageAsked, sight: Sight) -> tuple[int, int]:
     return BEGINNING if low is None else low, sight.upto if high is None else min(high, sight.upto)
 
 
-def _write_page(tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: int, high: int) -> bytes:
+def _goes_on(tx: Tx, sight: Sight, low: int, scanned: Scanned) -> bool:
+    """Whether a search backwards came to the end of our history, and there is more elsewhere."""
+    if low != BEGINNING or scanned.edge is not None:
+        return False
+    return has_gaps(tx, sight.room_nid) if scanned.has_gaps is None else scanned.has_gaps
+
+
+def _write_page(tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: int, high: int) -> _Answer:
     backwards, wanted, sight = asked.backwards, asked.wanted, asker.sight
     start = asked.from_token or timeline_token(high if backwards else low)
     if low >= high or (wanted is not None and not wanted.rooms.accepts(sight.room_id)):
-        return b'{"start":%b,"chunk":[]}' % _encode(start)
+        return _Answer(b'{"start":%b,"chunk":[]}' % _encode(start))
     scanned = scan(tx, archive, sight, low, high, asked.limit, wanted, backwards=backwards)
     parts = [b'{"start":', _encode(start)]
-    end = timeline_token(scanned.edge) if scanned.edge is not None else asked.to_token
+    goes_on = backwards and _goes_on(tx, sight, low, scanned)
+    edge = scanned.end if goes_on else scanned.edge
+    end = timeline_token(edge) if edge is not None else asked.to_token
     if end is not None:
         parts += [b',"end":', _encode(end)]
     parts += [b',"chunk":', join(write_events(tx, archive, asker, scanned.found))]
     if wanted is not None and wanted.lazy and scanned.found:
         parts += [b',"state":', join(write_senders(tx, archive, asker, scanned.found))]
     parts.append(b"}")
-    return b"".join(parts)
+    return _Answer(b"".join(parts), goes_on, goes_on and len(scanned.found) < asked.limit)
 
 
 def find_event(tx: Tx, archive: Archive, sight: Sight, event_id: str) -> Found:
@@ -152,7 +214,7 @@ def _write_event(tx: Tx, archive: Archive, asker: Asker, event_id: str) -> bytes
 
 def _write_context(
     tx: Tx, archive: Archive, asker: Asker, event_id: str, limit: int, wanted: Filter | None
-) -> bytes:
+) -> _Answer:
     sight = asker.sight
     middle = find_event(tx, archive, sight, event_id)
     pos = middle.row.pos
@@ -171,7 +233,8 @@ def _write_context(
         state = {key_nid: nid for key_nid, nid in state.items() if key_nid not in others}
     written = write_events(tx, archive, asker, shown)
     at = len(before.found)
-    return b'{"start":%b,"end":%b,"events_before":%b,"event":%b,"events_after":%b,"state":%b}' % (
+    goes_on = _goes_on(tx, sight, BEGINNING, before)
+    body = b'{"start":%b,"end":%b,"events_before":%b,"event":%b,"events_after":%b,"state":%b}' % (
         _encode(timeline_token(start)),
         _encode(timeline_token(end)),
         join(written[:at]),
@@ -179,6 +242,7 @@ def _write_context(
         join(written[at + 1 :]),
         join(write_state(tx, archive, asker, list(state.values()), wanted)),
     )
+    return _Answer(body, goes_on, goes_on and len(before.found) < before_most)
 
 
 def _before(found: list[Found]) -> int:

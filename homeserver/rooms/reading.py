@@ -103,6 +103,8 @@ class Scanned:
 
     found: list[Found]
     edge: int | None  # the point to go on from; None where there is nothing beyond
+    end: int = 0  # where there is nothing beyond: the point up to which was searched
+    has_gaps: bool | None = None  # whether history of the room is missing; None: nobody has looked
 
 
 def find_seen(tx: Tx, archive: Archive, sight: Sight, rows: Sequence[HistoryRow]) -> list[Found]:
@@ -152,10 +154,10 @@ def scan(
             one = seen.get(row.nid)
             if one is not None and _wants(wanted, one.event):
                 found.append(one)
-        if ended:
-            return Scanned(found, None)
-        scanned += len(rows)
         edge = _edge(rows[-1], backwards) if rows else high if backwards else low
+        if ended:
+            return Scanned(found, None, edge, rows[-1].has_gaps if rows else None)
+        scanned += len(rows)
         if len(found) >= limit or scanned >= SCANNED_MOST:
             return Scanned(found, edge)
         low, high = (low, edge) if backwards else (edge, high)

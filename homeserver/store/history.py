@@ -11,7 +11,7 @@ from typing import NamedTuple
 from sqlalchemy import and_, bindparam, exists, func, literal_column, select
 
 from homeserver.db.schema.relations import relations
-from homeserver.db.schema.rooms import current_state, events, redactions, state_keys, timeline
+from homeserver.db.schema.rooms import current_state, events, gaps, redactions, state_keys, timeline
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Row, Tx
@@ -32,6 +32,7 @@ class HistoryRow(NamedTuple):
     state_before: int | None  # None: an event without known state
     redacted_by: int  # nid of the redaction, or 0
     related: bool = True  # False: nothing relates to it
+    has_gaps: bool | None = None  # whether history of the room is missing; None: not looked for
 
 
 _COLUMNS = (
@@ -49,13 +50,19 @@ _IN_SPAN = and_(
     timeline.c.pos > bindparam("low"),
     timeline.c.pos <= bindparam("high"),
 )
-# Beside the row, so that a page to which nothing relates is one statement.
+# Beside the row, so that a page to which nothing relates, or that ends where the room begins, is one statement.
 _RELATED = (
     exists()
     .where(and_(relations.c.target_id == events.c.event_id, relations.c.room_nid == events.c.room_nid))
     .label("related")
 )
-_SPAN = select(*_COLUMNS, _RELATED).select_from(_FROM_TIMELINE).where(_IN_SPAN).limit(bindparam("most"))
+_HAS_GAPS = exists().where(gaps.c.room_nid == bindparam("room_nid")).label("has_gaps")
+_SPAN = (
+    select(*_COLUMNS, _RELATED, _HAS_GAPS)
+    .select_from(_FROM_TIMELINE)
+    .where(_IN_SPAN)
+    .limit(bindparam("most"))
+)
 _FORWARDS = statement(_SPAN.order_by(timeline.c.pos))
 _BACKWARDS = statement(_SPAN.order_by(timeline.c.pos.desc()))
 _ROWS = select(*_COLUMNS).select_from(

@@ -11,13 +11,17 @@ from sqlalchemy import bindparam, select, update
 from twisted.internet.defer import Deferred
 
 from federation.builder import Draft
+from federation.flows.order import auth_parents, in_order
 from federation.ids import RoomId, UserId
 from homeserver.db.schema.rooms import event_json, events
 from homeserver.db.statements import Statement, statement
-from tests.api.rooms import ALICE, RoomsCase
+from homeserver.rooms.arrivals import adopt_room, store_outliers
+from homeserver.rooms.turn import Turn
+from tests.api.rooms import ALICE, V3, RoomsCase
 from tests.support.app import TestApp
 from tests.support.counting import Counted, count
 from tests.support.peer import FEDERATION, FakePeer, FakePeers
+from tests.support.peer_rooms import PeerRoom
 
 _REJECT = statement(
     update(events)
@@ -40,7 +44,14 @@ class PeerCase(RoomsCase):
 
     def make_app(self) -> TestApp:
         """Both peers can be reached."""
-        return TestApp(self, self.address(), transport=FakePeers(self.peer, self.stranger))
+        self.network = FakePeers(self.peer, self.stranger)
+        return TestApp(self, self.address(), transport=self.network)
+
+    def further_peer(self, server_name: str) -> FakePeer:
+        """One more server on the network."""
+        peer = FakePeer(server_name)
+        self.network.peers[peer.server_name] = peer
+        return peer
 
     def place(
         self, room_id: str, sender: str, event_type: str, content: Any, state_key: str | None = None
@@ -116,3 +127,49 @@ class PeerCase(RoomsCase):
         self._alter(_REWRITE, of_event=event_id, text=change(text))
         yield
         self._alter(_REWRITE, of_event=event_id, text=text)
+
+
+class JoinedCase(PeerCase):
+    """As :class:`PeerCase`, with rooms that the other server has made and alice has joined."""
+
+    def adopt(self, room: PeerRoom, user_id: str = ALICE) -> str:
+        """Join one of the peer's rooms, as if that had been asked of the peer: what it was before is not here."""
+        key = self.app.signing_keys[0]
+        join = room.join(user_id, signer=key)
+        state = list(room.state_after(join.prev_event_ids).values())
+        known = {event_id: room.events[event_id] for event_id in [*state, *room.auth_chain(state)]}
+        outliers = in_order(known, auth_parents, lambda _event, _parent: True)
+
+        async def enter() -> None:
+            actor = self.app.app.core.rooms.start(room.room_id, room.rules.version)
+
+            async def job(turn: Turn) -> object:
+                await store_outliers(turn, outliers)
+                return await adopt_room(turn, join, state)
+
+            self.entered = await actor.run(job)
+
+        self.app.wait(Deferred.fromCoroutine(enter()))
+        return room.room_id
+
+    def page(self, room_id: str, limit: int = 100, start: str | None = None) -> tuple[list[Any], str | None]:
+        """One page backwards: its events and the token to go on from."""
+        query: dict[str, str | int] = {"dir": "b", "limit": limit}
+        if start is not None:
+            query["from"] = start
+        waiting = self.app.start("GET", f"{V3}/rooms/{quote(room_id)}/messages", None, self.alice, query)
+        answer = self.app.wait(waiting)
+        self.assertEqual(200, answer.status, answer.json)
+        return answer.json["chunk"], answer.json.get("end")
+
+    def pages(self, room_id: str, limit: int = 100, most: int = 50) -> list[Any]:
+        """Every event that alice can page back to, the newest first."""
+        found: list[Any] = []
+        start: str | None = None
+        for _ in range(most):
+            chunk, end = self.page(room_id, limit, start)
+            found += chunk
+            if end is None or (not chunk and end == start):
+                return found
+            start = end
+        raise AssertionError("it does not end")

@@ -23,7 +23,6 @@ def backwards_arg(request: Request) -> bool:
     return direction == "b"
 
 
-# spec-partial: GET /_matrix/client/v3/rooms/{roomId}/messages: no history that only other servers have, for want of federation
 class MessagesApi:
     """``/messages``."""
 

@@ -14,7 +14,6 @@ from homeserver.http.route import Route
 from homeserver.rooms.timestamps import Timestamps
 
 
-# spec-partial: GET /_matrix/client/v1/rooms/{roomId}/timestamp_to_event: does not ask other servers, for want of federation
 class TimestampApi:
     """``/timestamp_to_event``."""
 

@@ -1,0 +1,197 @@
+"""History that other servers have: fetched when somebody reads back to where ours has a hole.
+
+MUSTs: 1. a room is fetched for once at a time, and all who read it share that; 2. who waits, waits a few seconds at most,
+and the fetch goes on without them; 3. what could not be had is not asked for again at once; 4. nothing is believed that
+the flow and the room's actor have not checked.
+
+# spec: server-server-api#backfilling-and-retrieving-missing-events
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+
+from federation.errors import Malformed
+from federation.flows.backfill import backfill
+from federation.flows.needs import RoomNeed
+from federation.flows.receive import Filled
+from federation.ids import EventId, RoomId, ServerName, parse_server_name
+from federation.versions import ROOM_VERSIONS
+from homeserver.db.errors import DatabaseError
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
+from homeserver.http.errors import MatrixError
+from homeserver.rooms.arrivals import Arrival, Placed, arrive
+from homeserver.rooms.fetching import FetchRoom
+from homeserver.rooms.registry import RoomRegistry
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.drive import drive
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.gaps import Gap, load_gaps, load_gaps_left, load_likely_servers
+from homeserver.stream.index import MembershipIndex
+
+# Events of one fetch; other servers give no more at once.
+PAGE = 100
+# Rooms that are fetched for at the same time.
+RUNNING_MOST = 64
+# Gaps that are looked at, and those that one request names.
+_GAPS_MOST = 200
+_STARTS_MOST = 20
+_SERVERS_MOST = 20
+_FIRST_WAIT_S = 15.0
+_LONGEST_WAIT_S = 3600.0
+# LIMIT(memory: of more failures than this the oldest are forgotten, and tried again)
+_FAILURES_MOST = 10_000
+
+
+class Fetcher(Protocol):
+    """Asks other servers (``homeserver.rooms.fetching.RoomFetcher`` is one)."""
+
+    async def answer(self, room: FetchRoom, need: RoomNeed) -> Any:
+        """What a flow is sent."""
+
+
+class _Failures:
+    """Which gaps could not be closed, how often, and until when they are left alone."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._failed: dict[tuple[int, str], tuple[int, float]] = {}
+
+    def is_due(self, room_nid: int, missing_id: str) -> bool:
+        failed = self._failed.get((room_nid, missing_id))
+        return failed is None or failed[1] <= self._clock.monotonic()
+
+    def note(self, room_nid: int, missing_id: str) -> None:
+        count, _ = self._failed.pop((room_nid, missing_id), (0, 0.0))
+        wait_s = min(_FIRST_WAIT_S * 2.0 ** min(count, 20), _LONGEST_WAIT_S)
+        self._failed[(room_nid, missing_id)] = (count + 1, self._clock.monotonic() + wait_s)
+        if len(self._failed) > _FAILURES_MOST:
+            del self._failed[next(iter(self._failed))]
+
+    def forget(self, room_nid: int, missing_id: str) -> None:
+        self._failed.pop((room_nid, missing_id), None)
+
+
+class Backfills:
+    """See the module."""
+
+    def __init__(
+        self,
+        database: Database,
+        rooms: RoomRegistry,
+        index: MembershipIndex,
+        fetcher: Fetcher,
+        allows: Callable[[str], bool],
+        clock: Clock,
+        tasks: TaskGroup,
+    ) -> None:
+        self._database = database
+        self._rooms = rooms
+        self._index = index
+        self._fetcher = fetcher
+        self._allows = allows
+        self._clock = clock
+        self._tasks = tasks
+        self._failures = _Failures(clock)
+        self._waiters: dict[int, list[Deferred[bool]]] = {}
+
+    def begin(self, room_id: str, room_nid: int) -> bool:
+        """Start to fetch what comes before our history, unless that is under way; False where it cannot be."""
+        if room_nid in self._waiters:
+            return True
+        # Nobody tells a server about a room that it is not in.
+        if len(self._waiters) >= RUNNING_MOST or not self._index.local_members(room_nid):
+            return False
+        self._waiters[room_nid] = []
+        self._tasks.spawn("backfill", self._run(room_id, room_nid))
+        return True
+
+    async def more(self, room_id: str, room_nid: int, wait_s: float) -> bool:
+        """Fetch, and wait for it so long: whether anything came."""
+        if not self.begin(room_id, room_nid):
+            return False
+        waiters = self._waiters.get(room_nid)
+        if waiters is None:
+            return False  # it has failed already
+        waiter: Deferred[bool] = Deferred()
+        waiters.append(waiter)
+        timer = self._clock.callLater(max(wait_s, 0.0), _give_up, waiter)
+        try:
+            return await waiter
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    async def room(self, room_id: str, room_nid: int, *first: str) -> FetchRoom:
+        """A room and the servers that are worth asking about it; ``first`` are the best."""
+        version = (await self._rooms.find(room_id)).version
+        likely = await self._database.read(load_likely_servers, room_nid, _SERVERS_MOST)
+        own = self._rooms.tools.signer.server_name
+        servers = [one for name in dict.fromkeys([*first, *likely]) if (one := _parse(name)) is not None]
+        return FetchRoom(
+            room_nid,
+            RoomId(room_id),
+            ROOM_VERSIONS[version],
+            tuple(one for one in servers if one != own and self._allows(one)),
+        )
+
+    # --- one fetch -----------------------------------------------------------------------------------
+
+    async def _run(self, room_id: str, room_nid: int) -> None:
+        came = False
+        try:
+            came = await self._fetch(room_id, room_nid)
+        finally:
+            for waiter in self._waiters.pop(room_nid, ()):
+                if not waiter.called:
+                    waiter.callback(came)
+
+    async def _fetch(self, room_id: str, room_nid: int) -> bool:
+        try:
+            gaps = await self._database.read(self._due_gaps, room_nid)
+            if not gaps:
+                return False
+            room = await self.room(room_id, room_nid, *(gap.user_id.partition(":")[2] for gap in gaps))
+            missing = [EventId(gap.missing_id) for gap in gaps]
+            filled = await drive(backfill(missing, PAGE), partial(self._fetcher.answer, room))
+            placed = await self._place(room_id, filled)
+            left = await self._database.read(load_gaps_left, room_nid, missing)
+        except (DatabaseError, MatrixError):
+            # No time to write, a room that is gone, or one whose inbox is full: whoever asks again may have more luck.
+            return False
+        for missing_id in missing:
+            if missing_id in left:
+                self._failures.note(room_nid, missing_id)
+            else:
+                self._failures.forget(room_nid, missing_id)
+        return placed > 0
+
+    def _due_gaps(self, tx: Tx, room_nid: int) -> Sequence[Gap]:
+        gaps = load_gaps(tx, room_nid, _GAPS_MOST)
+        return [gap for gap in gaps if self._failures.is_due(room_nid, gap.missing_id)][:_STARTS_MOST]
+
+    async def _place(self, room_id: str, filled: Filled) -> int:
+        """Put what was found before all that the room's timeline holds; how many that were."""
+        if not filled.steps:
+            return 0
+        arrivals = [Arrival(step.event, step.told, historic=True) for step in filled.steps]
+        actor = await self._rooms.find(room_id)
+        arrived = await actor.run(lambda turn: arrive(turn, arrivals, filled.outliers))
+        return sum(1 for one in arrived if isinstance(one, Placed) and one.nid)
+
+
+def _give_up(waiter: Deferred[bool]) -> None:
+    if not waiter.called:
+        waiter.callback(False)
+
+
+def _parse(name: str) -> ServerName | None:
+    try:
+        return parse_server_name(name)
+    except Malformed:
+        return None
