@@ -33,6 +33,7 @@ from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
 from homeserver.api.client.relations import RelationsApi
 from homeserver.api.client.send import SendApi
+from homeserver.api.client.spaces import SpacesApi
 from homeserver.api.client.state import StateApi
 from homeserver.api.client.sync import SetPresence, SyncApi
 from homeserver.api.client.timestamp import TimestampApi
@@ -42,6 +43,7 @@ from homeserver.api.client.versions import VersionsApi
 from homeserver.api.client.wellknown import WellKnownApi
 from homeserver.api.federation.backfill import BackfillApi
 from homeserver.api.federation.events import PeerEventsApi
+from homeserver.api.federation.hierarchy import FederatedHierarchyApi
 from homeserver.api.federation.keys import KeysApi
 from homeserver.api.federation.media import FederatedMediaApi
 from homeserver.api.federation.public_rooms import FederatedDirectoryApi
@@ -79,6 +81,7 @@ def federation_apis(core: Core, peering: Peering, services: Services) -> list[Ha
         FederatedDirectoryApi(services.rooms.directory, lambda: peering.settings.config.public_rooms),
         QueryApi(core.config.server_name, services.rooms.aliases, services.profiles),
         FederatedMediaApi(services.media.downloads),
+        FederatedHierarchyApi(services.summaries),
         BackfillApi(services.peer_reading.history),
         PeerEventsApi(services.peer_reading.history),
         PeerStateApi(services.peer_reading.state),
@@ -124,6 +127,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
             lambda: settings.config.public_rooms,
             services.queries.public_rooms,
         ),
+        SpacesApi(config.server_name, services.spaces, services.summaries, services.rooms.aliases),
         UpgradeApi(services.rooms.upgrades),
         JoinedRoomsApi(core.index, core.interner),
         TypingApi(services.typing, core.interner, core.index),

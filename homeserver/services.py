@@ -26,6 +26,7 @@ from homeserver.media.service import MediaService
 from homeserver.peering import Peering
 from homeserver.peers.client import Client
 from homeserver.peers.queries import Queries
+from homeserver.peers.spaces import SpaceQueries
 from homeserver.push.counts import Unread
 from homeserver.push.pushers import Pushers
 from homeserver.push.service import PushRules, default_content
@@ -45,9 +46,12 @@ from homeserver.rooms.reading import Archive
 from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.relations import Relationships
 from homeserver.rooms.restricted import RestrictedJoins
+from homeserver.rooms.room_views import RoomViews
 from homeserver.rooms.send import Sender
+from homeserver.rooms.spaces import Spaces
 from homeserver.rooms.state_reads import StateReads
 from homeserver.rooms.succession import Succession
+from homeserver.rooms.summaries import Summaries
 from homeserver.rooms.timestamps import Timestamps
 from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.upgrade import RoomUpgrades
@@ -179,6 +183,8 @@ class Services:
     filters: Filters
     media: MediaService
     queries: Queries
+    spaces: Spaces
+    summaries: Summaries
     rooms: RoomServices
     reading: Reading
     peer_reading: PeerReading
@@ -203,6 +209,8 @@ def build_services(core: Core, peering: Peering) -> Services:
     accounts = Accounts(config.server_name, database, worker, interner, clock, entropy, hasher, sessions)
     tasks = TaskGroup(clock, around.log)
     queries = Queries(peering.client, clock)
+    views = RoomViews(database, interner, core.index, core.servers)
+    ask_space = SpaceQueries(peering.client, clock).ask
     rooms = build_rooms(core, settings, tasks, queries)
     # One counter for both: a sync token has one number for what is only in memory.
     ticker = Ticker()
@@ -232,6 +240,8 @@ def build_services(core: Core, peering: Peering) -> Services:
         filters=Filters(database, worker),
         media=build_media(core, settings, peering.client),
         queries=queries,
+        spaces=Spaces(config.server_name, views, ask_space, clock, entropy),
+        summaries=Summaries(config.server_name, views, ask_space),
         rooms=rooms,
         reading=build_reading(core, incoming, rooms.transactions, facts, ignored),
         peer_reading=build_peer_reading(core, facts),

@@ -5,12 +5,12 @@ Implemented in ``homeserver.peers`` and given to constructors by the composition
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from federation.flows.keys import Wanted
-from federation.ids import KeyId, ServerName
+from federation.ids import KeyId, RoomId, ServerName
 from federation.versions import RoomRules
 from homeserver.http.transport import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT_S, PeerResponse
 
@@ -91,3 +91,20 @@ class EventKeys(Protocol):
 
     async def fetch_many(self, wanted: Sequence[Wanted]) -> None:
         """Have the keys of many servers at hand, as far as they can be had: for the events of a join."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSpace:
+    """What another server tells of a room and, where it is a space, of its children. Checked, and of known members."""
+
+    room: Mapping[str, Any]  # a summary with its ``children_state``
+    children: Mapping[str, Mapping[str, Any]]  # summaries by room id
+    closed: frozenset[str]  # children that are open to nobody here
+
+
+class AskSpace(Protocol):
+    """Asks one server about a room; None where it does not tell."""
+
+    def __call__(
+        self, server_name: ServerName, room_id: RoomId, /, *, suggested_only: bool
+    ) -> Awaitable[RemoteSpace | None]: ...

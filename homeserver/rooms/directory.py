@@ -202,9 +202,9 @@ def _plain_topic(facts: RoomFacts) -> str | None:
     return _text(facts, "m.room.topic", "topic")
 
 
-def _entry(facts: RoomFacts) -> Entry:
-    room_type = _text(facts, "m.room.create", "type")
-    alias = _text(facts, CANONICAL, "alias")
+def shown_of(facts: RoomFacts) -> dict[str, Any]:
+    """A room as lists show it."""
+    # spec: client-server-api#get_matrixclientv3publicrooms (PublishedRoomsChunk)
     shown: dict[str, Any] = {
         "room_id": facts.room_id,
         "num_joined_members": facts.joined,
@@ -212,14 +212,19 @@ def _entry(facts: RoomFacts) -> Entry:
         "guest_can_join": _text(facts, "m.room.guest_access", "guest_access") == "can_join",
     }
     optional = {
-        "canonical_alias": alias,
+        "canonical_alias": _text(facts, CANONICAL, "alias"),
         "name": _text(facts, "m.room.name", "name"),
         "topic": _plain_topic(facts),
         "avatar_url": _text(facts, "m.room.avatar", "url"),
         "join_rule": _text(facts, "m.room.join_rules", "join_rule") or "invite",
-        "room_type": room_type,
+        "room_type": _text(facts, "m.room.create", "type"),
     }
     shown.update((key, value) for key, value in optional.items() if value is not None)
-    words = (shown.get("name"), shown.get("topic"), alias, facts.room_id)
+    return shown
+
+
+def _entry(facts: RoomFacts) -> Entry:
+    shown = shown_of(facts)
+    words = (shown.get("name"), shown.get("topic"), shown.get("canonical_alias"), facts.room_id)
     searched = "\n".join(word.casefold() for word in words if word)
-    return Entry((-facts.joined, facts.room_nid), shown, searched, room_type)
+    return Entry((-facts.joined, facts.room_nid), shown, searched, shown.get("room_type"))

@@ -5,7 +5,7 @@ spec: client-server-api#restricted-rooms
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from typing import Any
 
 from federation.auth.power import PowerLevels
@@ -36,7 +36,12 @@ def is_restricted(join_rules: Event | None, rules: RoomRules) -> bool:
 
 def allowed_rooms(join_rules: Event) -> list[str]:
     """The rooms whose members may join."""
-    allow = join_rules.content.get("allow")
+    return rooms_allowed_by(join_rules.content)
+
+
+def rooms_allowed_by(content: Mapping[str, Any]) -> list[str]:
+    """The same, of the content of a join rule."""
+    allow = content.get("allow")
     found: list[str] = []
     for condition in allow[:_CONDITIONS_MOST] if isinstance(allow, list) else ():
         if not isinstance(condition, dict) or condition.get("type") != "m.room_membership":

@@ -1,4 +1,4 @@
-"""The published rooms of this server, and what the directory shows of each.
+"""The published rooms of this server, and what the directory and others show of a room.
 
 spec: client-server-api#published-room-directory
 """
@@ -40,7 +40,9 @@ SHOWN_TYPES = (
     "m.room.avatar",
     "m.room.guest_access",
 )
-_TYPE_NAMES = {WELL_KNOWN_TYPES[name]: name for name in SHOWN_TYPES}
+# What a summary says besides, and what decides to whom it is shown.
+SUMMARY_TYPES = (*SHOWN_TYPES, "m.room.encryption", "m.room.server_acl")
+_TYPE_NAMES = {WELL_KNOWN_TYPES[name]: name for name in SUMMARY_TYPES}
 
 _ALL = statement(select(published_rooms.c.room_nid))
 _WHICH = statement(select(published_rooms.c.room_nid).where(any_of(published_rooms.c.room_nid, "room_nids")))
@@ -123,8 +125,13 @@ def move_published(tx: WriteTx, old_nid: int, new_nid: int) -> None:
 
 
 def load_facts(tx: Tx, room_nids: Sequence[int]) -> list[RoomFacts]:
-    """What there is to show of those of the rooms that are published. Four reads, whatever their number."""
-    wanted = tx.column(_WHICH, room_nids=list(room_nids))
+    """What there is to show of those of the rooms that are published. Five reads, whatever their number."""
+    return load_room_facts(tx, tx.column(_WHICH, room_nids=list(room_nids)), SHOWN_TYPES)
+
+
+def load_room_facts(tx: Tx, room_nids: Sequence[int], types: Sequence[str]) -> list[RoomFacts]:
+    """The contents of such state events of the rooms, and how many are in them. Four reads, whatever their number."""
+    wanted = list(room_nids)
     if not wanted:
         return []
     found = {
@@ -133,7 +140,7 @@ def load_facts(tx: Tx, room_nids: Sequence[int]) -> list[RoomFacts]:
     }
     for room_nid, count in tx.all(_JOINED, room_nids=wanted):
         found[room_nid].joined = count
-    keys = tx.column(_KEYS, type_nids=list(_TYPE_NAMES))
+    keys = tx.column(_KEYS, type_nids=[WELL_KNOWN_TYPES[name] for name in types])
     for room_nid, type_nid, json, redacted_by in tx.all(_STATE, room_nids=wanted, key_nids=keys):
         content: Any = _decode(json).content
         facts = found[room_nid]

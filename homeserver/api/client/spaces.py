@@ -1,0 +1,68 @@
+"""Spaces, and rooms at a glance. spec: client-server-api#spaces"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from federation.ids import RoomAlias, RoomId, ServerName, domain_of, parse_server_name
+from homeserver.http.errors import not_found
+from homeserver.http.request import Request
+from homeserver.http.route import Auth, Route
+from homeserver.rooms.aliases import Aliases, Located
+from homeserver.rooms.spaces import DEPTH_MOST, LIMIT_DEFAULT, LIMIT_MOST, Spaces
+from homeserver.rooms.summaries import Summaries
+
+MAX_VIA = 50
+
+
+class SpacesApi:
+    def __init__(self, server_name: str, spaces: Spaces, summaries: Summaries, aliases: Aliases) -> None:
+        self._server_name = server_name
+        self._spaces = spaces
+        self._summaries = summaries
+        self._aliases = aliases
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(
+                method="GET",
+                template="/_matrix/client/v1/rooms/{room_id:room_id}/hierarchy",
+                handler=self.hierarchy,
+                auth=Auth.USER,
+                limit="search",
+                spec="client-server-api#get_matrixclientv1roomsroomidhierarchy",
+            ),
+            Route(
+                method="GET",
+                template="/_matrix/client/v1/room_summary/{where:room_id_or_alias}",
+                handler=self.summary,
+                auth=Auth.OPTIONAL,
+                limit="search",
+                spec="client-server-api#get_matrixclientv1room_summaryroomidoralias",
+            ),
+        ]
+
+    async def hierarchy(self, request: Request, room_id: RoomId) -> dict[str, Any]:
+        return await self._spaces.page(
+            request.requester,
+            room_id,
+            limit=request.int_arg("limit", LIMIT_DEFAULT, minimum=1, maximum=LIMIT_MOST, clamp=True),
+            suggested_only=request.bool_arg("suggested_only"),
+            max_depth=request.int_arg("max_depth", DEPTH_MOST, maximum=DEPTH_MOST, clamp=True),
+            token=request.arg("from"),
+        )
+
+    async def summary(self, request: Request, where: RoomId | RoomAlias) -> dict[str, Any]:
+        via = [parse_server_name(name) for name in request.query.get("via", ())[:MAX_VIA]]
+        room_id, servers = await self._locate(where, is_stranger=request.requester is None)
+        return await self._summaries.summary(request.requester, room_id, [*via, *servers])
+
+    async def _locate(self, where: RoomId | RoomAlias, *, is_stranger: bool) -> Located:
+        if where[:1] == "!":
+            servers: tuple[ServerName, ...] = ()
+            return Located(RoomId(where), servers)
+        alias = RoomAlias(where)
+        if is_stranger and domain_of(alias) != self._server_name:
+            # No other server is asked on behalf of somebody whom nobody knows.
+            raise not_found("Room not found")
+        return await self._aliases.locate(alias)
