@@ -9,6 +9,8 @@ from homeserver.api.client.account_data import AccountDataApi
 from homeserver.api.client.capabilities import CapabilitiesApi
 from homeserver.api.client.context import ContextApi
 from homeserver.api.client.create_room import CreateRoomApi
+from homeserver.api.client.cross_signing import CrossSigningApi
+from homeserver.api.client.device_keys import DeviceKeysApi
 from homeserver.api.client.devices import DevicesApi
 from homeserver.api.client.directory import DirectoryApi
 from homeserver.api.client.event import EventApi
@@ -33,6 +35,7 @@ from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
 from homeserver.api.client.relations import RelationsApi
 from homeserver.api.client.send import SendApi
+from homeserver.api.client.send_to_device import SendToDeviceApi
 from homeserver.api.client.spaces import SpacesApi
 from homeserver.api.client.state import StateApi
 from homeserver.api.client.sync import SetPresence, SyncApi
@@ -50,6 +53,7 @@ from homeserver.api.federation.public_rooms import FederatedDirectoryApi
 from homeserver.api.federation.query import QueryApi
 from homeserver.api.federation.send import TransactionsApi
 from homeserver.api.federation.state import PeerStateApi
+from homeserver.api.federation.user_keys import UserKeysApi
 from homeserver.api.federation.version import FederationVersionApi
 from homeserver.core import Core
 from homeserver.ephemeral.presence import Presence
@@ -86,6 +90,7 @@ def federation_apis(core: Core, peering: Peering, services: Services) -> list[Ha
         PeerEventsApi(services.peer_reading.history),
         PeerStateApi(services.peer_reading.state),
         TransactionsApi(services.incoming.receiver),
+        UserKeysApi(services.encryption.queries),
     ]
 
 
@@ -93,6 +98,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
     """What clients ask."""
     config, around = core.config, core.around
     settings, accounts, interactive = services.settings, services.accounts, services.interactive
+    encryption = services.encryption
     media = MediaApi(services.media.repository, services.media.downloads)
     return [
         VersionsApi(),
@@ -137,6 +143,9 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         PresenceApi(services.presence, core.interner, core.index),
         PushRulesApi(services.push_rules),
         PushersApi(services.pushers),
+        DeviceKeysApi(encryption.uploads, encryption.queries, encryption.news, services.sync, core.changes),
+        CrossSigningApi(encryption.signing, services.identity, interactive),
+        SendToDeviceApi(encryption.messages),
         SyncApi(services.sync, around.database, _note_sync(services.presence)),
     ]
 

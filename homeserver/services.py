@@ -17,6 +17,13 @@ from homeserver.accounts.users import Accounts
 from homeserver.config.schema import RateLimits
 from homeserver.config.settings import Settings
 from homeserver.core import Core
+from homeserver.e2ee.edus import KeyEdus
+from homeserver.e2ee.queries import KeyQueries
+from homeserver.e2ee.remote import RemoteLists
+from homeserver.e2ee.sections import DeviceNews
+from homeserver.e2ee.signing import CrossSigning
+from homeserver.e2ee.to_device import ToDeviceMessages
+from homeserver.e2ee.uploads import KeyUploads
 from homeserver.ephemeral.presence import Presence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
@@ -166,6 +173,37 @@ def build_rooms(core: Core, settings: Settings, tasks: TaskGroup, queries: Queri
 
 
 @dataclass(frozen=True, slots=True)
+class Encryption:
+    """Keys of devices, and messages between them."""
+
+    uploads: KeyUploads
+    queries: KeyQueries
+    signing: CrossSigning
+    messages: ToDeviceMessages
+    news: DeviceNews
+    edus: KeyEdus
+
+
+def build_encryption(core: Core, peering: Peering, tasks: TaskGroup, facts: StateFacts) -> Encryption:
+    """End-to-end encryption, as far as a server has to do with it."""
+    around, worker, interner, index = core.around, core.committer, core.interner, core.index
+    server_name, database, clock = core.config.server_name, around.database, around.clock
+    news = DeviceNews(database, worker, interner, index, core.changes, facts)
+    core.changes.subscribe(news.apply)
+    remote = RemoteLists(
+        peering.client, database, worker, interner, index, core.changes, tasks, clock, around.log
+    )
+    return Encryption(
+        KeyUploads(worker),
+        KeyQueries(server_name, database, worker, interner, index, remote),
+        CrossSigning(database, worker, interner),
+        ToDeviceMessages(server_name, worker, interner, clock, around.entropy),
+        news,
+        KeyEdus(server_name, remote, database, worker, interner, index, clock, around.log),
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Services:
     """The domains, over the core."""
 
@@ -194,6 +232,7 @@ class Services:
     presence: Presence | None
     push_rules: PushRules
     pushers: Pushers
+    encryption: Encryption
     sync: SyncService
 
 
@@ -220,9 +259,10 @@ def build_services(core: Core, peering: Peering) -> Services:
     if config.presence.enabled:
         presence = Presence(clock, ticker, core.index, core.notifier.wake_users)
         core.changes.subscribe(presence.apply)
-    incoming = build_incoming(core, peering, tasks, None, None)
     push_rules = PushRules(database, worker)
     facts, ignored = StateFacts(core.bases), IgnoreLists(database)
+    encryption = build_encryption(core, peering, tasks, facts)
+    incoming = build_incoming(core, peering, tasks, None, encryption.edus)
     return Services(
         settings=settings,
         limiter=limiter,
@@ -251,12 +291,18 @@ def build_services(core: Core, peering: Peering) -> Services:
         presence=presence,
         push_rules=push_rules,
         pushers=Pushers(database, worker, clock),
-        sync=build_sync(core, facts, ignored, typing, presence),
+        encryption=encryption,
+        sync=build_sync(core, facts, ignored, typing, presence, encryption.news),
     )
 
 
 def build_sync(
-    core: Core, facts: StateFacts, ignored: IgnoreLists, typing: Typing, presence: Presence | None
+    core: Core,
+    facts: StateFacts,
+    ignored: IgnoreLists,
+    typing: Typing,
+    presence: Presence | None,
+    devices: DeviceNews,
 ) -> SyncService:
     """Sync, over the log and what is only in memory."""
     around = core.around
@@ -273,7 +319,13 @@ def build_sync(
     )
     unread = Unread(around.database, core.interner, core.changes, core.index, core.events)
     return SyncService(
-        tools, around.entropy.id(8), typing=typing, presence=presence, unread=unread, defaults=_default_data
+        tools,
+        around.entropy.id(8),
+        typing=typing,
+        presence=presence,
+        unread=unread,
+        devices=devices,
+        defaults=_default_data,
     )
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from homeserver.accounts.types import Requester
 from homeserver.config.schema import Sessions as SessionsConfig
 from homeserver.db.threads import Database
-from homeserver.http.errors import MatrixError, unknown_token
+from homeserver.http.errors import MatrixError, forbidden, unknown_token
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.store import devices, tokens
@@ -113,6 +113,8 @@ class Sessions:
             raise MatrixError(
                 400, "M_RESOURCE_LIMIT_EXCEEDED", "This account has too many devices: log some out"
             ) from None
+        except devices.DeviceIdTakenError:
+            raise forbidden("The device ID is the public key of a cross-signing key") from None
         return prepared.grant
 
     async def refresh(self, refresh_token: str) -> Grant:

@@ -12,6 +12,8 @@ from homeserver.db.schema.accounts import devices
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
+from homeserver.store.cross_signing import is_signing_key
+from homeserver.store.device_keys import drop_devices_keys, note_renamed
 from homeserver.store.tokens import NewTokens, drop_device_tokens, drop_user_tokens, store_tokens
 
 _D = devices.c
@@ -81,6 +83,10 @@ class TooManyDevicesError(Exception):
     """The user has as many devices as a user may have."""
 
 
+class DeviceIdTakenError(Exception):
+    """The device would be called as one of the user's cross-signing keys."""
+
+
 @dataclass(frozen=True, slots=True)
 class Login:
     """A device that logs in: ``device_nid`` is its number if it is new."""
@@ -93,7 +99,10 @@ class Login:
 
 
 def log_in(tx: WriteTx, login: Login, tokens: NewTokens) -> int:
-    """Give tokens to a device, new or known, and end those that it had. Returns the device's number."""
+    """Give tokens to a device, new or known, and end those that it had. Returns the device's number.
+
+    Raises TooManyDevicesError and DeviceIdTakenError.
+    """
     # spec: client-server-api#relationship-between-access-tokens-and-devices
     known: int | None = tx.value(_NID, user_nid=login.user_nid, device_id=login.device_id)
     if known is not None:
@@ -103,6 +112,9 @@ def log_in(tx: WriteTx, login: Login, tokens: NewTokens) -> int:
         return known
     if tx.value(_COUNT, user_nid=login.user_nid) >= MAX_DEVICES_PER_USER:
         raise TooManyDevicesError
+    # spec: client-server-api#cross-signing (device ids and public keys share one namespace)
+    if is_signing_key(tx, login.user_nid, login.device_id):
+        raise DeviceIdTakenError
     row = (login.device_nid, login.user_nid, login.device_id, login.display_name, login.now_ms)
     tx.insert(_INSERT, [row])
     store_tokens(tx, login.user_nid, login.device_nid, tokens)
@@ -128,6 +140,7 @@ def rename_device(tx: WriteTx, user_nid: int, device_id: str, display_name: str 
     if nid is None:
         return False
     tx.claim(Kind.DEVICES, -user_nid, nid, payload=DevicesChanged(user_nid, changed=(device_id,)))
+    note_renamed(tx, user_nid, nid, device_id)
     return True
 
 
@@ -153,6 +166,7 @@ def _drop(tx: WriteTx, user_nid: int, found: list[tuple[int, str]]) -> None:
     drop_device_tokens(tx, nids)
     tx.run(_DROP, nids=nids)
     tx.claim(Kind.DEVICES, -user_nid, payload=DevicesChanged(user_nid, removed=tuple(found)))
+    drop_devices_keys(tx, user_nid, dict(found))
 
 
 def store_last_seen(tx: WriteTx, seen: Sequence[Seen]) -> None:

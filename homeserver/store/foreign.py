@@ -6,7 +6,7 @@ database, another server process) only the row of ``changes`` is seen. ``with_pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import and_, select
 
@@ -15,6 +15,8 @@ from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
 from homeserver.store.changes import Change, Kind, load_changes
+from homeserver.store.cross_signing import OthersSigned
+from homeserver.store.device_lists import ListChanged, load_rooms_of
 from homeserver.store.events import load_json, load_memberships, load_redacting, load_rows
 from homeserver.store.members import load_user_rooms
 from homeserver.store.parsed import EventCache, load_events
@@ -57,15 +59,30 @@ def load_foreign(tx: Tx, after: int, upto: int) -> list[Change]:
     return found
 
 
+def _with_rooms(tx: Tx, change: Change) -> Change:
+    if change.ref:
+        return change._replace(payload=OthersSigned(change.ref))
+    rooms = load_rooms_of(tx, -change.topic)
+    # Which of the devices it was is in the tables, for those who tell it to other servers.
+    return change._replace(payload=ListChanged(-change.topic, room_nids=rooms))
+
+
 def _with_members(tx: Tx, change: Change) -> Change:
     # Which of the three it was matters to nobody who follows: each looks at what the tables say now.
     members = load_user_rooms(tx, -change.topic)
     return change._replace(payload=AccountChanged(-change.topic, "created", members))
 
 
+_OTHERS: dict[int, Callable[[Tx, Change], Change]] = {
+    Kind.ACCOUNT: _with_members,
+    Kind.DEVICE_LIST: _with_rooms,
+    Kind.SIGNING_KEYS: _with_rooms,
+}
+
+
 def with_payloads(tx: Tx, changes: Sequence[Change]) -> list[Change]:
     """Changes of events get their placements. Snapshots are not loaded: nothing that follows the log asks for them."""
-    changes = [_with_members(tx, change) if change.kind == Kind.ACCOUNT else change for change in changes]
+    changes = [_OTHERS[change.kind](tx, change) if change.kind in _OTHERS else change for change in changes]
     moving = [change for change in changes if change.kind in (Kind.EVENT, Kind.STATE_MOVED)]
     if not moving:
         return changes

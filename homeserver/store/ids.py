@@ -410,6 +410,11 @@ def _find_key(tx: Tx, type_nid: int, state_key: str) -> int | None:
     return tx.value(_KEYS_BY_NAME, type_nid=type_nid, state_key=state_key)  # type: ignore[no-any-return]
 
 
+def load_user_names(tx: Tx, nids: Sequence[int]) -> dict[int, str]:
+    """The user ids behind numbers."""
+    return {nid: user_id for user_id, nid in tx.all(_USERS_BY_NID, nids=list(nids))}
+
+
 def load_keys(tx: Tx, nids: Sequence[int]) -> dict[int, StateKey]:
     """The (type, state key) behind numbers."""
     found = tx.all(_KEYS_BY_NID, nids=nids)

@@ -16,6 +16,7 @@ from homeserver.runtime.log import Log
 from homeserver.store.changes import trim_changes
 from homeserver.store.staging import sweep_answers
 from homeserver.store.sweep import sweep_transactions
+from homeserver.store.to_device import sweep_ids
 from homeserver.store.work import Worker
 
 TRIM_EVERY_S = 60.0
@@ -93,9 +94,8 @@ def standard_chores(worker: Worker, clock: Clock) -> list[Chore]:
 
     async def sweep() -> None:
         before_ts_ms = clock.now_ms() - int(TRANSACTIONS_KEPT_S * 1000)
-        while await worker.work(sweep_transactions, before_ts_ms, SWEEP_AT_ONCE) == SWEEP_AT_ONCE:
-            pass
-        while await worker.work(sweep_answers, before_ts_ms, SWEEP_AT_ONCE) == SWEEP_AT_ONCE:
-            pass
+        for unit in (sweep_transactions, sweep_answers, sweep_ids):
+            while await worker.work(unit, before_ts_ms, SWEEP_AT_ONCE) == SWEEP_AT_ONCE:
+                pass
 
     return [Chore("trim the log", TRIM_EVERY_S, trim), Chore("forget transaction ids", SWEEP_EVERY_S, sweep)]

@@ -15,6 +15,7 @@ from collections.abc import Iterable, Sequence
 from twisted.internet.defer import Deferred
 
 from homeserver.store.changes import Change
+from homeserver.store.device_lists import ListChanged
 from homeserver.store.placement import moves_of
 from homeserver.stream.index import MembershipIndex
 
@@ -66,6 +67,10 @@ class Notifier:
         for change in changes:
             if change.topic < 0:
                 users.add(-change.topic)
+                if isinstance(change.payload, ListChanged):
+                    # Everybody who shares a room with them.
+                    for room_nid in change.payload.room_nids:
+                        users |= self._concerned(room_nid)
             elif change.topic > 0:
                 users |= self._concerned(change.topic)
                 users.update(move.member_nid for move in moves_of(change) if move.member_nid)

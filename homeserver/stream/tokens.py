@@ -2,7 +2,8 @@
 
 A sync token is ``s<pos>_<ephemeral>_<boot>``: the position in the log up to which the client has everything, and the
 counter of ephemeral facts (typing, presence), which means something only to the process that counted (``boot``). After
-a restart the ephemeral part reads as 0: everything changed. A timeline token is ``t<pos>``: a point between events,
+a restart the ephemeral part reads as 0: everything changed. Where more messages waited for the device than one answer
+takes, ``_<pos>`` follows: up to there it has them. A timeline token is ``t<pos>``: a point between events,
 after the event at ``pos``. Wherever a timeline token is asked for, a sync token serves as well.
 """
 
@@ -13,7 +14,7 @@ from typing import NamedTuple
 
 from homeserver.http.errors import invalid_param
 
-_SYNC = re.compile(r"s([0-9]{1,18})_([0-9]{1,18})_([A-Za-z0-9]{1,16})\Z")
+_SYNC = re.compile(r"s([0-9]{1,18})_([0-9]{1,18})_([A-Za-z0-9]{1,16})(?:_([0-9]{1,18}))?\Z")
 _TIMELINE = re.compile(r"t(-?[0-9]{1,18})\Z")
 
 
@@ -23,9 +24,16 @@ class SyncToken(NamedTuple):
     pos: int
     ephemeral: int
     boot: str
+    behind: int | None = None  # where the device's messages end, if before ``pos``
 
     def __str__(self) -> str:
-        return f"s{self.pos}_{self.ephemeral}_{self.boot}"
+        behind = "" if self.behind is None else f"_{self.behind}"
+        return f"s{self.pos}_{self.ephemeral}_{self.boot}{behind}"
+
+    @property
+    def inbox(self) -> int:
+        """Up to where the device has the messages that were sent to it."""
+        return self.pos if self.behind is None else min(self.behind, self.pos)
 
 
 def parse_sync_token(text: str, boot: str) -> SyncToken:
@@ -34,7 +42,8 @@ def parse_sync_token(text: str, boot: str) -> SyncToken:
     if match is None:
         raise invalid_param("Not a sync token of this server")
     same = match[3] == boot
-    return SyncToken(int(match[1]), int(match[2]) if same else 0, boot)
+    behind = None if match[4] is None else int(match[4])
+    return SyncToken(int(match[1]), int(match[2]) if same else 0, boot, behind)
 
 
 def timeline_token(pos: int) -> str:

@@ -23,7 +23,15 @@ from homeserver.sync.sections import (
     stripped_rooms,
 )
 from homeserver.sync.serialise import counts_members, encode, events_object, receipt_events, typing_event
-from homeserver.sync.types import DefaultData, DeviceSections, Presence, Requester, Typing, Unread
+from homeserver.sync.types import (
+    DefaultData,
+    DeviceAnswer,
+    DeviceSections,
+    Presence,
+    Requester,
+    Typing,
+    Unread,
+)
 from homeserver.sync.window import Topic
 from homeserver.sync.work import Answer, Work
 
@@ -84,20 +92,22 @@ class Assembler:
             self._presence_section(work),
             _events_member(b"account_data", list(account.get(0, {}).values())),
         ]
-        told = any(parts) or work.initial or self._devices_changed(work)
-        body = await self.body(work.ask.requester, work.token, work.since, parts)
+        answer = await self.body(work.ask.requester, work.token, work.at, parts)
         self._note_members(work, pieces)
-        return Answer(body, told, work.token)
+        answer.told |= any(parts) or work.initial
+        return answer
 
-    async def body(self, requester: Requester, token: SyncToken, since: int, parts: Sequence[bytes]) -> bytes:
-        """The outermost object."""
-        found = self._devices.load(requester, since, token.pos)
-        devices = found if isinstance(found, bytes) else await found
-        members = [b'{"next_batch":"%b"' % str(token).encode(), *(part for part in (devices, *parts) if part)]
-        return b",".join(members) + b"}"
-
-    def _devices_changed(self, work: Work) -> bool:
-        return self._devices.changed(work.ask.requester, work.since, work.token.pos)
+    async def body(
+        self, requester: Requester, token: SyncToken, at: SyncToken | None, parts: Sequence[bytes]
+    ) -> Answer:
+        """The outermost object: what is said of the device goes first."""
+        found = self._devices.load(requester, at, token.pos)
+        devices = found if isinstance(found, DeviceAnswer) else await found
+        if devices.inbox < token.pos:
+            token = token._replace(behind=devices.inbox)
+        said = (part for part in (devices.members, *parts) if part)
+        members = [b'{"next_batch":"%b"' % str(token).encode(), *said]
+        return Answer(b",".join(members) + b"}", devices.told, token)
 
     # --- one room ------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """What sync needs of others.
 
 The protocols are implemented elsewhere (typing and presence in ``homeserver.ephemeral``, unread counts in
-``homeserver.push``, keys and to-device messages with the encryption work) and given to ``SyncService`` by the
+``homeserver.push``, keys and to-device messages in ``homeserver.e2ee``) and given to ``SyncService`` by the
 composition root.
 """
 
@@ -10,7 +10,10 @@ composition root.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
+
+from homeserver.stream.tokens import SyncToken
 
 
 class Requester(Protocol):
@@ -78,14 +81,28 @@ class Unread(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class DeviceAnswer:
+    """The sections of encryption in one answer."""
+
+    members: bytes  # JSON members, without braces
+    told: bool  # whether anything in them is news
+    inbox: int  # the position up to which the device has its messages after this
+
+
 class DeviceSections(Protocol):
     """The sections of encryption: keys, device lists, to-device messages."""
 
-    def changed(self, requester: Requester, since: int, upto: int) -> bool:
-        """Whether there is anything for this device in ``(since, upto]``; from memory."""
+    def changed(self, requester: Requester, at: SyncToken, upto: int) -> bool:
+        """Whether there may be anything for this device between a token and a position; from memory."""
 
-    def load(self, requester: Requester, since: int, upto: int) -> bytes | Awaitable[bytes]:
-        """JSON members (without braces) to put into the answer; ``since`` 0 at an initial sync."""
+    def prepare(self, requester: Requester) -> Awaitable[None] | None:
+        """Before an answer is made: read what is to be in memory. None: there is nothing to wait for."""
+
+    def load(
+        self, requester: Requester, at: SyncToken | None, upto: int
+    ) -> DeviceAnswer | Awaitable[DeviceAnswer]:
+        """What to put into the answer; no token at an initial sync."""
 
 
 DefaultData = Callable[[str], Mapping[str, str]]
@@ -98,13 +115,18 @@ def no_defaults(_: str) -> Mapping[str, str]:
 
 
 class NoEncryption:
-    """Before there is encryption: no keys, no messages. Clients insist on the two members."""
+    """Without encryption: no keys, no messages. Clients insist on the two members."""
 
-    def changed(self, requester: Requester, since: int, upto: int) -> bool:
+    def changed(self, requester: Requester, at: SyncToken, upto: int) -> bool:
         return False
 
-    def load(self, requester: Requester, since: int, upto: int) -> bytes:
-        return b'"device_one_time_keys_count":{},"device_unused_fallback_key_types":[]'
+    def prepare(self, requester: Requester) -> None:
+        return None
+
+    def load(self, requester: Requester, at: SyncToken | None, upto: int) -> DeviceAnswer:
+        return DeviceAnswer(
+            b'"device_one_time_keys_count":{},"device_unused_fallback_key_types":[]', False, upto
+        )
 
 
 class NoTyping:

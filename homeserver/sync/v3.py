@@ -177,10 +177,10 @@ class SyncService:
             return False
         if presence.counter != presence_at and presence.changes_for(user_nid, presence_at):
             return False
-        return not self._devices.changed(requester, pos, tools.log.position)
+        return not self._devices.changed(requester, at, tools.log.position)
 
     async def _nothing(self, requester: Requester, at: SyncToken) -> bytes:
-        return await self._assembler.body(requester, at, at.pos, [])
+        return (await self._assembler.body(requester, at, at, [])).body
 
     # --- answers -------------------------------------------------------------------------------------------------
 
@@ -190,6 +190,9 @@ class SyncService:
         if ignored is None:
             ignored = await self._ignored.load(requester.user_nid)
         own_key = await self._own_key(requester)
+        preparing = self._devices.prepare(requester)
+        if preparing is not None:
+            await preparing
         if not self._asked_keys:
             await self._ask_keys(_NAMING)
             self._asked_keys = True

@@ -25,7 +25,6 @@ _BODY_LIMIT_BYTES = 65_536
 SetPresence = Callable[[Requester, str], None]
 
 
-# spec-partial: GET /_matrix/client/v3/sync: no to_device, device_lists and one-time key counts until there is end-to-end encryption
 class SyncApi:
     """``set_presence(requester, state)`` hears of every sync: a client that syncs is there."""
 

@@ -6,11 +6,9 @@ expressions over the catalogue, so a column that is renamed breaks the import an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Column, ColumnElement, Select, and_, exists, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, and_, exists, func, literal, or_, select, union_all
 
 from homeserver.db.schema.accounts import (
     access_tokens,
@@ -55,57 +53,18 @@ from homeserver.db.schema.rooms import (
 )
 from homeserver.db.schema.start import LEASE_NAME, WELL_KNOWN_TYPES
 from homeserver.db.schema.stream import changes, followers, stream
-from homeserver.db.statements import Statement, statement
-from homeserver.db.tx import Tx
 from homeserver.store.changes import Kind
+from homeserver.store.checks.e2ee import ENCRYPTION
+from homeserver.store.checks.rules import POSITION as _POSITION
+from homeserver.store.checks.rules import Rule
+from homeserver.store.checks.rules import ahead as _ahead
+from homeserver.store.checks.rules import none_of as _none_of
+from homeserver.store.checks.rules import points_nowhere as _points_nowhere
+from homeserver.store.checks.rules import rule as _rule
 from homeserver.store.placement import Membership
 
-EXAMPLES = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """What a row would say that breaks it, and the query for such rows."""
-
-    wrong: str
-    query: Statement
-
-    def problems(self, tx: Tx) -> Iterator[str]:
-        """One line for the rule, with examples, if it is broken."""
-        found = tx.all(self.query)
-        if found:
-            shown = ", ".join(" ".join(map(str, row)) for row in found[:EXAMPLES])
-            yield f"{self.wrong}: {shown}" + (" and more" if len(found) > EXAMPLES else "")
-
-
-def _rule(wrong: str, query: Select[*tuple[Any, ...]]) -> Rule:
-    return Rule(wrong, statement(query.limit(EXAMPLES + 1)))
-
-
-def _none_of(column: Column[int], values: Iterable[int]) -> ColumnElement[bool]:
-    return and_(*(column != int(value) for value in values))
-
-
-def _points_nowhere(child: Column[Any], parent: Column[Any], *where: ColumnElement[bool]) -> Rule:
-    """Each value of a column is a row elsewhere (NULL points nowhere on purpose)."""
-    there = parent.table.alias("there")
-    known = exists(select(literal(1)).where(there.c[parent.name] == child))
-    return _rule(
-        f"{child.table.name}.{child.name} is in no row of {parent.table.name}",
-        select(child).where(and_(child.is_not(None), ~known, *where)),
-    )
-
-
-_POSITION = select(stream.c.pos).scalar_subquery()
 _OLDEST_CHANGE = select(func.min(changes.c.pos)).scalar_subquery()
 _EVENT_KEY = events.join(state_keys, state_keys.c.nid == events.c.state_key_nid)
-
-
-def _ahead(column: Column[Any]) -> Rule:
-    return _rule(
-        f"{column.table.name}.{column.name} is ahead of the position of the stream",
-        select(column).where(column > _POSITION),
-    )
 
 
 def _of_other_room(name: str, event: ColumnElement[Any], room: ColumnElement[Any]) -> Rule:
@@ -413,4 +372,13 @@ _NUMBERS = (
     ),
 )
 
-RULES: tuple[Rule, ...] = (*_REFERENCES, *_SAME_ROOM, *_EVENTS, *_STREAM, *_ACCOUNTS, *_PEERS, *_NUMBERS)
+RULES: tuple[Rule, ...] = (
+    *_REFERENCES,
+    *_SAME_ROOM,
+    *_EVENTS,
+    *_STREAM,
+    *_ACCOUNTS,
+    *_PEERS,
+    *_NUMBERS,
+    *ENCRYPTION,
+)

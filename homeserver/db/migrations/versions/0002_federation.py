@@ -130,6 +130,130 @@ def _joins() -> None:
 
 def _device_keys() -> None:
     """Keys and messages of devices."""
+    op.create_table(
+        "device_keys",
+        _big("device_nid"),
+        _big("user_nid"),
+        _text("json"),
+        sa.PrimaryKeyConstraint("device_nid"),
+    )
+    op.create_index("device_keys_by_user", "device_keys", ["user_nid"])
+    op.create_table(
+        "one_time_keys",
+        _big("device_nid"),
+        _text("algorithm"),
+        _text("key_id"),
+        _big("place"),
+        _text("key"),
+        sa.PrimaryKeyConstraint("device_nid", "algorithm", "key_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("one_time_keys_by_place", "one_time_keys", ["device_nid", "algorithm", "place", "key_id"])
+    op.create_table(
+        "fallback_keys",
+        _big("device_nid"),
+        _text("algorithm"),
+        _text("key_id"),
+        _text("key"),
+        _small("used"),
+        sa.PrimaryKeyConstraint("device_nid", "algorithm"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "signing_keys",
+        _big("user_nid"),
+        _text("usage"),
+        _text("public_key"),
+        _text("key"),
+        sa.PrimaryKeyConstraint("user_nid", "usage"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "key_signatures",
+        _big("target_nid"),
+        _text("target_id"),
+        _big("signer_nid"),
+        _text("key_id"),
+        _text("signature"),
+        sa.PrimaryKeyConstraint("target_nid", "target_id", "signer_nid", "key_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("key_signatures_by_signer", "key_signatures", ["signer_nid", "key_id"])
+    _device_messages()
+    _device_lists()
+
+
+def _device_messages() -> None:
+    op.create_table(
+        "to_device",
+        _big("device_nid"),
+        _big("pos"),
+        _text("message"),
+        sa.PrimaryKeyConstraint("device_nid", "pos"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "to_device_out",
+        _big("pos"),
+        _text("destination"),
+        _text("content"),
+        sa.PrimaryKeyConstraint("pos"),
+    )
+    op.create_index("to_device_out_by_destination", "to_device_out", ["destination", "pos"])
+    op.create_table(
+        "to_device_seen",
+        _text("origin"),
+        _text("message_id"),
+        _big("ts_ms"),
+        sa.PrimaryKeyConstraint("origin", "message_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("to_device_seen_by_age", "to_device_seen", ["ts_ms"])
+    op.create_table(
+        "device_transactions",
+        _big("device_nid"),
+        _text("txn_key"),
+        _big("ts_ms"),
+        sa.PrimaryKeyConstraint("device_nid", "txn_key"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("device_transactions_by_age", "device_transactions", ["ts_ms"])
+
+
+def _device_lists() -> None:
+    op.create_table(
+        "list_changes",
+        _big("pos"),
+        _big("user_nid"),
+        _text("device_id"),
+        sa.PrimaryKeyConstraint("pos"),
+    )
+    op.create_index("list_changes_by_user", "list_changes", ["user_nid", "pos"])
+    op.create_table(
+        "signature_changes",
+        _big("signer_nid"),
+        _big("target_nid"),
+        _big("pos"),
+        sa.PrimaryKeyConstraint("signer_nid", "target_nid"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "remote_lists",
+        _big("user_nid"),
+        _big("stream_id"),
+        _small("stale"),
+        _big("pos"),
+        sa.PrimaryKeyConstraint("user_nid"),
+    )
+    op.create_table(
+        "remote_devices",
+        _big("user_nid"),
+        _text("device_id"),
+        _text("json"),
+        _text("display_name", nullable=True),
+        sa.PrimaryKeyConstraint("user_nid", "device_id"),
+        sqlite_with_rowid=False,
+    )
 
 
 def _remote_media() -> None:

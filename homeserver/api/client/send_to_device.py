@@ -1,0 +1,41 @@
+"""Messages to devices. spec: client-server-api#send-to-device-messaging"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from homeserver.e2ee.to_device import ToDeviceMessages
+from homeserver.http.request import Request
+from homeserver.http.response import EMPTY_JSON
+from homeserver.http.route import Auth, Route
+
+_MAX_BODY = 4 * 1024 * 1024
+
+
+class SendBody(msgspec.Struct):
+    messages: dict[str, dict[str, dict[str, Any]]]
+
+
+class SendToDeviceApi:
+    def __init__(self, messages: ToDeviceMessages) -> None:
+        self._messages = messages
+
+    def routes(self) -> list[Route]:
+        return [
+            Route(
+                method="PUT",
+                template="/_matrix/client/v3/sendToDevice/{event_type}/{txn_id}",
+                handler=self.send,
+                auth=Auth.GUEST_OK,
+                limit="write",
+                max_body=_MAX_BODY,
+                spec="client-server-api#put_matrixclientv3sendtodeviceeventtypetxnid",
+            )
+        ]
+
+    async def send(self, request: Request, event_type: str, txn_id: str) -> bytes:
+        messages = request.json(SendBody).messages
+        await self._messages.send(request.requester, event_type, txn_id, messages)
+        return EMPTY_JSON

@@ -1,0 +1,94 @@
+"""Whose keys a client has to ask for again, and whom it need not follow any more: from the tables.
+
+Runs in a database thread. The reader's snapshot may be ahead of ``upto``; who comes or goes after it is told the next
+time, so nobody is missed, and at most somebody is told twice.
+
+# spec: client-server-api#tracking-the-device-list-for-a-user
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from homeserver.db.tx import Tx
+from homeserver.store.cross_signing import load_others_signed
+from homeserver.store.device_lists import (
+    MemberMove,
+    load_changed_users,
+    load_joined,
+    load_member_moves,
+    load_sharing,
+)
+from homeserver.store.visibility_reads import StateFacts
+
+_JOIN = "join"
+
+
+@dataclass(frozen=True, slots=True)
+class ListAsk:
+    """Who asks about ``(since, upto]``, with the rooms that they are in, and those where their membership moved."""
+
+    user_nid: int
+    since: int
+    upto: int
+    joined: frozenset[int]
+    moved: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class ListNews:
+    """Users whose keys must be asked for, and users with whom no room is shared any more."""
+
+    changed: frozenset[int] = frozenset()
+    left: frozenset[int] = frozenset()
+
+
+def load_news(tx: Tx, ask: ListAsk, facts: StateFacts) -> ListNews:
+    """See the module."""
+    moves = load_member_moves(tx, ask.joined | ask.moved, ask.since, ask.upto)
+    words = facts.words(tx, {nid for move in moves for nid in (move.event_nid, move.prev_nid) if nid})
+    by_room: dict[int, list[MemberMove]] = {}
+    for move in moves:
+        by_room.setdefault(move.room_nid, []).append(move)
+    came: set[int] = set()
+    went: set[int] = set()
+    fresh: set[int] = set()
+    gone: set[int] = set()
+    for room_nid in sorted(ask.joined | ask.moved):
+        rows = by_room.get(room_nid, [])
+        own = [move for move in rows if move.user_nid == ask.user_nid]
+        crossed = bool(_crossing(own, words))
+        is_in = room_nid in ask.joined
+        if is_in and crossed:
+            fresh.add(room_nid)
+        elif is_in:
+            for user_nid in _crossing(rows, words):
+                came.add(user_nid)
+                went.add(user_nid)
+        elif crossed:
+            gone.add(room_nid)
+            went.update(_crossing(rows, words))
+    came |= load_joined(tx, fresh)
+    went |= load_joined(tx, gone)
+    changed = set(load_changed_users(tx, ask.since, ask.upto))
+    sharing = load_sharing(tx, came | went | changed, ask.joined)
+    told = ((came | changed) & sharing) - {ask.user_nid}
+    if ask.user_nid in changed:
+        told.add(ask.user_nid)
+    told.update(load_others_signed(tx, ask.user_nid, ask.since, ask.upto))
+    return ListNews(frozenset(told), frozenset(went - sharing - {ask.user_nid}))
+
+
+def _crossing(moves: Sequence[MemberMove], words: dict[int, str]) -> list[int]:
+    """Those who joined or left (and not those who only changed their name)."""
+
+    def is_join(nid: int) -> bool:
+        return bool(nid) and words.get(nid) == _JOIN
+
+    return unique(move.user_nid for move in moves if is_join(move.event_nid) != is_join(move.prev_nid))
+
+
+def unique(values: Iterable[int]) -> list[int]:
+    """Each once, in order."""
+    return list(dict.fromkeys(values))

@@ -1,0 +1,148 @@
+"""Whose keys are which, and keys to begin a conversation with: for clients, and for other servers about our users.
+
+1. Of users of this server the tables are asked, of others their servers (``remote.py``), all at the same time; a server
+   that does not answer is named among the failures and holds up nobody else's keys.
+2. Other servers are told of our own users alone, and nothing that is only for somebody's own eyes.
+
+# spec: client-server-api#post_matrixclientv3keysquery
+# spec: server-server-api#end-to-end-encryption
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from federation.errors import Malformed
+from federation.ids import domain_of, parse_user_id
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
+from homeserver.e2ee.assembly import Viewer, decode, load_local
+from homeserver.e2ee.shapes import is_name, public_key_of
+from homeserver.e2ee.types import Claims, Found, FoundKeys, RemoteKeys, Requester, UserKeys, Wanted
+from homeserver.http.errors import not_found
+from homeserver.store.cross_signing import MASTER, load_signatures
+from homeserver.store.device_lists import load_stream_id
+from homeserver.store.ids import Interner
+from homeserver.store.one_time_keys import claim_keys
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
+
+
+class KeyQueries:
+    """See the module."""
+
+    def __init__(
+        self,
+        server_name: str,
+        database: Database,
+        worker: Worker,
+        interner: Interner,
+        index: MembershipIndex,
+        remote: RemoteKeys,
+    ) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._worker = worker
+        self._interner = interner
+        self._index = index
+        self._remote = remote
+
+    # --- for clients ---------------------------------------------------------------------------------------------
+
+    async def query(self, requester: Requester, wanted: Wanted, timeout_s: float) -> Found:
+        """The keys of users, as the requester may see them."""
+        local, remote = self._split(wanted)
+        found = Found()
+        if remote:
+            found = await self._remote.query({name: wanted[name] for name in remote}, timeout_s)
+            await self._add_signatures(requester, found)
+        viewer = Viewer(requester.user_nid, requester.user_id)
+        found.users.update(await self._local({name: wanted[name] for name in local}, viewer))
+        return found
+
+    async def _add_signatures(self, requester: Requester, found: Found) -> None:
+        """What the requester signed of other servers' users is known here and nowhere else."""
+        nids = await self._interner.find_users(found.users)
+        if not nids:
+            return
+        signatures = await self._database.read(load_signatures, list(nids.values()))
+        for user_id, nid in nids.items():
+            master = found.users[user_id].signing.get(MASTER)
+            public_key = None if master is None else public_key_of(master)
+            for one in signatures.get((nid, public_key or ""), ()):
+                if master is not None and one.signer_nid == requester.user_nid:
+                    by_user = master.setdefault("signatures", {})
+                    by_user.setdefault(requester.user_id, {})[one.key_id] = one.signature
+
+    async def claim(self, claims: Claims, timeout_s: float) -> FoundKeys:
+        """A key for each device that has one."""
+        local, remote = self._split({user_id: () for user_id, _, _ in claims})
+        ours, theirs = set(local), set(remote)
+        found = FoundKeys()
+        if theirs:
+            found = await self._remote.claim([one for one in claims if one[0] in theirs], timeout_s)
+        found.keys.update(await self.claim_local([one for one in claims if one[0] in ours]))
+        return found
+
+    def _split(self, wanted: Wanted) -> tuple[list[str], list[str]]:
+        """Users of this server, and of others; what is no user id names nobody."""
+        local: list[str] = []
+        remote: list[str] = []
+        for user_id in wanted:
+            try:
+                domain = domain_of(parse_user_id(user_id))
+            except Malformed:
+                continue
+            (local if domain == self._server_name else remote).append(user_id)
+        return local, remote
+
+    # --- for other servers ---------------------------------------------------------------------------------------
+
+    async def query_local(self, wanted: Wanted) -> dict[str, UserKeys]:
+        """The keys of our users, as another server may see them."""
+        local, _ = self._split(wanted)
+        return await self._local({name: wanted[name] for name in local}, Viewer())
+
+    async def claim_local(self, claims: Claims) -> dict[str, dict[str, dict[str, Any]]]:
+        """A key for each of our devices that has one: by user, device and name."""
+        local, _ = self._split({user_id: () for user_id, _, _ in claims})
+        nids = await self._accounts(local)
+        asked = [
+            (nids[user_id], device_id, algorithm)
+            for user_id, device_id, algorithm in claims
+            if user_id in nids and is_name(device_id) and is_name(algorithm)
+        ]
+        found: dict[str, dict[str, dict[str, Any]]] = {}
+        if asked:
+            names = {nid: user_id for user_id, nid in nids.items()}
+            for one in await self._worker.work(claim_keys, asked):
+                by_device = found.setdefault(names[one.user_nid], {})
+                by_device.setdefault(one.device_id, {})[one.name] = decode(one.key)
+        return found
+
+    async def device_list(self, user_id: str) -> tuple[int, UserKeys]:
+        """One of our users' whole list and the ``stream_id`` that it is of. 404 where there is no such account."""
+        nid = (await self._accounts([user_id])).get(user_id)
+        if nid is None:
+            raise not_found("There is no such user here")
+        return await self._database.read(_load_list, nid, user_id)
+
+    async def _local(self, wanted: Wanted, viewer: Viewer) -> dict[str, UserKeys]:
+        nids = await self._accounts(list(wanted))
+        if not nids:
+            return {}
+        names = {nid: user_id for user_id, nid in nids.items()}
+        found = await self._database.read(load_local, names, viewer)
+        return {names[nid]: keys.only(wanted[names[nid]]) for nid, keys in found.items()}
+
+    async def _accounts(self, user_ids: Sequence[str]) -> Mapping[str, int]:
+        """Those of the users who have an account here."""
+        found = await self._interner.find_users(user_ids)
+        return {user_id: nid for user_id, nid in found.items() if self._index.is_local(nid)}
+
+
+def _load_list(tx: Tx, nid: int, user_id: str) -> tuple[int, UserKeys]:
+    # One snapshot of the database for both: an update that the list has not is one that is still to be sent.
+    stream_id = load_stream_id(tx, nid, 2**62)
+    return stream_id, load_local(tx, {nid: user_id}, Viewer())[nid]

@@ -1,0 +1,299 @@
+"""The keys of other servers' users: device lists that are kept while we hear of every change, and asked for otherwise.
+
+1. A list is good while it is not stale and while its owner and one of our users have been in a room together since
+   before it was asked for: then the owner's server had to tell us of every change. Decided anew for each question.
+2. One question about a user is under way at a time; who asks meanwhile gets its answer.
+3. What a server says counts only for its own users, and only in the specified shape.
+
+# spec: server-server-api#device-management
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from twisted.internet.defer import Deferred, gatherResults
+
+from federation.errors import RemoteError
+from federation.ids import ServerName, domain_of
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.e2ee.assembly import Viewer, load_kept
+from homeserver.e2ee.foreign import Listed, parse_claimed, parse_list, parse_query
+from homeserver.e2ee.types import Claims, Found, FoundKeys, UserKeys, Wanted
+from homeserver.http.transport import Unreachable, build_uri
+from homeserver.peers.types import PeerClient
+from homeserver.runtime.clock import Clock, sleep
+from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.device_lists import JoinedSince, load_joined_since
+from homeserver.store.ids import Interner
+from homeserver.store.remote_lists import Fetched, RemoteList, load_remote_lists, store_list
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
+from homeserver.stream.log import ChangeLog
+
+_V1 = "/_matrix/federation/v1/user"
+# LIMIT(lists that are fetched again in the background; the others are fetched when somebody asks)
+RESYNCS_MOST = 100
+RESYNC_WAITS_S = (2.0, 10.0, 60.0, 600.0)
+RESYNC_TIMEOUT_S = 30.0
+_ANSWER_MOST_BYTES = 16 * 1024 * 1024
+Failure = dict[str, Any]
+
+
+class RemoteLists:
+    """See the module."""
+
+    def __init__(
+        self,
+        peers: PeerClient,
+        database: Database,
+        worker: Worker,
+        interner: Interner,
+        index: MembershipIndex,
+        changes: ChangeLog,
+        tasks: TaskGroup,
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        self._peers = peers
+        self._database = database
+        self._worker = worker
+        self._interner = interner
+        self._index = index
+        self._changes = changes
+        self._tasks = tasks
+        self._clock = clock
+        self._log = log
+        self._asked: dict[str, list[Deferred[UserKeys | Failure]]] = {}
+        self._resyncing: set[str] = set()
+
+    # --- device lists ----------------------------------------------------------------------------------------------
+
+    async def query(self, wanted: Wanted, timeout_s: float) -> Found:
+        """Device lists, kept or asked for."""
+        nids = await self._interner.find_users(wanted)
+        found = Found()
+        kept = await self._kept(nids) if nids else {}
+        for user_id, keys in kept.items():
+            found.users[user_id] = keys.only(wanted[user_id])
+        missing = [user_id for user_id in wanted if user_id not in kept]
+        waiting: list[tuple[str, Deferred[UserKeys | Failure]]] = []
+        fresh: dict[ServerName, list[str]] = {}
+        for user_id in missing:
+            if user_id not in self._asked:
+                self._asked[user_id] = []
+                fresh.setdefault(domain_of(user_id), []).append(user_id)
+            answer: Deferred[UserKeys | Failure] = Deferred()
+            self._asked[user_id].append(answer)
+            waiting.append((user_id, answer))
+        for server_name, user_ids in fresh.items():
+            # As a task: whoever asked first may go away, and others wait for the same answer.
+            self._tasks.spawn("ask for device lists", self._ask(server_name, user_ids, timeout_s))
+        for user_id, answer in waiting:
+            keys_or_failure = await self._within(answer, timeout_s)
+            if isinstance(keys_or_failure, UserKeys):
+                if keys_or_failure.devices or keys_or_failure.signing:
+                    found.users[user_id] = keys_or_failure.only(wanted[user_id])
+            else:
+                found.failures[domain_of(user_id)] = keys_or_failure
+        return found
+
+    async def _within(self, answer: Deferred[UserKeys | Failure], timeout_s: float) -> UserKeys | Failure:
+        """An answer that somebody may have asked for with more patience."""
+        if answer.called:
+            return await answer
+        late = _failure("M_UNREACHABLE", "The server did not answer in time")
+        timer = self._clock.callLater(timeout_s, _give, answer, late)
+        try:
+            return await answer
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    async def _kept(self, nids: Mapping[str, int]) -> dict[str, UserKeys]:
+        """The lists that are kept and good."""
+        lists, joined = await self._database.read(_load_standing, sorted(nids.values()))
+        shared = self._by_user(joined)
+        good = {
+            nid: user_id
+            for user_id, nid in nids.items()
+            if nid in lists and not lists[nid].stale and self._follows(lists[nid], shared.get(nid, ()))
+        }
+        if not good:
+            return {}
+        found = await self._database.read(load_kept, good, Viewer())
+        return {good[nid]: keys for nid, keys in found.items()}
+
+    @staticmethod
+    def _by_user(joined: Sequence[JoinedSince]) -> dict[int, list[JoinedSince]]:
+        found: dict[int, list[JoinedSince]] = {}
+        for one in joined:
+            found.setdefault(one.user_nid, []).append(one)
+        return found
+
+    def _follows(self, kept: RemoteList, rooms: Sequence[JoinedSince]) -> bool:
+        """Whether there is a room in which the owner and one of us have been together since before the question."""
+        return any(room.pos <= kept.pos and self._was_in(room.room_nid, kept.pos) for room in rooms)
+
+    def _was_in(self, room_nid: int, pos: int) -> bool:
+        for user_nid in self._index.local_members(room_nid):
+            standing = self._index.standing(user_nid, room_nid)
+            if standing is not None and standing.pos <= pos:
+                return True
+        return False
+
+    async def _ask(self, server_name: ServerName, user_ids: Sequence[str], timeout_s: float) -> None:
+        answers: Mapping[str, UserKeys | Failure] = {}
+        try:
+            answers = await self._ask_server(server_name, user_ids, timeout_s)
+        finally:
+            for user_id in user_ids:
+                answer = answers.get(user_id) or _failure("M_UNKNOWN", "The question failed")
+                for waiting in self._asked.pop(user_id):
+                    _give(waiting, answer)
+
+    async def _ask_server(
+        self, server_name: ServerName, user_ids: Sequence[str], timeout_s: float
+    ) -> Mapping[str, UserKeys | Failure]:
+        asked_pos = self._changes.position
+        nobody: list[str] = []  # in particular: all devices
+        content = {"device_keys": dict.fromkeys(user_ids, nobody)}
+        try:
+            answer = await self._peers.ask(
+                server_name,
+                "POST",
+                f"{_V1}/keys/query",
+                content,
+                timeout_s=timeout_s,
+                max_bytes=_ANSWER_MOST_BYTES,
+                insist=False,
+            )
+        except (RemoteError, Unreachable) as error:
+            return dict.fromkeys(user_ids, _failure_of(error))
+        nids = await self._interner.find_users(user_ids)
+        lists = {user_id: parse_query(answer, user_id, nids.get(user_id, 0)) for user_id in user_ids}
+        await self._keep(
+            [(nids[user_id], listed) for user_id, listed in lists.items() if user_id in nids], asked_pos
+        )
+        return {user_id: listed.keys for user_id, listed in lists.items()}
+
+    async def _keep(self, lists: Sequence[tuple[int, Listed]], asked_pos: int) -> None:
+        """Keep those of people with whom somebody here shares a room."""
+        shared = await self._shared([nid for nid, _ in lists])
+        fetched = [
+            Fetched(nid, listed.stream_id, asked_pos, listed.devices, listed.signing)
+            for nid, listed in lists
+            if nid in shared
+        ]
+        if fetched:
+            await self._worker.work(_store_lists, fetched)
+
+    async def _shared(self, nids: Collection[int]) -> set[int]:
+        joined = await self._database.read(load_joined_since, list(nids))
+        return {one.user_nid for one in joined if self._index.local_members(one.room_nid)}
+
+    # --- after a gap -----------------------------------------------------------------------------------------------
+
+    def resync_soon(self, user_id: str) -> None:
+        """Fetch a whole list again, once at a time, some times if need be; after that it waits until it is asked for."""
+        if user_id not in self._resyncing and len(self._resyncing) < RESYNCS_MOST:
+            self._resyncing.add(user_id)
+            self._tasks.spawn("fetch a device list", self._resync(user_id))
+
+    async def _resync(self, user_id: str) -> None:
+        try:
+            for wait_s in (*RESYNC_WAITS_S, 0.0):
+                if await self._fetch(user_id) or not wait_s:
+                    return
+                await sleep(self._clock, wait_s)
+        finally:
+            self._resyncing.discard(user_id)
+
+    async def _fetch(self, user_id: str) -> bool:
+        """Whether there is nothing more to do."""
+        nid = await self._interner.find_user(user_id)
+        if nid is None or nid not in await self._shared([nid]):
+            return True
+        asked_pos = self._changes.position
+        try:
+            answer = await self._peers.ask(
+                domain_of(user_id),
+                "GET",
+                build_uri(f"{_V1}/devices", user_id),
+                timeout_s=RESYNC_TIMEOUT_S,
+                max_bytes=_ANSWER_MOST_BYTES,
+            )
+        except (RemoteError, Unreachable) as error:
+            self._log.debug("a device list could not be fetched", server=domain_of(user_id), error=str(error))
+            return False
+        listed = parse_list(answer, user_id, nid)
+        if listed is None:
+            return False
+        fetched = Fetched(nid, listed.stream_id, asked_pos, listed.devices, listed.signing)
+        return await self._worker.work(store_list, fetched)
+
+    # --- one-time keys ---------------------------------------------------------------------------------------------
+
+    async def claim(self, claims: Claims, timeout_s: float) -> FoundKeys:
+        """One-time keys of other servers' devices."""
+        by_server: dict[ServerName, dict[str, dict[str, str]]] = {}
+        for user_id, device_id, algorithm in claims:
+            by_user = by_server.setdefault(domain_of(user_id), {})
+            by_user.setdefault(user_id, {})[device_id] = algorithm
+        found = FoundKeys()
+        asking = [
+            Deferred.fromCoroutine(self._claim(server_name, wanted, timeout_s, found))
+            for server_name, wanted in by_server.items()
+        ]
+        await gatherResults(asking, consumeErrors=True)
+        return found
+
+    async def _claim(
+        self,
+        server_name: ServerName,
+        wanted: Mapping[str, Mapping[str, str]],
+        timeout_s: float,
+        found: FoundKeys,
+    ) -> None:
+        try:
+            answer = await self._peers.ask(
+                server_name,
+                "POST",
+                f"{_V1}/keys/claim",
+                {"one_time_keys": wanted},
+                timeout_s=timeout_s,
+                max_bytes=_ANSWER_MOST_BYTES,
+                insist=False,
+            )
+        except (RemoteError, Unreachable) as error:
+            found.failures[server_name] = _failure_of(error)
+            return
+        found.keys.update(parse_claimed(answer, wanted))
+
+
+def _load_standing(tx: Tx, nids: Sequence[int]) -> tuple[dict[int, RemoteList], list[JoinedSince]]:
+    lists = load_remote_lists(tx, nids)
+    return lists, load_joined_since(tx, list(lists)) if lists else []
+
+
+def _store_lists(tx: WriteTx, fetched: Sequence[Fetched]) -> None:
+    for one in fetched:
+        store_list(tx, one)
+
+
+def _give(waiting: Deferred[UserKeys | Failure], answer: UserKeys | Failure) -> None:
+    if not waiting.called:
+        waiting.callback(answer)
+
+
+def _failure_of(error: RemoteError | Unreachable) -> Failure:
+    if isinstance(error, RemoteError):
+        return _failure(error.errcode, error.message)
+    return _failure("M_UNREACHABLE", "The server cannot be reached")
+
+
+def _failure(errcode: str, error: str) -> Failure:
+    return {"errcode": errcode, "error": error}

@@ -1,0 +1,341 @@
+"""What sync says of encryption: messages for the device, keys that it has left, whose keys have changed.
+
+1. Where nothing happened nothing is asked: what a device has left, whether a message waits and whose keys changed lately
+   is in memory, and follows the log.
+2. A message is told until the device comes with a token that says that it has it; then it is deleted. Of many the first
+   are told, and the token says how far (``SyncToken.inbox``).
+3. Whoever joined or left a room in between makes the tables be asked: they know who shares rooms with whom.
+
+# spec: client-server-api#e2e-extensions-to-sync
+# spec: client-server-api#send-to-device-messaging
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Awaitable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import msgspec
+
+from homeserver.db.errors import DatabaseError
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
+from homeserver.e2ee.lists import ListAsk, ListNews, load_news
+from homeserver.e2ee.types import Requester
+from homeserver.store.changes import Change, Kind
+from homeserver.store.cross_signing import OthersSigned
+from homeserver.store.device_lists import ListChanged
+from homeserver.store.devices import DevicesChanged
+from homeserver.store.ids import Interner
+from homeserver.store.one_time_keys import KeysLeft, load_keys_left
+from homeserver.store.placement import Membership, moves_of
+from homeserver.store.to_device import Waiting, drop_delivered, load_ends, load_waiting
+from homeserver.store.visibility_reads import StateFacts
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
+from homeserver.stream.log import ChangeLog
+from homeserver.stream.tokens import SyncToken
+from homeserver.sync.types import DeviceAnswer
+
+# spec: client-server-api#server-behaviour (of send-to-device messaging: the recommended number)
+MESSAGES_MOST = 100
+# LIMIT(bytes of messages in one answer; a message alone may still be larger)
+MESSAGES_BYTES = 4 * 1024 * 1024
+_DEVICES_KEPT = 50_000
+_NEWS_KEPT = 20_000
+
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Device:
+    """What is known of a device that syncs."""
+
+    left: KeysLeft
+    oldest: int  # no message is older; 0: none is there
+    newest: int  # the position of the newest message; 0: none is there
+    keys_pos: int = 0  # when keys came or went, as far as this process saw it
+
+
+class _News(NamedTuple):
+    """Whose keys changed; ``only`` is the one user who hears of it, or 0."""
+
+    pos: int
+    user_nid: int
+    room_nids: Sequence[int]
+    only: int
+
+
+class _Moved(NamedTuple):
+    """A membership of a room may have changed."""
+
+    pos: int
+    room_nid: int
+    user_nid: int
+
+
+@dataclass(slots=True)
+class _Recent:
+    """Entries with positions, the newest of them; what came after ``floor`` is all here."""
+
+    floor: int
+    entries: deque[_News | _Moved] = field(default_factory=deque)
+
+    def add(self, entry: _News | _Moved) -> None:
+        self.entries.append(entry)
+        if len(self.entries) > _NEWS_KEPT:
+            self.floor = self.entries.popleft().pos
+
+    def forget(self, pos: int) -> None:
+        self.entries.clear()
+        self.floor = pos
+
+    def between(self, since: int, upto: int) -> Iterable[_News | _Moved]:
+        """The newest first."""
+        for entry in reversed(self.entries):
+            if entry.pos <= since:
+                return
+            if entry.pos <= upto:
+                yield entry
+
+
+class DeviceNews:
+    """See the module; ``sync.types.DeviceSections``."""
+
+    def __init__(
+        self,
+        database: Database,
+        worker: Worker,
+        interner: Interner,
+        index: MembershipIndex,
+        changes: ChangeLog,
+        facts: StateFacts,
+    ) -> None:
+        self._database = database
+        self._worker = worker
+        self._interner = interner
+        self._index = index
+        self._facts = facts
+        self._devices: OrderedDict[int, _Device] = OrderedDict()
+        self._loading: dict[int, int] = {}  # devices that are being read: how many changes came meanwhile
+        self._news = _Recent(changes.position)
+        self._moves = _Recent(changes.position)
+
+    # --- following the log ---------------------------------------------------------------------------------------
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Follow the log."""
+        for change in changes:
+            kind = change.kind
+            if kind in (Kind.EVENT, Kind.STATE_MOVED):
+                self._members_moved(change)
+            elif kind == Kind.TO_DEVICE:
+                if change.topic:
+                    self._message_came(change.ref, change.pos)
+            elif kind == Kind.DEVICE_KEYS:
+                self._keys_moved(change)
+            elif kind in (Kind.DEVICE_LIST, Kind.SIGNING_KEYS):
+                self._list_changed(change)
+            elif kind == Kind.DEVICES:
+                if isinstance(change.payload, DevicesChanged):
+                    for nid, _ in change.payload.removed:
+                        self._forget(nid)
+            elif kind in (Kind.JOIN_PROGRESS, Kind.TRUNCATED):
+                self._moves.add(_Moved(change.pos, change.topic, 0))
+
+    def _members_moved(self, change: Change) -> None:
+        moved = [move.member_nid for move in moves_of(change) if move.member_nid]
+        if moved:
+            # Thousands at once where a join is complete: of those who are not here the room says enough.
+            self._moves.add(_Moved(change.pos, change.topic, 0))
+            for user_nid in moved:
+                if self._index.is_local(user_nid):
+                    self._moves.add(_Moved(change.pos, change.topic, user_nid))
+
+    def _message_came(self, device_nid: int, pos: int) -> None:
+        if device_nid in self._loading:
+            self._loading[device_nid] += 1
+        device = self._devices.get(device_nid)
+        if device is not None:
+            device.newest = pos
+            device.oldest = device.oldest or pos
+
+    def _keys_moved(self, change: Change) -> None:
+        if change.ref in self._loading:
+            self._loading[change.ref] += 1
+        device = self._devices.get(change.ref)
+        if device is None:
+            return
+        if change.payload is None:
+            self._forget(change.ref)
+        else:
+            device.left, device.keys_pos = change.payload, change.pos
+
+    def _list_changed(self, change: Change) -> None:
+        payload = change.payload
+        if isinstance(payload, ListChanged):
+            self._news.add(_News(change.pos, payload.user_nid, payload.room_nids, 0))
+        elif isinstance(payload, OthersSigned):
+            self._news.add(_News(change.pos, payload.target_nid, (), -change.topic))
+        else:
+            self._news.forget(change.pos)
+
+    def _forget(self, device_nid: int) -> None:
+        self._devices.pop(device_nid, None)
+        if device_nid in self._loading:
+            self._loading[device_nid] += 1
+
+    # --- is there anything -------------------------------------------------------------------------------------------
+
+    def changed(self, requester: Requester, at: SyncToken, upto: int) -> bool:
+        """Whether there may be anything for this device after a token; from memory."""
+        device = self._devices.get(requester.device_nid)
+        if requester.device_nid and (device is None or device.newest > at.inbox or device.keys_pos > at.pos):
+            return True
+        if at.pos >= upto:
+            return False
+        if at.pos < self._news.floor:
+            return True
+        return any(self._concerns(requester.user_nid, news) for news in self._news.between(at.pos, upto))
+
+    def _concerns(self, user_nid: int, news: _News | _Moved) -> bool:
+        if not isinstance(news, _News):
+            return False
+        if news.only:
+            return news.only == user_nid
+        return news.user_nid == user_nid or any(self._is_in(user_nid, nid) for nid in news.room_nids)
+
+    def _is_in(self, user_nid: int, room_nid: int) -> bool:
+        standing = self._index.standing(user_nid, room_nid)
+        return standing is not None and standing.membership == Membership.JOIN
+
+    # --- what there is -----------------------------------------------------------------------------------------------
+
+    def prepare(self, requester: Requester) -> Awaitable[None] | None:
+        """Before an answer is made: what must be read of a device that has not been here lately."""
+        if not requester.device_nid or requester.device_nid in self._devices:
+            return None
+        return self._load(requester.device_nid)
+
+    async def _load(self, device_nid: int) -> None:
+        before = self._loading.setdefault(device_nid, 0)
+        try:
+            left, oldest, newest = await self._database.read(_load_device, device_nid)
+            # What came while the tables were read may not be in what was read: the next answer reads again.
+            if self._loading.get(device_nid) == before and device_nid not in self._devices:
+                self._devices[device_nid] = _Device(left, oldest, newest)
+                if len(self._devices) > _DEVICES_KEPT:
+                    self._devices.popitem(last=False)
+        finally:
+            self._loading.pop(device_nid, None)
+
+    def load(
+        self, requester: Requester, at: SyncToken | None, upto: int
+    ) -> DeviceAnswer | Awaitable[DeviceAnswer]:
+        """The members of the answer."""
+        device = self._devices.get(requester.device_nid)
+        if device is not None:
+            self._devices.move_to_end(requester.device_nid)
+            if at is not None and 0 < device.oldest <= at.inbox:
+                self._drop(requester.device_nid, device, at.inbox)
+            quiet = device.newest <= (at.inbox if at is not None else 0)
+            if quiet and (at is None or at.pos >= upto or self._is_quiet(requester, at, upto)):
+                keys_moved = at is not None and device.keys_pos > at.pos
+                return DeviceAnswer(_keys_member(device.left), keys_moved, upto)
+        return self._load_all(requester, at, upto, device)
+
+    def _is_quiet(self, requester: Requester, at: SyncToken, upto: int) -> bool:
+        return not self.changed(requester, at, upto) and not self._has_moved(requester.user_nid, at.pos, upto)
+
+    def _has_moved(self, user_nid: int, since: int, upto: int) -> bool:
+        """Whether anybody may have come or gone where the user is, or the user themselves."""
+        if since < self._moves.floor:
+            return True
+        return any(
+            isinstance(move, _Moved) and (move.user_nid == user_nid or self._is_in(user_nid, move.room_nid))
+            for move in self._moves.between(since, upto)
+        )
+
+    def _drop(self, device_nid: int, device: _Device, upto: int) -> None:
+        if device.newest <= upto:
+            device.oldest = device.newest = 0
+        else:
+            device.oldest = upto + 1
+        # Nobody waits: what is not deleted now is below every token to come, and deleted with the next messages.
+        dropping = self._worker.work(drop_delivered, device_nid, upto)
+        dropping.addErrback(lambda failure: failure.trap(DatabaseError) and None)
+
+    async def _load_all(
+        self, requester: Requester, at: SyncToken | None, upto: int, device: _Device | None
+    ) -> DeviceAnswer:
+        device_nid, inbox = requester.device_nid, at.inbox if at is not None else 0
+        members: list[bytes] = []
+        told = False
+        told_upto = upto
+        if device is None:
+            left = (await self._database.read(_load_device, device_nid))[0]
+        else:
+            left = device.left
+            told = at is not None and device.keys_pos > at.pos
+        if device_nid and inbox < upto and (device is None or device.newest > inbox):
+            found = await self._database.read(load_waiting, device_nid, inbox, upto, MESSAGES_MOST + 1)
+            shown = _bounded(found)
+            if shown:
+                told = True
+                members.append(b'"to_device":{"events":[%b]}' % b",".join(m.message.encode() for m in shown))
+            if len(shown) < len(found):
+                told_upto = shown[-1].pos
+        if at is not None and at.pos < upto:
+            news = await self._list_news(requester.user_nid, at.pos, upto)
+            if news.changed or news.left:
+                told = True
+                members.append(await self._lists_member(news))
+        members.append(_keys_member(left))
+        return DeviceAnswer(b",".join(members), told, told_upto)
+
+    # --- device lists ------------------------------------------------------------------------------------------------
+
+    async def _list_news(self, user_nid: int, since: int, upto: int) -> ListNews:
+        if since >= self._news.floor and not self._has_moved(user_nid, since, upto):
+            recent = self._news.between(since, upto)
+            changed = (one.user_nid for one in recent if self._concerns(user_nid, one))
+            return ListNews(frozenset(changed))
+        return await self.list_news(user_nid, since, upto)
+
+    async def list_news(self, user_nid: int, since: int, upto: int) -> ListNews:
+        """Whose keys changed in ``(since, upto]``, and who is followed no more; from the tables."""
+        rooms = self._index.rooms_of(user_nid)
+        joined = frozenset(nid for nid, one in rooms.items() if one.membership == Membership.JOIN)
+        moved = frozenset(nid for nid, one in rooms.items() if one.pos > since)
+        ask = ListAsk(user_nid, since, upto, joined, moved)
+        return await self._database.read(load_news, ask, self._facts)
+
+    async def name_users(self, nids: Collection[int]) -> list[str]:
+        """User ids in order."""
+        return sorted((await self._interner.user_names(nids)).values())
+
+    async def _lists_member(self, news: ListNews) -> bytes:
+        lists = {"changed": await self.name_users(news.changed), "left": await self.name_users(news.left)}
+        return b'"device_lists":' + _encode(lists)
+
+
+def _keys_member(left: KeysLeft) -> bytes:
+    """What clients insist on in every answer."""
+    counts, fallbacks = _encode(left.counts), _encode(left.unused_fallbacks)
+    return b'"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % (counts, fallbacks)
+
+
+def _bounded(found: Sequence[Waiting]) -> Sequence[Waiting]:
+    """As many of the messages as fit into one answer, at least one."""
+    size = 0
+    for place, one in enumerate(found[:MESSAGES_MOST]):
+        size += len(one.message)
+        if place and size > MESSAGES_BYTES:
+            return found[:place]
+    return found[:MESSAGES_MOST]
+
+
+def _load_device(tx: Tx, device_nid: int) -> tuple[KeysLeft, int, int]:
+    return load_keys_left(tx, device_nid), *load_ends(tx, device_nid)

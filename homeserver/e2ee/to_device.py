@@ -1,0 +1,139 @@
+"""Messages from device to device. spec: client-server-api#send-to-device-messaging
+
+Those for users of this server go into inboxes, those for others into what waits for their servers; one request is one
+transaction, done once however often it is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from federation.canonical import encode_checked
+from federation.errors import Malformed
+from federation.ids import domain_of, parse_user_id
+from homeserver.e2ee.shapes import is_name
+from homeserver.e2ee.types import Requester
+from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_param, too_large, unknown_token
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.entropy import Entropy
+from homeserver.store.device_life import NoDeviceError
+from homeserver.store.ids import Interner
+from homeserver.store.to_device import Batch, OutboxFullError, Outgoing, ToDevice, send_batch
+from homeserver.store.work import Worker
+
+# LIMIT(a message is a key or a signal; clients send some hundred bytes)
+MAX_MESSAGE_BYTES = 128 * 1024
+MAX_MESSAGES = 5_000
+MAX_TYPE = 255
+# LIMIT(a server may refuse larger EDUs; a message alone may still be larger)
+EDU_BYTES = 60_000
+
+Messages = Mapping[str, Mapping[str, dict[str, Any]]]
+_encode = msgspec.json.Encoder().encode
+
+
+class ToDeviceMessages:
+    """Sends messages for clients."""
+
+    def __init__(
+        self, server_name: str, worker: Worker, interner: Interner, clock: Clock, entropy: Entropy
+    ) -> None:
+        self._server_name = server_name
+        self._worker = worker
+        self._interner = interner
+        self._clock = clock
+        self._entropy = entropy
+
+    async def send(self, requester: Requester, event_type: str, txn_id: str, messages: Messages) -> None:
+        """Send messages by user and device (``*``: all devices of the user)."""
+        if requester.device_id is None:
+            raise forbidden("Only a device can send to devices, and this access token belongs to none")
+        if len(event_type) > MAX_TYPE or len(txn_id) > MAX_TYPE:
+            raise invalid_param("The type or the transaction ID is too long")
+        local: list[tuple[str, str, str]] = []
+        remote: dict[str, dict[str, dict[str, Any]]] = {}
+        count = 0
+        for user_id, by_device in messages.items():
+            domain = _domain(user_id)
+            for device_id, content in by_device.items():
+                _check(device_id, content)
+                count += 1
+                if domain == self._server_name:
+                    local.append((user_id, device_id, build_message(requester.user_id, event_type, content)))
+                else:
+                    remote.setdefault(domain, {}).setdefault(user_id, {})[device_id] = content
+        if count > MAX_MESSAGES:
+            raise too_large(f"More than {MAX_MESSAGES} messages in one request")
+        nids = await self._interner.find_users({user_id for user_id, _, _ in local})
+        batch = Batch(
+            requester.user_nid,
+            requester.device_nid,
+            f"{event_type}/{txn_id}",
+            self._clock.now_ms(),
+            [ToDevice(nids[one[0]], one[1], one[2]) for one in local if one[0] in nids],
+            self._outgoing(requester.user_id, event_type, remote),
+        )
+        try:
+            await self._worker.work(send_batch, batch)
+        except NoDeviceError:
+            raise unknown_token() from None
+        except OutboxFullError as full:
+            raise MatrixError(
+                429, "M_LIMIT_EXCEEDED", f"Too much waits for {full} already", retry_after_ms=60_000
+            ) from None
+
+    def _outgoing(
+        self, sender: str, event_type: str, remote: Mapping[str, Mapping[str, Mapping[str, Any]]]
+    ) -> list[Outgoing]:
+        """EDUs by server, none larger than it must be."""
+        found: list[Outgoing] = []
+        for destination, by_user in remote.items():
+            part: dict[str, dict[str, Any]] = {}
+            size = 0
+            for user_id, by_device in by_user.items():
+                for device_id, content in by_device.items():
+                    weight = len(_encode(content)) + len(user_id) + len(device_id) + 16
+                    if part and size + weight > EDU_BYTES:
+                        found.append(self._edu(destination, sender, event_type, part))
+                        part, size = {}, 0
+                    part.setdefault(user_id, {})[device_id] = content
+                    size += weight
+            if part:
+                found.append(self._edu(destination, sender, event_type, part))
+        return found
+
+    def _edu(self, destination: str, sender: str, event_type: str, messages: Mapping[str, Any]) -> Outgoing:
+        # spec: server-server-api#send-to-device-messaging (an id of at most 32 code points)
+        content = {
+            "sender": sender,
+            "type": event_type,
+            "message_id": self._entropy.id(24),
+            "messages": messages,
+        }
+        return Outgoing(destination, _encode(content).decode())
+
+
+def build_message(sender: str, event_type: str, content: Mapping[str, Any]) -> str:
+    """The event as sync tells it."""
+    return _encode({"content": content, "sender": sender, "type": event_type}).decode()
+
+
+def _domain(user_id: str) -> str:
+    try:
+        return domain_of(parse_user_id(user_id))
+    except Malformed:
+        raise invalid_param("messages: not a user ID") from None
+
+
+def _check(device_id: str, content: Mapping[str, Any]) -> None:
+    if not is_name(device_id):
+        raise invalid_param("messages: not a device ID")
+    try:
+        size = len(encode_checked(content, strict=False))
+    except Malformed as error:
+        raise bad_json(f"messages: {error.message}") from None
+    if size > MAX_MESSAGE_BYTES:
+        raise too_large(f"A message takes more than {MAX_MESSAGE_BYTES} bytes")

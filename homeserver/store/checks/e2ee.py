@@ -1,0 +1,82 @@
+"""Invariants of keys and of messages to devices."""
+
+from __future__ import annotations
+
+from sqlalchemy import and_, exists, literal, or_, select
+
+from homeserver.db.schema.accounts import accounts, devices
+from homeserver.db.schema.e2ee import (
+    device_keys,
+    device_transactions,
+    fallback_keys,
+    key_signatures,
+    list_changes,
+    one_time_keys,
+    remote_devices,
+    remote_lists,
+    signature_changes,
+    signing_keys,
+    to_device,
+    to_device_out,
+)
+from homeserver.db.schema.rooms import user_ids
+from homeserver.store.checks.rules import Rule, ahead, none_of, points_nowhere, rule
+
+_has_account = exists(select(literal(1)).where(accounts.c.user_nid == signing_keys.c.user_nid))
+_has_list = exists(select(literal(1)).where(remote_lists.c.user_nid == signing_keys.c.user_nid))
+
+ENCRYPTION: tuple[Rule, ...] = (
+    *(
+        points_nowhere(table.c.device_nid, devices.c.nid)
+        for table in (device_keys, one_time_keys, fallback_keys, to_device, device_transactions)
+    ),
+    *(
+        points_nowhere(column, user_ids.c.nid)
+        for column in (
+            signing_keys.c.user_nid,
+            key_signatures.c.target_nid,
+            list_changes.c.user_nid,
+            remote_lists.c.user_nid,
+            signature_changes.c.target_nid,
+        )
+    ),
+    points_nowhere(key_signatures.c.signer_nid, accounts.c.user_nid),
+    points_nowhere(signature_changes.c.signer_nid, accounts.c.user_nid),
+    points_nowhere(remote_devices.c.user_nid, remote_lists.c.user_nid),
+    *(
+        ahead(column)
+        for column in (
+            to_device.c.pos,
+            to_device_out.c.pos,
+            list_changes.c.pos,
+            signature_changes.c.pos,
+            remote_lists.c.pos,
+        )
+    ),
+    rule(
+        "device keys of another user than the device's",
+        select(device_keys.c.device_nid).where(
+            devices.c.nid == device_keys.c.device_nid, devices.c.user_nid != device_keys.c.user_nid
+        ),
+    ),
+    rule(
+        "the device list of an account of this server is kept as another's",
+        select(remote_lists.c.user_nid).where(accounts.c.user_nid == remote_lists.c.user_nid),
+    ),
+    rule(
+        "cross-signing keys of nobody's",
+        select(signing_keys.c.user_nid, signing_keys.c.usage).where(and_(~_has_account, ~_has_list)),
+    ),
+    rule(
+        "a device is called as a cross-signing key of its user",
+        select(devices.c.nid, devices.c.device_id).where(
+            signing_keys.c.user_nid == devices.c.user_nid, signing_keys.c.public_key == devices.c.device_id
+        ),
+    ),
+    rule(
+        "a flag is neither 0 nor 1",
+        select(fallback_keys.c.device_nid).where(
+            or_(none_of(fallback_keys.c.used, [0, 1]), fallback_keys.c.key_id == "")
+        ),
+    ),
+)

@@ -1,0 +1,248 @@
+"""Identity keys, one-time keys, fallback keys. spec: client-server-api#key-distribution"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from homeserver.e2ee.shapes import MAX_KEYS_BYTES, MAX_ONE_TIME_KEY_BYTES
+from homeserver.store.one_time_keys import MAX_ONE_TIME_KEYS
+from tests.api.keys import KeysCase
+from tests.api.rooms import ALICE, BOB, V3
+from tests.support.databases import on_each_database
+from tests.support.keys import KeyDevice
+
+SIGNED = "signed_curve25519"
+
+
+@on_each_database
+class IdentityKeys(KeysCase):
+    def test_uploaded_keys_are_what_is_told(self) -> None:
+        token, device = self.device("alice", "PHONE")
+        found = self.query(self.bob, ALICE)
+        self.assertEqual({"PHONE": {**device.keys(), "unsigned": {}}}, found["device_keys"][ALICE])
+        self.assertEqual({}, found["failures"])
+        # Her other device has none.
+        self.app.ok("PUT", f"{V3}/devices/PHONE", {"display_name": "Her phone"}, token)
+        found = self.query(self.bob, ALICE)
+        self.assertEqual(
+            {"device_display_name": "Her phone"}, found["device_keys"][ALICE]["PHONE"]["unsigned"]
+        )
+
+    def test_what_a_client_adds_to_its_keys_is_kept_but_not_unsigned(self) -> None:
+        token, device = self.device("alice", "PHONE")
+        keys = {
+            **device.keys(),
+            "org.example.more": {"deep": [1, "x\0y", None]},
+            "unsigned": {"device_display_name": "I"},
+        }
+        self.ok(token, "/keys/upload", {"device_keys": keys})
+        told = self.query(self.bob, ALICE)["device_keys"][ALICE]["PHONE"]
+        self.assertEqual({"deep": [1, "x\0y", None]}, told["org.example.more"])
+        self.assertEqual({}, told["unsigned"])
+
+    def test_some_devices(self) -> None:
+        self.device("alice", "PHONE")
+        self.device("alice", "DESK")
+        asked = {"device_keys": {ALICE: ["DESK", "NONE"], "@nobody:test.example": [], "no user": []}}
+        found = self.ok(self.bob, "/keys/query", asked)
+        self.assertEqual([ALICE], list(found["device_keys"]))
+        self.assertEqual(["DESK"], list(found["device_keys"][ALICE]))
+        self.assertEqual({}, found["failures"])
+
+    def test_users_without_keys_are_known_all_the_same(self) -> None:
+        self.assertEqual({BOB: {}}, self.query(self.alice, BOB)["device_keys"])
+
+    def test_keys_go_with_the_device(self) -> None:
+        token, device = self.device("alice", "PHONE")
+        self.ok(
+            token,
+            "/keys/upload",
+            {"one_time_keys": device.one_time_keys("a"), "fallback_keys": device.fallback_key("f")},
+        )
+        self.ok(token, "/logout")
+        self.assertEqual({ALICE: {}}, self.query(self.bob, ALICE)["device_keys"])
+        self.assertEqual({}, self.claim(self.bob, ALICE, "PHONE"))
+        self.device("alice", "PHONE")
+        self.assertEqual({}, self.claim(self.bob, ALICE, "PHONE"))
+
+    def test_refused(self) -> None:
+        token, device = self.device("alice", "PHONE")
+        good = device.keys()
+        change: Any
+        value: Any
+        for change in (
+            {"user_id": BOB},
+            {"device_id": "DESK"},
+            {"algorithms": "m.olm"},
+            {"algorithms": [1]},
+            {"keys": []},
+            {"keys": {"curve25519:PHONE": 1}},
+            {"keys": {"curve25519:DESK": "x"}},
+            {"signatures": None},
+            {"signatures": {ALICE: "x"}},
+            {"signatures": {ALICE: {"ed25519:PHONE": 1}}},
+        ):
+            answer = self.post(token, "/keys/upload", {"device_keys": {**good, **change}})
+            self.assert_refused(answer, 400, "M_INVALID_PARAM")
+        for value in ([], "x", 1):
+            self.assert_refused(
+                self.post(token, "/keys/upload", {"device_keys": value}), 400, "M_INVALID_PARAM"
+            )
+        answer = self.post(token, "/keys/upload", {"device_keys": {**good, "float": 1.5}})
+        self.assert_refused(answer, 400, "M_BAD_JSON")
+        answer = self.post(token, "/keys/upload", {"device_keys": {**good, "x": "x" * MAX_KEYS_BYTES}})
+        self.assert_refused(answer, 413, "M_TOO_LARGE")
+        self.assertEqual(good, _bare(self.query(self.bob, ALICE)["device_keys"][ALICE]["PHONE"]))
+
+    def test_bad_questions(self) -> None:
+        body: Any
+        for body in ({}, {"device_keys": []}, {"device_keys": {ALICE: "x"}}, {"device_keys": {ALICE: [1]}}):
+            self.assert_refused(self.post(self.bob, "/keys/query", body), 400, "M_BAD_JSON")
+        answer = self.post(self.bob, "/keys/query", {"device_keys": {ALICE: []}, "timeout": -1})
+        self.assert_refused(answer, 400, "M_INVALID_PARAM")
+        for body in ({}, {"one_time_keys": []}, {"one_time_keys": {ALICE: {"PHONE": 1}}}):
+            self.assert_refused(self.post(self.bob, "/keys/claim", body), 400, "M_BAD_JSON")
+
+
+def _bare(keys: Any) -> Any:
+    return {name: value for name, value in keys.items() if name != "unsigned"}
+
+
+@on_each_database
+class OneTimeKeys(KeysCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.token, self.phone = self.device("alice", "PHONE")
+
+    def upload(self, **body: Any) -> Any:
+        return self.ok(self.token, "/keys/upload", body)["one_time_key_counts"]
+
+    def left(self) -> tuple[Any, Any]:
+        answer = self.sync(self.token)
+        return answer["device_one_time_keys_count"], answer["device_unused_fallback_key_types"]
+
+    def test_each_is_given_out_once_the_oldest_first(self) -> None:
+        first, second = self.phone.one_time_keys("z1", "z2"), self.phone.one_time_keys("a1")
+        self.assertEqual({SIGNED: 2}, self.upload(one_time_keys=first))
+        self.assertEqual({SIGNED: 3}, self.upload(one_time_keys=second))
+        self.assertEqual({SIGNED: 3}, self.upload())
+        found: dict[str, Any] = {}
+        for number in range(3):
+            claimed = self.claim(self.bob, ALICE, "PHONE")
+            self.assertEqual(1, len(claimed))
+            self.assertEqual(number < 2, next(iter(claimed)) in first)
+            found.update(claimed)
+        self.assertEqual({**first, **second}, found)
+        self.assertEqual({}, self.claim(self.bob, ALICE, "PHONE"))
+        self.assertEqual(({}, []), self.left())
+
+    def test_once_across_restarts(self) -> None:
+        self.upload(one_time_keys=self.phone.one_time_keys("a", "b"))
+        first = self.claim(self.bob, ALICE, "PHONE")
+        self.app.restart()
+        second = self.claim(self.bob, ALICE, "PHONE")
+        self.assertEqual(2, len({*first, *second}))
+        self.app.restart()
+        self.assertEqual({}, self.claim(self.bob, ALICE, "PHONE"))
+
+    def test_once_under_load(self) -> None:
+        names = [f"k{number}" for number in range(30)]
+        self.upload(one_time_keys=self.phone.one_time_keys(*names))
+        body = {"one_time_keys": {ALICE: {"PHONE": SIGNED}}}
+        asked = [self.app.start("POST", f"{V3}/keys/claim", body, self.bob) for _ in range(40)]
+        found: list[str] = []
+        for one in asked:
+            found += self.app.wait(one).json["one_time_keys"].get(ALICE, {}).get("PHONE", {})
+        self.assertEqual(sorted(f"{SIGNED}:{name}" for name in names), sorted(found))
+
+    def test_several_devices_in_one_request(self) -> None:
+        self.upload(one_time_keys=self.phone.one_time_keys("a"))
+        token, desk = self.device("alice", "DESK")
+        self.ok(token, "/keys/upload", {"one_time_keys": desk.one_time_keys("d")})
+        wanted = {ALICE: {"PHONE": SIGNED, "DESK": SIGNED, "NONE": SIGNED, "x\0": SIGNED}, BOB: {"x": "y\0"}}
+        found = self.ok(self.bob, "/keys/claim", {"one_time_keys": wanted})
+        expected = {ALICE: {"PHONE": self.phone.one_time_keys("a"), "DESK": desk.one_time_keys("d")}}
+        self.assertEqual({"one_time_keys": expected, "failures": {}}, found)
+
+    def test_algorithms_are_apart(self) -> None:
+        self.upload(one_time_keys={"curve25519:AAAA": "plain+key", **self.phone.one_time_keys("a")})
+        self.assertEqual(({"curve25519": 1, SIGNED: 1}, []), self.left())
+        self.assertEqual({"curve25519:AAAA": "plain+key"}, self.claim(self.bob, ALICE, "PHONE", "curve25519"))
+        self.assertEqual({}, self.claim(self.bob, ALICE, "PHONE", "curve25519"))
+        self.assertEqual(({SIGNED: 1}, []), self.left())
+
+    def test_the_same_key_again_is_one_and_another_of_its_name_is_refused(self) -> None:
+        keys = self.phone.one_time_keys("a")
+        self.upload(one_time_keys=keys)
+        self.assertEqual({SIGNED: 1}, self.upload(one_time_keys=keys))
+        other = KeyDevice(ALICE, "PHONE", "other").one_time_keys("a")
+        answer = self.post(self.token, "/keys/upload", {"one_time_keys": {**other, "curve25519:x": "x"}})
+        self.assert_refused(answer, 400, "M_INVALID_PARAM")
+        # All of it or nothing.
+        self.assertEqual({SIGNED: 1}, self.upload())
+
+    def test_fallback_keys(self) -> None:
+        self.upload(one_time_keys=self.phone.one_time_keys("a"), fallback_keys=self.phone.fallback_key("f1"))
+        self.assertEqual(({SIGNED: 1}, [SIGNED]), self.left())
+        self.assertEqual(self.phone.one_time_keys("a"), self.claim(self.bob, ALICE, "PHONE"))
+        self.assertEqual(({}, [SIGNED]), self.left())
+        for _ in range(2):
+            self.assertEqual(self.phone.fallback_key("f1"), self.claim(self.bob, ALICE, "PHONE"))
+            self.assertEqual(({}, []), self.left())
+        # A retry of the upload does not make it unused; another key does.
+        self.upload(fallback_keys=self.phone.fallback_key("f1"))
+        self.assertEqual(({}, []), self.left())
+        self.upload(fallback_keys=self.phone.fallback_key("f2"))
+        self.assertEqual(({}, [SIGNED]), self.left())
+        self.app.restart()
+        self.assertEqual(({}, [SIGNED]), self.left())
+        self.assertEqual(self.phone.fallback_key("f2"), self.claim(self.bob, ALICE, "PHONE"))
+
+    def test_a_sync_that_waits_hears_of_a_claim(self) -> None:
+        self.upload(one_time_keys=self.phone.one_time_keys("a", "b"))
+        since = self.sync(self.token)["next_batch"]
+        waiting = self.app.start("GET", f"{V3}/sync", None, self.token, {"since": since, "timeout": 30_000})
+        self.assertFalse(waiting.called)
+        self.claim(self.bob, ALICE, "PHONE")
+        self.assertEqual({SIGNED: 1}, self.app.wait(waiting).json["device_one_time_keys_count"])
+
+    def test_refused(self) -> None:
+        good = self.phone.one_time_keys("a")[f"{SIGNED}:a"]
+        for name, key in (
+            ("nocolon", good),
+            (":a", good),
+            (f"{SIGNED}:", good),
+            (f"{SIGNED}:a\0", good),
+            (f"{SIGNED}:{'a' * 256}", good),
+            (f"{'a' * 256}:a", good),
+            (f"{SIGNED}:b", 1),
+            (f"{SIGNED}:b", None),
+            (f"{SIGNED}:b", {"key": 1, "signatures": {}}),
+            (f"{SIGNED}:b", {"key": "x"}),
+            (f"{SIGNED}:b", {"key": "x", "signatures": {ALICE: []}}),
+        ):
+            for where in ("one_time_keys", "fallback_keys"):
+                answer = self.post(self.token, "/keys/upload", {where: {name: key}})
+                self.assert_refused(answer, 400, "M_INVALID_PARAM")
+        value: Any
+        for value in ([], "x"):
+            self.assert_refused(
+                self.post(self.token, "/keys/upload", {"one_time_keys": value}), 400, "M_BAD_JSON"
+            )
+        large = {**good, "x": "x" * MAX_ONE_TIME_KEY_BYTES}
+        answer = self.post(self.token, "/keys/upload", {"one_time_keys": {f"{SIGNED}:b": large}})
+        self.assert_refused(answer, 413, "M_TOO_LARGE")
+        two = {**self.phone.fallback_key("f"), **self.phone.fallback_key("g")}
+        answer = self.post(self.token, "/keys/upload", {"fallback_keys": two})
+        self.assert_refused(answer, 400, "M_INVALID_PARAM")
+        self.assertEqual(({}, []), self.left())
+
+    def test_so_many_and_no_more(self) -> None:
+        keys = {f"curve25519:{number}": "x" for number in range(MAX_ONE_TIME_KEYS)}
+        self.assertEqual({"curve25519": MAX_ONE_TIME_KEYS}, self.upload(one_time_keys=keys))
+        answer = self.post(self.token, "/keys/upload", {"one_time_keys": {"curve25519:more": "x"}})
+        self.assert_refused(answer, 400, "M_RESOURCE_LIMIT_EXCEEDED")
+        for number in range(10):
+            self.upload(fallback_keys={f"a{number}:x": "x"})
+        answer = self.post(self.token, "/keys/upload", {"fallback_keys": {"b:x": "x"}})
+        self.assert_refused(answer, 400, "M_RESOURCE_LIMIT_EXCEEDED")
