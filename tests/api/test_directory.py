@@ -64,9 +64,7 @@ class MakingAliases(AliasesCase):
         self.assert_refused(elsewhere, 400, "M_INVALID_PARAM")
         for name in ("%23a", "a:b", "%23:" + SERVER_NAME):
             self.assert_refused(self.app.call("GET", f"{V3}/directory/room/{name}"), 400, "M_INVALID_PARAM")
-        self.assert_refused(
-            self.app.call("GET", f"{V3}/directory/room/%23a:else.example"), 404, "M_NOT_FOUND"
-        )
+        self.assert_refused(self.app.call("GET", f"{V3}/directory/room/%23a:else.example"), 502, "M_UNKNOWN")
 
     def test_only_its_maker_and_the_powerful_remove_an_alias(self) -> None:
         room_id = self.create(preset="public_chat")
@@ -306,7 +304,7 @@ class PublicRoomsList(RoomsCase):
         ):
             self.assert_refused(self.post(self.alice, "/publicRooms", body), 400, errcode)
         elsewhere = self.app.call("GET", f"{V3}/publicRooms", None, self.alice, {"server": "else.example"})
-        self.assert_refused(elsewhere, 404, "M_NOT_FOUND")
+        self.assert_refused(elsewhere, 502, "M_UNKNOWN")
         malformed = self.app.call("POST", f"{V3}/publicRooms", {}, self.alice, {"server": "a b"})
         self.assert_refused(malformed, 400, "M_INVALID_PARAM")
         own = self.app.call("GET", f"{V3}/publicRooms", None, self.alice, {"server": SERVER_NAME})

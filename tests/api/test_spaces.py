@@ -412,78 +412,7 @@ class Asking(SpacesCase):
         secret = self.make("secret", preset="private_chat")
         room_id = "!room:s.example"
         self.link(top, room_id, via=["s.example"])
-        good: dict[str, Any] = {
-            "room_id": room_id,
-            "num_joined_members": 1,
-            "world_readable": False,
-            "guest_can_join": False,
-            "name": "s",
-        }
-        child: dict[str, Any] = {
-            "type": "m.space.child",
-            "state_key": "!x:s.example",
-            "content": {"via": ["s.example"]},
-            "sender": "@e:s.example",
-            "origin_server_ts": 1,
-        }
-        space: dict[str, Any] = {**good, "room_type": "m.space"}
-        lies: tuple[tuple[Any, list[str]], ...] = (
-            ([], ["top"]),
-            ({}, ["top"]),
-            ({"room": None}, ["top"]),
-            ({"room": {**good, "room_id": "!other:s.example"}}, ["top"]),
-            ({"room": good}, ["top", "s"]),
-            ({"room": good, "children": "many", "inaccessible_children": {"a": 1}}, ["top", "s"]),
-            ({"room": {**good, "join_rule": "invite"}}, ["top"]),
-            ({"room": {**good, "join_rule": 5}}, ["top", "s"]),
-            ({"room": {**good, "join_rule": "restricted", "allowed_room_ids": [top]}}, ["top", "s"]),
-            (
-                {"room": {**good, "join_rule": "restricted", "allowed_room_ids": [5, "x", secret]}},
-                ["top", "s"],
-            ),
-            ({"room": {**good, "join_rule": "restricted", "allowed_room_ids": "all"}}, ["top"]),
-            ({"room": {**good, "children_state": [child]}}, ["top", "s"]),
-            (
-                {
-                    "room": {
-                        **space,
-                        "children_state": [
-                            5,
-                            {},
-                            {**child, "type": "x"},
-                            {**child, "content": []},
-                            {**child, "sender": "e"},
-                            {**child, "origin_server_ts": "1"},
-                            {**child, "state_key": "x"},
-                        ],
-                    }
-                },
-                ["top", "s"],
-            ),
-            (
-                {
-                    "room": {**space, "children_state": [child]},
-                    "children": [{**good, "room_id": "!x:s.example", "name": "x"}],
-                },
-                ["top", "s", "x"],
-            ),
-            (
-                {
-                    "room": {**space, "children_state": [child]},
-                    "inaccessible_children": ["!x:s.example", 5],
-                },
-                ["top", "s"],
-            ),
-            # What we know ourselves is not theirs to tell.
-            (
-                {
-                    "room": {**space, "children_state": [{**child, "state_key": secret}]},
-                    "children": [{**good, "room_id": secret, "name": "evil"}],
-                },
-                ["top", "s", "secret"],
-            ),
-        )
-        for number, (answer, names) in enumerate(lies):
+        for number, (answer, names) in enumerate(_lies(room_id, top, secret)):
             self.s.answers["GET", HIERARCHY] = partial(_answer, answer, room_id)
             self.assertEqual(names, self.names(top), number)
             self.net.advance(120)
@@ -523,6 +452,81 @@ class Asking(SpacesCase):
         for _ in range(5):
             status, page = self.page(top, limit=100, **{"from": page["next_batch"]})
             self.assertEqual((200, ASKS - ASKS_EACH + 1), (status, len(page["rooms"])))
+
+
+def _lies(room_id: str, top: str, secret: str) -> tuple[tuple[Any, list[str]], ...]:
+    """Answers of a server about its room, and the names of the rooms that alice then sees."""
+    good: dict[str, Any] = {
+        "room_id": room_id,
+        "num_joined_members": 1,
+        "world_readable": False,
+        "guest_can_join": False,
+        "name": "s",
+    }
+    child: dict[str, Any] = {
+        "type": "m.space.child",
+        "state_key": "!x:s.example",
+        "content": {"via": ["s.example"]},
+        "sender": "@e:s.example",
+        "origin_server_ts": 1,
+    }
+    space: dict[str, Any] = {**good, "room_type": "m.space"}
+    return (
+        ([], ["top"]),
+        ({}, ["top"]),
+        ({"room": None}, ["top"]),
+        ({"room": {**good, "room_id": "!other:s.example"}}, ["top"]),
+        ({"room": good}, ["top", "s"]),
+        ({"room": good, "children": "many", "inaccessible_children": {"a": 1}}, ["top", "s"]),
+        ({"room": {**good, "join_rule": "invite"}}, ["top"]),
+        ({"room": {**good, "join_rule": 5}}, ["top", "s"]),
+        ({"room": {**good, "join_rule": "restricted", "allowed_room_ids": [top]}}, ["top", "s"]),
+        (
+            {"room": {**good, "join_rule": "restricted", "allowed_room_ids": [5, "x", secret]}},
+            ["top", "s"],
+        ),
+        ({"room": {**good, "join_rule": "restricted", "allowed_room_ids": "all"}}, ["top"]),
+        ({"room": {**good, "children_state": [child]}}, ["top", "s"]),
+        (
+            {
+                "room": {
+                    **space,
+                    "children_state": [
+                        5,
+                        {},
+                        {**child, "type": "x"},
+                        {**child, "content": []},
+                        {**child, "sender": "e"},
+                        {**child, "origin_server_ts": "1"},
+                        {**child, "state_key": "x"},
+                    ],
+                }
+            },
+            ["top", "s"],
+        ),
+        (
+            {
+                "room": {**space, "children_state": [child]},
+                "children": [{**good, "room_id": "!x:s.example", "name": "x"}],
+            },
+            ["top", "s", "x"],
+        ),
+        (
+            {
+                "room": {**space, "children_state": [child]},
+                "inaccessible_children": ["!x:s.example", 5],
+            },
+            ["top", "s"],
+        ),
+        # What we know ourselves is not theirs to tell.
+        (
+            {
+                "room": {**space, "children_state": [{**child, "state_key": secret}]},
+                "children": [{**good, "room_id": secret, "name": "evil"}],
+            },
+            ["top", "s", "secret"],
+        ),
+    )
 
 
 def _answer(content: Any, room_id: str, request: PeerRequest) -> tuple[int, Any]:
