@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from twisted.internet.defer import Deferred
 
+from federation.ids import KeyId
+from federation.keyring import VerifyKey
 from federation.signing import SigningKey
 from homeserver import backup, doctor
 from homeserver.api.web.health import HealthApi
@@ -22,7 +24,7 @@ from homeserver.cli import operations as commands
 from homeserver.cli.operations import Listening, OperationError, Progress, WrongInputError
 from homeserver.cli.simulate import run_simulator
 from homeserver.config.schema import Config
-from homeserver.config.signing_key import read_signing_keys
+from homeserver.config.signing_key import read_key_file
 from homeserver.core import Core, Surroundings
 from homeserver.db.engine import Engine, PostgresEngine, SqliteEngine
 from homeserver.db.errors import DatabaseError
@@ -31,8 +33,8 @@ from homeserver.db.threads import ThreadedDatabase
 from homeserver.extensions import load_extensions
 from homeserver.http.errors import MatrixError
 from homeserver.http.route import Route
-from homeserver.http.transport import Nowhere
 from homeserver.listening import Listeners
+from homeserver.peering import Outside, open_network
 from homeserver.runtime.metrics import CacheReading, Metrics, make_metrics
 from homeserver.runtime.threads import ThreadRunner
 from homeserver.seed.making import present_logins, seed
@@ -53,6 +55,17 @@ def engine_of(config: Config) -> Engine:
         config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return SqliteEngine(str(config.sqlite_path), power_loss_safe=config.database_pool.power_loss_safe)
     return PostgresEngine(config.database, prepare=config.database_pool.prepare_statements)
+
+
+def read_keys(config: Config) -> tuple[list[SigningKey], list[VerifyKey]]:
+    """The keys that sign, the first one above all, and those of the past."""
+    stored, name = read_key_file(config.signing_key_path), config.parsed_server_name
+    signers = [SigningKey.from_seed(name, key.version, key.seed) for key in stored.keys]
+    old_keys = [
+        VerifyKey(KeyId(f"ed25519:{key.version}"), key.public_key, key.expired_ts_ms, expired=True)
+        for key in stored.old_keys
+    ]
+    return signers, old_keys
 
 
 class RunningServer:
@@ -96,6 +109,7 @@ class ServerOperations:
         self._app: App | None = None
         self._database: ThreadedDatabase | None = None
         self._threads: ThreadRunner | None = None
+        self._outside: Outside | None = None
         self._stopping = False
 
     async def _open(self, web: ExtraRoutes | None = None) -> App:
@@ -117,16 +131,34 @@ class ServerOperations:
             await self._database.write(check_server_name, config.server_name)
         except DatabaseError as error:
             raise OperationError(str(error)) from error
-        stored = read_signing_keys(config.signing_key_path)[0]
-        signer = SigningKey.from_seed(config.parsed_server_name, stored.version, stored.seed)
+        outside = self._network()
+        signers, old_keys = read_keys(config)
         surroundings = Surroundings(
-            self._database, around.clock, around.entropy, around.log, signer, threads.run, Nowhere()
+            self._database,
+            around.clock,
+            around.entropy,
+            around.log,
+            signers[0],
+            threads.run,
+            outside.transport,
+            signers[1:],
+            old_keys,
         )
         extras: list[ExtraRoutes] = [one.routes for one in load_extensions()]
         if web is not None:
             extras.append(web)
         self._app = await build_app(config, surroundings, extras)
+        self._app.peering.health.observe(on_contact=outside.transport.heard_from)
         return self._app
+
+    def _network(self) -> Outside:
+        if self._outside is None:
+            around = self._around
+            try:
+                self._outside = open_network(self._config, around.reactor, around.clock, around.entropy)
+            except ValueError as error:
+                raise OperationError(f"outbound.ca_file: {error}") from error
+        return self._outside
 
     async def start(self, *, development: bool) -> RunningServer:
         """Open everything and listen. In development: the sample community too, on an empty database."""
@@ -247,6 +279,8 @@ class ServerOperations:
             if app is not None:
                 await app.stop()
         finally:
+            if self._outside is not None:
+                self._outside.connections.stop()
             if database is not None:
                 # In a thread: a database that hangs must not keep the reactor from noticing that time is up.
                 await self._workers().run(database.stop)

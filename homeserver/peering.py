@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from federation.ids import parse_server_name
+from homeserver.config.schema import Config
 from homeserver.config.settings import Settings
 from homeserver.core import Core
+from homeserver.http.addresses import AddressFilter
+from homeserver.http.client import HttpClient
+from homeserver.http.client_tls import ClientTls
+from homeserver.http.connections import Connections
+from homeserver.http.peer import PeerTransport
+from homeserver.http.resolve import SystemResolver
 from homeserver.peers.client import Client
 from homeserver.peers.gate import FederationGate
 from homeserver.peers.health import Health
 from homeserver.peers.keyring import KeyRing
 from homeserver.peers.own_keys import OwnKeys
+from homeserver.runtime.clock import Clock
+from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.tasks import TaskGroup
 
 
@@ -26,6 +36,30 @@ class Peering:
     keys: KeyRing
     gate: FederationGate
     tasks: TaskGroup
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What reaches the network in a real process."""
+
+    transport: PeerTransport
+    http: HttpClient
+    connections: Connections
+
+
+def open_network(config: Config, reactor: Any, clock: Clock, entropy: Entropy) -> Outside:
+    """Production's way to other machines. Opens nothing yet. Raises ValueError for an unusable CA file."""
+    resolver = SystemResolver(reactor, clock, entropy)
+    connections = Connections(
+        reactor,
+        resolver,
+        AddressFilter(config.outbound.allow_private_ranges),
+        ClientTls(config.outbound.ca_file),
+        clock,
+    )
+    http = HttpClient(connections, clock)
+    verify = config.federation.verify_certificates
+    return Outside(PeerTransport(connections, http, resolver, clock, verify=verify), http, connections)
 
 
 def build_peering(core: Core) -> Peering:

@@ -1,6 +1,8 @@
 """The signing key file, in Synapse's format: one `ed25519 <version> <base64 seed>` a line, the first one signs.
 
-Key IDs are `ed25519:<version>`; versions are letters, digits and underscores.
+A key that is no longer used is kept as `ed25519 <version> <expired, ms since 1970> <base64 public key>`, the form of
+Synapse's files of old keys: what it has signed stays good. Key IDs are `ed25519:<version>`; versions are letters,
+digits and underscores.
 spec: appendices#signing-details, server-server-api#retrieving-server-keys
 """
 
@@ -37,6 +39,23 @@ class StoredKey:
         return f"ed25519:{self.version}"
 
 
+@dataclass(frozen=True, slots=True)
+class OldKey:
+    """A key of the past: only others use it, to verify."""
+
+    version: str
+    expired_ts_ms: int
+    public_key: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """Everything in the file."""
+
+    keys: tuple[StoredKey, ...]
+    old_keys: tuple[OldKey, ...] = ()
+
+
 def new_signing_key(entropy: Entropy) -> StoredKey:
     return StoredKey(version=f"a_{entropy.id(4, LETTERS)}", seed=entropy.bytes(SEED_BYTES))
 
@@ -46,28 +65,50 @@ def format_signing_key(key: StoredKey) -> str:
 
 
 def parse_signing_keys(text: str, name: str = "signing key") -> tuple[StoredKey, ...]:
-    """All keys of a file, at least one. Empty lines are skipped."""
-    keys = []
+    """The keys of a file that sign, at least one."""
+    return parse_key_file(text, name).keys
+
+
+def parse_key_file(text: str, name: str = "signing key") -> KeyFile:
+    """All keys of a file, at least one that signs. Empty lines are skipped."""
+    keys: list[StoredKey] = []
+    old_keys: list[OldKey] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
         if not words:
             continue
-        problem = "expected: ed25519 <version> <base64 of 32 bytes>"
-        if len(words) != 3 or words[0] != "ed25519" or not _VERSION.fullmatch(words[1]):
-            raise SigningKeyError(f"{name}, line {number}: {problem}")
+        problem = SigningKeyError(
+            f"{name}, line {number}: expected: ed25519 <version> <base64 of 32 bytes>, "
+            "for an old key with the time when it expired before the base64"
+        )
+        if len(words) not in (3, 4) or words[0] != "ed25519" or not _VERSION.fullmatch(words[1]):
+            raise problem
         try:
-            seed = b64decode(words[2] + "=" * (-len(words[2]) % 4), validate=True)
+            key = b64decode(words[-1] + "=" * (-len(words[-1]) % 4), validate=True)
         except (Base64Error, ValueError) as error:
-            raise SigningKeyError(f"{name}, line {number}: {problem}") from error
-        if len(seed) != SEED_BYTES:
-            raise SigningKeyError(f"{name}, line {number}: {problem}")
-        keys.append(StoredKey(words[1], seed))
+            raise problem from error
+        if len(key) != SEED_BYTES:
+            raise problem
+        if len(words) == 3:
+            keys.append(StoredKey(words[1], key))
+        elif words[2].isascii() and words[2].isdigit() and len(words[2]) <= 16:
+            old_keys.append(OldKey(words[1], int(words[2]), key))
+        else:
+            raise problem
     if not keys:
         raise SigningKeyError(f"{name}: holds no key")
-    return tuple(keys)
+    versions = [key.version for key in keys] + [key.version for key in old_keys]
+    if len(set(versions)) != len(versions):
+        raise SigningKeyError(f"{name}: two keys have the same version")
+    return KeyFile(tuple(keys), tuple(old_keys))
 
 
 def read_signing_keys(path: Path) -> tuple[StoredKey, ...]:
+    """The keys of the file that sign, at least one."""
+    return read_key_file(path).keys
+
+
+def read_key_file(path: Path) -> KeyFile:
     try:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
@@ -76,7 +117,7 @@ def read_signing_keys(path: Path) -> tuple[StoredKey, ...]:
     if len(raw) > MAX_FILE_BYTES:
         raise SigningKeyError(f"{path}: too large for a key file")
     try:
-        return parse_signing_keys(raw.decode("ascii"), str(path))
+        return parse_key_file(raw.decode("ascii"), str(path))
     except UnicodeDecodeError as error:
         raise SigningKeyError(f"{path}: not a key file") from error
 
