@@ -37,7 +37,6 @@ class ClientTls:
 def _context() -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    context.set_alpn_protos([b"http/1.1"])
     return context
 
 

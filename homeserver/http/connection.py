@@ -156,7 +156,7 @@ class ClientConnection(Protocol):
     def __init__(self, *, secure: bool, name: str | None) -> None:
         self.ready: Deferred[None] = Deferred(lambda _: self.abort())
         self.is_open = False
-        self.uses = 0
+        self._is_over = False
         self._secure = secure
         self._name = name
         self._reading: _Reading | None = None
@@ -200,7 +200,6 @@ class ClientConnection(Protocol):
         """Send a whole request, get the whole answer (2xx bodies through ``receive``). Cancelling ends the connection."""
         if not self.is_open or self._reading is not None:
             raise RuntimeError("the connection is not free")
-        self.uses += 1
         self._reading = _Reading(max_bytes, receive)
         waiting: Deferred[RawResponse] = Deferred(lambda _: self._give_up())
         self._waiting = waiting
@@ -227,6 +226,7 @@ class ClientConnection(Protocol):
 
     def connectionLost(self, reason: Failure = Failure(ConnectionDone())) -> None:  # noqa: B008, N802
         self.is_open = False
+        self._is_over = True
         why = reason.getErrorMessage()
         self._not_ready(why)
         reading = self._reading
@@ -243,7 +243,9 @@ class ClientConnection(Protocol):
         """Let go of the connection now."""
         self.is_open = False
         transport: Any = self.transport
-        if transport is not None:
+        # Once is enough, and one that is lost has nothing to abort (TLS would raise).
+        if transport is not None and not self._is_over:
+            self._is_over = True
             transport.abortConnection()
 
     def _give_up(self) -> None:

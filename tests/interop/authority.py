@@ -70,17 +70,22 @@ class Authority:
 
     def issue(self, address: str) -> Wire:
         """A free port at a loopback address, with a certificate for it."""
+        certificate_file, key_file = self.certify(address)
+        outer, inner = find_free_port_at(address), find_free_port_at(address)
+        return Wire(address, outer, inner, certificate_file, key_file, self.ca_file)
+
+    def certify(self, *names: str) -> tuple[Path, Path]:
+        """Files of a certificate and its key, for names and addresses."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         certificate = (
             _builder(subject, self._name, key.public_key())
-            .add_extension(names, critical=False)
+            .add_extension(x509.SubjectAlternativeName(list(map(_general_name, names))), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .sign(self._key, hashes.SHA256())
         )
-        certificate_file, key_file = self._folder / f"{address}.pem", self._folder / f"{address}.key"
+        certificate_file, key_file = self._folder / f"{names[0]}.pem", self._folder / f"{names[0]}.key"
         certificate_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
         key_file.write_bytes(
             key.private_bytes(
@@ -89,8 +94,14 @@ class Authority:
                 serialization.NoEncryption(),
             )
         )
-        outer, inner = find_free_port_at(address), find_free_port_at(address)
-        return Wire(address, outer, inner, certificate_file, key_file, self.ca_file)
+        return certificate_file, key_file
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)
 
 
 def _builder(

@@ -247,10 +247,13 @@ class SocketTests(TestCase):
     def setUp(self) -> None:
         self.site = Site()
 
-    async def ask(self, data: bytes, *, tls: Certificate | None = None) -> bytes:
+    async def ask(
+        self, data: bytes, *, tls: Certificate | None = None, protocols: list[bytes] | None = None
+    ) -> bytes:
         endpoint: Any = HostnameEndpoint(reactor, "localhost", self.port_number)
         if tls is not None:
-            endpoint = wrapClientTLS(optionsForClientTLS("localhost", tls), endpoint)
+            options = optionsForClientTLS("localhost", tls, acceptableProtocols=protocols)
+            endpoint = wrapClientTLS(options, endpoint)
         client = await connectProtocol(endpoint, Collector())
         client.transport.write(data)
         return await client.closed
@@ -292,6 +295,10 @@ class SocketTests(TestCase):
         self.site.handlers.body = lambda: Response(200, b"x" * 1_000_000)
         data = await self.ask(get("/echo") + get("/produce", "Connection: close"), tls=trusted)
         self.assertEqual([len(reply.body) > 0 for reply in read_replies(data)], [True, True])
+        # Browsers say which protocols they speak.
+        closing = get("/produce", "Connection: close")
+        data = await self.ask(closing, tls=trusted, protocols=[b"h2", b"http/1.1"])
+        self.assertEqual([reply.status for reply in read_replies(data)], [200])
         data = await self.ask(b"NONSENSE\r\n\r\n" + b"x" * 100_000, tls=trusted)
         self.assertEqual([reply.status for reply in read_replies(data)], [400])
 
