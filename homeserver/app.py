@@ -16,6 +16,7 @@ from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 from homeserver.http.router import Router
+from homeserver.outgoing import Outgoing, build_outgoing
 from homeserver.peering import Peering, build_peering
 from homeserver.routes import build_routes
 from homeserver.runtime.clock import DelayedCall
@@ -30,10 +31,13 @@ ExtraRoutes = Callable[["Core", "Services"], Sequence[Route]]
 class App:
     """A server without sockets."""
 
-    def __init__(self, core: Core, peering: Peering, services: Services, routes: Sequence[Route]) -> None:
+    def __init__(
+        self, core: Core, peering: Peering, services: Services, outgoing: Outgoing, routes: Sequence[Route]
+    ) -> None:
         self.core = core
         self.peering = peering
         self.services = services
+        self.outgoing = outgoing
         self.router = Router(
             routes,
             authenticate=self._authenticate,
@@ -75,6 +79,7 @@ class App:
         self.services.rooms.departures.start()
         self.services.media.begin()
         self.services.tasks.spawn("go on with staged events", self.services.incoming.filler.start())
+        self.outgoing.begin()
         self._chores.start(standard_chores(self.core.committer, self.core.around.clock))
         self._timer = self.core.around.clock.callLater(HOUSEKEEPING_S, self._keep_house)
 
@@ -88,6 +93,7 @@ class App:
         limits = config.rate_limits
         self.services.limiter.reconfigure(limit_classes(limits), enabled=limits.enabled)
         self.peering.settings.config = config
+        self.outgoing.sender.reconfigure()
 
     def release_waiters(self) -> None:
         """Answer every long poll now."""
@@ -100,9 +106,11 @@ class App:
         self._timer = None
         await self._chores.stop()
         self.services.incoming.filler.stop()
+        await self.outgoing.stop()
         await self.services.tasks.stop()
         await self.peering.tasks.stop()
         self.services.media.stop()
+        await self.outgoing.followers.stop()
         await self.core.committer.drained()
         self.services.typing.close()
         if self.services.presence is not None:
@@ -114,7 +122,8 @@ async def build_app(config: Config, around: Surroundings, extra_routes: Sequence
     core = await build_core(config, around)
     peering = build_peering(core)
     services = build_services(core, peering)
+    outgoing = build_outgoing(core, peering)
     routes = build_routes(core, peering, services)
     for extra in extra_routes:
         routes += extra(core, services)
-    return App(core, peering, services, routes)
+    return App(core, peering, services, outgoing, routes)

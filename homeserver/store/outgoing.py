@@ -26,7 +26,7 @@ from homeserver.db.schema.rooms import event_json, events, redactions, room_head
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
-from homeserver.store.stays import Stay, server_of
+from homeserver.store.stays import Stay, load_stays, server_of
 
 # Beyond so many a destination gets the newest of each room, and fetches what is between of its own accord.
 OWED_MOST = 500
@@ -87,6 +87,12 @@ _RELAYED = statement(
     .where(and_(relays.c.pos > bindparam("after"), relays.c.pos <= bindparam("upto")))
     .order_by(relays.c.pos)
 )
+_RELAYED_ROOMS = statement(
+    select(events.c.room_nid)
+    .select_from(relays.join(events, events.c.nid == relays.c.event_nid))
+    .where(relays.c.pos > bindparam("after"))
+    .group_by(events.c.room_nid)
+)
 _PLACED = (timeline.c.pos, events.c.event_id, timeline.c.room_nid, user_ids.c.user_id)
 _FROM_PLACED = timeline.join(events, events.c.nid == timeline.c.event_nid).join(
     user_ids, user_ids.c.nid == events.c.sender_nid
@@ -96,6 +102,15 @@ _AT = statement(
 )
 _BY_NID = statement(select(*_PLACED).select_from(_FROM_PLACED).where(any_of(timeline.c.event_nid, "nids")))
 _HEADS = statement(select(room_heads.c.extremities).where(any_of(room_heads.c.room_nid, "room_nids")))
+_RELAY = statement(
+    select(events.c.event_id, events.c.room_nid, user_ids.c.user_id, event_json.c.json)
+    .select_from(
+        events.join(event_json, event_json.c.nid == events.c.nid).join(
+            user_ids, user_ids.c.nid == events.c.sender_nid
+        )
+    )
+    .where(events.c.nid == bindparam("nid"))
+)
 _TEXTS = statement(
     select(events.c.event_id, event_json.c.json, rooms.c.version, redactions.c.by_nid)
     .select_from(
@@ -140,11 +155,6 @@ def relay(tx: WriteTx, event_nid: int, payload: Relay) -> None:
     tx.claim(Kind.RELAYED, 0, event_nid, write, payload)
 
 
-def trim_relays(tx: Tx, upto: int) -> None:
-    """Forget relays that every destination has."""
-    tx.run(_TRIM_RELAYS, upto=upto)
-
-
 # --- destinations ------------------------------------------------------------------------------------------------
 
 
@@ -153,14 +163,22 @@ def load_destinations(tx: Tx) -> list[Owing]:
     return [Owing(*row) for row in tx.all(_LOAD)]
 
 
-def store_destinations(tx: Tx, owing: Sequence[Owing], forget: Sequence[str]) -> None:
-    """Remember how far destinations are; ``forget`` those that have everything."""
+def store_destinations(tx: Tx, owing: Sequence[Owing], forget: Sequence[str], relayed_upto: int = 0) -> None:
+    """Remember how far destinations are; ``forget`` those that have everything, and relays that everybody has."""
     tx.insert(_PUT, list(owing))
     if forget:
         tx.run(_FORGET, names=list(forget))
+    if relayed_upto:
+        tx.run(_TRIM_RELAYS, upto=relayed_upto)
 
 
 # --- events ------------------------------------------------------------------------------------------------------
+
+
+def load_shared(tx: Tx, server: str, room_nids: Collection[int], after: int) -> dict[int, Stay]:
+    """Of some rooms, and those with something to send on, in which ones a server was at any time after a position."""
+    relayed = tx.column(_RELAYED_ROOMS, after=after)
+    return load_stays(tx, server, sorted({*room_nids, *relayed}), after)
 
 
 def load_owed(
@@ -214,6 +232,12 @@ def _newest(tx: Tx, server: str, stays: Mapping[int, Stay], after: int, upto: in
         for pos, event_id, room_nid, sender in found
         if server_of(sender) != server and stays[room_nid].around(pos)
     }
+
+
+def load_relay(tx: Tx, event_nid: int) -> Relay | None:
+    """What is to be sent on, of another process's change."""
+    row = tx.one(_RELAY, nid=event_nid)
+    return None if row is None else Relay(EventId(row[0]), row[1], row[2], row[3].encode())
 
 
 def load_pdus(tx: Tx, event_ids: Collection[str]) -> dict[str, bytes]:

@@ -50,6 +50,7 @@ COMPOSITION = frozenset(
         "incoming",
         "listening",
         "operations",
+        "outgoing",
         "peering",
         "routes",
         "seed",

@@ -1,0 +1,96 @@
+"""Which events go to which servers: a follower of the log.
+
+An event of a user of ours goes to every server that was in its room before or after it. An event of another server's
+user that joined or left by us goes there as well, but to its own server. For each event this costs a look into memory.
+
+# spec: server-server-api#transactions
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from federation.ids import ServerName
+from federation.queue import PduRef
+from homeserver.db.threads import Database
+from homeserver.peers.delivery import PduBytes
+from homeserver.peers.sender import Sender
+from homeserver.store.changes import Change, Kind
+from homeserver.store.outgoing import Relay, load_relay
+from homeserver.store.placement import Placement
+from homeserver.store.stays import server_of
+from homeserver.stream.servers import ServerIndex
+
+
+class Ephemeral(Protocol):
+    """What else goes out with the changes: receipts, presence of who joins."""
+
+    def note(self, change: Change) -> None:
+        """Hear of each change, in order."""
+
+
+class EventsOut:
+    """See the module. ``handle`` is a follower: it may see its last changes again."""
+
+    def __init__(
+        self,
+        server_name: ServerName,
+        servers: ServerIndex,
+        sender: Sender,
+        pdus: PduBytes,
+        database: Database,
+        ephemeral: Sequence[Ephemeral] = (),
+    ) -> None:
+        self._server_name = server_name
+        self._servers = servers
+        self._sender = sender
+        self._pdus = pdus
+        self._database = database
+        self._ephemeral = ephemeral
+
+    async def handle(self, changes: Sequence[Change]) -> None:
+        """Hand these changes to the destinations."""
+        for change in changes:
+            if change.kind == Kind.EVENT and change.payload is not None:
+                placed: Placement = change.payload
+                if server_of(placed.event.sender) == self._server_name:
+                    await self._event(change, placed)
+            elif change.kind == Kind.RELAYED:
+                await self._relay(change)
+            for one in self._ephemeral:
+                one.note(change)
+            self._sender.passed(change.pos)
+
+    async def _event(self, change: Change, placed: Placement) -> None:
+        event = placed.event
+        servers = await self._servers.servers_at(change.topic, change.pos)
+        removed = _removed_server(placed)
+        if removed is not None and removed not in servers:
+            servers = [*servers, removed]
+        if len(servers) > 1:
+            self._pdus.put(event.event_id, placed.json)
+            self._enqueue(servers, PduRef(change.pos, event.event_id), self._server_name)
+
+    async def _relay(self, change: Change) -> None:
+        relay: Relay | None = change.payload
+        if relay is None:
+            relay = await self._database.read(load_relay, change.ref)
+        if relay is not None:
+            servers = await self._servers.servers_at(relay.room_nid, change.pos)
+            self._pdus.put(relay.event_id, relay.json)
+            self._sender.relayed()
+            self._enqueue(servers, PduRef(change.pos, relay.event_id), server_of(relay.sender))
+
+    def _enqueue(self, servers: Iterable[str], ref: PduRef, but: str) -> None:
+        for server in servers:
+            if server not in (self._server_name, but):
+                self._sender.enqueue(server, ref)
+
+
+def _removed_server(placed: Placement) -> str | None:
+    """The server of whom this event removes: of somebody who was only invited, it is not in the room."""
+    event = placed.event
+    if event.type != "m.room.member" or not event.state_key or not placed.prev_nid:
+        return None
+    return server_of(event.state_key) if event.content.get("membership") in ("leave", "ban") else None

@@ -1,0 +1,403 @@
+"""The senders of all destinations: who is due, how many at a time, and what outlasts the process.
+
+The rules of one destination's queue are ``federation/queue.py``'s. Here:
+
+1. A destination is an object only while there is something for it; who has everything is forgotten.
+2. Destinations that failed wait for places of their own: a thousand dead servers keep nobody waiting.
+3. One transaction a turn, then the next destination's: nobody is starved by a busy one.
+4. Nothing is stored for a message. ``unsaved`` gives the rows of those that are behind or failing, and the follower's
+   cursor is stored in the same transaction: after a restart every event is either behind a row's ``caught_up_to`` or
+   after the cursor.
+
+# spec: server-server-api#transactions
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from heapq import heappop, heappush
+
+from federation.ids import ServerName
+from federation.queue import Destination, Outcome, OutgoingEdu, PduRef, Transaction
+from homeserver.config.settings import Settings
+from homeserver.db.errors import DatabaseError
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.peers.delivery import Carrier, Delivery
+from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.runtime.entropy import Entropy
+from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.changes import load_cursors, load_position
+from homeserver.store.outgoing import (
+    OWED_MOST,
+    Owing,
+    load_destinations,
+    load_owed,
+    load_shared,
+    store_destinations,
+)
+from homeserver.store.stays import Stay
+
+FOLLOWER = "federation"
+STATES = ("sending", "waiting", "failing")
+HEALTHY_MOST = 100
+FAILING_MOST = 50
+# A server that speaks to us but does not answer is not tried more often than this.
+WAKE_AGAIN_MS = 2_000
+# From this failure on what is only ephemeral is dropped: it would be stale.
+STALE_AFTER = 2
+# A transaction that is refused as such so often is dropped, or nothing would ever follow it.
+REFUSALS_MOST = 3
+_DATABASE_WAIT_MS = 5_000
+
+
+@dataclass(slots=True, eq=False)
+class _Link:
+    """One destination, and where its sender is."""
+
+    machine: Destination
+    busy: bool = False
+    queued: bool = False
+    timer_ms: int | None = None
+    hold_ms: int = 0  # not before this, whatever the machine says: the database failed
+    attempt_ms: int = 0  # when the last attempt began
+    silent: bool = True  # the last failure was silence
+    refusals: int = 0
+    made: tuple[str, int] = ("", 0)  # the id of the transaction that was tried last, and when it was made
+    stays: Mapping[int, Stay] | None = None  # of the catch-up that goes on: the rooms it is in
+    stays_upto: int = 0
+
+
+class Sender:
+    """See the module. ``start`` before ``enqueue``; all in the reactor thread."""
+
+    def __init__(
+        self,
+        carrier: Carrier,
+        database: Database,
+        settings: Settings,
+        clock: Clock,
+        entropy: Entropy,
+        log: Log,
+        rooms_since: Callable[[int], list[int]],
+        told_to_be_in: Callable[[str, int], bool],
+        store_soon: Callable[[], None],
+    ) -> None:
+        self._carrier = carrier
+        self._database = database
+        self._settings = settings
+        self._clock = clock
+        self._entropy = entropy
+        self._log = log
+        self._rooms_since = rooms_since  # the rooms with something after a position
+        self._told_to_be_in = told_to_be_in  # a server, in a room whose join is not complete
+        self._store_soon = store_soon
+        self._tasks = TaskGroup(clock, log)
+        self._boot = entropy.id(8)
+        self._made = 0  # machines so far, for transaction ids
+        self._links: dict[ServerName, _Link] = {}
+        self._passed = 0
+        self._started = self._stopped = False
+        self._waiting: dict[bool, deque[_Link]] = {False: deque(), True: deque()}  # by whether it failed
+        self._busy = {False: 0, True: 0}
+        self._pumping = False
+        self._timers: list[tuple[int, ServerName]] = []
+        self._timer: DelayedCall | None = None
+        self._timer_at = 0
+        self._stored: dict[str, Owing] = {}
+        self._saving: dict[str, Owing] | None = None
+        self._relayed = True  # there may be relays that are stored
+
+    async def start(self) -> None:
+        """Go on with what an earlier process owed."""
+        owing, cursor = await self._database.read(_load_start)
+        self._passed = cursor
+        self._started = True
+        for row in owing:
+            self._stored[row.server_name] = row
+            name = ServerName(row.server_name)
+            if not self._carrier.allows(name) or name in self._links:
+                continue
+            latest_ms = self._clock.now_ms() + int(self._limits()[1])
+            link = self._link(
+                name, row.caught_up_to, row.failures, min(row.retry_at_ts_ms, latest_ms) or None
+            )
+            link.machine.mark_behind(cursor)
+            self._ready(link)
+        self._store_soon()
+
+    async def stop(self) -> None:
+        """Send nothing more. What is under way is given up: it is sent again after the next start."""
+        self._stopped = True
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+        await self._tasks.stop()
+
+    # --- what is to be sent ------------------------------------------------------------------------------
+
+    def enqueue(self, server: str, ref: PduRef) -> None:
+        """One event for one server. Positions ascend over all calls."""
+        name = ServerName(server)
+        if self._stopped or not self._carrier.allows(name):
+            return
+        link = self._links.get(name) or self._link(name, self._passed)
+        if link.machine.failures:
+            link.machine.mark_behind(ref.pos)  # read again when it is back: it may stay away for long
+        else:
+            link.machine.enqueue(ref)
+        self._ready(link)
+
+    def enqueue_edu(self, server: str, edu: OutgoingEdu) -> None:
+        """Something ephemeral for one server; nothing for a server that is away."""
+        name = ServerName(server)
+        if not self._started or self._stopped or not self._carrier.allows(name):
+            return
+        link = self._links.get(name) or self._link(name, self._passed)
+        if link.machine.failures < STALE_AFTER:
+            link.machine.enqueue_edu(edu)
+        self._ready(link)
+
+    def relayed(self) -> None:
+        """An event was to be sent on: its row is to be forgotten when everybody has it."""
+        self._relayed = True
+
+    def passed(self, pos: int) -> None:
+        """Everything up to this position has been enqueued."""
+        self._passed = max(self._passed, pos)
+
+    def _link(
+        self, name: ServerName, caught_up_to: int, failures: int = 0, retry_at_ms: int | None = None
+    ) -> _Link:
+        retry_min_ms, retry_max_ms = self._limits()
+        self._made += 1
+        machine = Destination(
+            name,
+            txn_prefix=f"{self._boot}.{self._made}.",
+            caught_up_to=caught_up_to,
+            retry_min_ms=retry_min_ms,
+            retry_max_ms=retry_max_ms,
+            max_pending_pdus=OWED_MOST,
+            failures=failures,
+            retry_at_ms=retry_at_ms,
+        )
+        link = self._links[name] = _Link(machine)
+        return link
+
+    def _limits(self) -> tuple[int, int]:
+        federation = self._settings.config.federation
+        return int(federation.retry_min_s * 1000), int(
+            max(federation.retry_max_s, federation.retry_min_s) * 1000
+        )
+
+    # --- who is there ------------------------------------------------------------------------------------
+
+    def heard_from(self, server: str) -> None:
+        """A sign of life: it asked us something, or answered. A server that was silent is tried again at once."""
+        link = self._links.get(ServerName(server))
+        if link is None or link.busy or not link.silent or link.machine.retry_at_ms is None:
+            return
+        soonest = min(WAKE_AGAIN_MS, self._limits()[0])
+        link.machine.heard_from(max(self._clock.now_ms(), link.attempt_ms + soonest))
+        self._ready(link)
+
+    def is_down(self, server: str) -> bool:
+        """Whether it did not answer last time, and is not due again yet."""
+        link = self._links.get(ServerName(server))
+        if link is None or not link.silent or not link.machine.failures:
+            return False
+        retry_at = link.machine.retry_at_ms
+        return retry_at is not None and retry_at > self._clock.now_ms()
+
+    def reconfigure(self) -> None:
+        """The limits of retries may have changed."""
+        now_ms = self._clock.now_ms()
+        for link in list(self._links.values()):
+            link.machine.limit_retries(*self._limits(), now_ms)
+            self._ready(link)
+
+    def count(self, state: str) -> int:
+        """How many destinations are ``sending``, ``waiting`` for a place or for an answer, or ``failing``."""
+        if state == "sending":
+            return sum(self._busy.values())
+        failing = sum(1 for link in self._links.values() if link.machine.failures and not link.busy)
+        return failing if state == "failing" else len(self._links) - failing - sum(self._busy.values())
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    # --- whose turn it is --------------------------------------------------------------------------------
+
+    def _ready(self, link: _Link) -> None:
+        """Something about a destination has changed: queue it, set its timer, or forget it."""
+        machine, now_ms = link.machine, self._clock.now_ms()
+        if link.busy or link.queued or self._stopped or self._links.get(machine.server_name) is not link:
+            return
+        at = machine.wake_at(now_ms)
+        if at is None:
+            if machine.is_idle:
+                del self._links[machine.server_name]
+            return
+        at = max(at, link.hold_ms)
+        if at > now_ms:
+            if link.timer_ms is None or at < link.timer_ms or link.timer_ms <= now_ms:
+                link.timer_ms = at
+                heappush(self._timers, (at, machine.server_name))
+                self._set_timer()
+            return
+        link.queued = True
+        self._waiting[machine.failures > 0].append(link)
+        if not self._pumping:
+            # Not now: we may be within a commit, and more may come for the same destination.
+            self._pumping = True
+            self._clock.callLater(0, self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        if self._stopped:
+            return
+        for failing, places in ((False, HEALTHY_MOST), (True, FAILING_MOST)):
+            waiting = self._waiting[failing]
+            while waiting and self._busy[failing] < places:
+                link = waiting.popleft()
+                link.queued, link.busy = False, True
+                self._busy[failing] += 1
+                self._tasks.spawn("send to another server", self._attend(link, failing))
+
+    def _set_timer(self) -> None:
+        at = self._timers[0][0]
+        if self._timer is not None and self._timer.active():
+            if at >= self._timer_at:
+                return
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = self._clock.callLater((at - self._clock.now_ms()) / 1000, self._wake)
+
+    def _wake(self) -> None:
+        self._timer = None
+        now_ms = self._clock.now_ms()
+        while self._timers and self._timers[0][0] <= now_ms:
+            _, name = heappop(self._timers)
+            link = self._links.get(name)
+            if link is not None:
+                link.timer_ms = None
+                self._ready(link)
+        if self._timers:
+            self._set_timer()
+
+    # --- a turn ------------------------------------------------------------------------------------------
+
+    async def _attend(self, link: _Link, failing: bool) -> None:
+        try:
+            if not self._carrier.allows(link.machine.server_name):
+                del self._links[link.machine.server_name]
+                self._store_soon()
+                return
+            if not link.machine.is_retrying and link.machine.refill_after() is not None:
+                await self._refill(link)
+            transaction = link.machine.next(self._clock.now_ms())
+            if transaction is not None:
+                await self._send(link, transaction)
+        except DatabaseError as error:
+            link.hold_ms = self._clock.now_ms() + _DATABASE_WAIT_MS
+            self._log.warning("what is owed to another server could not be read", error=str(error))
+        finally:
+            link.busy = False
+            self._busy[failing] -= 1
+            self._ready(link)
+            if not self._pumping and any(self._waiting.values()):
+                self._pumping = True
+                self._clock.callLater(0, self._pump)
+
+    async def _send(self, link: _Link, transaction: Transaction) -> None:
+        link.attempt_ms = now_ms = self._clock.now_ms()
+        if link.made[0] != transaction.txn_id:
+            link.made = (transaction.txn_id, now_ms)
+        # What is kept where the attempt ends in a failure of ours: the machine must not wait for ever.
+        delivery = Delivery(Outcome.RETRY_LATER, reason="a failure of our own")
+        try:
+            delivery = await self._carrier.deliver(transaction, link.made[1])
+        finally:
+            if not self._stopped:
+                self._ended(link, transaction, delivery)
+
+    def _ended(self, link: _Link, transaction: Transaction, delivery: Delivery) -> None:
+        machine, outcome = link.machine, delivery.outcome
+        link.silent = not delivery.answered
+        if outcome is Outcome.RETRY_LATER:
+            outcome = self._judge(link, delivery)
+        machine.done(
+            transaction.txn_id,
+            outcome,
+            self._clock.now_ms(),
+            jitter=self._entropy.jitter(0.0, 1.0),
+            retry_after_ms=delivery.retry_after_ms,
+        )
+        if outcome is Outcome.RETRY_LATER:
+            machine.shed()
+            if machine.failures >= STALE_AFTER:
+                machine.forget_ephemeral()
+        self._store_soon()
+
+    def _judge(self, link: _Link, delivery: Delivery) -> Outcome:
+        """What to make of a failure."""
+        name, reason = link.machine.server_name, delivery.reason
+        if not link.machine.failures:
+            self._log.info("another server cannot be sent to", destination=name, reason=reason)
+        link.refusals = link.refusals + 1 if delivery.refused else 0
+        if link.refusals < REFUSALS_MOST:
+            return Outcome.RETRY_LATER
+        link.refusals = 0
+        self._log.warning("a transaction was refused and is dropped", destination=name, reason=reason)
+        return Outcome.GIVE_UP
+
+    async def _refill(self, link: _Link) -> None:
+        """Read what a destination has not got from the timelines."""
+        machine = link.machine
+        name, after, upto = machine.server_name, machine.refill_after(), machine.head_pos
+        assert after is not None
+        if link.stays is None or link.stays_upto < upto:
+            rooms = self._rooms_since(after)
+            stays = await self._database.read(load_shared, name, rooms, after)
+            told = {
+                nid: Stay(True, ()) for nid in rooms if nid not in stays and self._told_to_be_in(name, nid)
+            }
+            link.stays, link.stays_upto = {**stays, **told}, upto
+        refs, through = await self._database.read(load_owed, name, link.stays, after, upto)
+        machine.refill(refs, through)
+        if machine.refill_after() is None:
+            link.stays = None
+
+    # --- what outlasts the process (stream.followers.Memory) ---------------------------------------------
+
+    def unsaved(self) -> Callable[[WriteTx], None] | None:
+        """The rows of who is behind or failing, as they are now."""
+        wanted: dict[str, Owing] = {}
+        for name, link in self._links.items():
+            machine = link.machine
+            if machine.owes_pdus or machine.failures:
+                wanted[name] = Owing(name, machine.caught_up_to(), machine.failures, machine.retry_at_ms or 0)
+        self._saving = None
+        # Nobody is behind: whom an event was to be sent on to has it.
+        relayed_upto = self._passed if self._relayed and not wanted else 0
+        if not self._started or (wanted == self._stored and not relayed_upto):
+            return None
+        self._saving = wanted
+        self._relayed = self._relayed and not relayed_upto
+        changed = [row for name, row in wanted.items() if self._stored.get(name) != row]
+        forget = [name for name in self._stored if name not in wanted]
+        return partial(store_destinations, owing=changed, forget=forget, relayed_upto=relayed_upto)
+
+    def saved(self) -> None:
+        """They are on the disk."""
+        if self._saving is not None:
+            self._stored, self._saving = self._saving, None
+
+
+def _load_start(tx: Tx) -> tuple[list[Owing], int]:
+    cursor = load_cursors(tx).get(FOLLOWER)
+    return load_destinations(tx), load_position(tx) if cursor is None else cursor
