@@ -113,7 +113,7 @@ class PeerReading:
 
 def build_peer_reading(core: Core, facts: StateFacts) -> PeerReading:
     """What reads rooms for other servers."""
-    database, gate = core.around.database, PeerGate()
+    database, gate = core.around.database, PeerGate(core.interner, core.servers)
     history = PeerHistory(
         core.config.server_name, database, core.interner, core.changes, gate, facts, core.around.clock
     )

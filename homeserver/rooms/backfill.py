@@ -108,7 +108,12 @@ class Backfills:
         if len(self._waiters) >= RUNNING_MOST or not self._index.local_members(room_nid):
             return False
         self._waiters[room_nid] = []
-        self._tasks.spawn("backfill", self._run(room_id, room_nid))
+        try:
+            self._tasks.spawn("backfill", self._run(room_id, room_nid))
+        except RuntimeError:
+            # The server is stopping.
+            del self._waiters[room_nid]
+            return False
         return True
 
     async def more(self, room_id: str, room_nid: int, wait_s: float) -> bool:

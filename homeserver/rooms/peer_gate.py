@@ -9,6 +9,7 @@ rooms there are.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import msgspec
 
@@ -18,7 +19,8 @@ from homeserver.db.tx import Tx
 from homeserver.http.errors import MatrixError, forbidden
 from homeserver.store.cache import ByteLru
 from homeserver.store.events import load_json
-from homeserver.store.peer_reads import RoomRow, find_shared_room, is_resident
+from homeserver.store.ids import Interner
+from homeserver.store.peer_reads import RoomRow, find_shared_room
 
 _CACHE_BYTES = 4 * 1024 * 1024
 
@@ -39,24 +41,39 @@ class Visit:
     resident: bool  # one of its users is in the room now
 
 
-class PeerGate:
-    """Decides within one unit of work. What an access control list says never changes, so it is compiled once."""
+class Residents(Protocol):
+    """Which servers are in which rooms (``homeserver.stream.servers.ServerIndex`` knows)."""
 
-    def __init__(self) -> None:
+    async def shares(self, server: str, room_nid: int) -> bool:
+        """Whether a server is in a room."""
+
+
+class PeerGate:
+    """Decides within the unit of work that answers. What an access control list says never changes: it is compiled once."""
+
+    def __init__(self, interner: Interner, residents: Residents) -> None:
+        self._interner = interner
+        self._residents = residents
         self._acls: ByteLru[int, ServerAcl] = ByteLru(_CACHE_BYTES, _size)
 
-    def visit(self, tx: Tx, server: ServerName, room_id: str) -> Visit:
+    async def is_resident(self, server: ServerName, room_id: str) -> bool:
+        """Whether one of the server's users is in the room now: to be asked before the unit of work."""
+        interner = self._interner
+        room_nid = interner.known_room(room_id) or await interner.find_room(room_id)
+        return room_nid is not None and await self._residents.shares(server, room_nid)
+
+    def visit(self, tx: Tx, server: ServerName, room_id: str, *, is_resident: bool) -> Visit:
         """Let a server in, whether or not it takes part; 403 M_FORBIDDEN where it is kept out."""
         room = find_shared_room(tx, room_id)
         if room is None:
             raise not_in_room()
         if room.acl_nid and not self._acl(tx, room.acl_nid).allows(server):
             raise forbidden("Server is banned from room")
-        return Visit(server, room, is_resident(tx, room.nid, server))
+        return Visit(server, room, is_resident)
 
-    def enter(self, tx: Tx, server: ServerName, room_id: str) -> Visit:
+    def enter(self, tx: Tx, server: ServerName, room_id: str, *, is_resident: bool) -> Visit:
         """Let a server in that takes part; 403 M_FORBIDDEN for all others."""
-        visit = self.visit(tx, server, room_id)
+        visit = self.visit(tx, server, room_id, is_resident=is_resident)
         if not visit.resident:
             raise not_in_room()
         return visit

@@ -72,10 +72,10 @@ class PeerHistory:
         self, server: ServerName, room_id: RoomId, starts: Sequence[EventId], limit: int
     ) -> bytes:
         """Some events and what precedes them, the newest first, as a transaction."""
-        key = await self._visibility_key()
+        key, is_resident = await self._visibility_key(), await self._gate.is_resident(server, room_id)
 
         def unit(tx: Tx) -> list[bytes]:
-            visit = self._gate.enter(tx, server, room_id)
+            visit = self._gate.enter(tx, server, room_id, is_resident=is_resident)
             links = walk_by_depth(tx, visit.room.nid, starts, min(limit, BACKFILL_MOST))
             return self._write(tx, visit, key, links)
 
@@ -83,10 +83,10 @@ class PeerHistory:
 
     async def missing(self, server: ServerName, room_id: RoomId, asked: MissingAsked) -> bytes:
         """What lies between events that the other server has, the oldest first."""
-        key = await self._visibility_key()
+        key, is_resident = await self._visibility_key(), await self._gate.is_resident(server, room_id)
 
         def unit(tx: Tx) -> list[bytes]:
-            visit = self._gate.enter(tx, server, room_id)
+            visit = self._gate.enter(tx, server, room_id, is_resident=is_resident)
             most = min(asked.limit, MISSING_MOST)
             links = walk_by_breadth(tx, visit.room.nid, asked.latest, asked.earliest, most, asked.min_depth)
             return self._write(tx, visit, key, links[::-1])
@@ -95,13 +95,13 @@ class PeerHistory:
 
     async def event(self, server: ServerName, event_id: EventId) -> bytes:
         """One event as a transaction; 404 M_NOT_FOUND where there is none, 403 M_FORBIDDEN where it is not theirs."""
-        key = await self._visibility_key()
+        room_id = await self._database.read(find_room_of, event_id)
+        if room_id is None:
+            raise not_found(f"Could not find event {event_id}")
+        key, is_resident = await self._visibility_key(), await self._gate.is_resident(server, room_id)
 
         def unit(tx: Tx) -> bytes:
-            room_id = find_room_of(tx, event_id)
-            if room_id is None:
-                raise _no_event(event_id)
-            visit = self._gate.visit(tx, server, room_id)
+            visit = self._gate.visit(tx, server, room_id, is_resident=is_resident)
             link = load_links(tx, visit.room.nid, [event_id])[event_id]
             if link.state_before is None:
                 # An outlier authorises others: whoever takes part may have it.
@@ -119,10 +119,11 @@ class PeerHistory:
         self, server: ServerName, room_id: RoomId, ts_ms: int, *, backwards: bool
     ) -> tuple[str, int]:
         """The id and time of the event nearest to a moment, on one side; 404 M_NOT_FOUND where there is none."""
-        key, upto = await self._visibility_key(), self._log.position
+        key, is_resident = await self._visibility_key(), await self._gate.is_resident(server, room_id)
+        upto = self._log.position
 
         def unit(tx: Tx) -> TimedRow | None:
-            visit = self._gate.enter(tx, server, room_id)
+            visit = self._gate.enter(tx, server, room_id, is_resident=is_resident)
             onlooker = _onlooker(visit, key)
             # LIMIT(events that the server may not see lie between: so many of them are looked at)
             for skip in range(0, SCANNED_MOST, _BATCH):
@@ -166,7 +167,3 @@ def _as_seen(visit: Visit, link: Link, *, is_visible: bool) -> bytes:
     if is_visible and not link.redacted_by:
         return link.json.encode()
     return as_redacted(link.json, visit.room.rules)
-
-
-def _no_event(event_id: str) -> Exception:
-    return not_found(f"Could not find event {event_id}")

@@ -69,9 +69,10 @@ class PeerState:
 
     async def auth_chain(self, server: ServerName, room_id: RoomId, event_id: EventId) -> Body:
         """All that authorises an event, those cited before those who cite them."""
+        is_resident = await self._gate.is_resident(server, room_id)
 
         def unit(tx: Tx) -> _Lists:
-            visit = self._gate.enter(tx, server, room_id)
+            visit = self._gate.enter(tx, server, room_id, is_resident=is_resident)
             link = _find(tx, visit, event_id)
             chain = load_auth_chain_of(tx, visit.room.nid, _cited_by(link, visit.room.rules))
             return _gather(tx, visit, [], chain, (b"", b"auth_chain"), _load_texts)
@@ -82,8 +83,10 @@ class PeerState:
     async def _answer(
         self, server: ServerName, room_id: RoomId, event_id: EventId, names: tuple[bytes, bytes], load: _Load
     ) -> Body:
+        is_resident = await self._gate.is_resident(server, room_id)
+
         def unit(tx: Tx) -> _Lists:
-            visit = self._gate.enter(tx, server, room_id)
+            visit = self._gate.enter(tx, server, room_id, is_resident=is_resident)
             link = _find(tx, visit, event_id)
             if link.state_before is None:
                 raise not_found(f"The state at event {event_id} is not known here")

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, and_, bindparam, exists, func, literal_column, select
+from sqlalchemy import ColumnElement, and_, bindparam, func, literal_column, select
 
 from federation.canonical import encode_by_rules
 from federation.redaction import redact
@@ -30,7 +30,6 @@ from homeserver.db.schema.rooms import (
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import SQLITE, Statement, any_of, statement
 from homeserver.db.tx import Tx
-from homeserver.store.placement import Membership
 
 _ACL_TYPE = WELL_KNOWN_TYPES["m.room.server_acl"]
 _MEMBER_TYPE = WELL_KNOWN_TYPES["m.room.member"]
@@ -45,19 +44,6 @@ def of_server(dialect: str) -> ColumnElement[bool]:
 
 
 _MEMBERS_OF_SERVER = members.join(user_ids, user_ids.c.nid == members.c.user_nid)
-_RESIDENT = Statement(
-    lambda dialect: select(
-        exists()
-        .where(
-            and_(
-                members.c.room_nid == bindparam("room_nid"),
-                members.c.membership == int(Membership.JOIN),
-                of_server(dialect),
-            )
-        )
-        .select_from(_MEMBERS_OF_SERVER)
-    )
-)
 _KEYS_OF_SERVER = Statement(
     lambda dialect: (
         select(state_keys.c.nid)
@@ -123,11 +109,6 @@ def find_room_of(tx: Tx, event_id: str) -> str | None:
     """The room of an event."""
     found: str | None = tx.value(_ROOM_OF_EVENT, event_id=event_id)
     return found
-
-
-def is_resident(tx: Tx, room_nid: int, server: str) -> bool:
-    """Whether somebody of that server is in the room now."""
-    return bool(tx.value(_RESIDENT, room_nid=room_nid, server=server))
 
 
 def load_keys_of_server(tx: Tx, room_nid: int, server: str) -> list[int]:

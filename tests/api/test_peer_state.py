@@ -130,5 +130,5 @@ class States(PeerCase):
             self.answer_of(path_of(kind, room_id), event_id=message)
             path = path_of(kind, room_id)
             counted = self.count(partial(self.answer_of, path, event_id=message))
-            # The room, whether the server is in it, the event, its state, the chain, and what is in either.
-            self.assertEqual([7], [number for _, number in counted.units], str(counted))
+            # The room, the event, its state, the chain, and what is in either; who is in the room is known.
+            self.assertEqual([6], [number for _, number in counted.units], str(counted))
