@@ -9,7 +9,7 @@ asked for counts as none, and the next server is asked; 3. those who want the sa
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -46,7 +46,7 @@ from homeserver.store.parsed import EventCache, load_events
 FEDERATION = "/_matrix/federation/v1"
 # Requests for single events that one flow has under way.
 PARALLEL = 8
-_SHARED_MOST = 256
+_SHARED_MOST = 512
 _EVENT_BYTES = 256 * 1024
 
 
@@ -162,60 +162,51 @@ class RoomFetcher:
     # --- single events -------------------------------------------------------------------------------
 
     async def _find_events(self, room: FetchRoom, need: NeedEvents) -> list[Event]:
-        """Stored ones first; what one server has not, the next one may have."""
-        stored: list[Event] = await self._database.read(
+        """Stored ones first, the rest side by side."""
+        found: list[Event] = await self._database.read(
             _load_stored, room.room_nid, need.event_ids, self._events
         )
-        found = {event.event_id: event for event in stored}
-        for server in room.servers[: need.limits.servers]:
-            missing = [one for one in need.event_ids if one not in found]
-            if not missing:
-                break
-            pdus = await self._ask_side_by_side(server, missing, need.limits)
-            asked = set(missing)
-            for event in await self._check(room, pdus):
-                if event.event_id in asked:
-                    found[event.event_id] = event
-        return [found[one] for one in need.event_ids if one in found]
+        here = {event.event_id for event in found}
+        places = DeferredSemaphore(PARALLEL)
 
-    async def _ask_side_by_side(
-        self, server: ServerName, event_ids: Sequence[EventId], limits: Limits
-    ) -> list[Any]:
-        """The JSON of events; a server that is not there is not asked for the rest."""
-        places, is_there = DeferredSemaphore(PARALLEL), [True]
+        def begin(event_id: EventId) -> Deferred[Event | None]:
+            return Deferred.fromCoroutine(self._find_event(room, event_id, need.limits))
 
-        async def ask(event_id: EventId) -> Any:
-            if not is_there[0]:
-                return None
-            try:
-                return await self._shared.get(
-                    (server, event_id), lambda: self._event(server, event_id, limits)
-                )
-            except Unreachable:
-                is_there[0] = False
-            except (RemoteError, Malformed, Busy):
-                pass
+        waiting = [places.run(begin, event_id) for event_id in need.event_ids if event_id not in here]
+        results: list[Any] = await DeferredList(waiting, consumeErrors=True)
+        for succeeded, result in results:
+            if not succeeded:
+                result.raiseException()
+            elif result is not None:
+                found.append(result)
+        return found
+
+    async def _find_event(self, room: FetchRoom, event_id: EventId, limits: Limits) -> Event | None:
+        key = (room.room_nid, NeedEvents, event_id)
+        try:
+            found: Event | None = await self._shared.get(key, lambda: self._ask_event(room, event_id, limits))
+        except Busy:
             return None
+        return found
 
-        waiting = [places.run(_started, ask, event_id) for event_id in event_ids]
-        results: list[Any] = await DeferredList(waiting, fireOnOneErrback=True, consumeErrors=True)
-        return [result for _, result in results if result is not None]
-
-    async def _event(self, server: ServerName, event_id: EventId, limits: Limits) -> Any:
-        answer = await self._client.ask(
-            server,
-            "GET",
-            build_uri(f"{FEDERATION}/event", event_id),
-            timeout_s=limits.timeout_s,
-            max_bytes=_EVENT_BYTES,
-            insist=False,
-        )
-        pdus = _list(answer, "pdus")
-        return pdus[0] if pdus else None
-
-
-def _started(ask: Callable[[EventId], Awaitable[Any]], event_id: EventId) -> Deferred[Any]:
-    return Deferred.fromCoroutine(ask(event_id))  # type: ignore[arg-type]
+    async def _ask_event(self, room: FetchRoom, event_id: EventId, limits: Limits) -> Event | None:
+        """From the first server that has it. (One that does not answer is not insisted on, so it is asked once.)"""
+        for server in room.servers[: limits.servers]:
+            try:
+                answer = await self._client.ask(
+                    server,
+                    "GET",
+                    build_uri(f"{FEDERATION}/event", event_id),
+                    timeout_s=limits.timeout_s,
+                    max_bytes=_EVENT_BYTES,
+                    insist=False,
+                )
+                for event in await self._check(room, _list(answer, "pdus")[:1]):
+                    if event.event_id == event_id:
+                        return event
+            except (RemoteError, Unreachable, Malformed):
+                continue
+        return None
 
 
 def _limits(need: RoomNeed) -> Limits:

@@ -97,7 +97,8 @@ _CHILDREN = statement(
             timeline, timeline.c.event_nid == events.c.nid
         )
     )
-    .where(events.c.room_nid == _IN_ROOM)
+    # An outlier has no place in the graph: what it names is not ended by it.
+    .where(events.c.room_nid == _IN_ROOM, events.c.state_before.is_not(None))
 )
 _NEWER = statement(
     select(events.c.event_id, events.c.nid)

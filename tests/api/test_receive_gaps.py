@@ -1,0 +1,293 @@
+"""Events whose ancestors are missing: what is asked for, what comes of it, and for how long it is tried.
+
+# spec: server-server-api#backfilling-and-retrieving-missing-events
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from federation.event import Event
+from homeserver.http.transport import PeerResponse
+from homeserver.rooms.filling import PER_ORIGIN, WAITS_S
+from homeserver.rooms.staged import Bounds, Staged
+from homeserver.store.staging import Waiting, load_waiting
+from tests.api.receiving import ReceiveCase
+from tests.support.databases import on_each_database
+from tests.support.peer import FEDERATION, FakePeer
+
+MISSING = ("POST", f"{FEDERATION}/get_missing_events/")
+STATE_IDS = ("GET", f"{FEDERATION}/state_ids/")
+STATE = ("GET", f"{FEDERATION}/state/")
+EVENT = ("GET", f"{FEDERATION}/event/")
+NOTHING = PeerResponse(404, b'{"errcode":"M_NOT_FOUND","error":"no"}')
+
+
+@on_each_database
+class Gaps(ReceiveCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.enter()
+
+    def rows(self) -> list[Waiting]:
+        """What waits, on the disk."""
+        found: list[Waiting] = self.app.wait(self.app.database.read(load_waiting))
+        return found
+
+    def assert_shown(self, *events: Event) -> None:
+        """These are the newest that alice sees, in this order, and nothing waits."""
+        self.assertEqual([event.event_id for event in events], self.timeline()[-len(events) :])
+        self.assertEqual((0, []), (self.staged(), self.rows()))
+
+    def close(self) -> None:
+        """The peer gives nothing away."""
+        self.peer.answers.update({("GET", FEDERATION): NOTHING, ("POST", FEDERATION): NOTHING})
+
+    # --- the ways to fill one ------------------------------------------------------------------------
+
+    def test_a_few_missing_events(self) -> None:
+        said = [self.room.say(str(number)) for number in range(5)]
+        held: Deferred[Any] = Deferred()
+        self.peer.answers[MISSING] = held
+        # It is acknowledged when it is on the disk, whatever the way to its place is.
+        self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
+        self.assertEqual([said[-1].event_id], [row.event_id for row in self.rows()])
+        self.settle()
+        self.assertNotIn(said[-1].event_id, self.timeline())
+        (request,) = self.asked("get_missing_events")
+        held.callback(self.peer.rooms[self.room_id].missing_answer(_body(request)))
+        self.settle()
+        self.assert_shown(*said)
+        self.assertEqual(20, _body(request)["limit"])
+        self.assertEqual([said[-1].event_id], _body(request)["latest_events"])
+        self.assertEqual([], self.asked("/state"))
+
+    def test_events_of_one_room_are_placed_with_their_followers(self) -> None:
+        said = [self.room.say(str(number)) for number in range(6)]
+        self.assert_taken(self.peer.push(self.app, said[3], said[4]), said[3], said[4])
+        self.assert_taken(self.peer.push(self.app, said[5]), said[5])
+        self.settle()
+        self.assert_shown(*said)
+
+    def test_a_gap_that_stays(self) -> None:
+        """Nobody tells of the events between: the state at the far end is asked for, and moves the room."""
+        self.peer.answers[MISSING] = {"events": []}
+        bob = self.peer.user("bob")
+        self.room.join(bob)
+        unseen = [self.room.say(str(number)) for number in range(3)]
+        shown = self.room.say("shown")
+        self.assert_taken(self.peer.push(self.app, shown), shown)
+        self.settle()
+        # The parent was fetched by itself, with the state before it; what is before that stays a gap.
+        self.assert_shown(unseen[-1], shown)
+        self.assertEqual("join", self.state("m.room.member", bob)["membership"])
+        self.assertEqual(1, len(self.asked("/state_ids/")))
+        self.assertEqual([], self.asked(f"{FEDERATION}/state/"))
+        self.assertEqual(2, len(self.asked("/event/")))
+        # The room goes on as one.
+        said = self.room.say("hello", sender=bob)
+        self.assert_taken(self.peer.push(self.app, said), said)
+        self.assertEqual(said.event_id, self.timeline()[-1])
+
+    def test_many_new_members_come_as_a_whole_state(self) -> None:
+        self.peer.answers[MISSING] = {"events": []}
+        users = [self.peer.user(f"u{number}") for number in range(120)]
+        for user_id in users:
+            self.room.join(user_id)
+        shown = [self.room.say("parent"), self.room.say("shown")]
+        self.assert_taken(self.peer.push(self.app, shown[-1]), shown[-1])
+        self.settle()
+        self.assert_shown(*shown)
+        self.assertEqual(1, len(self.asked(f"{FEDERATION}/state/")))
+        self.assertEqual("join", self.state("m.room.member", users[0])["membership"])
+        self.assertEqual("join", self.state("m.room.member", users[-1])["membership"])
+
+    def test_another_server_of_the_room_is_asked(self) -> None:
+        other = self.new_peer("other.example")
+        joined = self.room.join(other.user(), signer=other.key)
+        self.assert_taken(other.push(self.app, joined), joined)
+        self.settle()
+        said = [self.room.say(str(number)) for number in range(3)]
+        self.close()
+        self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
+        self.settle()
+        self.assert_shown(*said)
+        self.assertEqual(1, len(other.asked_for("get_missing_events")))
+
+    # --- for how long --------------------------------------------------------------------------------
+
+    def test_it_is_tried_again_after_a_restart(self) -> None:
+        said = [self.room.say(str(number)) for number in range(3)]
+        self.close()
+        self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
+        self.settle()
+        self.assertEqual(1, self.staged())
+        self.app.restart()
+        self.peer.answers.clear()
+        self.app.app.begin()
+        self.settle(WAITS_S[0] + 1)
+        self.assert_shown(*said)
+
+    def test_it_is_tried_for_hours_and_then_given_up(self) -> None:
+        said = [self.room.say(str(number)) for number in range(3)]
+        self.close()
+        self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
+        self.settle()
+        for number, wait_s in enumerate(WAITS_S):
+            before = len(self.asked("get_missing_events"))
+            self.settle(wait_s - 1)
+            self.assertEqual(before, len(self.asked("get_missing_events")), number)
+            self.assertEqual(1, self.staged(), number)
+            self.settle(2)
+            self.assertGreater(len(self.asked("get_missing_events")), before, number)
+        self.assertEqual((0, []), (self.staged(), self.rows()))
+        self.assertGreater(sum(WAITS_S), 6 * 3600)
+        # The same event, sent again, is a new one.
+        self.peer.answers.clear()
+        self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
+        self.settle()
+        self.assert_shown(*said)
+
+    def test_what_it_waits_for_comes_by_itself(self) -> None:
+        said = [self.room.say(str(number)) for number in range(3)]
+        self.close()
+        self.assert_taken(self.peer.push(self.app, said[2]), said[2])
+        self.settle()
+        self.assert_taken(self.peer.push(self.app, said[1]), said[1])
+        self.settle()
+        self.assertEqual(2, self.staged())
+        self.assert_taken(self.peer.push(self.app, said[0]), said[0])
+        self.settle()
+        self.assert_shown(*said)
+
+    def test_reordered_and_repeated(self) -> None:
+        said = [self.room.say(str(number)) for number in range(9)]
+        self.close()
+        for number in (8, 2, 8, 5, 1, 7, 3, 0, 3, 6, 4, 8):
+            self.assertEqual(200, self.peer.push(self.app, said[number])[0])
+        self.settle(15)
+        self.assert_shown(*said)
+
+    def test_the_last_of_ours_leaves(self) -> None:
+        said = [self.room.say(str(number)) for number in range(3)]
+        self.close()
+        self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
+        self.settle()
+        self.app.ok("POST", f"/_matrix/client/v3/rooms/{self.room_id}/leave", {}, self.alice)
+        self.settle(WAITS_S[0] + 1)
+        self.assertEqual((0, []), (self.staged(), self.rows()))
+
+    def test_keys_that_come_late(self) -> None:
+        other = self.new_peer("other.example")
+        other.reachable = False
+        joined = self.room.join(other.user(), signer=other.key)
+        self.assert_taken(self.peer.push(self.app, joined), joined)
+        self.settle()
+        self.assertEqual(1, self.staged())
+        other.reachable = True
+        self.settle(WAITS_S[0] + 1)
+        self.settle(WAITS_S[1] + 1)
+        self.settle(WAITS_S[2] + 1)
+        self.assert_shown(joined)
+
+    # --- shares --------------------------------------------------------------------------------------
+
+    def test_two_servers_that_lack_the_same_share_the_requests(self) -> None:
+        other = self.new_peer("other.example")
+        joined = self.room.join(other.user(), signer=other.key)
+        self.assert_taken(other.push(self.app, joined), joined)
+        self.settle()
+        parent = self.room.say("parent")
+        fork = list(self.room.head)
+        ours, theirs = self.room.say("mine", prev=fork), self.room.say("yours", prev=fork)
+        for peer in (self.peer, other):
+            peer.answers[MISSING] = {"events": []}
+        first: Deferred[Any] = Deferred()
+        self.peer.answers[EVENT] = other.answers[EVENT] = first
+        self.assert_taken(self.peer.push(self.app, ours), ours)
+        self.assert_taken(other.push(self.app, theirs), theirs)
+        self.settle()
+        self.assertEqual(1, len(self.asked("/event/") + other.asked_for("/event/")))
+        first.callback(self.peer.transaction([parent]))
+        self.settle()
+        self.assertEqual({ours.event_id, theirs.event_id}, set(self.timeline()[-2:]))
+        self.assertEqual(0, self.staged())
+
+    def test_a_slow_server_delays_only_itself(self) -> None:
+        rooms = [self.peer.follow(self.app, self.create()) for _ in range(PER_ORIGIN + 2)]
+        slow = self.new_peer("slow.example")
+        for room in rooms:
+            self.enter(room)
+            slow.rooms[room.room_id] = room
+        slow.answers["POST", FEDERATION] = lambda _: Deferred()
+        late = []
+        for room in rooms:
+            room.say("unseen")
+            late.append(room.say("late"))
+        self.assert_taken(slow.push(self.app, *late), *late)
+        self.settle()
+        # So many of its rooms at once, and no more.
+        self.assertEqual(PER_ORIGIN, len(slow.asked_for("get_missing_events")))
+        said = [self.room.say(str(number)) for number in range(3)]
+        self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
+        self.settle()
+        self.assertEqual([event.event_id for event in said], self.timeline()[-3:])
+        self.assertEqual(len(late), self.staged())
+
+    # --- bounds --------------------------------------------------------------------------------------
+
+    def bound(self, **bounds: int) -> None:
+        """So little may wait."""
+        staged: Staged = self.app.app.services.incoming.filler._staged
+        staged._bounds = Bounds(**bounds)
+
+    def test_a_server_that_makes_too_much_wait_is_told_to(self) -> None:
+        self.bound(origin=3)
+        self.close()
+        self.room.say("unseen")
+        late = [self.room.say(str(number)) for number in range(5)]
+        status, answer = self.peer.push(self.app, *late, txn_id="much")
+        self.assertEqual((429, "M_LIMIT_EXCEEDED"), (status, answer["errcode"]))
+        self.settle()
+        self.assertEqual(3, self.staged())
+        # What can be placed is, and another server's events are not refused.
+        other = self.new_peer("other.example")
+        good = self.room.say("good", prev=[self.timeline()[-1]])
+        self.assert_taken(other.push(self.app, good), good)
+        # When there is room again the same transaction is taken.
+        self.peer.answers.clear()
+        self.settle(40)
+        self.assert_taken(self.peer.push(self.app, *late, txn_id="much"), *late)
+        self.settle(40)
+        self.assertEqual(0, self.staged())
+        self.assertEqual(late[-1].event_id, self.timeline()[-1])
+
+    def test_a_room_in_which_too_much_waits(self) -> None:
+        self.bound(room=3)
+        self.close()
+        self.room.say("unseen")
+        late = [self.room.say(str(number)) for number in range(5)]
+        other = self.new_peer("other.example")
+        other.answers = self.peer.answers
+        self.assertEqual(200, self.peer.push(self.app, *late[:2])[0])
+        self.assertEqual(429, other.push(self.app, *late[2:])[0])
+        self.settle()
+        self.assertEqual(3, self.staged())
+
+    def test_the_same_event_twice_takes_one_place(self) -> None:
+        self.bound(origin=1)
+        self.close()
+        self.room.say("unseen")
+        late = self.room.say("late")
+        other: FakePeer = self.new_peer("other.example")
+        for peer in (self.peer, self.peer, other):
+            self.assert_taken(peer.push(self.app, late), late)
+        self.settle()
+        self.assertEqual(1, self.staged())
+
+
+def _body(request: Any) -> Any:
+    return msgspec.json.decode(request.body)
