@@ -8,7 +8,7 @@ time, so nobody is missed, and at most somebody is told twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.db.tx import Tx
@@ -63,9 +63,8 @@ def load_news(tx: Tx, ask: ListAsk, facts: StateFacts) -> ListNews:
         if is_in and crossed:
             fresh.add(room_nid)
         elif is_in:
-            for user_nid in _crossing(rows, words):
-                came.add(user_nid)
-                went.add(user_nid)
+            for user_nid, is_there in _crossing(rows, words).items():
+                (came if is_there else went).add(user_nid)
         elif crossed:
             gone.add(room_nid)
             went.update(_crossing(rows, words))
@@ -80,15 +79,11 @@ def load_news(tx: Tx, ask: ListAsk, facts: StateFacts) -> ListNews:
     return ListNews(frozenset(told), frozenset(went - sharing - {ask.user_nid}))
 
 
-def _crossing(moves: Sequence[MemberMove], words: dict[int, str]) -> list[int]:
-    """Those who joined or left (and not those who only changed their name)."""
+def _crossing(moves: Sequence[MemberMove], words: dict[int, str]) -> dict[int, bool]:
+    """Those who joined or left (and not those who only changed their name): whether they were there at last."""
 
     def is_join(nid: int) -> bool:
         return bool(nid) and words.get(nid) == _JOIN
 
-    return unique(move.user_nid for move in moves if is_join(move.event_nid) != is_join(move.prev_nid))
-
-
-def unique(values: Iterable[int]) -> list[int]:
-    """Each once, in order."""
-    return list(dict.fromkeys(values))
+    crossed = {move.user_nid for move in moves if is_join(move.event_nid) != is_join(move.prev_nid)}
+    return {move.user_nid: is_join(move.event_nid) for move in moves if move.user_nid in crossed}
