@@ -14,6 +14,7 @@ from homeserver.accounts.auth import Authenticator
 from homeserver.config.schema import Config
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
+from homeserver.http.client import HttpClient
 from homeserver.http.transport import Transport
 from homeserver.rooms.committer import Committer
 from homeserver.rooms.registry import RoomRegistry
@@ -50,6 +51,7 @@ class Surroundings:
     transport: Transport
     further_keys: Sequence[Signer] = ()  # published beside the signer's
     old_keys: Sequence[VerifyKey] = ()  # no longer used, but good for what they have signed
+    http: HttpClient | None = None  # for addresses that others name
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,6 +143,7 @@ class ServerOperations:
             outside.transport,
             signers[1:],
             old_keys,
+            outside.http,
         )
         extras: list[ExtraRoutes] = [one.routes for one in load_extensions()]
         if web is not None:

@@ -151,7 +151,7 @@ def build_rooms(core: Core, settings: Settings, tasks: TaskGroup, queries: Queri
     succession = Succession(interner, worker)
     creator = RoomCreator(config.server_name, lambda: settings.config.default_room_version, rooms, gate)
     memberships = Memberships(rooms, worker, RestrictedJoins(interner, core.index), gate, succession)
-    aliases = Aliases(config.server_name, rooms, worker, core.index, queries.alias)
+    aliases = Aliases(config.server_name, rooms, worker, core.index, core.servers, queries.alias)
     departures = Departures(rooms, core.index, tasks, around.log)
     directory = Directory(rooms, worker, interner)
     core.changes.subscribe(departures.apply)
@@ -348,5 +348,5 @@ def build_media(core: Core, settings: Settings, client: Client) -> MediaService:
         around.log,
         lambda: settings.config.media,
         client,
-        None,
+        around.http,
     )

@@ -24,7 +24,7 @@ from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from homeserver.http.transport import Unreachable
+from homeserver.http.transport import AnswerTooLarge, Unreachable
 
 # Bytes on the wire in a row that are no body: heads, interim answers, sizes and extensions of chunks, trailers.
 MAX_UNSEEN_BYTES = 128 * 1024
@@ -124,13 +124,13 @@ class _Reading:
             self._max_bytes = min(self._max_bytes, MAX_ERROR_BYTES)
         length = self.headers.get("content-length", "")
         if length.isdigit() and int(length) > self._max_bytes:
-            raise self._refuse(Unreachable("the answer is too large"))
+            raise self._refuse(AnswerTooLarge("the answer is too large"))
 
     def on_body(self, data: bytes) -> None:
         self._unseen_bytes = 0
         self._size += len(data)
         if self._size > self._max_bytes:
-            raise self._refuse(Unreachable("the answer is too large"))
+            raise self._refuse(AnswerTooLarge("the answer is too large"))
         if self._receive is None:
             self._parts.append(data)
             return

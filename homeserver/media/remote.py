@@ -17,8 +17,9 @@ from twisted.internet.defer import Deferred
 from federation.errors import RemoteError
 from federation.ids import ServerName
 from homeserver.config.schema import Media
+from homeserver.http.client import HttpLimits, HttpResponse
 from homeserver.http.errors import MatrixError, limit_exceeded, not_found
-from homeserver.http.transport import PeerResponse, Unreachable, build_uri
+from homeserver.http.transport import AnswerTooLarge, PeerResponse, Unreachable, build_uri
 from homeserver.media.files import MediaFiles
 from homeserver.media.inflow import Inflow
 from homeserver.media.multipart import (
@@ -52,17 +53,12 @@ _OLD: Final = "/_matrix/media/v3/download"
 
 
 class PlainHttp(Protocol):
-    """Requests to whatever address another server names: only to addresses that are not of our own network."""
+    """Requests to whatever address another server names, but none of our own network: ``HttpClient``."""
 
-    async def get(
-        self,
-        url: str,
-        *,
-        timeout_s: float,
-        max_bytes: int,
-        receive: Callable[[bytes], None] | None = None,
-    ) -> PeerResponse:
-        """The answer to a GET, whatever its status; redirects are followed. Raises Unreachable."""
+    def request(
+        self, method: str, url: str, *, limits: HttpLimits, receive: Take | None = None
+    ) -> Deferred[HttpResponse]:
+        """The answer, whatever its status. Fails with Unreachable alone."""
 
 
 class RemoteMedia:
@@ -167,8 +163,10 @@ class RemoteMedia:
             raise BadMultipartError("The file is at a place that is not looked at")
         limit, http = self._settings().max_upload_bytes, self._http
 
-        def get(receive: Take) -> Awaitable[PeerResponse]:
-            return http.get(location, timeout_s=FETCH_S, max_bytes=limit, receive=receive)
+        async def get(receive: Take) -> PeerResponse:
+            limits = HttpLimits(FETCH_S, limit, schemes=("https",))
+            answer = await http.request("GET", location, limits=limits, receive=receive)
+            return PeerResponse(answer.status, answer.body, answer.headers)
 
         answer = await Watched(self._clock, inflow.write).run(get, 0.0)
         if answer.status != 200:
@@ -200,7 +198,7 @@ def _has_no_endpoint(error: RemoteError) -> bool:
 
 def _to_client(error: Exception, origin: str) -> MatrixError:
     """# spec: client-server-api#get_matrixclientv1mediadownloadservernamemediaid (its errors)"""
-    if isinstance(error, TooLongError):
+    if isinstance(error, TooLongError | AnswerTooLarge):
         return MatrixError(502, "M_TOO_LARGE", "The file is larger than what is shown here")
     if isinstance(error, RemoteError):
         if error.errcode == "M_NOT_YET_UPLOADED":

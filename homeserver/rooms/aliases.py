@@ -24,9 +24,9 @@ from homeserver.store.aliases import (
     load_room_aliases,
 )
 from homeserver.store.placement import Membership
-from homeserver.store.servers import load_servers
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
+from homeserver.stream.servers import ServerIndex
 
 CANONICAL = "m.room.canonical_alias"
 # LIMIT(each alias of a canonical alias event is looked up before it is set)
@@ -55,6 +55,7 @@ class Aliases:
         rooms: RoomRegistry,
         worker: Worker,
         index: MembershipIndex,
+        servers: ServerIndex,
         ask: AskAlias | None = None,
     ) -> None:
         self._server_name = server_name
@@ -62,6 +63,7 @@ class Aliases:
         self._tools = rooms.tools
         self._worker = worker
         self._index = index
+        self._servers = servers
         self._ask = ask
 
     # --- looking up ----------------------------------------------------------------------------------
@@ -82,7 +84,7 @@ class Aliases:
         if found is None:
             raise _no_alias(alias)
         names = await self._tools.interner.room_names([found.room_nid])
-        present = await self._tools.database.read(load_servers, found.room_nid, SERVERS_MOST)
+        present = [ServerName(name) for name in await self._servers.largest_in(found.room_nid, SERVERS_MOST)]
         own = ServerName(self._server_name)
         servers = tuple(present) if own not in present else (own, *(name for name in present if name != own))
         return Located(RoomId(names[found.room_nid]), servers)

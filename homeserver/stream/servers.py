@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterable, Sequence
 
@@ -136,6 +137,11 @@ class ServerIndex:
     async def servers_in(self, room_nid: int) -> Collection[str]:
         """The servers in a room, this one included, sorted."""
         return self._with_extra(room_nid, (await self._room(room_nid)).names)
+
+    async def largest_in(self, room_nid: int, most: int) -> list[str]:
+        """The servers with the most members in a room, those first, as far as our own state says."""
+        counts = (await self._room(room_nid)).counts
+        return heapq.nsmallest(most, counts, key=lambda name: (-counts[name], name))
 
     async def servers_at(self, room_nid: int, pos: int) -> Collection[str]:
         """The servers that were in a room before or after the event at a position."""

@@ -106,7 +106,7 @@ class MakingAliases(AliasesCase):
 class CanonicalAlias(AliasesCase):
     def check(self, room_id: str, content: Any) -> str | None:
         core = self.app.app.core
-        aliases = Aliases(SERVER_NAME, core.rooms, core.committer, core.index)
+        aliases = Aliases(SERVER_NAME, core.rooms, core.committer, core.index, core.servers)
         try:
             self.app.wait(Deferred.fromCoroutine(aliases.check_canonical_alias(RoomId(room_id), content)))
         except MatrixError as error:

@@ -33,7 +33,7 @@ from federation.keyring import VerifyKey, build_key_response
 from federation.signing import SigningKey
 from federation.xmatrix import build
 from homeserver.app import ExtraRoutes
-from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
+from homeserver.http.transport import AnswerTooLarge, PeerRequest, PeerResponse, Unreachable
 from homeserver.runtime.clock import DelayedCall, TwistedClock
 from tests.support.app import TestApp, new_time, test_config, test_key
 from tests.support.http import Answer
@@ -350,7 +350,7 @@ class TestNet:
         if result.called:
             return
         if len(response.body) > request.max_bytes:
-            self._fail(result, "the answer is too large")
+            result.errback(AnswerTooLarge("the answer is too large"))
             return
         if receive is not None and 200 <= response.status < 300:
             for start in range(0, len(response.body), 1000):

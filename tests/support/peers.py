@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 
 from federation.errors import RemoteError
 from federation.ids import ServerName
-from homeserver.http.transport import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT_S, PeerResponse, Unreachable
+from homeserver.http.transport import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT_S, AnswerTooLarge, PeerResponse
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ def deliver(reply: Raw, max_bytes: int, receive: Callable[[bytes], None] | None)
     for piece in reply.pieces:
         size += len(piece)
         if size > max_bytes:
-            raise Unreachable("The answer is too large")
+            raise AnswerTooLarge("the answer is too large")
         receive(piece)
     return PeerResponse(reply.status, b"", reply.headers)
 

@@ -11,6 +11,7 @@ from twisted.internet.task import Clock as TaskClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from homeserver.config.schema import Media
+from homeserver.http.client import HttpLimits, HttpResponse
 from homeserver.http.errors import MatrixError
 from homeserver.http.transport import PeerResponse, Unreachable
 from homeserver.media.files import MediaFiles
@@ -184,15 +185,19 @@ class FakeHttp:
 
     def __init__(self) -> None:
         self.reply: Raw | Exception = Raw([])
-        self.asked: list[tuple[str, float, int]] = []
+        self.asked: list[tuple[str, str, HttpLimits]] = []
 
-    async def get(
-        self, url: str, *, timeout_s: float, max_bytes: int, receive: Callable[[bytes], None] | None = None
-    ) -> PeerResponse:
-        self.asked.append((url, timeout_s, max_bytes))
+    def request(
+        self, method: str, url: str, *, limits: HttpLimits, receive: Callable[[bytes], None] | None = None
+    ) -> Deferred[HttpResponse]:
+        self.asked.append((method, url, limits))
+        return maybeDeferred(self._answer, url, limits, receive)
+
+    def _answer(self, url: str, limits: HttpLimits, receive: Callable[[bytes], None] | None) -> HttpResponse:
         if isinstance(self.reply, Exception):
             raise self.reply
-        return deliver(self.reply, max_bytes, receive)
+        answer = deliver(self.reply, limits.max_bytes, receive)
+        return HttpResponse(url, answer.status, answer.body, answer.headers)
 
 
 class Rows:
@@ -244,7 +249,10 @@ class Elsewhere(SynchronousTestCase):
         headers = {"content-type": "image/png", "content-disposition": "inline; filename=a.png"}
         self.http.reply = Raw([b"da", b"ta"], headers)
         self.successResultOf(self.fetch())
-        self.assertEqual([(CDN, FETCH_S, 1_000)], self.http.asked)
+        ((method, url, limits),) = self.http.asked
+        self.assertEqual(("GET", CDN), (method, url))
+        # Nothing but TLS, and no redirect from there to elsewhere.
+        self.assertEqual(HttpLimits(FETCH_S, 1_000, 0, ("https",)), limits)
         ((origin, media_id, upload, _),) = self.rows.written
         self.assertEqual(("far.example", "m"), (origin, media_id))
         self.assertEqual(Upload(upload.sha256, 4, "image/png", "a.png"), upload)
@@ -255,7 +263,8 @@ class Elsewhere(SynchronousTestCase):
             (Raw([b"gone"], {}, 404), 502, "M_UNKNOWN"),
             (Raw([b"part"], {}, 206), 502, "M_UNKNOWN"),
             (Unreachable("an address of our own network"), 502, "M_UNKNOWN"),
-            (Raw([b"x" * 1_001]), 502, "M_UNKNOWN"),
+            (Raw([b""], {"location": "https://other.example"}, 302), 502, "M_UNKNOWN"),
+            (Raw([b"x" * 1_001]), 502, "M_TOO_LARGE"),
         ):
             self.http.reply = reply
             self.refused(status, errcode)
