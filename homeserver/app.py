@@ -78,7 +78,7 @@ class App:
         """Start the house-keeping that goes by the clock, and go on with what an earlier process left to do."""
         self.services.rooms.departures.start()
         self.services.media.begin()
-        self.services.tasks.spawn("go on with staged events", self.services.incoming.filler.start())
+        self.services.tasks.spawn_restarting("go on with staged events", self.services.incoming.filler.start)
         self.outgoing.begin()
         self._chores.start(standard_chores(self.core.committer, self.core.around.clock))
         self._timer = self.core.around.clock.callLater(HOUSEKEEPING_S, self._keep_house)
