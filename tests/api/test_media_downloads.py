@@ -56,7 +56,7 @@ class Downloads(MediaCase):
         media_id = address.partition("/")[2]
         for top in (DOWNLOAD, OLD, "/_matrix/media/r0/download", "/_matrix/media/v1/download"):
             self.refused(self.get(f"{SERVER_NAME}/nope", top=top), 404, "M_NOT_FOUND")
-            self.refused(self.get(f"elsewhere.example/{media_id}", top=top), 404, "M_NOT_FOUND")
+            self.refused(self.get(f"elsewhere.example/{media_id}", top=top), 502, "M_UNKNOWN")
             for bad in ("..%2F..%2Fetc", "a%00b", "a.b", "%2e%2e", "%C3%A9", "x" * 256):
                 self.refused(self.get(f"{SERVER_NAME}/{bad}", top=top), 400, "M_INVALID_PARAM")
             self.refused(self.get(f"%2e%2e%2f/{media_id}", top=top), 400, "M_INVALID_PARAM")
