@@ -343,6 +343,7 @@ def watch(metrics: Metrics, app: App, listeners: Listeners, config: Config) -> N
     metrics.watch("stream_position", lambda: core.changes.position)
     metrics.watch("pipeline_depth", lambda: core.committer.waiting)
     metrics.watch("inbox_items", lambda: core.rooms.inbox_items)
+    metrics.watch("staged_events", lambda: app.services.incoming.filler.waiting)
     app.outgoing.watch(metrics)
     core.committer.observe = metrics.commit
     core.committer.observe_failure = metrics.commit_failed

@@ -127,6 +127,18 @@ def _damages_of_accounts() -> Damages:
             ),
             "relations.child_nid is in no row",
         ),
+        "an event that waits in no room": (
+            insert(_table("staging")).values(
+                room_nid=1,
+                event_id="$a",
+                origin="a.example",
+                json="{}",
+                received_ts_ms=1,
+                attempts=0,
+                retry_ts_ms=1,
+            ),
+            "staging.room_nid is in no row",
+        ),
         "a receipt for nothing": (
             insert(_table("receipts")).values(
                 room_nid=1, user_nid=1, kind=0, thread="", event_nid=1, ts_ms=1, pos=1

@@ -55,6 +55,7 @@ from homeserver.db.schema.start import LEASE_NAME, WELL_KNOWN_TYPES
 from homeserver.db.schema.stream import changes, followers, stream
 from homeserver.store.changes import Kind
 from homeserver.store.checks.e2ee import ENCRYPTION
+from homeserver.store.checks.incoming import INCOMING
 from homeserver.store.checks.rules import POSITION as _POSITION
 from homeserver.store.checks.rules import Rule
 from homeserver.store.checks.rules import ahead as _ahead
@@ -381,4 +382,5 @@ RULES: tuple[Rule, ...] = (
     *_PEERS,
     *_NUMBERS,
     *ENCRYPTION,
+    *INCOMING,
 )

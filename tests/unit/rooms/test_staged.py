@@ -1,0 +1,37 @@
+"""What is staged, in memory: counted, bounded, forgotten."""
+
+from __future__ import annotations
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from homeserver.rooms.staged import Bounds, Staged
+from homeserver.store.staging import Waiting
+
+
+class StagedTests(SynchronousTestCase):
+    def test_bounds(self) -> None:
+        staged = Staged(Bounds(origin=2, room=3, all=4))
+        self.assertTrue(staged.add(1, "$a", "one"))
+        self.assertTrue(staged.add(2, "$a", "one"))
+        self.assertFalse(staged.add(1, "$c", "one"), "too many of a server")
+        self.assertTrue(staged.add(1, "$a", "one"), "it is here already")
+        self.assertTrue(staged.add(1, "$a", "two"), "and stays who sent it first")
+        self.assertEqual("one", staged.origin_of(1, "$a"))
+        self.assertTrue(staged.add(1, "$d", "two"))
+        self.assertTrue(staged.add(1, "$e", "three"))
+        self.assertFalse(staged.add(1, "$f", "four"), "too many in a room")
+        self.assertFalse(staged.add(3, "$f", "four"), "too many in all")
+        staged.discard(1, ["$d", "$nowhere"])
+        self.assertTrue(staged.add(3, "$f", "four"))
+        self.assertEqual(4, len(staged))
+
+    def test_who_waits_where(self) -> None:
+        staged = Staged()
+        staged.fill([Waiting(1, "$a", "one", 0), Waiting(1, "$b", "two", 0)])
+        staged.fill([Waiting(1, "$a", "one", 0)])
+        self.assertEqual({"one": 1, "two": 1}, dict(staged.origins_in(1)))
+        staged.discard(1, ["$a", "$a"])
+        self.assertEqual({"two": 1}, dict(staged.origins_in(1)))
+        staged.discard(1, ["$b"])
+        self.assertEqual((0, {}), (len(staged), dict(staged.origins_in(1))))
+        self.assertIsNone(staged.origin_of(1, "$a"))
