@@ -16,12 +16,15 @@ from federation.ids import KeyId, ServerName
 from federation.xmatrix import XMatrix, parse, verify
 from homeserver.http.errors import MatrixError, forbidden, limit_exceeded
 from homeserver.http.request import Request
+from homeserver.http.router import address_key
 from homeserver.peers.keyring import KeyRing
 from homeserver.peers.types import Peer
 
 # Servers with several keys send a header for each.
 MAX_HEADERS = 5
 BUSY_RETRY_MS = 5_000
+# LIMIT(made-up names cost a fetch each: fewer from one address than the key ring makes at a time, so that others pass)
+MAX_FETCHES_EACH = 24
 
 
 class FederationGate:
@@ -38,6 +41,7 @@ class FederationGate:
         self._keys = keys
         self._allows = allows
         self._heard_from = heard_from
+        self._fetching: dict[str, int] = {}
 
     def authenticate(self, request: Request) -> Peer | Awaitable[Peer]:
         """The server that signed this request; parses its body, once for everybody. Raises MatrixError, Malformed."""
@@ -55,9 +59,17 @@ class FederationGate:
         return self._admit(request, headers, keys)
 
     async def _authenticate_later(self, request: Request, headers: list[XMatrix]) -> Peer:
-        if self._keys.is_busy:
+        address = address_key(request.client_ip)
+        fetching = self._fetching.get(address, 0)
+        if fetching >= MAX_FETCHES_EACH or self._keys.is_busy:
             raise limit_exceeded(BUSY_RETRY_MS)
-        keys = await self._keys.for_request(headers[0].origin, headers[0].key_id)
+        self._fetching[address] = fetching + 1
+        try:
+            keys = await self._keys.for_request(headers[0].origin, headers[0].key_id)
+        finally:
+            self._fetching[address] -= 1
+            if not self._fetching[address]:
+                del self._fetching[address]
         return self._admit(request, headers, keys)
 
     def _admit(self, request: Request, headers: list[XMatrix], keys: Mapping[KeyId, bytes]) -> Peer:

@@ -134,7 +134,7 @@ class Stranger:
         """Begin a signed request (or one with the header given)."""
         if authorization is None:
             authorization = self.authorization(destination, method, uri, content)
-        request = PeerRequest(ServerName(destination), method, uri, authorization, _body(content))
+        request = PeerRequest(ServerName(destination), method, uri, authorization, _body(content), 120.0)
         return self.net.carry(self.name, request, None)
 
     def ask(
