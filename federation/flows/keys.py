@@ -53,6 +53,8 @@ class Fetched:
 
     keys: ServerKeys
     response: Mapping[str, Any]
+    is_direct: bool
+    """Whether the server said so itself, to us."""
 
 
 def fetch_direct(
@@ -65,7 +67,7 @@ def fetch_direct(
     if response is None:
         return None
     try:
-        return Fetched(parse_key_response(response, server_name, now_ms), response)
+        return Fetched(parse_key_response(response, server_name, now_ms), response, is_direct=True)
     except Malformed:
         return None
 
@@ -97,7 +99,9 @@ def fetch_from_notary(
             entries = parse_notary_entries(response, notary, notary_keys, now_ms)
         except Malformed:
             return found
-        found += [Fetched(keys, entry) for keys, entry in entries if keys.server_name in asked]
+        found += [
+            Fetched(keys, entry, is_direct=False) for keys, entry in entries if keys.server_name in asked
+        ]
     return found
 
 

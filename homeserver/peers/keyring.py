@@ -172,13 +172,16 @@ class KeyRing:
 
     async def signed_answer(self, server_name: ServerName, minimum_valid_until_ts_ms: int) -> bytes | None:
         """The object that a server signed about its keys, as JSON: a newer one where it is not good until then."""
-        keys = await self._load(server_name)
-        if keys is None or keys.valid_until_ts_ms < minimum_valid_until_ts_ms:
+        answer = await self._database.read(load_key_answer, server_name)
+        if answer is None or _valid_until_ts_ms(answer) < minimum_valid_until_ts_ms:
+            # What is merged with the new must be in memory.
+            await self._load(server_name)
             wanted = Wanted(server_name, (), minimum_valid_until_ts_ms, is_current=True)
             if self._may_try(wanted):
-                # From itself alone: what we sign is what we saw.
+                # From itself alone: what we sign is what it told us.
                 await self._run(wanted, self._direct)
-        return await self._database.read(load_key_answer, server_name)
+                answer = await self._database.read(load_key_answer, server_name)
+        return answer
 
     # --- fetching ------------------------------------------------------------------------------------
 
@@ -291,23 +294,22 @@ class KeyRing:
 
     async def _note(self, found: Sequence[Fetched]) -> None:
         """Merge into memory, and write it down."""
-        stored: list[tuple[ServerKeys, bytes | None]] = []
+        stored: dict[ServerName, tuple[ServerKeys, bytes | None]] = {}
         for one in found:
             name = one.keys.server_name
             known = self._memory.get(name)
             keys = merge(known, one.keys)
-            answer: bytes | None = msgspec.json.encode(one.response)
             if known is not None and known.valid_until_ts_ms > one.keys.valid_until_ts_ms:
                 # Out of a notary's memory: it may add keys, but is not the last word.
                 keys = replace(
                     keys, fetched_ts_ms=known.fetched_ts_ms, valid_until_ts_ms=known.valid_until_ts_ms
                 )
-                answer = None
             self._memory.put(name, keys)
-            stored.append((keys, answer))
+            earlier = stored.get(name, (None, None))[1]
+            stored[name] = (keys, msgspec.json.encode(one.response) if one.is_direct else earlier)
         if stored:
             try:
-                await self._worker.work(put_server_keys, stored)
+                await self._worker.work(put_server_keys, list(stored.values()))
             except DatabaseError:
                 # They are in memory, and will be fetched again.
                 return
@@ -319,6 +321,12 @@ Flow = Generator[NeedPeer | NeedKeys, Any, list[Fetched]]
 def _for_event(server_name: ServerName, key_ids: Sequence[KeyId], ts_ms: int, rules: RoomRules) -> Wanted:
     """Old room versions do not ask how long a key was good."""
     return Wanted(server_name, tuple(key_ids), ts_ms if rules.enforce_key_validity else 0)
+
+
+def _valid_until_ts_ms(answer: bytes) -> int:
+    """Of an answer that was checked when it was stored."""
+    value: int = msgspec.json.decode(answer)["valid_until_ts"]
+    return value
 
 
 def _size(keys: ServerKeys) -> int:

@@ -29,6 +29,14 @@ _PUT_ANSWER = rows(
     keys=("server_name",),
     update=("fetched_ts_ms", "valid_until_ts_ms", "answer"),
 )
+_PUT_TIMES = rows(
+    server_key_answers,
+    "server_name",
+    "fetched_ts_ms",
+    "valid_until_ts_ms",
+    keys=("server_name",),
+    update=("fetched_ts_ms", "valid_until_ts_ms"),
+)
 _PUT_KEYS = rows(
     server_keys,
     *(column.name for column in _KEY_COLUMNS),
@@ -49,13 +57,13 @@ def load_server_keys(tx: Tx, names: Sequence[ServerName]) -> dict[ServerName, Se
 
 
 def load_key_answer(tx: Tx, name: ServerName) -> bytes | None:
-    """The last signed answer of a server about its keys: JSON."""
+    """What a server last told us about its keys: the signed JSON."""
     answer = tx.value(_ANSWER, server_name=name)
     return None if answer is None else bytes(answer)
 
 
 def put_server_keys(tx: WriteTx, found: Sequence[tuple[ServerKeys, bytes | None]]) -> None:
-    """Note what is known of servers now (merged with what was), and their answers where these are the newest."""
+    """Note what is known of servers now (merged with what was), and what they told us themselves."""
     # The last word on a server counts where it comes twice: one statement cannot write a row twice.
     latest = {keys.server_name: (keys, answer) for keys, answer in found}
     tx.insert(
@@ -64,6 +72,14 @@ def put_server_keys(tx: WriteTx, found: Sequence[tuple[ServerKeys, bytes | None]
             (name, keys.fetched_ts_ms, keys.valid_until_ts_ms, answer)
             for name, (keys, answer) in latest.items()
             if answer is not None
+        ],
+    )
+    tx.insert(
+        _PUT_TIMES,
+        [
+            (name, keys.fetched_ts_ms, keys.valid_until_ts_ms)
+            for name, (keys, answer) in latest.items()
+            if answer is None
         ],
     )
     tx.insert(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from twisted.trial import unittest
 
 from homeserver.api.client.wellknown import WellKnownApi
-from homeserver.config.schema import Contact, Federation, Support
+from homeserver.config.schema import Contact, Federation, Listener, Support, TlsFiles
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Headers, Request
 from homeserver.http.route import Match
@@ -70,8 +71,38 @@ class WellKnown(unittest.TestCase):
             ("http://chat.example", (404, "M_NOT_FOUND")),
         ):
             self.assertEqual(expected, self.get("server", public_url=public_url))
+        self.assertEqual(404, self.get("server", public_url="https://home.example:8448")[0])
         closed = Federation(enabled=False)
         self.assertEqual(404, self.get("server", public_url="https://chat.example", federation=closed)[0])
+
+    def test_server_by_its_listeners(self) -> None:
+        files = TlsFiles(Path("a"), Path("b"))
+        proxied, clients = Listener(8008), Listener(8008, serve=("client",))
+
+        def direct(port: int) -> Listener:
+            return Listener(port, tls=files, serve=("federation",))
+
+        public = "https://chat.example"
+        for listeners, public_url, expected in (
+            # Directly reached, at the port of HTTPS or at that of federation.
+            ((direct(443),), None, "home.example:443"),
+            ((direct(8448),), None, None),
+            ((direct(443), direct(8448)), None, None),
+            ((clients, direct(8448)), None, None),
+            # The public address serves clients alone: federation is at its own port there.
+            ((clients, direct(8448)), public, "chat.example:8448"),
+            ((clients, direct(9000)), public, "chat.example:9000"),
+            ((clients, direct(8448)), "https://home.example", None),
+            ((clients, direct(443)), public, "chat.example:443"),
+            # A proxy passes both on.
+            ((proxied, direct(8448)), public, "chat.example:443"),
+            # Nobody serves it.
+            ((clients,), public, None),
+        ):
+            status, body = self.get("server", listeners=listeners, public_url=public_url)
+            self.assertEqual(404 if expected is None else 200, status, (listeners, public_url, body))
+            if expected is not None:
+                self.assertEqual(f'{{"m.server":"{expected}"}}', body)
 
     def test_support(self) -> None:
         self.assertEqual((404, "M_NOT_FOUND"), self.get("support"))

@@ -100,6 +100,22 @@ class Notary(DatabaseCase):
         self.assertEqual(self.get("nowhere.example"), [])
         self.assertEqual(self.server.ok("POST", QUERY, {"server_keys": {}}), {"server_keys": []})
 
+    def test_what_another_notary_said_is_not_signed(self) -> None:
+        first = self.net.server("notary.example")
+        first.ok("GET", f"{QUERY}/other.example")
+        second = self.net.server("c.example", federation=Federation(trusted_key_servers=("notary.example",)))
+        self.net.down("other.example")
+        ring = second.app.peering.keys
+        name = ServerName("other.example")
+        found = self.net.wait(
+            Deferred.fromCoroutine(ring.for_event(name, [KEY], self.net.now_ms, NEW, fetch=True))
+        )
+        self.assertEqual(set(found), {KEY})
+        self.assertEqual(second.ok("GET", f"{QUERY}/other.example")["server_keys"], [])
+        self.net.heal()
+        self.net.advance(60)
+        self.assertEqual(len(second.ok("GET", f"{QUERY}/other.example")["server_keys"]), 1)
+
     def test_other_signatures_do_not_travel_with_it(self) -> None:
         response = self.other.key_response()
         response["signatures"] |= {"x.example": [1], "y.example": {"a": {"b": 1}}}

@@ -34,7 +34,12 @@ Damages = dict[str, tuple[ClauseElement, str]]
 
 def _damages() -> Damages:
     """What is done, and a part of what the checker should say of it."""
-    return {**_damages_of_events(), **_damages_of_state(), **_damages_of_accounts()}
+    return {
+        **_damages_of_events(),
+        **_damages_of_state(),
+        **_damages_of_accounts(),
+        **_damages_of_peers(),
+    }
 
 
 def _damages_of_events() -> Damages:
@@ -90,6 +95,16 @@ def _damages_of_state() -> Damages:
         "somebody's row says they are banned": (update(members).values(membership=3), "their row says"),
         "a member's row goes away": (delete(members), "has a membership event and no row"),
         "a forgotten room that one is in": (update(members).values(forgotten=1), "has not left"),
+    }
+
+
+def _damages_of_peers() -> Damages:
+    key = {"server_name": "other.example", "key_id": "ed25519:a", "public_key": b"", "valid_until_ts_ms": 1}
+    return {
+        "a key that nobody has told": (
+            insert(_table("server_keys")).values(**key, expired=0),
+            "is in no row of server_key_answers",
+        )
     }
 
 

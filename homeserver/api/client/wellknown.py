@@ -9,11 +9,13 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from federation.flows.discovery import DEFAULT_PORT, split_name
 from homeserver.config.schema import Config, Support
 from homeserver.http.errors import not_found
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 
+HTTPS_PORT = 443
 _CONTACT_KEYS = ("role", "matrix_id", "email_address")
 
 
@@ -82,13 +84,30 @@ def _support(support: Support) -> dict[str, Any] | None:
 
 
 def _server(config: Config) -> str | None:
-    """Where other servers go: to the public address, if there is one that they can use (they insist on HTTPS)."""
+    """Where other servers go, as far as the configuration tells; None: to the name itself, port 8448.
+
+    A listener with TLS is taken to be reached directly, one without to have a proxy in front, at the public address.
+    """
     # spec: server-server-api#resolving-server-names
-    if config.public_url is None or not config.federation.enabled:
+    if not config.federation.enabled:
         return None
-    parts = urlsplit(config.public_url)
-    if parts.scheme != "https" or parts.hostname is None:
+    own_host = split_name(config.parsed_server_name)[0]
+    serving = [listener for listener in config.listeners if "federation" in listener.serve]
+    direct = [listener.port for listener in serving if listener.tls is not None]
+    host, port = own_host, HTTPS_PORT
+    if config.public_url is not None:
+        parts = urlsplit(config.public_url)
+        if parts.scheme != "https" or parts.hostname is None:
+            # Others insist on HTTPS.
+            return None
+        host, port = parts.hostname, parts.port or HTTPS_PORT
+        is_proxied = len(direct) < len(serving)
+        if not is_proxied and port not in direct:
+            if not direct:
+                return None
+            port = DEFAULT_PORT if DEFAULT_PORT in direct else direct[0]
+    elif port not in direct or DEFAULT_PORT in direct:
         return None
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    # Without a port they would take 8448.
-    return f"{host}:{parts.port or 443}"
+    if (host, port) == (own_host, DEFAULT_PORT):
+        return None
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -6,14 +6,14 @@ from sqlalchemy import Index, Table
 
 from homeserver.db.schema.base import CLUSTERED, blob, metadata, nid, small, text
 
-# The last answer that a server signed about its keys: a notary hands it on, byte for byte.
+# Of when what is known of a server's keys is, and what it told us itself: as a notary we hand that on.
 server_key_answers = Table(
     "server_key_answers",
     metadata,
     text("server_name", primary=True),
     nid("fetched_ts_ms"),
     nid("valid_until_ts_ms"),
-    blob("answer"),  # JSON
+    blob("answer", optional=True),  # JSON
 )
 
 # Every key that a server was ever seen to have: those of old events stay good when they are no longer listed.

@@ -24,7 +24,7 @@ from homeserver.db.schema.accounts import (
     registration_tokens,
 )
 from homeserver.db.schema.media import media
-from homeserver.db.schema.peers import destinations, relays
+from homeserver.db.schema.peers import destinations, relays, server_key_answers, server_keys
 from homeserver.db.schema.push import pushers
 from homeserver.db.schema.relations import relations
 from homeserver.db.schema.rooms import (
@@ -326,6 +326,7 @@ _ACCOUNTS = (
     ),
 )
 _PEERS = (
+    _points_nowhere(server_keys.c.server_name, server_key_answers.c.server_name),
     _rule(
         "a destination has what has not happened yet",
         select(destinations.c.server_name, destinations.c.caught_up_to).where(

@@ -70,7 +70,7 @@ def _server_keys() -> None:
         sa.Column("server_name", sa.Text(), primary_key=True, nullable=False),
         _big("fetched_ts_ms"),
         _big("valid_until_ts_ms"),
-        _blob("answer"),
+        _blob("answer", nullable=True),
     )
     op.create_table(
         "server_keys",
