@@ -47,12 +47,17 @@ from homeserver.api.client.wellknown import WellKnownApi
 from homeserver.api.federation.backfill import BackfillApi
 from homeserver.api.federation.events import PeerEventsApi
 from homeserver.api.federation.hierarchy import FederatedHierarchyApi
+from homeserver.api.federation.invites import InvitesApi
+from homeserver.api.federation.joins import JoinsApi
 from homeserver.api.federation.keys import KeysApi
+from homeserver.api.federation.knocks import KnocksApi
+from homeserver.api.federation.leaves import LeavesApi
 from homeserver.api.federation.media import FederatedMediaApi
 from homeserver.api.federation.public_rooms import FederatedDirectoryApi
 from homeserver.api.federation.query import QueryApi
 from homeserver.api.federation.send import TransactionsApi
 from homeserver.api.federation.state import PeerStateApi
+from homeserver.api.federation.third_party import ThirdPartyApi
 from homeserver.api.federation.user_keys import UserKeysApi
 from homeserver.api.federation.version import FederationVersionApi
 from homeserver.core import Core
@@ -79,6 +84,7 @@ def build_routes(core: Core, peering: Peering, services: Services) -> list[Route
 
 def federation_apis(core: Core, peering: Peering, services: Services) -> list[HasRoutes]:
     """What other servers ask."""
+    strangers = services.rooms.strangers
     return [
         KeysApi(peering.own_keys, peering.keys, core.around.clock.now_ms),
         FederationVersionApi(),
@@ -91,6 +97,11 @@ def federation_apis(core: Core, peering: Peering, services: Services) -> list[Ha
         PeerStateApi(services.peer_reading.state),
         TransactionsApi(services.incoming.receiver),
         UserKeysApi(services.encryption.queries),
+        JoinsApi(strangers.admission, strangers.answers),
+        KnocksApi(strangers.admission),
+        LeavesApi(strangers.admission),
+        InvitesApi(strangers.outsiders),
+        ThirdPartyApi(strangers.exchange),
     ]
 
 

@@ -37,13 +37,19 @@ from homeserver.peers.spaces import SpaceQueries
 from homeserver.push.counts import Unread
 from homeserver.push.pushers import Pushers
 from homeserver.push.service import PushRules, default_content
+from homeserver.rooms.admission import Admission
 from homeserver.rooms.aliases import CANONICAL, Aliases
 from homeserver.rooms.create import RoomCreator
 from homeserver.rooms.departures import Departures
 from homeserver.rooms.directory import Directory
+from homeserver.rooms.exchange import Exchange
+from homeserver.rooms.handshakes import Handshakes
 from homeserver.rooms.initial import RoomGlances
 from homeserver.rooms.invites import InviteGate
+from homeserver.rooms.join_answers import JoinAnswers
+from homeserver.rooms.join_checks import JoinChecks
 from homeserver.rooms.membership import Memberships
+from homeserver.rooms.outsiders import Outsiders
 from homeserver.rooms.pagination import Pagination
 from homeserver.rooms.peer_gate import PeerGate
 from homeserver.rooms.peer_history import PeerHistory
@@ -52,6 +58,9 @@ from homeserver.rooms.profiles import RoomProfiles
 from homeserver.rooms.reading import Archive
 from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.relations import Relationships
+from homeserver.rooms.remote import RemoteMemberships
+from homeserver.rooms.remote_invites import RemoteInvites
+from homeserver.rooms.remote_joins import RemoteJoins
 from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.room_views import RoomViews
 from homeserver.rooms.send import Sender
@@ -134,9 +143,48 @@ class RoomServices:
     upgrades: RoomUpgrades
     profiles: RoomProfiles
     receipts: Receipts
+    strangers: Strangers
 
 
-def build_rooms(core: Core, settings: Settings, tasks: TaskGroup, queries: Queries) -> RoomServices:
+@dataclass(frozen=True, slots=True)
+class Strangers:
+    """Memberships across servers: users of others in rooms of ours, and users of ours in rooms of others."""
+
+    admission: Admission
+    answers: JoinAnswers
+    outsiders: Outsiders
+    exchange: Exchange
+    remote: RemoteMemberships
+
+
+def build_strangers(core: Core, peering: Peering, restricted: RestrictedJoins, gate: InviteGate) -> Strangers:
+    """What lets users in, here and there."""
+    around, rooms, keys, client = core.around, core.rooms, peering.keys, peering.client
+    admission = Admission(rooms, core.index, restricted, keys)
+    handshakes = Handshakes(client, around.signer, around.clock, around.entropy)
+    outsiders = Outsiders(rooms, core.committer, core.index, handshakes, keys, gate, around.log)
+    invites = RemoteInvites(rooms.tools, admission, client, keys)
+    exchange = Exchange(admission, invites, handshakes, core.config.server_name, around.log)
+    joins = RemoteJoins(
+        rooms,
+        core.committer,
+        core.index,
+        client,
+        handshakes,
+        JoinChecks(keys, around.run_in_thread),
+        around.run_in_thread,
+        around.log,
+    )
+    return Strangers(
+        admission,
+        JoinAnswers(core.config.server_name, around.database, core.interner, core.bases),
+        outsiders,
+        exchange,
+        RemoteMemberships(rooms, core.index, handshakes, joins, outsiders, invites, exchange),
+    )
+
+
+def build_rooms(core: Core, peering: Peering, tasks: TaskGroup, queries: Queries) -> RoomServices:
     """The operations on rooms; some follow the log."""
     config, around, rooms, worker, interner = (
         core.config,
@@ -145,14 +193,24 @@ def build_rooms(core: Core, settings: Settings, tasks: TaskGroup, queries: Queri
         core.committer,
         core.interner,
     )
-    database = around.database
+    database, settings = around.database, peering.settings
     transactions = TransactionCache(database)
-    gate = InviteGate(config.server_name, database, interner)
+    gate = InviteGate(config.server_name, database, interner, peering.client.allows)
     succession = Succession(interner, worker)
-    creator = RoomCreator(config.server_name, lambda: settings.config.default_room_version, rooms, gate)
-    memberships = Memberships(rooms, worker, RestrictedJoins(interner, core.index), gate, succession)
+    restricted = RestrictedJoins(database, interner, core.index)
+    strangers = build_strangers(core, peering, restricted, gate)
+    remote = strangers.remote
+    creator = RoomCreator(
+        config.server_name,
+        lambda: settings.config.default_room_version,
+        rooms,
+        gate,
+        remote.invite,
+        around.log,
+    )
+    memberships = Memberships(rooms, worker, restricted, gate, succession, remote)
     aliases = Aliases(config.server_name, rooms, worker, core.index, core.servers, queries.alias)
-    departures = Departures(rooms, core.index, tasks, around.log)
+    departures = Departures(rooms, core.index, remote, tasks, around.log)
     directory = Directory(rooms, worker, interner)
     core.changes.subscribe(departures.apply)
     core.changes.subscribe(directory.apply)
@@ -169,6 +227,7 @@ def build_rooms(core: Core, settings: Settings, tasks: TaskGroup, queries: Queri
         upgrades=RoomUpgrades(rooms, creator, succession),
         profiles=RoomProfiles(rooms, core.index, tasks, around.log),
         receipts=Receipts(database, worker, interner, core.index, core.events, around.clock),
+        strangers=strangers,
     )
 
 
@@ -250,7 +309,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     queries = Queries(peering.client, clock)
     views = RoomViews(database, interner, core.index, core.servers)
     ask_space = SpaceQueries(peering.client, clock).ask
-    rooms = build_rooms(core, settings, tasks, queries)
+    rooms = build_rooms(core, peering, tasks, queries)
     # One counter for both: a sync token has one number for what is only in memory.
     ticker = Ticker()
     typing = Typing(clock, ticker, core.notifier.wake_room)

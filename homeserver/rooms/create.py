@@ -5,7 +5,7 @@ spec: client-server-api#post_matrixclientv3createroom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -31,6 +31,7 @@ from homeserver.rooms.presets import (
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.rooms.types import Requester
+from homeserver.runtime.log import Log
 from homeserver.store.aliases import AliasTakenError, find_alias, insert_alias
 from homeserver.store.directory import set_published
 from homeserver.store.profiles import load_names_and_avatars
@@ -98,13 +99,21 @@ class RoomCreator:
     """Makes rooms, for clients and for upgrades."""
 
     def __init__(
-        self, server_name: str, default_version: Callable[[], str], rooms: RoomRegistry, invites: InviteGate
+        self,
+        server_name: str,
+        default_version: Callable[[], str],
+        rooms: RoomRegistry,
+        invites: InviteGate,
+        invite_remote: Callable[[RoomActor, Draft], Awaitable[str]],
+        log: Log,
     ) -> None:
         self._server_name = server_name
         self._default_version = default_version
         self._rooms = rooms
         self._tools = rooms.tools
         self._invites = invites
+        self._invite_remote = invite_remote
+        self._log = log
         self._last: tuple[str, int] = ("", 0)  # who made the newest room, and its time
 
     @property
@@ -138,7 +147,7 @@ class RoomCreator:
             *merge_state(preset_state(preset), wanted.initial_state, _named_state(wanted)),
         ]
         is_direct = True if wanted.is_direct else None
-        for user_id in invited:
+        for user_id in filter(self._invites.is_local, invited):
             profile = by_id.get(user_id, {})
             state.append(StateItem(_MEMBER, user_id, member_content("invite", profile, is_direct=is_direct)))
         extra: list[Unit] = []
@@ -154,7 +163,23 @@ class RoomCreator:
             await self.bear(birth, state, extra)
         except AliasTakenError:
             raise _alias_in_use() from None
+        await self._invite_others(birth, creator_id, invited, is_direct)
         return birth.room_id
+
+    async def _invite_others(
+        self, birth: Birth, creator_id: UserId, invited: Sequence[UserId], is_direct: bool | None
+    ) -> None:
+        """Invite the users of other servers. The room is there, whatever these say."""
+        content = member_content("invite", {}, is_direct=is_direct)
+        for user_id in invited:
+            if self._invites.is_local(user_id):
+                continue
+            try:
+                await self._invite_remote(
+                    birth.actor, Draft(birth.room_id, _MEMBER, creator_id, dict(content), user_id)
+                )
+            except MatrixError as error:
+                self._log.info("invite not taken", room_id=birth.room_id, user_id=user_id, reason=str(error))
 
     def local_alias(self, localpart: str) -> RoomAlias:
         """The alias with this localpart here; refuses (400) what cannot be one."""

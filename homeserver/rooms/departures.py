@@ -16,6 +16,7 @@ from federation.builder import Draft
 from federation.ids import RoomId, UserId
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.remote import RemoteMemberships
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
 from homeserver.store.changes import Change, Kind
@@ -38,11 +39,17 @@ class Departures:
     """``apply`` follows the log, after the membership index; ``start`` goes on with what an earlier process began."""
 
     def __init__(
-        self, rooms: RoomRegistry, index: MembershipIndex, tasks: RestartingSpawner, log: Log
+        self,
+        rooms: RoomRegistry,
+        index: MembershipIndex,
+        remote: RemoteMemberships,
+        tasks: RestartingSpawner,
+        log: Log,
     ) -> None:
         self._rooms = rooms
         self._tools = rooms.tools
         self._index = index
+        self._remote = remote
         self._tasks = tasks
         self._log = log
         self._leaving: set[int] = set()
@@ -79,14 +86,16 @@ class Departures:
             while remaining := [nid for nid in self._rooms_to_leave(user_nid) if nid not in refused]:
                 names = await self._tools.interner.room_names(remaining)
                 for room_nid in remaining:
-                    await self._leave(RoomId(names[room_nid]), UserId(account.user_id))
+                    await self._leave(user_nid, RoomId(names[room_nid]), UserId(account.user_id))
                     standing = self._index.standing(user_nid, room_nid)
                     if standing is not None and standing.membership in _PRESENT:
                         refused.add(room_nid)
         # Not after a failure: the task runs again, and is still the one that does this user.
         self._leaving.discard(user_nid)
 
-    async def _leave(self, room_id: RoomId, user_id: UserId) -> None:
+    async def _leave(self, user_nid: int, room_id: RoomId, user_id: UserId) -> None:
+        if await self._remote.leave(user_id, user_nid, room_id, {}):
+            return
         actor = await self._rooms.find(room_id)
 
         async def job(turn: Turn) -> None:

@@ -5,7 +5,7 @@ spec: client-server-api#invite-permission
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -23,8 +23,11 @@ PERMISSION = "m.invite_permission_config"
 class InviteGate:
     """Asked before every invite of a local user: by /invite, /createRoom and a member event set as state."""
 
-    def __init__(self, server_name: str, database: Database, interner: Interner) -> None:
+    def __init__(
+        self, server_name: str, database: Database, interner: Interner, allows: Callable[[str], bool]
+    ) -> None:
         self._server_name = server_name
+        self._allows = allows  # whether this server speaks with another one
         self._database = database
         self._interner = interner
 
@@ -37,9 +40,10 @@ class InviteGate:
         if not user_ids:
             return
         for user_id in user_ids:
-            if not self.is_local(user_id):
-                raise forbidden(f"{user_id} cannot be reached: this server does not federate")
-        nids = await self._interner.find_users(user_ids)
+            if not self.is_local(user_id) and not self._allows(domain_of(user_id)):
+                raise forbidden(f"{user_id} cannot be reached: this server does not speak with theirs")
+        # What users of other servers want, their servers say.
+        nids = await self._interner.find_users([user_id for user_id in user_ids if self.is_local(user_id)])
         blocking = await self._database.read(_load_blocking, list(nids.values()))
         for name, nid in nids.items():
             if nid in blocking:

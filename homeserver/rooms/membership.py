@@ -7,20 +7,21 @@ spec: client-server-api#room-membership
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from federation.builder import Draft
 from federation.errors import Malformed
-from federation.ids import RoomId, UserId, domain_of, parse_room_id, parse_user_id
+from federation.ids import RoomId, ServerName, UserId, parse_room_id, parse_user_id
 from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError, forbidden, not_found
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.create import member_content
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.registry import RoomRegistry
-from homeserver.rooms.restricted import RestrictedJoins, is_restricted
+from homeserver.rooms.remote import RemoteMemberships
+from homeserver.rooms.restricted import NobodyHereError, RestrictedJoins, is_restricted
 from homeserver.rooms.succession import Succession
 from homeserver.rooms.third_party import Proof, accept_offer
 from homeserver.rooms.turn import Turn
@@ -49,6 +50,7 @@ class Memberships:
         restricted: RestrictedJoins,
         invites: InviteGate,
         succession: Succession,
+        remote: RemoteMemberships,
     ) -> None:
         self._rooms = rooms
         self._tools = rooms.tools
@@ -56,6 +58,7 @@ class Memberships:
         self._restricted = restricted
         self._invites = invites
         self._succession = succession
+        self._remote = remote
 
     # --- the requester's own membership --------------------------------------------------------------
 
@@ -67,11 +70,47 @@ class Memberships:
         *,
         is_guest: bool = False,
         proof: Proof | None = None,
+        via: Sequence[ServerName] = (),
     ) -> RoomId:
-        """Join a room; 200 again for who is in it already."""
+        """Join a room; 200 again for who is in it already. ``via``: servers that may be in it, if this one is not."""
         # spec: client-server-api#post_matrixclientv3roomsroomidjoin
+        content = member_content("join", await self._profile(requester.user_nid), reason=reason)
+        came = False
+        while not (came or await self._remote.is_here(room_id)):
+            if await self._remote.under_way(room_id):
+                continue
+            if is_guest:
+                raise _no_guests()
+            if proof is not None:
+                await self._remote.accept_offer(requester, room_id, proof)
+            await self._remote.join(requester, room_id, content, via)
+            came = True
+        try:
+            predecessor_id = await self._join_here(
+                requester, room_id, content, came=came, is_guest=is_guest, proof=proof
+            )
+        except NobodyHereError:
+            if not await self._remote.servers(requester.user_nid, room_id, via):
+                raise
+            await self._remote.join(requester, room_id, content, via)
+            predecessor_id = await self._join_here(requester, room_id, content, came=True)
+        if predecessor_id is not None:
+            room_nid = await self._tools.interner.room(room_id)
+            await self._succession.follow(requester.user_nid, predecessor_id, room_nid)
+        return room_id
+
+    async def _join_here(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        content: dict[str, Any],
+        *,
+        came: bool = False,
+        is_guest: bool = False,
+        proof: Proof | None = None,
+    ) -> RoomId | None:
+        """Join a room that this server is in; the room that it replaced. ``came``: another server let the user in."""
         actor = await self._rooms.find(room_id)
-        profile = await self._profile(requester.user_nid)
         user_id = UserId(requester.user_id)
 
         async def job(turn: Turn) -> RoomId | None:
@@ -81,21 +120,17 @@ class Memberships:
                 raise not_found("Unknown room")
             before = _membership(turn, user_id)
             if before == "join":
-                return None
+                return _predecessor(create.content) if came else None
             if is_guest:
                 await _check_guest(turn)
             if proof is not None and before not in ("invite", "ban"):
-                await accept_offer(turn, room_id, user_id, proof, domain_of(user_id))
+                await accept_offer(turn, room_id, user_id, proof)
                 before = "invite"
-            content = member_content("join", profile, reason=reason)
             await self._vouch(turn, requester.user_nid, before, content)
             await turn.place(_draft(room_id, user_id, user_id, content))
             return _predecessor(create.content)
 
-        predecessor_id = await actor.run(job)
-        if predecessor_id is not None:
-            await self._succession.follow(requester.user_nid, predecessor_id, actor.room_nid)
-        return room_id
+        return await actor.run(job)
 
     async def _vouch(self, turn: Turn, user_nid: int, before: Any, content: dict[str, Any]) -> None:
         """Name in a join who lets the user in, where the room asks for that; refuses who meets no condition.
@@ -125,6 +160,8 @@ class Memberships:
         actor = await self._find(draft.room_id)
         if content.get("membership") == "invite":
             await self._invites.check([target_id])
+            if not self._remote.is_local(target_id):
+                return await self._remote.invite(actor, replace(draft, content=content))
         user_nid = await self._tools.interner.user(draft.sender)
         account = await self._tools.database.read(load_account, user_nid) if joins else None
 
@@ -139,11 +176,20 @@ class Memberships:
 
         return await actor.run(job)
 
-    async def knock(self, requester: Requester, room_id: RoomId, reason: str | None = None) -> RoomId:
+    async def knock(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        reason: str | None = None,
+        via: Sequence[ServerName] = (),
+    ) -> RoomId:
         """Ask to be let in."""
         # spec: client-server-api#post_matrixclientv3knockroomidoralias
+        content = member_content("knock", await self._profile(requester.user_nid), reason=reason)
+        if not await self._remote.is_here(room_id):
+            await self._remote.knock(requester, room_id, content, via)
+            return room_id
         actor = await self._rooms.find(room_id)
-        profile = await self._profile(requester.user_nid)
         user_id = UserId(requester.user_id)
 
         async def job(turn: Turn) -> None:
@@ -152,7 +198,6 @@ class Memberships:
             if not turn.head.rules.knock:
                 raise forbidden("You cannot knock on rooms of this version")
             before = await turn.state(_MEMBER, user_id)
-            content = member_content("knock", profile, reason=reason)
             if before is None or before.content != content:
                 await turn.place(_draft(room_id, user_id, user_id, content))
 
@@ -162,8 +207,11 @@ class Memberships:
     async def leave(self, requester: Requester, room_id: RoomId, reason: str | None = None) -> None:
         """Leave a room, reject an invite or take a knock back; 200 again for who has left."""
         # spec: client-server-api#post_matrixclientv3roomsroomidleave
-        actor = await self._rooms.find(room_id)
         user_id = UserId(requester.user_id)
+        content = member_content("leave", {}, reason=reason)
+        if await self._remote.leave(user_id, requester.user_nid, room_id, content):
+            return
+        actor = await self._rooms.find(room_id)
 
         async def job(turn: Turn) -> None:
             await turn.load([(_MEMBER, user_id)])
@@ -171,9 +219,7 @@ class Memberships:
             if before is None:
                 raise forbidden("You are not in this room")
             if before != "leave":
-                await turn.place(
-                    _draft(room_id, user_id, user_id, member_content("leave", {}, reason=reason))
-                )
+                await turn.place(_draft(room_id, user_id, user_id, content))
 
         await actor.run(job)
 
@@ -202,13 +248,19 @@ class Memberships:
         profile = await self._profile(target_nid) if target_nid is not None else {}
         content = member_content("invite", profile, reason=reason)
 
-        async def job(turn: Turn) -> None:
+        draft = _draft(room_id, UserId(requester.user_id), target_id, content)
+        is_local = self._remote.is_local(target_id)
+
+        async def job(turn: Turn) -> bool:
             before = await turn.state(_MEMBER, target_id)
             if before is not None and before.sender == requester.user_id and before.content == content:
-                return
-            await turn.place(_draft(room_id, UserId(requester.user_id), target_id, content))
+                return True
+            if is_local:
+                await turn.place(draft)
+            return is_local
 
-        await actor.run(job)
+        if not await actor.run(job):
+            await self._remote.invite(actor, draft)
 
     async def kick(
         self, requester: Requester, room_id: RoomId, target_id: UserId, reason: str | None = None
@@ -286,7 +338,11 @@ async def _check_guest(turn: Turn) -> None:
     # spec: client-server-api#guest-access
     access = await turn.state(*_GUEST_ACCESS)
     if access is None or access.content.get("guest_access") != "can_join":
-        raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not join this room")
+        raise _no_guests()
+
+
+def _no_guests() -> MatrixError:
+    return MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not join this room")
 
 
 def _predecessor(create_content: Mapping[str, Any]) -> RoomId | None:

@@ -13,9 +13,11 @@ from federation.errors import Malformed
 from federation.event import Event
 from federation.ids import parse_room_id
 from federation.versions import RoomRules
-from homeserver.http.errors import forbidden
+from homeserver.db.threads import Database
+from homeserver.http.errors import MatrixError, forbidden
 from homeserver.rooms.turn import Turn
 from homeserver.store.ids import Interner
+from homeserver.store.members import find_member
 from homeserver.store.placement import Membership
 from homeserver.stream.index import MembershipIndex
 
@@ -54,21 +56,56 @@ def rooms_allowed_by(content: Mapping[str, Any]) -> list[str]:
     return found
 
 
-class RestrictedJoins:
-    """Checks conditions against the memberships of local users."""
+class NobodyHereError(MatrixError):
+    """The user may join, and no member of this server has the power to say so: another server's may have."""
 
-    def __init__(self, interner: Interner, index: MembershipIndex) -> None:
+    def __init__(self) -> None:
+        super().__init__(403, "M_FORBIDDEN", "Nobody on this server may let you into this room")
+
+
+class RestrictedJoins:
+    """Checks conditions against the memberships that this server knows."""
+
+    def __init__(self, database: Database, interner: Interner, index: MembershipIndex) -> None:
+        self._database = database
         self._interner = interner
         self._index = index
 
     async def authorise(self, turn: Turn, join_rules: Event, user_nid: int) -> str:
-        """The member in whose name the user may join; refuses (403) where they may not."""
+        """The member in whose name a local user may join; refuses (403) where they may not."""
         if not await self._meets_condition(join_rules, user_nid):
             raise forbidden("You are in none of the rooms whose members may join this one")
         authoriser_id = await self._find_authoriser(turn)
         if authoriser_id is None:
-            raise forbidden("Nobody on this server may let you into this room")
+            raise NobodyHereError
         return authoriser_id
+
+    async def authorise_remote(self, turn: Turn, join_rules: Event, user_id: str) -> str:
+        """The same for a user of another server, with the refusals that servers have for each other."""
+        # spec: server-server-api#restricted-rooms
+        await self.check_remote(join_rules, user_id)
+        authoriser_id = await self._find_authoriser(turn)
+        if authoriser_id is None:
+            raise MatrixError(400, "M_UNABLE_TO_GRANT_JOIN", "Nobody on this server may let the user in")
+        return authoriser_id
+
+    async def check_remote(self, join_rules: Event, user_id: str) -> None:
+        """Refuse a user of another server who meets no condition, or none that this server can judge."""
+        user_nid = await self._interner.find_user(user_id)
+        unknown = False
+        for room_id in allowed_rooms(join_rules):
+            room_nid = await self._interner.find_room(room_id)
+            if room_nid is None or not self._index.local_members(room_nid):
+                unknown = True  # who is in it now is not known here
+                continue
+            member = None if user_nid is None else await self._database.read(find_member, room_nid, user_nid)
+            if member is not None and member.membership == Membership.JOIN:
+                return
+        if unknown:
+            raise MatrixError(
+                400, "M_UNABLE_TO_AUTHORISE_JOIN", "This server cannot tell whether the user may join"
+            )
+        raise forbidden("The user is in none of the rooms whose members may join this one")
 
     async def _meets_condition(self, join_rules: Event, user_nid: int) -> bool:
         for room_id in allowed_rooms(join_rules):

@@ -1,8 +1,9 @@
 """Accepting a third-party invite: who proves to own the invited address gets an invite for their account.
 
-The proof was signed by an identity server, with a key that the offer in the room names. This server makes the invite
-in the name of the user who made the offer, so it can do so for its own users alone; and it asks no identity server
-whether a key is still valid, so an offer that wants that is not taken.
+The proof was signed by an identity server, with a key that the offer in the room names. A server that is in the room
+makes the invite itself, in the name of the user who made the offer: of this one event nobody asks for the sender's
+signature. Another one has that user's server make it (``exchange.py``). No identity server is asked whether a key is
+still valid, so an offer that wants that is not taken.
 spec: client-server-api#third-party-invites, server-server-api#third-party-invites
 """
 
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from federation.builder import Draft
-from federation.ids import RoomId, UserId, domain_of, parse_user_id
+from federation.ids import RoomId, UserId, parse_user_id
 from homeserver.http.errors import bad_json, forbidden
 from homeserver.rooms.turn import Turn
 
@@ -41,13 +42,16 @@ def parse_proof(signed: Mapping[str, Any]) -> Proof:
     return Proof(signed, parse_user_id(sender_id), token)
 
 
-async def accept_offer(turn: Turn, room_id: RoomId, user_id: UserId, proof: Proof, server_name: str) -> None:
+async def accept_offer(turn: Turn, room_id: RoomId, user_id: UserId, proof: Proof) -> None:
     """Place the invite. That the proof is for this user, and validly signed, is for the authorisation rules."""
+    await turn.place(await draft_invite(turn, room_id, user_id, proof))
+
+
+async def draft_invite(turn: Turn, room_id: RoomId, user_id: UserId, proof: Proof) -> Draft:
+    """The invite that a proof makes; refuses (403) where the room has no such offer."""
     offer = await turn.state("m.room.third_party_invite", proof.token)
-    if offer is None:
+    if offer is None or offer.sender != proof.sender_id:
         raise forbidden("The room has no such third-party invite")
-    if domain_of(proof.sender_id) != server_name:
-        raise forbidden("The third-party invite was made on another server")
     if _wants_validity(offer.content):
         raise forbidden("The validity of the invite's key cannot be checked")
     name = offer.content.get("display_name")
@@ -58,7 +62,7 @@ async def accept_offer(turn: Turn, room_id: RoomId, user_id: UserId, proof: Proo
             "signed": dict(proof.signed),
         },
     }
-    await turn.place(Draft(room_id, "m.room.member", proof.sender_id, content, user_id))
+    return Draft(room_id, "m.room.member", proof.sender_id, content, user_id)
 
 
 def _wants_validity(content: Mapping[str, Any]) -> bool:

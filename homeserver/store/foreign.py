@@ -19,6 +19,7 @@ from homeserver.store.cross_signing import OthersSigned
 from homeserver.store.device_lists import ListChanged, load_rooms_of
 from homeserver.store.events import load_json, load_memberships, load_redacting, load_rows
 from homeserver.store.members import load_user_rooms
+from homeserver.store.outside import load_told
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.placement import MEMBERSHIPS, Membership, Placement, StateMove, StateMoved
 from homeserver.store.state import empty_snapshot
@@ -73,10 +74,16 @@ def _with_members(tx: Tx, change: Change) -> Change:
     return change._replace(payload=AccountChanged(-change.topic, "created", members))
 
 
+def _with_told(tx: Tx, change: Change) -> Change:
+    # A later change of the same membership has one of its own, and this one says the same then.
+    return change._replace(payload=load_told(tx, -change.topic, change.ref))
+
+
 _OTHERS: dict[int, Callable[[Tx, Change], Change]] = {
     Kind.ACCOUNT: _with_members,
     Kind.DEVICE_LIST: _with_rooms,
     Kind.SIGNING_KEYS: _with_rooms,
+    Kind.OUTSIDE: _with_told,
 }
 
 

@@ -68,6 +68,14 @@ _NEXT_LEASE = statement(select(nid_leases.c.next).where(nid_leases.c.name == _LE
 _MOVE_LEASE = statement(
     update(nid_leases).where(nid_leases.c.name == _LEASE_NAME).values(next=bindparam("next_nid"))
 )
+_SET_VERSION = statement(
+    update(rooms).where(rooms.c.nid == bindparam("of_room")).values(version=bindparam("new_version"))
+)
+
+
+def set_room_version(tx: Tx, nid: int, version: str) -> None:
+    """Note the version of a room that was met without one. Nobody but its create event can tell it."""
+    tx.run(_SET_VERSION, of_room=nid, new_version=version)
 
 
 def stored_name(name: str) -> str:
@@ -292,6 +300,15 @@ class Interner:
         nid = self._bind(self._rooms, room_id)
         self._versions[nid] = version
         return nid
+
+    async def room(self, room_id: str) -> int:
+        """A room's number, bound now where it was not; its version may be unknown."""
+        known = await self.find_room(room_id)
+        return self._bind(self._rooms, room_id) if known is None else known
+
+    def learn_version(self, nid: int, version: str) -> None:
+        """The version of a room is known now; ``set_room_version`` writes it down."""
+        self._versions[nid] = version
 
     async def room_version(self, nid: int) -> str | None:
         """A room's version."""

@@ -24,6 +24,7 @@ class Member(NamedTuple):
     event_nid: int
     pos: int
     forgotten: bool
+    outside: bool = False  # told by another server, of a room whose state is not known here; no event
 
 
 _COLUMNS = (
@@ -33,6 +34,7 @@ _COLUMNS = (
     members.c.event_nid,
     members.c.pos,
     members.c.forgotten,
+    members.c.outside,
 )
 _LOCAL = statement(
     select(*_COLUMNS).select_from(members.join(accounts, accounts.c.user_nid == members.c.user_nid))
@@ -63,7 +65,7 @@ _LAST_EVENTS = statement(select(timeline.c.room_nid, func.max(timeline.c.pos)).g
 
 
 def _member(row: Row) -> Member:
-    return Member(row[0], row[1], Membership(row[2]), row[3], row[4], bool(row[5]))
+    return Member(row[0], row[1], Membership(row[2]), row[3], row[4], bool(row[5]), bool(row[6]))
 
 
 def load_local_members(tx: Tx) -> list[Member]:

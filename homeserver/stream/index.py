@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from homeserver.store.changes import Change, Kind
 from homeserver.store.members import Member
+from homeserver.store.outside import Told
 from homeserver.store.placement import Membership, StateMove, moves_of
 from homeserver.store.users import AccountChanged
 
@@ -22,6 +23,11 @@ class Standing(NamedTuple):
     pos: int
     event_nid: int
     forgotten: bool = False
+    outside: bool = False  # in a room that this server is not in: no event, see store/outside.py
+
+
+def _standing(member: Member) -> Standing:
+    return Standing(member.membership, member.pos, member.event_nid, member.forgotten, member.outside)
 
 
 _NONE: Mapping[int, Standing] = {}
@@ -40,8 +46,7 @@ class MembershipIndex:
         for user_nid in accounts:
             self.add_local_user(user_nid)
         for member in members:
-            standing = Standing(member.membership, member.pos, member.event_nid, member.forgotten)
-            self._put(member.user_nid, member.room_nid, standing)
+            self._put(member.user_nid, member.room_nid, _standing(member))
 
     def add_local_user(self, user_nid: int) -> None:
         """An account of this server: its memberships are kept."""
@@ -56,6 +61,11 @@ class MembershipIndex:
                 for move in moves_of(change):
                     if move.member_nid and move.member_nid in self._by_user:
                         self._move(change, move)
+            elif change.kind == Kind.OUTSIDE and change.payload is not None:
+                told: Told = change.payload
+                self._put(
+                    told.user_nid, told.room_nid, Standing(told.membership, change.pos, 0, outside=True)
+                )
             elif change.kind == Kind.ACCOUNT:
                 self._add_account(-change.topic, change.payload)
             elif change.kind == Kind.FORGOTTEN:
@@ -73,8 +83,7 @@ class MembershipIndex:
     def _add_account(self, user_nid: int, payload: AccountChanged) -> None:
         self.add_local_user(user_nid)
         for member in payload.members:
-            standing = Standing(member.membership, member.pos, member.event_nid, member.forgotten)
-            self._put(user_nid, member.room_nid, standing)
+            self._put(user_nid, member.room_nid, _standing(member))
             self.last_pos[-user_nid] = max(self.last_pos[-user_nid], member.pos)
 
     def _put(self, user_nid: int, room_nid: int, standing: Standing) -> None:

@@ -14,6 +14,7 @@ from homeserver.store.account_data import (
 )
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
 from homeserver.store.events import load_rows
+from homeserver.store.outside import load_outside
 from homeserver.store.placement import Membership
 from homeserver.store.receipts import ReceiptChange, load_receipts
 from homeserver.store.state import BaseCache, load_snapshots
@@ -25,8 +26,10 @@ from homeserver.sync.filters import SyncFilter
 from homeserver.sync.serialise import (
     NO_EVENTS,
     account_data_event,
+    decode_object,
     encode,
     events_object,
+    outside_event,
     summary_object,
     timeline_object,
 )
@@ -57,6 +60,7 @@ class Want:
 
     order: Order | None
     stripped: Mapping[int, Standing]
+    outside: Mapping[int, Standing]  # of rooms that this server is not in
     strip_keys: Sequence[int]
     receipts_of: Sequence[int] | None  # rooms whose receipts since the token are asked for
     account_data: bool  # what changed since the token; at an initial sync everything
@@ -65,12 +69,20 @@ class Want:
     upto: int
 
 
+@dataclass(frozen=True, slots=True)
+class Stripped:
+    """What is shown of a room to somebody who is not in it: events as bytes, and by whom their membership is."""
+
+    sender: str
+    events: list[bytes]
+
+
 @dataclass(slots=True)
 class Loaded:
     """What it found."""
 
     pieces: dict[int, Piece] = field(default_factory=dict)
-    stripped: dict[int, list[ClientEvent]] = field(default_factory=dict)
+    stripped: dict[int, Stripped] = field(default_factory=dict)
     receipts: dict[int, list[ReceiptChange]] = field(default_factory=dict)
     account_data: list[_AccountData] = field(default_factory=list)
 
@@ -82,6 +94,8 @@ def load_sections(tx: Tx, reader: Reader, want: Want, cache: ClientEventCache, f
         loaded.pieces = write_pieces(build_rooms(tx, reader, want.order, cache, facts), reader)
     if want.stripped:
         loaded.stripped = _load_stripped(tx, want, cache, facts.bases)
+    if want.outside:
+        _load_outside(tx, reader, want, loaded)
     fresh = sorted(nid for nid, piece in loaded.pieces.items() if piece.fresh)
     if want.receipts_of:
         changed = [nid for nid in want.receipts_of if nid not in fresh]
@@ -108,12 +122,10 @@ def _load_account_data(tx: Tx, reader: Reader, want: Want, loaded: Loaded, fresh
         loaded.account_data += load_account_data_of(tx, reader.user_nid, list(fresh), want.upto)
 
 
-def _load_stripped(
-    tx: Tx, want: Want, cache: ClientEventCache, bases: BaseCache
-) -> dict[int, list[ClientEvent]]:
+def _load_stripped(tx: Tx, want: Want, cache: ClientEventCache, bases: BaseCache) -> dict[int, Stripped]:
     """The state that people see before they join, as it was when they were invited, and their membership."""
     # spec: client-server-api#stripped-state
-    own = {nid: standing.event_nid for nid, standing in want.stripped.items()}
+    own = {nid: one.event_nid for nid, one in want.stripped.items() if not one.outside}
     rows = load_rows(tx, own.values())
     befores = {nid: row.state_before for nid, row in rows.items() if row.state_before}
     snapshots = load_snapshots(tx, sorted(set(befores.values())), bases) if befores else {}
@@ -123,7 +135,25 @@ def _load_stripped(
         state = [snapshot.get(key) for key in want.strip_keys if key] if snapshot is not None else []
         nids[room_nid] = [*(nid for nid in state if nid), event_nid]
     events = load_client_events(tx, sorted({nid for found in nids.values() for nid in found}), cache)
-    return {room: [events[nid] for nid in found if nid in events] for room, found in nids.items()}
+    return {
+        room: Stripped(
+            events[found[-1]].sender, [stripped_event(events[nid]) for nid in found if nid in events]
+        )
+        for room, found in nids.items()
+        if found[-1] in events
+    }
+
+
+def _load_outside(tx: Tx, reader: Reader, want: Want, loaded: Loaded) -> None:
+    """What other servers told of rooms that this one is not in."""
+    for nid, row in load_outside(tx, reader.user_nid, want.outside).items():
+        event = decode_object(row.event)
+        if want.outside[nid].membership in (Membership.INVITE, Membership.KNOCK):
+            # The list as it is stored, without its brackets.
+            loaded.stripped[nid] = Stripped(event["sender"], [row.stripped[1:-1].encode()])
+        else:
+            shown = outside_event(event, row.event_id)
+            loaded.pieces[nid] = Piece(timeline_object([shown], False, want.upto), NO_EVENTS, has_events=True)
 
 
 def stripped_event(event: ClientEvent) -> bytes:
@@ -202,20 +232,20 @@ def left_room(piece: Piece, state_name: bytes, account: Sequence[bytes]) -> byte
 def stripped_rooms(
     names: Mapping[int, str],
     standings: Mapping[int, Standing],
-    found: Mapping[int, Sequence[ClientEvent]],
+    found: Mapping[int, Stripped],
     membership: Membership,
     ignored: frozenset[str],
 ) -> dict[str, bytes]:
     """The rooms of the ``invite`` or the ``knock`` section."""
     rooms: dict[str, bytes] = {}
     for room_nid, standing in standings.items():
-        events = found.get(room_nid)
-        if standing.membership != membership or not events or room_nid not in names:
+        stripped = found.get(room_nid)
+        if standing.membership != membership or stripped is None or room_nid not in names:
             continue
-        if membership == Membership.INVITE and events[-1].sender in ignored:
+        if membership == Membership.INVITE and stripped.sender in ignored:
             continue  # spec: client-server-api#ignoring-users (no invites by ignored users)
         member = b'{"invite_state":' if membership == Membership.INVITE else b'{"knock_state":'
-        rooms[names[room_nid]] = member + events_object(stripped_event(one) for one in events) + b"}"
+        rooms[names[room_nid]] = member + events_object(stripped.events) + b"}"
     return rooms
 
 

@@ -60,6 +60,20 @@ class Writer:
         return data if self._fields is None else encode(pick_fields(_decode(data), self._fields))
 
 
+def decode_object(text: str) -> dict[str, Any]:
+    """A stored JSON object."""
+    found: dict[str, Any] = _decode(text)
+    return found
+
+
+_SHOWN = ("content", "origin_server_ts", "sender", "state_key", "type")
+
+
+def outside_event(event: Mapping[str, Any], event_id: str) -> bytes:
+    """An event that is no event of this server's, as clients see events."""
+    return encode({**{key: event[key] for key in _SHOWN if key in event}, "event_id": event_id})
+
+
 def events_object(events: Iterable[bytes]) -> bytes:
     """``{"events": […]}``."""
     return b'{"events":[' + b",".join(events) + b"]}"

@@ -290,12 +290,15 @@ class SyncService:
         """What must be read from the tables, if anything."""
         plan, window = work.plan, work.window
         order: Order | None = None
-        if changed or moved or plan.full or plan.left:
+        left = {nid: standing for nid, standing in plan.left.items() if not standing.outside}
+        both = (*plan.left.items(), *plan.stripped.items())
+        outside = {nid: standing for nid, standing in both if standing.outside}
+        if changed or moved or plan.full or left:
             device = (work.ask.requester.user_nid, work.ask.requester.device_nid)
             sent = {nid: dict(self._lazy.sent(device, nid)) for nid in (*changed, *moved)}
             full_state = work.ask.full_state
             order = Order(
-                work.since, work.token.pos, full_state, changed, moved, plan.full, plan.left, sent, work.names
+                work.since, work.token.pos, full_state, changed, moved, plan.full, left, sent, work.names
             )
         receipts_of: list[int] = []
         if not work.initial:
@@ -304,8 +307,16 @@ class SyncService:
                 receipts_of = [nid for nid in self._joined(work) if nid in work.names]
         own = window.topics.get(-work.ask.requester.user_nid) if window is not None else None
         account_data = not work.initial and (window is None or (own is not None and not own.complete))
-        if not (order or plan.stripped or account_data or receipts_of or work.initial):
+        if not (order or plan.stripped or outside or account_data or receipts_of or work.initial):
             return None
         return Want(
-            order, plan.stripped, (), receipts_of, account_data, work.initial, work.since, work.token.pos
+            order,
+            plan.stripped,
+            outside,
+            (),
+            receipts_of,
+            account_data,
+            work.initial,
+            work.since,
+            work.token.pos,
         )

@@ -92,6 +92,9 @@ class Windows:
                     topic.complete = False
                 else:
                     topic.account_data.append(payload)
+            elif kind == Kind.OUTSIDE:
+                # It is the user's alone, but the room is to be looked at.
+                topics.setdefault(change.ref, Topic())
             elif kind == Kind.TRUNCATED or kind == Kind.STATE_MOVED:
                 topic.complete = False
         return Window(since, upto, topics)

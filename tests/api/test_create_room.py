@@ -187,9 +187,10 @@ class Invites(RoomsCase):
         third = {"id_server": "id.example", "id_access_token": "x", "medium": "email", "address": "a@b.c"}
         answer = self.post(self.alice, "/createRoom", {"invite_3pid": [third]})
         self.assert_refused(answer, 403, "M_SERVER_NOT_TRUSTED")
-        self.assert_refused(
-            self.post(self.alice, "/createRoom", {"invite": ["@x:else.example"]}), 403, "M_FORBIDDEN"
-        )
+        # A server that does not answer keeps nobody from a room of their own.
+        room_id = self.create(invite=["@x:else.example", BOB])
+        self.assertIsNone(self.member(room_id, "@x:else.example"))
+        self.assertEqual("invite", (self.member(room_id, BOB) or {}).get("membership"))
 
 
 @on_each_database

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
-from federation.ids import RoomAlias, RoomId, UserId, parse_server_name, parse_user_id
+from federation.ids import RoomAlias, RoomId, ServerName, UserId, parse_server_name, parse_user_id
 from homeserver.http.errors import MatrixError, missing_param
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
@@ -31,10 +32,6 @@ class _Target(msgspec.Struct):
     address: str | None = None
 
 
-# spec-partial: POST /_matrix/client/v3/join/{roomIdOrAlias}: only rooms that this server is in, for want of federation
-# spec-partial: POST /_matrix/client/v3/rooms/{roomId}/join: only rooms that this server is in, for want of federation
-# spec-partial: POST /_matrix/client/v3/knock/{roomIdOrAlias}: only rooms that this server is in, for want of federation
-# spec-partial: POST /_matrix/client/v3/rooms/{roomId}/invite: other servers' users are not told, for want of federation
 class MembershipApi:
     def __init__(self, memberships: Memberships, aliases: Aliases) -> None:
         self._memberships = memberships
@@ -63,23 +60,34 @@ class MembershipApi:
     # --- the requester -------------------------------------------------------------------------------
 
     async def join_by_id(self, request: Request, room_id: RoomId) -> dict[str, str]:
+        return await self._join(request, room_id, _via(request))
+
+    async def join(self, request: Request, where: RoomId | RoomAlias) -> dict[str, str]:
+        room_id, servers = await self._locate(where, _via(request))
+        return await self._join(request, room_id, servers)
+
+    async def _join(self, request: Request, room_id: RoomId, servers: Sequence[ServerName]) -> dict[str, str]:
         body = request.json(_Self, allow_empty=True)
         requester = request.requester
         proof = parse_proof(body.third_party_signed) if body.third_party_signed is not None else None
         joined = await self._memberships.join(
-            requester, room_id, body.reason, is_guest=requester.is_guest, proof=proof
+            requester, room_id, body.reason, is_guest=requester.is_guest, proof=proof, via=servers
         )
         return {"room_id": joined}
 
-    async def join(self, request: Request, where: RoomId | RoomAlias) -> dict[str, str]:
-        _check_via(request)
-        return await self.join_by_id(request, await self._aliases.resolve_room(where))
-
     async def knock(self, request: Request, where: RoomId | RoomAlias) -> dict[str, str]:
-        _check_via(request)
         body = request.json(_Self, allow_empty=True)
-        room_id = await self._aliases.resolve_room(where)
-        return {"room_id": await self._memberships.knock(request.requester, room_id, body.reason)}
+        room_id, servers = await self._locate(where, _via(request))
+        return {"room_id": await self._memberships.knock(request.requester, room_id, body.reason, servers)}
+
+    async def _locate(
+        self, where: RoomId | RoomAlias, via: Sequence[ServerName]
+    ) -> tuple[RoomId, Sequence[ServerName]]:
+        """The room, and the servers that may be in it: those that the client names first."""
+        if where[:1] == "!":
+            return RoomId(where), via
+        located = await self._aliases.locate(RoomAlias(where))
+        return located.room_id, [*via, *located.servers]
 
     async def leave(self, request: Request, room_id: RoomId) -> bytes:
         body = request.json(_Self, allow_empty=True)
@@ -127,8 +135,8 @@ def _target(body: _Target) -> UserId:
     return parse_user_id(body.user_id)
 
 
-def _check_via(request: Request) -> None:
-    """The servers to ask for the room: looked at for their form, as long as all known rooms are here."""
+def _via(request: Request) -> list[ServerName]:
+    """The servers to ask for a room that this one is not in."""
     # COMPAT(clients before v1.12 say server_name instead of via, for as long as they are about)
-    for name in [*request.query.get("via", ()), *request.query.get("server_name", ())][:MAX_VIA]:
-        parse_server_name(name)
+    names = [*request.query.get("via", ()), *request.query.get("server_name", ())]
+    return [parse_server_name(name) for name in names[:MAX_VIA]]

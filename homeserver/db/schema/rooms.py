@@ -134,6 +134,19 @@ members = Table(
     Index("members_by_user", "user_nid", "membership"),
     **CLUSTERED,
 )
+# What is known of a room that only the membership of a user of ours connects with this server: see store/outside.py.
+outside = Table(
+    "outside",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("user_nid", primary=True),
+    text("server"),  # which told us, or whom we told
+    text("version"),
+    text("event_id"),
+    text("event"),  # JSON
+    text("stripped"),  # JSON: what the user is shown of the room
+    **CLUSTERED,
+)
 # What a client said under which transaction id, so that its retry finds the first answer.
 client_transactions = Table(
     "client_transactions",

@@ -56,6 +56,7 @@ from homeserver.db.schema.stream import changes, followers, stream
 from homeserver.store.changes import Kind
 from homeserver.store.checks.e2ee import ENCRYPTION
 from homeserver.store.checks.incoming import INCOMING
+from homeserver.store.checks.outside import OUTSIDE
 from homeserver.store.checks.rules import POSITION as _POSITION
 from homeserver.store.checks.rules import Rule
 from homeserver.store.checks.rules import ahead as _ahead
@@ -107,7 +108,7 @@ _REFERENCES = (
     _points_nowhere(state_log.c.room_nid, room_heads.c.room_nid),
     _points_nowhere(members.c.user_nid, user_ids.c.nid),
     _points_nowhere(members.c.room_nid, rooms.c.nid),
-    _points_nowhere(members.c.event_nid, events.c.nid),
+    _points_nowhere(members.c.event_nid, events.c.nid, members.c.outside == 0),
     _points_nowhere(client_transactions.c.event_nid, events.c.nid),
     _points_nowhere(aliases.c.room_nid, room_heads.c.room_nid),
     _points_nowhere(aliases.c.creator_nid, user_ids.c.nid),
@@ -384,4 +385,5 @@ RULES: tuple[Rule, ...] = (
     *_NUMBERS,
     *ENCRYPTION,
     *INCOMING,
+    *OUTSIDE,
 )

@@ -71,6 +71,11 @@ _MEMBERS = statement(
     .select_from(members.join(user_ids, user_ids.c.nid == members.c.user_nid))
     .where(members.c.room_nid == _IN_ROOM, members.c.outside == 0)
 )
+_TOLD = statement(
+    select(user_ids.c.user_id)
+    .select_from(members.join(user_ids, user_ids.c.nid == members.c.user_nid))
+    .where(members.c.room_nid == _IN_ROOM, members.c.outside == 1)
+)
 _MEMBER_EVENTS = statement(
     select(
         current_state.c.event_nid, current_state.c.state_key_nid, state_keys.c.state_key, event_json.c.json
@@ -353,8 +358,12 @@ def _log_problems(
 
 def _member_problems(tx: Tx, room_nid: int, moved: dict[int, int]) -> Iterator[str]:
     rows = {user_id: row for row in tx.all(_MEMBERS, room_nid=room_nid) for user_id in [row[1]]}
+    # Of a room that this server has left, another one may have told something newer.
+    told = set(tx.column(_TOLD, room_nid=room_nid))
     for event_nid, key_nid, user_id, text in tx.all(_MEMBER_EVENTS, room_nid=room_nid):
         row = rows.pop(user_id, None)
+        if row is None and user_id in told:
+            continue
         if row is None:
             yield f"{user_id} has a membership event and no row"
             continue

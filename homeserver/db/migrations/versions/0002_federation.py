@@ -126,6 +126,18 @@ def _incoming() -> None:
 
 def _joins() -> None:
     """Memberships of rooms that this server is not in, and joins that are not complete."""
+    op.create_table(
+        "outside",
+        _big("room_nid"),
+        _big("user_nid"),
+        _text("server"),
+        _text("version"),
+        _text("event_id"),
+        _text("event"),
+        _text("stripped"),
+        sa.PrimaryKeyConstraint("room_nid", "user_nid"),
+        sqlite_with_rowid=False,
+    )
 
 
 def _device_keys() -> None:

@@ -1,0 +1,321 @@
+"""What a server says of a room that we join: read, verified, put in order and judged, without believing any of it.
+
+The work goes in steps that a thread can do in chunks, as the answer may hold tens of thousands of events: `read_answer`,
+`Lot.peek` (whose keys are needed), `Lot.parse` and `Lot.verify` (format, signatures, hashes), `Lot.sort` (auth events
+before what rests on them; no recursion), `Lot.judge` (each by its own auth events), `Lot.conclude` (does the state let
+us in?). Between the steps only texts and names are kept, never all events at once.
+
+An event that does not hold is left out, and with it what rests on it: rooms have events of servers whose keys nobody
+has any more. If the answer is to be refused for that, `conclude` says so.
+
+# spec: server-server-api#put_matrixfederationv2send_joinroomideventid
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+from federation.auth.select import CREATE, StateKey, auth_keys_for
+from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_of
+from federation.errors import Malformed
+from federation.event import Event, parse_stored, parse_untrusted, stored_bytes
+from federation.hashes import check_content_hash
+from federation.ids import EventId, KeyId, RoomId, ServerName, parse_server_name
+from federation.redaction import redact
+from federation.signing import required_signers, signature_key_ids, verify_event_signatures
+from federation.verdict import Accept
+from federation.versions import RoomRules
+
+MAX_EVENTS: Final = 500_000
+MAX_SERVERS: Final = 20_000
+MAX_KEY_IDS: Final = 16
+_REMEMBERED: Final = 2_000
+_MEMBER: Final = "m.room.member"
+
+EventKeys = Mapping[ServerName, Mapping[KeyId, bytes]]
+
+
+class _Answer(msgspec.Struct):
+    state: list[msgspec.Raw]
+    auth_chain: list[msgspec.Raw]
+    event: msgspec.Raw = msgspec.Raw()
+    members_omitted: bool = False
+    servers_in_room: list[str] | None = None
+
+
+class _PeekContent(msgspec.Struct, frozen=True):
+    join_authorised_via_users_server: Any = None
+
+
+class _Peek(msgspec.Struct):
+    """Enough of an event to know whose keys it takes to check it."""
+
+    sender: str = ""
+    event_id: str = ""
+    origin_server_ts: int = 0
+    signatures: dict[str, dict[str, Any]] = {}
+    content: _PeekContent = _PeekContent()
+
+
+@dataclass(frozen=True, slots=True)
+class JoinAnswer:
+    """An answer as it came: texts of events, those of the state by their places among them."""
+
+    texts: list[bytes]
+    state: frozenset[int]
+    event: bytes
+    """The join as the server signed it; empty where it did not send it."""
+    members_omitted: bool
+    servers: tuple[ServerName, ...]
+
+
+def read_answer(body: bytes) -> JoinAnswer:
+    """The parts of a body, events unread. Raises Malformed."""
+    try:
+        answer = msgspec.json.decode(body, type=_Answer)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"not an answer to send_join: {error!s:.200}") from None
+    if len(answer.state) + len(answer.auth_chain) > MAX_EVENTS:
+        raise Malformed("more events than a room can have")
+    places: dict[bytes, int] = {}
+    for raw in answer.state:
+        places.setdefault(bytes(raw), len(places))
+    state = frozenset(range(len(places)))
+    for raw in answer.auth_chain:
+        places.setdefault(bytes(raw), len(places))
+    return JoinAnswer(
+        list(places),
+        state,
+        bytes(answer.event),
+        answer.members_omitted,
+        tuple(_servers(answer.servers_in_room or ())),
+    )
+
+
+def _servers(names: Sequence[str]) -> Iterator[ServerName]:
+    for name in names[:MAX_SERVERS]:
+        try:
+            yield parse_server_name(name)
+        except Malformed:
+            continue
+
+
+@dataclass(frozen=True, slots=True)
+class Signatures:
+    """Under which keys a server signed events, and when it signed the newest of them."""
+
+    server: ServerName
+    key_ids: tuple[KeyId, ...]
+    newest_ts_ms: int
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A verified event: all that is kept of it beside its text."""
+
+    place: int
+    event_id: EventId
+    key: StateKey
+    auth_ids: tuple[EventId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Conclusion:
+    """What the answer comes to: the state before our join, or why it is refused."""
+
+    state: Mapping[StateKey, EventId]
+    problem: str | None = None
+
+
+class Lot:
+    """The events of one answer on their way; see the module. One thread at a time."""
+
+    def __init__(self, answer: JoinAnswer, room_id: RoomId, rules: RoomRules) -> None:
+        self.size = len(answer.texts)
+        self.members_omitted = answer.members_omitted
+        self.servers = answer.servers
+        self._room_id = room_id
+        self._rules = rules
+        self._texts: list[bytes] = answer.texts
+        self._in_state = answer.state
+        self._entries: dict[EventId, _Entry] = {}
+        self._order: list[EventId] = []
+        self._rejected: dict[EventId, str] = {}
+        self._create: Event | None = None
+        self._recent: OrderedDict[EventId, Event] = OrderedDict()
+
+    # --- whose keys ----------------------------------------------------------------------------------
+
+    def peek(self) -> list[Signatures]:
+        """The servers whose keys it takes to check all of it."""
+        decode = msgspec.json.Decoder(_Peek).decode
+        key_ids: dict[str, dict[KeyId, None]] = {}
+        newest: dict[str, int] = {}
+        for text in self._texts:
+            try:
+                event = decode(text)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                continue
+            authoriser_id = event.content.join_authorised_via_users_server
+            named = (event.sender, event.event_id, authoriser_id if isinstance(authoriser_id, str) else "")
+            for server in dict.fromkeys(one.partition(":")[2] for one in named):
+                found = signature_key_ids(event.signatures, server)
+                if found and (server in key_ids or len(key_ids) < MAX_SERVERS):
+                    key_ids.setdefault(server, {}).update(dict.fromkeys(found))
+                    newest[server] = max(newest.get(server, 0), event.origin_server_ts)
+        return [
+            Signatures(server, tuple(key_ids[server])[:MAX_KEY_IDS], newest[server])
+            for server in _servers(list(key_ids))
+        ]
+
+    # --- one by one ----------------------------------------------------------------------------------
+
+    def parse(self, start: int, count: int) -> list[tuple[int, Event]]:
+        """Check 1: those of a chunk that are state events of this room, with their places."""
+        decode = msgspec.json.Decoder(dict[str, Any]).decode
+        found: list[tuple[int, Event]] = []
+        for place in range(start, min(start + count, self.size)):
+            try:
+                event = parse_untrusted(decode(self._texts[place]), self._rules)
+            except (Malformed, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                continue
+            # No event of ours has NUL in a name, and PostgreSQL's text cannot hold it.
+            if (
+                event.room_id == self._room_id
+                and event.state_key is not None
+                and "\0" not in event.type + event.state_key
+            ):
+                found.append((place, event))
+        return found
+
+    def verify(self, parsed: Sequence[tuple[int, Event]], keys: Sequence[EventKeys]) -> None:
+        """Checks 2 and 3 of a chunk; ``keys`` are those that count for each event."""
+        for (place, event), for_event in zip(parsed, keys, strict=True):
+            if event.event_id in self._entries:
+                continue
+            if not isinstance(verify_event_signatures(event, required_signers(event), for_event), Accept):
+                continue
+            if not check_content_hash(event.json, event.rules):
+                event = parse_stored(event.event_id, redact(event.json, event.rules), event.rules)
+            self._texts[place] = stored_bytes(event)
+            self._entries[event.event_id] = _Entry(place, event.event_id, event.key(), event.auth_event_ids)
+
+    # --- all together --------------------------------------------------------------------------------
+
+    def sort(self) -> None:
+        """Put the events in an order in which auth events come first; drops what rests on what is not here."""
+        entries = self._entries
+        waiting_for: dict[EventId, int] = {}
+        children: dict[EventId, list[EventId]] = {}
+        ready: deque[EventId] = deque()
+        for event_id, entry in entries.items():
+            parents = dict.fromkeys(entry.auth_ids)
+            if any(parent not in entries for parent in parents):
+                continue
+            waiting_for[event_id] = len(parents)
+            for parent in parents:
+                children.setdefault(parent, []).append(event_id)
+            if not parents:
+                ready.append(event_id)
+        while ready:
+            event_id = ready.popleft()
+            self._order.append(event_id)
+            for child in children.get(event_id, ()):
+                waiting_for[child] -= 1
+                if not waiting_for[child]:
+                    ready.append(child)
+        # What is in a circle is never ready.
+        self._entries = {event_id: entries[event_id] for event_id in self._order}
+
+    def find_create(self) -> str | None:
+        """Find the room's create event in the state; what is wrong with it, if anything."""
+        creates = [entry for entry in self._entries.values() if entry.key == CREATE]
+        told = [entry for entry in creates if entry.place in self._in_state]
+        if len(told) != 1:
+            return "the state has no create event that holds"
+        create = self._load(told[0])
+        if create.content.get("room_version", "1") != self._rules.version:
+            return "the create event is of another room version"
+        self._create = create
+        for entry in creates:
+            if entry is not told[0]:
+                self._rejected[entry.event_id] = "the room has another create event"
+        return None
+
+    def judge(self, start: int, count: int) -> None:
+        """Check 4 of a chunk, in the order of ``sort``."""
+        for event_id in self._order[start : start + count]:
+            if event_id in self._rejected:
+                continue
+            event = self._load(self._entries[event_id])
+            verdict = check_auth_events(event, self._auth_of(event))
+            if not isinstance(verdict, Accept):
+                self._rejected[event_id] = getattr(verdict, "reason", "not authorised")
+
+    def _auth_of(self, event: Event) -> AuthEvents:
+        auth_ids = [auth_id for auth_id in event.auth_event_ids if auth_id in self._entries]
+        events = [self._load(self._entries[auth_id]) for auth_id in auth_ids]
+        return AuthEvents(events, [one for one in auth_ids if one in self._rejected], self._create)
+
+    def conclude(self, join: Event, *, partial: bool = False) -> Conclusion:
+        """The state, and whether it lets us in. ``partial``: members may be missing."""
+        state: dict[StateKey, EventId] = {}
+        for event_id, entry in self._entries.items():
+            if entry.place not in self._in_state or event_id in self._rejected:
+                continue
+            if state.setdefault(entry.key, event_id) != event_id:
+                return Conclusion({}, f"the state has two events at {entry.key[0]}")
+        cited = self._auth_of(join)
+        verdict = check_auth_events(join, cited)
+        if isinstance(verdict, Accept):
+            if partial:
+                # What it cites of members is the state there, as far as that is told.
+                for one in cited.events:
+                    if one.type == _MEMBER:
+                        state.setdefault(one.key(), one.event_id)
+            keys = auth_keys_for(join.rules, join.type, join.sender, join.state_key, join.content)
+            events = {key: self._load(self._entries[state[key]]) for key in (CREATE, *keys) if key in state}
+            verdict = check_state_before(join, lookup_of(events))
+        if not isinstance(verdict, Accept):
+            return Conclusion({}, f"it does not let us in: {getattr(verdict, 'reason', '')}")
+        return Conclusion(state)
+
+    # --- what comes out ------------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    @property
+    def dropped(self) -> int:
+        """How many events did not hold."""
+        return self.size - len(self._order) + len(self._rejected)
+
+    def accepted(self, start: int, count: int) -> list[Event]:
+        """The events of a chunk that hold, auth events before what rests on them."""
+        return [
+            self._load(self._entries[event_id])
+            for event_id in self._order[start : start + count]
+            if event_id not in self._rejected
+        ]
+
+    def _load(self, entry: _Entry) -> Event:
+        event = self._recent.get(entry.event_id)
+        if event is None:
+            event = parse_stored(entry.event_id, self._texts[entry.place], self._rules)
+            self._recent[entry.event_id] = event
+            if len(self._recent) > _REMEMBERED:
+                self._recent.popitem(last=False)
+        else:
+            self._recent.move_to_end(entry.event_id)
+        return event
+
+
+def signers_of(event: Event) -> list[tuple[ServerName, tuple[KeyId, ...]]]:
+    """Who must have signed an event, and under which keys they say they did."""
+    signatures: Collection[Any] = event.json.get("signatures", {})
+    return [(server, signature_key_ids(signatures, server)) for server in sorted(required_signers(event))]

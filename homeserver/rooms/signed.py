@@ -1,0 +1,48 @@
+"""Events that another server hands over by themselves: read and held to the checks that need no room.
+
+# spec: server-server-api#checks-performed-on-receipt-of-a-pdu
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from federation.errors import Malformed
+from federation.event import Event, parse_untrusted
+from federation.hashes import check_content_hash
+from federation.ids import KeyId, ServerName
+from federation.signing import required_signers, signature_key_ids, verify_event_signatures
+from federation.verdict import Accept
+from federation.versions import RoomRules
+from homeserver.http.errors import invalid_param
+from homeserver.peers.types import EventKeys
+
+
+def parse_event(data: dict[str, Any], rules: RoomRules) -> Event:
+    """The event; refuses (400) what has not the form of the room's version."""
+    try:
+        return parse_untrusted(data, rules)
+    except Malformed as error:
+        raise invalid_param(f"Not an event of this room version: {error.message}") from error
+
+
+async def check_signed(event: Event, keys: EventKeys, own: Collection[ServerName] = ()) -> None:
+    """Refuse (400) an event that is not signed as it must be, or whose content is not what was signed.
+
+    ``own`` are servers whose signature is not looked at, as it is ours to give.
+    """
+    required = [name for name in sorted(required_signers(event)) if name not in own]
+    if not await is_signed(event, required, keys):
+        raise invalid_param("The event is not signed as it must be")
+    if not check_content_hash(event.json, event.rules):
+        raise invalid_param("The hash of the event's content is wrong")
+
+
+async def is_signed(event: Event, required: Sequence[ServerName], keys: EventKeys) -> bool:
+    """Whether some servers signed an event."""
+    found: dict[ServerName, Mapping[KeyId, bytes]] = {}
+    for name in required:
+        key_ids = signature_key_ids(event.json.get("signatures"), name)
+        found[name] = await keys.for_event(name, key_ids, event.origin_server_ts, event.rules, fetch=True)
+    return isinstance(verify_event_signatures(event, required, found), Accept)

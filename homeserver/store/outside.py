@@ -1,0 +1,128 @@
+"""Memberships of rooms that this server is not in: invites that came, knocks that were sent, and how they ended.
+
+The room's state is not known here, so nothing of it is among the events: what another server told us is kept beside
+the membership, as it is shown to the user. The row of ``members`` has ``outside`` set and no event; once this server is
+in the room, the room's own state takes its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+from sqlalchemy import and_, bindparam, delete, select
+
+from homeserver.db.schema.rooms import members, outside
+from homeserver.db.statements import any_of, rows, statement
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.changes import Kind
+from homeserver.store.members import find_member
+from homeserver.store.placement import Membership
+
+_COLUMNS = (
+    outside.c.room_nid,
+    outside.c.server,
+    outside.c.version,
+    outside.c.event_id,
+    outside.c.event,
+    outside.c.stripped,
+)
+_OF_USER = statement(
+    select(*_COLUMNS).where(
+        and_(outside.c.user_nid == bindparam("user_nid"), any_of(outside.c.room_nid, "room_nids"))
+    )
+)
+_PUT = rows(
+    outside,
+    "room_nid",
+    "user_nid",
+    "server",
+    "version",
+    "event_id",
+    "event",
+    "stripped",
+    keys=("room_nid", "user_nid"),
+    update=("server", "version", "event_id", "event", "stripped"),
+)
+_PUT_MEMBER = rows(
+    members,
+    "room_nid",
+    "user_nid",
+    "membership",
+    "event_nid",
+    "pos",
+    "forgotten",
+    "outside",
+    keys=("room_nid", "user_nid"),
+    update=("membership", "event_nid", "pos", "forgotten", "outside"),
+)
+_OF_ROOM = statement(delete(outside).where(outside.c.room_nid == bindparam("room_nid")))
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """A membership as another server told it, or as we told another."""
+
+    room_nid: int
+    user_nid: int
+    membership: Membership
+    server: str  # which told us, or whom we told
+    version: str  # of the room
+    event_id: str
+    event: str  # JSON, as servers exchange it
+    stripped: str  # JSON: a list of stripped state events, the user's own membership last
+
+
+class OutsideRow(NamedTuple):
+    """What is kept of a membership from outside."""
+
+    room_nid: int
+    server: str
+    version: str
+    event_id: str
+    event: str
+    stripped: str
+
+
+def put_outside(tx: WriteTx, told: Told) -> None:
+    """Note a membership of a room that this server is not in."""
+    tx.insert(
+        _PUT,
+        [(told.room_nid, told.user_nid, told.server, told.version, told.event_id, told.event, told.stripped)],
+    )
+    tx.claim(Kind.OUTSIDE, -told.user_nid, told.room_nid, partial(_write_member, told=told), told)
+
+
+def _write_member(tx: Tx, pos: int, *, told: Told) -> None:
+    tx.insert(_PUT_MEMBER, [(told.room_nid, told.user_nid, int(told.membership), 0, pos, 0, 1)])
+
+
+def load_outside(tx: Tx, user_nid: int, room_nids: Collection[int]) -> Mapping[int, OutsideRow]:
+    """What is kept of a user's memberships of some rooms; meant for those whose standing says that it is from outside."""
+    found = tx.all(_OF_USER, user_nid=user_nid, room_nids=list(room_nids))
+    return {row[0]: OutsideRow(*row) for row in found}
+
+
+def end_outside(tx: Tx, room_nid: int) -> None:
+    """This server is in the room now: what was told from outside is of no more use."""
+    tx.run(_OF_ROOM, room_nid=room_nid)
+
+
+def load_told(tx: Tx, user_nid: int, room_nid: int) -> Told | None:
+    """A membership as it is kept; None where the room itself says now what the user is."""
+    member = find_member(tx, room_nid, user_nid)
+    row = load_outside(tx, user_nid, [room_nid]).get(room_nid)
+    if member is None or row is None or not member.outside:
+        return None
+    return Told(
+        room_nid,
+        user_nid,
+        member.membership,
+        row.server,
+        row.version,
+        row.event_id,
+        row.event,
+        row.stripped,
+    )
