@@ -54,6 +54,20 @@ class ProgramCase(unittest.TestCase):
             self.assertTrue(server.is_running(), "the server is still up after the last phase")
             self.assertEqual(server.stop(), 0, "and ends cleanly when asked")
 
+    def run_once(self, program: Sequence[str], database: str) -> None:
+        """A program without phases: its one argument is the address of the server."""
+        with ExitStack() as stack:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clients-")))
+            address = self._make_database(database, folder.name)
+            target = TARGETS[os.environ.get(TARGET_VARIABLE, "chaos")]
+            server = stack.enter_context(target.prepare(folder / "server", address))
+            server.start()
+            try:
+                run_phase([*program, server.base_url])
+            except ProgramError as error:
+                raise ProgramError(server.explain(f"did not satisfy the client.\n{error}\n")) from None
+            self.assertEqual(server.stop(), 0, "and ends cleanly when asked")
+
     def _make_database(self, database: str, name: str) -> str:
         if database == "sqlite":
             return "sqlite"

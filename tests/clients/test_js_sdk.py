@@ -16,7 +16,7 @@ OLDEST_NODE = 20
 INSTALL_LIMIT_S = 300
 
 
-def find_program() -> list[str]:
+def find_program(name: str = "program.mjs") -> list[str]:
     """The command that runs the program, its packages installed; skips the test where there is no Node."""
     node, npm = shutil.which("node"), shutil.which("npm")
     if node is None or npm is None:
@@ -26,7 +26,7 @@ def find_program() -> list[str]:
     if found is None or int(found[1]) < OLDEST_NODE:
         raise unittest.SkipTest(f"matrix-js-sdk needs Node {OLDEST_NODE}, this is {version.strip()}")
     install_packages(npm)
-    return [node, str(PROGRAM_FOLDER / "program.mjs")]
+    return [node, str(PROGRAM_FOLDER / name)]
 
 
 def install_packages(npm: str) -> None:
@@ -58,3 +58,13 @@ class JsSdkTests(ProgramCase):
 
     def test_on_postgresql(self) -> None:
         self.run_program(find_program(), "postgresql")
+
+
+class JsSdkSecretTests(ProgramCase):
+    """An encrypted conversation, with the SDK's own cryptography."""
+
+    def test_on_sqlite(self) -> None:
+        self.run_once(find_program("secrets.mjs"), "sqlite")
+
+    def test_on_postgresql(self) -> None:
+        self.run_once(find_program("secrets.mjs"), "postgresql")

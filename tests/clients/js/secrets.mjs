@@ -1,0 +1,105 @@
+// Two people who talk in secret, with matrix-js-sdk's Rust crypto: node secrets.mjs ALICE_URL BOB_URL (the same, or two
+// servers that federate).
+
+import { report } from "./platform.mjs";
+import { check, checkEqual, waitUntil } from "./check.mjs";
+import { copiesOf, logIn, register, resume, say, start } from "./person.mjs";
+
+const ENCRYPTION = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
+
+/** A new login with keys of its own, synced. */
+async function appear(baseUrl, registered) {
+    const account = await logIn(baseUrl, registered);
+    const client = resume(baseUrl, account);
+    await client.initRustCrypto({ useIndexedDB: false });
+    await start(client);
+    return client;
+}
+
+/** The body of a message as a client shows it once it has decrypted it. */
+async function read(client, roomId, eventId, who) {
+    const clear = () => {
+        const [event] = copiesOf(client, roomId, eventId);
+        return event !== undefined && !event.isBeingDecrypted() && event.getType() === "m.room.message";
+    };
+    await waitUntil(clear, `${who} has decrypted the message`);
+    const [event] = copiesOf(client, roomId, eventId);
+    check(event.isEncrypted(), "which was encrypted");
+    return event.getContent().body;
+}
+
+async function meet(alice, bob) {
+    const { room_id: roomId } = await alice.createRoom({ preset: "private_chat", initial_state: [ENCRYPTION] });
+    await alice.invite(roomId, bob.getUserId());
+    await waitUntil(() => bob.getRoom(roomId)?.getMyMembership() === "invite", "bob is invited");
+    await bob.joinRoom(roomId);
+    const joined = (client) => client.getRoom(roomId)?.getMember(bob.getUserId())?.membership === "join";
+    await waitUntil(() => joined(alice) && joined(bob), "both see bob in the room");
+    return roomId;
+}
+
+async function converse(alice, bob, roomId) {
+    const secret = await say(alice, roomId, "The key is under the mat");
+    checkEqual(await read(bob, roomId, secret, "bob"), "The key is under the mat", "as alice wrote it");
+    const raw = await alice.fetchRoomEvent(roomId, secret);
+    checkEqual([raw.type, "body" in raw.content], ["m.room.encrypted", false], "and the server cannot read it");
+    const reply = await say(bob, roomId, "I moved it");
+    checkEqual(await read(alice, roomId, reply, "alice"), "I moved it", "as bob wrote it");
+}
+
+/** A device that comes later reads what is said from then on: the others must hear of it. */
+async function withAnotherDevice(alice, baseUrl, registered, roomId) {
+    const second = await appear(baseUrl, registered);
+    const known = async () => {
+        const devices = await alice.getCrypto().getUserDeviceInfo([second.getUserId()]);
+        return devices.get(second.getUserId())?.has(second.getDeviceId()) ?? false;
+    };
+    let seen = false;
+    const look = setInterval(async () => { seen ||= await known(); }, 50);
+    await waitUntil(() => seen, "alice's client knows bob's new device");
+    clearInterval(look);
+    const secret = await say(alice, roomId, "For all of your devices");
+    checkEqual(await read(second, roomId, secret, "bob's new device"), "For all of your devices", "as alice wrote it");
+    return second;
+}
+
+/** Cross-signing keys, first without a password, and the trust that follows. */
+async function trust(alice, bob) {
+    const crypto = alice.getCrypto();
+    await crypto.bootstrapCrossSigning({ authUploadDeviceSigningKeys: (upload) => upload(null) });
+    check(await crypto.isCrossSigningReady(), "alice has cross-signing keys");
+    const own = await crypto.getDeviceVerificationStatus(alice.getUserId(), alice.getDeviceId());
+    check(own.signedByOwner, "and has signed her device with them");
+    let seen = false;
+    const look = setInterval(async () => {
+        const status = await bob.getCrypto().getDeviceVerificationStatus(alice.getUserId(), alice.getDeviceId());
+        seen ||= status?.signedByOwner ?? false;
+    }, 50);
+    await waitUntil(() => seen, "bob's client sees alice's device signed by its owner");
+    clearInterval(look);
+    const status = await bob.getCrypto().getUserVerificationStatus(alice.getUserId());
+    check(!status.isVerified(), "without taking her for verified");
+}
+
+async function main(aliceUrl, bobUrl) {
+    const alice = await appear(aliceUrl, await register(aliceUrl, "alice"));
+    const registered = await register(bobUrl, "bob");
+    const bob = await appear(bobUrl, registered);
+    const roomId = await meet(alice, bob);
+    await converse(alice, bob, roomId);
+    const second = await withAnotherDevice(alice, bobUrl, registered, roomId);
+    await trust(alice, bob);
+    await second.logout(true);
+    const afterwards = await say(alice, roomId, "Only where you are still logged in");
+    checkEqual(await read(bob, roomId, afterwards, "bob"), "Only where you are still logged in", "as alice wrote it");
+}
+
+const [aliceUrl, bobUrl] = process.argv.slice(2);
+try {
+    await main(aliceUrl, bobUrl ?? aliceUrl);
+    report("done");
+    process.exit(0);
+} catch (error) {
+    console.error(error);
+    process.exit(1);
+}
