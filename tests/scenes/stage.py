@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.support.app import SERVER_NAME, TestApp
+from tests.support.keys import KeyDevice
 
 V3 = "/_matrix/client/v3"
 _TEXT = r"'([^']*)'"
@@ -44,6 +45,11 @@ class Person:
     invited: set[str] = field(default_factory=set)
     typing: dict[str, list[str]] = field(default_factory=dict)
     receipts: dict[tuple[str, str], str] = field(default_factory=dict)
+    device: KeyDevice | None = None
+    keys: int = 0  # published so far
+    sync: dict[str, Any] = field(default_factory=dict)  # the last one
+    lists: dict[str, str] = field(default_factory=dict)  # user id -> what the last news of their keys was
+    whispers: list[tuple[str, str]] = field(default_factory=list)  # text and sender
 
     @property
     def user_id(self) -> str:
@@ -53,6 +59,11 @@ class Person:
     def fold(self, sync: dict[str, Any]) -> None:
         """Take in one sync."""
         self.since = sync["next_batch"]
+        self.sync = sync
+        for how, user_ids in sync.get("device_lists", {}).items():
+            self.lists.update(dict.fromkeys(user_ids, how))
+        for event in sync.get("to_device", {}).get("events", []):
+            self.whispers.append((event["content"]["text"], event["sender"]))
         rooms = sync.get("rooms", {})
         for room_id, room in (*rooms.get("join", {}).items(), *rooms.get("leave", {}).items()):
             self.invited.discard(room_id)
@@ -217,6 +228,29 @@ class Stage:
             wanted, name, "POST", f"{self.room(room)}/receipt/m.read/{quote(self.said[text], safe='')}", {}
         )
 
+    def publish_keys(self, wanted: int, name: str, count: str) -> None:
+        person = self.person(name)
+        if person.device is None:
+            device_id = self.call(200, name, "GET", "/account/whoami")["device_id"]
+            person.device = KeyDevice(person.user_id, device_id)
+        first, person.keys = person.keys, person.keys + int(count)
+        body = {
+            "device_keys": {**person.device.keys(), "unsigned": {}, "org.example.edition": person.keys},
+            "one_time_keys": person.device.one_time_keys(*(f"k{n}" for n in range(first, person.keys))),
+            "fallback_keys": person.device.fallback_key(f"f{person.keys}"),
+        }
+        self.call(wanted, name, "POST", "/keys/upload", body)
+
+    def whisper(self, wanted: int, name: str, text: str, other: str) -> None:
+        user_id = self.person(other).user_id
+        devices = self.call(200, name, "POST", "/keys/query", {"device_keys": {user_id: []}})
+        claims = dict.fromkeys(devices["device_keys"][user_id], "signed_curve25519")
+        claimed = self.call(200, name, "POST", "/keys/claim", {"one_time_keys": {user_id: claims}})
+        found = claimed["one_time_keys"].get(user_id, {})
+        self.require(list(found) == list(claims) and bool(found), f"there are keys for {list(found)}")
+        body = {"messages": {user_id: {device_id: {"text": text} for device_id in found}}}
+        self.call(wanted, name, "PUT", f"/sendToDevice/org.example.whisper/{self.txn()}", body)
+
     def upgrade(self, wanted: int, name: str, room: str, version: str, new: str) -> None:
         answer = self.call(wanted, name, "POST", f"{self.room(room)}/upgrade", {"new_version": version})
         self.rooms[new] = answer.get("replacement_room", "")
@@ -276,6 +310,30 @@ class Stage:
         found = self.look(name).receipts.get(key)
         self.require(found == self.said[text], f"they read {found}")
 
+    def hears_of_keys(self, _: int, name: str, other: str, how: str) -> None:
+        person = self.look(name)
+        wanted = "left" if how == "no more" else how
+        found = person.lists.pop(self.person(other).user_id, None)
+        self.require(found == wanted, f"they heard that {other} has {found}")
+
+    def hears_whisper(self, _: int, name: str, text: str, other: str) -> None:
+        found = self.look(name).whispers
+        self.require((text, self.person(other).user_id) in found, f"{name} heard {found}")
+        self.require(len(set(found)) == len(found), f"{name} heard something twice: {found}")
+
+    def has_keys(self, _: int, name: str, count: str) -> None:
+        found = self.look(name).sync["device_one_time_keys_count"]
+        self.require(found.get("signed_curve25519", 0) == int(count), f"there are {found}")
+
+    def needs_fallback(self, _: int, name: str) -> None:
+        found = self.look(name).sync["device_unused_fallback_key_types"]
+        self.require(found == [], f"unused are {found}")
+
+    def hears_nothing(self, _: int, name: str) -> None:
+        person = self.look(name)
+        news = {key: person.sync[key] for key in ("to_device", "device_lists") if key in person.sync}
+        self.require(not news, f"{name} was told {news}")
+
     def sees_topic(self, _: int, name: str, topic: str, room: str) -> None:
         found = self.look(name).state.get(self.rooms[room], {}).get(("m.room.topic", ""), {}).get("topic")
         self.require(found == topic, f"the topic is {found!r}")
@@ -334,6 +392,14 @@ def _rules() -> list[tuple[re.Pattern[str], Callable[..., None]]]:
         (rf"{_NAME} sees that {_TEXT} was redacted in {_NAME}", Stage.sees_redaction),
         (rf"{_NAME} sees {_NAME} typing in {_NAME}", Stage.sees_typing),
         (rf"{_NAME} sees that {_NAME} read {_TEXT} in {_NAME}", Stage.sees_receipt),
+        (rf"{_NAME} publish(?:es)? keys with (\d+) for one use", Stage.publish_keys),
+        (rf"{_NAME} whispers? {_TEXT} to {_NAME}", Stage.whisper),
+        (rf"{_NAME} hears the whisper {_TEXT} from {_NAME}", Stage.hears_whisper),
+        (rf"{_NAME} hears that the keys of {_NAME} have (changed)", Stage.hears_of_keys),
+        (rf"{_NAME} hears that {_NAME} is followed (no more)", Stage.hears_of_keys),
+        (rf"{_NAME} has (\d+) keys? left", Stage.has_keys),
+        (rf"{_NAME} must make a new fallback key", Stage.needs_fallback),
+        (rf"{_NAME} is told nothing more", Stage.hears_nothing),
         (rf"{_NAME} sees the topic {_TEXT} of {_NAME}", Stage.sees_topic),
         (rf"{_NAME} is (?:(not) )?(in|invited to) {_NAME}", Stage.stands),
         (rf"{_NAME} sees that {_NAME} moved to {_NAME}", Stage.moved),
