@@ -13,17 +13,15 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from federation.errors import Malformed
 from federation.flows.backfill import backfill
 from federation.flows.needs import RoomNeed
-from federation.flows.receive import Filled
 from federation.ids import EventId, RoomId, ServerName, parse_server_name
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
-from homeserver.db.tx import Tx
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.arrivals import Arrival, Placed, arrive
 from homeserver.rooms.fetching import FetchRoom
@@ -38,8 +36,10 @@ from homeserver.stream.index import MembershipIndex
 PAGE = 100
 # Rooms that are fetched for at the same time.
 RUNNING_MOST = 64
+# One fetch in all, however many servers are asked for however much: a slow one must not keep others from theirs.
+FETCH_S = 120.0
 # Gaps that are looked at, and those that one request names.
-_GAPS_MOST = 200
+_GAPS_MOST = 500
 _STARTS_MOST = 20
 _SERVERS_MOST = 20
 _FIRST_WAIT_S = 15.0
@@ -100,12 +100,15 @@ class Backfills:
         self._failures = _Failures(clock)
         self._waiters: dict[int, list[Deferred[bool]]] = {}
 
+    def may(self, room_nid: int) -> bool:
+        """Whether it makes sense to ask: nobody tells a server about a room that it is not in."""
+        return bool(self._index.local_members(room_nid))
+
     def begin(self, room_id: str, room_nid: int) -> bool:
         """Start to fetch what comes before our history, unless that is under way; False where it cannot be."""
         if room_nid in self._waiters:
             return True
-        # Nobody tells a server about a room that it is not in.
-        if len(self._waiters) >= RUNNING_MOST or not self._index.local_members(room_nid):
+        if len(self._waiters) >= RUNNING_MOST or not self.may(room_nid):
             return False
         self._waiters[room_nid] = []
         try:
@@ -151,43 +154,59 @@ class Backfills:
         came = False
         try:
             came = await self._fetch(room_id, room_nid)
+        except (DatabaseError, MatrixError):
+            # No time to write, a room that is gone, or one whose inbox is full: whoever asks again may have more luck.
+            return
         finally:
             for waiter in self._waiters.pop(room_nid, ()):
                 if not waiter.called:
                     waiter.callback(came)
 
     async def _fetch(self, room_id: str, room_nid: int) -> bool:
-        try:
-            gaps = await self._database.read(self._due_gaps, room_nid)
-            if not gaps:
-                return False
-            room = await self.room(room_id, room_nid, *(gap.user_id.partition(":")[2] for gap in gaps))
-            missing = [EventId(gap.missing_id) for gap in gaps]
-            filled = await drive(backfill(missing, PAGE), partial(self._fetcher.answer, room))
-            placed = await self._place(room_id, filled)
-            left = await self._database.read(load_gaps_left, room_nid, missing)
-        except (DatabaseError, MatrixError):
-            # No time to write, a room that is gone, or one whose inbox is full: whoever asks again may have more luck.
+        gaps = self._choose(room_nid, await self._database.read(load_gaps, room_nid, _GAPS_MOST))
+        if not gaps:
             return False
+        filling = Deferred.fromCoroutine(self._fill(room_id, room_nid, gaps))
+        timer = self._clock.callLater(FETCH_S, filling.cancel)
+        came = False
+        try:
+            came = await filling
+        except CancelledError:
+            came = False  # as good as no answer
+        finally:
+            if timer.active():
+                timer.cancel()
+        missing = [gap.missing_id for gap in gaps]
+        left = await self._database.read(load_gaps_left, room_nid, missing)
         for missing_id in missing:
             if missing_id in left:
                 self._failures.note(room_nid, missing_id)
             else:
                 self._failures.forget(room_nid, missing_id)
-        return placed > 0
+        return came
 
-    def _due_gaps(self, tx: Tx, room_nid: int) -> Sequence[Gap]:
-        gaps = load_gaps(tx, room_nid, _GAPS_MOST)
-        return [gap for gap in gaps if self._failures.is_due(room_nid, gap.missing_id)][:_STARTS_MOST]
-
-    async def _place(self, room_id: str, filled: Filled) -> int:
-        """Put what was found before all that the room's timeline holds; how many that were."""
+    async def _fill(self, room_id: str, room_nid: int, gaps: Sequence[Gap]) -> bool:
+        """Fetch one page of history and put it before all that the room's timeline holds: whether that was anything."""
+        room = await self.room(room_id, room_nid, *(gap.user_id.partition(":")[2] for gap in gaps))
+        missing = [EventId(gap.missing_id) for gap in gaps]
+        filled = await drive(backfill(missing, PAGE), partial(self._fetcher.answer, room))
         if not filled.steps:
-            return 0
+            return False
         arrivals = [Arrival(step.event, step.told, historic=True) for step in filled.steps]
         actor = await self._rooms.find(room_id)
         arrived = await actor.run(lambda turn: arrive(turn, arrivals, filled.outliers))
-        return sum(1 for one in arrived if isinstance(one, Placed) and one.nid)
+        return any(isinstance(one, Placed) and one.nid for one in arrived)
+
+    def _choose(self, room_nid: int, gaps: Sequence[Gap]) -> list[Gap]:
+        """The gaps that a fetch begins from: of those whose time has come the newest and the oldest.
+
+        Senders choose the depth by which they are told apart: so neither end alone, which somebody may have crowded.
+        """
+        due = [gap for gap in gaps if self._failures.is_due(room_nid, gap.missing_id)]
+        if len(due) <= _STARTS_MOST:
+            return due
+        half = _STARTS_MOST // 2
+        return [*due[:half], *due[-half:]]
 
 
 def _give_up(waiter: Deferred[bool]) -> None:

@@ -41,6 +41,8 @@ class Moments:
         self, room_id: str, room_nid: int, ts_ms: int, best_ms: int | None, *, backwards: bool
     ) -> bool:
         """Bring in an event nearer to a moment than one at ``best_ms``, if there is one: whether anything came."""
+        if not self._backfills.may(room_nid):
+            return False
         until_s = self._clock.monotonic() + WAIT_S
         room = await self._backfills.room(room_id, room_nid)
         event = await self._find(room, ts_ms, best_ms, backwards=backwards)

@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from federation.ids import EventId
 from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
+from homeserver.rooms.backfill import FETCH_S
 from homeserver.rooms.pagination import PAST_WAIT_S
 from tests.api.peers import JoinedCase
 from tests.api.rooms import V3
@@ -376,3 +377,38 @@ class Lies(HistoryCase):
         del self.peer.answers[STATE_IDS]
         self.app.advance(100_000)
         self.assertEqual(list(room.events)[::-1], self.ids(self.pages(room.room_id)))
+
+    def test_a_peer_that_never_answers_is_given_up(self) -> None:
+        room = self.room(5)
+        room_id = self.adopt(room)
+        self.answer(Deferred())
+        path = f"{V3}/rooms/{quote(room_id)}/messages"
+        waiting = self.app.start("GET", path, None, self.alice, {"dir": "b", "limit": 100})
+        self.app.advance(PAST_WAIT_S)
+        self.assertEqual([room.head[0]], self.ids(self.app.wait(waiting).json["chunk"]))
+        self.app.advance(FETCH_S)
+        # Nobody waits for it any more, and it is not asked for again yet.
+        self.assertEqual([room.head[0]], self.ids(self.page(room_id)[0]))
+        self.assertEqual(1, self.backfills())
+
+    def test_many_gaps_are_tried_from_both_ends(self) -> None:
+        # In version 1, and in an old event, somebody may name as many parents as they like.
+        room = self.room(3, "1")
+        room_id = self.adopt(room)
+        first = self.first(room)
+        names = [f"$gap-{number:02}:peer.example" for number in range(60)]
+        told = {"pdu_ids": list(room.state_after(first).values()), "auth_chain_ids": []}
+        self.peer.answers[STATE_IDS] = told
+        many = {**room.events[first[0]].json, "prev_events": [[name, {}] for name in names]}
+        self.answer({"pdus": [self.peer.sign(many, "1")]})
+        self.page(room_id, 1)
+        self.app.advance(0)
+        self.answer({"pdus": []})
+        tried: list[list[str]] = []
+        for _ in range(4):
+            self.page(room_id)
+            tried.append(parse_qs(urlsplit(self.peer.asked_for("/backfill/")[-1].uri).query)["v"])
+        self.assertEqual([*names[:10], *names[50:]], tried[0])
+        self.assertEqual([*names[10:20], *names[40:50]], tried[1])
+        self.assertEqual(names[20:40], tried[2])
+        self.assertEqual(tried[2], tried[3], "all have failed, and none is asked for again yet")
