@@ -6,7 +6,7 @@ spec: client-server-api#get_matrixclientv1roomsroomidhierarchy, server-server-ap
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from homeserver.rooms.types import Requester
 from homeserver.store.directory import SUMMARY_TYPES, RoomFacts, load_room_facts
 from homeserver.store.ids import Interner
 from homeserver.store.placement import Membership
-from homeserver.store.servers import has_members_of
+from homeserver.store.servers import find_rooms_with
 from homeserver.store.spaces import load_children
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.servers import ServerIndex
@@ -28,7 +28,10 @@ from homeserver.stream.servers import ServerIndex
 SPACE = "m.space"
 # LIMIT(of one room, or of the children of one space together)
 CHILDREN_MOST = 1_000
+# LIMIT(so many rooms are looked at for whether their members may join others)
+ALLOWED_MOST = 200
 
+_PRESENT = (Membership.JOIN, Membership.INVITE)
 _KNOCKABLE = ("knock", "knock_restricted")
 _RESTRICTED = ("restricted", "knock_restricted")
 
@@ -79,15 +82,16 @@ class RoomViews:
 
     async def load(self, room_ids: Sequence[str], *, with_children: bool = True) -> dict[str, RoomView]:
         """Those of the rooms that this server is in."""
-        nids = [nid for room_id in room_ids if (nid := await self._resident(room_id)) is not None]
+        nids = await self._resident(room_ids)
         if not nids:
             return {}
-        views = await self._database.read(_load_views, nids, with_children)
+        views = await self._database.read(_load_views, list(nids.values()), with_children)
         return {view.room_id: view for view in views}
 
-    async def _resident(self, room_id: str) -> int | None:
-        nid = self._interner.known_room(room_id) or await self._interner.find_room(room_id)
-        return nid if nid is not None and self._index.local_members(nid) else None
+    async def _resident(self, room_ids: Iterable[str]) -> dict[str, int]:
+        """The numbers of those of the rooms in which somebody of this server is."""
+        found = await self._interner.find_rooms(room_ids)
+        return {room_id: nid for room_id, nid in found.items() if self._index.local_members(nid)}
 
     async def membership(self, requester: Requester, room_id: str) -> Membership | None:
         """What the requester is to a room; None: nothing yet."""
@@ -109,17 +113,31 @@ class RoomViews:
                 return True
         return False
 
-    async def may_server(self, view: RoomView, origin: str) -> bool:
-        """Whether users of another server could come in."""
-        if view.acl is not None and not view.acl.allows(origin):
-            return False
-        if view.is_readable or view.is_open or await self._servers.shares(origin, view.room_nid):
-            return True
-        for room_id in view.allowed_rooms:
-            nid = await self._resident(room_id)
-            if nid is not None and await self._servers.shares(origin, nid):
-                return True
-        return await self._database.read(has_members_of, view.room_nid, origin, [Membership.INVITE])
+    async def open_to_server(self, views: Iterable[RoomView], origin: str) -> set[str]:
+        """Those of the rooms into which users of another server could come, or are invited, or in which they are."""
+        found: set[str] = set()
+        unsure: list[RoomView] = []
+        for view in views:
+            if view.acl is not None and not view.acl.allows(origin):
+                continue
+            if view.is_readable or view.is_open:
+                found.add(view.room_id)
+            else:
+                unsure.append(view)
+        if unsure:
+            nids = [view.room_nid for view in unsure]
+            present = await self._database.read(find_rooms_with, nids, origin, _PRESENT)
+            shared = await self._shared(unsure, origin)
+            for view in unsure:
+                if view.room_nid in present or not shared.isdisjoint(view.allowed_rooms):
+                    found.add(view.room_id)
+        return found
+
+    async def _shared(self, views: Iterable[RoomView], origin: str) -> set[str]:
+        """The rooms that let into some other one and in which a server is."""
+        allowed = list(dict.fromkeys(room_id for view in views for room_id in view.allowed_rooms))
+        nids = await self._resident(allowed[:ALLOWED_MOST])
+        return {room_id for room_id, nid in nids.items() if await self._servers.shares(origin, nid)}
 
 
 def view_of_remote(room: Mapping[str, Any]) -> RoomView:

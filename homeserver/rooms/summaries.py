@@ -32,18 +32,19 @@ class Summaries:
         """A room and its children, as far as the server could come into them; 404 where it could not."""
         # spec: server-server-api#get_matrixfederationv1hierarchyroomid
         view = (await self._views.load([room_id])).get(room_id)
-        if view is None or not await self._views.may_server(view, origin):
+        if view is None or not await self._views.open_to_server([view], origin):
             raise not_found("Room does not exist")
         links, events = _links(view, suggested_only)
         wanted = [link.room_id for link in links if link.room_id != room_id]
         known = await self._views.load(wanted)
+        opened = await self._views.open_to_server(known.values(), origin)
         children: list[dict[str, Any]] = []
         closed: list[str] = []
         for child_id in wanted:
             child = known.get(child_id)
             if child is None:
                 continue
-            if await self._views.may_server(child, origin):
+            if child_id in opened:
                 children.append({**child.summary, "children_state": _links(child, suggested_only)[1]})
             else:
                 closed.append(child_id)

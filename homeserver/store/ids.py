@@ -292,6 +292,15 @@ class Interner:
             known = self._rooms.nids.get(room_id)
         return known
 
+    async def find_rooms(self, names: Iterable[str]) -> dict[str, int]:
+        """The numbers of those rooms that this server has met."""
+        wanted = list(names)
+        missing = [name for name in wanted if name not in self._rooms.nids]
+        if missing:
+            self._keep_rooms(await self._database.read(_load_rooms, _ROOMS_BY_NAME, "names", missing))
+        found = ((name, self._rooms.nids.get(name)) for name in wanted)
+        return {name: nid for name, nid in found if nid is not None}
+
     def known_room(self, room_id: str) -> int | None:
         return self._rooms.nids.get(room_id)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from sqlalchemy import and_, bindparam, select
 
@@ -22,11 +22,11 @@ _USERS = statement(
     )
 )
 _OF_SERVER = statement(
-    select(user_ids.c.user_id)
+    select(members.c.room_nid, user_ids.c.user_id)
     .select_from(_MEMBERS)
     .where(
         and_(
-            members.c.room_nid == bindparam("room_nid"),
+            any_of(members.c.room_nid, "room_nids"),
             any_of(members.c.membership, "memberships"),
             user_ids.c.user_id.like(bindparam("pattern")),
         )
@@ -41,13 +41,15 @@ def load_servers(tx: Tx, room_nid: int, most: int) -> list[ServerName]:
     return sorted(counts, key=lambda name: (-counts[name], name))[:most]
 
 
-def has_members_of(tx: Tx, room_nid: int, server_name: str, memberships: Collection[Membership]) -> bool:
-    """Whether anybody of a server is (say) joined or invited."""
-    # A server name has none of the signs that LIKE reads; but what ends alike may be a port of another server.
-    found = tx.column(
+def find_rooms_with(
+    tx: Tx, room_nids: Sequence[int], server_name: str, memberships: Collection[Membership]
+) -> set[int]:
+    """Those of the rooms in which somebody of a server is (say) joined or invited."""
+    found = tx.all(
         _OF_SERVER,
-        room_nid=room_nid,
+        room_nids=list(room_nids),
         memberships=[int(one) for one in memberships],
+        # A server name has none of the signs that LIKE reads; but what ends alike may be a port of another server.
         pattern=f"%:{server_name}",
     )
-    return any(domain_of(user_id) == server_name for user_id in found)
+    return {room_nid for room_nid, user_id in found if domain_of(user_id) == server_name}

@@ -14,6 +14,7 @@ from federation.ids import RoomId, UserId
 from homeserver.http.transport import PeerRequest
 from homeserver.rooms.spaces import ASKS, ASKS_EACH, TOKEN_LIFETIME_S
 from tests.api.test_queries import FEDERATION, V3, QueriesCase
+from tests.support.counting import count
 from tests.support.databases import on_each_database
 from tests.support.federation import NetServer
 from tests.support.http import Query, path_of
@@ -305,6 +306,23 @@ class Telling(SpacesCase):
         self.assertEqual(
             ([], 1), (suggested["inaccessible_children"], len(suggested["room"]["children_state"]))
         )
+
+    def test_what_it_costs(self) -> None:
+        """As many reads for many children as for few, met before or not."""
+        spaces = []
+        for number in (2, 40):
+            spaces.append(space := self.space("space"))
+            self.link(
+                space, *(f"!far{one}of{number}:far.example" for one in range(number)), via=["far.example"]
+            )
+            for kind in ("public_chat", "private_chat"):
+                self.link(space, *(self.make("room", preset=kind) for _ in range(number // 2)))
+        self.tell(spaces[0])
+        self.a.restart()
+        self.tell(spaces[0])
+        costs = [len(count(self.a, partial(self.tell, space)).statements) for space in spaces]
+        # Two rooms of the first were looked up before.
+        self.assertEqual((costs[1], True), (costs[0] + 1, costs[1] < 20), costs)
 
     def test_refused(self) -> None:
         private = self.space("private", preset="private_chat")

@@ -86,6 +86,33 @@ class Places(Story):
         self.bob.is_in(private, "join")
         self.assertIn(private, self._hierarchy(self.bob, space))
 
+    def test_space_of_another_server(self) -> None:
+        """A space of the other server in one's own, without being in anything of it; and its rooms one by one."""
+        theirs = self.create_room(name="Theirs", creation_content={"type": "m.space"})
+        public = self.create_room(name="Public child", topic="Come in")
+        private = self.create_room(name="Private child", preset="private_chat")
+        inner = self.create_room(name="Inner space", creation_content={"type": "m.space"})
+        leaf = self.create_room(name="Leaf")
+        via = {"via": [self.here.server_name]}
+        for child in (public, private, inner):
+            self.alice.put_state(theirs, "m.space.child", via, child)
+        self.alice.put_state(inner, "m.space.child", via, leaf)
+        own = self.create_room(self.bob, name="Own", creation_content={"type": "m.space"})
+        self.bob.put_state(own, "m.space.child", via, theirs)
+        tree = self._hierarchy(self.bob, own)
+        self.assertEqual(set(tree), {own, theirs, public, inner, leaf})
+        self.assertEqual(
+            {event["state_key"] for event in tree[theirs]["children_state"]}, {public, private, inner}
+        )
+        query = {"via": self.here.server_name}
+        path = "/_matrix/client/v1/room_summary"
+        found = self.bob.ok("GET", f"{path}/{segment(public)}", query=query)
+        self.assertEqual(
+            (found["room_id"], found["name"], found["topic"], found["join_rule"], found["membership"]),
+            (public, "Public child", "Come in", "public", "leave"),
+        )
+        self.assertEqual(self.bob.ask("GET", f"{path}/{segment(private)}", query=query)[0], 404)
+
     def _hierarchy(self, client: Client, space: str) -> dict[str, Any]:
         rooms: dict[str, Any] = {}
         query: dict[str, Any] = {"limit": 2}
