@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredList
 
 from federation.flows.keys import Fetched, Wanted, fetch_direct, fetch_from_notary, fetch_keys
 from federation.flows.needs import NeedKeys, NeedPeer
@@ -24,6 +24,7 @@ from federation.versions import RoomRules
 from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
 from homeserver.peers.own_keys import OwnKeys
+from homeserver.peers.shared_work import SharedWork
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.drive import drive
 from homeserver.runtime.tasks import TaskGroup
@@ -35,6 +36,9 @@ MEMORY_BYTES = 8 * 1024 * 1024
 PARALLEL = 32
 # LIMIT(made-up names cost a look-up each; beyond this many that wait, somebody floods us)
 MAX_RUNNING = 1_000
+PARALLEL_FOR_STRANGERS = 8
+MAX_FOR_STRANGERS = 200
+PATIENCE_FOR_STRANGERS_S = 15.0
 MAX_ATTEMPTS = 10_000
 # A server that signs a request is there: it may be asked again soon. For events the wait doubles.
 REQUEST_WAIT_S = 5.0
@@ -80,14 +84,18 @@ class KeyRing:
         self._tasks = tasks
         self._memory: ByteLru[ServerName, ServerKeys] = ByteLru(MEMORY_BYTES, _size)
         self._attempts: dict[ServerName, _Attempt] = {}
-        # By server and whether it is asked as a notary: two notaries' fetches must not wait for each other.
-        self._running: dict[tuple[ServerName, bool], list[Deferred[None]]] = {}
-        self._places = DeferredSemaphore(PARALLEL)
+        # Apart: a fetch may need a notary's keys, so that two notaries' fetches would wait for each other; and what
+        # strangers want us to notarise must not hold what we need ourselves.
+        self._ours = SharedWork("fetch keys", tasks, clock, parallel=PARALLEL, most=MAX_RUNNING)
+        self._notarys = SharedWork("fetch a notary's keys", tasks, clock, parallel=PARALLEL, most=MAX_RUNNING)
+        self._strangers = SharedWork(
+            "fetch keys to notarise", tasks, clock, parallel=PARALLEL_FOR_STRANGERS, most=MAX_FOR_STRANGERS
+        )
 
     @property
     def is_busy(self) -> bool:
         """Whether so many fetches wait that another one is not begun."""
-        return len(self._running) >= MAX_RUNNING
+        return self._ours.is_full
 
     # --- for requests --------------------------------------------------------------------------------
 
@@ -159,8 +167,10 @@ class KeyRing:
         ]
 
     async def _ask_one(self, wanted: Wanted) -> None:
-        if self._may_try(wanted):
-            await self._run(wanted, self._direct_unless_met)
+        if self._may_try(self._ours, wanted):
+            await self._ours.wait(
+                wanted.server_name, lambda: self._carry_out(wanted, self._direct_unless_met)
+            )
 
     async def _ask_notaries(self, missing: Sequence[Wanted]) -> None:
         now_ms = self._clock.now_ms()
@@ -177,9 +187,11 @@ class KeyRing:
             # What is merged with the new must be in memory.
             await self._load(server_name)
             wanted = Wanted(server_name, (), minimum_valid_until_ts_ms, is_current=True)
-            if self._may_try(wanted):
+            if self._may_try(self._strangers, wanted):
                 # From itself alone: what we sign is what it told us.
-                await self._run(wanted, self._direct)
+                await self._strangers.wait(
+                    server_name, lambda: self._carry_out(wanted, self._direct), PATIENCE_FOR_STRANGERS_S
+                )
                 answer = await self._database.read(load_key_answer, server_name)
         return answer
 
@@ -191,8 +203,9 @@ class KeyRing:
         if keys is not None and self._clock.now_ms() >= keys.refresh_after_ts_ms():
             attempt = self._attempts.get(server_name)
             if attempt is None or self._clock.monotonic() >= attempt.at_s + attempt.wait_s:
-                if not self.is_busy and (server_name, False) not in self._running:
-                    self._start(Wanted(server_name, (), self._clock.now_ms(), is_current=True), self._direct)
+                if not self.is_busy:
+                    wanted = Wanted(server_name, (), self._clock.now_ms(), is_current=True)
+                    self._ours.start(server_name, lambda: self._carry_out(wanted, self._direct))
         return keys
 
     async def _load(self, server_name: ServerName) -> ServerKeys | None:
@@ -207,11 +220,11 @@ class KeyRing:
                 self._memory.put(server_name, keys)
         return keys
 
-    def _may_try(self, wanted: Wanted, *, as_notary: bool = False) -> bool:
+    def _may_try(self, work: SharedWork, wanted: Wanted) -> bool:
         """Whether a fetch may begin, or one is under way that may be waited for."""
-        if (wanted.server_name, as_notary) in self._running:
+        if wanted.server_name in work:
             return True
-        if self.is_busy:
+        if work.is_full:
             return False
         attempt = self._attempts.get(wanted.server_name)
         if attempt is None:
@@ -220,45 +233,19 @@ class KeyRing:
         return self._clock.monotonic() >= attempt.at_s + wait_s
 
     async def _fetch(self, wanted: Wanted) -> None:
-        if self._may_try(wanted):
-            await self._run(wanted, self._direct_and_notaries)
+        if self._may_try(self._ours, wanted):
+            await self._ours.wait(
+                wanted.server_name, lambda: self._carry_out(wanted, self._direct_and_notaries)
+            )
 
-    async def _run(self, wanted: Wanted, make: Callable[[Wanted], Flow], *, as_notary: bool = False) -> None:
-        """Wait for the fetch from this server that is under way, or for a new one."""
-        key = (wanted.server_name, as_notary)
-        if key not in self._running:
-            self._start(wanted, make, as_notary=as_notary)
-        # Starting may have finished it already.
-        waiters = self._running.get(key)
-        if waiters is not None:
-            waiter: Deferred[None] = Deferred()
-            waiters.append(waiter)
-            await waiter
-
-    def _start(self, wanted: Wanted, make: Callable[[Wanted], Flow], *, as_notary: bool = False) -> None:
-        self._running[wanted.server_name, as_notary] = []
-        # A task of its own: a request that is given up must not take the others' fetch with it.
-        self._tasks.spawn("fetch keys", self._supervised(wanted, make, as_notary))
-
-    async def _supervised(self, wanted: Wanted, make: Callable[[Wanted], Flow], as_notary: bool) -> None:
+    async def _carry_out(self, wanted: Wanted, make: Callable[[Wanted], Flow]) -> None:
         name = wanted.server_name
         found: list[Fetched] = []
         try:
-            if as_notary:
-                # For somebody who has a place already.
-                found = await drive(make(wanted), self._answer)
-            else:
-                await self._places.acquire()
-                try:
-                    found = await drive(make(wanted), self._answer)
-                finally:
-                    self._places.release()
+            found = await drive(make(wanted), self._answer)
             await self._note(found)
         finally:
             self._attempted(name, any(one.keys.server_name == name for one in found))
-            for waiter in self._running.pop((name, as_notary), ()):
-                if not waiter.called:
-                    waiter.callback(None)
 
     def _direct_and_notaries(self, wanted: Wanted) -> Flow:
         return fetch_keys(wanted, self._notaries, self._clock.now_ms())
@@ -280,8 +267,8 @@ class KeyRing:
         now_ms = self._clock.now_ms()
         if keys is None or not keys.for_requests(now_ms):
             wanted = Wanted(need.server_name, (), now_ms)
-            if self._may_try(wanted, as_notary=True):
-                await self._run(wanted, self._direct, as_notary=True)
+            if self._may_try(self._notarys, wanted):
+                await self._notarys.wait(need.server_name, lambda: self._carry_out(wanted, self._direct))
             keys = self._memory.get(need.server_name)
         return {} if keys is None else keys.for_requests(now_ms)
 

@@ -123,6 +123,24 @@ class Notary(DatabaseCase):
         (answer,) = self.get("other.example")
         self.assertEqual(set(answer["signatures"]), {"other.example", "b.example"})
 
+    def test_strangers_do_not_hold_what_we_need_ourselves(self) -> None:
+        silent = [self.net.stranger(f"s{number}.example") for number in range(100)]
+        for one in silent:
+            one.answers["GET", SERVER] = None
+        names: dict[str, Any] = {one.name: {} for one in silent}
+        waiting = [self.server.start("POST", QUERY, {"server_keys": names}) for _ in range(5)]
+        self.net.settle()
+        # A few at a time, and each once.
+        self.assertEqual(self.fetches(), 8)
+        # One of them is there after all, and is let in meanwhile.
+        silent[90].answers["GET", SERVER] = lambda _: (200, silent[90].key_response())
+        path = "/_matrix/federation/v1/query/profile?user_id=@x:b.example"
+        self.assertEqual(silent[90].ask("b.example", "GET", path)[0], 404)
+        began_s = self.net.time.seconds()
+        for answer in waiting:
+            self.assertLessEqual(len(self.net.wait(answer).json["server_keys"]), 1)
+        self.assertLess(self.net.time.seconds() - began_s, 20)
+
     def test_questions_that_are_none(self) -> None:
         many: dict[str, Any] = {f"s{number}.example": {} for number in range(101)}
         bodies: list[Any] = [
@@ -367,11 +385,12 @@ class ForEvents(TestCase):
 
     def test_a_ring_that_is_busy_says_so(self) -> None:
         self.patch(keyring, "MAX_RUNNING", 1)
+        self.net.server("c.example")
         self.other.answers["GET", SERVER] = None
         path = "/_matrix/federation/v1/query/profile?user_id=@x:b.example"
-        waiting = self.other.start("b.example", "GET", path)
+        waiting = self.other.start("c.example", "GET", path)
         self.net.settle()
-        self.assertEqual(self.net.stranger("late.example").ask("b.example", "GET", path)[0], 429)
+        self.assertEqual(self.net.stranger("late.example").ask("c.example", "GET", path)[0], 429)
         self.net.wait(waiting)
 
 

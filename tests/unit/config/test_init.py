@@ -12,9 +12,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from homeserver.config.init import development_config, ensure_signing_key, initialise
 from homeserver.config.load import ConfigError, load_config, parse_config
 from homeserver.config.signing_key import (
+    KeyFile,
+    OldKey,
     SigningKeyError,
     format_signing_key,
     new_signing_key,
+    parse_key_file,
     parse_signing_keys,
     read_signing_keys,
 )
@@ -81,6 +84,24 @@ class SigningKeyTests(SynchronousTestCase):
         first, second = new_signing_key(SeededEntropy(1)), new_signing_key(SeededEntropy(2))
         text = f"\n{format_signing_key(first)}\n{format_signing_key(second)}"
         self.assertEqual(parse_signing_keys(text), (first, second))
+
+    def test_old_keys_with_the_time_of_their_end(self) -> None:
+        key = new_signing_key(SeededEntropy(1))
+        found = parse_key_file(f"{format_signing_key(key)}ed25519 old 1600000000000 {'A' * 43}\n")
+        self.assertEqual(found, KeyFile((key,), (OldKey("old", 1_600_000_000_000, b"\0" * 32),)))
+        for line in (
+            "ed25519 old soon " + "A" * 43,
+            "ed25519 old -1 " + "A" * 43,
+            "ed25519 old 1 AAAA",
+            "ed25519 old 1 2 " + "A" * 43,
+            # Twice the same name: nobody could tell what it has signed.
+            f"ed25519 {key.version} 1 " + "A" * 43,
+        ):
+            with self.assertRaises(SigningKeyError):
+                parse_key_file(format_signing_key(key) + line)
+        # Old keys alone sign nothing.
+        with self.assertRaises(SigningKeyError):
+            parse_key_file("ed25519 old 1 " + "A" * 43)
 
     def test_files_that_hold_no_key(self) -> None:
         for text in (

@@ -5,7 +5,16 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Any
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet.error import ConnectionDone
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
 from homeserver.http.client import HttpLimits, HttpResponse
+from homeserver.http.client_tls import ClientTls
+from homeserver.http.connection import ClientConnection, RawResponse
 from homeserver.http.connections import IDLE_S, build_request
 from homeserver.http.transport import Unreachable
 from tests.unit.http.outward import OutwardCase, Talker, http
@@ -216,6 +225,48 @@ class Exchange(OutwardCase):
         await self.refused(talker)
 
 
+class Wire(StringTransport):
+    """The part of a socket that a connection uses."""
+
+    def setTcpNoDelay(self, _: bool) -> None: ...
+
+
+class Wires(SynchronousTestCase):
+    """Answers in pieces of any size, without sockets."""
+
+    def ask(self, *pieces: bytes, lost: bool = False) -> RawResponse | Failure | None:
+        wire = Wire()
+        connection = ClientConnection(secure=False, name=None)
+        connection.makeConnection(wire)
+        results: list[Any] = []
+        connection.exchange(b"GET / HTTP/1.1\r\n\r\n", 1000, None).addBoth(results.append)
+        for piece in pieces:
+            connection.dataReceived(piece)
+        if lost:
+            connection.connectionLost(Failure(ConnectionDone()))
+        return results[0] if results else None
+
+    def test_however_an_answer_is_cut_it_is_the_same(self) -> None:
+        interim, head = b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 404 No\r\n"
+        body = b"Transfer-Encoding: chunked\r\n\r\n2;x=y\r\nab\r\n1\r\nc\r\n0\r\nX-T: 1\r\n\r\n"
+        for raw in (http(b"hello", X_A="1"), interim + head + body):
+            whole = self.ask(raw)
+            self.assertIsInstance(whole, RawResponse)
+            for place in range(1, len(raw)):
+                self.assertEqual(self.ask(raw[:place], raw[place:]), whole)
+            self.assertEqual(self.ask(*(raw[place : place + 1] for place in range(len(raw)))), whole)
+
+    @given(st.binary(max_size=200), st.integers(0, 40))
+    @settings(max_examples=200, deadline=None)
+    def test_whatever_comes_ends_in_an_answer_or_in_none(self, data: bytes, place: int) -> None:
+        raw = http(b"hello")
+        for mangled in (data, raw[:place] + data + raw[place:], raw[:place] + data):
+            result = self.ask(mangled, lost=True)
+            if not isinstance(result, RawResponse):
+                assert isinstance(result, Failure)
+                result.trap(Unreachable)
+
+
 class Addresses(OutwardCase):
     async def test_private_addresses_are_not_called_whatever_the_name(self) -> None:
         talker = self.listen(Talker(http()))
@@ -328,6 +379,13 @@ class Tls(OutwardCase):
                 await self.get(talker, host)
         # Nothing was written to those whose certificate is another's.
         self.assertEqual(len(talker.requests), 3)
+
+    def test_a_file_without_authorities_is_told_plainly(self) -> None:
+        for number, content in enumerate((None, b"", b"nonsense")):
+            path = self.folder / f"{number}.pem"
+            if content is not None:
+                path.write_bytes(content)
+            self.assertRaises(ValueError, ClientTls, path)
 
     async def test_an_address_that_the_certificate_does_not_hold(self) -> None:
         talker = self.listen(Talker(http()), "good.example")
