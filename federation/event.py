@@ -144,7 +144,9 @@ def redacts_of(event_json: dict[str, Any], content: dict[str, Any], rules: RoomR
     """The target of an event that is known to be a redaction."""
     target = content.get("redacts") if rules.redacts_in_content else event_json.get("redacts")
     # `content` is free-form: what is no event id redacts nothing.
-    return EventId(target) if type(target) is str and target[:1] == "$" and len(target) <= 255 else None
+    if type(target) is not str or target[:1] != "$" or len(target) > 255 or "\0" in target:
+        return None
+    return EventId(target)
 
 
 def check_text_field(name: str, value: Any) -> None:

@@ -412,3 +412,16 @@ class Lies(HistoryCase):
         self.assertEqual([*names[10:20], *names[40:50]], tried[1])
         self.assertEqual(names[20:40], tried[2])
         self.assertEqual(tried[2], tried[3], "all have failed, and none is asked for again yet")
+
+    def test_events_full_of_nul(self) -> None:
+        # PostgreSQL's text cannot hold it, JSON can.
+        room = self.room(2)
+        room.say("\0")
+        room.add("m.\0", {"\0": "\0"})
+        room.add("m.room.\0", {}, state_key="\0")
+        room.add("m.room.redaction", {"redacts": "$\0"})
+        room.add("m.reaction", {"m.relates_to": {"rel_type": "m.\0", "event_id": "$\0", "key": "\0"}})
+        room.add("m.room.message", {"m.relates_to": {"rel_type": "m.thread", "event_id": "$\0"}})
+        room.say("after")
+        room_id = self.adopt(room)
+        self.assertEqual(list(room.events)[::-1], self.ids(self.pages(room_id)))

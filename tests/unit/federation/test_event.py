@@ -121,6 +121,8 @@ class Untrusted(SynchronousTestCase):
             (V11, {"redacts": target}, "$no", target),
             (V11, {"redacts": 7}, ..., None),
             (V11, {}, target, None),
+            (V4, {}, "$\0", None),
+            (V11, {"redacts": "$\0"}, ..., None),
         ):
             event = parse_untrusted(pdu(rules, type="m.room.redaction", content=content, redacts=top), rules)
             self.assertEqual(event.redacts, expected)
