@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.fuzz import acl, canonical, edus, event, ids, keyring, policy, queries, signing, xmatrix
+from tests.fuzz import (
+    acl,
+    canonical,
+    device_keys,
+    edus,
+    event,
+    ids,
+    keyring,
+    policy,
+    queries,
+    signing,
+    xmatrix,
+)
 from tests.fuzz.__main__ import targets
 from tests.fuzz.harness import as_test
 
@@ -17,6 +29,9 @@ class FuzzTargets(SynchronousTestCase):
 
     def test_canonical(self) -> None:
         as_test(canonical.STRATEGY, canonical.target, EXAMPLES)()
+
+    def test_device_keys(self) -> None:
+        as_test(device_keys.STRATEGY, device_keys.target, EXAMPLES)()
 
     def test_edus(self) -> None:
         as_test(edus.STRATEGY, edus.target, EXAMPLES)()

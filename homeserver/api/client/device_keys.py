@@ -78,7 +78,7 @@ class DeviceKeysApi:
                 method="GET",
                 template=f"{_V3}/changes",
                 handler=self.get_changes,
-                auth=Auth.GUEST_OK,
+                auth=Auth.USER,
                 limit="read",
                 spec="client-server-api#get_matrixclientv3keyschanges",
             ),
