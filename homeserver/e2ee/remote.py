@@ -37,6 +37,10 @@ from homeserver.stream.log import ChangeLog
 _V1 = "/_matrix/federation/v1/user"
 # LIMIT(lists that are fetched again in the background; the others are fetched when somebody asks)
 RESYNCS_MOST = 100
+# So that no answer is larger than what is taken.
+USERS_A_QUESTION = 250
+# So that nobody waits long for the writer.
+LISTS_A_UNIT = 50
 RESYNC_WAITS_S = (2.0, 10.0, 60.0, 600.0)
 RESYNC_TIMEOUT_S = 30.0
 _ANSWER_MOST_BYTES = 16 * 1024 * 1024
@@ -90,8 +94,10 @@ class RemoteLists:
             self._asked[user_id].append(answer)
             waiting.append((user_id, answer))
         for server_name, user_ids in fresh.items():
-            # As a task: whoever asked first may go away, and others wait for the same answer.
-            self._tasks.spawn("ask for device lists", self._ask(server_name, user_ids, timeout_s))
+            for start in range(0, len(user_ids), USERS_A_QUESTION):
+                some = user_ids[start : start + USERS_A_QUESTION]
+                # As a task: whoever asked first may go away, and others wait for the same answer.
+                self._tasks.spawn("ask for device lists", self._ask(server_name, some, timeout_s))
         for user_id, answer in waiting:
             keys_or_failure = await self._within(answer, timeout_s)
             if isinstance(keys_or_failure, UserKeys):
@@ -188,8 +194,8 @@ class RemoteLists:
             for nid, listed in lists
             if nid in shared
         ]
-        if fetched:
-            await self._worker.work(_store_lists, fetched)
+        for start in range(0, len(fetched), LISTS_A_UNIT):
+            await self._worker.work(_store_lists, fetched[start : start + LISTS_A_UNIT])
 
     async def _shared(self, nids: Collection[int]) -> set[int]:
         joined = await self._database.read(load_joined_since, list(nids))

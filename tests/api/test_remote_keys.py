@@ -155,10 +155,15 @@ class Queries(RemoteCase):
     def test_not_kept_while_nobody_of_ours_was_in_the_room(self) -> None:
         room_id = self.share_room()
         self.query()
-        self.near.ok("POST", f"{V3}/rooms/{room_id}/leave", {}, self.alice)
-        self.near.ok("POST", f"{V3}/join/{room_id}", {}, self.alice)
+        set_membership(self.near, room_id, ALICE, "leave")
+        set_membership(self.near, room_id, ALICE, "join")
         self.query()
         self.assertEqual(2, self.asked())
+
+    def test_many_users_are_asked_for_in_some_questions(self) -> None:
+        body: Any = {"device_keys": {f"@user{number}:{FAR}": [] for number in range(600)}}
+        self.net.wait(self.near.start("POST", f"{V3}/keys/query", body, self.alice))
+        self.assertEqual([250, 250, 100], [len(one.json["device_keys"]) for one in self.net.sent(QUERY)])
 
     def test_many_who_ask_at_once_make_one_question(self) -> None:
         body: Any = {"device_keys": {BOB: []}}
