@@ -13,6 +13,7 @@ from homeserver.rooms.edus import EduDispatcher, EphemeralEdus, KeyEdus
 from homeserver.rooms.fetching import RoomFetcher
 from homeserver.rooms.filling import GapFiller
 from homeserver.rooms.moments import Moments
+from homeserver.rooms.policing import Policing
 from homeserver.rooms.receive import TransactionReceiver
 from homeserver.rooms.staged import Staged
 from homeserver.runtime.tasks import TaskGroup
@@ -25,6 +26,7 @@ class Incoming:
     checker: EventChecker
     fetcher: RoomFetcher
     filler: GapFiller
+    policing: Policing
     receiver: TransactionReceiver
     backfills: Backfills
     moments: Moments
@@ -39,6 +41,8 @@ def build_incoming(
     checker = EventChecker(peering.keys, around.run_in_thread)
     fetcher = RoomFetcher(peering.client, checker, database, core.events, clock)
     staged, acls = Staged(), ServerAcls(rooms)
+    policing = Policing(peering.client)
+    rooms.policing = policing
     filler = GapFiller(
         rooms,
         database,
@@ -47,6 +51,7 @@ def build_incoming(
         staged,
         fetcher,
         checker,
+        policing,
         core.servers.servers_in,
         clock,
         tasks,
@@ -54,9 +59,9 @@ def build_incoming(
     )
     edus = EduDispatcher(acls, ephemeral, keys, around.log)
     receiver = TransactionReceiver(
-        rooms, database, worker, core.index, checker, acls, edus, staged, filler, clock
+        rooms, database, worker, core.index, checker, acls, edus, policing, staged, filler, clock
     )
     client = peering.client
     backfills = Backfills(database, rooms, core.index, fetcher, client.allows, clock, tasks)
     moments = Moments(client, fetcher, backfills, clock)
-    return Incoming(checker, fetcher, filler, receiver, backfills, moments)
+    return Incoming(checker, fetcher, filler, policing, receiver, backfills, moments)

@@ -8,13 +8,14 @@ Rules:
    on the head that the database has, before anything newer. Transaction ids are stored with the events, so a job that
    was stored after all finds its answer.
 4. The inbox is bounded: a room that is sent more than it can take answers 429.
+5. Of a job that needs a policy server's signature nothing is placed: it is asked for outside, and the job runs anew.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -22,12 +23,13 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from federation.auth.power import PowerLevels
+from federation.event import Event
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.errors import Conflict, DatabaseUnavailable, IntegrityViolation
 from homeserver.db.tx import Tx
 from homeserver.http.errors import limit_exceeded, not_found
 from homeserver.rooms.committer import Committer
-from homeserver.rooms.turn import RoomTools, Turn, WarmState
+from homeserver.rooms.turn import Policing, RoomTools, SignatureNeeded, Turn, WarmState
 from homeserver.store.events import load_head, load_rows
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.placement import Bundle, Extremity, Placement, RoomHead
@@ -36,6 +38,8 @@ from homeserver.store.state import BaseCache, Snapshot, empty_snapshot, load_sna
 T = TypeVar("T")
 
 INBOX_MOST = 1_000
+# LIMIT(events of one job that a policy server signs, one after the other)
+SIGNED_MOST = 100
 _RETRY_AFTER_MS = 1_000
 
 
@@ -46,13 +50,20 @@ class _Job(Generic[T]):
     function: Callable[[Turn], Awaitable[T]]
     result: Deferred[T]
     attempt: int = 0
+    signed: list[Event] = field(default_factory=list)  # by the room's policy server, for the next try
 
 
 class RoomActor:
     """See the rules above. Lives in the reactor thread."""
 
     def __init__(
-        self, room_nid: int, room_id: str, version: str, tools: RoomTools, committer: Committer
+        self,
+        room_nid: int,
+        room_id: str,
+        version: str,
+        tools: RoomTools,
+        committer: Committer,
+        policing: Policing | None = None,
     ) -> None:
         self.room_nid = room_nid
         self.room_id = room_id
@@ -60,6 +71,8 @@ class RoomActor:
         self.last_used_s = 0.0
         self._tools = tools
         self._committer = committer
+        self._policing = policing
+        self._asking = 0  # jobs for which the policy server is asked
         self._inbox: deque[_Job[Any]] = deque()
         self._again: list[_Job[Any]] = []  # undone by a failed commit, oldest first
         self._head: RoomHead | None = None
@@ -79,7 +92,7 @@ class RoomActor:
     @property
     def idle(self) -> bool:
         """Whether it may be dropped."""
-        return not (self._running or self._in_flight or self._inbox or self._again)
+        return not (self._running or self._in_flight or self._inbox or self._again or self._asking)
 
     def run(self, function: Callable[[Turn], Awaitable[T]]) -> Deferred[T]:
         """Do something to the room; fires with the function's answer when its events are stored."""
@@ -146,15 +159,27 @@ class RoomActor:
                     _load_head, self, self._tools.bases, self._tools.events
                 )
             turn = Turn(
-                self._tools, self._head, self._warm, self._power, job.attempt, self._flying, self._resolved
+                self._tools,
+                self._head,
+                self._warm,
+                self._power,
+                job.attempt,
+                self._flying,
+                self._resolved,
+                self._policing,
+                job.signed,
             )
             answer = await job.function(turn)
-        except Exception:  # noqa: BLE001 (passed on to whoever asked for the job)
+        except Exception as error:  # noqa: BLE001 (passed on to whoever asked for the job)
             if turn is not None and (turn.placements or turn.snapshots):
                 self._warm = {}  # it speaks of events that were not placed after all
                 self._power = None
                 self._resolved = {}
-            job.result.errback(Failure())
+            if turn is not None and isinstance(error, SignatureNeeded) and len(turn.used) < SIGNED_MOST:
+                job.signed = turn.used
+                Deferred.fromCoroutine(self._ask_for_signature(job, error))
+            else:
+                job.result.errback(Failure())
             return
         if not turn.placements and not turn.extra:
             self._power = turn.power
@@ -163,6 +188,22 @@ class RoomActor:
             job.result.callback(answer)
             return
         self._submit(job, turn, answer)
+
+    async def _ask_for_signature(self, job: _Job[Any], needed: SignatureNeeded) -> None:
+        """Outside of turns, while the room goes on; the job runs again with what was signed."""
+        assert self._policing is not None
+        self._asking += 1
+        try:
+            job.signed.append(await self._policing.sign(needed))
+        except Exception:  # noqa: BLE001 (passed on to whoever asked for the job)
+            job.result.errback(Failure())
+            return
+        finally:
+            self._asking -= 1
+        self.last_used_s = self._tools.clock.monotonic()
+        self._inbox.append(job)
+        if not self._running:
+            self._drain()
 
     def _submit(self, job: _Job[Any], turn: Turn, answer: Any) -> None:
         before = self._head

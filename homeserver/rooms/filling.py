@@ -20,8 +20,9 @@ import msgspec
 
 from federation.event import Event
 from federation.flows.needs import RoomNeed
-from federation.flows.receive import Filled, Start, receive
+from federation.flows.receive import Filled, Start, Step, receive
 from federation.ids import EventId, RoomId, ServerName
+from federation.policy import PolicyServer
 from federation.verdict import Drop
 from federation.versions import RoomRules
 from homeserver.db.errors import DatabaseError
@@ -32,6 +33,7 @@ from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.arrivals import Arrival, Missing, arrive
 from homeserver.rooms.checking import Checked, EventChecker, KeysMissing
 from homeserver.rooms.fetching import FetchRoom, RoomFetcher
+from homeserver.rooms.policing import Policing, lacks_signature
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.staged import Staged
 from homeserver.rooms.turn import Turn
@@ -58,6 +60,8 @@ BATCH = 50
 WAITS_S = (5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400)
 # From so many attempts on a state may lack what nobody has.
 LENIENT_AFTER = 2
+# So often a policy server that does not answer is asked again; then the event counts as not recommended.
+PATIENT_UNTIL = 3
 # A busy room does not make hopeless events be tried with each message: not that often, and not for ever.
 HASTEN_EVERY_S = 10.0
 HASTEN_UNTIL = 4
@@ -68,6 +72,16 @@ _DEPTH_SLACK = 100
 _Group = tuple[int, ServerName]
 Servers = Callable[[int], Awaitable[Collection[str]]]
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
+@dataclass(frozen=True, slots=True)
+class _Whereabouts:
+    """Where a room is: its rules, its newest events, how deep one need look back from an event, who polices it."""
+
+    rules: RoomRules
+    extremities: tuple[EventId, ...]
+    min_depth: int
+    policy: PolicyServer | None
 
 
 @dataclass(slots=True)
@@ -92,6 +106,7 @@ class GapFiller:
         staged: Staged,
         fetcher: RoomFetcher,
         checker: EventChecker,
+        policing: Policing,
         servers: Servers,
         clock: Clock,
         tasks: TaskGroup,
@@ -104,6 +119,7 @@ class GapFiller:
         self._staged = staged
         self._fetcher = fetcher
         self._checker = checker
+        self._policing = policing
         self._servers = servers
         self._clock = clock
         self._tasks = tasks
@@ -243,22 +259,56 @@ class GapFiller:
             await self._write(room_nid, _judge(rows, [row.event_id for row in rows], ()))
             return
         actor = await self._rooms.find(room_id)
-        rules, extremities, min_depth = await actor.run(_look)
-        checked = await self._check(rows, rules, room_id)
+        place = await actor.run(self._look)
+        checked = await self._check(rows, place.rules, room_id)
         events = [one for one in checked.values() if isinstance(one, Event)]
         dropped = [event_id for event_id, one in checked.items() if isinstance(one, Drop)]
         late = [event_id for event_id, one in checked.items() if isinstance(one, KeysMissing)]
         filled = Filled((), (), {})
         if events:
             lenient = max(row.attempts for row in rows) >= LENIENT_AFTER
-            room = FetchRoom(room_nid, RoomId(room_id), rules, await self._order(room_nid, origin, rows))
+            servers = await self._order(room_nid, origin, rows)
+            room = FetchRoom(room_nid, RoomId(room_id), place.rules, servers)
 
             async def answer(need: RoomNeed) -> Any:
                 return await self._fetcher.answer(room, need)
 
-            filled = await drive(receive(Start(tuple(events), extremities, min_depth, lenient)), answer)
+            start = Start(tuple(events), place.extremities, place.min_depth, lenient)
+            filled = await drive(receive(start), answer)
+        if place.policy is not None:
+            patient = min(row.attempts for row in rows) < PATIENT_UNTIL
+            filled = await self._have_signed(filled, place.policy, patient)
         outcome = await self._place(actor, rows, filled, dropped, late)
         self._finish(room_nid, outcome)
+
+    async def _have_signed(self, filled: Filled, server: PolicyServer, patient: bool) -> Filled:
+        """Ask the room's policy server for what lacks its signature. Who is not patient goes on without.
+
+        # spec: server-server-api#validating-policy-server-signatures
+        """
+        steps: list[Step] = []
+        missing, is_there = dict(filled.missing), True
+        for step in filled.steps:
+            signed: Event | None = step.event
+            if lacks_signature(step.event, server):
+                signed = await self._policing.try_to_sign(step.event, server) if is_there else None
+                is_there = signed is not None
+            if signed is None and patient:
+                # What stands on it waits too: it finds it missing.
+                missing[step.event.event_id] = "the policy server does not answer"
+            else:
+                steps.append(Step(signed or step.event, step.told))
+        return Filled(filled.outliers, tuple(steps), missing)
+
+    async def _look(self, turn: Turn) -> _Whereabouts:
+        newest = turn.head.extremities
+        lowest = min((one.depth for one in newest), default=0)
+        return _Whereabouts(
+            turn.head.rules,
+            tuple(one.reference.event_id for one in newest),
+            max(0, lowest - _DEPTH_SLACK),
+            await self._policing.server_of(turn),
+        )
 
     async def _check(self, rows: Sequence[StagedRow], rules: RoomRules, room_id: str) -> dict[str, Checked]:
         """Keys are waited for here."""
@@ -323,13 +373,6 @@ class GapFiller:
             self._log.warning("gave up on events of a room", events=len(outcome.given_up))
         if outcome.has_placed:
             self.note_news(room_nid)
-
-
-async def _look(turn: Turn) -> tuple[RoomRules, tuple[EventId, ...], int]:
-    """Where a room is: its rules, its newest events, how deep one need look back from an event."""
-    newest = turn.head.extremities
-    lowest = min((one.depth for one in newest), default=0)
-    return turn.head.rules, tuple(one.reference.event_id for one in newest), max(0, lowest - _DEPTH_SLACK)
 
 
 def _judge(rows: Sequence[StagedRow], done: Collection[str], missing: Collection[str]) -> _Outcome:

@@ -37,6 +37,7 @@ from homeserver.rooms.arrivals import Arrival, Arrived, Missing, Placed, arrive
 from homeserver.rooms.checking import Checked, EventChecker, KeysMissing
 from homeserver.rooms.edus import EduDispatcher, must_be_kept, parse_edus
 from homeserver.rooms.filling import GapFiller
+from homeserver.rooms.policing import Policing, lacks_signature
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.staged import Staged
 from homeserver.rooms.turn import Turn
@@ -90,6 +91,7 @@ class TransactionReceiver:
         checker: EventChecker,
         acls: ServerAcls,
         edus: EduDispatcher,
+        policing: Policing,
         staged: Staged,
         filler: GapFiller,
         clock: Clock,
@@ -101,6 +103,7 @@ class TransactionReceiver:
         self._checker = checker
         self._acls = acls
         self._edus = edus
+        self._policing = policing
         self._staged = staged
         self._filler = filler
         self._clock = clock
@@ -214,7 +217,7 @@ class TransactionReceiver:
         self, transaction: _Transaction, room_id: RoomId, room_nid: int, checked: list[Event | KeysMissing]
     ) -> None:
         actor = await self._rooms.find(room_id)
-        taking = _Taking(transaction, room_nid, checked, self._staged, self._clock)
+        taking = _Taking(transaction, room_nid, checked, self._policing, self._staged, self._clock)
         try:
             await actor.run(taking.run)
         except BaseException:
@@ -238,12 +241,14 @@ class _Taking:
         transaction: _Transaction,
         room_nid: int,
         checked: Sequence[Event | KeysMissing],
+        policing: Policing,
         staged: Staged,
         clock: Clock,
     ) -> None:
         self._transaction = transaction
         self._room_nid = room_nid
         self._checked = checked
+        self._policing = policing
         self._staged = staged
         self._clock = clock
         self.reserved: list[str] = []  # taken into memory, and not yet on the disk
@@ -256,9 +261,14 @@ class _Taking:
         """The job. It may run twice: nothing of the first time counts then."""
         self._staged.discard(self._room_nid, self.reserved)
         self.reserved, self.done, self.is_full = [], [], False
-        events = [one for one in self._checked if isinstance(one, Event)]
-        arrived = await arrive(turn, [Arrival(event) for event in events]) if events else []
         waiting = [one.event for one in self._checked if isinstance(one, KeysMissing)]
+        events = [one for one in self._checked if isinstance(one, Event)]
+        server = await self._policing.server_of(turn)
+        if server is not None:
+            # Who lacks the policy server's signature waits for it: the gap filler asks.
+            waiting += [event for event in events if lacks_signature(event, server)]
+            events = [event for event in events if not lacks_signature(event, server)]
+        arrived = await arrive(turn, [Arrival(event) for event in events]) if events else []
         for event, one in zip(events, arrived, strict=True):
             if isinstance(one, Missing):
                 waiting.append(event)

@@ -6,7 +6,7 @@ from federation.versions import ROOM_VERSIONS
 from homeserver.http.errors import MatrixError, not_found
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.committer import Committer
-from homeserver.rooms.turn import RoomTools
+from homeserver.rooms.turn import Policing, RoomTools
 
 IDLE_S = 600.0
 ACTORS_MOST = 10_000
@@ -18,6 +18,7 @@ class RoomRegistry:
     def __init__(self, tools: RoomTools, committer: Committer) -> None:
         self.tools = tools
         self.committer = committer
+        self.policing: Policing | None = None  # set by the composition root where there is a network
         self._actors: dict[int, RoomActor] = {}
 
     def __len__(self) -> int:
@@ -59,7 +60,9 @@ class RoomRegistry:
                 )
             if len(self._actors) >= ACTORS_MOST:
                 self.drop_idle(0.0)
-            actor = self._actors[nid] = RoomActor(nid, room_id, version, self.tools, self.committer)
+            actor = self._actors[nid] = RoomActor(
+                nid, room_id, version, self.tools, self.committer, self.policing
+            )
         return actor
 
     def drop_idle(self, older_than_s: float = IDLE_S) -> int:

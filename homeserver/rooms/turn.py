@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol
 
 from federation.auth.power import PowerLevels, parse_power_levels
 from federation.auth.rules import check_state_dependent, check_state_independent
@@ -17,6 +17,7 @@ from federation.auth.select import auth_keys_for
 from federation.builder import Draft, build
 from federation.errors import Malformed
 from federation.event import MAX_PREV_EVENTS, Event
+from federation.policy import POLICY_EVENT_TYPE, PolicyServer, is_exempt
 from federation.signing import Signer
 from federation.verdict import Accept
 from homeserver.db.threads import Database
@@ -48,6 +49,7 @@ WarmState = dict[StateKey, "tuple[int, Event] | None"]
 _MEMBER = "m.room.member"
 _CREATE: StateKey = ("m.room.create", "")
 _POWER: StateKey = ("m.room.power_levels", "")
+_POLICY: StateKey = (POLICY_EVENT_TYPE, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,28 @@ class RoomTools:
     entropy: Entropy
 
 
+class SignatureNeeded(Exception):  # noqa: N818 (nothing is wrong: the job runs again with the signature)
+    """A turn came to an event that the room's policy server must sign first."""
+
+    def __init__(self, event: Event, server: PolicyServer) -> None:
+        super().__init__(f"{event.event_id} needs a signature of {server.server_name}")
+        self.event = event
+        self.server = server
+
+
+class Policing(Protocol):
+    """Knows the policy servers of rooms (``policing.py``)."""
+
+    async def server_of(self, turn: Turn) -> PolicyServer | None:
+        """Who must sign what is placed."""
+
+    async def place(self, turn: Turn, event: Event, transaction: ClientTransaction | None) -> Placement:
+        """Place an event that was signed meanwhile."""
+
+    async def sign(self, needed: SignatureNeeded) -> Event:
+        """Ask for a signature: over the network, and never within a turn."""
+
+
 class Turn:
     """One job's hold of a room. ``warm`` maps state keys to (nid, event), or None where the room has none."""
 
@@ -75,10 +99,13 @@ class Turn:
         "head",
         "is_new",
         "placements",
+        "policing",
         "power",
         "resolved",
+        "signed",
         "snapshots",
         "tools",
+        "used",
         "warm",
     )
 
@@ -91,6 +118,8 @@ class Turn:
         attempt: int,
         flying: Mapping[str, Placement] = MappingProxyType({}),
         resolved: dict[frozenset[int], Snapshot] | None = None,
+        policing: Policing | None = None,
+        signed: Sequence[Event] = (),
     ) -> None:
         if len(warm) > _WARM_MOST:
             warm.clear()  # now, and never between two look-ups of one job
@@ -102,6 +131,9 @@ class Turn:
         self.attempt = attempt  # 1 where the first try was undone by a failed commit
         self.flying = flying  # events on their way to the disk, by id
         self.resolved = {} if resolved is None else resolved  # by the snapshots that were resolved
+        self.policing = policing
+        # What the job's earlier tries built and the policy server signed, in order; and what of that was placed.
+        self.signed, self.used = list(signed), list[Event]()
         self.placements: list[Placement] = []
         self.snapshots: list[Snapshot] = []  # new ones, to be stored with the placements
         self.ends: tuple[int, ...] = ()
@@ -263,6 +295,16 @@ class Turn:
         Raises ``MatrixError`` (403 M_FORBIDDEN) where the room's rules refuse it, and what the specification says
         where the event is malformed or too large.
         """
+        policing = self.policing
+        server = None
+        if policing is not None and (_POLICY not in self.warm or self.warm[_POLICY] is not None):
+            server = await policing.server_of(self)
+            if server is not None and self.signed:
+                event = self.signed.pop(0)
+                if _is_of(draft, event):
+                    self.used.append(event)
+                    return await policing.place(self, event, transaction)
+                self.signed.clear()  # the room has moved, and the job with it
         whole = self.head
         is_part = len(whole.extremities) > MAX_PREV_EVENTS
         if is_part:
@@ -276,6 +318,8 @@ class Turn:
         auth = [found for key in keys if (found := warm[key]) is not None]
         event, json = self._build(draft, auth)
         await self._check(event)
+        if server is not None and not is_exempt(event):
+            raise SignatureNeeded(event, server)
         placed = await self._put(event, json, auth, transaction, redacts_target)
         if is_part:
             await self._widen(whole, placed)
@@ -443,6 +487,16 @@ def _differs(first: Snapshot, other: Snapshot, changes: Mapping[int, int]) -> bo
     """Whether a state is another than the first with some changes."""
     wanted = {key: new for key, (_, new) in diff(first, other).items()}
     return wanted != changes
+
+
+def _is_of(draft: Draft, event: Event) -> bool:
+    """Whether an event was built of such a draft (which may have had a redaction's target added)."""
+    content = {**event.content, **draft.content}
+    return (
+        (event.type, event.sender, event.state_key) == (draft.type, draft.sender, draft.state_key)
+        and content == event.content
+        and event.redacts == draft.redacts
+    )
 
 
 def _load_events(tx: Tx, nids: list[int], cache: EventCache) -> dict[int, Event]:

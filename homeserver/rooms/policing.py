@@ -1,0 +1,123 @@
+"""Policy servers of rooms: their signatures, asked for before our events go out and when others' lack them.
+
+Never within a turn: ``Turn.place`` raises ``SignatureNeeded`` with the event that it built, the actor asks here while
+the room goes on, and the job runs again with the signed event, which takes its place like one from elsewhere.
+
+# spec: server-server-api#policy-servers
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from federation.errors import Malformed, RemoteError
+from federation.event import Event, stored_bytes
+from federation.policy import (
+    POLICY_EVENT_TYPE,
+    PolicyServer,
+    active_policy_server,
+    has_valid_signature,
+    is_exempt,
+    parse_sign_response,
+)
+from federation.signing import with_signatures
+from federation.verdict import Accept
+from homeserver.db.errors import DatabaseUnavailable
+from homeserver.http.errors import MatrixError, forbidden, limit_exceeded
+from homeserver.http.transport import Unreachable
+from homeserver.peers.types import PeerClient
+from homeserver.rooms.actor import RoomActor
+from homeserver.rooms.arrivals import Arrival, Placed, arrive
+from homeserver.rooms.turn import SignatureNeeded, Turn
+from homeserver.store.members import load_joined_servers
+from homeserver.store.placement import ClientTransaction, Placement
+
+_SIGN: Final = "/_matrix/policy/v1/sign"
+_TIMEOUT_S: Final = 10.0
+_MAX_BYTES: Final = 64 * 1024
+_RETRY_AFTER_MS: Final = 5_000
+
+
+class Policing:
+    """Implements ``turn.Policing`` over the network."""
+
+    def __init__(self, client: PeerClient) -> None:
+        self._client = client
+
+    async def server_of(self, turn: Turn) -> PolicyServer | None:
+        """The policy server of a room, where it has one that is in the room."""
+        # spec: server-server-api#determining-if-a-policy-server-is-enabled-in-a-room
+        event = await turn.state(POLICY_EVENT_TYPE)
+        if event is None:
+            return None
+        joined = await turn.tools.database.read(load_joined_servers, turn.head.room_nid)
+        return active_policy_server(event.content, joined)
+
+    async def place(self, turn: Turn, event: Event, transaction: ClientTransaction | None) -> Placement:
+        """Place an event of ours that was signed meanwhile; the room may have moved on since it was built."""
+        (arrived,) = await arrive(turn, [Arrival(event)])
+        if not isinstance(arrived, Placed):
+            raise DatabaseUnavailable("a signed event has no place where it was built")
+        if not isinstance(arrived.verdict, Accept):
+            raise forbidden(arrived.verdict.reason)
+        placed = turn.placements[-1]
+        placed.transaction = transaction
+        return placed
+
+    # --- asking, outside of turns --------------------------------------------------------------------
+
+    async def sign(self, needed: SignatureNeeded) -> Event:
+        """Our event with the signature. Raises MatrixError with what the policy server says, for the client."""
+        # spec: server-server-api#validating-policy-server-signatures
+        server = needed.server
+        try:
+            return await self._ask(needed.event, server)
+        except RemoteError as error:
+            if error.errcode == "M_LIMIT_EXCEEDED":
+                raise limit_exceeded(error.retry_after_ms or _RETRY_AFTER_MS) from error
+            raise forbidden(
+                error.message or f"The policy server {server.server_name} refuses this"
+            ) from error
+        except Unreachable as error:
+            raise MatrixError(
+                502, "M_UNKNOWN", f"The policy server {server.server_name} cannot be reached"
+            ) from error
+        except Malformed as error:
+            raise forbidden(error.message) from error
+
+    async def try_to_sign(self, event: Event, server: PolicyServer) -> Event | None:
+        """Another's event with the signature, or as it is where it is refused; None: ask again later."""
+        try:
+            return await self._ask(event, server)
+        except Unreachable:
+            return None
+        except RemoteError as error:
+            return None if error.errcode == "M_LIMIT_EXCEEDED" or error.status >= 500 else event
+        except Malformed:
+            return event
+
+    async def approve(self, actor: RoomActor, event: Event) -> Event:
+        """An event that another server hands over, with the signature if it can be had at once."""
+        server = await actor.run(self.server_of)
+        if server is None or not lacks_signature(event, server):
+            return event
+        return await self.try_to_sign(event, server) or event
+
+    async def _ask(self, event: Event, server: PolicyServer) -> Event:
+        answer = await self._client.ask(
+            server.server_name,
+            "POST",
+            _SIGN,
+            stored_bytes(event),
+            timeout_s=_TIMEOUT_S,
+            max_bytes=_MAX_BYTES,
+        )
+        signed = with_signatures(event, parse_sign_response(answer, server))
+        if not has_valid_signature(signed, server):
+            raise Malformed(f"The signature of the policy server {server.server_name} is not valid")
+        return signed
+
+
+def lacks_signature(event: Event, server: PolicyServer | None) -> bool:
+    """Whether an event is to be put before the policy server."""
+    return server is not None and not is_exempt(event) and not has_valid_signature(event, server)

@@ -1,0 +1,293 @@
+"""Rooms with a policy server: our events are put before it, and others' where they were not.
+
+# spec: server-server-api#policy-servers
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from federation.event import Event
+from federation.hashes import unpadded
+from federation.policy import POLICY_KEY_ID, PolicyServer, has_valid_signature
+from federation.signing import SigningKey, sign_event, with_signatures
+from federation.versions import ROOM_VERSIONS
+from homeserver.http.transport import PeerRequest, PeerResponse
+from homeserver.rooms.filling import WAITS_S
+from homeserver.store.events import find_row
+from tests.api.receiving import ReceiveCase
+from tests.api.rooms import ALICE, V3
+from tests.support.databases import on_each_database
+
+_SIGN = ("POST", "/_matrix/policy/v1/sign")
+
+
+class PolicyCase(ReceiveCase):
+    """Mallory is in the room, and so is somebody of the policy server."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.enter()
+        self.policy = self.new_peer("policy.example")
+        self.key = SigningKey.from_seed(self.policy.server_name, "policy_server", b"\x07" * 32)
+        self.server = PolicyServer(self.policy.server_name, self.key.public_key)
+        self.policy.answers[_SIGN] = self.sign
+        joined = self.room.join(self.policy.user(), signer=self.policy.key)
+        self.assert_taken(self.policy.push(self.app, joined), joined)
+        self.settle()
+        self.configure()
+
+    def configure(self, **content: Any) -> None:
+        """Alice sets, or takes away, the policy server; nobody is asked about that."""
+        keys = {"ed25519": unpadded(self.key.public_key)}
+        wanted = content or {"via": self.policy.server_name, "public_keys": keys}
+        before = len(self.asked_to_sign())
+        self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/state/m.room.policy", wanted, self.alice)
+        self.assertEqual(before, len(self.asked_to_sign()))
+        self.peer.follow(self.app, self.room_id)
+
+    def signatures(self, pdu: dict[str, Any]) -> dict[str, Any]:
+        """What an honest policy server answers."""
+        signed = sign_event(pdu, ROOM_VERSIONS[self.version], self.key)
+        name = self.policy.server_name
+        return {name: {POLICY_KEY_ID: signed["signatures"][name][POLICY_KEY_ID]}}
+
+    def sign(self, request: PeerRequest) -> Any:
+        assert request.body is not None
+        return self.signatures(msgspec.json.decode(request.body))
+
+    def refuse(self, errcode: str = "M_FORBIDDEN", status: int = 400, **more: Any) -> None:
+        body = msgspec.json.encode({"errcode": errcode, "error": "That looks like spam", **more})
+        self.policy.answers[_SIGN] = PeerResponse(status, body)
+
+    def asked_to_sign(self) -> list[PeerRequest]:
+        return self.policy.asked_for("/policy/v1/sign")
+
+    def start(self, txn_id: str, body: str = "hello") -> Deferred[Any]:
+        path = f"{V3}/rooms/{self.room_id}/send/m.room.message/{txn_id}"
+        return self.app.start("PUT", path, {"msgtype": "m.text", "body": body}, self.alice)
+
+    def say(self, txn_id: str) -> tuple[int, Any]:
+        answer = self.app.wait(self.start(txn_id))
+        return answer.status, answer.json
+
+    def stored(self, event_id: str) -> Event:
+        """An event as others get it."""
+        self.peer.follow(self.app, self.room_id)
+        return next(event for event in self.room.events.values() if event.event_id == event_id)
+
+
+@on_each_database
+class OurEvents(PolicyCase):
+    def test_they_are_signed_before_anybody_has_them(self) -> None:
+        held: Deferred[Any] = Deferred()
+        self.policy.answers[_SIGN] = held
+        before = self.timeline()
+        waiting = self.start("t")
+        self.assertTrue(self.pause(waiting))
+        self.assertEqual(before, self.timeline())
+        (request,) = self.asked_to_sign()
+        assert request.body is not None
+        pdu = msgspec.json.decode(request.body)
+        self.assertEqual(("hello", {"test.example"}), (pdu["content"]["body"], set(pdu["signatures"])))
+        held.callback(self.signatures(pdu))
+        answer = self.app.wait(waiting)
+        self.assertEqual(200, answer.status)
+        event = self.stored(answer.json["event_id"])
+        self.assertTrue(has_valid_signature(event, self.server))
+        self.assertEqual({"test.example", "policy.example"}, set(event.json["signatures"]))
+        self.assertEqual([*before, event.event_id], self.timeline())
+        # The retry of a client asks nobody.
+        self.assertEqual((200, answer.json), self.say("t"))
+        self.assertEqual(1, len(self.asked_to_sign()))
+
+    def test_a_refusal_is_told_and_the_room_goes_on(self) -> None:
+        before = self.timeline()
+        self.refuse()
+        status, answer = self.say("spam")
+        self.assertEqual(
+            (403, "M_FORBIDDEN", "That looks like spam"), (status, answer["errcode"], answer["error"])
+        )
+        self.assertEqual(before, self.timeline())
+        self.policy.answers[_SIGN] = self.sign
+        self.assertEqual(200, self.say("ham")[0])
+
+    def test_other_answers(self) -> None:
+        before = self.timeline()
+        self.refuse("M_LIMIT_EXCEEDED", 429, retry_after_ms=7_000)
+        status, answer = self.say("a")
+        self.assertEqual(
+            (429, "M_LIMIT_EXCEEDED", 7_000), (status, answer["errcode"], answer["retry_after_ms"])
+        )
+        self.refuse("M_UNRECOGNIZED", 404)
+        self.assertEqual((403, "M_FORBIDDEN"), self.outcome(self.say("b")))
+        name = self.policy.server_name
+        lies: tuple[Any, ...] = (
+            {},
+            [],
+            b"garbage",
+            {name: {}},
+            {name: {POLICY_KEY_ID: "x"}},
+            {name: {POLICY_KEY_ID: unpadded(b"\1" * 64)}},
+            {"other.example": {POLICY_KEY_ID: unpadded(b"\1" * 64)}},
+        )
+        for number, lie in enumerate(lies):
+            self.policy.answers[_SIGN] = lie
+            self.assertEqual((403, "M_FORBIDDEN"), self.outcome(self.say(f"lie{number}")), lie)
+        self.policy.reachable = False
+        self.assertEqual(502, self.say("c")[0])
+        self.assertEqual(before, self.timeline())
+
+    def outcome(self, answer: tuple[int, Any]) -> tuple[int, str]:
+        return answer[0], answer[1]["errcode"]
+
+    def test_what_the_rules_refuse_is_put_before_nobody(self) -> None:
+        bob = self.app.register("bob")
+        path = f"{V3}/rooms/{self.room_id}/send/m.room.message/x"
+        self.assertEqual(403, self.app.call("PUT", path, {"body": "not here"}, bob)[0])
+        self.assertEqual([], self.asked_to_sign())
+
+    def test_the_room_moves_on_while_it_thinks(self) -> None:
+        held: Deferred[Any] = Deferred()
+        self.policy.answers[_SIGN] = held
+        waiting = self.start("slow")
+        self.assertTrue(self.pause(waiting))
+        (request,) = self.asked_to_sign()
+        said = [self.room.make("m.room.message", {"body": "meanwhile"})]
+        said[0] = with_signatures(said[0], self.signatures(said[0].json))
+        self.room.learn(said[0])
+        self.assert_taken(self.peer.push(self.app, said[0]), said[0])
+        self.assertEqual(said[0].event_id, self.timeline()[-1])
+        assert request.body is not None
+        held.callback(self.signatures(msgspec.json.decode(request.body)))
+        answer = self.app.wait(waiting)
+        self.assertEqual(200, answer.status)
+        self.assertEqual([said[0].event_id, answer.json["event_id"]], self.timeline()[-2:])
+        # The next one brings both together.
+        self.policy.answers[_SIGN] = self.sign
+        event = self.stored(self.say("next")[1]["event_id"])
+        self.assertEqual({said[0].event_id, answer.json["event_id"]}, set(event.prev_event_ids))
+
+    def test_it_is_not_allowed_any_more_when_the_signature_comes(self) -> None:
+        bob = self.app.register("bob")
+        self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, bob)
+        held: Deferred[Any] = Deferred()
+        self.policy.answers[_SIGN] = held
+        path = f"{V3}/rooms/{self.room_id}/send/m.room.message/late"
+        waiting = self.app.start("PUT", path, {"body": "wait for me"}, bob)
+        self.assertTrue(self.pause(waiting))
+        request = self.asked_to_sign()[-1]
+        self.policy.answers[_SIGN] = self.sign
+        body = {"user_id": "@bob:test.example"}
+        self.app.ok("POST", f"{V3}/rooms/{self.room_id}/ban", body, self.alice)
+        assert request.body is not None
+        held.callback(self.signatures(msgspec.json.decode(request.body)))
+        self.assertEqual(403, self.app.wait(waiting).status)
+
+    def test_many_at_once(self) -> None:
+        waiting = [self.start(f"m{number}", str(number)) for number in range(10)]
+        answers = [self.app.wait(one) for one in waiting]
+        self.assertEqual([200] * 10, [answer.status for answer in answers])
+        self.assertEqual({answer.json["event_id"] for answer in answers}, set(self.timeline()[-10:]))
+
+    def test_events_of_all_kinds(self) -> None:
+        self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/state/m.room.topic", {"topic": "t"}, self.alice)
+        event_id = self.say("x")[1]["event_id"]
+        redaction = self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/redact/{event_id}/r", {}, self.alice)
+        self.assertTrue(has_valid_signature(self.stored(redaction["event_id"]), self.server))
+        found = self.app.ok("GET", f"{V3}/rooms/{self.room_id}/event/{event_id}", None, self.alice)
+        self.assertEqual({}, found["content"])
+        self.app.ok("PUT", f"{V3}/profile/{ALICE}/displayname", {"displayname": "Alice"}, self.alice)
+        self.settle()
+        self.assertEqual("Alice", self.state("m.room.member", ALICE)["displayname"])
+        self.assertEqual(4, len(self.asked_to_sign()))
+        # Another key of the same type is like any other event.
+        self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/state/m.room.policy/x", {}, self.alice)
+        self.assertEqual(5, len(self.asked_to_sign()))
+
+    def test_rooms_without(self) -> None:
+        self.configure(via="nobody.example", public_keys={"ed25519": unpadded(self.key.public_key)})
+        self.assertEqual(200, self.say("nobody of that server is here")[0])
+        self.configure(via=self.policy.server_name)
+        self.assertEqual(200, self.say("no key")[0])
+        self.configure(nothing=1)
+        self.assertEqual(200, self.say("taken away")[0])
+        self.assertEqual([], self.asked_to_sign())
+
+
+@on_each_database
+class TheirEvents(PolicyCase):
+    def shown(self, event: Event) -> bool:
+        return event.event_id in self.timeline()
+
+    def soft_failed(self, event: Event) -> bool:
+        """Stored with its state, and shown to nobody."""
+        row = self.app.wait(self.app.database.read(find_row, event.event_id))
+        return row is not None and row.rejected_reason is None and row.pos is None
+
+    def test_signed_ones_need_no_asking(self) -> None:
+        said = self.room.make("m.room.message", {"body": "checked"})
+        said = with_signatures(said, self.signatures(said.json))
+        self.assert_taken(self.peer.push(self.app, said), said)
+        self.assertTrue(self.shown(said))
+        self.assertEqual([], self.asked_to_sign())
+
+    def test_unsigned_ones_are_put_before_it(self) -> None:
+        said = self.room.make("m.room.message", {"body": "unchecked"})
+        self.assert_taken(self.peer.push(self.app, said), said)
+        self.settle()
+        self.assertTrue(self.shown(said))
+        self.assertEqual(1, len(self.asked_to_sign()))
+        # We hand it on as it should have been.
+        self.assertTrue(has_valid_signature(self.stored(said.event_id), self.server))
+
+    def test_refused_ones_are_shown_to_nobody(self) -> None:
+        self.refuse()
+        said = self.room.say("spam")
+        self.assert_taken(self.peer.push(self.app, said), said)
+        self.settle()
+        self.assertTrue(self.soft_failed(said))
+        self.assertEqual(0, self.staged())
+
+    def test_signatures_by_another_key(self) -> None:
+        said = self.room.make("m.room.message", {"body": "forged"})
+        other = SigningKey.from_seed(self.policy.server_name, "policy_server", b"\x08" * 32)
+        forged = sign_event(said.json, ROOM_VERSIONS[self.version], other)
+        self.refuse()
+        said = with_signatures(said, {self.policy.server_name: forged["signatures"][self.policy.server_name]})
+        self.assert_taken(self.peer.push(self.app, said), said)
+        self.settle()
+        self.assertTrue(self.soft_failed(said))
+
+    def test_while_it_is_away(self) -> None:
+        self.policy.reachable = False
+        first, second = self.room.say("one"), self.room.say("two")
+        self.assert_taken(self.peer.push(self.app, first, second), first, second)
+        self.settle()
+        self.assertEqual(2, self.staged())
+        self.policy.reachable = True
+        self.settle(WAITS_S[0] + 1)
+        self.assertTrue(self.shown(first) and self.shown(second))
+        # Not for ever.
+        self.policy.reachable = False
+        late = self.room.say("late")
+        self.assert_taken(self.peer.push(self.app, late), late)
+        for wait_s in WAITS_S[:4]:
+            self.settle(wait_s + 1)
+        self.assertTrue(self.soft_failed(late))
+        self.assertEqual(0, self.staged())
+
+    def test_the_policy_event_itself(self) -> None:
+        levels = {"users": {ALICE: 100, self.peer.user(): 50}}
+        self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/state/m.room.power_levels", levels, self.alice)
+        self.peer.follow(self.app, self.room_id)
+        asked = len(self.asked_to_sign())
+        removed = self.room.add("m.room.policy", {}, state_key="")
+        said = self.room.say("free")
+        self.assert_taken(self.peer.push(self.app, removed, said), removed, said)
+        self.settle()
+        self.assertTrue(self.shown(said))
+        self.assertEqual(asked, len(self.asked_to_sign()))
