@@ -98,6 +98,7 @@ class App:
     def release_waiters(self) -> None:
         """Answer every long poll now."""
         self.core.notifier.release()
+        self.outgoing.say_goodbye()
 
     async def stop(self) -> None:
         """Wait until everything that was accepted is stored."""
@@ -122,7 +123,7 @@ async def build_app(config: Config, around: Surroundings, extra_routes: Sequence
     core = await build_core(config, around)
     peering = build_peering(core)
     services = build_services(core, peering)
-    outgoing = build_outgoing(core, peering)
+    outgoing = build_outgoing(core, peering, services.typing, services.presence)
     routes = build_routes(core, peering, services)
     for extra in extra_routes:
         routes += extra(core, services)

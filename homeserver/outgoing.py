@@ -5,17 +5,22 @@ Nothing is sent before ``begin``: commands that only open the database have no b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from homeserver.core import Core
+from homeserver.ephemeral.presence import Presence
+from homeserver.ephemeral.typing import Typing
 from homeserver.peering import Peering
 from homeserver.peers.delivery import Carrier, PduBytes
+from homeserver.peers.edus_out import ReceiptsOut, RoomEdus, TypingOut
 from homeserver.peers.events_out import EventsOut
+from homeserver.peers.presence_out import PresenceOut
 from homeserver.peers.sender import FOLLOWER, STATES, Sender
 from homeserver.runtime.metrics import Metrics
 from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.changes import Change
 from homeserver.stream.followers import Follower, Followers
 
 
@@ -25,20 +30,33 @@ class Outgoing:
 
     followers: Followers
     sender: Sender
-    events: EventsOut
+    edus: RoomEdus
+    receipts: ReceiptsOut
+    presence: PresenceOut | None
     tasks: TaskGroup
     all: Sequence[Follower]
 
     def begin(self) -> None:
         """Go on where an earlier process was. A database that does not answer yet is asked again."""
         self.tasks.spawn_restarting("start to follow the log", self._start)
+        if self.presence is not None:
+            self.presence.begin()
 
     async def _start(self) -> None:
         await self.sender.start()
         await self.followers.start(self.all)
 
+    def say_goodbye(self) -> None:
+        """The server is about to stop: what can still be told while requests are answered."""
+        if self.presence is not None:
+            self.presence.say_goodbye()
+
     async def stop(self) -> None:
         """Send nothing more. The followers stop last, when all is stored that they may hear of."""
+        self.edus.closed = True
+        self.receipts.close()
+        if self.presence is not None:
+            self.presence.close()
         await self.tasks.stop()
         await self.sender.stop()
 
@@ -49,18 +67,14 @@ class Outgoing:
             metrics.watch("destinations", partial(self.sender.count, state), state=state)
 
 
-def build_outgoing(core: Core, peering: Peering) -> Outgoing:
+def build_outgoing(core: Core, peering: Peering, typing: Typing, presence: Presence | None) -> Outgoing:
     """Everything that leaves."""
-    around, servers, last_pos = core.around, core.servers, core.index.last_pos
+    around, servers, index = core.around, core.servers, core.index
     server_name = core.config.parsed_server_name
     followers = Followers(
         around.database, core.committer, core.changes, around.clock, around.entropy, around.log
     )
-    pdus = PduBytes()
-
-    def rooms_since(pos: int) -> list[int]:
-        return [topic for topic, newest in last_pos.items() if topic > 0 and newest > pos]
-
+    tasks, pdus = TaskGroup(around.clock, around.log), PduBytes()
     sender = Sender(
         Carrier(server_name, peering.client, around.database, pdus, around.log),
         around.database,
@@ -68,12 +82,23 @@ def build_outgoing(core: Core, peering: Peering) -> Outgoing:
         around.clock,
         around.entropy,
         around.log,
-        rooms_since,
+        index.rooms_since,
         lambda server, room_nid: server in servers.others(room_nid),
         followers.store_soon,
     )
     peering.health.consult(sender.is_down)
     peering.health.observe(on_success=sender.heard_from, on_contact=sender.heard_from)
-    events = EventsOut(server_name, servers, sender, pdus, around.database)
-    following = [Follower(FOLLOWER, events.handle, memory=sender)] if core.config.federation.enabled else []
-    return Outgoing(followers, sender, events, TaskGroup(around.clock, around.log), following)
+    edus = RoomEdus(server_name, servers, core.interner, sender, tasks)
+    receipts = ReceiptsOut(edus, around.clock)
+    notes: list[Callable[[Change], None]] = [receipts.note]
+    presence_out: PresenceOut | None = None
+    following: list[Follower] = []
+    if core.config.federation.enabled:
+        typing.tell = TypingOut(edus, around.clock).tell
+        if presence is not None:
+            presence_out = PresenceOut(edus, presence, servers, index, sender, around.clock)
+            presence.tell = presence_out.tell
+            notes.append(presence_out.note)
+        events = EventsOut(server_name, servers, sender, pdus, around.database, notes)
+        following.append(Follower(FOLLOWER, events.handle, memory=sender))
+    return Outgoing(followers, sender, edus, receipts, presence_out, tasks, following)

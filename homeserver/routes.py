@@ -151,7 +151,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         ReceiptsApi(services.rooms.receipts),
         ReadMarkersApi(services.rooms.receipts),
         OpenIdApi(services.openids),
-        PresenceApi(services.presence, core.interner, core.index),
+        PresenceApi(services.presence, around.database, core.interner, core.index),
         PushRulesApi(services.push_rules),
         PushersApi(services.pushers),
         DeviceKeysApi(encryption.uploads, encryption.queries, encryption.news, services.sync, core.changes),

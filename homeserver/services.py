@@ -25,6 +25,7 @@ from homeserver.e2ee.signing import CrossSigning
 from homeserver.e2ee.to_device import ToDeviceMessages
 from homeserver.e2ee.uploads import KeyUploads
 from homeserver.ephemeral.presence import Presence
+from homeserver.ephemeral.remote_presence import RemotePresence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
 from homeserver.http.ratelimit import LimitClass, RateLimiter
@@ -32,6 +33,7 @@ from homeserver.incoming import Incoming, build_incoming
 from homeserver.media.service import MediaService
 from homeserver.peering import Peering
 from homeserver.peers.client import Client
+from homeserver.peers.edus_in import EphemeralEdus
 from homeserver.peers.queries import Queries
 from homeserver.peers.spaces import SpaceQueries
 from homeserver.push.counts import Unread
@@ -61,6 +63,7 @@ from homeserver.rooms.relations import Relationships
 from homeserver.rooms.remote import RemoteMemberships
 from homeserver.rooms.remote_invites import RemoteInvites
 from homeserver.rooms.remote_joins import RemoteJoins
+from homeserver.rooms.remote_receipts import RemoteReceipts
 from homeserver.rooms.restricted import RestrictedJoins
 from homeserver.rooms.room_views import RoomViews
 from homeserver.rooms.send import Sender
@@ -316,12 +319,15 @@ def build_services(core: Core, peering: Peering) -> Services:
     core.changes.subscribe(typing.apply)
     presence: Presence | None = None
     if config.presence.enabled:
-        presence = Presence(clock, ticker, core.index, core.notifier.wake_users)
+        remote = RemotePresence(clock, ticker, core.index, core.notifier.wake_users)
+        presence = Presence(clock, ticker, core.index, core.notifier.wake_users, remote)
         core.changes.subscribe(presence.apply)
+        core.changes.subscribe(remote.apply)
     push_rules = PushRules(database, worker)
     facts, ignored = StateFacts(core.bases), IgnoreLists(database)
     encryption = build_encryption(core, peering, tasks, facts)
-    incoming = build_incoming(core, peering, tasks, None, encryption.edus)
+    ephemeral = build_ephemeral(core, typing, presence, tasks)
+    incoming = build_incoming(core, peering, tasks, ephemeral, encryption.edus)
     return Services(
         settings=settings,
         limiter=limiter,
@@ -353,6 +359,15 @@ def build_services(core: Core, peering: Peering) -> Services:
         encryption=encryption,
         sync=build_sync(core, facts, ignored, typing, presence, encryption.news),
     )
+
+
+def build_ephemeral(core: Core, typing: Typing, presence: Presence | None, tasks: TaskGroup) -> EphemeralEdus:
+    """Takes what other servers tell of the moment."""
+    database = core.around.database
+    receipts = RemoteReceipts(database, core.committer, core.events, tasks)
+    core.changes.subscribe(receipts.apply)
+    remote = None if presence is None else presence.remote
+    return EphemeralEdus(database, core.interner, core.index, core.servers, typing, receipts, remote)
 
 
 def build_sync(

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from typing import Any
 
+from homeserver.ephemeral.remote_presence import RemotePresence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.store.changes import Change, Kind
@@ -66,6 +67,7 @@ class Presence:
         ticker: Ticker,
         index: MembershipIndex,
         wake_users: Callable[[Collection[int]], None],
+        remote: RemotePresence | None = None,
     ) -> None:
         self._clock = clock
         self._ticker = ticker
@@ -79,6 +81,9 @@ class Presence:
         self._ends: list[tuple[float, int]] = []
         self._sweeper: DelayedCall | None = None
         self._waker: DelayedCall | None = None
+        self.remote = remote
+        # At each change of a local user. For other servers.
+        self.tell: Callable[[int], None] = _tell_nobody
 
     # --- what sync and the API ask -----------------------------------------------------------------------
 
@@ -99,13 +104,13 @@ class Presence:
                 content = self.describe(other_nid)
                 found.append({"type": "m.presence", "sender": user.user_id, "content": content})
         found.reverse()
-        return found
+        return found if self.remote is None else [*found, *self.remote.changes_for(user_nid, since_counter)]
 
     def describe(self, user_nid: int) -> dict[str, Any]:
-        """A local user's presence as clients are told it."""
+        """A user's presence as clients are told it."""
         user = self._users.get(user_nid)
         if user is None:
-            return {"presence": OFFLINE}
+            return {"presence": OFFLINE} if self.remote is None else self.remote.describe(user_nid)
         found: dict[str, Any] = {"presence": user.state}
         if user.active_s is not None:
             found["last_active_ago"] = int(max(self._clock.monotonic() - user.active_s, 0.0) * 1000)
@@ -114,6 +119,20 @@ class Presence:
         if user.status_msg is not None:
             found["status_msg"] = user.status_msg
         return found
+
+    def user_id(self, user_nid: int) -> str | None:
+        """Of a local user whose presence is known."""
+        user = self._users.get(user_nid)
+        return None if user is None else user.user_id
+
+    def is_present(self, user_nid: int) -> bool:
+        """Whether a local user is online or idle."""
+        user = self._users.get(user_nid)
+        return user is not None and user.state != OFFLINE
+
+    def present(self) -> list[int]:
+        """The local users who are online or idle."""
+        return [user_nid for user_nid, user in self._users.items() if user.state != OFFLINE]
 
     # --- what happens ------------------------------------------------------------------------------------
 
@@ -175,6 +194,8 @@ class Presence:
             if timer is not None and timer.active():
                 timer.cancel()
         self._sweeper = self._waker = None
+        if self.remote is not None:
+            self.remote.close()
 
     def _user(self, user_nid: int, user_id: str) -> _User:
         user = self._users.get(user_nid)
@@ -194,6 +215,7 @@ class Presence:
         user.state = state
         self._changed.pop(user_nid, None)
         self._changed[user_nid] = self._ticker.tick()
+        self.tell(user_nid)
         self._to_wake.add(user_nid)
         if self._waker is None:
             self._waker = self._clock.callLater(WAKE_S, self._wake)
@@ -245,3 +267,7 @@ class Presence:
             self._plan(user_nid, user)
         if self._ends and self._sweeper is None:
             self._sweeper = self._clock.callLater(_SWEEP_S, self._sweep)
+
+
+def _tell_nobody(_user_nid: int) -> None:
+    pass

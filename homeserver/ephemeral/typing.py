@@ -37,6 +37,8 @@ class Typing:
         self._ends: list[tuple[float, int, str]] = []
         self._timer: DelayedCall | None = None
         self._timer_at = 0.0
+        # (room, user id, typing): at each start, the same again included, and at each end. For other servers.
+        self.tell: Callable[[int, str, bool], None] = _tell_nobody
 
     # --- what sync asks --------------------------------------------------------------------------------
 
@@ -73,6 +75,7 @@ class Typing:
             self._set_timer()
         if known is None:
             self._note(room_nid)
+        self.tell(room_nid, user_id, True)
 
     def stop(self, room_nid: int, user_id: str) -> None:
         """A user is not typing any more."""
@@ -83,6 +86,7 @@ class Typing:
         if not users:
             del self._rooms[room_nid]
         self._note(room_nid)
+        self.tell(room_nid, user_id, False)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: who is not in a room does not type there."""
@@ -133,3 +137,7 @@ class Typing:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+
+
+def _tell_nobody(_room_nid: int, _user_id: str, _typing: bool) -> None:
+    pass

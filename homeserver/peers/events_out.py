@@ -8,8 +8,7 @@ user that joined or left by us goes there as well, but to its own server. For ea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Sequence
 
 from federation.ids import ServerName
 from federation.queue import PduRef
@@ -23,13 +22,6 @@ from homeserver.store.stays import server_of
 from homeserver.stream.servers import ServerIndex
 
 
-class Ephemeral(Protocol):
-    """What else goes out with the changes: receipts, presence of who joins."""
-
-    def note(self, change: Change) -> None:
-        """Hear of each change, in order."""
-
-
 class EventsOut:
     """See the module. ``handle`` is a follower: it may see its last changes again."""
 
@@ -40,14 +32,14 @@ class EventsOut:
         sender: Sender,
         pdus: PduBytes,
         database: Database,
-        ephemeral: Sequence[Ephemeral] = (),
+        notes: Sequence[Callable[[Change], None]] = (),
     ) -> None:
         self._server_name = server_name
         self._servers = servers
         self._sender = sender
         self._pdus = pdus
         self._database = database
-        self._ephemeral = ephemeral
+        self._notes = notes  # who else hears of each change, in order: what is of the moment
 
     async def handle(self, changes: Sequence[Change]) -> None:
         """Hand these changes to the destinations."""
@@ -58,8 +50,8 @@ class EventsOut:
                     await self._event(change, placed)
             elif change.kind == Kind.RELAYED:
                 await self._relay(change)
-            for one in self._ephemeral:
-                one.note(change)
+            for note in self._notes:
+                note(change)
             self._sender.passed(change.pos)
 
     async def _event(self, change: Change, placed: Placement) -> None:

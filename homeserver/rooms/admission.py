@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from federation.acl import ServerAcl
 from federation.auth.rules import check_state_dependent
 from federation.auth.select import auth_keys_for
 from federation.builder import Draft
-from federation.event import Event, parse_stored
+from federation.event import Event, parse_stored, stored_bytes
 from federation.ids import EventId, RoomId, ServerName, UserId, domain_of
 from federation.signing import Signer, sign_event
 from federation.verdict import Accept
@@ -33,6 +34,7 @@ from homeserver.rooms.signed import check_signed, parse_event
 from homeserver.rooms.templates import make_template
 from homeserver.rooms.turn import RoomTools, Turn
 from homeserver.store.events import find_row
+from homeserver.store.outgoing import Relay, relay
 from homeserver.store.peer_reads import load_texts
 from homeserver.stream.index import MembershipIndex
 
@@ -177,6 +179,9 @@ class Admission:
             raise invalid_param("The event cites events that this server does not have")
         if isinstance(arrived, Placed) and not isinstance(arrived.verdict, Accept):
             raise forbidden(arrived.verdict.reason)
+        # The other server speaks with us alone: to tell the room's other servers is ours.
+        payload = Relay(event.event_id, turn.head.room_nid, event.sender, stored_bytes(event))
+        turn.extra.append(partial(relay, event_nid=arrived.nid, payload=payload))
         return Admitted(arrived.nid, event)
 
     # --- what strangers may see ----------------------------------------------------------------------

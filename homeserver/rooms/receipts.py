@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from homeserver.db.threads import Database
-from homeserver.db.tx import Tx
 from homeserver.http.errors import forbidden, invalid_param, not_found, too_large
 from homeserver.rooms.types import Requester
 from homeserver.runtime.clock import Clock
@@ -23,11 +22,10 @@ from homeserver.store.placement import Membership
 from homeserver.store.receipts import (
     FULLY_READ,
     KINDS,
-    MAIN,
     UNTHREADED,
     ReceiptChange,
-    Target,
-    find_target,
+    find_targets,
+    fits_thread,
     put_markers,
 )
 from homeserver.store.work import Worker
@@ -64,14 +62,16 @@ class Receipts:
         if not markers:
             return
         event_ids = sorted(set(markers.values()))
-        targets = await self._database.read(_find_targets, room_nid, event_ids, self._events)
+        targets = await self._database.read(find_targets, room_nid, event_ids, self._events)
         if len(targets) < len(event_ids):
             raise not_found("The event was not found in this room")
         now_ms = self._clock.now_ms()
         changes: list[ReceiptChange] = []
         for kind in (kind for kind in KINDS if kind in markers):
             target = targets[markers[kind]]
-            _check_thread(target, thread)
+            if not fits_thread(target, thread):
+                # spec: client-server-api#post_matrixclientv3roomsroomidreceiptreceipttypeeventid (400)
+                raise invalid_param("The event is not related to the thread")
             changes.append(
                 ReceiptChange(
                     room_nid,
@@ -90,18 +90,3 @@ class Receipts:
             await self._worker.work(put_markers, requester.user_nid, room_nid, changes, fully_read)
         except TooMuchAccountDataError:
             raise too_large("There is too much account data already") from None
-
-
-def _find_targets(tx: Tx, room_nid: int, event_ids: list[str], cache: EventCache) -> dict[str, Target]:
-    found = ((event_id, find_target(tx, room_nid, event_id, cache)) for event_id in event_ids)
-    return {event_id: target for event_id, target in found if target is not None}
-
-
-def _check_thread(target: Target, thread: str) -> None:
-    # spec: client-server-api#post_matrixclientv3roomsroomidreceiptreceipttypeeventid (400: the event is not related)
-    if thread in (UNTHREADED, target.thread):
-        return
-    # COMPAT(clients that open a thread without replies, always): its root, which is of the main timeline, and what
-    # relates to the root may carry the thread's receipt as well.
-    if thread == MAIN or thread not in target.related:
-        raise invalid_param("The event is not related to the thread")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, func, select, update
@@ -9,7 +10,7 @@ from sqlalchemy import and_, bindparam, func, select, update
 from federation.ids import ServerName
 from homeserver.db.schema.accounts import accounts
 from homeserver.db.schema.rooms import members, timeline, user_ids
-from homeserver.db.statements import statement
+from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Row, Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.placement import Membership
@@ -56,6 +57,11 @@ _JOINED_IDS = statement(
     .select_from(members.join(user_ids, user_ids.c.nid == members.c.user_nid))
     .where(and_(members.c.room_nid == bindparam("room_nid"), members.c.membership == int(Membership.JOIN)))
 )
+_JOINED_ROOMS = statement(
+    select(members.c.user_nid, members.c.room_nid).where(
+        and_(any_of(members.c.user_nid, "user_nids"), members.c.membership == int(Membership.JOIN))
+    )
+)
 _FORGET = statement(
     update(members)
     .where(and_(members.c.room_nid == bindparam("in_room"), members.c.user_nid == bindparam("of_user")))
@@ -81,6 +87,14 @@ def load_members(tx: Tx, room_nid: int) -> list[Member]:
 def load_user_rooms(tx: Tx, user_nid: int) -> list[Member]:
     """Every membership of a user."""
     return [_member(row) for row in tx.all(_OF_USER, user_nid=user_nid)]
+
+
+def load_joined_rooms(tx: Tx, user_nids: Collection[int]) -> dict[int, list[int]]:
+    """The rooms that users are in: user -> rooms; of other servers' users, as far as rooms are known here."""
+    found: dict[int, list[int]] = {}
+    for user_nid, room_nid in tx.all(_JOINED_ROOMS, user_nids=list(user_nids)):
+        found.setdefault(user_nid, []).append(room_nid)
+    return found
 
 
 def find_member(tx: Tx, room_nid: int, user_nid: int) -> Member | None:

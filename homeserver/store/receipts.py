@@ -162,6 +162,21 @@ def find_target(tx: Tx, room_nid: int, event_id: str, cache: EventCache) -> Targ
     return Target(event_id, row.nid, row.pos, thread, related)
 
 
+def find_targets(tx: Tx, room_nid: int, event_ids: Collection[str], cache: EventCache) -> dict[str, Target]:
+    """Several of them; those that the room's timeline does not have are absent."""
+    found = ((event_id, find_target(tx, room_nid, event_id, cache)) for event_id in event_ids)
+    return {event_id: target for event_id, target in found if target is not None}
+
+
+def fits_thread(target: Target, thread: str) -> bool:
+    """Whether a receipt of a thread may stand at an event."""
+    if thread in (UNTHREADED, target.thread):
+        return True
+    # COMPAT(clients that open a thread without replies, always): its root, which is of the main timeline, and what
+    # relates to the root may carry the thread's receipt as well.
+    return thread != MAIN and thread in target.related
+
+
 def find_thread(tx: Tx, event: Event, room_nid: int, cache: EventCache) -> tuple[str, frozenset[str]]:
     """The thread that an event is in (MAIN or its root), and the event ids on the way to that answer."""
     # spec: client-server-api#threaded-read-receipts

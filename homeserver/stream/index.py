@@ -116,6 +116,10 @@ class MembershipIndex:
         """The rooms that a local user is in."""
         return [nid for nid, one in self.rooms_of(user_nid).items() if one.membership == Membership.JOIN]
 
+    def rooms_since(self, pos: int) -> list[int]:
+        """The rooms in which something happened after a position."""
+        return [topic for topic, newest in self.last_pos.items() if topic > 0 and newest > pos]
+
     def local_members(self, room_nid: int) -> Collection[int]:
         """The local users who are in a room (do not change it)."""
         return self._joined.get(room_nid, _EMPTY)

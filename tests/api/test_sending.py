@@ -12,7 +12,7 @@ from federation.hashes import check_content_hash, compute_event_id
 from federation.signing import required_signers, verify_event_signatures
 from federation.verdict import Accept
 from federation.versions import ROOM_VERSIONS
-from homeserver.config.schema import Federation
+from homeserver.config.schema import Federation, Switch
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.transport import PeerRequest
 from homeserver.peers.sender import FAILING_MOST, HEALTHY_MOST, REFUSALS_MOST
@@ -50,6 +50,14 @@ class Mailbox:
         return [pdu for transaction in self.taken for pdu in transaction["pdus"]]
 
     @property
+    def edus(self) -> list[dict[str, Any]]:
+        return [edu for transaction in self.taken for edu in transaction.get("edus", ())]
+
+    def told(self, edu_type: str) -> list[dict[str, Any]]:
+        """The contents of the EDUs of a type."""
+        return [edu["content"] for edu in self.edus if edu["edu_type"] == edu_type]
+
+    @property
     def bodies(self) -> list[str]:
         """What the messages among the events say."""
         return [pdu["content"]["body"] for pdu in self.pdus if pdu["type"] == "m.room.message"]
@@ -59,10 +67,13 @@ class SendingCase(DatabaseCase):
     """A server with alice in a public room, and other servers' users in it."""
 
     version = "10"
+    presence = Switch(enabled=False)  # who says something is online, and that is told as well
 
     def setUp(self) -> None:
         self.net = TestNet(self)
-        self.home = self.net.server(HOME, database=self.new_database(), federation=self.federation())
+        self.home = self.net.server(
+            HOME, database=self.new_database(), federation=self.federation(), presence=self.presence
+        )
         self.net.settle()
         self.alice = self.home.register("alice")
         self.room_id = self.create()

@@ -7,12 +7,14 @@ from typing import Any, Literal
 import msgspec
 
 from federation.ids import UserId
+from homeserver.db.threads import Database
 from homeserver.ephemeral.presence import Presence
 from homeserver.http.errors import forbidden, invalid_param, not_found
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Route
 from homeserver.store.ids import Interner
+from homeserver.store.members import load_joined_rooms
 from homeserver.stream.index import MembershipIndex
 
 MAX_STATUS_LENGTH = 1_000
@@ -27,8 +29,11 @@ class StatusBody(msgspec.Struct):
 class PresenceApi:
     """``presence`` None: it is switched off; then what is set is taken and forgotten, and nobody's is shown."""
 
-    def __init__(self, presence: Presence | None, interner: Interner, index: MembershipIndex) -> None:
+    def __init__(
+        self, presence: Presence | None, database: Database, interner: Interner, index: MembershipIndex
+    ) -> None:
         self._presence = presence
+        self._database = database
         self._interner = interner
         self._index = index
 
@@ -65,8 +70,15 @@ class PresenceApi:
     async def get(self, request: Request, user_id: UserId) -> dict[str, Any]:
         user_nid = await self._interner.find_user(user_id)
         # Who shares no room learns nothing, not even whether there is such a user.
-        if user_nid is None or not self._index.shares_room(request.requester.user_nid, user_nid):
+        if user_nid is None or not await self._share(request.requester.user_nid, user_nid):
             raise forbidden("You are not allowed to see their presence")
         if self._presence is None:
             raise not_found("This server shows nobody's presence")
         return self._presence.describe(user_nid)
+
+    async def _share(self, one_nid: int, other_nid: int) -> bool:
+        """Whether a local user and anybody else are in a room together."""
+        if self._index.is_local(other_nid):
+            return self._index.shares_room(one_nid, other_nid)
+        rooms = (await self._database.read(load_joined_rooms, [other_nid])).get(other_nid, ())
+        return not set(rooms).isdisjoint(self._index.joined_rooms(one_nid))

@@ -1,0 +1,171 @@
+"""Presence of our users, for other servers: only for those that share a room with them, some together, and nothing kept.
+
+1. A change is told once to each server, at most every ``EVERY_S``, in one EDU with whatever else changed.
+2. Others forget what they were told after half an hour, so who is online is told again before that.
+3. A server that comes into a room, and the servers of a room that a user of ours joins, are told who is there.
+4. Before the server stops it says that everybody is gone.
+
+# spec: server-server-api#presence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+import msgspec
+
+from federation.queue import OutgoingEdu
+from homeserver.peers.edus_out import RoomEdus
+from homeserver.peers.sender import Sender
+from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.store.changes import Change
+from homeserver.store.placement import Membership, moves_of
+from homeserver.store.stays import server_of
+from homeserver.stream.index import MembershipIndex
+from homeserver.stream.servers import ServerIndex
+
+EVERY_S = 5.0
+REPEAT_S = 1_500.0
+# Who joins a room with more local members than this is told of nobody in it, and hears of changes.
+MEMBERS_MOST = 100
+# LIMIT(memory, where many join within EVERY_S; whoever is left out hears of the next change)
+MEETINGS_MOST = 20_000
+# LIMIT(what one EDU holds; others bound it too)
+UPDATES_MOST = 200
+
+_encode = msgspec.json.Encoder(order="deterministic").encode
+
+
+class LocalPresence(Protocol):
+    """Who of our users is online."""
+
+    def user_id(self, user_nid: int) -> str | None: ...
+    def describe(self, user_nid: int) -> dict[str, Any]: ...
+    def is_present(self, user_nid: int) -> bool: ...
+    def present(self) -> list[int]: ...
+
+
+class PresenceOut:
+    """See the module. ``tell`` is called by ``Presence``, ``note`` hears of every change of the log."""
+
+    def __init__(
+        self,
+        edus: RoomEdus,
+        presence: LocalPresence,
+        servers: ServerIndex,
+        index: MembershipIndex,
+        sender: Sender,
+        clock: Clock,
+    ) -> None:
+        self._edus = edus
+        self._server_name = edus.server_name
+        self._presence = presence
+        self._servers = servers
+        self._index = index
+        self._sender = sender
+        self._clock = clock
+        self._changed: dict[int, None] = {}  # users, for every server that they share a room with
+        # Who met in a room: (user, room, server, or "" for all that are there).
+        self._met: dict[tuple[int, int, str], None] = {}
+        self._timer: DelayedCall | None = None
+        self._repeat: DelayedCall | None = None
+
+    def begin(self) -> None:
+        """Repeat now and then."""
+        self._repeat = self._clock.callLater(REPEAT_S, self._tell_again)
+
+    def close(self) -> None:
+        """The server stops."""
+        for timer in (self._timer, self._repeat):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._timer = self._repeat = None
+
+    def tell(self, user_nid: int) -> None:
+        """A user's presence has changed."""
+        self._changed[user_nid] = None
+        self._plan()
+
+    def note(self, change: Change) -> None:
+        """Follow the log: who comes to share a room."""
+        for move in moves_of(change):
+            if move.membership != Membership.JOIN or not move.member_nid:
+                continue
+            server = server_of(move.user_id)
+            if server == self._server_name:
+                if self._presence.is_present(move.member_nid):
+                    self._meet(move.member_nid, change.topic, "")
+                continue
+            members = self._index.local_members(change.topic)
+            if len(members) <= MEMBERS_MOST:
+                for user_nid in members:
+                    if self._presence.is_present(user_nid):
+                        self._meet(user_nid, change.topic, server)
+
+    def _meet(self, user_nid: int, room_nid: int, server: str) -> None:
+        if len(self._met) < MEETINGS_MOST:
+            self._met[user_nid, room_nid, server] = None
+            self._plan()
+
+    def say_goodbye(self) -> None:
+        """Everybody is offline from now on, as far as is known from memory who should hear it."""
+        updates: dict[str, list[bytes]] = {}
+        for user_nid in self._presence.present():
+            body = _encode({"presence": "offline", "user_id": self._presence.user_id(user_nid)})
+            rooms = self._index.joined_rooms(user_nid)
+            for server in {server for room_nid in rooms for server in self._servers.known(room_nid) or ()}:
+                updates.setdefault(server, []).append(body)
+        self._send(updates)
+
+    def _plan(self) -> None:
+        if self._timer is None:
+            self._timer = self._clock.callLater(EVERY_S, self._flush)
+
+    def _tell_again(self) -> None:
+        self._changed.update(dict.fromkeys(self._presence.present()))
+        self._plan()
+        self.begin()
+
+    def _flush(self) -> None:
+        self._timer = None
+        changed, self._changed = self._changed, {}
+        met, self._met = self._met, {}
+        self._edus.spawn("tell who is online", self._collect(changed, met))
+
+    async def _collect(self, changed: Iterable[int], met: Iterable[tuple[int, int, str]]) -> None:
+        updates: dict[str, list[bytes]] = {}
+        told = set(changed)
+        for user_nid in changed:
+            body = self._update(user_nid)
+            if body is not None:
+                for server in await self._servers.servers_of_user(user_nid):
+                    updates.setdefault(server, []).append(body)
+        for user_nid, room_nid, server in met:
+            body = self._update(user_nid)
+            if user_nid not in told and body is not None:
+                servers = [server] if server else await self._servers.servers_in(room_nid)
+                for one in servers:
+                    of_server = updates.setdefault(one, [])
+                    if body not in of_server:
+                        of_server.append(body)
+        self._send(updates)
+
+    def _update(self, user_nid: int) -> bytes | None:
+        user_id = self._presence.user_id(user_nid)
+        if user_id is None:
+            return None
+        content = self._presence.describe(user_nid)
+        # The schema asks for it; of who was never active there is nothing to tell.
+        content.setdefault("last_active_ago", 0)
+        return _encode({**content, "user_id": user_id})
+
+    def _send(self, updates: dict[str, list[bytes]]) -> None:
+        for server in sorted(updates):
+            if server == self._server_name:
+                continue
+            of_server = updates[server]
+            for start in range(0, len(of_server), UPDATES_MOST):
+                part = b",".join(of_server[start : start + UPDATES_MOST])
+                body = b'{"content":{"push":[%b]},"edu_type":"m.presence"}' % part
+                self._sender.enqueue_edu(server, OutgoingEdu(body))

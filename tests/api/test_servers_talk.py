@@ -1,0 +1,146 @@
+"""Several whole servers in one room: what one says, all have, once and in order, whoever was away meanwhile."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from homeserver.config.schema import Federation, Switch
+from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
+from tests.api.rooms import V3
+from tests.support.databases import DatabaseCase, on_each_database
+from tests.support.federation import NetServer, TestNet
+
+SEND = "/_matrix/federation/v1/send/"
+
+
+@on_each_database
+class Talk(DatabaseCase):
+    """Alice's room on a.example, with bob of b.example and carol of c.example."""
+
+    def setUp(self) -> None:
+        self.net = TestNet(self)
+        self.tokens: dict[str, str] = {}
+        self.a, self.b, self.c = (self.server(name) for name in ("a", "b", "c"))
+        body = {"preset": "public_chat", "room_version": "10"}
+        self.room_id: str = self.a.ok("POST", f"{V3}/createRoom", body, self.tokens["a"])["room_id"]
+        for server in (self.b, self.c):
+            self.join(server)
+
+    def server(self, letter: str) -> NetServer:
+        server = self.net.server(
+            f"{letter}.example",
+            database=self.new_database(),
+            federation=Federation(retry_min_s=1, retry_max_s=20),
+            presence=Switch(enabled=False),
+        )
+        self.net.settle()
+        self.tokens[letter] = server.register("user")
+        return server
+
+    def join(self, server: NetServer, via: str = "a.example") -> None:
+        path = f"{V3}/join/{self.room_id}?server_name={via}"
+        waiting = server.start("POST", path, {}, self.tokens[server.name[0]])
+        self.assertEqual(self.net.wait(waiting).status, 200)
+        self.net.settle()
+
+    def say(self, server: NetServer, text: str) -> str:
+        path = f"{V3}/rooms/{self.room_id}/send/m.room.message/{text}"
+        body = {"msgtype": "m.text", "body": text}
+        sent = self.net.wait(server.start("PUT", path, body, self.tokens[server.name[0]]))
+        self.assertEqual(sent.status, 200)
+        return str(sent.json["event_id"])
+
+    def timeline(self, server: NetServer) -> list[str]:
+        """What the messages in a server's timeline say, the oldest first."""
+        path = f"{V3}/rooms/{self.room_id}/messages"
+        query: dict[str, str | int | bool | list[str]] = {"dir": "b", "limit": 1000}
+        answer = self.net.wait(server.start("GET", path, None, self.tokens[server.name[0]], query))
+        found = [event for event in answer.json["chunk"] if event["type"] == "m.room.message"]
+        return [event["content"]["body"] for event in reversed(found)]
+
+    def members(self, server: NetServer) -> set[str]:
+        path = f"{V3}/rooms/{self.room_id}/joined_members"
+        joined: Any = server.ok("GET", path, None, self.tokens[server.name[0]])["joined"]
+        return set(joined)
+
+    def test_who_joins_by_one_is_known_to_all(self) -> None:
+        """The server that lets somebody in tells the others: the newcomer speaks with that one alone."""
+        everybody = {f"@user:{letter}.example" for letter in "abc"}
+        for server in (self.a, self.b, self.c):
+            self.assertEqual(self.members(server), everybody, server.name)
+
+    def test_who_leaves_is_gone_everywhere(self) -> None:
+        self.c.ok("POST", f"{V3}/rooms/{self.room_id}/leave", {}, self.tokens["c"])
+        self.net.settle()
+        everybody = {"@user:a.example", "@user:b.example"}
+        for server in (self.a, self.b):
+            self.assertEqual(self.members(server), everybody, server.name)
+
+    def test_everybody_hears_everything_in_order(self) -> None:
+        texts = [f"m{number}" for number in range(9)]
+        for number, text in enumerate(texts):
+            self.say((self.a, self.b, self.c)[number % 3], text)
+            self.net.settle()
+        for server in (self.a, self.b, self.c):
+            self.assertEqual(self.timeline(server), texts, server.name)
+
+    def test_an_outage_and_restarts_on_both_sides(self) -> None:
+        self.net.down("b.example")
+        texts = [f"m{number}" for number in range(60)]
+        for text in texts[:40]:
+            self.say(self.a, text)
+        self.net.advance(12)
+        self.a.restart()
+        self.net.settle()
+        for text in texts[40:]:
+            self.say(self.a, text)
+        self.net.advance(3)
+        self.assertEqual(self.timeline(self.c), texts)
+        self.b.restart()
+        self.net.up("b.example")
+        self.net.advance(30)
+        self.assertEqual(self.timeline(self.b), texts)
+
+    def test_answers_that_are_lost(self) -> None:
+        """The other side has the transaction and we do not know: nothing is in a timeline twice."""
+        lost: list[str] = []
+
+        def lose(_: Any, request: PeerRequest, __: PeerResponse) -> Exception | None:
+            if SEND in request.uri and len(lost) < 3:
+                lost.append(request.uri)
+                return Unreachable("the answer is lost")
+            return None
+
+        self.net.tamper_answers(lose)
+        texts = [self.say(self.a, f"m{number}") and f"m{number}" for number in range(5)]
+        self.net.advance(30)
+        self.assertEqual(len(lost), 3)
+        for server in (self.b, self.c):
+            self.assertEqual(self.timeline(server), texts)
+
+    def test_a_partition_that_heals(self) -> None:
+        self.net.part("a.example", "b.example")
+        self.net.part("c.example", "b.example")
+        for number in range(3):
+            self.say(self.a, f"a{number}")
+            self.say(self.b, f"b{number}")
+        self.net.advance(10)
+        self.assertEqual(self.timeline(self.c), ["a0", "a1", "a2"])
+        self.net.heal()
+        self.net.advance(60)
+        everything = ["a0", "a1", "a2", "b0", "b1", "b2"]
+        for server in (self.a, self.b, self.c):
+            self.assertEqual(sorted(self.timeline(server)), everything, server.name)
+
+    def test_back_within_seconds_of_the_first_sign_of_life(self) -> None:
+        self.net.down("b.example")
+        self.say(self.a, "while you were away")
+        self.net.advance(100)
+        self.net.up("b.example")
+        self.say(self.b, "I am back")
+        self.net.advance(3)
+        self.assertEqual(
+            sorted(self.timeline(self.b)),
+            ["I am back", "while you were away"],
+            "without waiting for the retry",
+        )
