@@ -37,10 +37,10 @@ from homeserver.store.state import Snapshot, empty_snapshot
 class Arrival:
     """An event from elsewhere.
 
-    ``states``: the whole states after those of its ``prev_events`` that are not here, each as event ids, all of them
-    here; they are resolved together with the states after the parents that are here. ``state_before``: the whole state
-    before the event as somebody told it, instead of all that. ``historic``: of backfill; it goes before everything
-    that the timeline holds, and the current state is not asked.
+    What others tell of states is believed only as far as parents are missing. ``states``: the whole states after those
+    of its ``prev_events`` that are not here, each as event ids, all of them here; they are resolved together with the
+    states after the parents that are here. ``state_before``: the whole state before the event, in their stead.
+    ``historic``: of backfill; it goes before everything that the timeline holds, and the current state is not asked.
     """
 
     event: Event
@@ -179,12 +179,12 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
         return Placed(0, Drop("one of its prev_events is of another room"))
     auth_ids = _absent(hold, event.auth_event_ids)
     prev_ids = tuple(one for one in event.prev_event_ids if not hold.has_state(one))
-    is_told = arrival.state_before is not None or bool(arrival.states)
+    is_told = bool(prev_ids) and (arrival.state_before is not None or bool(arrival.states))
     if auth_ids or (prev_ids and not is_told):
         return Missing(() if is_told else prev_ids, auth_ids)
     if not event.prev_event_ids and event.type != "m.room.create" and not is_told:
         return Placed(0, Drop("the event has no prev_events"))
-    before = await _state_before(hold, arrival)
+    before = await _state_before(hold, arrival, is_told=is_told)
     if before is None:
         return Missing((), (), state_ids=True)
     linear = not is_told and not arrival.historic and _is_on_top(hold.turn, event)
@@ -210,15 +210,18 @@ def _is_on_top(turn: Turn, event: Event) -> bool:
     return {one.reference.event_id for one in newest} == set(parents)
 
 
-async def _state_before(hold: Hold, arrival: Arrival) -> Snapshot | None:
+async def _state_before(hold: Hold, arrival: Arrival, *, is_told: bool) -> Snapshot | None:
     """The state before an event; None where an event of a state that came with it is not here."""
     turn, event = hold.turn, arrival.event
-    if arrival.state_before is not None:
+    told = [arrival.state_before] if arrival.state_before is not None else [*arrival.states]
+    if not is_told:
+        if _is_on_top(turn, event):
+            return turn.head.snapshot
+        told = []
+    elif arrival.historic and arrival.state_before is not None:
         return await hold.snapshot_of(arrival.state_before)
-    if not arrival.states and _is_on_top(turn, event):
-        return turn.head.snapshot
     states: list[Snapshot] = []
-    for event_ids in arrival.states:
+    for event_ids in told:
         state = await hold.snapshot_of(event_ids)
         if state is None:
             return None
