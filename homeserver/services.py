@@ -310,6 +310,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     accounts = Accounts(config.server_name, database, worker, interner, clock, entropy, hasher, sessions)
     tasks = TaskGroup(clock, around.log)
     queries = Queries(peering.client, clock)
+    core.changes.subscribe(queries.apply)
     views = RoomViews(database, interner, core.index, core.servers)
     ask_space = SpaceQueries(peering.client, clock).ask
     rooms = build_rooms(core, peering, tasks, queries)

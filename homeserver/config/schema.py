@@ -196,7 +196,8 @@ class Media:
     )
     remote_retention_s: int = option(
         90 * 86_400,
-        minimum=3_600,
+        # That somebody has looked is noted once a day.
+        minimum=2 * 86_400,
         maximum=10 * 31_536_000,
         reloadable=True,
         doc="Files of other servers are removed when nobody has looked at them for so long; they can be fetched again.",

@@ -1,6 +1,6 @@
 """Media of other servers: fetched from where they come from, kept on the disk and as a row like our own.
 
-1. A file is fetched once at a time, however many want it; who stops waiting stops nothing.
+1. A file is fetched once at a time, however many want it; who stops waiting stops nothing that has begun.
 2. Only its own server is asked (``mxc://server/id``), by the signed endpoints, and by the old ones where it has no other.
 3. What comes is never larger on the disk than ``max_upload_bytes``, and never seen by anybody before it is whole.
 4. Fetches are bounded in number, by server too, in their time, and in how slow they may be.
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 
 from federation.errors import RemoteError
 from federation.ids import ServerName
@@ -110,6 +110,9 @@ class RemoteMedia:
 
     async def _in_turn(self, origin: ServerName, media_id: str, timeout_ms: int) -> None:
         async with self._slots.place(origin):
+            if not self._fetches.is_wanted((origin, media_id)):
+                # Whoever waited for its turn has gone meanwhile.
+                raise CancelledError
             await self._fetch(origin, media_id, timeout_ms)
 
     async def _fetch(self, origin: ServerName, media_id: str, timeout_ms: int) -> None:

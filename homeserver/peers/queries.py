@@ -9,7 +9,7 @@ spec: server-server-api#querying-for-information
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -22,6 +22,8 @@ from homeserver.peers.failures import garbage, to_client
 from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.shared import Busy, Shared
+from homeserver.store.changes import Change
+from homeserver.store.placement import moves_of
 
 T = TypeVar("T")
 
@@ -70,9 +72,12 @@ class Queries:
             lambda: self._profiles.get(user_id, ask), server_name, "There is no such profile"
         )
 
-    def forget_profile(self, user_id: str) -> None:
-        """It is known to have changed."""
-        self._profiles.forget(user_id)
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Ask anew for the profile of whoever shows another face in a room. Subscribed to the log."""
+        for change in changes:
+            for move in moves_of(change):
+                if move.member_nid:
+                    self._profiles.forget(move.user_id)
 
     # --- aliases -------------------------------------------------------------------------------------
 

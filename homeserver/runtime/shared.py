@@ -101,6 +101,10 @@ class Shared(Generic[K, V]):
                 break
             self.forget(oldest)
 
+    def is_wanted(self, key: K) -> bool:
+        """Whether anybody still waits for work that is under way."""
+        return any(not waiter.called for waiter in self._running.get(key, ()))
+
     def forget(self, key: K) -> None:
         """Ask anew the next time."""
         kept = self._kept.pop(key, None)

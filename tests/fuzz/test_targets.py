@@ -6,12 +6,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from tests.fuzz import (
     acl,
+    answers,
     canonical,
     device_keys,
     edus,
     event,
     ids,
     keyring,
+    multipart,
     policy,
     queries,
     signing,
@@ -26,6 +28,9 @@ EXAMPLES = 60
 class FuzzTargets(SynchronousTestCase):
     def test_acl(self) -> None:
         as_test(acl.STRATEGY, acl.target, EXAMPLES)()
+
+    def test_answers(self) -> None:
+        as_test(answers.STRATEGY, answers.target, EXAMPLES)()
 
     def test_canonical(self) -> None:
         as_test(canonical.STRATEGY, canonical.target, EXAMPLES)()
@@ -44,6 +49,9 @@ class FuzzTargets(SynchronousTestCase):
 
     def test_keyring(self) -> None:
         as_test(keyring.STRATEGY, keyring.target, EXAMPLES)()
+
+    def test_multipart(self) -> None:
+        as_test(multipart.STRATEGY, multipart.target, EXAMPLES)()
 
     def test_policy(self) -> None:
         as_test(policy.STRATEGY, policy.target, EXAMPLES)()

@@ -275,6 +275,31 @@ class Elsewhere(SynchronousTestCase):
             self.refused(502, "M_UNKNOWN")
         self.assertEqual([], self.http.asked)
 
+    def test_nobody_waits_any_more(self) -> None:
+        """What its turn comes for when everybody has gone is not fetched; what has begun is."""
+        asked: list[Deferred[Any]] = []
+
+        def later(_: Asked) -> Deferred[Any]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        self.peers.script = later
+        waiting = [
+            Deferred.fromCoroutine(self.remote.fetch("far.example", f"m{number}", 0))
+            for number in range(FETCHES_EACH + 2)
+        ]
+        for one in (waiting[0], waiting[FETCHES_EACH]):
+            one.cancel()
+            self.failureResultOf(one, CancelledError)
+        text = b"--b0\r\n\r\n{}\r\n--b0\r\n\r\ndata\r\n--b0--"
+        asked[0].callback(Raw([text], MIXED))
+        self.assertEqual(1, len(self.rows.written))
+        names = [one.uri.rpartition("/")[2].partition("?")[0] for one in self.peers.asked]
+        self.assertEqual([*(f"m{number}" for number in range(FETCHES_EACH)), f"m{FETCHES_EACH + 1}"], names)
+        self.remote.stop()
+        for one in (*waiting[1:FETCHES_EACH], waiting[-1]):
+            self.failureResultOf(one, CancelledError)
+
     def test_more_than_can_wait(self) -> None:
         """What is asked of a server in vain does not pile up without end."""
         self.peers.script = lambda _: Deferred()

@@ -14,6 +14,8 @@ from homeserver.http.errors import MatrixError
 from homeserver.http.transport import Unreachable
 from homeserver.peers.queries import ALIAS_KEPT_S, MAX_ROOMS, MAX_SERVERS, PROFILE_KEPT_S, Queries
 from homeserver.runtime.clock import TwistedClock
+from homeserver.store.changes import Change, Kind
+from homeserver.store.placement import Membership, StateMove, StateMoved
 from tests.support.peers import Asked, Reply, ScriptedPeers, later, refusal
 
 USER = "@bob:far.example"
@@ -59,7 +61,8 @@ class ProfilesElsewhere(QueriesCase):
         self.assertEqual(("far.example", "GET", expected), (asked.destination, asked.method, asked.uri))
         self.time.advance(PROFILE_KEPT_S)
         self.result(self.queries.profile(USER, None))
-        self.queries.forget_profile(USER)
+        move = StateMove(1, 2, 0, 3, USER, Membership.JOIN)
+        self.queries.apply([Change(1, Kind.STATE_MOVED, 1, 0, StateMoved((move,)))])
         self.result(self.queries.profile(USER, None))
         self.assertEqual(3, len(self.peers.asked))
 

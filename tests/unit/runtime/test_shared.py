@@ -45,6 +45,17 @@ class Sharing(SynchronousTestCase):
         self.work[0].callback("done")
         self.assertEqual("done", self.successResultOf(shared.get("key", self.begin)))
 
+    def test_whether_anybody_waits(self) -> None:
+        shared = self.shared()
+        self.assertFalse(shared.is_wanted("key"))
+        one, other = shared.get("key", self.begin), shared.get("key", self.begin)
+        one.cancel()
+        self.failureResultOf(one, CancelledError)
+        self.assertTrue(shared.is_wanted("key"))
+        other.cancel()
+        self.failureResultOf(other, CancelledError)
+        self.assertFalse(shared.is_wanted("key"))
+
     def test_kept_for_a_while(self) -> None:
         shared = self.shared(keep_s=10, budget=100)
         shared.get("key", self.begin)
