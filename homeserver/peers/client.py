@@ -20,6 +20,7 @@ from homeserver.config.settings import Settings
 from homeserver.http.transport import (
     DEFAULT_MAX_BYTES,
     DEFAULT_TIMEOUT_S,
+    AnswerTooLarge,
     PeerRequest,
     PeerResponse,
     Transport,
@@ -111,6 +112,10 @@ class Client:
     async def _send(self, request: PeerRequest, receive: Callable[[bytes], None] | None) -> PeerResponse:
         try:
             response = await self._transport.send(request, receive)
+        except AnswerTooLarge:
+            # It is there. Else anybody who asks for a large file could have it taken for down.
+            self._health.succeeded(request.destination)
+            raise
         except Unreachable:
             self._health.failed(request.destination)
             raise

@@ -403,6 +403,8 @@ class Hostile(RemoteMediaCase):
         self.assertEqual(200, self.get("b.example/m").status)
         self.answers(mixed(parts(b"x") + b"y" * 1_000_000))
         self.refused(self.get("b.example/n"), 502, "M_TOO_LARGE")
+        # A server is not down for having large files, or for files that come slowly: others are still spoken with.
+        self.assertFalse(self.a.app.peering.health.is_down(ServerName("b.example")))
 
     def test_what_it_says_of_the_file(self) -> None:
         for number, (headers, content_type, disposition) in enumerate(
@@ -464,6 +466,7 @@ class Hostile(RemoteMediaCase):
         for one in waiting:
             self.refused(self.net.wait(one), 502, "M_UNKNOWN")
         self.assertEqual(FETCHES_EACH + 3, len(self.net.sent(SIGNED, destination="slow.example")))
+        self.assertFalse(self.a.app.peering.health.is_down(ServerName("slow.example")))
 
     def test_a_disk_that_is_full(self) -> None:
         address = self.upload(os.urandom(600_000))
