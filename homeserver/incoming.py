@@ -14,7 +14,7 @@ from homeserver.rooms.fetching import RoomFetcher
 from homeserver.rooms.filling import GapFiller
 from homeserver.rooms.moments import Moments
 from homeserver.rooms.policing import Policing
-from homeserver.rooms.receive import TransactionReceiver
+from homeserver.rooms.receive import HearOutside, TransactionReceiver
 from homeserver.rooms.staged import Staged
 from homeserver.runtime.tasks import TaskGroup
 
@@ -33,7 +33,12 @@ class Incoming:
 
 
 def build_incoming(
-    core: Core, peering: Peering, tasks: TaskGroup, ephemeral: EphemeralEdus | None, keys: KeyEdus | None
+    core: Core,
+    peering: Peering,
+    tasks: TaskGroup,
+    ephemeral: EphemeralEdus | None,
+    keys: KeyEdus | None,
+    hear_outside: HearOutside,
 ) -> Incoming:
     """Opens nothing; ``filler.start`` goes on with what an earlier process left."""
     around, rooms = core.around, core.rooms
@@ -59,7 +64,18 @@ def build_incoming(
     )
     edus = EduDispatcher(acls, ephemeral, keys, around.log)
     receiver = TransactionReceiver(
-        rooms, database, worker, core.index, checker, acls, edus, policing, staged, filler, clock
+        rooms,
+        database,
+        worker,
+        core.index,
+        checker,
+        acls,
+        edus,
+        policing,
+        staged,
+        filler,
+        clock,
+        hear_outside,
     )
     client = peering.client
     backfills = Backfills(database, rooms, core.index, fetcher, client.allows, clock, tasks)

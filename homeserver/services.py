@@ -328,7 +328,8 @@ def build_services(core: Core, peering: Peering) -> Services:
     facts, ignored = StateFacts(core.bases), IgnoreLists(database)
     encryption = build_encryption(core, peering, tasks, facts)
     ephemeral = build_ephemeral(core, typing, presence, tasks)
-    incoming = build_incoming(core, peering, tasks, ephemeral, encryption.edus)
+    hear_outside = rooms.strangers.outsiders.heard
+    incoming = build_incoming(core, peering, tasks, ephemeral, encryption.edus, hear_outside)
     return Services(
         settings=settings,
         limiter=limiter,

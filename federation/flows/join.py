@@ -181,7 +181,7 @@ class Lot:
         found: list[tuple[int, Event]] = []
         for place in range(start, min(start + count, self.size)):
             try:
-                event = parse_untrusted(decode(self._texts[place]), self._rules)
+                event = parse_untrusted(decode(self._texts[place]), self._rules, is_old=True)
             except (Malformed, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue
             # No event of ours has NUL in a name, and PostgreSQL's text cannot hold it.

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from federation.acl import ServerAcl
@@ -177,11 +176,10 @@ class Admission:
         (arrived,) = await arrive(turn, [Arrival(event)])
         if isinstance(arrived, Missing):
             raise invalid_param("The event cites events that this server does not have")
-        if isinstance(arrived, Placed) and not isinstance(arrived.verdict, Accept):
-            raise forbidden(arrived.verdict.reason)
-        # The other server speaks with us alone: to tell the room's other servers is ours.
-        payload = Relay(event.event_id, turn.head.room_nid, event.sender, stored_bytes(event))
-        turn.extra.append(partial(relay, event_nid=arrived.nid, payload=payload))
+        if isinstance(arrived, Placed):
+            if not isinstance(arrived.verdict, Accept):
+                raise forbidden(arrived.verdict.reason)
+            relay_others(turn, arrived.nid, event)
         return Admitted(arrived.nid, event)
 
     # --- what strangers may see ----------------------------------------------------------------------
@@ -191,6 +189,13 @@ class Admission:
         # spec: client-server-api#stripped-state
         actor = await self.resident(room_id)
         return await actor.run(lambda turn: load_stripped(turn, self._tools))
+
+
+def relay_others(turn: Turn, nid: int, event: Event) -> None:
+    """Send an event on that another server's user made through us: the room's other servers have it from nobody else."""
+    if domain_of(event.sender) != turn.tools.signer.server_name:
+        told = Relay(event.event_id, turn.head.room_nid, event.sender, stored_bytes(event))
+        turn.extra.append(lambda tx: relay(tx, nid, told))
 
 
 async def load_stripped(turn: Turn, tools: RoomTools) -> list[bytes]:

@@ -17,7 +17,7 @@ from federation.builder import Draft, build
 from federation.errors import Malformed
 from federation.event import Event, parse_stored, stored_bytes
 from federation.flows.handshake import NeedAccepted, Wish
-from federation.ids import EventId, RoomId, ServerName, UserId, domain_of, parse_user_id
+from federation.ids import EventId, RoomId, ServerName, UserId, domain_of, parse_room_id, parse_user_id
 from federation.versions import ROOM_VERSIONS
 from homeserver.http.errors import MatrixError, forbidden, invalid_param
 from homeserver.http.transport import build_uri
@@ -36,6 +36,7 @@ from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex, Standing
 
 _MEMBER = "m.room.member"
+_ENDS = ("leave", "ban")
 _WAITING = (Membership.INVITE, Membership.KNOCK)
 ANSWER_BYTES = 4 * 1024 * 1024
 
@@ -132,27 +133,39 @@ class Outsiders:
         await (await self._rooms.find(room_id)).run(lambda turn: check_acl(turn, origin))
         return True
 
-    async def heard(self, origin: ServerName, event: Event) -> bool:
-        """An event of a room that this server is not in: whether it ended an invite or a knock of a user of ours.
+    async def heard(self, origin: ServerName, pdus: Sequence[Any]) -> list[EventId]:
+        """Events of rooms that this server is not in: the ids of those that ended an invite or a knock of a user of ours.
 
-        Of such an event the signatures were checked, and nothing else can be. So it is believed of the server that the
-        invite came from or the knock went to, and of no other.
+        Of such an event the signatures can be checked, and nothing else. So it is believed of the server that the invite
+        came from or the knock went to, and of no other.
         """
-        if event.type != _MEMBER or event.state_key is None:
-            return False
-        membership = MEMBERSHIPS.get(str(event.content.get("membership")))
-        room_nid = await self._tools.interner.find_room(event.room_id)
-        user_nid = await self._tools.interner.find_user(event.state_key)
-        if membership not in (Membership.LEAVE, Membership.BAN) or room_nid is None or user_nid is None:
-            return False
-        standing = self.standing(user_nid, room_nid)
-        if standing is None or standing.membership not in _WAITING:
-            return False
+        found: list[EventId] = []
+        for pdu in pdus:
+            content = pdu.get("content") if isinstance(pdu, dict) and pdu.get("type") == _MEMBER else None
+            if isinstance(content, dict) and content.get("membership") in _ENDS:
+                try:
+                    event = await self._heard(origin, pdu)
+                except (MatrixError, Malformed):
+                    continue
+                if event is not None:
+                    found.append(event.event_id)
+        return found
+
+    async def _heard(self, origin: ServerName, pdu: dict[str, Any]) -> Event | None:
+        room_id, user_id = parse_room_id(pdu.get("room_id", "")), parse_user_id(pdu.get("state_key", ""))
+        room_nid = await self._tools.interner.find_room(room_id)
+        user_nid = await self._tools.interner.find_user(user_id)
+        standing = self.standing(user_nid, room_nid) if user_nid is not None else None
+        if standing is None or room_nid is None or user_nid is None or standing.membership not in _WAITING:
+            return None
+        row = (await self._tools.database.read(load_outside, user_nid, [room_nid]))[room_nid]
+        event = parse_event(pdu, ROOM_VERSIONS[row.version])
         believed = await self.servers(user_nid, room_nid)
-        if origin not in believed or domain_of(event.sender) not in believed:
-            return False
+        if event.room_id != room_id or origin not in believed or domain_of(event.sender) not in believed:
+            return None
+        await check_signed(event, self._keys)
         await self._put(room_nid, user_nid, origin, event, stripped_json([strip(event)]))
-        return True
+        return event
 
     # --- knocks and leaves that go -------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ of a server, its rooms at once, and what waits of it (429, and it comes again).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from federation.edus import Edu
 from federation.errors import Malformed
 from federation.event import Event, stored_bytes
 from federation.hashes import compute_event_id
-from federation.ids import RoomId, ServerName, parse_event_id, parse_room_id
+from federation.ids import EventId, RoomId, ServerName, parse_event_id, parse_room_id
 from federation.verdict import Drop, Reject
 from federation.versions import ROOM_VERSIONS, RoomRules
 from homeserver.db.threads import Database
@@ -55,6 +55,9 @@ _NOT_HERE = "This server is not in that room"
 _NOT_ALLOWED = "Your server is not allowed in that room"
 
 _encode = msgspec.json.Encoder().encode
+
+HearOutside = Callable[[ServerName, Sequence[Any]], Awaitable[Sequence[EventId]]]
+"""Events of a room that this server is not in: those that meant something nevertheless (``outsiders.py``)."""
 
 
 @dataclass(slots=True)
@@ -95,6 +98,7 @@ class TransactionReceiver:
         staged: Staged,
         filler: GapFiller,
         clock: Clock,
+        hear_outside: HearOutside,
     ) -> None:
         self._rooms = rooms
         self._database = database
@@ -107,6 +111,7 @@ class TransactionReceiver:
         self._staged = staged
         self._filler = filler
         self._clock = clock
+        self._hear_outside = hear_outside
         self._running: dict[tuple[ServerName, str], list[Deferred[str]]] = {}
         self._shares: dict[ServerName, _Share] = {}
 
@@ -186,6 +191,8 @@ class TransactionReceiver:
         version = await interner.room_version(room_nid) if room_nid is not None else None
         rules = ROOM_VERSIONS.get(version) if version is not None else None
         if room_nid is None or rules is None or not self._index.local_members(room_nid):
+            for event_id in await self._hear_outside(transaction.origin, pdus):
+                transaction.results[event_id] = {}
             return _refuse(transaction, pdus, rules, _NOT_HERE)
         if not await self._acls.allows(room_id, transaction.origin):
             return _refuse(transaction, pdus, rules, _NOT_ALLOWED)

@@ -16,6 +16,7 @@ from typing import Any
 from federation.builder import Draft
 from federation.ids import RoomId, UserId, parse_user_id
 from homeserver.http.errors import bad_json, forbidden
+from homeserver.rooms.admission import relay_others
 from homeserver.rooms.turn import Turn
 
 
@@ -44,7 +45,8 @@ def parse_proof(signed: Mapping[str, Any]) -> Proof:
 
 async def accept_offer(turn: Turn, room_id: RoomId, user_id: UserId, proof: Proof) -> None:
     """Place the invite. That the proof is for this user, and validly signed, is for the authorisation rules."""
-    await turn.place(await draft_invite(turn, room_id, user_id, proof))
+    placed = await turn.place(await draft_invite(turn, room_id, user_id, proof))
+    relay_others(turn, placed.nid, placed.event)
 
 
 async def draft_invite(turn: Turn, room_id: RoomId, user_id: UserId, proof: Proof) -> Draft:

@@ -1,22 +1,373 @@
-"""Joins across servers, with everybody honest. spec: server-server-api#joining-rooms"""
+"""Joins across servers. spec: server-server-api#joining-rooms"""
 
 from __future__ import annotations
 
-from tests.federation.people import A, NetCase
+from functools import partial
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+
+from homeserver.config.schema import Federation
+from homeserver.http.transport import PeerRequest, PeerResponse
+from tests.federation.people import VERSIONS, A, B, C, NetCase
 from tests.support.databases import on_each_database
+
+ALICE, BOB, CAROL = f"@alice:{A}", f"@bob:{B}", f"@carol:{C}"
+
+
+class JoinCase(NetCase):
+    """A third server with carol, who is in nothing yet."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        # Keys of a server that is away are had from b.
+        self.c = self.server(C, federation=Federation(trusted_key_servers=(B,)))
+        self.carol = self.c.register("carol")
+
+    def nothing_is_left(self, room_id: str) -> None:
+        """carol's server knows of no such room, and says so to everybody."""
+        self.assertNotIn("rooms", self.sync(self.c, self.carol))
+        path = f"/rooms/{quote(room_id)}"
+        self.refused(self.call(self.c, self.carol, "GET", path + "/state"), 403, "M_FORBIDDEN")
+        self.refused(
+            self.call(self.c, self.carol, "GET", path + "/messages", None, {"dir": "b"}), 403, "M_FORBIDDEN"
+        )
+        self.assertEqual([], self.ok(self.c, self.carol, "GET", "/joined_rooms")["joined_rooms"])
 
 
 @on_each_database
-class RemoteJoin(NetCase):
-    """bob of b joins alice's rooms on a."""
+class RemoteJoin(JoinCase):
+    """Everybody is honest."""
 
     def test_every_room_version(self) -> None:
-        for version in [str(number) for number in range(1, 13)]:
+        for version in VERSIONS:
             room_id = self.create(self.a, self.alice, preset="public_chat", name="Room", room_version=version)
             self.say(self.a, self.alice, room_id, "before")
             self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status, version)
             self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob))
             self.say(self.b, self.bob, room_id, "after")
-            joined = self.sync(self.b, self.bob)["rooms"]["join"][room_id]
-            self.assertEqual("after", joined["timeline"]["events"][-1]["content"]["body"])
-            self.assertEqual(2, joined["summary"]["m.joined_member_count"])
+            self.net.settle()
+            for server, token in ((self.a, self.alice), (self.b, self.bob)):
+                joined = self.sync(server, token)["rooms"]["join"][room_id]
+                self.assertEqual("after", joined["timeline"]["events"][-1]["content"]["body"], version)
+                self.assertEqual(2, joined["summary"]["m.joined_member_count"])
+
+    def test_by_alias(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat", room_alias_name="pub")
+        answer = self.call(self.b, self.bob, "POST", f"/join/{quote('#pub:' + A)}", {"reason": "why not"})
+        self.assertEqual((200, {"room_id": room_id}), (answer.status, answer.json))
+        self.net.settle()
+        path = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(BOB)}"
+        content = self.ok(self.a, self.alice, "GET", path)
+        self.assertEqual({"membership": "join", "displayname": "bob", "reason": "why not"}, content)
+
+    def test_the_others_hear_of_it(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        self.join(self.b, self.bob, room_id, A)
+        self.join(self.c, self.carol, room_id, A)
+        self.net.settle()
+        self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob), (self.c, self.carol))
+
+    def test_twice_and_two_at_once(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        dave = self.b.register("dave")
+        path = f"/_matrix/client/v3/join/{quote(room_id)}"
+        calls = [self.b.start("POST", path, {}, token, {"via": [A]}) for token in (self.bob, dave, self.bob)]
+        self.assertEqual([200] * 3, [self.net.wait(call).status for call in calls])
+        self.net.settle()
+        self.assertEqual(1, len(self.net.sent("send_join")))
+        self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob), (self.b, dave))
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        self.assertEqual(1, len(self.net.sent("send_join")))
+
+    def test_after_a_restart_it_is_all_there(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        self.join(self.b, self.bob, room_id, A)
+        before = self.state(self.b, self.bob, room_id)
+        self.b.restart()
+        self.assertEqual(before, self.state(self.b, self.bob, room_id))
+        self.say(self.b, self.bob, room_id, "still here")
+        self.net.settle()
+        events = self.sync(self.a, self.alice)["rooms"]["join"][room_id]["timeline"]["events"]
+        self.assertEqual("still here", events[-1]["content"]["body"])
+
+    def test_left_and_rejoined(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        self.join(self.b, self.bob, room_id, A)
+        self.ok(self.b, self.bob, "POST", f"/rooms/{quote(room_id)}/leave", {})
+        self.net.settle()
+        name = f"/rooms/{quote(room_id)}/state/m.room.name"
+        self.ok(self.a, self.alice, "PUT", name, {"name": "What bob missed"})
+        self.net.settle()
+        since = self.sync(self.b, self.bob)["next_batch"]
+        # No server named: those that were in it are known.
+        self.assertEqual(200, self.join(self.b, self.bob, room_id).status)
+        self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob))
+        told = self.sync(self.b, self.bob, since)["rooms"]["join"][room_id]
+        events = [*told["state"]["events"], *told["timeline"]["events"]]
+        names = [event["content"]["name"] for event in events if event["type"] == "m.room.name"]
+        self.assertEqual(["What bob missed"], names)
+        self.say(self.b, self.bob, room_id, "back")
+        self.say(self.a, self.alice, room_id, "welcome")
+        self.net.settle()
+        for server, token in ((self.a, self.alice), (self.b, self.bob)):
+            timeline = self.sync(server, token)["rooms"]["join"][room_id]["timeline"]["events"]
+            self.assertEqual(["back", "welcome"], [one["content"].get("body") for one in timeline[-2:]])
+
+
+@on_each_database
+class Restricted(JoinCase):
+    """Rooms that let members of other rooms in."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.club = self.create(self.a, self.alice, preset="public_chat")
+        self.join(self.b, self.bob, self.club, A)
+        self.room = self.make("11")
+
+    def make(self, version: str, **fields: Any) -> str:
+        """A room of alice's for the members of the club."""
+        allow = [{"type": "m.room_membership", "room_id": self.club}]
+        rules = {"join_rule": "restricted", "allow": allow}
+        state = [{"type": "m.room.join_rules", "content": rules}]
+        return self.create(self.a, self.alice, initial_state=state, room_version=version, **fields)
+
+    def test_a_member_of_the_club(self) -> None:
+        for version in ("8", "9", "10", "11", "12"):
+            room_id = self.make(version)
+            self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status, version)
+            path = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(BOB)}"
+            content = self.ok(self.b, self.bob, "GET", path)
+            self.assertEqual(ALICE, content["join_authorised_via_users_server"])
+            self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob))
+
+    def test_nobody_else(self) -> None:
+        self.refused(self.join(self.c, self.carol, self.room, A), 403, "M_FORBIDDEN")
+        self.nothing_is_left(self.room)
+
+    def test_through_another_server_when_nobody_here_may(self) -> None:
+        self.join(self.b, self.bob, self.room, A)
+        levels = f"/rooms/{quote(self.room)}/state/m.room.power_levels"
+        found = self.ok(self.a, self.alice, "GET", levels)
+        self.ok(self.a, self.alice, "PUT", levels, {**found, "invite": 50})
+        self.net.settle()
+        dave = self.b.register("dave")
+        self.ok(self.b, dave, "POST", f"/join/{quote(self.club)}", {})
+        self.net.settle()
+        self.assertEqual(200, self.join(self.b, dave, self.room).status)
+        self.net.settle()
+        self.assert_same_state(self.room, (self.a, self.alice), (self.b, self.bob), (self.b, dave))
+
+    def test_a_server_that_cannot_tell_or_may_not_grant(self) -> None:
+        """What b says to c, which asks it for a join of its carol."""
+        self.join(self.b, self.bob, self.room, A)
+        path = f"/_matrix/federation/v1/make_join/{quote(self.room)}/"
+        evil = self.net.stranger("d.example")
+        uri = path + quote("@eve:d.example") + "?ver=11"
+        self.assertEqual("M_FORBIDDEN", evil.ask(B, "GET", uri)[1]["errcode"])
+        self.ok(self.b, self.bob, "POST", f"/rooms/{quote(self.club)}/leave", {})
+        self.net.settle()
+        status, json = evil.ask(B, "GET", uri)
+        self.assertEqual((400, "M_UNABLE_TO_AUTHORISE_JOIN"), (status, json["errcode"]))
+        self.join(self.c, self.carol, self.club, A)
+        self.assertEqual(200, self.join(self.c, self.carol, self.room, B, A).status)
+
+
+@on_each_database
+class Refusals(JoinCase):
+    """Joins that do not come about leave nothing behind."""
+
+    def test_no_invite(self) -> None:
+        room_id = self.create(self.a, self.alice)
+        self.refused(self.join(self.c, self.carol, room_id, A), 403, "M_FORBIDDEN")
+        self.nothing_is_left(room_id)
+
+    def test_banned(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(room_id)}/ban", {"user_id": CAROL})
+        self.refused(self.join(self.c, self.carol, room_id, A), 403, "M_FORBIDDEN")
+        self.nothing_is_left(room_id)
+
+    def test_servers_that_are_not_wanted(self) -> None:
+        acl = {"allow": ["*"], "deny": [C]}
+        state = [{"type": "m.room.server_acl", "content": acl}]
+        room_id = self.create(self.a, self.alice, preset="public_chat", initial_state=state)
+        self.refused(self.join(self.c, self.carol, room_id, A), 403, "M_FORBIDDEN")
+        self.nothing_is_left(room_id)
+
+    def test_unfederated(self) -> None:
+        content = {"m.federate": False}
+        room_id = self.create(self.a, self.alice, preset="public_chat", creation_content=content)
+        self.refused(self.join(self.c, self.carol, room_id, A), 403, "M_FORBIDDEN")
+        self.nothing_is_left(room_id)
+
+    def test_no_such_room(self) -> None:
+        self.refused(self.join(self.c, self.carol, f"!nothing:{A}", B), 404, "M_NOT_FOUND")
+        self.nothing_is_left(f"!nothing:{A}")
+
+    def test_nobody_answers(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        self.net.down(A, B)
+        self.refused(self.join(self.c, self.carol, room_id, A, B), 502, "M_UNKNOWN")
+        self.nothing_is_left(room_id)
+
+    def test_a_version_that_the_other_server_has_not(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat", room_version="11")
+        eve = self.net.stranger("d.example")
+        uri = f"/_matrix/federation/v1/make_join/{quote(room_id)}/{quote('@eve:d.example')}"
+        for query in ("", "?ver=1", "?ver=9&ver=x"):
+            status, json = eve.ask(A, "GET", uri + query)
+            self.assertEqual((400, "M_INCOMPATIBLE_ROOM_VERSION"), (status, json["errcode"]))
+            self.assertEqual("11", json["room_version"])
+        self.assertEqual(200, eve.ask(A, "GET", uri + "?ver=11")[0])
+        self.assertEqual(
+            403, eve.ask(A, "GET", uri.replace("eve", "carol").replace("d.ex", "c.ex") + "?ver=11")[0]
+        )
+
+
+@on_each_database
+class Residents(JoinCase):
+    """Several servers are in the room: some are away, some lie."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.room = self.create(self.a, self.alice, preset="public_chat", room_version="10")
+        self.join(self.b, self.bob, self.room, A)
+        self.net.settle()
+
+    def lie(self, change: Any) -> None:
+        """What a answers to send_join is changed on its way."""
+
+        def tamper(_: Any, request: PeerRequest, response: PeerResponse) -> PeerResponse | None:
+            if request.destination == A and "send_join" in request.uri:
+                body = change(msgspec.json.decode(response.body))
+                return PeerResponse(200, body if isinstance(body, bytes) else msgspec.json.encode(body))
+            return None
+
+        self.net.tamper_answers(tamper)
+
+    def test_the_first_is_away(self) -> None:
+        self.net.down(A)
+        self.assertEqual(200, self.join(self.c, self.carol, self.room, "nowhere.example", A, B).status)
+        self.assert_same_state(self.room, (self.b, self.bob), (self.c, self.carol))
+
+    def test_the_first_knows_nothing(self) -> None:
+        self.net.stranger("d.example")
+        self.assertEqual(200, self.join(self.c, self.carol, self.room, "d.example", B).status)
+
+    def test_one_refusal_is_not_believed(self) -> None:
+        liar = self.net.stranger("d.example")
+        liar.answers["GET", "/_matrix/federation/v1/make_join/"] = lambda _: (
+            403,
+            {"errcode": "M_FORBIDDEN", "error": "no"},
+        )
+        self.assertEqual(200, self.join(self.c, self.carol, self.room, "d.example", A).status)
+
+    def test_two_refusals_are(self) -> None:
+        for name in ("d.example", "e.example"):
+            self.net.stranger(name).answers["GET", "/_matrix/federation/v1/make_join/"] = lambda _: (
+                403,
+                {"errcode": "M_FORBIDDEN", "error": "no"},
+            )
+        answer = self.join(self.c, self.carol, self.room, "d.example", "e.example", A)
+        self.refused(answer, 403, "M_FORBIDDEN")
+        self.assertEqual([], self.net.sent("make_join", origin=C, destination=A))
+
+    def test_garbage(self) -> None:
+        """Of each lie the client is told, where nobody else is asked; and the honest server makes up for it."""
+        lies: list[Any] = [
+            lambda _: b"",
+            lambda _: b"nonsense",
+            lambda _: b"[]",
+            lambda _: b"{}",
+            lambda _: b'{"state":[' + b"[" * 50_000,
+            lambda _: {"state": {}, "auth_chain": []},
+            lambda _: {"state": [], "auth_chain": []},
+            lambda _: {"state": [1, None, "x", {}, []], "auth_chain": [{"a": {}}]},
+            lambda body: {
+                **body,
+                "state": [one for one in body["state"] if one["type"] != "m.room.create"],
+                "auth_chain": [],
+            },
+            lambda body: {**body, "state": [{**one, "room_id": "!other:a.example"} for one in body["state"]]},
+            lambda body: {
+                **body,
+                "state": [{**one, "signatures": {}} for one in body["state"]],
+                "auth_chain": [],
+            },
+        ]
+        for number, lie in enumerate(lies):
+            self.lie(lie)
+            self.assertIn(self.join(self.c, self.carol, self.room, A).status, (502, 403), number)
+            self.net.untamper()
+        self.lie(lies[1])
+        self.assertEqual(200, self.join(self.c, self.carol, self.room, A, B).status)
+        self.assert_same_state(self.room, (self.b, self.bob), (self.c, self.carol))
+
+    def test_what_is_told_twice_is_no_lie(self) -> None:
+        self.lie(lambda body: {**body, "state": [*body["state"], *body["state"]][1:]})
+        self.assertEqual(200, self.join(self.c, self.carol, self.room, A).status)
+        self.assert_same_state(self.room, (self.b, self.bob), (self.c, self.carol))
+
+    def test_templates_that_are_for_something_else(self) -> None:
+        honest = self.net.wait(
+            self.a.start("GET", f"/_matrix/client/v3/rooms/{quote(self.room)}/state", None, self.alice)
+        ).json
+        event = {
+            "room_id": self.room,
+            "type": "m.room.member",
+            "sender": CAROL,
+            "state_key": CAROL,
+            "content": {"membership": "join"},
+            "prev_events": [honest[0]["event_id"]],
+            "auth_events": [honest[0]["event_id"]],
+            "depth": 5,
+        }
+        liar = self.net.stranger("d.example")
+        lies: list[Any] = [
+            {},
+            {"event": []},
+            {"event": event},  # no version: one of the first two, whose references have another form
+            {"event": event, "room_version": "7777"},
+            {"event": event, "room_version": 10},
+            {"event": {**event, "type": "m.room.power_levels"}, "room_version": "10"},
+            {"event": {**event, "room_id": "!a:b"}, "room_version": "10"},
+            {"event": {**event, "sender": ALICE}, "room_version": "10"},
+            {"event": {**event, "state_key": BOB}, "room_version": "10"},
+            {"event": {**event, "content": {"membership": "leave"}}, "room_version": "10"},
+            {"event": {**event, "content": []}, "room_version": "10"},
+            {"event": {**event, "prev_events": []}, "room_version": "10"},
+            {"event": {**event, "prev_events": ["x"] * 3}, "room_version": "10"},
+            {"event": {**event, "prev_events": ["$x"] * 100_000}, "room_version": "10"},
+            {"event": {**event, "auth_events": {}}, "room_version": "10"},
+            {"event": {**event, "depth": 2**70}, "room_version": "10"},
+            {"event": {**event, "depth": "x"}, "room_version": "10"},
+            {"event": {**event, "depth": 1.5}, "room_version": "10"},
+            {"event": event, "room_version": "12"},
+        ]
+        self.net.down(A)  # which would be asked, too: the room's id names it
+        for lie in lies:
+            liar.answers["GET", "/_matrix/federation/v1/make_join/"] = partial(_answer, lie)
+            self.refused(self.join(self.c, self.carol, self.room, "d.example"), 502, "M_UNKNOWN")
+        self.assertEqual([], self.net.sent("send_join", destination="d.example"))
+        # What it adds to the content is not signed.
+        content = {
+            "membership": "join",
+            "displayname": "evil",
+            "im.evil": 1,
+            "join_authorised_via_users_server": 7,
+        }
+        liar.answers["GET", "/_matrix/federation/v1/make_join/"] = lambda _: (
+            200,
+            {"event": {**event, "content": content, "unsigned": {}, "extra": 1}, "room_version": "7"},
+        )
+        self.refused(self.join(self.c, self.carol, self.room, "d.example"), 404, "M_NOT_FOUND")
+        (sent,) = self.net.sent("send_join", destination="d.example")
+        self.assertEqual({"membership": "join", "displayname": "carol"}, sent.json["content"])
+        self.assertNotIn("extra", sent.json)
+        self.nothing_is_left(self.room)
+
+
+def _answer(content: Any, _: PeerRequest) -> tuple[int, Any]:
+    return 200, content
