@@ -141,6 +141,7 @@ class Admission:
         await check_signed(event, self._keys, [server_name] if vouched else ())
         if vouched:
             event = co_sign(event, self._tools.signer)
+        event = await self.approved(actor, event)
 
         async def job(turn: Turn) -> Admitted:
             await check_acl(turn, origin)
@@ -149,6 +150,16 @@ class Admission:
             return await self.place(turn, event)
 
         return await actor.run(job)
+
+    async def approved(self, actor: RoomActor, event: Event, *, is_ours: bool = False) -> Event:
+        """With the signature of the room's policy server, where it has one that gives it.
+
+        # spec: server-server-api#validating-policy-server-signatures
+        """
+        policing = self._rooms.policing
+        if policing is None:
+            return event
+        return await policing.approved(event, await actor.run(policing.server_of), is_ours=is_ours)
 
     async def _look(self, turn: Turn, origin: ServerName) -> RoomRules:
         await check_acl(turn, origin)

@@ -26,7 +26,6 @@ from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.errors import MatrixError, forbidden, limit_exceeded
 from homeserver.http.transport import Unreachable
 from homeserver.peers.types import PeerClient
-from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.arrivals import Arrival, Placed, arrive
 from homeserver.rooms.turn import SignatureNeeded, Turn
 from homeserver.store.members import load_joined_servers
@@ -96,11 +95,15 @@ class Policing:
         except Malformed:
             return event
 
-    async def approve(self, actor: RoomActor, event: Event) -> Event:
-        """An event that another server hands over, with the signature if it can be had at once."""
-        server = await actor.run(self.server_of)
+    async def approved(self, event: Event, server: PolicyServer | None, *, is_ours: bool) -> Event:
+        """An event on its way through a handshake, with the signature; without it only what is another's.
+
+        Raises like ``sign``, of an event that is ours.
+        """
         if server is None or not lacks_signature(event, server):
             return event
+        if is_ours:
+            return await self.sign(SignatureNeeded(event, server))
         return await self.try_to_sign(event, server) or event
 
     async def _ask(self, event: Event, server: PolicyServer) -> Event:

@@ -50,6 +50,7 @@ class RemoteInvites:
             return event, await load_stripped(turn, self._tools)
 
         event, stripped = await actor.run(make)
+        event = await self._admission.approved(actor, event, is_ours=True)
         signed = await self._signed_off(event, stripped)
         await actor.run(lambda turn: self._admission.place(turn, signed))
         return event.event_id

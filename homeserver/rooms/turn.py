@@ -87,6 +87,9 @@ class Policing(Protocol):
     async def sign(self, needed: SignatureNeeded) -> Event:
         """Ask for a signature: over the network, and never within a turn."""
 
+    async def approved(self, event: Event, server: PolicyServer | None, *, is_ours: bool) -> Event:
+        """The same for an event of a handshake; what is another's comes back as it is where it is refused."""
+
 
 class Turn:
     """One job's hold of a room. ``warm`` maps state keys to (nid, event), or None where the room has none."""

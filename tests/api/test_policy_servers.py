@@ -21,6 +21,7 @@ from homeserver.store.events import find_row
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import ALICE, V3
 from tests.support.databases import on_each_database
+from tests.support.peer import FEDERATION, event_id_of
 
 _SIGN = ("POST", "/_matrix/policy/v1/sign")
 
@@ -291,3 +292,52 @@ class TheirEvents(PolicyCase):
         self.settle()
         self.assertTrue(self.shown(said))
         self.assertEqual(asked, len(self.asked_to_sign()))
+
+
+@on_each_database
+class Handshakes(PolicyCase):
+    def join(self) -> tuple[int, Any]:
+        """Somebody of a third server comes in by us."""
+        third = self.new_peer("third.example")
+        user_id = third.user()
+        made = third.call(
+            self.app, "GET", f"{FEDERATION}/make_join/{self.room_id}/{user_id}?ver={self.version}"
+        )
+        self.assertEqual(200, made[0], made)
+        event = third.sign(made[1]["event"], self.version)
+        event_id = event_id_of(event, self.version)
+        return third.call(
+            self.app, "PUT", f"/_matrix/federation/v2/send_join/{self.room_id}/{event_id}", event
+        )
+
+    def test_who_joins_by_us_is_put_before_it(self) -> None:
+        status, answer = self.join()
+        self.assertEqual(200, status, answer)
+        self.assertEqual(1, len(self.asked_to_sign()))
+        joined = self.room.parse(answer["event"]) if "event" in answer else None
+        self.assertEqual("join", self.state("m.room.member", "@mallory:third.example")["membership"])
+        if joined is not None:
+            self.assertTrue(has_valid_signature(joined, self.server))
+
+    def test_who_is_not_wanted_does_not(self) -> None:
+        self.refuse()
+        self.assertEqual(403, self.join()[0])
+        self.assertIsNone(self.state("m.room.member", "@mallory:third.example"))
+
+    def test_invites_to_other_servers(self) -> None:
+        third = self.new_peer("third.example")
+
+        def invited(request: PeerRequest) -> Any:
+            assert request.body is not None
+            return {"event": third.cosign(msgspec.json.decode(request.body)["event"], self.version)}
+
+        third.answers["PUT", "/_matrix/federation/v2/invite/"] = invited
+        body = {"user_id": third.user()}
+        self.app.ok("POST", f"{V3}/rooms/{self.room_id}/invite", body, self.alice)
+        self.assertEqual("invite", self.state("m.room.member", third.user())["membership"])
+        self.refuse()
+        body = {"user_id": third.user("other")}
+        status, answer = self.app.call("POST", f"{V3}/rooms/{self.room_id}/invite", body, self.alice)
+        self.assertEqual((403, "That looks like spam"), (status, answer["error"]))
+        # Their server has not heard of what was refused.
+        self.assertEqual(1, len(third.asked_for("/invite/")))
