@@ -125,8 +125,8 @@ class Hold:
         users: set[str] = {event.sender for event in events}
         keys = {event.key() for event in events if event.state_key is not None}
         users.update(key[1] for key in keys if key[0] == "m.room.member")
-        await interner.find_users(sorted(users))
-        await interner.prefetch_keys(sorted(keys))
+        await interner.bind_users(sorted(users))
+        await interner.bind_keys(sorted(keys))
 
     async def behind_hidden(self, event_ids: Iterable[str]) -> set[str]:
         """Events that some name as parents, and the parents of those among them that nobody is shown."""

@@ -201,6 +201,14 @@ class Interner:
         found = ((name, self._users.nids.get(name)) for name in wanted)
         return {name: nid for name, nid in found if nid is not None}
 
+    async def bind_users(self, names: Iterable[str]) -> None:
+        """Have the numbers of many users in memory, with one read: new ones are bound."""
+        wanted = list(dict.fromkeys(names))
+        found = await self.find_users(wanted)
+        for name in wanted:
+            if name not in found:
+                self._bind(self._users, name)
+
     async def user_names(self, nids: Iterable[int]) -> dict[int, str]:
         """The user ids behind numbers."""
         return await self._back(self._users, _USERS_BY_NID, nids)
@@ -270,6 +278,15 @@ class Interner:
             return known
         await self.event_type(key[0])
         return self._bind(self._keys, key)
+
+    async def bind_keys(self, keys: Iterable[StateKey]) -> None:
+        """Have the numbers of many state keys in memory, with a read for each type: new ones are bound."""
+        wanted = list(dict.fromkeys(keys))
+        await self.prefetch_keys(wanted)
+        for key in wanted:
+            if key not in self._keys.nids:
+                await self.event_type(key[0])
+                self._bind(self._keys, key)
 
     async def key_names(self, nids: Iterable[int]) -> dict[int, StateKey]:
         """The (type, state key) behind numbers."""
