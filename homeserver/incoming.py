@@ -14,7 +14,7 @@ from homeserver.rooms.fetching import RoomFetcher
 from homeserver.rooms.filling import GapFiller
 from homeserver.rooms.moments import Moments
 from homeserver.rooms.policing import Policing
-from homeserver.rooms.receive import HearOutside, TransactionReceiver
+from homeserver.rooms.receive import HearOutside, Joining, TransactionReceiver
 from homeserver.rooms.staged import Staged
 from homeserver.runtime.tasks import TaskGroup
 
@@ -38,6 +38,7 @@ def build_incoming(
     tasks: TaskGroup,
     ephemeral: EphemeralEdus | None,
     keys: KeyEdus | None,
+    joining: Joining,
     hear_outside: HearOutside,
 ) -> Incoming:
     """Opens nothing; ``filler.start`` goes on with what an earlier process left."""
@@ -75,6 +76,7 @@ def build_incoming(
         staged,
         filler,
         clock,
+        joining,
         hear_outside,
     )
     client = peering.client

@@ -328,8 +328,16 @@ def build_services(core: Core, peering: Peering) -> Services:
     facts, ignored = StateFacts(core.bases), IgnoreLists(database)
     encryption = build_encryption(core, peering, tasks, facts)
     ephemeral = build_ephemeral(core, typing, presence, tasks)
-    hear_outside = rooms.strangers.outsiders.heard
-    incoming = build_incoming(core, peering, tasks, ephemeral, encryption.edus, hear_outside)
+    strangers = rooms.strangers
+    incoming = build_incoming(
+        core,
+        peering,
+        tasks,
+        ephemeral,
+        encryption.edus,
+        strangers.remote.under_way,
+        strangers.outsiders.heard,
+    )
     return Services(
         settings=settings,
         limiter=limiter,

@@ -14,12 +14,12 @@ of a server, its rooms at once, and what waits of it (429, and it comes again).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
 from twisted.python.failure import Failure
 
 from federation.edus import Edu
@@ -50,12 +50,16 @@ from homeserver.stream.index import MembershipIndex
 TRANSACTIONS_AT_ONCE = 4
 WAITERS_MOST = 4
 ROOMS_AT_ONCE = 8
+# Events that come while this server joins their room wait for that, and after so long come again.
+JOIN_WAIT_S = 20.0
 RETRY_AFTER_MS = 5_000
 _NOT_HERE = "This server is not in that room"
 _NOT_ALLOWED = "Your server is not allowed in that room"
 
 _encode = msgspec.json.Encoder().encode
 
+Joining = Callable[[RoomId], Coroutine[Any, Any, bool]]
+"""Whether somebody of ours was joining a room; it is over when the answer is there (``remote.py``)."""
 HearOutside = Callable[[ServerName, Sequence[Any]], Awaitable[Sequence[EventId]]]
 """Events of a room that this server is not in: those that meant something nevertheless (``outsiders.py``)."""
 
@@ -98,6 +102,7 @@ class TransactionReceiver:
         staged: Staged,
         filler: GapFiller,
         clock: Clock,
+        joining: Joining,
         hear_outside: HearOutside,
     ) -> None:
         self._rooms = rooms
@@ -111,6 +116,7 @@ class TransactionReceiver:
         self._staged = staged
         self._filler = filler
         self._clock = clock
+        self._joining = joining
         self._hear_outside = hear_outside
         self._running: dict[tuple[ServerName, str], list[Deferred[str]]] = {}
         self._shares: dict[ServerName, _Share] = {}
@@ -186,20 +192,49 @@ class TransactionReceiver:
     # --- one room ------------------------------------------------------------------------------------
 
     async def _take_room(self, transaction: _Transaction, room_id: RoomId, pdus: list[Any]) -> None:
-        interner = self._rooms.tools.interner
-        room_nid = interner.known_room(room_id) or await interner.find_room(room_id)
-        version = await interner.room_version(room_nid) if room_nid is not None else None
-        rules = ROOM_VERSIONS.get(version) if version is not None else None
-        if room_nid is None or rules is None or not self._index.local_members(room_nid):
-            for event_id in await self._hear_outside(transaction.origin, pdus):
-                transaction.results[event_id] = {}
-            return _refuse(transaction, pdus, rules, _NOT_HERE)
+        found = await self._find_room(room_id)
+        if found is None and await self._wait_for_join(room_id):
+            found = await self._find_room(room_id)
+        if found is None:
+            return await self._hear(transaction, room_id, pdus)
+        room_nid, rules = found
         if not await self._acls.allows(room_id, transaction.origin):
             return _refuse(transaction, pdus, rules, _NOT_ALLOWED)
         checked = await self._check(transaction, pdus, rules, room_id)
         if checked:
             await self._take_events(transaction, room_id, room_nid, checked)
         return None
+
+    async def _find_room(self, room_id: RoomId) -> tuple[int, RoomRules] | None:
+        """A room that somebody of ours is in."""
+        interner = self._rooms.tools.interner
+        room_nid = interner.known_room(room_id) or await interner.find_room(room_id)
+        if room_nid is None or not self._index.local_members(room_nid):
+            return None
+        version = await interner.room_version(room_nid)
+        rules = ROOM_VERSIONS.get(version) if version is not None else None
+        return None if rules is None else (room_nid, rules)
+
+    async def _wait_for_join(self, room_id: RoomId) -> bool:
+        """What others send as soon as they have seen our join is not to be lost."""
+        waiting = Deferred.fromCoroutine(self._joining(room_id))
+        timer = self._clock.callLater(JOIN_WAIT_S, waiting.cancel)
+        try:
+            return await waiting
+        except CancelledError:
+            raise limit_exceeded(RETRY_AFTER_MS) from None
+        finally:
+            if timer.active():
+                timer.cancel()
+
+    async def _hear(self, transaction: _Transaction, room_id: RoomId, pdus: list[Any]) -> None:
+        """Of a room that this server is not in, only what ends an invite or a knock means something."""
+        for event_id in await self._hear_outside(transaction.origin, pdus):
+            transaction.results[event_id] = {}
+        interner = self._rooms.tools.interner
+        room_nid = await interner.find_room(room_id)
+        version = await interner.room_version(room_nid) if room_nid is not None else None
+        _refuse(transaction, pdus, ROOM_VERSIONS.get(version or ""), _NOT_HERE)
 
     async def _check(
         self, transaction: _Transaction, pdus: list[Any], rules: RoomRules, room_id: RoomId

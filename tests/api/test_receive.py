@@ -8,6 +8,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from homeserver.db.errors import DatabaseUnavailable
+from homeserver.rooms.receive import JOIN_WAIT_S
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import V3
 from tests.support.counting import count
@@ -255,3 +256,49 @@ class Bodies(ReceiveCase):
         path = f"{V3}/rooms/{self.room_id}/event/{said.event_id}"
         found = self.app.ok("GET", path, None, self.alice)
         self.assertEqual("the truth", found["content"]["body"])
+
+
+@on_each_database
+class WhileJoining(ReceiveCase):
+    """A room of the peer's, which alice joins; the peer sends events as soon as it has seen the join."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.own = self.peer.create("11")
+        self.held: list[tuple[Deferred[Any], Any]] = []
+        self.peer.answers["PUT", "/_matrix/federation/v2/send_join/"] = self.hold
+        query = {"server_name": self.peer.server_name}
+        path = f"{V3}/join/{self.own.room_id}"
+        self.joining = self.app.start("POST", path, {}, self.alice, query)
+        self.assertTrue(self.pause(self.joining))
+
+    def hold(self, request: Any) -> Deferred[Any]:
+        """The join is accepted, and the answer is slow."""
+        answer = self.own.send_join_answer(msgspec.json.decode(request.body))
+        waiting: Deferred[Any] = Deferred()
+        self.held.append((waiting, answer))
+        return waiting
+
+    def test_events_wait_for_the_join(self) -> None:
+        said = self.own.say("welcome")
+        body = self.peer.transaction([said])
+        waiting = self.peer.start(self.app, "PUT", f"{FEDERATION}/send/early", body)
+        self.assertTrue(self.pause(waiting))
+        for one, answer in self.held:
+            one.callback(answer)
+        self.assertEqual(200, self.app.wait(self.joining).status)
+        answer = self.app.wait(waiting)
+        self.assert_taken((answer.status, answer.json), said)
+        self.assertEqual(said.event_id, self.timeline(self.own.room_id)[-1])
+
+    def test_a_join_that_takes_long(self) -> None:
+        said = self.own.say("welcome")
+        body = self.peer.transaction([said])
+        waiting = self.peer.start(self.app, "PUT", f"{FEDERATION}/send/early", body)
+        self.assertTrue(self.pause(waiting))
+        self.settle(JOIN_WAIT_S + 1)
+        self.assertEqual(429, self.app.wait(waiting).status)
+        for one, answer in self.held:
+            one.callback(answer)
+        self.assertEqual(200, self.app.wait(self.joining).status)
+        self.assert_taken(self.peer.call(self.app, "PUT", f"{FEDERATION}/send/early", body), said)
