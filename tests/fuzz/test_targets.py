@@ -9,6 +9,7 @@ from tests.fuzz import (
     answers,
     canonical,
     device_keys,
+    discovery,
     edus,
     event,
     ids,
@@ -37,6 +38,9 @@ class FuzzTargets(SynchronousTestCase):
 
     def test_device_keys(self) -> None:
         as_test(device_keys.STRATEGY, device_keys.target, EXAMPLES)()
+
+    def test_discovery(self) -> None:
+        as_test(discovery.STRATEGY, discovery.target, EXAMPLES)()
 
     def test_edus(self) -> None:
         as_test(edus.STRATEGY, edus.target, EXAMPLES)()
