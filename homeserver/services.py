@@ -328,16 +328,8 @@ def build_services(core: Core, peering: Peering) -> Services:
     facts, ignored = StateFacts(core.bases), IgnoreLists(database)
     encryption = build_encryption(core, peering, tasks, facts)
     ephemeral = build_ephemeral(core, typing, presence, tasks)
-    strangers = rooms.strangers
-    incoming = build_incoming(
-        core,
-        peering,
-        tasks,
-        ephemeral,
-        encryption.edus,
-        strangers.remote.under_way,
-        strangers.outsiders.heard,
-    )
+    joining, heard = rooms.strangers.remote.under_way, rooms.strangers.outsiders.heard
+    incoming = build_incoming(core, peering, tasks, ephemeral, encryption.edus, joining, heard)
     return Services(
         settings=settings,
         limiter=limiter,
