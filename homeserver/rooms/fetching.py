@@ -87,11 +87,10 @@ class RoomFetcher:
         try:
             return await self._shared.get(key, lambda: self._ask_each(room, need))
         except Busy:
-            return None if isinstance(need, NeedStateIds) else ()
+            return nothing(need)
 
     async def _ask_each(self, room: FetchRoom, need: RoomNeed) -> Any:
         """The first answer that there is."""
-        answer: Any = None
         for server in room.servers[: _limits(need).servers]:
             try:
                 answer = await self._ask(server, room, need)
@@ -99,7 +98,7 @@ class RoomFetcher:
                 continue
             if answer:
                 return answer
-        return None if isinstance(need, NeedStateIds) else answer or ()
+        return nothing(need)
 
     # --- one server ----------------------------------------------------------------------------------
 
@@ -207,6 +206,11 @@ class RoomFetcher:
             except (RemoteError, Unreachable, Malformed):
                 continue
         return None
+
+
+def nothing(need: RoomNeed) -> Any:
+    """The answer that says that there is none."""
+    return None if isinstance(need, NeedStateIds) else ()
 
 
 def _limits(need: RoomNeed) -> Limits:

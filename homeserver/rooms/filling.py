@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 
 from federation.event import Event
-from federation.flows.needs import RoomNeed
+from federation.flows.needs import NeedKnown, RoomNeed
 from federation.flows.receive import Filled, Start, Step, receive
 from federation.ids import EventId, RoomId, ServerName
 from federation.policy import PolicyServer
@@ -32,7 +32,7 @@ from homeserver.http.errors import MatrixError
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.arrivals import Arrival, Missing, arrive
 from homeserver.rooms.checking import Checked, EventChecker, KeysMissing
-from homeserver.rooms.fetching import FetchRoom, RoomFetcher
+from homeserver.rooms.fetching import FetchRoom, RoomFetcher, nothing
 from homeserver.rooms.policing import Policing, lacks_signature
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.staged import Staged
@@ -53,8 +53,10 @@ from homeserver.store.staging import (
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
-AT_ONCE = 32
+AT_ONCE = 64
 PER_ORIGIN = 4
+# Who answers slowly is asked no more after so long: what was found by then is kept, and the rest is tried again.
+ASK_FOR_S = 120.0
 BATCH = 50
 # After each attempt in vain; there is none after the last.
 WAITS_S = (5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400)
@@ -270,7 +272,11 @@ class GapFiller:
             servers = await self._order(room_nid, origin, rows)
             room = FetchRoom(room_nid, RoomId(room_id), place.rules, servers)
 
+            until_s = self._clock.monotonic() + ASK_FOR_S
+
             async def answer(need: RoomNeed) -> Any:
+                if self._clock.monotonic() > until_s and not isinstance(need, NeedKnown):
+                    return nothing(need)
                 return await self._fetcher.answer(room, need)
 
             start = Start(tuple(events), place.extremities, place.min_depth, lenient)

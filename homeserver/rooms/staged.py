@@ -16,9 +16,9 @@ from homeserver.store.staging import Waiting
 class Bounds:
     """How much may wait: of one server, of one room, and in all."""
 
-    origin: int = 1_000
-    room: int = 3_000
-    all: int = 30_000
+    origin: int = 500
+    room: int = 2_000
+    all: int = 10_000
 
 
 class Staged:

@@ -12,12 +12,13 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from federation.event import Event
-from homeserver.http.transport import PeerResponse, Unreachable
+from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
 from homeserver.rooms.filling import WAITS_S
 from homeserver.rooms.receive import TRANSACTIONS_AT_ONCE
 from homeserver.store.staging import load_waiting
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import ALICE, V3
+from tests.support.app import START_S
 from tests.support.databases import on_each_database
 from tests.support.peer import FEDERATION, FakePeer, event_id_of, random_id
 
@@ -390,6 +391,34 @@ class HostileAnswers(ReceiveCase):
         self.send()
         self.assertEqual(1, self.staged())
         self.assertLess(len(self.peer.asked), 60)
+
+    def test_answers_that_take_their_time(self) -> None:
+        """Each comes just before we would stop to wait for it."""
+        clock = self.app.time
+
+        def slow(answer: Any) -> Any:
+            def later(request: PeerRequest) -> Deferred[Any]:
+                waiting: Deferred[Any] = Deferred()
+                clock.callLater(19, waiting.callback, answer(request) if callable(answer) else answer)
+                return waiting
+
+            return later
+
+        def more(request: PeerRequest) -> Any:
+            assert request.body is not None
+            parent = random_id(msgspec.json.decode(request.body)["latest_events"][0])
+            return {"events": [self.room.make("m.room.message", {}, prev=[parent], depth=5).json]}
+
+        self.peer.answers[MISSING] = slow(more)
+        self.peer.answers[STATE_IDS] = self.peer.answers[EVENT] = slow(PeerResponse(404, b"{}"))
+        self.send()
+        while self.app.app.services.incoming.filler._running:
+            self.settle(19)
+        self.assertLess(self.app.time.seconds(), START_S + 180)
+        asked = len(self.peer.asked)
+        # It has a place again for what others lack, and its own event waits for the next attempt.
+        self.assertEqual(1, self.staged())
+        self.assertLess(asked, 15)
 
     def test_a_chain_that_goes_on_and_on(self) -> None:
         """Each event that is asked for names another one that is missing."""
