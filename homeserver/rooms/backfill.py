@@ -179,10 +179,11 @@ class Backfills:
         missing = [gap.missing_id for gap in gaps]
         left = await self._database.read(load_gaps_left, room_nid, missing)
         for missing_id in missing:
-            if missing_id in left:
-                self._failures.note(room_nid, missing_id)
-            else:
+            if missing_id not in left:
                 self._failures.forget(room_nid, missing_id)
+            elif not came:
+                # Where something came, the page may have been full before it was the turn of this one.
+                self._failures.note(room_nid, missing_id)
         return came
 
     async def _fill(self, room_id: str, room_nid: int, gaps: Sequence[Gap]) -> bool:

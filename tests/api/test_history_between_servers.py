@@ -132,6 +132,26 @@ class Between(DatabaseCase):
         found = self.pages(third, carol, room_id)
         self.assertEqual([one["event_id"] for one in wanted], [one["event_id"] for one in found][1:])
 
+    def test_a_long_absence(self) -> None:
+        room_id = self.create()
+        self.say(self.here, self.alice, room_id, "before")
+        self.join(room_id)
+        self.say(self.here, self.alice, room_id, "joined")
+        self.net.settle()
+        self.net.down("there.example")
+        for number in range(600):
+            self.say(self.here, self.alice, room_id, str(number))
+        self.net.settle()
+        self.net.up("there.example")
+        self.net.advance(7200)
+        self.say(self.here, self.alice, room_id, "after")
+        self.net.settle()
+        self.net.advance(7200)
+        wanted = [one["event_id"] for one in self.pages(self.here, self.alice, room_id)]
+        found = [one["event_id"] for one in self.pages(self.there, self.bob, room_id)]
+        self.assertEqual(set(wanted), set(found))
+        self.assertEqual(len(wanted), len(found))
+
 
 def _texts(tx: Tx) -> list[str]:
     return tx.column(_TEXTS)
