@@ -17,7 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred
 
 from federation.errors import Malformed
 from federation.flows.backfill import backfill
-from federation.flows.needs import RoomNeed
+from federation.flows.needs import Known, Limits, NeedEvents, NeedKnown, RoomNeed
 from federation.ids import EventId, RoomId, ServerName, parse_server_name
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.errors import DatabaseError
@@ -34,6 +34,8 @@ from homeserver.stream.index import MembershipIndex
 
 # Events of one fetch; other servers give no more at once.
 PAGE = 100
+# Pages that are fetched to come to one event.
+REACH_MOST = 20
 # Rooms that are fetched for at the same time.
 RUNNING_MOST = 64
 # One fetch in all, however many servers are asked for however much: a slow one must not keep others from theirs.
@@ -46,6 +48,7 @@ _FIRST_WAIT_S = 15.0
 _LONGEST_WAIT_S = 3600.0
 # LIMIT(memory: of more failures than this the oldest are forgotten, and tried again)
 _FAILURES_MOST = 10_000
+_ONE_EVENT = Limits(1024 * 1024, 5.0, 3)
 
 
 class Fetcher(Protocol):
@@ -56,7 +59,7 @@ class Fetcher(Protocol):
 
 
 class _Failures:
-    """Which gaps could not be closed, how often, and until when they are left alone."""
+    """Which events could not be had, how often, and until when they are left alone."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -134,6 +137,32 @@ class Backfills:
         finally:
             if timer.active():
                 timer.cancel()
+
+    async def bring(self, room_id: str, room_nid: int, event_id: str, wait_s: float) -> bool:
+        """Fetch history up to one event, and wait for it so long: whether it has its place now.
+
+        The event itself is fetched and checked first: nobody has us fetch history for an id that means nothing.
+        """
+        if not self.may(room_nid) or not self._failures.is_due(room_nid, event_id):
+            return False
+        until_s = self._clock.monotonic() + wait_s
+        room = await self.room(room_id, room_nid)
+        found = await self._fetcher.answer(room, NeedEvents((EventId(event_id),), _ONE_EVENT))
+        if not found:
+            self._failures.note(room_nid, event_id)
+            return False
+        return await self.reach(room, EventId(event_id), until_s)
+
+    async def reach(self, room: FetchRoom, event_id: EventId, until_s: float) -> bool:
+        """Fetch page by page until an event has its place, or until a time: whether it has."""
+        for _ in range(REACH_MOST):
+            known: Known = await self._fetcher.answer(room, NeedKnown((event_id,)))
+            wait_s = until_s - self._clock.monotonic()
+            if event_id in known.placed:
+                return True
+            if wait_s <= 0 or not await self.more(room.room_id, room.room_nid, wait_s):
+                return False
+        return False
 
     async def room(self, room_id: str, room_nid: int, *first: str) -> FetchRoom:
         """A room and the servers that are worth asking about it; ``first`` are the best."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from federation.errors import Malformed, RemoteError
 from federation.event import Event
-from federation.flows.needs import Known, Limits, NeedEvents, NeedKnown
+from federation.flows.needs import Limits, NeedEvents
 from federation.ids import EventId, ServerName, parse_event_id
 from homeserver.http.transport import Unreachable, build_uri
 from homeserver.peers.types import PeerClient
@@ -19,9 +19,8 @@ from homeserver.rooms.backfill import Backfills, Fetcher
 from homeserver.rooms.fetching import FetchRoom
 from homeserver.runtime.clock import Clock
 
-# How long a reader waits, and how much history that may be.
+# How long a reader waits.
 WAIT_S = 10.0
-ROUNDS_MOST = 20
 _SERVERS_MOST = 3
 _ANSWER_BYTES = 64 * 1024
 _ANSWER_S = 5.0
@@ -40,25 +39,16 @@ class Moments:
     async def bring(
         self, room_id: str, room_nid: int, ts_ms: int, best_ms: int | None, *, backwards: bool
     ) -> bool:
-        """Bring in an event nearer to a moment than one at ``best_ms``, if there is one: whether anything came."""
+        """Bring in an event nearer to a moment than one at ``best_ms``: whether it makes sense to look again."""
         if not self._backfills.may(room_nid):
             return False
         until_s = self._clock.monotonic() + WAIT_S
         room = await self._backfills.room(room_id, room_nid)
         event = await self._find(room, ts_ms, best_ms, backwards=backwards)
-        came = False
-        for _ in range(ROUNDS_MOST):
-            wait_s = until_s - self._clock.monotonic()
-            if event is None or wait_s <= 0 or await self._is_placed(room, event.event_id):
-                break
-            if not await self._backfills.more(room_id, room_nid, wait_s):
-                break
-            came = True
-        return came
-
-    async def _is_placed(self, room: FetchRoom, event_id: EventId) -> bool:
-        known: Known = await self._fetcher.answer(room, NeedKnown((event_id,)))
-        return event_id in known.placed
+        if event is None:
+            return False
+        await self._backfills.reach(room, event.event_id, until_s)
+        return True
 
     async def _find(
         self, room: FetchRoom, ts_ms: int, best_ms: int | None, *, backwards: bool

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -41,6 +41,8 @@ from homeserver.stream.tokens import parse_timeline_token, timeline_token
 PAST_WAIT_S = 5.0
 _PAST_ROUNDS = 3
 
+T = TypeVar("T")
+
 _encode = msgspec.json.Encoder().encode
 
 
@@ -52,6 +54,9 @@ class Past(Protocol):
 
     async def more(self, room_id: str, room_nid: int, wait_s: float) -> bool:
         """Fetch some and wait for it so long: whether it came."""
+
+    async def bring(self, room_id: str, room_nid: int, event_id: str, wait_s: float) -> bool:
+        """Fetch it up to one event, and wait for it so long: whether the event came."""
 
 
 class _Answer(NamedTuple):
@@ -99,9 +104,11 @@ class Pagination:
         sight = await self._sights.find(requester, room_id)
         low, high = _bounds(asked, sight)
         asker = await self.asker(requester, sight)
-        return await self._with_past(
-            sight, lambda: self._database.read(_write_page, self._archive, asker, asked, low, high)
-        )
+
+        def read() -> Deferred[_Answer]:
+            return self._database.read(_write_page, self._archive, asker, asked, low, high)
+
+        return await self._with_past(sight, read, await read())
 
     async def event(self, requester: Requester, room_id: str, event_id: str) -> bytes:
         """One event; 404 M_NOT_FOUND where the reader may not see it, for whatever reason."""
@@ -111,7 +118,9 @@ class Pagination:
             # spec: client-server-api#get_matrixclientv3roomsroomideventeventid (404 for both)
             raise no_event() from None
         asker = await self.asker(requester, sight)
-        return await self._database.read(_write_event, self._archive, asker, event_id)
+        return await self._with_event(
+            sight, event_id, lambda: self._database.read(_write_event, self._archive, asker, event_id)
+        )
 
     async def context(
         self, requester: Requester, room_id: str, event_id: str, limit: int, wanted: Filter | None
@@ -119,17 +128,31 @@ class Pagination:
         """The answer of ``/context``."""
         sight = await self._sights.find(requester, room_id)
         asker = await self.asker(requester, sight)
-        return await self._with_past(
-            sight,
-            lambda: self._database.read(_write_context, self._archive, asker, event_id, limit, wanted),
-        )
 
-    async def _with_past(self, sight: Sight, read: Callable[[], Deferred[_Answer]]) -> bytes:
+        def read() -> Deferred[_Answer]:
+            return self._database.read(_write_context, self._archive, asker, event_id, limit, wanted)
+
+        answer = await self._with_event(sight, event_id, read)
+        return await self._with_past(sight, read, answer)
+
+    async def _with_event(self, sight: Sight, event_id: str, read: Callable[[], Deferred[T]]) -> T:
+        """What was read of an event; it may be one that we have not yet, such as what an old message replies to."""
+        try:
+            return await read()
+        except MatrixError as error:
+            if error.status != 404 or not sight.joined:
+                raise
+            if not await self._database.read(_may_be_elsewhere, sight.room_nid, event_id):
+                raise
+            if not await self._past.bring(sight.room_id, sight.room_nid, event_id, PAST_WAIT_S):
+                raise
+        return await read()
+
+    async def _with_past(self, sight: Sight, read: Callable[[], Deferred[_Answer]], answer: _Answer) -> bytes:
         """The answer, read again as long as it is short of history that other servers have, within limits.
 
         # spec: server-server-api#backfilling-and-retrieving-missing-events
         """
-        answer = await read()
         until_s = self._clock.monotonic() + PAST_WAIT_S
         for _ in range(_PAST_ROUNDS):
             wait_s = until_s - self._clock.monotonic()
@@ -169,6 +192,12 @@ def _bounds(asked: PageAsked, sight: Sight) -> tuple[int, int]:
     else:
         low, high = start, stop
     return BEGINNING if low is None else low, sight.upto if high is None else min(high, sight.upto)
+
+
+def _may_be_elsewhere(tx: Tx, room_nid: int, event_id: str) -> bool:
+    """Whether an event is none that we have and know the place of, in a room whose history is not all here."""
+    row = find_history_row(tx, room_nid, event_id)
+    return (row is None or row.state_before is None) and has_gaps(tx, room_nid)
 
 
 def _goes_on(tx: Tx, sight: Sight, low: int, scanned: Scanned) -> bool:

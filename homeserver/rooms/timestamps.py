@@ -26,7 +26,7 @@ class Elsewhere(Protocol):
     async def bring(
         self, room_id: str, room_nid: int, ts_ms: int, best_ms: int | None, *, backwards: bool
     ) -> bool:
-        """Bring in an event nearer to a moment than one at ``best_ms``: whether anything came."""
+        """Bring in an event nearer to a moment than one at ``best_ms``: whether it makes sense to look again."""
 
 
 class _Nearest(NamedTuple):

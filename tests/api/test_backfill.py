@@ -194,6 +194,39 @@ class Paging(HistoryCase):
         chunk, _ = self.page(room_id, start=answer["start"])
         self.assertEqual(list(room.events)[-7::-1], self.ids(chunk))
 
+    def test_an_event_that_is_not_here_yet(self) -> None:
+        room = self.room(300)
+        room_id = self.adopt(room)
+        wanted = list(room.events)[60]
+        path = f"{V3}/rooms/{quote(room_id)}"
+        event = self.app.ok("GET", f"{path}/event/{quote(wanted)}", None, self.alice)
+        self.assertEqual(wanted, event["event_id"])
+        earlier = list(room.events)[10]
+        context = self.app.ok("GET", f"{path}/context/{quote(earlier)}", None, self.alice, {"limit": 4})
+        self.assertEqual(list(room.events)[9:7:-1], self.ids(context["events_before"]))
+        self.assertEqual(list(room.events)[11:13], self.ids(context["events_after"]))
+
+    def test_an_event_that_is_nowhere(self) -> None:
+        room = self.room(30)
+        room_id = self.adopt(room)
+        other = self.further_peer("other.example").create()
+        self.peer.rooms[other.room_id] = other
+        path = f"{V3}/rooms/{quote(room_id)}"
+        for event_id in (random_id("none"), other.head[0], "$" + "x" * 200, "$ö"):
+            for kind in ("event", "context"):
+                answer = self.app.call("GET", f"{path}/{kind}/{quote(event_id)}", None, self.alice)
+                self.assert_refused(answer, 404, "M_NOT_FOUND")
+        self.assertEqual(
+            4, len(self.peer.asked_for("/event/")), "what cannot be had is not asked for again at once"
+        )
+        self.assertEqual(0, self.backfills())
+        self.assert_refused(
+            self.app.call("GET", f"{path}/event/{quote(list(room.events)[9])}", None, self.bob),
+            404,
+            "M_NOT_FOUND",
+        )
+        self.assertEqual(4, len(self.peer.asked_for("/event/")), "it is not for those outside")
+
     def test_redactions_apply_to_what_came_before(self) -> None:
         room = self.room(3)
         slip = room.say("a slip").event_id
