@@ -91,6 +91,7 @@ def fetch_from_notary(
             {"server_keys": {one.server_name: _criteria(one) for one in batch}},
             MAX_NOTARY_BYTES,
             NOTARY_TIMEOUT_S,
+            insist=False,
         )
         if response is None:
             return found

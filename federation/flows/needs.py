@@ -58,6 +58,8 @@ class NeedPeer:
     content: Mapping[str, Any] | None
     max_bytes: int
     timeout_s: float
+    insist: bool = True
+    """False: not worth a try where that server did not answer lately."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 from twisted.internet.endpoints import TCP4ClientEndpoint, TCP6ClientEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.error import ConnectError
 
@@ -27,6 +27,8 @@ STAGGER_S: Final = 0.3
 MAX_ADDRESSES: Final = 8
 # Proxies commonly close idle connections after a minute, some sooner.
 IDLE_S: Final = 25.0
+# LIMIT(a hundred handshakes with one server take longer than to wait for the first connections to be free again)
+MAX_AT_ONCE: Final = 24
 MAX_IDLE_EACH: Final = 8
 MAX_IDLE: Final = 500
 # May be sent again when it is not known whether they arrived: by HTTP's definition, and the ids of our transactions.
@@ -54,6 +56,16 @@ class _Idle:
         self.timer = timer
 
 
+class _Turns:
+    """Who asks one target now, or waits for that."""
+
+    __slots__ = ("semaphore", "users")
+
+    def __init__(self) -> None:
+        self.semaphore = DeferredSemaphore(MAX_AT_ONCE)
+        self.users = 0
+
+
 class Connections:
     """See the module."""
 
@@ -68,6 +80,7 @@ class Connections:
         # The oldest first; of all targets, and of each.
         self._idle: dict[ClientConnection, _Idle] = {}
         self._alike: dict[Target, list[_Idle]] = {}
+        self._turns: dict[Target, _Turns] = {}
         self._stopped = False
 
     async def exchange(
@@ -82,6 +95,27 @@ class Connections:
 
         How long it may take is the caller's: cancelling the Deferred ends whatever is under way.
         """
+        turns = self._turns.setdefault(target, _Turns())
+        turns.users += 1
+        try:
+            await turns.semaphore.acquire()
+            try:
+                return await self._exchange(target, method, request, max_bytes, receive)
+            finally:
+                turns.semaphore.release()
+        finally:
+            turns.users -= 1
+            if not turns.users:
+                del self._turns[target]
+
+    async def _exchange(
+        self,
+        target: Target,
+        method: str,
+        request: bytes,
+        max_bytes: int,
+        receive: Callable[[bytes], None] | None,
+    ) -> RawResponse:
         kept = self._take(target)
         if kept is not None:
             try:

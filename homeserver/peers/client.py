@@ -93,7 +93,7 @@ class Client:
         """The answer to a flow that asks for keys, with which signatures begin."""
         body = None if need.content is None else _canonical(need.content)
         try:
-            self._check(need.destination, insist=True)
+            self._check(need.destination, need.insist)
             request = PeerRequest(
                 need.destination, need.method, need.uri, None, body, need.timeout_s, need.max_bytes
             )

@@ -272,6 +272,19 @@ class ForEvents(TestCase):
         self.net.advance(120)
         self.assertEqual(self.keys(), {KEY: self.other.key.public_key})
 
+    def test_a_notary_that_is_away_costs_no_time(self) -> None:
+        self.notary.ok("GET", f"{QUERY}/other.example")
+        self.net.wait(Deferred.fromCoroutine(self.ring.for_request(ServerName("notary.example"), KEY)))
+        self.net.down("other.example", "notary.example")
+        self.keys()
+        self.assertEqual(len(self.net.sent(QUERY, "b.example")), 1)
+        self.net.advance(15)
+        # Asked for another server meanwhile, it would only be waited for again.
+        self.server.app.peering.health.consult(lambda name: name == "notary.example")
+        self.keys()
+        self.assertEqual(len(self.net.sent(QUERY, "b.example")), 1)
+        self.assertEqual(len(self.net.sent(SERVER, "b.example", "other.example")), 2)
+
     def test_a_notary_that_lies_is_not_believed(self) -> None:
         self.net.down("other.example")
         liar = self.net.stranger("liar.example")

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from homeserver.http.client import HttpLimits, HttpResponse
 from homeserver.http.client_tls import ClientTls
 from homeserver.http.connection import ClientConnection, RawResponse
-from homeserver.http.connections import IDLE_S, build_request
+from homeserver.http.connections import IDLE_S, MAX_AT_ONCE, build_request
 from homeserver.http.transport import Unreachable
 from tests.unit.http.outward import OutwardCase, Talker, http
 
@@ -101,6 +101,20 @@ class Exchange(OutwardCase):
         await talker.loss()
         await self.get(talker)
         self.assertEqual(len(talker.connections), 2)
+
+    async def test_many_at_once_share_a_few_connections(self) -> None:
+        talker = self.listen(Talker(http()))
+        waiting = [self.client.request("GET", f"http://127.0.0.1:{talker.port}/") for _ in range(100)]
+        for one in waiting:
+            self.assertEqual((await one).status, 200)
+        self.assertLessEqual(len(talker.connections), MAX_AT_ONCE)
+        # Those that wait for nothing can be given up too.
+        silent = self.listen(Talker(None))
+        waiting = [self.client.request("GET", f"http://127.0.0.1:{silent.port}/") for _ in range(100)]
+        self.time.advance(30)
+        for one in waiting:
+            with self.assertRaises(Unreachable):
+                await one
 
     async def test_a_connection_that_was_closed_meanwhile_costs_no_request(self) -> None:
         talker = self.listen(Talker(http(), lambda transport: transport.abortConnection(), http(b"again")))
