@@ -49,6 +49,9 @@ _encode = msgspec.json.Encoder().encode
 class Past(Protocol):
     """History before ours (``homeserver.rooms.backfill.Backfills`` fetches it)."""
 
+    def is_running(self, room_nid: int) -> bool:
+        """Whether some is on its way."""
+
     def begin(self, room_id: str, room_nid: int) -> bool:
         """Start to fetch some."""
 
@@ -65,6 +68,7 @@ class _Answer(NamedTuple):
     body: bytes
     goes_on: bool = False
     is_short: bool = False  # the reader wanted more than there was
+    if_stuck: bytes | None = None  # of an answer without events: what to say instead where no more can be had
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,17 +157,21 @@ class Pagination:
 
         # spec: server-server-api#backfilling-and-retrieving-missing-events
         """
+        past, room_nid = self._past, sight.room_nid
         until_s = self._clock.monotonic() + PAST_WAIT_S
         for _ in range(_PAST_ROUNDS):
             wait_s = until_s - self._clock.monotonic()
             if not answer.is_short or wait_s <= 0:
                 break
-            if not await self._past.more(sight.room_id, sight.room_nid, wait_s):
+            if not await past.more(sight.room_id, room_nid, wait_s):
+                if answer.if_stuck is not None and not past.is_running(room_nid):
+                    # Nobody has more just now. Some clients ask again at once, for ever, where they are told to go on.
+                    return answer.if_stuck
                 break
             answer = await read()
         if answer.goes_on and not answer.is_short:
             # So that the next page need not wait.
-            self._past.begin(sight.room_id, sight.room_nid)
+            past.begin(sight.room_id, room_nid)
         return answer.body
 
     async def asker(self, requester: Requester, sight: Sight) -> Asker:
@@ -210,8 +218,9 @@ def _goes_on(tx: Tx, sight: Sight, low: int, scanned: Scanned) -> bool:
 def _write_page(tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: int, high: int) -> _Answer:
     backwards, wanted, sight = asked.backwards, asked.wanted, asker.sight
     start = asked.from_token or timeline_token(high if backwards else low)
+    nothing = b'{"start":%b,"chunk":[]}' % _encode(start)
     if low >= high or (wanted is not None and not wanted.rooms.accepts(sight.room_id)):
-        return _Answer(b'{"start":%b,"chunk":[]}' % _encode(start))
+        return _Answer(nothing)
     scanned = scan(tx, archive, sight, low, high, asked.limit, wanted, backwards=backwards)
     parts = [b'{"start":', _encode(start)]
     goes_on = backwards and _goes_on(tx, sight, low, scanned)
@@ -223,7 +232,8 @@ def _write_page(tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: i
     if wanted is not None and wanted.lazy and scanned.found:
         parts += [b',"state":', join(write_senders(tx, archive, asker, scanned.found))]
     parts.append(b"}")
-    return _Answer(b"".join(parts), goes_on, goes_on and len(scanned.found) < asked.limit)
+    is_short = goes_on and len(scanned.found) < asked.limit
+    return _Answer(b"".join(parts), goes_on, is_short, nothing if goes_on and not scanned.found else None)
 
 
 def find_event(tx: Tx, archive: Archive, sight: Sight, event_id: str) -> Found:
