@@ -21,7 +21,8 @@ from federation.ids import ServerName, parse_server_name
 
 DEFAULT_PORT: Final = 8448
 WELL_KNOWN_BYTES: Final = 50 * 1024
-WELL_KNOWN_TIMEOUT_S: Final = 10.0
+# Part of the time of the first request to a server, which has to have time left for its answer.
+WELL_KNOWN_TIMEOUT_S: Final = 7.0
 WELL_KNOWN_REDIRECTS: Final = 5
 
 _HOUR_MS: Final = 3600 * 1000
@@ -31,7 +32,7 @@ MAX_LIFE_MS: Final = 48 * _HOUR_MS
 MIN_LIFE_MS: Final = 5 * 60 * 1000
 # Errors: the wait doubles, up to an hour. Where nobody spoke at all it begins much shorter: servers restart.
 ERROR_LIFE_MS: Final = 5 * 60 * 1000
-SILENCE_LIFE_MS: Final = 10 * 1000
+SILENCE_LIFE_MS: Final = 30 * 1000
 MAX_ERROR_LIFE_MS: Final = _HOUR_MS
 # SRV records are believed for as long as they say, within these bounds; that there are none, for ten minutes.
 MIN_SRV_LIFE_MS: Final = 60 * 1000

@@ -21,7 +21,8 @@ from federation.keyring import ServerKeys, parse_key_response, parse_notary_entr
 
 MAX_KEY_BYTES: Final = 64 * 1024
 MAX_NOTARY_BYTES: Final = 4 * 1024 * 1024
-DIRECT_TIMEOUT_S: Final = 10.0
+# With the time to find the server, which may lie behind a wall that swallows what is not for port 8448.
+DIRECT_TIMEOUT_S: Final = 15.0
 NOTARY_TIMEOUT_S: Final = 20.0
 # LIMIT(a notary fetches each of them while we wait)
 MAX_PER_QUERY: Final = 100
