@@ -10,6 +10,7 @@ import itertools
 from typing import Any
 
 from homeserver.e2ee.remote import RESYNC_WAITS_S
+from homeserver.store import to_device as store
 from homeserver.store.remote_lists import Fetched, store_list
 from tests.api.rooms import V3
 from tests.api.servers import set_membership
@@ -453,6 +454,20 @@ class Messages(RemoteCase):
         events = [{"sender": BOB, "type": "m.dummy", "content": {"n": 1, "nul": "\0"}}]
         events.append({"sender": BOB, "type": "m.dummy", "content": {"n": 3}})
         self.assertEqual(events, self.inbox())
+
+    def test_ids_are_remembered_for_a_while_and_of_each_server_so_many(self) -> None:
+        self.patch(store, "SEEN_MOST", 3)
+        for number in range(5):
+            self.send({ALICE: {"*": {"n": number}}}, f"m{number}")
+            self.net.advance(1)
+        work, now_ms = self.near.app.core.committer.work, self.net.now_ms
+        self.net.wait(work(store.sweep_ids, 0, 100))
+        for number in (4, 0):
+            self.send({ALICE: {"*": {"again": number}}}, f"m{number}")
+        self.assertEqual([0], [one["content"]["again"] for one in self.inbox() if "again" in one["content"]])
+        self.net.wait(work(store.sweep_ids, now_ms, 100))
+        self.send({ALICE: {"*": {"late": 3}}}, "m3")
+        self.assertIn({"late": 3}, [one["content"] for one in self.inbox()])
 
     def test_the_ids_of_two_servers_are_apart(self) -> None:
         other = self.net.stranger("third.example")

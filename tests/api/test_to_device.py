@@ -11,6 +11,7 @@ from homeserver.db.statements import statement
 from homeserver.db.tx import Tx
 from homeserver.e2ee.sections import MESSAGES_BYTES
 from homeserver.e2ee.to_device import MAX_MESSAGE_BYTES
+from homeserver.store import to_device as store
 from homeserver.store.to_device import sweep_ids
 from tests.api.keys import KeysCase
 from tests.api.rooms import ALICE, BOB, V3
@@ -172,6 +173,30 @@ class Messages(KeysCase):
         token, _ = self.device("alice", "PHONE")
         self.assertEqual([], self.messages(self.sync(token)))
         self.assertEqual([{"n": 2}], self.messages(self.sync(self.desk)))
+
+    def test_an_inbox_holds_so_many(self) -> None:
+        self.patch(store, "INBOX_MOST", 3)
+        self.send("PHONE", *({"n": number} for number in range(5)))
+        self.send("DESK", {"n": 9})
+        answer = self.sync(self.phone)
+        self.assertEqual([{"n": 0}, {"n": 1}, {"n": 2}], self.messages(answer))
+        self.assertEqual([{"n": 9}], self.messages(self.sync(self.desk)))
+        self.sync(self.phone, answer["next_batch"])
+        self.send("PHONE", {"n": 5})
+        self.assertEqual([{"n": 5}], self.messages(self.sync(self.phone)))
+
+    def test_so_much_waits_for_another_server_and_no_more(self) -> None:
+        self.patch(store, "OUTBOX_MOST", 2)
+        far: Any = {"@dave:far.example": {"X": {}}}
+        for number in range(2):
+            self.assertEqual((200, {}), self.send_to(self.bob, far, f"t{number}"))
+        both = {**far, ALICE: {"PHONE": {}}}
+        self.assert_refused(self.send_to(self.bob, both, "t2"), 429, "M_LIMIT_EXCEEDED")
+        # All of a request or nothing, and the retry is no repetition.
+        self.assertEqual(0, self.waiting())
+        self.patch(store, "OUTBOX_MOST", 3)
+        self.assertEqual((200, {}), self.send_to(self.bob, both, "t2"))
+        self.assertEqual(1, self.waiting())
 
     def test_nobody(self) -> None:
         messages: Any = {ALICE: {"NONE": {}}, "@nobody:test.example": {"*": {}, "X": {}}}
