@@ -5,15 +5,18 @@ Nothing is sent before ``begin``: commands that only open the database have no b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from homeserver.core import Core
+from homeserver.db.tx import Tx
+from homeserver.e2ee.outgoing import Due, load_device_edus
 from homeserver.ephemeral.presence import Presence
 from homeserver.ephemeral.typing import Typing
 from homeserver.peering import Peering
 from homeserver.peers.delivery import Carrier, PduBytes
+from homeserver.peers.devices_out import DevicesOut
 from homeserver.peers.edus_out import ReceiptsOut, RoomEdus, TypingOut
 from homeserver.peers.events_out import EventsOut
 from homeserver.peers.presence_out import PresenceOut
@@ -83,7 +86,9 @@ def build_outgoing(core: Core, peering: Peering, typing: Typing, presence: Prese
         around.entropy,
         around.log,
         index.rooms_since,
-        lambda server, room_nid: server in servers.others(room_nid),
+        servers,
+        core.committer,
+        _load_devices,
         followers.store_soon,
     )
     peering.health.consult(sender.is_down)
@@ -99,6 +104,13 @@ def build_outgoing(core: Core, peering: Peering, typing: Typing, presence: Prese
             presence_out = PresenceOut(edus, presence, servers, index, sender, around.clock)
             presence.tell = presence_out.tell
             notes.append(presence_out.note)
-        events = EventsOut(server_name, servers, sender, pdus, around.database, notes)
+        devices = DevicesOut(server_name, servers, index, sender, around.database, core.events)
+        events = EventsOut(server_name, servers, sender, pdus, around.database, devices, notes)
         following.append(Follower(FOLLOWER, events.handle, memory=sender))
     return Outgoing(followers, sender, edus, receipts, presence_out, tasks, following)
+
+
+def _load_devices(
+    tx: Tx, server: str, rooms: Collection[int], fresh: Collection[int], after: int, upto: int, most: int
+) -> list[tuple[int, bytes]]:
+    return load_device_edus(tx, Due(server, sorted(rooms), sorted(fresh)), after, upto, most)

@@ -14,6 +14,7 @@ from federation.ids import ServerName
 from federation.queue import PduRef
 from homeserver.db.threads import Database
 from homeserver.peers.delivery import PduBytes
+from homeserver.peers.devices_out import DevicesOut
 from homeserver.peers.sender import Sender
 from homeserver.store.changes import Change, Kind
 from homeserver.store.outgoing import Relay, load_relay
@@ -32,6 +33,7 @@ class EventsOut:
         sender: Sender,
         pdus: PduBytes,
         database: Database,
+        devices: DevicesOut,
         notes: Sequence[Callable[[Change], None]] = (),
     ) -> None:
         self._server_name = server_name
@@ -39,6 +41,7 @@ class EventsOut:
         self._sender = sender
         self._pdus = pdus
         self._database = database
+        self._devices = devices
         self._notes = notes  # who else hears of each change, in order: what is of the moment
 
     async def handle(self, changes: Sequence[Change]) -> None:
@@ -50,6 +53,7 @@ class EventsOut:
                     await self._event(change, placed)
             elif change.kind == Kind.RELAYED:
                 await self._relay(change)
+            await self._devices.note(change)
             for note in self._notes:
                 note(change)
             self._sender.passed(change.pos)

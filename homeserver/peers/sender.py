@@ -27,6 +27,7 @@ from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.peers.delivery import Carrier, Delivery
+from homeserver.peers.device_debts import EDUS_AT_ONCE, Debt, LoadDevices
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
@@ -41,6 +42,9 @@ from homeserver.store.outgoing import (
     store_destinations,
 )
 from homeserver.store.stays import Stay
+from homeserver.store.to_device import forget_sent, load_outgoing_destinations
+from homeserver.store.work import Worker
+from homeserver.stream.servers import ServerIndex
 
 FOLLOWER = "federation"
 STATES = ("sending", "waiting", "failing")
@@ -60,6 +64,7 @@ class _Link:
     """One destination, and where its sender is."""
 
     machine: Destination
+    devices: Debt
     busy: bool = False
     queued: bool = False
     timer_ms: int | None = None
@@ -84,7 +89,9 @@ class Sender:
         entropy: Entropy,
         log: Log,
         rooms_since: Callable[[int], list[int]],
-        told_to_be_in: Callable[[str, int], bool],
+        servers: ServerIndex,
+        worker: Worker,
+        load_devices: LoadDevices,
         store_soon: Callable[[], None],
     ) -> None:
         self._carrier = carrier
@@ -94,7 +101,9 @@ class Sender:
         self._entropy = entropy
         self._log = log
         self._rooms_since = rooms_since  # the rooms with something after a position
-        self._told_to_be_in = told_to_be_in  # a server, in a room whose join is not complete
+        self._servers = servers
+        self._worker = worker
+        self._load_devices = load_devices
         self._store_soon = store_soon
         self._tasks = TaskGroup(clock, log)
         self._boot = entropy.id(8)
@@ -114,19 +123,29 @@ class Sender:
 
     async def start(self) -> None:
         """Go on with what an earlier process owed."""
-        owing, cursor = await self._database.read(_load_start)
+        owing, outboxes, cursor = await self._database.read(_load_start)
         self._passed = cursor
         self._started = True
+        latest_ms = self._clock.now_ms() + self._limits()[1]
         for row in owing:
             self._stored[row.server_name] = row
             name = ServerName(row.server_name)
-            if not self._carrier.allows(name) or name in self._links:
-                continue
-            latest_ms = self._clock.now_ms() + int(self._limits()[1])
-            link = self._link(
-                name, row.caught_up_to, row.failures, min(row.retry_at_ts_ms, latest_ms) or None
-            )
-            link.machine.mark_behind(cursor)
+            if self._carrier.allows(name):
+                link = self._link(
+                    name, row.caught_up_to, row.failures, min(row.retry_at_ts_ms, latest_ms) or None
+                )
+                link.machine.mark_behind(cursor)
+                if row.devices_after:
+                    link.devices = Debt(row.devices_after)
+                    link.devices.forget_rooms()
+                    link.devices.add(cursor)
+        for server, oldest in outboxes.items():
+            name = ServerName(server)
+            if oldest <= cursor and self._carrier.allows(name):
+                link = self._links.get(name) or self._link(name, cursor)
+                link.devices.after = min(link.devices.after, oldest - 1)
+                link.devices.add(cursor)
+        for link in list(self._links.values()):
             self._ready(link)
         self._store_soon()
 
@@ -162,6 +181,15 @@ class Sender:
             link.machine.enqueue_edu(edu)
         self._ready(link)
 
+    def owe_devices(self, server: str, pos: int, room_nid: int = 0, *, fresh: bool = False) -> None:
+        """Devices have something for a server: messages, or in a room changed keys (``fresh``: it is new there)."""
+        name = ServerName(server)
+        if self._stopped or not self._carrier.allows(name):
+            return
+        link = self._links.get(name) or self._link(name, self._passed)
+        link.devices.add(pos, room_nid, fresh=fresh, settled=self._passed)
+        self._ready(link)
+
     def relayed(self) -> None:
         """An event was to be sent on: its row is to be forgotten when everybody has it."""
         self._relayed = True
@@ -185,7 +213,7 @@ class Sender:
             failures=failures,
             retry_at_ms=retry_at_ms,
         )
-        link = self._links[name] = _Link(machine)
+        link = self._links[name] = _Link(machine, Debt(self._passed))
         return link
 
     def _limits(self) -> tuple[int, int]:
@@ -238,6 +266,8 @@ class Sender:
         if link.busy or link.queued or self._stopped or self._links.get(machine.server_name) is not link:
             return
         at = machine.wake_at(now_ms)
+        if at is None and link.devices.wants_reading:
+            at = max(now_ms, machine.retry_at_ms or 0)
         if at is None:
             if machine.is_idle:
                 del self._links[machine.server_name]
@@ -299,6 +329,8 @@ class Sender:
                 return
             if not link.machine.is_retrying and link.machine.refill_after() is not None:
                 await self._refill(link)
+            if not link.machine.is_retrying and link.devices.wants_reading:
+                await self._read_devices(link)
             transaction = link.machine.next(self._clock.now_ms())
             if transaction is not None:
                 await self._send(link, transaction)
@@ -330,7 +362,7 @@ class Sender:
         link.silent = not delivery.answered
         if outcome is Outcome.RETRY_LATER:
             outcome = self._judge(link, delivery)
-        machine.done(
+        gone = machine.done(
             transaction.txn_id,
             outcome,
             self._clock.now_ms(),
@@ -341,7 +373,17 @@ class Sender:
             machine.shed()
             if machine.failures >= STALE_AFTER:
                 machine.forget_ephemeral()
+        if gone is not None and link.devices.settle(gone):
+            upto = link.devices.after
+            self._tasks.spawn("forget what was delivered", self._forget(machine.server_name, upto))
         self._store_soon()
+
+    async def _forget(self, server: str, upto: int) -> None:
+        """Messages that were delivered; if this fails they go once more, and are known there by their ids."""
+        try:
+            await self._worker.work(forget_sent, server, upto)
+        except DatabaseError as error:
+            self._log.warning("delivered messages could not be forgotten", error=str(error))
 
     def _judge(self, link: _Link, delivery: Delivery) -> Outcome:
         """What to make of a failure."""
@@ -363,14 +405,35 @@ class Sender:
         if link.stays is None or link.stays_upto < upto:
             rooms = self._rooms_since(after)
             stays = await self._database.read(load_shared, name, rooms, after)
+            # Of a room whose join is not complete our own state does not name every server.
             told = {
-                nid: Stay(True, ()) for nid in rooms if nid not in stays and self._told_to_be_in(name, nid)
+                nid: Stay(True, ()) for nid in rooms if nid not in stays and name in self._servers.others(nid)
             }
             link.stays, link.stays_upto = {**stays, **told}, upto
         refs, through = await self._database.read(load_owed, name, link.stays, after, upto)
         machine.refill(refs, through)
         if machine.refill_after() is None:
             link.stays = None
+
+    async def _read_devices(self, link: _Link) -> None:
+        """Read what devices have for a destination into its queue."""
+        name, debt = link.machine.server_name, link.devices
+        rooms, fresh, after, upto = debt.ask()
+        try:
+            if rooms is None:
+                stays = await self._database.read(load_shared, name, self._rooms_since(0), after)
+                rooms = {nid for nid, stay in stays.items() if stay.at_last}
+                fresh = {nid for nid in rooms if not stays[nid].at_first}
+            else:
+                rooms = {nid for nid in sorted(rooms) if name in await self._servers.servers_in(nid)}
+            found = await self._database.read(
+                self._load_devices, name, rooms, fresh & rooms, after, upto, EDUS_AT_ONCE
+            )
+        except BaseException:
+            debt.unask()
+            raise
+        for edu in debt.read(found):
+            link.machine.enqueue_edu(edu)
 
     # --- what outlasts the process (stream.followers.Memory) ---------------------------------------------
 
@@ -379,8 +442,12 @@ class Sender:
         wanted: dict[str, Owing] = {}
         for name, link in self._links.items():
             machine = link.machine
-            if machine.owes_pdus or machine.failures:
-                wanted[name] = Owing(name, machine.caught_up_to(), machine.failures, machine.retry_at_ms or 0)
+            devices_after = link.devices.after if link.devices.is_owed else 0
+            if machine.owes_pdus or machine.failures or devices_after:
+                retry_at_ms = machine.retry_at_ms or 0
+                wanted[name] = Owing(
+                    name, machine.caught_up_to(), devices_after, machine.failures, retry_at_ms
+                )
         self._saving = None
         # Nobody is behind: whom an event was to be sent on to has it.
         relayed_upto = self._passed if self._relayed and not wanted else 0
@@ -398,6 +465,7 @@ class Sender:
             self._stored, self._saving = self._saving, None
 
 
-def _load_start(tx: Tx) -> tuple[list[Owing], int]:
+def _load_start(tx: Tx) -> tuple[list[Owing], Mapping[str, int], int]:
     cursor = load_cursors(tx).get(FOLLOWER)
-    return load_destinations(tx), load_position(tx) if cursor is None else cursor
+    position = load_position(tx) if cursor is None else cursor
+    return load_destinations(tx), load_outgoing_destinations(tx), position

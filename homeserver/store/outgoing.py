@@ -36,6 +36,7 @@ _LOAD = statement(
     select(
         destinations.c.server_name,
         destinations.c.caught_up_to,
+        destinations.c.devices_after,
         destinations.c.failures,
         destinations.c.retry_at_ts_ms,
     ).order_by(destinations.c.server_name)
@@ -44,10 +45,11 @@ _PUT = rows(
     destinations,
     "server_name",
     "caught_up_to",
+    "devices_after",
     "failures",
     "retry_at_ts_ms",
     keys=("server_name",),
-    update=("caught_up_to", "failures", "retry_at_ts_ms"),
+    update=("caught_up_to", "devices_after", "failures", "retry_at_ts_ms"),
 )
 _FORGET = statement(delete(destinations).where(any_of(destinations.c.server_name, "names")))
 _PUT_RELAY = rows(relays, "pos", "event_nid")
@@ -128,6 +130,7 @@ class Owing(NamedTuple):
 
     server_name: str
     caught_up_to: int  # it has every event for it up to here
+    devices_after: int  # it has what devices have for it up to here; 0: it has all
     failures: int
     retry_at_ts_ms: int  # 0: now
 

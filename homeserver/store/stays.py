@@ -101,6 +101,11 @@ class Stay(NamedTuple):
     at_first: bool
     changes: tuple[int, ...]
 
+    @property
+    def at_last(self) -> bool:
+        """Whether it is in the room after all of them."""
+        return self.at_first ^ bool(len(self.changes) % 2)
+
     def around(self, pos: int) -> bool:
         """Whether it is in the room before or after the event at a position."""
         inside = self.at_first

@@ -168,6 +168,13 @@ class ServerIndex:
         """Whether a server is in a room, as far as our own state says."""
         return server in (await self._room(room_nid)).counts
 
+    async def came(self, room_nid: int, server: str, pos: int) -> bool:
+        """Whether a server came into a room with the event at a position (in doubt: whether one user made it come)."""
+        room = await self._room(room_nid)
+        if room.since <= pos:
+            return any(turn.came and turn.pos == pos and turn.server == server for turn in room.turns)
+        return room.counts.get(server) == 1
+
     async def is_joined(self, user_nid: int, room_nid: int) -> bool:
         """Whether a user, of whatever server, is in a room."""
         return user_nid in (await self._room(room_nid)).joined

@@ -33,6 +33,7 @@ destinations = Table(
     metadata,
     text("server_name", primary=True),
     nid("caught_up_to"),  # every event for it up to this position was delivered
+    nid("devices_after"),  # and what devices have for it up to this one; 0: there is nothing
     small("failures"),
     nid("retry_at_ts_ms"),
     **CLUSTERED,

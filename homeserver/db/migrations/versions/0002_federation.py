@@ -90,6 +90,7 @@ def _outgoing() -> None:
         "destinations",
         _text("server_name"),
         _big("caught_up_to"),
+        _big("devices_after"),
         _small("failures"),
         _big("retry_at_ts_ms"),
         sa.PrimaryKeyConstraint("server_name"),

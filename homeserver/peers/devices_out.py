@@ -1,0 +1,89 @@
+"""Which servers are to hear of our users' devices: a part of the federation's follower.
+
+Messages to devices go to one server. A change of somebody's keys goes to every server in their rooms; who comes to share
+a room with a user of ours, or a user of ours with them, is told of the keys as they are.
+
+# spec: server-server-api#device-management
+"""
+
+from __future__ import annotations
+
+from homeserver.db.threads import Database
+from homeserver.peers.sender import Sender
+from homeserver.store.changes import Change, Kind
+from homeserver.store.device_lists import ListChanged
+from homeserver.store.parsed import EventCache
+from homeserver.store.placement import Membership, StateMove, moves_of
+from homeserver.store.stays import server_of
+from homeserver.store.to_device import load_destinations_at
+from homeserver.stream.index import MembershipIndex
+from homeserver.stream.servers import ServerIndex
+
+_LISTS = (Kind.DEVICE_LIST, Kind.SIGNING_KEYS)
+
+
+class DevicesOut:
+    """See the module."""
+
+    def __init__(
+        self,
+        server_name: str,
+        servers: ServerIndex,
+        index: MembershipIndex,
+        sender: Sender,
+        database: Database,
+        events: EventCache,
+    ) -> None:
+        self._server_name = server_name
+        self._servers = servers
+        self._index = index
+        self._sender = sender
+        self._database = database
+        self._events = events
+
+    async def note(self, change: Change) -> None:
+        """One change, in order."""
+        if change.kind == Kind.TO_DEVICE:
+            if change.topic == 0:
+                await self._message(change)
+        elif change.kind in _LISTS:
+            if self._index.is_local(-change.topic):
+                await self._list(change)
+        else:
+            for move in moves_of(change):
+                if move.membership == Membership.JOIN and not self._was_joined(move):
+                    await self._join(change, move)
+
+    async def _message(self, change: Change) -> None:
+        if change.payload is not None:
+            destination: str | None = change.payload.destination
+        else:
+            destination = (await self._database.read(load_destinations_at, [change.pos])).get(change.pos)
+        if destination is not None:
+            self._sender.owe_devices(destination, change.pos)
+
+    async def _list(self, change: Change) -> None:
+        payload: ListChanged | None = change.payload
+        user_nid = -change.topic
+        rooms = self._index.joined_rooms(user_nid) if payload is None else payload.room_nids
+        for room_nid in rooms:
+            await self._owe(room_nid, change.pos)
+
+    async def _join(self, change: Change, move: StateMove) -> None:
+        server = server_of(move.user_id)
+        if server == self._server_name:
+            await self._owe(change.topic, change.pos)
+        elif self._index.local_members(change.topic) and await self._servers.came(
+            change.topic, server, change.pos
+        ):
+            self._sender.owe_devices(server, change.pos, change.topic, fresh=True)
+
+    async def _owe(self, room_nid: int, pos: int) -> None:
+        for server in await self._servers.servers_in(room_nid):
+            if server != self._server_name:
+                self._sender.owe_devices(server, pos, room_nid)
+
+    def _was_joined(self, move: StateMove) -> bool:
+        """Whether only their name or picture changed, as far as memory tells."""
+        before = self._events.get(move.prev_nid) if move.prev_nid else None
+        return before is not None and before.content.get("membership") == "join"
