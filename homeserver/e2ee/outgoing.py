@@ -5,7 +5,8 @@
 2. Of a device only what it is now is told, whatever happened to it in between: an update replaces what was known.
 3. ``prev_id`` names what this server was told of the user before. Where that is not known any more it is empty, and the
    other side fetches the whole list.
-4. Who comes to share a room with the server is told of in whole.
+4. The bytes are canonical JSON: they go into a signed request as they are.
+5. Who comes to share a room with the server is told of in whole.
 
 # spec: server-server-api#device-management
 # spec: server-server-api#send-to-device-messaging
@@ -17,8 +18,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
+from federation.canonical import encode
 from homeserver.db.tx import Tx
 from homeserver.e2ee.assembly import Viewer, load_local
 from homeserver.e2ee.types import UserKeys
@@ -33,8 +33,6 @@ from homeserver.store.device_lists import (
 )
 from homeserver.store.ids import load_user_names
 from homeserver.store.to_device import load_outgoing
-
-_encode = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,4 +155,5 @@ def device_list_content(user_id: str, stream_id: int, keys: UserKeys) -> dict[st
 
 
 def _edu(edu_type: str, content: Mapping[str, Any]) -> bytes:
-    return _encode({"content": content, "edu_type": edu_type})
+    # What it holds was checked when it was uploaded.
+    return encode({"content": content, "edu_type": edu_type})

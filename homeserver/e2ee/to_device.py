@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from federation.canonical import encode_checked
+from federation.canonical import encode, encode_checked
 from federation.errors import Malformed
 from federation.ids import domain_of, parse_user_id
 from homeserver.e2ee.shapes import is_name
@@ -59,7 +59,7 @@ class ToDeviceMessages:
         for user_id, by_device in messages.items():
             domain = _domain(user_id)
             for device_id, content in by_device.items():
-                _check(device_id, content)
+                _check(device_id, content, is_local=domain == self._server_name)
                 count += 1
                 if domain == self._server_name:
                     local.append((user_id, device_id, build_message(requester.user_id, event_type, content)))
@@ -113,7 +113,8 @@ class ToDeviceMessages:
             "message_id": self._entropy.id(24),
             "messages": messages,
         }
-        return Outgoing(destination, _encode(content).decode())
+        # Canonical: it goes into a signed request as it is.
+        return Outgoing(destination, encode(content).decode())
 
 
 def build_message(sender: str, event_type: str, content: Mapping[str, Any]) -> str:
@@ -128,11 +129,12 @@ def _domain(user_id: str) -> str:
         raise invalid_param("messages: not a user ID") from None
 
 
-def _check(device_id: str, content: Mapping[str, Any]) -> None:
+def _check(device_id: str, content: Mapping[str, Any], *, is_local: bool) -> None:
+    """Raise MatrixError. What goes to another server is signed, so it must have a canonical form."""
     if not is_name(device_id):
         raise invalid_param("messages: not a device ID")
     try:
-        size = len(encode_checked(content, strict=False))
+        size = len(encode_checked(content, strict=not is_local))
     except Malformed as error:
         raise bad_json(f"messages: {error.message}") from None
     if size > MAX_MESSAGE_BYTES:

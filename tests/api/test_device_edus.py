@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from federation.canonical import encode
 from federation.edus import DeviceListUpdate, DirectToDevice, SigningKeyUpdate, parse_edu
 from federation.ids import ServerName
 from homeserver.e2ee.outgoing import Due, load_device_edus
@@ -41,6 +42,7 @@ class OutgoingCase(KeysCase):
         self.assertEqual(sorted(pos for pos, _ in found), [pos for pos, _ in found])
         self.assertTrue(all(after < pos <= upto for pos, _ in found), (after, found))
         edus = [(pos, msgspec.json.decode(text)) for pos, text in found]
+        self.assertEqual([encode(edu) for _, edu in edus], [text for _, text in found], "canonical JSON")
         return [(pos, parse_edu(edu, ServerName(SERVER_NAME))) for pos, edu in edus]
 
 

@@ -198,6 +198,10 @@ class Messages(KeysCase):
         self.assertEqual((200, {}), self.send_to(self.bob, both, "t2"))
         self.assertEqual(1, self.waiting())
 
+    def test_numbers_that_no_server_would_sign(self) -> None:
+        self.send("PHONE", {"x": 1.5, "y": 2**60})
+        self.assertEqual([{"x": 1.5, "y": 2**60}], self.messages(self.sync(self.phone)))
+
     def test_nobody(self) -> None:
         messages: Any = {ALICE: {"NONE": {}}, "@nobody:test.example": {"*": {}, "X": {}}}
         self.assertEqual((200, {}), self.send_to(self.bob, messages))
@@ -217,6 +221,8 @@ class Messages(KeysCase):
             ({ALICE: {"x\0": {}}}, 400, "M_INVALID_PARAM"),
             ({ALICE: {"x" * 256: {}}}, 400, "M_INVALID_PARAM"),
             ({ALICE: {"PHONE": {"x": "x" * MAX_MESSAGE_BYTES}}}, 413, "M_TOO_LARGE"),
+            ({"@dave:far.example": {"X": {"x": 1.5}}}, 400, "M_BAD_JSON"),
+            ({"@dave:far.example": {"X": {"x": 2**60}}}, 400, "M_BAD_JSON"),
             ({ALICE: {str(number): {} for number in range(5_001)}}, 413, "M_TOO_LARGE"),
         ]
         for messages, status, errcode in cases:
