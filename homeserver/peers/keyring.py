@@ -23,6 +23,8 @@ from federation.keyring import ServerKeys, is_sufficient, merge
 from federation.versions import RoomRules
 from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
+from homeserver.http.deadline import cut_off
+from homeserver.http.transport import Unreachable
 from homeserver.peers.own_keys import OwnKeys
 from homeserver.peers.shared_work import SharedWork
 from homeserver.runtime.clock import Clock
@@ -36,6 +38,7 @@ MEMORY_BYTES = 8 * 1024 * 1024
 PARALLEL = 32
 # LIMIT(made-up names cost a look-up each; beyond this many that wait, somebody floods us)
 MAX_RUNNING = 1_000
+MAX_FOR_JOINS = 20_000
 PARALLEL_FOR_STRANGERS = 8
 MAX_FOR_STRANGERS = 200
 PATIENCE_FOR_STRANGERS_S = 15.0
@@ -84,10 +87,11 @@ class KeyRing:
         self._tasks = tasks
         self._memory: ByteLru[ServerName, ServerKeys] = ByteLru(MEMORY_BYTES, _size)
         self._attempts: dict[ServerName, _Attempt] = {}
-        # Apart: a fetch may need a notary's keys, so that two notaries' fetches would wait for each other; and what
-        # strangers want us to notarise must not hold what we need ourselves.
+        # Apart: a fetch may need a notary's keys, so that two notaries' fetches would wait for each other; and neither a
+        # join's thousands nor what strangers want us to notarise must hold a request that waits now.
         self._ours = SharedWork("fetch keys", tasks, clock, parallel=PARALLEL, most=MAX_RUNNING)
         self._notarys = SharedWork("fetch a notary's keys", tasks, clock, parallel=PARALLEL, most=MAX_RUNNING)
+        self._joins = SharedWork("fetch keys for a join", tasks, clock, parallel=PARALLEL, most=MAX_FOR_JOINS)
         self._strangers = SharedWork(
             "fetch keys to notarise", tasks, clock, parallel=PARALLEL_FOR_STRANGERS, most=MAX_FOR_STRANGERS
         )
@@ -140,19 +144,20 @@ class KeyRing:
             keys = self._memory.get(server_name)
         return {} if keys is None else keys.for_event_at(ts_ms, rules)
 
-    async def fetch_many(self, wanted: Sequence[Wanted]) -> None:
-        """Have the keys of many servers at hand, as far as they can be had: for the events of a join.
+    async def fetch_many(self, wanted: Sequence[Wanted], *, patience_s: float = 30.0) -> None:
+        """Have the keys of many servers at hand, as far as they can be had in that time: for the events of a join.
 
         The servers themselves and the notaries are asked side by side; who has been answered for is not asked.
         """
         missing = await self._missing({one.server_name: one for one in wanted})
         if not missing:
             return
-        asked = [Deferred.fromCoroutine(self._ask_notaries(missing))]
-        asked += [Deferred.fromCoroutine(self._ask_one(one)) for one in missing]
+        until_s = self._clock.monotonic() + patience_s
+        asked = [cut_off(self._clock, patience_s, Deferred.fromCoroutine(self._ask_notaries(missing)))]
+        asked += [Deferred.fromCoroutine(self._ask_one(one, until_s)) for one in missing]
         results: list[tuple[bool, Any]] = await DeferredList(asked, consumeErrors=True)
         for succeeded, result in results:
-            if not succeeded:
+            if not succeeded and not result.check(Unreachable):
                 result.raiseException()
 
     async def _missing(self, wanted: Mapping[ServerName, Wanted]) -> list[Wanted]:
@@ -166,11 +171,19 @@ class KeyRing:
             if name != self._own.server_name and not one.is_met(self._memory.get(name))
         ]
 
-    async def _ask_one(self, wanted: Wanted) -> None:
-        if self._may_try(self._ours, wanted):
-            await self._ours.wait(
-                wanted.server_name, lambda: self._carry_out(wanted, self._direct_unless_met)
-            )
+    async def _ask_one(self, wanted: Wanted, until_s: float) -> None:
+        async def ask() -> None:
+            # Whose turn comes when nobody waits any more is left alone: the next join has its own to ask.
+            if self._clock.monotonic() < until_s and not wanted.is_met(self._memory.get(wanted.server_name)):
+                await self._carry_out(wanted, self._direct)
+
+        # A second time where what was waited for was another join's, whose time was over.
+        for _ in range(2):
+            left_s = until_s - self._clock.monotonic()
+            is_met = wanted.is_met(self._memory.get(wanted.server_name))
+            if is_met or left_s <= 0 or not self._may_try(self._joins, wanted):
+                return
+            await self._joins.wait(wanted.server_name, ask, left_s)
 
     async def _ask_notaries(self, missing: Sequence[Wanted]) -> None:
         now_ms = self._clock.now_ms()
@@ -253,11 +266,6 @@ class KeyRing:
     def _direct(self, wanted: Wanted) -> Flow:
         found = yield from fetch_direct(wanted.server_name, self._clock.now_ms())
         return [] if found is None else [found]
-
-    def _direct_unless_met(self, wanted: Wanted) -> Flow:
-        if wanted.is_met(self._memory.get(wanted.server_name)):
-            return []
-        return (yield from self._direct(wanted))
 
     async def _answer(self, need: NeedPeer | NeedKeys) -> Any:
         if isinstance(need, NeedPeer):

@@ -377,8 +377,30 @@ class ForEvents(TestCase):
         waiting = Deferred.fromCoroutine(self.ring.fetch_many(wanted))
         self.net.settle()
         self.assertEqual(len(self.net.sent(SERVER, "b.example", None)) - 1, 32)
+        # A request that comes meanwhile does not wait for them.
+        path = "/_matrix/federation/v1/query/profile?user_id=@x:b.example"
+        self.assertEqual(self.other.ask("b.example", "GET", path)[0], 404)
+        began_s = self.net.time.seconds()
         self.net.wait(waiting, 3600)
         self.assertEqual(self.have(many), [])
+        # Those whose turn had not come in time are not asked for nobody.
+        self.assertLess(self.net.time.seconds() - began_s, 31)
+        self.net.advance(120)
+        self.assertLess(len(self.net.sent(SERVER, "b.example", None)), 100)
+
+    def test_two_joins_that_want_the_same(self) -> None:
+        self.net.down("notary.example")
+        silent = [self.net.stranger(f"s{number}.example") for number in range(40)]
+        for one in silent:
+            one.answers["GET", SERVER] = None
+        wanted = [Wanted(one.name, (KEY,), self.net.now_ms) for one in [*silent, self.other]]
+        first = Deferred.fromCoroutine(self.ring.fetch_many(wanted, patience_s=10))
+        self.net.advance(5)
+        second = Deferred.fromCoroutine(self.ring.fetch_many(wanted, patience_s=60))
+        self.net.wait(first)
+        self.assertEqual(self.have([self.other]), [])
+        self.net.wait(second)
+        self.assertEqual(self.have([self.other]), ["other.example"])
 
     def test_made_up_servers_do_not_pile_up(self) -> None:
         evil = self.net.stranger("evil.example")
