@@ -73,10 +73,10 @@ class DevicesOut:
         server = server_of(move.user_id)
         if server == self._server_name:
             await self._owe(change.topic, change.pos)
-        elif self._index.local_members(change.topic) and await self._servers.came(
-            change.topic, server, change.pos
-        ):
-            self._sender.owe_devices(server, change.pos, change.topic, fresh=True)
+        elif self._index.local_members(change.topic):
+            first = move.prev_nid == 0
+            if await self._servers.came(change.topic, server, change.pos, first=first):
+                self._sender.owe_devices(server, change.pos, change.topic, fresh=True)
 
     async def _owe(self, room_nid: int, pos: int) -> None:
         for server in await self._servers.servers_in(room_nid):

@@ -61,12 +61,22 @@ class EventsOut:
     async def _event(self, change: Change, placed: Placement) -> None:
         event = placed.event
         servers = await self._servers.servers_at(change.topic, change.pos)
+        if len(servers) > 1 and await self._is_entrance(change, placed):
+            return
         removed = _removed_server(placed)
         if removed is not None and removed not in servers:
             servers = [*servers, removed]
         if len(servers) > 1:
             self._pdus.put(event.event_id, placed.json)
             self._enqueue(servers, PduRef(change.pos, event.event_id), self._server_name)
+
+    async def _is_entrance(self, change: Change, placed: Placement) -> bool:
+        """Whether this server comes into the room with this join: then another let it in, and tells the others."""
+        event = placed.event
+        if event.type != "m.room.member" or event.content.get("membership") != "join":
+            return False
+        first = placed.prev_nid == 0
+        return await self._servers.came(change.topic, self._server_name, change.pos, first=first)
 
     async def _relay(self, change: Change) -> None:
         relay: Relay | None = change.payload

@@ -132,11 +132,11 @@ class ServerIndex:
     def known(self, room_nid: int) -> Collection[str] | None:
         """The servers in a room, this one included, if they are in memory."""
         room = self._touch(room_nid)
-        return None if room is None else self._with_extra(room_nid, room.names)
+        return None if room is None else self._with_others(room_nid, room.names)
 
     async def servers_in(self, room_nid: int) -> Collection[str]:
         """The servers in a room, this one included, sorted."""
-        return self._with_extra(room_nid, (await self._room(room_nid)).names)
+        return self._with_others(room_nid, (await self._room(room_nid)).names)
 
     async def largest_in(self, room_nid: int, most: int) -> list[str]:
         """The servers with the most members in a room, those first, as far as our own state says."""
@@ -145,13 +145,15 @@ class ServerIndex:
 
     async def servers_at(self, room_nid: int, pos: int) -> Collection[str]:
         """The servers that were in a room before or after the event at a position."""
-        room = self._touch(room_nid)
-        if room is None:
-            room = (await self._load([room_nid], pos))[room_nid]
-        elif room.since > pos:
-            found = await self._database.read(load_occupancy, [room_nid], pos)
-            room = _Room(found[room_nid])
-        return self._with_extra(room_nid, room.around(pos))
+        return self._with_others(room_nid, (await self._room_at(room_nid, pos)).around(pos))
+
+    async def came(self, room_nid: int, server: str, pos: int, *, first: bool) -> bool:
+        """Whether a server came into a room with the membership at a position; ``first``: the user's first one."""
+        room = await self._room_at(room_nid, pos)
+        if any(turn.came and turn.pos == pos and turn.server == server for turn in room.turns):
+            return True
+        # Where the room was read just now, first memberships of that position are not among the turns.
+        return first and room.counts.get(server) == 1
 
     async def servers_of_user(self, user_nid: int) -> set[str]:
         """The servers with which a local user shares a room, this one included."""
@@ -161,19 +163,12 @@ class ServerIndex:
         for start in range(0, len(missing), ROOMS_AT_ONCE):
             loaded = await self._load(missing[start : start + ROOMS_AT_ONCE], None)
             for room_nid, room in loaded.items():
-                found.update(self._with_extra(room_nid, room.names))
+                found.update(self._with_others(room_nid, room.names))
         return found
 
     async def shares(self, server: str, room_nid: int) -> bool:
         """Whether a server is in a room, as far as our own state says."""
         return server in (await self._room(room_nid)).counts
-
-    async def came(self, room_nid: int, server: str, pos: int) -> bool:
-        """Whether a server came into a room with the event at a position (in doubt: whether one user made it come)."""
-        room = await self._room(room_nid)
-        if room.since <= pos:
-            return any(turn.came and turn.pos == pos and turn.server == server for turn in room.turns)
-        return room.counts.get(server) == 1
 
     async def is_joined(self, user_nid: int, room_nid: int) -> bool:
         """Whether a user, of whatever server, is in a room."""
@@ -181,7 +176,7 @@ class ServerIndex:
 
     # --- memory --------------------------------------------------------------------------------------
 
-    def _with_extra(self, room_nid: int, names: Collection[str]) -> Collection[str]:
+    def _with_others(self, room_nid: int, names: Collection[str]) -> Collection[str]:
         extra = self.others(room_nid)
         return sorted({*names, *extra}) if extra else names
 
@@ -193,6 +188,15 @@ class ServerIndex:
 
     async def _room(self, room_nid: int) -> _Room:
         return self._touch(room_nid) or (await self._load([room_nid], None))[room_nid]
+
+    async def _room_at(self, room_nid: int, pos: int) -> _Room:
+        """A room with all its turns from a position on."""
+        room = self._touch(room_nid)
+        if room is None:
+            return (await self._load([room_nid], pos))[room_nid]
+        if room.since > pos:
+            return _Room((await self._database.read(load_occupancy, [room_nid], pos))[room_nid])
+        return room
 
     async def _load(self, room_nids: Sequence[int], since: int | None) -> dict[int, _Room]:
         for _ in range(3):

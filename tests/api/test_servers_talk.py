@@ -144,3 +144,48 @@ class Talk(DatabaseCase):
             ["I am back", "while you were away"],
             "without waiting for the retry",
         )
+
+    def pdus(self, origin: str, destination: str) -> list[tuple[str, str]]:
+        """(type, sender) of what one server has sent another, each time that it did."""
+        found = self.net.sent(SEND, origin=f"{origin}.example", destination=f"{destination}.example")
+        return [(pdu["type"], pdu["sender"]) for one in found for pdu in one.json["pdus"]]
+
+    def test_a_join_is_told_by_the_server_that_let_it_in(self) -> None:
+        carols = ("m.room.member", "@user:c.example")
+        self.assertEqual(self.pdus("a", "b").count(carols), 1)
+        self.assertNotIn(carols, self.pdus("c", "b"), "a room may have thousands of servers")
+        self.assertNotIn(carols, self.pdus("c", "a"))
+        # What they do there afterwards they tell themselves.
+        self.c.ok("PUT", f"{V3}/profile/@user:c.example/displayname", {"displayname": "C"}, self.tokens["c"])
+        self.net.settle()
+        self.assertEqual((self.pdus("c", "b").count(carols), self.pdus("c", "a").count(carols)), (1, 1))
+        second = self.c.register("second")
+        self.c.ok("POST", f"{V3}/join/{self.room_id}", {}, second)
+        self.net.settle()
+        self.assertIn(("m.room.member", "@second:c.example"), self.pdus("c", "b"))
+
+    def test_an_invite_is_told_once(self) -> None:
+        d = self.server("d")
+        path = f"{V3}/rooms/{self.room_id}/invite"
+        waiting = self.a.start("POST", path, {"user_id": "@user:d.example"}, self.tokens["a"])
+        self.assertEqual(self.net.wait(waiting).status, 200)
+        self.net.settle()
+        before = self.pdus("a", "b").count(("m.room.member", "@user:a.example"))
+        self.assertEqual(before, 1)
+        self.assertEqual(self.pdus("a", "d"), [], "it has been asked for its consent, and is not in the room")
+        self.join(d)
+        self.assertEqual(self.members(self.b), {f"@user:{letter}.example" for letter in "abcd"})
+
+    def test_leaving_and_coming_back(self) -> None:
+        self.c.ok("POST", f"{V3}/rooms/{self.room_id}/leave", {}, self.tokens["c"])
+        self.net.settle()
+        self.say(self.a, "without c")
+        self.net.settle()
+        self.join(self.c)
+        self.say(self.a, "with c")
+        self.net.settle()
+        self.assertIn("with c", self.timeline(self.c))
+        self.assertEqual(self.members(self.b), {f"@user:{letter}.example" for letter in "abc"})
+        carols = ("m.room.member", "@user:c.example")
+        self.assertEqual(self.pdus("c", "b").count(carols), 1, "the leave")
+        self.assertEqual(self.pdus("a", "b").count(carols), 2, "both joins")
