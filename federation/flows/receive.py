@@ -76,6 +76,8 @@ class Start:
     wanted: tuple[Event, ...]
     extremities: tuple[EventId, ...]
     min_depth: int
+    create: EventId | None = None
+    """The create event of the room: a state without it is none."""
     lenient: bool = False
     """State events that nobody has are left out of a state, instead of the state being of no use."""
 
@@ -221,6 +223,8 @@ class Filling:
         every = {*answer.state, *answer.auth_chain}
         if len(every) > self._budget.state or event_id in every or not answer.state:
             return
+        if self._start.create is not None and self._start.create not in answer.state:
+            return
         yield from self._look(every)
         missing = self._lacking(every)
         if len(missing) > self._budget.outliers - len(self._outliers):
@@ -239,10 +243,10 @@ class Filling:
         lacking: list[EventId] = []
         for event_id in sorted(set(event_ids) - self._stored - self._outliers.keys()):
             event = self._pool.get(event_id)
-            if event is None:
-                lacking.append(event_id)
-            else:
+            if event is not None and event.is_state():
                 self._outliers[event_id] = event
+            else:
+                lacking.append(event_id)
         return lacking
 
     def _keep(self, found: Iterable[Event], wanted: Iterable[EventId]) -> int:

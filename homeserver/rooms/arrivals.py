@@ -62,6 +62,7 @@ class Placed:
 
     nid: int
     verdict: Verdict
+    by_state: bool = False  # rejected by the state before it, and not by its own auth events: check 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +199,8 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     if isinstance(verdict, Accept):
         await _note_redactions(hold, placed, before)
     await _settle(hold, arrival, placed, verdict, linear=linear)
-    return Placed(placed.nid, verdict)
+    by_state = isinstance(verdict, Reject) and isinstance(await _check_auth_events(hold, event), Accept)
+    return Placed(placed.nid, verdict, by_state)
 
 
 def _is_on_top(turn: Turn, event: Event) -> bool:

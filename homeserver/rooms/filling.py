@@ -30,7 +30,7 @@ from homeserver.db.threads import Database
 from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.actor import RoomActor
-from homeserver.rooms.arrivals import Arrival, Missing, arrive
+from homeserver.rooms.arrivals import Arrival, Missing, Placed, arrive
 from homeserver.rooms.checking import Checked, EventChecker, KeysMissing
 from homeserver.rooms.fetching import FetchRoom, RoomFetcher, nothing
 from homeserver.rooms.policing import Policing, lacks_signature
@@ -83,7 +83,13 @@ class _Whereabouts:
     rules: RoomRules
     extremities: tuple[EventId, ...]
     min_depth: int
+    create: EventId | None
     policy: PolicyServer | None
+
+
+class _Doubt(Exception):  # noqa: N818 (the turn is taken back, and nothing is wrong)
+    """A state that was told refuses an event. That would be for good, so it is not believed: the event waits instead,
+    and others are asked."""
 
 
 @dataclass(slots=True)
@@ -279,7 +285,7 @@ class GapFiller:
                     return nothing(need)
                 return await self._fetcher.answer(room, need)
 
-            start = Start(tuple(events), place.extremities, place.min_depth, lenient)
+            start = Start(tuple(events), place.extremities, place.min_depth, place.create, lenient)
             filled = await drive(receive(start), answer)
         if place.policy is not None:
             patient = min(row.attempts for row in rows) < PATIENT_UNTIL
@@ -309,10 +315,12 @@ class GapFiller:
     async def _look(self, turn: Turn) -> _Whereabouts:
         newest = turn.head.extremities
         lowest = min((one.depth for one in newest), default=0)
+        create = await turn.state("m.room.create")
         return _Whereabouts(
             turn.head.rules,
             tuple(one.reference.event_id for one in newest),
             max(0, lowest - _DEPTH_SLACK),
+            None if create is None else create.event_id,
             await self._policing.server_of(turn),
         )
 
@@ -330,11 +338,16 @@ class GapFiller:
     async def _order(
         self, room_nid: int, origin: ServerName, rows: Sequence[StagedRow]
     ) -> tuple[ServerName, ...]:
-        """Who is asked: the sender first, then others of the room, each time others first."""
+        """Who is asked: the sender first and others of the room after it; the next time others first.
+
+        So whoever relays an event cannot alone decide what we believe to be before it.
+        """
         own = self._rooms.tools.signer.server_name
         others = sorted(ServerName(one) for one in await self._servers(room_nid) if one not in (origin, own))
-        turn = rows[0].attempts * 3 % len(others) if others else 0
-        return (origin, *others[turn:], *others[:turn])
+        attempts = max(row.attempts for row in rows)
+        first = attempts * 3 % len(others) if others else 0
+        others = [*others[first:], *others[:first]]
+        return (origin, *others) if attempts % 2 == 0 else (*others[:2], origin, *others[2:])
 
     async def _place(
         self,
@@ -344,15 +357,22 @@ class GapFiller:
         dropped: Sequence[str],
         late: Sequence[str],
     ) -> _Outcome:
+        hearsay = _hearsay(filled.steps)
+        doubted: set[str] = set()
+
         async def job(turn: Turn) -> _Outcome:
-            arrivals = [
-                Arrival(step.event, states=(step.told,) if step.told else ()) for step in filled.steps
-            ]
+            steps = [step for step in filled.steps if step.event.event_id not in doubted]
+            arrivals = [Arrival(step.event, states=(step.told,) if step.told else ()) for step in steps]
             arrived = await arrive(turn, arrivals, filled.outliers)
-            missing = {*late, *filled.missing}
+            missing = {*late, *filled.missing, *doubted}
             placed: list[str] = [*dropped]
-            for step, one in zip(filled.steps, arrived, strict=True):
-                (missing.add if isinstance(one, Missing) else placed.append)(step.event.event_id)
+            for step, one in zip(steps, arrived, strict=True):
+                event_id = step.event.event_id
+                if event_id in hearsay and isinstance(one, Placed) and one.by_state:
+                    doubted.add(event_id)
+                (missing.add if isinstance(one, Missing) else placed.append)(event_id)
+            if not doubted <= missing:
+                raise _Doubt
             outcome = _judge(rows, [row.event_id for row in rows if row.event_id not in missing], missing)
             # What others sent and what came on the way waits no longer either.
             staged = self._staged
@@ -361,7 +381,11 @@ class GapFiller:
             turn.extra.append(lambda tx: _write(tx, actor.room_nid, outcome, self._due(outcome)))
             return outcome
 
-        return await actor.run(job)
+        while True:
+            try:
+                return await actor.run(job)
+            except _Doubt:
+                continue  # each time at least one step is left out, so this ends
 
     def _due(self, outcome: _Outcome) -> dict[int, int]:
         now_ms = self._clock.now_ms()
@@ -379,6 +403,15 @@ class GapFiller:
             self._log.warning("gave up on events of a room", events=len(outcome.given_up))
         if outcome.has_placed:
             self.note_news(room_nid)
+
+
+def _hearsay(steps: Sequence[Step]) -> set[str]:
+    """The events whose state goes back to one that was told."""
+    found: set[str] = set()
+    for step in steps:
+        if step.told or not found.isdisjoint(step.event.prev_event_ids):
+            found.add(step.event.event_id)
+    return found
 
 
 def _judge(rows: Sequence[StagedRow], done: Collection[str], missing: Collection[str]) -> _Outcome:

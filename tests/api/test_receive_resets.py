@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from federation.event import Event
+from homeserver.rooms.filling import WAITS_S
 from homeserver.store.events import EventRow, find_row
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import ALICE, V3
@@ -157,3 +158,32 @@ class StateResets(ReceiveCase):
             self.settle()
             self.assertNotIn(late.event_id, self.timeline())
         self.assert_unmoved()
+
+    def test_whoever_relays_an_event_cannot_have_it_refused(self) -> None:
+        """An honest user's event comes by way of a liar, who leaves the user out of the state before it."""
+        honest = self.new_peer("honest.example")
+        joined = self.room.join(honest.user(), signer=honest.key)
+        self.assert_taken(honest.push(self.app, joined), joined)
+        self.settle()
+        said = [self.room.say(str(n), sender=honest.user(), signer=honest.key) for n in range(5)]
+        self.tell([one for key, one in self.room.state.items() if key[1] != honest.user()])
+        self.peer.answers[MISSING] = {"events": [said[-2].json]}
+        self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
+        self.settle()
+        # It is not refused for good, but waits; and then others are asked.
+        self.assertEqual(1, self.staged())
+        self.assertNotIn(said[-1].event_id, self.timeline())
+        self.settle(WAITS_S[0] + 1)
+        self.assertEqual([event.event_id for event in said], self.timeline()[-5:])
+        self.assertEqual(0, self.staged())
+        self.assert_unmoved()
+
+    def test_a_state_without_the_room_itself(self) -> None:
+        said = [self.room.say(str(number)) for number in range(3)][-1]
+        self.tell([one for key, one in self.room.state.items() if key[0] != "m.room.create"])
+        self.assert_taken(self.peer.push(self.app, said), said)
+        self.settle()
+        self.assertEqual(1, self.staged())
+        self.peer.answers.clear()
+        self.settle(WAITS_S[0] + 1)
+        self.assertEqual(said.event_id, self.timeline()[-1])

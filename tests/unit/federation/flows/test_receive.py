@@ -295,7 +295,7 @@ class ReceiveTests(SynchronousTestCase):
         self.assertEqual(100_000, len(reached([parent], events, auth_parents, 1_000_000)))
         self.assertEqual(10, len(reached([parent], events, auth_parents, 10)))
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(st.data())
     def test_whatever_is_answered_it_ends_and_can_be_placed(self, data: st.DataObject) -> None:
         peer = FakePeer()
