@@ -220,6 +220,16 @@ class Machine(RuleBasedStateMachine):
             found = [item for item in self.log if item.pos > after][:batch]
             self.queue.refill(found, found[-1].pos if found else self.log[-1].pos)
 
+    @rule()
+    def shed(self) -> None:
+        self.queue.shed()
+
+    @rule(gap=st.integers(1, 3))
+    def hear_of_while_away(self, gap: int) -> None:
+        item = ref((self.log[-1].pos if self.log else 0) + gap)
+        self.log.append(item)
+        self.queue.mark_behind(item.pos)
+
     @invariant()
     def nothing_lost_or_reordered(self) -> None:
         assert self.delivered == self.log[: len(self.delivered)]
@@ -240,5 +250,65 @@ class Machine(RuleBasedStateMachine):
 class AnyOrder(SynchronousTestCase):
     def test_machine(self) -> None:
         case = Machine.TestCase
-        case.settings = settings(max_examples=60, stateful_step_count=40, deadline=None, database=None)
+        case.settings = settings(max_examples=100, stateful_step_count=40, deadline=None, database=None)
         case().runTest()
+
+
+class Outages(SynchronousTestCase):
+    """What the shell needs around an outage."""
+
+    def failed(self, *positions: int) -> Destination:
+        """A queue of which the first transaction has failed."""
+        queue = destination(retry_min_ms=1000, retry_max_ms=8000)
+        for pos in positions:
+            queue.enqueue(ref(pos))
+        transaction = take(queue, 0)
+        queue.done(transaction.txn_id, Outcome.RETRY_LATER, 0)
+        return queue
+
+    def test_shed_keeps_what_was_tried_and_reads_the_rest_again(self) -> None:
+        queue = self.failed(*range(1, 61))
+        queue.shed()
+        self.assertEqual((queue.refill_after(), queue.caught_up_to(), queue.head_pos), (50, 0, 60))
+        self.assertTrue(queue.is_retrying)
+        self.assertTrue(queue.owes_pdus)
+        queue.shed()
+        self.assertEqual(queue.refill_after(), 50)
+        again = take(queue, 1000)
+        self.assertEqual([one.pos for one in again.pdus], list(range(1, 51)))
+        queue.done(again.txn_id, Outcome.DELIVERED, 1000)
+        self.assertEqual(queue.caught_up_to(), 50)
+        queue.refill([ref(pos) for pos in range(45, 61)], 60)
+        last = take(queue, 1000)
+        self.assertEqual([one.pos for one in last.pdus], list(range(51, 61)))
+        queue.done(last.txn_id, Outcome.DELIVERED, 1000)
+        self.assertEqual((queue.caught_up_to(), queue.is_idle, queue.owes_pdus), (60, True, False))
+
+    def test_as_an_earlier_process_left_it(self) -> None:
+        queue = destination(
+            caught_up_to=10, retry_min_ms=1000, retry_max_ms=8000, failures=2, retry_at_ms=5000
+        )
+        queue.mark_behind(20)
+        self.assertIsNone(queue.next(4999))
+        self.assertEqual((queue.wake_at(0), queue.failures, queue.retry_at_ms), (5000, 2, 5000))
+        queue.refill([ref(15)], 20)
+        transaction = take(queue, 5000)
+        queue.done(transaction.txn_id, Outcome.RETRY_LATER, 5000)
+        self.assertEqual((queue.retry_at_ms, queue.failures), (9000, 3))
+
+    def test_a_sign_of_life_not_before(self) -> None:
+        queue = self.failed(1)
+        queue.heard_from(700)
+        self.assertEqual(queue.retry_at_ms, 700)
+        queue.heard_from(900)
+        self.assertEqual(queue.retry_at_ms, 700, "never later than it was to be")
+        queue.heard_from()
+        self.assertIsNone(queue.retry_at_ms)
+
+    def test_new_limits_hold_for_the_wait_that_has_begun(self) -> None:
+        queue = self.failed(1)
+        queue.limit_retries(100, 200, 0)
+        self.assertEqual(queue.retry_at_ms, 200)
+        transaction = take(queue, 200)
+        queue.done(transaction.txn_id, Outcome.RETRY_LATER, 200)
+        self.assertEqual(queue.retry_at_ms, 400)
