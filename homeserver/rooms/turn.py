@@ -108,6 +108,7 @@ class Turn:
         "signed",
         "snapshots",
         "tools",
+        "unused",
         "used",
         "warm",
     )
@@ -141,6 +142,8 @@ class Turn:
         self.snapshots: list[Snapshot] = []  # new ones, to be stored with the placements
         self.ends: tuple[int, ...] = ()
         self.extra: list[Callable[[WriteTx], Any]] = []
+        # Keys that no room has ever had, as far as the database knows; asked once a turn, however often forks meet.
+        self.unused: set[StateKey] = set()
 
     # --- reading the state -----------------------------------------------------------------------
 
@@ -165,7 +168,11 @@ class Turn:
             return
         nids: dict[StateKey, int] = {}
         for key in keys:
-            key_nid = self.tools.interner.known_key(key) or await self.tools.interner.find_key(key)
+            key_nid = self.tools.interner.known_key(key)
+            if key_nid is None and key not in self.unused:
+                key_nid = await self.tools.interner.find_key(key)
+                if key_nid is None:
+                    self.unused.add(key)
             event_nid = self.head.snapshot.get(key_nid) if key_nid is not None else 0
             if event_nid:
                 nids[key] = event_nid

@@ -53,6 +53,15 @@ class Transactions(ReceiveCase):
         )
         self.assertLessEqual(len(counted.statements), 14, counted)
 
+    def test_what_a_fork_of_twenty_costs(self) -> None:
+        self.enter()
+        self.assert_taken(self.peer.push(self.app, warm := self.room.say("warm")), warm)
+        fork = list(self.room.head)
+        said = [self.room.say(str(number), prev=fork) for number in range(20)]
+        counted = count(self.app, lambda: self.assert_taken(self.peer.push(self.app, *said), *said))
+        self.assertEqual(1, counted.transactions, counted)
+        self.assertLessEqual(len(counted.statements), 25, counted)
+
     def test_events_of_others_are_relayed(self) -> None:
         self.enter()
         other = self.new_peer("other.example")
