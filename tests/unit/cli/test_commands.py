@@ -181,7 +181,7 @@ class SetupTests(CommandCase):
         key = self.folder.absolute() / "k"
         self.assert_refused("check-config", line=f"{key}: No such file or directory")
         key.write_text("nonsense")
-        expected = "expected: ed25519 <version> <base64 of 32 bytes>"
+        expected = "expected: ed25519 <version> <base64 of 32 bytes>, for an old key with the time when it expired before the base64"
         self.assert_refused("check-config", line=f"{key}, line 1: {expected}")
 
     def test_the_file_can_come_from_the_environment(self) -> None:
