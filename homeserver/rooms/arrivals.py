@@ -47,6 +47,7 @@ class Arrival:
     state_before: tuple[EventId, ...] | None = None
     states: tuple[tuple[EventId, ...], ...] = ()
     historic: bool = False
+    doubted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,9 @@ class Missing:
 
     prev_ids: tuple[EventId, ...]
     auth_ids: tuple[EventId, ...]
-    state_ids: bool = False  # True: an event of a state that came with the arrival is not here
+    state_ids: bool = (
+        False  # True: an event of a state that came with it is not here, or that state is doubted
+    )
 
 
 Arrived = AlreadyHere | Placed | Missing
@@ -189,7 +192,11 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     if before is None:
         return Missing((), (), state_ids=True)
     linear = not is_told and not arrival.historic and _is_on_top(hold.turn, event)
-    verdict = await _judge(hold, event, before)
+    verdict = await _check_auth_events(hold, event)
+    if isinstance(verdict, Accept):
+        verdict = await _check_before(hold, event, before)
+        if arrival.doubted and isinstance(verdict, Reject):
+            return Missing((), (), state_ids=True)
     if isinstance(verdict, Accept) and not arrival.historic:
         verdict = await _judge_now(hold, event, is_current=linear)
     placed = await _make(hold, event, before, verdict)
@@ -251,8 +258,13 @@ async def _check_auth_events(hold: Hold, event: Event) -> Verdict:
 async def _judge(hold: Hold, event: Event, before: Snapshot) -> Verdict:
     """Checks 4 and 5."""
     verdict = await _check_auth_events(hold, event)
-    if not isinstance(verdict, Accept) or event.type == "m.room.create":
-        return verdict
+    return await _check_before(hold, event, before) if isinstance(verdict, Accept) else verdict
+
+
+async def _check_before(hold: Hold, event: Event, before: Snapshot) -> Verdict:
+    """Check 5."""
+    if event.type == "m.room.create":
+        return ACCEPT
     lookup, levels = await hold.lookup_at(before, event)
     return check_state_before(event, lookup, levels)
 

@@ -1,8 +1,8 @@
 """History that other servers have: fetched when somebody reads back to where ours has a hole.
 
 MUSTs: 1. a room is fetched for once at a time, and all who read it share that; 2. who waits, waits a few seconds at most,
-and the fetch goes on without them; 3. what could not be had is not asked for again at once; 4. nothing is believed that
-the flow and the room's actor have not checked.
+and the fetch goes on without them; 3. what could not be had is not asked for again at once, and then of other servers first;
+4. nothing is believed that the flow and the room's actor have not checked.
 
 # spec: server-server-api#backfilling-and-retrieving-missing-events
 """
@@ -10,6 +10,7 @@ the flow and the room's actor have not checked.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -48,6 +49,7 @@ _FIRST_WAIT_S = 15.0
 _LONGEST_WAIT_S = 3600.0
 # LIMIT(memory: of more failures than this the oldest are forgotten, and tried again)
 _FAILURES_MOST = 10_000
+_ATTEMPTS_IN_DOUBT = 4
 _ONE_EVENT = Limits(1024 * 1024, 5.0, 3)
 
 
@@ -68,6 +70,9 @@ class _Failures:
     def is_due(self, room_nid: int, missing_id: str) -> bool:
         failed = self._failed.get((room_nid, missing_id))
         return failed is None or failed[1] <= self._clock.monotonic()
+
+    def count(self, room_nid: int, missing_id: str) -> int:
+        return self._failed.get((room_nid, missing_id), (0, 0.0))[0]
 
     def note(self, room_nid: int, missing_id: str) -> None:
         count, _ = self._failed.pop((room_nid, missing_id), (0, 0.0))
@@ -221,12 +226,17 @@ class Backfills:
 
     async def _fill(self, room_id: str, room_nid: int, gaps: Sequence[Gap]) -> bool:
         """Fetch one page of history and put it before all that the room's timeline holds: whether that was anything."""
+        attempts = max(self._failures.count(room_nid, gap.missing_id) for gap in gaps)
         room = await self.room(room_id, room_nid, *(gap.user_id.partition(":")[2] for gap in gaps))
+        room = replace(room, servers=_turned(room.servers, attempts))
         missing = [EventId(gap.missing_id) for gap in gaps]
         filled = await drive(backfill(missing, PAGE), partial(self._fetcher.answer, room))
         if not filled.steps:
             return False
-        arrivals = [Arrival(step.event, step.told, historic=True) for step in filled.steps]
+        # Servers tell of events that they accepted. If one is refused by the state that a server told, the state may be
+        # a lie that is to keep us from it: so that is not final before several have been asked.
+        doubted = attempts < _ATTEMPTS_IN_DOUBT
+        arrivals = [Arrival(step.event, step.told, historic=True, doubted=doubted) for step in filled.steps]
         actor = await self._rooms.find(room_id)
         arrived = await actor.run(lambda turn: arrive(turn, arrivals, filled.outliers))
         return any(isinstance(one, Placed) and one.nid for one in arrived)
@@ -241,6 +251,12 @@ class Backfills:
             return due
         half = _STARTS_MOST // 2
         return [*due[:half], *due[-half:]]
+
+
+def _turned(servers: tuple[ServerName, ...], attempts: int) -> tuple[ServerName, ...]:
+    """The same servers with another one first after each failure."""
+    place = attempts % len(servers) if servers else 0
+    return servers[place:] + servers[:place]
 
 
 def _give_up(waiter: Deferred[bool]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -347,15 +348,60 @@ class Lies(HistoryCase):
     def test_forged_history_is_rejected(self) -> None:
         # The peer may invent events of its own users, but not what the rules of the room forbid.
         room = self.room(5)
-        self.adopt(room)
-        first = self.first(room)
         outsider = self.peer.user("outsider")
-        fake = room.make_json("m.room.message", {"body": "fake"}, sender=outsider, prev=first)
-        room.learn(room.parse(fake))
-        room.head = [room.head[0]]
-        chunk = self.pages(room.room_id)
-        self.assertNotIn("fake", [one["content"].get("body") for one in chunk])
-        self.assertNotIn(outsider, {one["sender"] for one in chunk})
+        fake = room.add("m.room.message", {"body": "fake"}, sender=outsider).event_id
+        room.say("after")
+        self.adopt(room)
+        found = self.ids(self.pages(room.room_id))
+        self.assertEqual([one for one in list(room.events)[::-1] if one != fake], found)
+
+    def lying_state(self, room: PeerRoom) -> Callable[[PeerRequest], Any]:
+        """The state before an event without those who speak in the room."""
+
+        def answer(request: PeerRequest) -> Any:
+            [event_id] = parse_qs(urlsplit(request.uri).query)["event_id"]
+            told = room.state_ids_answer(event_id)
+            members = {one for one in told["pdu_ids"] if room.events[one].type == "m.room.member"}
+            return {**told, "pdu_ids": [one for one in told["pdu_ids"] if one not in members]}
+
+        return answer
+
+    def test_a_lie_about_the_state_does_not_take_history_away(self) -> None:
+        room = self.room(150)
+        self.adopt(room)
+        self.peer.answers[STATE_IDS] = self.lying_state(room)
+        for _ in range(3):
+            self.assert_nothing(room)
+        del self.peer.answers[STATE_IDS]
+        self.app.advance(100_000)
+        self.assertEqual(list(room.events)[::-1], self.ids(self.pages(room.room_id)))
+
+    def test_after_a_failure_another_server_is_asked_first(self) -> None:
+        other = self.further_peer("zzz.example")
+        room = self.room(150)
+        room.join(self.peer.user("another"))
+        room.join(other.user(), signer=other.key)
+        self.adopt(room)
+        other.rooms[room.room_id] = room
+        self.peer.answers[STATE_IDS] = self.lying_state(room)
+        self.assert_nothing(room)
+        self.assertEqual((1, 0), (self.backfills(), self.backfills(other)))
+        self.app.advance(100)
+        chunk, _ = self.page(room.room_id)
+        self.assertEqual(list(room.events)[:-101:-1], self.ids(chunk))
+        self.assertEqual((1, 1), (self.backfills(), self.backfills(other)))
+
+    def test_what_all_say_counts_in_the_end(self) -> None:
+        room = self.room(150)
+        self.adopt(room)
+        self.peer.answers[STATE_IDS] = self.lying_state(room)
+        for _ in range(4):
+            self.assert_nothing(room)
+        before = self.backfills()
+        self.app.advance(100_000)
+        chunk, _ = self.page(room.room_id)
+        self.assertNotIn("149", [one["content"].get("body") for one in chunk])
+        self.assertGreater(self.backfills() - before, 1, "it goes on behind what was refused")
 
     def test_cycles(self) -> None:
         # In version 1 events name themselves, so each can cite the other.
