@@ -47,7 +47,8 @@ class DevicesOut:
             if change.topic == 0:
                 await self._message(change)
         elif change.kind in _LISTS:
-            if self._index.is_local(-change.topic):
+            # With a ``ref`` it is a signature that its signer alone sees.
+            if not change.ref and self._index.is_local(-change.topic):
                 await self._list(change)
         else:
             for move in moves_of(change):
