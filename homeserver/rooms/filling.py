@@ -62,6 +62,9 @@ BATCH = 50
 WAITS_S = (5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400)
 # From so many attempts on a state may lack what nobody has.
 LENIENT_AFTER = 2
+# So often a told state that refuses an event is not believed, and others are asked; then it must do: what comes after
+# such an event would have no place for ever.
+BELIEVE_AFTER = 4
 # So often a policy server that does not answer is asked again; then the event counts as not recommended.
 PATIENT_UNTIL = 3
 # A busy room does not make hopeless events be tried with each message: not that often, and not for ever.
@@ -88,7 +91,7 @@ class _Whereabouts:
 
 
 class _Doubt(Exception):  # noqa: N818 (the turn is taken back, and nothing is wrong)
-    """A state that was told refuses an event. That would be for good, so it is not believed: the event waits instead,
+    """A state that was told refuses an event. That would be for good, so it is not believed at once: the event waits,
     and others are asked."""
 
 
@@ -357,7 +360,8 @@ class GapFiller:
         dropped: Sequence[str],
         late: Sequence[str],
     ) -> _Outcome:
-        hearsay = _hearsay(filled.steps)
+        believed = max(row.attempts for row in rows) >= BELIEVE_AFTER
+        hearsay = set() if believed else _hearsay(filled.steps)
         doubted: set[str] = set()
 
         async def job(turn: Turn) -> _Outcome:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from federation.event import Event
-from homeserver.rooms.filling import WAITS_S
+from homeserver.rooms.filling import BELIEVE_AFTER, WAITS_S
 from homeserver.store.events import EventRow, find_row
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import ALICE, V3
@@ -187,3 +187,18 @@ class StateResets(ReceiveCase):
         self.peer.answers.clear()
         self.settle(WAITS_S[0] + 1)
         self.assertEqual(said.event_id, self.timeline()[-1])
+
+    def test_a_room_does_not_stop_for_an_event_that_everybody_refuses(self) -> None:
+        """Nobody knows of the sender of one event; what comes after it has its place in the end."""
+        gone = self.new_peer("gone.example")
+        self.room.join(gone.user(), signer=gone.key)
+        said = [self.room.say(str(n), sender=gone.user(), signer=gone.key) for n in range(3)]
+        after = self.room.say("after")
+        self.tell([one for key, one in self.room.state.items() if key[1] != gone.user()])
+        self.assert_taken(self.peer.push(self.app, after), after)
+        self.settle()
+        for wait_s in WAITS_S[:BELIEVE_AFTER]:
+            self.assertEqual(1, self.staged())
+            self.settle(wait_s + 1)
+        self.assertEqual((after.event_id, 0), (self.timeline()[-1], self.staged()))
+        self.assertIsNotNone(self.row(said[-1]).rejected_reason)
