@@ -23,7 +23,8 @@ from homeserver.peers.presence_out import PresenceOut
 from homeserver.peers.sender import FOLLOWER, STATES, Sender
 from homeserver.runtime.metrics import Metrics
 from homeserver.runtime.tasks import TaskGroup
-from homeserver.store.changes import Change
+from homeserver.store.changes import Change, forget_cursor
+from homeserver.store.work import Worker
 from homeserver.stream.followers import Follower, Followers
 
 
@@ -37,6 +38,7 @@ class Outgoing:
     receipts: ReceiptsOut
     presence: PresenceOut | None
     tasks: TaskGroup
+    worker: Worker
     all: Sequence[Follower]
 
     def begin(self) -> None:
@@ -46,6 +48,10 @@ class Outgoing:
             self.presence.begin()
 
     async def _start(self) -> None:
+        if not self.all:
+            # Federation is off: the log must not wait for its follower.
+            await self.worker.work(forget_cursor, FOLLOWER)
+            return
         await self.sender.start()
         await self.followers.start(self.all)
 
@@ -107,7 +113,7 @@ def build_outgoing(core: Core, peering: Peering, typing: Typing, presence: Prese
         devices = DevicesOut(server_name, servers, index, sender, around.database, core.events)
         events = EventsOut(server_name, servers, sender, pdus, around.database, devices, notes)
         following.append(Follower(FOLLOWER, events.handle, memory=sender))
-    return Outgoing(followers, sender, edus, receipts, presence_out, tasks, following)
+    return Outgoing(followers, sender, edus, receipts, presence_out, tasks, core.committer, following)
 
 
 def _load_devices(

@@ -51,8 +51,11 @@ class DevicesOut:
             if not change.ref and self._index.is_local(-change.topic):
                 await self._list(change)
         else:
-            for move in moves_of(change):
-                if move.membership == Membership.JOIN and not self._was_joined(move):
+            joins = [move for move in moves_of(change) if move.membership == Membership.JOIN]
+            # Where one of us comes into a room, the servers of all who are there hear of them.
+            ours = [move for move in joins if server_of(move.user_id) == self._server_name]
+            for move in ours or joins:
+                if not self._was_joined(move):
                     await self._join(change, move)
 
     async def _message(self, change: Change) -> None:

@@ -89,16 +89,14 @@ class PresenceOut:
 
     def note(self, change: Change) -> None:
         """Follow the log: who comes to share a room."""
-        for move in moves_of(change):
-            if move.membership != Membership.JOIN or not move.member_nid:
-                continue
-            server = server_of(move.user_id)
-            if server == self._server_name:
-                if self._presence.is_present(move.member_nid):
-                    self._meet(move.member_nid, change.topic, "")
-                continue
-            members = self._index.local_members(change.topic)
-            if len(members) <= MEMBERS_MOST:
+        joins = [move for move in moves_of(change) if move.membership == Membership.JOIN]
+        ours = [move for move in joins if server_of(move.user_id) == self._server_name]
+        for move in ours:
+            if self._presence.is_present(move.member_nid):
+                self._meet(move.member_nid, change.topic, "")
+        members = self._index.local_members(change.topic) if joins and not ours else ()
+        if len(members) <= MEMBERS_MOST:
+            for server in sorted({server_of(move.user_id) for move in joins}):
                 for user_nid in members:
                     if self._presence.is_present(user_nid):
                         self._meet(user_nid, change.topic, server)

@@ -54,8 +54,8 @@ FAILING_MOST = 50
 WAKE_AGAIN_MS = 2_000
 # From this failure on what is only ephemeral is dropped: it would be stale.
 STALE_AFTER = 2
-# A transaction that is refused as such so often is dropped, or nothing would ever follow it.
-REFUSALS_MOST = 3
+# A transaction that is refused as such so often (for some twenty minutes) is dropped, or nothing would ever follow it.
+REFUSALS_MOST = 8
 _DATABASE_WAIT_MS = 5_000
 
 
@@ -123,6 +123,8 @@ class Sender:
 
     async def start(self) -> None:
         """Go on with what an earlier process owed."""
+        if self._started:
+            return  # what came after it failed, and everything is started anew
         owing, outboxes, cursor = await self._database.read(_load_start)
         self._passed = cursor
         self._started = True

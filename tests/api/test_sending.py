@@ -16,6 +16,8 @@ from homeserver.config.schema import Federation, Switch
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.transport import PeerRequest
 from homeserver.peers.sender import FAILING_MOST, HEALTHY_MOST, REFUSALS_MOST
+from homeserver.runtime.metrics import make_metrics
+from homeserver.store.changes import load_cursors
 from homeserver.store.outgoing import OWED_MOST, Owing, Relay, load_destinations, relay
 from homeserver.stream.followers import STORE_AFTER_S
 from tests.api.rooms import V3
@@ -209,6 +211,19 @@ class Delivery(SendingCase):
         self.assertEqual(one.bodies, [f"m{number}" for number in range(121)])
         self.assertEqual([len(transaction["pdus"]) for transaction in one.taken], [1, 50, 50, 20])
         self.assertEqual(len({request.uri for request in one.attempts}), 4)
+
+    def test_what_is_measured(self) -> None:
+        metrics = make_metrics()
+        self.home.app.outgoing.watch(metrics)
+        (one,) = self.join("one.example")
+        one.answer = (500, {})
+        self.say("x")
+        self.net.settle()
+        text = metrics.exposition()[0].decode()
+        self.assertIn('chaos_follower_lag{follower="federation"} 0.0', text)
+        for state, count in (("sending", 0), ("waiting", 0), ("failing", 1)):
+            self.assertIn(f'chaos_destinations{{state="{state}"}} {count}.0', text)
+        self.assertNotIn("one.example", text)
 
     def test_what_is_redacted_meanwhile(self) -> None:
         (one,) = self.join("one.example")
@@ -437,6 +452,37 @@ class Outages(SendingCase):
 
 
 @on_each_database
+class SwitchedOff(SendingCase):
+    """Federation is off, on a database of a server that had it on."""
+
+    def test_the_log_does_not_wait_for_it(self) -> None:
+        self.join("one.example")
+        self.net.down("one.example")
+        self.say("while it was on")
+        self.net.advance(2 * STORE_AFTER_S)
+        self.assertIn("federation", self.cursors())
+        self.home.config = replace(self.home.config, federation=Federation(enabled=False))
+        self.home.restart()
+        self.net.up("one.example")
+        self.net.advance(30)
+        self.assertNotIn("federation", self.cursors(), "or the log would be kept for ever")
+        self.assertEqual(len(self.net.sent(SEND, destination="one.example")), self.tried)
+        self.home.config = replace(self.home.config, federation=self.federation())
+        self.home.restart()
+        self.net.advance(30)
+        self.assertEqual(self.box.bodies, ["while it was on"])
+
+    def join(self, *names: str, room_id: str | None = None) -> list[Mailbox]:
+        (self.box,) = boxes = super().join(*names, room_id=room_id)
+        return boxes
+
+    def cursors(self) -> dict[str, int]:
+        cursors = self.home.wait(self.home.database.read(load_cursors))
+        self.tried = len(self.net.sent(SEND, destination="one.example"))
+        return cursors
+
+
+@on_each_database
 class Answers(SendingCase):
     """What other servers answer."""
 
@@ -470,7 +516,7 @@ class Answers(SendingCase):
         (one,) = self.join("one.example")
         one.answer = (400, {"errcode": "M_BAD_JSON"})
         self.say("poison")
-        self.net.advance(60)
+        self.net.advance(130)
         self.assertEqual(len(one.attempts), REFUSALS_MOST)
         self.assertIn("a transaction was refused and is dropped", self.home.log.events("warning"))
         one.answer = (200, {"pdus": {}})
