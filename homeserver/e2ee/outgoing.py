@@ -27,12 +27,15 @@ from homeserver.store.device_lists import (
     SIGNING_KEYS,
     load_chain,
     load_changed_accounts,
+    load_joined_since,
     load_local_stays,
+    load_member_moves,
     load_sharing,
     load_stream_id,
 )
 from homeserver.store.ids import load_user_names
 from homeserver.store.to_device import load_outgoing
+from homeserver.store.users import load_account_nids_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,15 @@ def _newcomers(tx: Tx, due: Due, after: int, upto: int) -> dict[int, int]:
     """Who did not share a room with the destination at ``after``, with the position from which on they may."""
     if not due.room_nids:
         return {}
-    fresh = set(due.fresh_room_nids)
+    in_rooms, fresh = set(due.room_nids), set(due.fresh_room_nids)
+    # Rooms of thousands are not walked for this, but for those that are new to the destination.
+    moved = {move.user_nid for move in load_member_moves(tx, due.room_nids, after, upto)}
+    candidates = {stay.user_nid for stay in load_local_stays(tx, fresh)} if fresh else set()
+    candidates.update(load_account_nids_of(tx, moved))
     found: dict[int, int] = {}
     known: set[int] = set()
-    for stay in load_local_stays(tx, due.room_nids):
-        if stay.pos > upto:
+    for stay in load_joined_since(tx, candidates) if candidates else ():
+        if stay.room_nid not in in_rooms or stay.pos > upto:
             continue
         if stay.pos <= after and stay.room_nid not in fresh:
             known.add(stay.user_nid)

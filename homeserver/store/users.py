@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,6 +61,7 @@ _DEACTIVATE = statement(
     .values(deactivated=1, password_hash=null(), admin=0, erased=bindparam("erase_flag"))
 )
 _ALL = statement(select(_A.user_nid))
+_NIDS_OF = statement(select(_A.user_nid).where(any_of(_A.user_nid, "nids")))
 _DEACTIVATED = statement(select(_A.user_nid).where(_A.deactivated == 1).order_by(_A.user_nid))
 _ERASE_PROFILE = statement(delete(profiles).where(profiles.c.user_nid == _USER))
 _DROP_PUSHERS = statement(delete(pushers).where(pushers.c.user_nid == _USER).returning(pushers.c.user_nid))
@@ -157,6 +158,11 @@ def list_accounts(tx: Tx, after: str = "", most: int = 100) -> list[Account]:
 def load_account_nids(tx: Tx) -> list[int]:
     """Every account of this server (at the start)."""
     return tx.column(_ALL)
+
+
+def load_account_nids_of(tx: Tx, user_nids: Collection[int]) -> list[int]:
+    """Those of the users who have an account here."""
+    return tx.column(_NIDS_OF, nids=list(user_nids)) if user_nids else []
 
 
 def load_deactivated(tx: Tx) -> list[int]:
