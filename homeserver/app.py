@@ -77,6 +77,7 @@ class App:
     def begin(self) -> None:
         """Start the house-keeping that goes by the clock, and go on with what an earlier process left to do."""
         self.services.rooms.departures.start()
+        self.services.rooms.strangers.partial.start()
         self.services.media.begin()
         self.services.tasks.spawn_restarting("go on with staged events", self.services.incoming.filler.start)
         self.outgoing.begin()
@@ -123,6 +124,7 @@ async def build_app(config: Config, around: Surroundings, extra_routes: Sequence
     core = await build_core(config, around)
     peering = build_peering(core)
     services = build_services(core, peering)
+    await services.rooms.strangers.partial.load()
     outgoing = build_outgoing(core, peering, services.typing, services.presence)
     routes = build_routes(core, peering, services)
     for extra in extra_routes:

@@ -53,6 +53,7 @@ from homeserver.rooms.join_checks import JoinChecks
 from homeserver.rooms.membership import Memberships
 from homeserver.rooms.outsiders import Outsiders
 from homeserver.rooms.pagination import Pagination
+from homeserver.rooms.partial import PartialRooms
 from homeserver.rooms.peer_gate import PeerGate
 from homeserver.rooms.peer_history import PeerHistory
 from homeserver.rooms.peer_state import PeerState
@@ -98,7 +99,12 @@ class Reading:
 
 
 def build_reading(
-    core: Core, incoming: Incoming, transactions: TransactionCache, facts: StateFacts, ignored: IgnoreLists
+    core: Core,
+    incoming: Incoming,
+    transactions: TransactionCache,
+    facts: StateFacts,
+    ignored: IgnoreLists,
+    partial: PartialRooms,
 ) -> Reading:
     """What reads rooms, over one memory of what never changes."""
     database, interner, clock = core.around.database, core.interner, core.around.clock
@@ -108,7 +114,7 @@ def build_reading(
     return Reading(
         pagination,
         Relationships(database, sights, pagination, archive),
-        StateReads(database, interner, sights, archive, clock),
+        StateReads(database, interner, sights, archive, clock, partial.whole),
         Timestamps(database, sights, archive.facts, incoming.moments),
         RoomGlances(database, sights, pagination, archive),
     )
@@ -123,13 +129,13 @@ class PeerReading:
     state: PeerState
 
 
-def build_peer_reading(core: Core, facts: StateFacts) -> PeerReading:
+def build_peer_reading(core: Core, facts: StateFacts, partial: PartialRooms) -> PeerReading:
     """What reads rooms for other servers."""
     database, gate = core.around.database, PeerGate(core.interner, core.servers)
     history = PeerHistory(
         core.config.server_name, database, core.interner, core.changes, gate, facts, core.around.clock
     )
-    return PeerReading(gate, history, PeerState(database, gate, core.bases))
+    return PeerReading(gate, history, PeerState(database, gate, core.bases, partial.is_partial))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,12 +164,28 @@ class Strangers:
     outsiders: Outsiders
     exchange: Exchange
     remote: RemoteMemberships
+    partial: PartialRooms
 
 
-def build_strangers(core: Core, peering: Peering, restricted: RestrictedJoins, gate: InviteGate) -> Strangers:
+def build_strangers(
+    core: Core, peering: Peering, restricted: RestrictedJoins, gate: InviteGate, tasks: TaskGroup
+) -> Strangers:
     """What lets users in, here and there."""
     around, rooms, keys, client = core.around, core.rooms, peering.keys, peering.client
-    admission = Admission(rooms, core.index, restricted, keys)
+    checks = JoinChecks(keys, around.run_in_thread)
+    partial = PartialRooms(
+        rooms,
+        core.committer,
+        core.index,
+        client,
+        checks,
+        around.run_in_thread,
+        tasks,
+        around.clock,
+        around.log,
+    )
+    core.servers.others = partial.servers
+    admission = Admission(rooms, core.index, restricted, keys, partial.is_partial)
     handshakes = Handshakes(client, around.signer, around.clock, around.entropy)
     outsiders = Outsiders(rooms, core.committer, core.index, handshakes, keys, gate, around.log)
     invites = RemoteInvites(rooms.tools, admission, client, keys)
@@ -174,7 +196,8 @@ def build_strangers(core: Core, peering: Peering, restricted: RestrictedJoins, g
         core.index,
         client,
         handshakes,
-        JoinChecks(keys, around.run_in_thread),
+        checks,
+        partial,
         around.run_in_thread,
         around.log,
     )
@@ -183,7 +206,8 @@ def build_strangers(core: Core, peering: Peering, restricted: RestrictedJoins, g
         JoinAnswers(core.config.server_name, around.database, core.interner, core.bases),
         outsiders,
         exchange,
-        RemoteMemberships(rooms, core.index, handshakes, joins, outsiders, invites, exchange),
+        RemoteMemberships(rooms, core.index, handshakes, joins, outsiders, invites, exchange, partial),
+        partial,
     )
 
 
@@ -201,7 +225,7 @@ def build_rooms(core: Core, peering: Peering, tasks: TaskGroup, queries: Queries
     gate = InviteGate(config.server_name, database, interner, peering.client.allows)
     succession = Succession(interner, worker)
     restricted = RestrictedJoins(database, interner, core.index)
-    strangers = build_strangers(core, peering, restricted, gate)
+    strangers = build_strangers(core, peering, restricted, gate, tasks)
     remote = strangers.remote
     creator = RoomCreator(
         config.server_name,
@@ -350,8 +374,8 @@ def build_services(core: Core, peering: Peering) -> Services:
         spaces=Spaces(config.server_name, views, ask_space, clock, entropy),
         summaries=Summaries(config.server_name, views, ask_space),
         rooms=rooms,
-        reading=build_reading(core, incoming, rooms.transactions, facts, ignored),
-        peer_reading=build_peer_reading(core, facts),
+        reading=build_reading(core, incoming, rooms.transactions, facts, ignored, rooms.strangers.partial),
+        peer_reading=build_peer_reading(core, facts, rooms.strangers.partial),
         incoming=incoming,
         tasks=tasks,
         typing=typing,

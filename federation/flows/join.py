@@ -74,12 +74,30 @@ class JoinAnswer:
     servers: tuple[ServerName, ...]
 
 
+class _State(msgspec.Struct):
+    pdus: list[msgspec.Raw]
+    auth_chain: list[msgspec.Raw]
+
+
 def read_answer(body: bytes) -> JoinAnswer:
     """The parts of a body, events unread. Raises Malformed."""
     try:
         answer = msgspec.json.decode(body, type=_Answer)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise Malformed(f"not an answer to send_join: {error!s:.200}") from None
+    return _read(answer)
+
+
+def read_state(body: bytes) -> JoinAnswer:
+    """The same of an answer that tells the whole state at an event. # spec: server-server-api#get_matrixfederationv1stateroomid"""
+    try:
+        state = msgspec.json.decode(body, type=_State)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise Malformed(f"not the state at an event: {error!s:.200}") from None
+    return _read(_Answer(state.pdus, state.auth_chain))
+
+
+def _read(answer: _Answer) -> JoinAnswer:
     if len(answer.state) + len(answer.auth_chain) > MAX_EVENTS:
         raise Malformed("more events than a room can have")
     places: dict[bytes, int] = {}

@@ -32,6 +32,7 @@ from homeserver.rooms.committer import Committer
 from homeserver.rooms.turn import Policing, RoomTools, SignatureNeeded, Turn, WarmState
 from homeserver.store.events import load_head, load_rows
 from homeserver.store.parsed import EventCache, load_events
+from homeserver.store.partial import is_partial
 from homeserver.store.placement import Bundle, Extremity, Placement, RoomHead
 from homeserver.store.state import BaseCache, Snapshot, empty_snapshot, load_snapshots
 
@@ -266,4 +267,7 @@ def _load_head(tx: Tx, actor: RoomActor, bases: BaseCache, cache: EventCache) ->
         Extremity(nid, found[nid].reference(), found[nid].depth, states[after[nid]]) for nid in nids
     )
     snapshot = states[row.snapshot_nid]
-    return RoomHead(actor.room_nid, actor.room_id, rules, row.version, extremities, snapshot, row.depth)
+    partial = is_partial(tx, actor.room_nid)
+    return RoomHead(
+        actor.room_nid, actor.room_id, rules, row.version, extremities, snapshot, row.depth, partial
+    )

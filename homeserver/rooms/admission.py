@@ -10,7 +10,7 @@ the user in. Between the two nothing is remembered: an event that cites a head o
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,19 +66,27 @@ class Admission:
     """See the module. ``index`` says in which rooms this server is."""
 
     def __init__(
-        self, rooms: RoomRegistry, index: MembershipIndex, restricted: RestrictedJoins, keys: EventKeys
+        self,
+        rooms: RoomRegistry,
+        index: MembershipIndex,
+        restricted: RestrictedJoins,
+        keys: EventKeys,
+        is_partial: Callable[[int], bool],
     ) -> None:
         self._rooms = rooms
         self._tools = rooms.tools
         self._index = index
         self._restricted = restricted
         self._keys = keys
+        self._is_partial = is_partial
 
     async def resident(self, room_id: RoomId) -> RoomActor:
         """The actor of a room that this server is in; 404 M_NOT_FOUND for any other."""
         actor = await self._rooms.find(room_id)
         if not self._index.local_members(actor.room_nid):
             raise not_found("This server is not in that room")
+        if self._is_partial(actor.room_nid):
+            raise not_found("This server does not know all of that room yet")
         return actor
 
     # --- templates -----------------------------------------------------------------------------------

@@ -100,8 +100,10 @@ async def store_outliers(turn: Turn, events: Sequence[Event]) -> list[Arrived]:
     return [await _place_outlier(hold, event) for event in events]
 
 
-async def adopt_room(turn: Turn, join: Event, state: Sequence[EventId]) -> Arrived:
+async def adopt_room(turn: Turn, join: Event, state: Sequence[EventId], *, partial: bool = False) -> Arrived:
     """Make a room that this server has joined: ``state`` is the whole state before the join event, all of it here.
+
+    ``partial``: but for members, who come later (``completion.py``).
 
     What the room was here before (we had left it) ends: its newest events have no successors that we know of.
     """
@@ -130,6 +132,7 @@ async def adopt_room(turn: Turn, join: Event, state: Sequence[EventId]) -> Arriv
         extremities=(extremity,),
         snapshot=placed.state_after,
         depth=join.depth,
+        partial=partial,
     )
     turn.forget_state()
     return Placed(placed.nid, ACCEPT)

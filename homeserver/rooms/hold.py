@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from federation.auth.power import PowerLevels, parse_power_levels
-from federation.auth.select import CREATE, POWER_LEVELS, StateKey, auth_keys_for
+from federation.auth.select import CREATE, MEMBER, POWER_LEVELS, StateKey, StateLookup, auth_keys_for
 from federation.checks import lookup_of
 from federation.event import Event
 from federation.ids import EventId
@@ -168,9 +168,22 @@ class Hold:
         if snapshot is self.turn.head.snapshot:
             await self.turn.load(keys)
             levels = await self.turn.power_levels() if self.turn.lookup(*CREATE) is not None else None
-            return self.turn.lookup, levels
+            return self._filled(self.turn.lookup, event), levels
         state = await self.state_at(snapshot, keys)
-        return lookup_of(state), await self.levels(snapshot, state)
+        return self._filled(lookup_of(state), event), await self.levels(snapshot, state)
+
+    def _filled(self, lookup: StateLookup, event: Event) -> StateLookup:
+        """While a join is not complete, members whom the state does not name are what the event says they are."""
+        if not self.turn.head.partial:
+            return lookup
+        cited = [known.event for one in event.auth_event_ids if (known := self.known(one)) is not None]
+        members = {one.key(): one for one in cited if one.type == MEMBER and one.state_key is not None}
+
+        def filled(event_type: str, state_key: str) -> Event | None:
+            found = lookup(event_type, state_key)
+            return members.get((event_type, state_key)) if found is None else found
+
+        return filled
 
     async def levels(self, snapshot: Snapshot, state: Mapping[StateKey, Event]) -> PowerLevels | None:
         """The power levels of a state, given its create and power levels events."""

@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 
 from federation.errors import Malformed
 from federation.event import Event, parse_untrusted
-from federation.flows.join import Conclusion, JoinAnswer, Lot, read_answer, signers_of
+from federation.flows.join import Conclusion, JoinAnswer, Lot, read_answer, read_state, signers_of
 from federation.flows.keys import Wanted
 from federation.ids import KeyId, ServerName
 from federation.signing import with_signatures
@@ -48,6 +48,16 @@ class JoinChecks:
     async def verify(self, server: ServerName, join: Event, body: bytes) -> Verified:
         """Verify the answer of a server to our join."""
         answer: JoinAnswer = await self._run(read_answer, body)
+        lot = await self._check(answer, join)
+        join = await self._cosigned(join, answer.event)
+        return await self._conclude(server, join, lot)
+
+    async def verify_state(self, server: ServerName, join: Event, body: bytes) -> Verified:
+        """Verify what a server says of the whole state before our join."""
+        lot = await self._check(await self._run(read_state, body), join)
+        return await self._conclude(server, join, lot)
+
+    async def _check(self, answer: JoinAnswer, join: Event) -> Lot:
         lot = Lot(answer, join.room_id, join.rules)
         await self._fetch_keys(lot, join.rules)
         for start in range(0, lot.size, CHUNK):
@@ -60,7 +70,9 @@ class JoinChecks:
             raise Malformed(problem)
         for start in range(0, len(lot), CHUNK):
             await self._run(lot.judge, start, CHUNK)
-        join = await self._cosigned(join, answer.event)
+        return lot
+
+    async def _conclude(self, server: ServerName, join: Event, lot: Lot) -> Verified:
         conclusion = await self._run(lot.conclude, join, partial=lot.members_omitted)
         if conclusion.problem is not None:
             raise Malformed(conclusion.problem)

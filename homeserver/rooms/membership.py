@@ -110,6 +110,8 @@ class Memberships:
         proof: Proof | None = None,
     ) -> RoomId | None:
         """Join a room that this server is in; the room that it replaced. ``came``: another server let the user in."""
+        if not came:
+            await self._remote.whole(room_id)
         actor = await self._rooms.find(room_id)
         user_id = UserId(requester.user_id)
 
@@ -189,6 +191,7 @@ class Memberships:
         if not await self._remote.is_here(room_id):
             await self._remote.knock(requester, room_id, content, via)
             return room_id
+        await self._remote.whole(room_id)
         actor = await self._rooms.find(room_id)
         user_id = UserId(requester.user_id)
 
@@ -314,11 +317,13 @@ class Memberships:
     async def _find(self, room_id: RoomId) -> RoomActor:
         """The actor of a room that the requester must be in: whether it exists is no stranger's business."""
         try:
-            return await self._rooms.find(room_id)
+            actor = await self._rooms.find(room_id)
         except MatrixError as error:
             if error.status != 404:
                 raise
             raise forbidden("You are not in this room") from None
+        await self._remote.whole(room_id)
+        return actor
 
     async def _profile(self, user_nid: int) -> Mapping[str, Any]:
         found = await self._tools.database.read(load_names_and_avatars, [user_nid])

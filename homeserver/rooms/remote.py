@@ -16,6 +16,7 @@ from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.exchange import Exchange
 from homeserver.rooms.handshakes import Handshakes
 from homeserver.rooms.outsiders import Outsiders
+from homeserver.rooms.partial import PartialRooms
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.remote_invites import RemoteInvites
 from homeserver.rooms.remote_joins import RemoteJoins
@@ -41,6 +42,7 @@ class RemoteMemberships:
         outsiders: Outsiders,
         invites: RemoteInvites,
         exchange: Exchange,
+        partial: PartialRooms,
     ) -> None:
         self._tools = rooms.tools
         self._server_name = rooms.tools.signer.server_name
@@ -50,6 +52,7 @@ class RemoteMemberships:
         self._outsiders = outsiders
         self._invites = invites
         self._exchange = exchange
+        self._partial = partial
 
     async def is_here(self, room_id: RoomId) -> bool:
         """Whether this server is in the room."""
@@ -69,9 +72,16 @@ class RemoteMemberships:
         if nid is not None:
             found += await self._outsiders.servers(user_nid, nid)
             found += await self._tools.database.read(load_servers, nid, _KNOWN_MOST)
+            found += [ServerName(name) for name in self._partial.servers(nid)][:_KNOWN_MOST]
         if ":" in room_id:
             found.append(domain_of(room_id))
         return self._handshakes.able(found)
+
+    async def whole(self, room_id: RoomId) -> None:
+        """Wait until all members of the room have come: who may do what to whom is not known before."""
+        nid = await self._tools.interner.find_room(room_id)
+        if nid is not None:
+            await self._partial.whole(nid)
 
     # --- joining -------------------------------------------------------------------------------------
 

@@ -31,12 +31,14 @@ from homeserver.peers.types import PeerClient
 from homeserver.rooms.arrivals import Arrival, Missing, Placed, adopt_room, arrive, store_outliers
 from homeserver.rooms.handshakes import Handshakes, heard
 from homeserver.rooms.join_checks import CHUNK, JoinChecks, RunInThread, Verified
+from homeserver.rooms.partial import PartialRooms, put_progress
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
 from homeserver.store.events import load_head
 from homeserver.store.ids import set_room_version
 from homeserver.store.outside import end_outside
+from homeserver.store.partial import PartialJoin, put_partial_join
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
@@ -56,6 +58,7 @@ class RemoteJoins:
         client: PeerClient,
         handshakes: Handshakes,
         checks: JoinChecks,
+        partial: PartialRooms,
         run_in_thread: RunInThread,
         log: Log,
     ) -> None:
@@ -66,6 +69,7 @@ class RemoteJoins:
         self._client = client
         self._handshakes = handshakes
         self._checks = checks
+        self._partial = partial
         self._run = run_in_thread
         self._log = log
         self._running: dict[RoomId, list[Deferred[None]]] = {}
@@ -105,7 +109,11 @@ class RemoteJoins:
 
     async def _accept(self, need: NeedAccepted) -> Verified | Refused | Silent:
         server, event = need.server, need.event
-        uri = build_uri("/_matrix/federation/v2", "send_join", event.room_id, event.event_id)
+        # Of a room that this server is in it has the members already.
+        room_nid = self._tools.interner.known_room(event.room_id)
+        here = room_nid is not None and bool(self._index.local_members(room_nid))
+        query = None if here else {"omit_members": "true"}
+        uri = build_uri("/_matrix/federation/v2", "send_join", event.room_id, event.event_id, query=query)
         answer = await heard(
             server,
             self._client.ask_raw(
@@ -126,6 +134,8 @@ class RemoteJoins:
                 "answer to send_join refused", server=server, room_id=event.room_id, reason=error.message
             )
             return Silent(server, error.message)
+        if here and verified.lot.members_omitted:
+            return Silent(server, "it omits members although it was asked for them")
         if verified.lot.dropped:
             self._log.info(
                 "events of a joined room left out", room_id=event.room_id, count=verified.lot.dropped
@@ -144,19 +154,34 @@ class RemoteJoins:
             await actor.run(partial(_store, events))
         state = list(verified.conclusion.state.values())
 
+        adopted: list[PartialJoin] = []
+
         async def job(turn: Turn) -> None:
+            adopted.clear()
             if self._index.local_members(room_nid):
                 # Somebody else let the user into a room that this server is in.
                 (arrived,) = await arrive(turn, [Arrival(join, state_before=tuple(state))])
             else:
-                arrived = await adopt_room(turn, join, state)
+                arrived = await adopt_room(turn, join, state, partial=lot.members_omitted)
                 turn.extra.append(partial(_end_outside, room_nid=room_nid))
             if isinstance(arrived, Missing):
                 raise MatrixError(502, "M_UNKNOWN", f"{verified.server} did not tell all of the room")
             if isinstance(arrived, Placed) and not isinstance(arrived.verdict, Accept):
                 raise forbidden(arrived.verdict.reason)
+            if turn.head.partial:
+                servers = tuple(dict.fromkeys([verified.server, *lot.servers]))
+                adopted.append(PartialJoin(room_nid, arrived.nid, join.event_id, verified.server, servers))
+                user_nid = await self._tools.interner.user(join.sender)
+                turn.extra.append(partial(_begin_partial, join=adopted[0], user_nid=user_nid, done=len(lot)))
 
         await actor.run(job)
+        for one in adopted:
+            self._partial.begin(one)
+
+
+def _begin_partial(tx: WriteTx, *, join: PartialJoin, user_nid: int, done: int) -> None:
+    put_partial_join(tx, join)
+    put_progress(tx, [user_nid], join.room_nid, done, 0, False)
 
 
 async def _store(events: Sequence[Event], turn: Turn) -> None:

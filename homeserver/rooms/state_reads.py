@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -41,13 +41,20 @@ class StateReads:
     """State and members, as bytes."""
 
     def __init__(
-        self, database: Database, interner: Interner, sights: Sights, archive: Archive, clock: Clock
+        self,
+        database: Database,
+        interner: Interner,
+        sights: Sights,
+        archive: Archive,
+        clock: Clock,
+        whole: Callable[[int], Awaitable[bool]],
     ) -> None:
         self._database = database
         self._interner = interner
         self._sights = sights
         self._archive = archive
         self._clock = clock
+        self._whole = whole  # waits for the members of a room that are still to come
 
     async def one(
         self, requester: Requester, room_id: str, event_type: str, state_key: str, *, whole_event: bool
@@ -81,6 +88,9 @@ class StateReads:
         """The membership events: of one kind, or of all but one kind, or (with both) of either."""
         at = parse_timeline_token(at_token) if at_token is not None else None
         asker = await self._asker(requester, room_id)
+        if await self._whole(asker.sight.room_nid):
+            # What was so then is what has come now.
+            at, asker = None, await self._asker(requester, room_id)
         wanted = frozenset(
             one
             for one in Membership
@@ -93,6 +103,7 @@ class StateReads:
     async def joined_members(self, requester: Requester, room_id: str) -> dict[str, dict[str, str]]:
         """Who is in the room, with their names and pictures there; for its members alone."""
         sight = await self._sights.find_joined(requester, room_id)
+        await self._whole(sight.room_nid)
         return await self._database.read(_load_joined, sight, self._archive)
 
     async def _asker(self, requester: Requester, room_id: str) -> Asker:

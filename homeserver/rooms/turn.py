@@ -451,6 +451,7 @@ class Turn:
             (extremity,),
             placed.state_after,
             event.depth,
+            head.partial,
         )
 
     def note(self, placed: Placement) -> None:

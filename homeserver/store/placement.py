@@ -83,6 +83,7 @@ class RoomHead:
     extremities: tuple[Extremity, ...]  # oldest first
     snapshot: Snapshot  # the current state: of several extremities, what their states resolve to
     depth: int
+    partial: bool = False  # members are missing from the states: the join is not complete
 
 
 @dataclass(frozen=True, slots=True)

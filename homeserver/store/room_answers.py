@@ -19,6 +19,8 @@ from homeserver.store.state import BaseCache, load_snapshot
 
 _HEROES = 6  # one more than a summary tells: the one who joins is not among their own
 _SERVERS_MOST = 20_000
+# So few members are sent at once, as that takes less than to be asked for them.
+FEW_MEMBERS = 100
 _MEMBER = WELL_KNOWN_TYPES["m.room.member"]
 
 _TYPES = statement(select(events.c.nid, events.c.type_nid).where(any_of(events.c.nid, "nids")))
@@ -63,6 +65,8 @@ def load_join_answer(
     present = [int(Membership.JOIN), int(Membership.INVITE)]
     kept = set(() if is_named else tx.column(_FIRST_MEMBERS, room_nid=row.room_nid, memberships=present))
     types: dict[int, int] = dict(tx.all(_TYPES, nids=state))
+    if sum(one == _MEMBER for one in types.values()) <= FEW_MEMBERS:
+        return JoinAnswer(state, load_auth_chain(tx, [join_nid, *state]), None)
     state = [nid for nid in state if types.get(nid) != _MEMBER or nid in kept]
     told = set(state)
     chain = [nid for nid in load_auth_chain(tx, [join_nid, *state]) if nid not in told]

@@ -147,6 +147,15 @@ outside = Table(
     text("stripped"),  # JSON: what the user is shown of the room
     **CLUSTERED,
 )
+# Joins of which only part of the state has come: by which event, through whom, and who is in the room by their word.
+partial_joins = Table(
+    "partial_joins",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("join_nid"),
+    text("server"),
+    text("servers"),  # JSON list of names
+)
 # What a client said under which transaction id, so that its retry finds the first answer.
 client_transactions = Table(
     "client_transactions",

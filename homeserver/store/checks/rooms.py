@@ -171,6 +171,16 @@ _WITH_LATE_CHILDREN = statement(
 _AFTER_GAPS = statement(
     select(edges.c.child_nid).where(gaps.c.room_nid == _IN_ROOM, edges.c.parent_id == gaps.c.missing_id)
 )
+# Where somebody came back to a room that all had left, the state is what another server told.
+_AFTER_ENDS = statement(
+    select(edges.c.child_nid)
+    .select_from(
+        ends.join(events, events.c.nid == ends.c.event_nid).join(
+            edges, edges.c.parent_id == events.c.event_id
+        )
+    )
+    .where(events.c.room_nid == _IN_ROOM)
+)
 
 
 class _Membership(msgspec.Struct):
@@ -261,7 +271,11 @@ def _size(snapshot: Snapshot) -> int:
 
 def _step_problems(tx: Tx, room_nid: int, known: dict[int, Snapshot]) -> Iterator[str]:
     """Where an event has one parent, the state before it is that after the parent; a state event adds itself."""
-    skipped = {*tx.column(_AFTER_GAPS, room_nid=room_nid), *tx.column(_FORKED, room_nid=room_nid)}
+    skipped = {
+        *tx.column(_AFTER_GAPS, room_nid=room_nid),
+        *tx.column(_AFTER_ENDS, room_nid=room_nid),
+        *tx.column(_FORKED, room_nid=room_nid),
+    }
     for nid, before_nid, parent_nid, parent_before_nid, parent_after_nid in tx.all(_STEPS, room_nid=room_nid):
         before = known.get(before_nid)
         after = known.get(parent_before_nid if parent_after_nid is None else parent_after_nid)

@@ -139,6 +139,14 @@ def _joins() -> None:
         sa.PrimaryKeyConstraint("room_nid", "user_nid"),
         sqlite_with_rowid=False,
     )
+    op.create_table(
+        "partial_joins",
+        _big("room_nid"),
+        _big("join_nid"),
+        _text("server"),
+        _text("servers"),
+        sa.PrimaryKeyConstraint("room_nid"),
+    )
 
 
 def _device_keys() -> None:

@@ -1,0 +1,238 @@
+"""Rooms whose members are still to come: a large room can be read and written while the rest of a join arrives.
+
+1. A room is partial from the commit that adopts it until that of ``completion.complete_room``; after a restart it goes on.
+2. The rest is asked of the server that let us in, and then of the others in the room, again and again with longer and
+   longer waits. It is verified like the answer to any join.
+3. What needs every member waits (``whole``): invites and bans, joins of others, lists of members. What goes to servers
+   goes to all that are in the room by the word of the one that let us in: wider than what we know, never narrower.
+4. The user's own clients see how far it is, in the room's account data ``im.chaos.join_progress``.
+
+# spec: server-server-api#put_matrixfederationv2send_joinroomideventid
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from federation.errors import Malformed
+from federation.event import Event
+from federation.flows.handshake import Refused, Silent
+from federation.ids import ServerName
+from homeserver.db.tx import WriteTx
+from homeserver.http.errors import MatrixError
+from homeserver.http.transport import build_uri
+from homeserver.peers.types import PeerClient
+from homeserver.rooms.arrivals import store_outliers
+from homeserver.rooms.completion import complete_room
+from homeserver.rooms.handshakes import PREFIX, heard
+from homeserver.rooms.join_checks import CHUNK, JoinChecks, RunInThread, Verified
+from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.turn import Turn
+from homeserver.runtime.clock import Clock, sleep
+from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.account_data import TooMuchAccountDataError, put_account_data
+from homeserver.store.partial import PartialJoin, load_partial_joins
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
+
+PROGRESS = "im.chaos.join_progress"
+STATE_S = 300.0
+STATE_BYTES = 512 * 1024 * 1024
+SERVERS_MOST = 20
+SHORTEST_WAIT_S = 2.0
+LONGEST_WAIT_S = 300.0
+# A client that waits for longer has gone.
+WHOLE_S = 90.0
+# How often clients are told, in chunks of events.
+_TELL_EVERY = 5
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A join that is not complete, and who waits until it is."""
+
+    join: PartialJoin
+    waiters: list[Deferred[bool]] = field(default_factory=list)
+
+
+class PartialRooms:
+    """See the module."""
+
+    def __init__(
+        self,
+        rooms: RoomRegistry,
+        worker: Worker,
+        index: MembershipIndex,
+        client: PeerClient,
+        checks: JoinChecks,
+        run_in_thread: RunInThread,
+        tasks: TaskGroup,
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        self._rooms = rooms
+        self._tools = rooms.tools
+        self._worker = worker
+        self._index = index
+        self._client = client
+        self._checks = checks
+        self._run = run_in_thread
+        self._tasks = tasks
+        self._clock = clock
+        self._log = log
+        self._joins: dict[int, _Waiting] = {}
+
+    async def load(self) -> None:
+        """Find the joins that an earlier process left; before anything else asks."""
+        for join in await self._tools.database.read(load_partial_joins):
+            self._joins[join.room_nid] = _Waiting(join)
+
+    def start(self) -> None:
+        """Go on with them."""
+        for waiting in list(self._joins.values()):
+            self._spawn(waiting.join)
+
+    def begin(self, join: PartialJoin) -> None:
+        """A room was adopted without its members."""
+        before = self._joins.get(join.room_nid)
+        self._joins[join.room_nid] = _Waiting(join, before.waiters if before is not None else [])
+        self._spawn(join)
+
+    def _spawn(self, join: PartialJoin) -> None:
+        self._tasks.spawn_restarting("members of a joined room", partial(self._complete, join))
+
+    # --- questions -----------------------------------------------------------------------------------
+
+    def is_partial(self, room_nid: int) -> bool:
+        """Whether members of a room are still to come."""
+        return room_nid in self._joins
+
+    def servers(self, room_nid: int) -> Collection[str]:
+        """The servers that are in a partial room by the word of another one."""
+        waiting = self._joins.get(room_nid)
+        return waiting.join.servers if waiting is not None else ()
+
+    async def whole(self, room_nid: int) -> bool:
+        """Wait until a room is not partial; whether there was anything to wait for. 503 where it takes too long."""
+        waiting = self._joins.get(room_nid)
+        if waiting is None or not self._index.local_members(room_nid):
+            return False
+        waiter: Deferred[bool] = Deferred()
+        waiting.waiters.append(waiter)
+        timer = self._clock.callLater(WHOLE_S, _give_up, waiter)
+        try:
+            if not await waiter:
+                raise MatrixError(503, "M_UNKNOWN", "The members of this room have not all come yet")
+        finally:
+            if timer.active():
+                timer.cancel()
+        return True
+
+    # --- the rest ------------------------------------------------------------------------------------
+
+    def _is_current(self, join: PartialJoin) -> bool:
+        waiting = self._joins.get(join.room_nid)
+        return waiting is not None and waiting.join.join_nid == join.join_nid
+
+    async def _complete(self, join: PartialJoin) -> None:
+        wait_s = SHORTEST_WAIT_S
+        servers = [one for one in dict.fromkeys([join.server, *join.servers]) if self._client.allows(one)]
+        servers = [one for one in servers if one != self._tools.signer.server_name][:SERVERS_MOST]
+        while self._is_current(join):
+            if not self._index.local_members(join.room_nid):
+                # Everybody has left: nobody will tell us. Who comes back begins anew, by the servers noted here.
+                return
+            for server in servers:
+                if await self._try(join, server):
+                    self._finish(join)
+                    return
+            await sleep(self._clock, wait_s)
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+
+    def _finish(self, join: PartialJoin) -> None:
+        if self._is_current(join):
+            for waiter in self._joins.pop(join.room_nid).waiters:
+                if not waiter.called:
+                    waiter.callback(True)
+
+    async def _try(self, join: PartialJoin, server: ServerName) -> bool:
+        names = await self._tools.interner.room_names([join.room_nid])
+        room_id = names[join.room_nid]
+        uri = build_uri(PREFIX, "state", room_id, query={"event_id": join.join_id})
+        answer = await heard(
+            server,
+            self._client.ask_raw(server, "GET", uri, timeout_s=STATE_S, max_bytes=STATE_BYTES),
+        )
+        if isinstance(answer, (Refused, Silent)):
+            return False
+        actor = await self._rooms.find(room_id)
+        event = await actor.run(lambda turn: _load(turn, join.join_nid))
+        try:
+            verified = await self._checks.verify_state(server, event, answer.body)
+        except Malformed as error:
+            self._log.warning(
+                "state of a joined room refused", server=server, room_id=room_id, reason=error.message
+            )
+            return False
+        await self._store(join, room_id, verified)
+        state = list(verified.conclusion.state.values())
+
+        async def job(turn: Turn) -> bool:
+            # What was placed before is on its way to the disk: this comes back after it has arrived there.
+            await self._worker.work(_nothing)
+            return await complete_room(turn, join, state)
+
+        if not self._is_current(join) or not await actor.run(job):
+            return False
+        total = len(verified.lot)
+        await self._tell(join.room_nid, total, total, finished=True)
+        return True
+
+    async def _store(self, join: PartialJoin, room_id: str, verified: Verified) -> None:
+        actor, lot = await self._rooms.find(room_id), verified.lot
+        for number, start in enumerate(range(0, len(lot), CHUNK)):
+            if number % _TELL_EVERY == 0:
+                await self._tell(join.room_nid, start, len(lot), finished=False)
+            events: Sequence[Event] = await self._run(lot.accepted, start, CHUNK)
+            await actor.run(partial(_store, events))
+
+    async def _tell(self, room_nid: int, done: int, total: int, *, finished: bool) -> None:
+        users = sorted(self._index.local_members(room_nid))
+        await self._worker.work(put_progress, users, room_nid, done, total, finished)
+
+
+def put_progress(
+    tx: WriteTx, user_nids: Sequence[int], room_nid: int, done: int, total: int, finished: bool
+) -> None:
+    """Tell users how far a join is; ``total`` 0: nobody knows yet."""
+    content = _encode({"done": done, "finished": finished, "total": total}).decode()
+    for user_nid in user_nids:
+        try:
+            put_account_data(tx, user_nid, room_nid, PROGRESS, content)
+        except TooMuchAccountDataError:
+            continue
+
+
+def _give_up(waiter: Deferred[bool]) -> None:
+    if not waiter.called:
+        waiter.callback(False)
+
+
+async def _load(turn: Turn, nid: int) -> Event:
+    return (await turn.events([nid]))[nid]
+
+
+async def _store(events: Sequence[Event], turn: Turn) -> None:
+    await store_outliers(turn, events)
+
+
+def _nothing(tx: WriteTx) -> Any:
+    """The unit of work that is only waited for."""
