@@ -167,17 +167,14 @@ class Strangers:
     partial: PartialRooms
 
 
-def build_strangers(
-    core: Core, peering: Peering, restricted: RestrictedJoins, gate: InviteGate, tasks: TaskGroup
-) -> Strangers:
-    """What lets users in, here and there."""
-    around, rooms, keys, client = core.around, core.rooms, peering.keys, peering.client
-    checks = JoinChecks(keys, around.run_in_thread)
+def build_partial(core: Core, peering: Peering, checks: JoinChecks, tasks: TaskGroup) -> PartialRooms:
+    """What completes joins."""
+    around = core.around
     partial = PartialRooms(
-        rooms,
+        core.rooms,
         core.committer,
         core.index,
-        client,
+        peering.client,
         checks,
         around.run_in_thread,
         tasks,
@@ -185,6 +182,19 @@ def build_strangers(
         around.log,
     )
     core.servers.others = partial.servers
+    return partial
+
+
+def build_strangers(
+    core: Core,
+    peering: Peering,
+    restricted: RestrictedJoins,
+    gate: InviteGate,
+    checks: JoinChecks,
+    partial: PartialRooms,
+) -> Strangers:
+    """What lets users in, here and there."""
+    around, rooms, keys, client = core.around, core.rooms, peering.keys, peering.client
     admission = Admission(rooms, core.index, restricted, keys, partial.is_partial)
     handshakes = Handshakes(client, around.signer, around.clock, around.entropy)
     outsiders = Outsiders(rooms, core.committer, core.index, handshakes, keys, gate, around.log)
@@ -224,8 +234,10 @@ def build_rooms(core: Core, peering: Peering, tasks: TaskGroup, queries: Queries
     transactions = TransactionCache(database)
     gate = InviteGate(config.server_name, database, interner, peering.client.allows)
     succession = Succession(interner, worker)
-    restricted = RestrictedJoins(database, interner, core.index)
-    strangers = build_strangers(core, peering, restricted, gate, tasks)
+    checks = JoinChecks(peering.keys, around.run_in_thread)
+    partial = build_partial(core, peering, checks, tasks)
+    restricted = RestrictedJoins(database, interner, core.index, partial.is_partial)
+    strangers = build_strangers(core, peering, restricted, gate, checks, partial)
     remote = strangers.remote
     creator = RoomCreator(
         config.server_name,

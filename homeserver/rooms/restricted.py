@@ -5,7 +5,7 @@ spec: client-server-api#restricted-rooms
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any
 
 from federation.auth.power import PowerLevels
@@ -66,10 +66,17 @@ class NobodyHereError(MatrixError):
 class RestrictedJoins:
     """Checks conditions against the memberships that this server knows."""
 
-    def __init__(self, database: Database, interner: Interner, index: MembershipIndex) -> None:
+    def __init__(
+        self,
+        database: Database,
+        interner: Interner,
+        index: MembershipIndex,
+        is_partial: Callable[[int], bool],
+    ) -> None:
         self._database = database
         self._interner = interner
         self._index = index
+        self._is_partial = is_partial  # members of a room are still to come
 
     async def authorise(self, turn: Turn, join_rules: Event, user_nid: int) -> str:
         """The member in whose name a local user may join; refuses (403) where they may not."""
@@ -95,7 +102,7 @@ class RestrictedJoins:
         unknown = False
         for room_id in allowed_rooms(join_rules):
             room_nid = await self._interner.find_room(room_id)
-            if room_nid is None or not self._index.local_members(room_nid):
+            if room_nid is None or not self._index.local_members(room_nid) or self._is_partial(room_nid):
                 unknown = True  # who is in it now is not known here
                 continue
             member = None if user_nid is None else await self._database.read(find_member, room_nid, user_nid)

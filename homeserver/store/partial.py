@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, select
+from sqlalchemy import and_, bindparam, delete, select, update
 
 from federation.event import Event
 from federation.ids import EventId, ServerName
@@ -72,7 +72,9 @@ _SINCE = statement(select(_since.c.nid))
 _LEAVE_TIMELINE = statement(delete(timeline).where(any_of(timeline.c.event_nid, "nids")))
 _UNRELATE = statement(delete(relations).where(any_of(relations.c.child_nid, "nids")))
 _UNSAY = statement(
-    delete(changes).where(and_(changes.c.kind == int(Kind.EVENT), any_of(changes.c.ref, "nids")))
+    update(changes)
+    .where(and_(changes.c.kind == int(Kind.EVENT), any_of(changes.c.ref, "nids")))
+    .values(kind=int(Kind.STATE_MOVED), ref=0)
 )
 _UNREDACT = statement(delete(redactions).where(any_of(redactions.c.by_nid, "nids")))
 _TEXTS = statement(select(event_json.c.nid, event_json.c.json).where(any_of(event_json.c.nid, "nids")))
@@ -139,5 +141,5 @@ def withdraw_events(tx: Tx, nids: Sequence[int]) -> None:
     tx.run(_LEAVE_TIMELINE, nids=list(nids))
     tx.run(_UNRELATE, nids=list(nids))
     tx.run(_UNREDACT, nids=list(nids))
-    # Followers that have not come so far are not to act upon it.
+    # Followers that have not come so far hear of no event; how the state moved with it stays.
     tx.run(_UNSAY, nids=list(nids))
