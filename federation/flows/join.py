@@ -238,7 +238,10 @@ class Lot:
             waiting_for[event_id] = len(parents)
             for parent in parents:
                 children.setdefault(parent, []).append(event_id)
-            if not parents:
+            if not parents and entry.key == CREATE:
+                # Where the room's id implies it, nothing names it and everything rests on it.
+                ready.appendleft(event_id)
+            elif not parents:
                 ready.append(event_id)
         while ready:
             event_id = ready.popleft()

@@ -310,6 +310,15 @@ class Residents(JoinCase):
         self.assertEqual(200, self.join(self.c, self.carol, self.room, A).status)
         self.assert_same_state(self.room, (self.b, self.bob), (self.c, self.carol))
 
+    def test_the_order_does_not_matter(self) -> None:
+        for version in ("2", "9", "12"):
+            room_id = self.create(self.a, self.alice, preset="public_chat", room_version=version)
+            self.lie(
+                lambda body: {"state": body["state"][::-1], "auth_chain": body["auth_chain"][::-1], "x": 1}
+            )
+            self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status, version)
+            self.assert_same_state(room_id, (self.a, self.alice), (self.c, self.carol))
+
     def test_templates_that_are_for_something_else(self) -> None:
         honest = self.net.wait(
             self.a.start("GET", f"/_matrix/client/v3/rooms/{quote(self.room)}/state", None, self.alice)
