@@ -44,7 +44,8 @@ from homeserver.stream.index import MembershipIndex
 
 # A large room takes the other server a while to write, and the network to carry.
 SEND_JOIN_S = 300.0
-ANSWER_BYTES = 512 * 1024 * 1024
+# Without its members no room's state comes near that.
+ANSWER_BYTES = 128 * 1024 * 1024
 
 
 class RemoteJoins:

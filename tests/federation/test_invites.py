@@ -13,6 +13,7 @@ from federation.hashes import compute_event_id
 from federation.signing import hash_and_sign_event, sign_event
 from federation.versions import ROOM_VERSIONS
 from homeserver.http.transport import PeerRequest
+from homeserver.rooms import outsiders
 from tests.federation.people import VERSIONS, A, B, NetCase
 from tests.support.databases import on_each_database
 
@@ -334,6 +335,20 @@ class ServedInvites(NetCase):
             (status, json["errcode"], json["room_version"]),
         )
         self.assertNotIn("rooms", self.sync(self.b, self.bob))
+
+    def test_a_flood(self) -> None:
+        self.patch(outsiders, "INVITES_MOST", 3)
+        statuses = []
+        for number in range(5):
+            event, event_id, state = self.build("12", origin_server_ts=number)
+            statuses.append(self.send(event, event_id, state, "12")[0])
+        self.assertEqual([200] * 5, statuses)  # five times into one room
+        statuses = []
+        for number in range(5):
+            room_id = f"!room{number}:evil.example"
+            event, event_id, state = self.build("6", room_id=room_id)
+            statuses.append(self.send(event, event_id, [], "6")[0])
+        self.assertEqual([200, 200, 429, 429, 429], statuses)
 
     def test_bodies_that_are_none(self) -> None:
         path = f"/_matrix/federation/v2/invite/{quote('!a:b')}/{quote('$' + 'x' * 43)}"
