@@ -160,6 +160,8 @@ def _absent(hold: Hold, event_ids: Sequence[EventId]) -> tuple[EventId, ...]:
 
 
 async def _place_outlier(hold: Hold, event: Event) -> Arrived:
+    if event.event_id in hold.found.elsewhere or event.room_id != hold.turn.head.room_id:
+        return Placed(0, Drop("an event of another room has this id"))
     known = hold.known(event.event_id)
     if known is not None:
         return AlreadyHere(known.nid)
