@@ -28,10 +28,10 @@ from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError
 from homeserver.http.transport import build_uri
 from homeserver.peers.types import PeerClient
+from homeserver.rooms.arrivals import store_outliers
 from homeserver.rooms.completion import complete_room
 from homeserver.rooms.handshakes import PREFIX, heard
-from homeserver.rooms.join_checks import CHUNK, JoinChecks, RunInThread
-from homeserver.rooms.join_store import store_events
+from homeserver.rooms.join_checks import CHUNK, JoinChecks, RunInThread, Verified
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.clock import Clock, sleep
@@ -162,7 +162,6 @@ class PartialRooms:
                 if done:
                     self._finish(join)
                     return
-            self._log.info("members of a joined room have not come", room_nid=join.room_nid, wait_s=wait_s)
             await sleep(self._clock, wait_s)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
 
@@ -191,8 +190,8 @@ class PartialRooms:
                 "state of a joined room refused", server=server, room_id=room_id, reason=error.message
             )
             return False
-        tell = partial(self._tell_sometimes, join.room_nid)
-        state = await store_events(actor, verified, self._run, tell)
+        await self._store(join, room_id, verified)
+        state = list(verified.conclusion.state.values())
 
         async def job(turn: Turn) -> bool:
             # What was placed before is on its way to the disk: this comes back after it has arrived there.
@@ -205,9 +204,13 @@ class PartialRooms:
         await self._tell(join.room_nid, total, total, finished=True)
         return True
 
-    async def _tell_sometimes(self, room_nid: int, done: int, total: int) -> None:
-        if done % (_TELL_EVERY * CHUNK) == 0:
-            await self._tell(room_nid, done, total, finished=False)
+    async def _store(self, join: PartialJoin, room_id: str, verified: Verified) -> None:
+        actor, lot = await self._rooms.find(room_id), verified.lot
+        for number, start in enumerate(range(0, len(lot), CHUNK)):
+            if number % _TELL_EVERY == 0:
+                await self._tell(join.room_nid, start, len(lot), finished=False)
+            events: Sequence[Event] = await self._run(lot.accepted, start, CHUNK)
+            await actor.run(partial(_store, events))
 
     async def _tell(self, room_nid: int, done: int, total: int, *, finished: bool) -> None:
         users = sorted(self._index.local_members(room_nid))
@@ -233,6 +236,10 @@ def _give_up(waiter: Deferred[bool]) -> None:
 
 async def _load(turn: Turn, nid: int) -> Event:
     return (await turn.events([nid]))[nid]
+
+
+async def _store(events: Sequence[Event], turn: Turn) -> None:
+    await store_outliers(turn, events)
 
 
 def _nothing(tx: WriteTx) -> Any:
