@@ -93,6 +93,37 @@ class RemoteInvite(NetCase):
         self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
         self.assertEqual("join", self.membership(room_id))
 
+    def test_who_waits_hears_of_it(self) -> None:
+        since = self.sync(self.b, self.bob)["next_batch"]
+        poll = self.b.start(
+            "GET", "/_matrix/client/v3/sync", None, self.bob, {"since": since, "timeout": 30_000}
+        )
+        self.net.settle()
+        self.assertFalse(poll.called)
+        room_id = self.create(self.a, self.alice)
+        self.invite(room_id)
+        self.net.settle()
+        self.assertTrue(poll.called)
+        self.assertIn(room_id, self.net.wait(poll).json["rooms"]["invite"])
+
+    def test_left_rooms_are_told_to_who_wants_them(self) -> None:
+        room_id = self.create(self.a, self.alice)
+        self.invite(room_id)
+        path = f"/rooms/{quote(room_id)}"
+        self.ok(self.b, self.bob, "POST", path + "/leave", {})
+        wanted = {"filter": '{"room":{"include_leave":true}}'}
+        told = self.sync(self.b, self.bob, **wanted)["rooms"]["leave"][room_id]
+        self.assertEqual("leave", told["timeline"]["events"][0]["content"]["membership"])
+        for what in ("/state", "/members", "/messages?dir=b", "/joined_members"):
+            self.refused(self.call(self.b, self.bob, "GET", path + what), 403, "M_FORBIDDEN")
+        self.refused(
+            self.call(self.b, self.bob, "PUT", path + "/send/m.room.message/1", {"body": "x"}),
+            403,
+            "M_FORBIDDEN",
+        )
+        self.ok(self.b, self.bob, "POST", path + "/forget", {})
+        self.assertNotIn("rooms", self.sync(self.b, self.bob, **wanted))
+
     def test_taken_back(self) -> None:
         room_id = self.create(self.a, self.alice)
         self.invite(room_id)
