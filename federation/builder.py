@@ -28,7 +28,7 @@ from federation.event import (
     redacts_of,
 )
 from federation.hashes import event_id_of, unpadded
-from federation.ids import EventId, RoomId, UserId, parse_event_id_with_domain
+from federation.ids import EventId, RoomId, ServerName, UserId, parse_event_id_with_domain
 from federation.redaction import redact_content
 from federation.signing import Signer
 from federation.versions import RoomRules
@@ -47,6 +47,8 @@ class Draft:
     redacts: EventId | None = None
     origin_server_ts: int | None = None
     """None: now."""
+    origin: ServerName | None = None
+    """Named in the event itself, as the endpoint that signs invites requires; else it is not."""
 
 
 def build(
@@ -75,8 +77,10 @@ def build(
     fields["hashes"] = {"sha256": unpadded(sha256(encode(fields)).digest())}
 
     redacted = fields.copy()
-    # Of all that `_fields` sets, only this key is not protected from redaction.
+    # Of all that `_fields` sets, only these keys are not protected from redaction.
     redacted.pop("redacts", None)
+    if draft.origin is not None and not rules.redaction.keep_origin_membership_prev_state:
+        del redacted["origin"]
     kept = redact_content(draft.type, content, rules.redaction)
     redacted["content"] = content_json if kept is content else kept
     redacted_json = _encode_redacted(redacted, rules)
@@ -146,6 +150,8 @@ def _fields(
         raise ValueError("only a create event whose hash is the room id goes without room_id")
     if draft.redacts is not None and not rules.redacts_in_content:
         fields["redacts"] = draft.redacts
+    if draft.origin is not None:
+        fields["origin"] = draft.origin
     return fields
 
 

@@ -83,7 +83,12 @@ class Handshakes:
         return await self.ask(need.server, "GET", uri, max_bytes=TEMPLATE_BYTES)
 
     def _sign(self, need: NeedSigned) -> dict[str, Any] | None:
-        fields = {**need.fields, "origin_server_ts": self._clock.now_ms()}
+        # spec: server-server-api#joining-rooms (unused since, and still required of what is handed over)
+        fields = {
+            **need.fields,
+            "origin": self._signer.server_name,
+            "origin_server_ts": self._clock.now_ms(),
+        }
         if not need.rules.event_ids_are_hashes:
             fields["event_id"] = f"${self._entropy.token(24)}:{self._signer.server_name}"
         try:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -25,6 +26,7 @@ from homeserver.rooms.turn import RoomTools, Turn
 
 ANSWER_BYTES = 256 * 1024
 _MESSAGE_LONGEST = 500
+_CREATE = ("m.room.create", "")
 _PASSED_ON = frozenset(("M_FORBIDDEN", "M_INVITE_BLOCKED"))
 _encode = msgspec.json.Encoder().encode
 
@@ -46,7 +48,12 @@ class RemoteInvites:
         assert draft.state_key is not None
 
         async def make(turn: Turn) -> tuple[Event, list[bytes]]:
-            event, _ = await compose(turn, self._tools, draft)
+            # spec: client-server-api#mroomcreate (an invite that could never be taken up)
+            create = await turn.state(*_CREATE)
+            if create is not None and create.content.get("m.federate") is False:
+                raise forbidden("This room is not for users of other servers")
+            named = replace(draft, origin=self._tools.signer.server_name)
+            event, _ = await compose(turn, self._tools, named)
             return event, await load_stripped(turn, self._tools)
 
         event, stripped = await actor.run(make)

@@ -74,6 +74,16 @@ class Building(SynchronousTestCase):
             bare = {key: value for key, value in event.json.items() if key not in ("hashes", "signatures")}
             self.assertEqual(hash_and_sign_event(bare, rules, KEY), event.json)
 
+    def test_with_the_origin_named(self) -> None:
+        """It is signed only where it outlasts a redaction."""
+        for rules in ROOM_VERSIONS.values():
+            event, _ = make(rules, "m.room.member", content={"membership": "invite"}, origin=SERVER)
+            self.assertEqual(SERVER, event.json["origin"])
+            bare = {key: value for key, value in event.json.items() if key not in ("hashes", "signatures")}
+            self.assertEqual(hash_and_sign_event(bare, rules, KEY), event.json)
+            received = parse_untrusted(event.json, rules)
+            self.assertEqual(event.event_id, received.event_id)
+
     def test_fields(self) -> None:
         event, _ = make(V12, depth=9)
         self.assertEqual((event.depth, event.origin_server_ts, event.sender), (9, NOW_MS, ALICE))
