@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -110,7 +110,7 @@ class PresenceOut:
         """Everybody is offline from now on, as far as is known from memory who should hear it."""
         updates: dict[str, list[bytes]] = {}
         for user_nid in self._presence.present():
-            body = _encode({"presence": "offline", "user_id": self._presence.user_id(user_nid)})
+            body = self._written(user_nid, {**self._presence.describe(user_nid), "presence": "offline"})
             rooms = self._index.joined_rooms(user_nid)
             for server in {server for room_nid in rooms for server in self._servers.known(room_nid) or ()}:
                 updates.setdefault(server, []).append(body)
@@ -150,13 +150,13 @@ class PresenceOut:
         self._send(updates)
 
     def _update(self, user_nid: int) -> bytes | None:
-        user_id = self._presence.user_id(user_nid)
-        if user_id is None:
+        if self._presence.user_id(user_nid) is None:
             return None
-        content = self._presence.describe(user_nid)
+        return self._written(user_nid, self._presence.describe(user_nid))
+
+    def _written(self, user_nid: int, content: Mapping[str, Any]) -> bytes:
         # The schema asks for it; of who was never active there is nothing to tell.
-        content.setdefault("last_active_ago", 0)
-        return _encode({**content, "user_id": user_id})
+        return _encode({"last_active_ago": 0, **content, "user_id": self._presence.user_id(user_nid)})
 
     def _send(self, updates: dict[str, list[bytes]]) -> None:
         for server in sorted(updates):
