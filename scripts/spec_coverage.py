@@ -5,6 +5,10 @@ Endpoints come from docs/reference/endpoints.tsv (drawn from the specification's
 
     # spec-partial: PUT /_matrix/client/v3/some/{thing}: no such and such yet
 
+or when a comment says that it is for others to serve, and for us to ask:
+
+    # spec-asked: POST /_matrix/some/thing: only such servers serve it
+
 and *missing* otherwise. Sections come from the anchors in `spec:` comments and docstrings and in the routes.
 
 The route table is that of a real server: the whole app is built, extensions included, over an empty database in memory
@@ -47,6 +51,7 @@ _PARAMETER = re.compile(r"\{[^{}]*\}")
 _SPEC = re.compile(r"\bspec:\s*(.+)")
 _ANCHOR = re.compile(r"[a-z0-9-]+(?:/[a-z0-9-]+)*#[a-z0-9_.-]*[a-z0-9_]")
 _PARTIAL = re.compile(r"#\s*spec-partial:\s*([A-Z]+)\s+(/\S+?):\s+(.+)")
+_ASKED = re.compile(r"#\s*spec-asked:\s*([A-Z]+)\s+(/\S+?):\s+(.+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +146,16 @@ def anchors_in(text: str) -> set[str]:
 
 def partials_in(text: str) -> dict[tuple[str, str], str]:
     """What is said to be missing, by endpoint."""
-    return {(method, normal_path(path)): reason.strip() for method, path, reason in _PARTIAL.findall(text)}
+    return _reasons(_PARTIAL, text)
+
+
+def asked_in(text: str) -> dict[tuple[str, str], str]:
+    """What we ask of others and do not serve, and why, by endpoint."""
+    return _reasons(_ASKED, text)
+
+
+def _reasons(pattern: re.Pattern[str], text: str) -> dict[tuple[str, str], str]:
+    return {(method, normal_path(path)): reason.strip() for method, path, reason in pattern.findall(text)}
 
 
 def status_of(endpoint: Endpoint, served: set[tuple[str, str]], partial: dict[tuple[str, str], str]) -> str:
@@ -150,8 +164,10 @@ def status_of(endpoint: Endpoint, served: set[tuple[str, str]], partial: dict[tu
     return "partial" if endpoint.key in partial else "implemented"
 
 
-def _endpoint_lines(every: Iterable[Endpoint], partial: dict[tuple[str, str], str]) -> Iterator[str]:
-    served = {route.key for route in routes()}
+def _endpoint_lines(
+    every: Iterable[Endpoint], partial: dict[tuple[str, str], str], asked: dict[tuple[str, str], str]
+) -> Iterator[str]:
+    served = {route.key for route in routes()} | asked.keys()
     every = list(every)
     statuses = {endpoint: status_of(endpoint, served, partial) for endpoint in every}
     yield "| API | implemented | partial | missing | of which deprecated | all |"
@@ -172,15 +188,19 @@ def _endpoint_lines(every: Iterable[Endpoint], partial: dict[tuple[str, str], st
         for endpoint in sorted(chosen, key=lambda item: (item.api, item.path, item.method)):
             old_word = " (deprecated)" if endpoint.deprecated else ""
             reason = f": {partial[endpoint.key]}" if word == "partial" else ""
+            if endpoint.key in asked:
+                reason = f": asked, not served: {asked[endpoint.key]}"
             yield f"- `{endpoint.method} {endpoint.path}`{old_word}{reason}"
 
 
 def page() -> str:
     """The whole page."""
     partial: dict[tuple[str, str], str] = {}
+    asked: dict[tuple[str, str], str] = {}
     files_of: defaultdict[str, set[str]] = defaultdict(set)
     for path, text in _files():
         partial.update(partials_in(text))
+        asked.update(asked_in(text))
         for anchor in anchors_in(text):
             files_of[anchor].add(path)
     lines = [
@@ -190,7 +210,7 @@ def page() -> str:
         "",
         "Endpoints of specification v1.19, and below them the sections that the code names.",
         "",
-        *_endpoint_lines(endpoints(), partial),
+        *_endpoint_lines(endpoints(), partial, asked),
         "",
         f"## Sections named in the code ({len(files_of)})",
         "",

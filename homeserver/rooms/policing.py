@@ -31,6 +31,7 @@ from homeserver.rooms.turn import SignatureNeeded, Turn
 from homeserver.store.members import load_joined_servers
 from homeserver.store.placement import ClientTransaction, Placement
 
+# spec-asked: POST /_matrix/policy/v1/sign: whoever serves it is a policy server, which this is not
 _SIGN: Final = "/_matrix/policy/v1/sign"
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 64 * 1024

@@ -18,6 +18,7 @@ ROUTES = [
 ]
 # spec: rooms/v12#definitions
 # spec-partial: GET /_matrix/x/{roomId}: no paging yet
+# spec-asked: POST /_matrix/y: others serve it
 '''
 
 
@@ -51,6 +52,7 @@ class Coverage(unittest.TestCase):
         )
         self.assertEqual([route.key for route in spec_coverage.routes_in(MODULE)], [("GET", "/_matrix/x/{}")])
         self.assertEqual(spec_coverage.partials_in(MODULE), {("GET", "/_matrix/x/{}"): "no paging yet"})
+        self.assertEqual(spec_coverage.asked_in(MODULE), {("POST", "/_matrix/y"): "others serve it"})
 
     def test_status(self) -> None:
         served = {route.key for route in spec_coverage.routes_in(MODULE)}
