@@ -7,7 +7,6 @@ client's retries bring about exactly the conversation, and the database is sound
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
 from typing import Any
 
 from twisted.trial import unittest
@@ -101,17 +100,16 @@ def converse(server: Breakable) -> list[str]:
     ]
 
 
-class FaultCase(unittest.TestCase):
-    """A conversation, again and again."""
+class EveryFault(unittest.TestCase):
+    """See the module."""
 
-    def play(self, conversation: Callable[[Breakable], list[str]], *, once: bool, every: int) -> None:
-        """With a fault at every statement, or at every so-manieth."""
-        sound = conversation(Breakable(self, -1, once=True))
+    def _loop(self, *, once: bool, every: int) -> None:
+        sound = converse(Breakable(self, -1, once=True))
         fail_at = 1
         while fail_at < _MOST:
             server = Breakable(self, fail_at, once=once)
             try:
-                said = conversation(server)
+                said = converse(server)
             except AssertionError as error:
                 raise AssertionError(f"statement {fail_at}: {error}") from error
             problems = server.wait(server.database.read(check_db))
@@ -126,15 +124,11 @@ class FaultCase(unittest.TestCase):
             fail_at += every
         self.fail("the conversation takes more statements than it should")
 
-
-class EveryFault(FaultCase):
-    """See the module."""
-
     def test_failing_once(self) -> None:
-        self.play(converse, once=True, every=1)
+        self._loop(once=True, every=1)
 
     def test_failing_from_then_on(self) -> None:
-        self.play(converse, once=False, every=2)
+        self._loop(once=False, every=2)
 
 
 def _without_repeated_state(said: list[str]) -> list[str]:

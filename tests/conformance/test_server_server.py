@@ -1,0 +1,96 @@
+"""Every endpoint of the server-server API, held against its official description.
+
+In each scene our servers talk with each other. Whatever they ask and answer there, over the client-server API too, is
+validated (see `watch.py`); and each endpoint must have been met with a success and with an error that is specified.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import ModuleType
+
+from scripts.spec_coverage import endpoints
+from tests.conformance import scenes_history, scenes_membership, scenes_queries
+from tests.conformance.specification import SERVER_SERVER
+from tests.conformance.stage import Scene, StageCase
+
+# Where there is no success, or no error, to be had.
+NEVER_SUCCEEDS = {
+    "GET /_matrix/federation/v1/query/{queryType}": "every kind of query that is specified has its own endpoint",
+    "POST /_matrix/policy/v1/sign": "we ask policy servers and are none",
+}
+NEVER_FAILS = {
+    "GET /_matrix/federation/v1/version": "it takes nothing that could be wrong",
+    "GET /_matrix/key/v2/server": "it takes nothing that could be wrong",
+}
+
+
+def scenes(*modules: ModuleType) -> Iterator[Scene]:
+    """The public functions of some modules."""
+    for module in modules:
+        for name, value in vars(module).items():
+            if (
+                not name.startswith("_")
+                and getattr(value, "__module__", "") == module.__name__
+                and callable(value)
+            ):
+                yield value
+
+
+ALL_SCENES = tuple(scenes(scenes_membership, scenes_history, scenes_queries))
+
+
+class ServerServer(StageCase):
+    """One test for each scene, made below, and what they come to together."""
+
+    def test_every_endpoint_is_met(self) -> None:
+        watches = [self.play(scene) for scene in ALL_SCENES]
+        missing: list[str] = []
+        for endpoint in endpoints():
+            if endpoint.api != SERVER_SERVER:
+                continue
+            name = f"{endpoint.method} {endpoint.path}"
+            operation = next(one for one in self.specification.operations() if one.name == name)
+            statuses = {status for watch in watches for status, _ in watch.outcomes[name]}
+            specified = {status for status in operation.statuses if status >= 400} or set(range(400, 500))
+            if 200 not in statuses and name not in NEVER_SUCCEEDS:
+                missing.append(f"{name}: no success")
+            if not statuses & specified and name not in NEVER_FAILS:
+                missing.append(f"{name}: none of the errors {sorted(specified)[:9]}, only {sorted(statuses)}")
+        self.assertEqual([], missing)
+
+    def test_what_we_ask_of_others(self) -> None:
+        """Each endpoint that one of our servers has a use for was asked by one."""
+        watches = [self.play(scene) for scene in ALL_SCENES]
+        sent = {name for watch in watches for name in watch.sent}
+        self.assertEqual([], sorted(ASKED - sent))
+
+
+ASKED = frozenset(
+    f"{one.method} {one.path}"
+    for one in endpoints()
+    if one.api == SERVER_SERVER
+    # By clients of ours, by identity servers and services, by hand, or on ways that this network is none of.
+    and one.operation
+    not in (
+        "getWellKnown",
+        "onBindThirdPartyIdentifier",
+        "queryInfo",
+        "exchangeOpenIdToken",
+        "getVersion",
+        "perspectivesKeyQuery",  # notaries are asked for many at once
+        "getContentThumbnail",  # thumbnails are made here, of what is downloaded
+    )
+)
+
+
+def _test_of(scene: Scene) -> None:
+    def test(self: ServerServer) -> None:
+        self.assertEqual([], self.play(scene).problems)
+
+    test.__doc__ = scene.__doc__
+    setattr(ServerServer, f"test_{scene.__name__}", test)
+
+
+for _scene in ALL_SCENES:
+    _test_of(_scene)
