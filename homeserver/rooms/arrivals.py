@@ -5,8 +5,8 @@ Rules:
 2. An event is placed when all that it names is here. Of whom something is missing is answered ``Missing``, and not
    stored: the caller keeps it (``store/staging.py``), fetches what is missing, and comes back.
 3. Everything in one call is stored together, or nothing is.
-4. An extremity goes when an event whose state was made from the state after it becomes one. What fills a gap, and what
-   goes below, ends nothing.
+4. An extremity goes when an event whose state was made from the state after it becomes one, and for no other reason.
+   What fills a gap becomes one; what goes below does not, and ends nothing.
 5. Rejected events are stored and shown to nobody; soft-failed ones too, but they are part of the graph. Neither is ever
    an extremity.
 
@@ -205,7 +205,9 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     placed = await _make(hold, event, before, verdict)
     if placed.state_key_nid is not None and not isinstance(verdict, Reject):
         placed.state_after = hold.turn.keep(before, {placed.state_key_nid: placed.nid})
-    placed.missing = prev_ids
+    if arrival.historic or not isinstance(verdict, Reject):
+        # What is new and rejected names no history: who goes after that takes what others just said for old.
+        placed.missing = prev_ids
     if isinstance(verdict, Accept):
         await _note_redactions(hold, placed, before)
     await _settle(hold, arrival, placed, verdict, linear=linear)
@@ -230,8 +232,6 @@ async def _state_before(hold: Hold, arrival: Arrival, *, is_told: bool) -> Snaps
         if _is_on_top(turn, event):
             return turn.head.snapshot
         told = []
-    elif arrival.historic and arrival.state_before is not None:
-        return await hold.snapshot_of(arrival.state_before)
     states: list[Snapshot] = []
     for event_ids in told:
         state = await hold.snapshot_of(event_ids)
@@ -374,11 +374,8 @@ async def _join_fork(hold: Hold, placed: Placement) -> None:
     """The event stands beside others, or fills a gap below them: the current state is resolved anew."""
     turn, event = hold.turn, placed.event
     placed.linear = False
-    if event.event_id in hold.found.awaited:
-        # Those who wait above it were placed by a state that somebody told, so it does not end what it stands on: else
-        # who leaves a gap and fills it could have the room forget everything but what they told.
-        placed.moves = await turn.settle(turn.head, turn.head.extremities)
-        return
+    # Where others wait above it, they were placed by a state that somebody told: it becomes an extremity all the same,
+    # or who names it too early could keep what it says from ever counting here.
     covered = await hold.behind_hidden(event.prev_event_ids)
     extremities = [one for one in turn.head.extremities if one.reference.event_id not in covered]
     extremities.append(Extremity(placed.nid, event.reference(), event.depth, placed.state_after))

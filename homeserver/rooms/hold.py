@@ -52,7 +52,6 @@ class Hold:
         self.found.outliers.discard(event_id)
         if not has_state:
             self.found.outliers.add(event_id)
-        self.found.awaited.update(placed.missing)
         if placed.awaits_target and placed.event.redacts is not None:
             self.found.redactions.setdefault(placed.event.redacts, []).append(placed.nid)
         self._asked.add(event_id)
@@ -100,7 +99,6 @@ class Hold:
                 mine.known[event_id] = known
         mine.outliers |= loaded.outliers
         mine.elsewhere |= loaded.elsewhere
-        mine.awaited |= loaded.awaited
         for target_id, nids in loaded.redactions.items():
             mine.redactions.setdefault(target_id, []).extend(nids)
 

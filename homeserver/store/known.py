@@ -1,4 +1,4 @@
-"""What is known of events that others name: where they stand, the states after them, which of them are missed.
+"""What is known of events that others name: where they stand, the states after them, which redactions wait for them.
 
 # spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 """
@@ -12,18 +12,13 @@ from typing import NamedTuple
 from sqlalchemy import and_, bindparam, select
 
 from federation.event import Event
-from homeserver.db.schema.rooms import edges, events, gaps, timeline, waiting_redactions
+from homeserver.db.schema.rooms import events, waiting_redactions
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
 from homeserver.store.events import EventRow, find_rows
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.state import BaseCache, Snapshot, load_snapshots
 
-_GAPS = statement(
-    select(gaps.c.missing_id).where(
-        and_(gaps.c.room_nid == bindparam("room_nid"), any_of(gaps.c.missing_id, "ids"))
-    )
-)
 _WAITING = statement(
     select(waiting_redactions.c.target_id, waiting_redactions.c.by_nid).where(
         any_of(waiting_redactions.c.target_id, "ids")
@@ -33,11 +28,6 @@ _STATE_IDS = statement(
     select(events.c.event_id, events.c.nid, events.c.state_key_nid, events.c.rejected_reason).where(
         and_(events.c.room_nid == bindparam("room_nid"), any_of(events.c.event_id, "ids"))
     )
-)
-_SHOWN_CHILDREN = statement(
-    select(edges.c.parent_id)
-    .select_from(edges.join(timeline, timeline.c.event_nid == edges.c.child_nid))
-    .where(and_(timeline.c.room_nid == bindparam("room_nid"), any_of(edges.c.parent_id, "ids")))
 )
 
 
@@ -58,7 +48,6 @@ class Found:
     known: dict[str, Known] = field(default_factory=dict)
     outliers: set[str] = field(default_factory=set)  # of those: without known state
     elsewhere: set[str] = field(default_factory=set)  # ids that events of other rooms have
-    awaited: set[str] = field(default_factory=set)  # ids that are gaps of this room
     redactions: dict[str, list[int]] = field(
         default_factory=dict
     )  # id -> nids of redactions that wait for it
@@ -102,7 +91,6 @@ def load_known(
         if row.state_before is None:
             found.outliers.add(event_id)
     if new_ids:
-        found.awaited.update(tx.column(_GAPS, room_nid=room_nid, ids=list(new_ids)))
         for target_id, by_nid in tx.all(_WAITING, ids=list(new_ids)):
             found.redactions.setdefault(target_id, []).append(by_nid)
     return found
@@ -123,8 +111,3 @@ def find_state_rows(tx: Tx, room_nid: int, event_ids: Collection[str]) -> Mappin
         for event_id, nid, key_nid, reason in tx.all(_STATE_IDS, room_nid=room_nid, ids=list(event_ids))
         if key_nid is not None
     }
-
-
-def with_shown_children(tx: Tx, room_nid: int, event_ids: Collection[str]) -> set[str]:
-    """Those of some events that an event of the timeline names as its parent."""
-    return set(tx.column(_SHOWN_CHILDREN, room_nid=room_nid, ids=list(event_ids)))

@@ -10,7 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 import msgspec
-from sqlalchemy import and_, bindparam, func, or_, select
+from sqlalchemy import and_, bindparam, func, select
 
 from homeserver.db.schema.rooms import (
     current_state,
@@ -154,19 +154,16 @@ _AFTERS = statement(
         events.c.rejected_reason,
     ).where(events.c.room_nid == _IN_ROOM, events.c.state_before.is_not(None))
 )
-_grandchildren = edges.alias("grandchildren")
-_grandchild_place = timeline.alias("grandchild_place")
 _WITH_LATE_CHILDREN = statement(
     select(_parents.c.nid)
     .select_from(
         _parents.join(edges, edges.c.parent_id == _parents.c.event_id)
+        .join(_parent_place, _parent_place.c.event_nid == _parents.c.nid)
         .join(_children, _children.c.nid == edges.c.child_nid)
         .join(_child_place, _child_place.c.event_nid == _children.c.nid)
-        .outerjoin(_grandchildren, _grandchildren.c.parent_id == _children.c.event_id)
-        .outerjoin(_grandchild_place, _grandchild_place.c.event_nid == _grandchildren.c.child_nid)
     )
     .where(any_of(_parents.c.nid, "nids"))
-    .where(or_(_child_place.c.pos < 0, _grandchild_place.c.pos < _child_place.c.pos))
+    .where(_child_place.c.pos < _parent_place.c.pos)
 )
 _AFTER_GAPS = statement(
     select(edges.c.child_nid).where(gaps.c.room_nid == _IN_ROOM, edges.c.parent_id == gaps.c.missing_id)
@@ -334,7 +331,7 @@ def _leaves(tx: Tx, room_nid: int) -> set[int]:
 
 
 def _are_fork_ends(tx: Tx, nids: set[int]) -> bool:
-    """Whether extremities that have successors have only such as came after their own: these ended nothing."""
+    """Whether extremities that have successors have such as were here before them: these could not end them."""
     late = set(tx.column(_WITH_LATE_CHILDREN, nids=sorted(nids)))
     return nids == late
 
