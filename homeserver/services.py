@@ -197,7 +197,6 @@ def build_strangers(
     around, rooms, keys, client = core.around, core.rooms, peering.keys, peering.client
     admission = Admission(rooms, core.index, restricted, keys, partial.is_partial)
     handshakes = Handshakes(client, around.signer, around.clock, around.entropy)
-    outsiders = Outsiders(rooms, core.committer, core.index, handshakes, keys, gate, around.log)
     invites = RemoteInvites(rooms.tools, admission, client, keys)
     exchange = Exchange(admission, invites, handshakes, core.config.server_name, around.log)
     joins = RemoteJoins(
@@ -210,6 +209,9 @@ def build_strangers(
         partial,
         around.run_in_thread,
         around.log,
+    )
+    outsiders = Outsiders(
+        rooms, core.committer, core.index, handshakes, keys, gate, joins.adopted, around.log
     )
     return Strangers(
         admission,

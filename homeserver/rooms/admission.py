@@ -185,6 +185,10 @@ class Admission:
         """Place an event that must stand by the current state too; refuses (403) what the room's rules refuse."""
         row = await self._tools.database.read(find_row, event.event_id)
         if row is not None and row.pos is not None:
+            stored = (await turn.events([row.nid]))[row.nid]
+            # In rooms of the first versions others choose the ids: one of another event is no ticket to this room.
+            if (stored.room_id, stored.reference()) != (event.room_id, event.reference()):
+                raise invalid_param("There is another event with this id")
             return Admitted(row.nid, event)  # a retry
         keys = auth_keys_for(event.rules, event.type, event.sender, event.state_key, event.content)
         await turn.load([*keys, _CREATE])

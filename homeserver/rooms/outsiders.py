@@ -10,7 +10,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from federation.builder import Draft, build
@@ -52,6 +52,7 @@ class Outsiders:
         handshakes: Handshakes,
         keys: EventKeys,
         invites: InviteGate,
+        adopted: Callable[[RoomId], Awaitable[object]],
         log: Log,
     ) -> None:
         self._rooms = rooms
@@ -61,6 +62,7 @@ class Outsiders:
         self._handshakes = handshakes
         self._keys = keys
         self._invites = invites
+        self._adopted = adopted  # waits while a join of a room is being stored
         self._log = log
 
     def standing(self, user_nid: int, room_nid: int | None) -> Standing | None:
@@ -219,7 +221,6 @@ class Outsiders:
             event = self._own_leave(before, user_id, content)
         standing = self.standing(user_nid, room_nid)
         if standing is not None and standing.membership in _WAITING:
-            # Else somebody joined it meanwhile, and the room itself knows better.
             await self._put(room_nid, user_nid, server, event, stripped_json([strip(event)]))
 
     def _own_leave(self, before: Event, user_id: UserId, content: Mapping[str, Any]) -> Event:
@@ -241,6 +242,9 @@ class Outsiders:
     async def _put(
         self, room_nid: int, user_nid: int, server: ServerName, event: Event, stripped: str
     ) -> None:
+        await self._adopted(event.room_id)
+        if self._index.local_members(room_nid) and self.standing(user_nid, room_nid) is None:
+            return  # somebody of ours is in the room now, and it knows better itself
         told = Told(
             room_nid,
             user_nid,

@@ -73,6 +73,7 @@ class RemoteJoins:
         self._run = run_in_thread
         self._log = log
         self._running: dict[RoomId, list[Deferred[None]]] = {}
+        self._adopting: set[RoomId] = set()  # of those: the head is on its way to the disk
 
     async def under_way(self, room_id: RoomId) -> bool:
         """Whether a join of the room was under way; it is over when the answer is there."""
@@ -83,6 +84,11 @@ class RemoteJoins:
         waiters.append(waiter)
         await waiter
         return True
+
+    async def adopted(self, room_id: RoomId) -> None:
+        """Wait while a joined room is being stored: what is noted then of its users from outside would come after it."""
+        if room_id in self._adopting:
+            await self.under_way(room_id)
 
     async def join(
         self, user_id: UserId, room_id: RoomId, content: Mapping[str, Any], servers: Sequence[ServerName]
@@ -163,7 +169,7 @@ class RemoteJoins:
                 (arrived,) = await arrive(turn, [Arrival(join, state_before=tuple(state))])
             else:
                 arrived = await adopt_room(turn, join, state, partial=lot.members_omitted)
-                turn.extra.append(partial(_end_outside, room_nid=room_nid))
+                turn.extra.append(partial(_end_outside, room_nid=room_nid, user_nids=_members(turn)))
             if isinstance(arrived, Missing):
                 raise MatrixError(502, "M_UNKNOWN", f"{verified.server} did not tell all of the room")
             if isinstance(arrived, Placed) and not isinstance(arrived.verdict, Accept):
@@ -174,7 +180,11 @@ class RemoteJoins:
                 user_nid = await self._tools.interner.user(join.sender)
                 turn.extra.append(partial(_begin_partial, join=adopted[0], user_nid=user_nid, done=len(lot)))
 
-        await actor.run(job)
+        self._adopting.add(join.room_id)
+        try:
+            await actor.run(job)
+        finally:
+            self._adopting.discard(join.room_id)
         for one in adopted:
             self._partial.begin(one)
 
@@ -192,5 +202,10 @@ def _is_known(tx: Tx, room_nid: int) -> bool:
     return load_head(tx, room_nid) is not None
 
 
-def _end_outside(tx: WriteTx, *, room_nid: int) -> None:
-    end_outside(tx, room_nid)
+def _members(turn: Turn) -> list[int]:
+    """Of whom the room itself says now what they are."""
+    return sorted({move.member_nid for one in turn.placements for move in one.moves if move.member_nid})
+
+
+def _end_outside(tx: WriteTx, *, room_nid: int, user_nids: Sequence[int]) -> None:
+    end_outside(tx, room_nid, user_nids)

@@ -58,7 +58,12 @@ _PUT_MEMBER = rows(
     keys=("room_nid", "user_nid"),
     update=("membership", "event_nid", "pos", "forgotten", "outside"),
 )
-_OF_ROOM = statement(delete(outside).where(outside.c.room_nid == bindparam("room_nid")))
+_IN_ROOM = statement(select(outside.c.user_nid).where(outside.c.room_nid == bindparam("room_nid")))
+_END = statement(
+    delete(outside).where(
+        and_(outside.c.room_nid == bindparam("in_room"), any_of(outside.c.user_nid, "users"))
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +110,15 @@ def load_outside(tx: Tx, user_nid: int, room_nids: Collection[int]) -> Mapping[i
     return {row[0]: OutsideRow(*row) for row in found}
 
 
-def end_outside(tx: Tx, room_nid: int) -> None:
-    """This server is in the room now: what was told from outside is of no more use."""
-    tx.run(_OF_ROOM, room_nid=room_nid)
+def end_outside(tx: WriteTx, room_nid: int, user_nids: Collection[int]) -> None:
+    """This server is in the room now, and the room itself says what these users are.
+
+    Of whom it says nothing (its state was told by a server that has not heard of the invite yet) what was told stays.
+    """
+    known = set(user_nids)
+    ended = [user_nid for user_nid in tx.column(_IN_ROOM, room_nid=room_nid) if user_nid in known]
+    if ended:
+        tx.run(_END, in_room=room_nid, users=ended)
 
 
 def load_told(tx: Tx, user_nid: int, room_nid: int) -> Told | None:

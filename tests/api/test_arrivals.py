@@ -267,7 +267,9 @@ class Places(ArrivalCase):
         self.assertEqual(newest, {jump.event_id, top}, "whoever tells a state does not end what we know")
         self.assertEqual(current[("m.room.topic", "")], lost.event_id)
         self.assertIs(self.verdict(self.place(room, lost)[0]), Accept)
-        self.assertEqual(self.head(room.room_id)[0], {jump.event_id, lost.event_id}, "what fills the gap counts")
+        self.assertEqual(
+            self.head(room.room_id)[0], {jump.event_id, lost.event_id}, "what fills the gap counts"
+        )
         path = f"{V3}/rooms/{room.room_id}/send/m.room.message/1"
         self.app.ok("PUT", path, {"body": "merged", "msgtype": "m.text"}, self.token)
         self.assertEqual(len(self.head(room.room_id)[0]), 1)
