@@ -21,6 +21,7 @@ from typing import Any, Final
 import msgspec
 
 from federation.auth.select import CREATE, StateKey, auth_keys_for
+from federation.canonical import MAX_INTEGER
 from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_of
 from federation.errors import Malformed
 from federation.event import Event, parse_stored, parse_untrusted, stored_bytes
@@ -185,7 +186,7 @@ class Lot:
                 found = signature_key_ids(event.signatures, server)
                 if found and (server in key_ids or len(key_ids) < MAX_SERVERS):
                     key_ids.setdefault(server, {}).update(dict.fromkeys(found))
-                    newest[server] = max(newest.get(server, 0), event.origin_server_ts)
+                    newest[server] = max(newest.get(server, 0), min(event.origin_server_ts, MAX_INTEGER))
         return [
             Signatures(server, tuple(key_ids[server])[:MAX_KEY_IDS], newest[server])
             for server in _servers(list(key_ids))

@@ -49,7 +49,7 @@ class EventsOut:
         for change in changes:
             if change.kind == Kind.EVENT and change.payload is not None:
                 placed: Placement = change.payload
-                if server_of(placed.event.sender) == self._server_name:
+                if server_of(placed.event.sender) == self._server_name and not placed.told:
                     await self._event(change, placed)
             elif change.kind == Kind.RELAYED:
                 await self._relay(change)

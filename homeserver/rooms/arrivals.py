@@ -121,6 +121,7 @@ async def adopt_room(turn: Turn, join: Event, state: Sequence[EventId], *, parti
     placed = await _make(hold, join, before, ACCEPT)
     turn.note(placed)
     placed.linear = False
+    placed.told = True  # by who let us in
     placed.missing = tuple(one for one in join.prev_event_ids if not hold.has_state(one))
     placed.state_after = turn.keep(before, {placed.state_key_nid or 0: placed.nid})
     placed.moves = await turn.moves(old.snapshot, placed.state_after)

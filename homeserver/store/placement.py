@@ -122,6 +122,7 @@ class Placement:
     missing: tuple[str, ...] = ()  # prev_events that are not here
     redacted_by: int = 0  # nid of a redaction that came before what it redacts
     awaits_target: bool = False  # a redaction of what has not come yet
+    told: bool = False  # another server tells the room's servers of it, although it is ours
 
     @property
     def is_plain(self) -> bool:

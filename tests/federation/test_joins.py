@@ -68,6 +68,11 @@ class RemoteJoin(JoinCase):
         self.join(self.c, self.carol, room_id, A)
         self.net.settle()
         self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob), (self.c, self.carol))
+        # Of the join the server tells that let them in, and nobody else.
+        told = [
+            (one.origin, one.request.destination) for one in self.net.sent("/v1/send/") if one.json["pdus"]
+        ]
+        self.assertEqual([(A, B)], told)
 
     def test_twice_and_two_at_once(self) -> None:
         room_id = self.create(self.a, self.alice, preset="public_chat")
