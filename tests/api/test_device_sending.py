@@ -11,7 +11,7 @@ from homeserver.peers.device_debts import EDUS_AT_ONCE, ROOMS_MOST, Debt
 from homeserver.store.to_device import load_outgoing_destinations
 from homeserver.stream.followers import STORE_AFTER_S
 from tests.api.rooms import V3
-from tests.api.test_sending import HOME, Mailbox, SendingCase
+from tests.api.sending import HOME, Mailbox, SendingCase
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.keys import KeyDevice
 

@@ -11,8 +11,8 @@ from homeserver.peers.edus_out import RECEIPTS_WAIT_S, RENEW_S
 from homeserver.peers.presence_out import EVERY_S, REPEAT_S
 from homeserver.rooms import remote_receipts
 from tests.api.rooms import V3
+from tests.api.sending import HOME, SEND, Mailbox, SendingCase
 from tests.api.servers import place_event, set_membership
-from tests.api.test_sending import HOME, SEND, Mailbox, SendingCase
 from tests.support.databases import on_each_database
 
 ALICE, USER = f"@alice:{HOME}", "@user:one.example"

@@ -12,6 +12,7 @@ from tests.api.rooms import ALICE, BOB, V3
 from tests.support.app import TestApp
 from tests.support.counting import Counted, count
 from tests.support.databases import DatabaseCase, on_each_database
+from tests.support.keys import KeyDevice
 
 
 @on_each_database
@@ -104,6 +105,30 @@ class Budgets(DatabaseCase):
 
     def test_an_idle_sync(self) -> None:
         counted = self.count(lambda: self.sync(self.since, timeout=0))
+        self.assertEqual([], counted.texts, counted)
+
+    def test_an_idle_sync_of_a_device_with_keys(self) -> None:
+        device_id = self.app.ok("GET", f"{V3}/account/whoami", None, self.bob)["device_id"]
+        device = KeyDevice(BOB, device_id)
+        keys = {"device_keys": device.keys(), "one_time_keys": device.one_time_keys("a", "b")}
+        self.app.ok("POST", f"{V3}/keys/upload", keys, self.bob)
+        claim = {"one_time_keys": {BOB: {device_id: "signed_curve25519"}}}
+        counted = self.count(lambda: self.app.ok("POST", f"{V3}/keys/claim", claim, self.alice))
+        self.assertEqual(["one_time_keys", "stream", "changes"], counted.written, counted)
+        body = {"messages": {BOB: {device_id: {"n": 1}, "*": {"n": 2}}}}
+        path = f"{V3}/sendToDevice/m.dummy/t1"
+        counted = self.count(lambda: self.app.ok("PUT", path, body, self.alice))
+        written = ["device_transactions", "stream", "to_device", "changes"]
+        self.assertEqual((written, 1), (counted.written, counted.transactions), counted)
+        found: list[Any] = []
+        counted = self.count(lambda: found.append(self.sync(self.since, timeout=0)))
+        # The messages; that the list is bob's own is known from the log.
+        self.assertEqual(1, len(counted.statements), counted)
+        self.assertEqual([1], [one["content"]["n"] for one in found[0]["to_device"]["events"]])
+        # The next token says that they arrived.
+        self.sync(found[0]["next_batch"], timeout=0)
+        self.app.advance(0)
+        counted = self.count(lambda: self.sync(found[0]["next_batch"], timeout=0))
         self.assertEqual([], counted.texts, counted)
 
     def test_a_long_poll(self) -> None:

@@ -13,7 +13,10 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from functools import partial
 
+from tests.bench.federated import ROWS as FEDERATED_ROWS
+from tests.bench.federated import run_federated
 from tests.bench.figures import FULL, QUICK, Measured
 from tests.bench.postgres import create_database, durable_cluster
 from tests.bench.report import DatabaseRun, disturbances, format_document, format_plain, missed
@@ -59,6 +62,10 @@ class _split:  # noqa: N801 - argparse shows the name of a type in its messages
         return names
 
 
+def _new_sqlite(_: str) -> str:
+    return "sqlite"
+
+
 def measure(database: str, options: argparse.Namespace) -> DatabaseRun:
     """Every chosen target in turn on one kind of database."""
     scale = QUICK if options.quick else FULL
@@ -70,12 +77,17 @@ def measure(database: str, options: argparse.Namespace) -> DatabaseRun:
             print(f"{DATABASES[database]}, {name}: {text}", flush=True)
 
         with ExitStack() as stack:
-            place = Place("sqlite")
+            place, new_database = Place("sqlite"), _new_sqlite
             if database == "postgresql":
                 # A server of its own for each target: neither meets the other's caches and dead rows.
                 cluster = stack.enter_context(durable_cluster())
                 place = Place(create_database(cluster.url, key), cluster.process.pid)
-            results[key] = run_session(target, place, options.rows, scale, say)
+                new_database = partial(create_database, cluster.url)
+            measured: dict[str, float] = {}
+            if any(row not in FEDERATED_ROWS for row in options.rows):
+                measured |= run_session(target, place, options.rows, scale, say)
+            measured |= run_federated(target, new_database, options.rows, scale, say)
+            results[key] = measured
     return DatabaseRun(DATABASES[database], results)
 
 

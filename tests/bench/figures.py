@@ -51,6 +51,20 @@ FIGURES: Sequence[Figure] = (
     Figure("pages", "history", "history pages of 50/s", "/s", True, 10),
     Figure("initial_ms", "initial", "first initial sync, 24 rooms", "ms", False, 10),
     Figure("idle_syncs", "idle", "idle incremental syncs/s, one client in turn", "/s", True, 8),
+    Figure("join_1000_s", "join1000", "remote join of 1,000 members, complete", "s", False, 10),
+    Figure("join_10000_s", "join10000", "remote join of 10,000 members, complete", "s", False, 10),
+    Figure(
+        "join_10000_usable_s",
+        "join10000",
+        "remote join of 10,000 members, usable",
+        "s",
+        False,
+        1,
+        at_most=15.0,
+    ),
+    Figure("messages_across", "across", "messages/s from server to server", "/s", True, 10),
+    Figure("transactions_in", "inbound", "transactions/s from another server", "/s", True, 10),
+    Figure("resolution_ms", "resolve", "resolution of 10,000 members, a fork of 100 events", "ms", False, 10),
     Figure("resident_mb", "memory", "resident memory after the run", "MB", False, 1),
     Figure("start_s", "start", "start to ready, on the database of the run", "s", False, 1, at_most=2.0),
 )
@@ -71,6 +85,9 @@ class Scale:
     initial_syncs: int
     idle_syncs: int
     starts: int
+    large_joins: int
+    messages_across: int
+    transactions_in: int
 
 
 FULL = Scale(
@@ -85,6 +102,9 @@ FULL = Scale(
     initial_syncs=7,
     idle_syncs=2000,
     starts=3,
+    large_joins=3,
+    messages_across=2000,
+    transactions_in=500,
 )
 QUICK = Scale(
     sends=100,
@@ -98,6 +118,9 @@ QUICK = Scale(
     initial_syncs=3,
     idle_syncs=500,
     starts=1,
+    large_joins=1,
+    messages_across=400,
+    transactions_in=100,
 )
 
 # Not a figure, but what spoils figures: the cores that other work on the machine used meanwhile.

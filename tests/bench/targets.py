@@ -21,10 +21,14 @@ from tests.interop.process import ServerCommand, ServerProcess, find_free_port
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A server that can be measured. `prepare` takes a new folder and "sqlite" or a postgresql:// address."""
+    """A server that can be measured. `prepare` takes a new folder and "sqlite" or a postgresql:// address.
+
+    `prepare_federated` takes a wire as well, on which the server federates.
+    """
 
     name: str
     prepare: Callable[[Path, str], ServerProcess]
+    prepare_federated: Callable[[Path, str, Wire], ServerProcess]
 
 
 def build_chaos_config(folder: Path, port: int, database: str, wire: Wire | None = None) -> dict[str, object]:
@@ -83,6 +87,12 @@ def prepare_chaos(
 
 
 TARGETS: Mapping[str, Target] = {
-    "synapse": Target(f"Synapse {synapse.SYNAPSE_VERSION}", synapse.prepare),
-    "chaos": Target("CHAOS", prepare_chaos),
+    "synapse": Target(
+        f"Synapse {synapse.SYNAPSE_VERSION}",
+        synapse.prepare,
+        lambda folder, database, wire: synapse.prepare(folder, database, wire=wire),
+    ),
+    "chaos": Target(
+        "CHAOS", prepare_chaos, lambda folder, database, wire: prepare_chaos(folder, database, wire=wire)
+    ),
 }

@@ -13,6 +13,7 @@ from federation.hashes import compute_event_id
 from federation.signing import hash_and_sign_event, sign_event
 from federation.versions import ROOM_VERSIONS
 from homeserver.http.transport import PeerRequest
+from homeserver.rooms import outsiders
 from tests.federation.people import VERSIONS, A, B, NetCase
 from tests.support.databases import on_each_database
 
@@ -91,6 +92,37 @@ class RemoteInvite(NetCase):
         # And again: the room was not let in by that.
         self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
         self.assertEqual("join", self.membership(room_id))
+
+    def test_who_waits_hears_of_it(self) -> None:
+        since = self.sync(self.b, self.bob)["next_batch"]
+        poll = self.b.start(
+            "GET", "/_matrix/client/v3/sync", None, self.bob, {"since": since, "timeout": 30_000}
+        )
+        self.net.settle()
+        self.assertFalse(poll.called)
+        room_id = self.create(self.a, self.alice)
+        self.invite(room_id)
+        self.net.settle()
+        self.assertTrue(poll.called)
+        self.assertIn(room_id, self.net.wait(poll).json["rooms"]["invite"])
+
+    def test_left_rooms_are_told_to_who_wants_them(self) -> None:
+        room_id = self.create(self.a, self.alice)
+        self.invite(room_id)
+        path = f"/rooms/{quote(room_id)}"
+        self.ok(self.b, self.bob, "POST", path + "/leave", {})
+        wanted = {"filter": '{"room":{"include_leave":true}}'}
+        told = self.sync(self.b, self.bob, **wanted)["rooms"]["leave"][room_id]
+        self.assertEqual("leave", told["timeline"]["events"][0]["content"]["membership"])
+        for what in ("/state", "/members", "/messages?dir=b", "/joined_members"):
+            self.refused(self.call(self.b, self.bob, "GET", path + what), 403, "M_FORBIDDEN")
+        self.refused(
+            self.call(self.b, self.bob, "PUT", path + "/send/m.room.message/1", {"body": "x"}),
+            403,
+            "M_FORBIDDEN",
+        )
+        self.ok(self.b, self.bob, "POST", path + "/forget", {})
+        self.assertNotIn("rooms", self.sync(self.b, self.bob, **wanted))
 
     def test_taken_back(self) -> None:
         room_id = self.create(self.a, self.alice)
@@ -334,6 +366,20 @@ class ServedInvites(NetCase):
             (status, json["errcode"], json["room_version"]),
         )
         self.assertNotIn("rooms", self.sync(self.b, self.bob))
+
+    def test_a_flood(self) -> None:
+        self.patch(outsiders, "INVITES_MOST", 3)
+        statuses = []
+        for number in range(5):
+            event, event_id, state = self.build("12", origin_server_ts=number)
+            statuses.append(self.send(event, event_id, state, "12")[0])
+        self.assertEqual([200] * 5, statuses)  # five times into one room
+        statuses = []
+        for number in range(5):
+            room_id = f"!room{number}:evil.example"
+            event, event_id, state = self.build("6", room_id=room_id)
+            statuses.append(self.send(event, event_id, [], "6")[0])
+        self.assertEqual([200, 200, 429, 429, 429], statuses)
 
     def test_bodies_that_are_none(self) -> None:
         path = f"/_matrix/federation/v2/invite/{quote('!a:b')}/{quote('$' + 'x' * 43)}"

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import msgspec
 
+from federation.event import parse_untrusted
+from federation.hashes import compute_event_id
+from federation.signing import hash_and_sign_event
+from federation.versions import ROOM_VERSIONS
 from homeserver.config.schema import Federation
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.transport import PeerRequest, PeerResponse
+from homeserver.rooms import join_answers, remote_joins
+from homeserver.store import room_answers
 from tests.federation.people import VERSIONS, A, B, C, NetCase
 from tests.support.databases import on_each_database
 
@@ -385,3 +394,154 @@ class Residents(JoinCase):
 
 def _answer(content: Any, _: PeerRequest) -> tuple[int, Any]:
     return 200, content
+
+
+@on_each_database
+class Served(NetCase):
+    """What a says to a stranger who joins."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.eve = self.net.stranger("evil.example")
+        self.user = "@eve:evil.example"
+
+    def make(self, where: str, version: str = "11", **changes: Any) -> tuple[dict[str, Any], str]:
+        """A join event and its id."""
+        path = f"/_matrix/federation/v1/make_join/{quote(where)}/{quote(self.user)}?ver={version}"
+        template = self.eve.ask(A, "GET", path)[1]["event"]
+        event = {**template, "origin_server_ts": self.net.now_ms, **changes}
+        if version in ("1", "2"):
+            event["event_id"] = f"$join{version}:evil.example"
+        signed = hash_and_sign_event(event, ROOM_VERSIONS[version], self.eve.key)
+        return signed, compute_event_id(signed, ROOM_VERSIONS[version])
+
+    def send(self, room_id: str, event: Any, event_id: str, query: str = "") -> tuple[int, Any]:
+        path = f"/_matrix/federation/v2/send_join/{quote(room_id)}/{quote(event_id, safe='')}{query}"
+        return self.eve.ask(A, "PUT", path, event)
+
+    def test_the_whole_state_in_pieces(self) -> None:
+        self.patch(join_answers, "CHUNK", 2)
+        for version in VERSIONS:
+            room_id = self.create(self.a, self.alice, preset="public_chat", room_version=version, name="x")
+            expected = set(self.state(self.a, self.alice, room_id).values())
+            event, event_id = self.make(room_id, version)
+            status, json = self.send(room_id, event, event_id)
+            self.assertEqual(200, status, json)
+            rules = ROOM_VERSIONS[version]
+            self.assertEqual(expected, {compute_event_id(one, rules) for one in json["state"]})
+            chain = {compute_event_id(one, rules) for one in json["auth_chain"]}
+            cited = {
+                one for pdu in [*json["state"], event] for one in parse_untrusted(pdu, rules).auth_event_ids
+            }
+            self.assertLessEqual(cited, chain)
+            self.assertIs(False, json["members_omitted"])
+            self.assertEqual(A, json["origin"])
+            # The same again, for a server that did not hear the answer.
+            self.assertEqual(json, self.send(room_id, event, event_id)[1])
+
+    def test_without_members(self) -> None:
+        self.patch(room_answers, "FEW_MEMBERS", 0)
+        for name in ("Named", None):
+            room_id = self.create(self.a, self.alice, preset="public_chat", name=name, room_version="11")
+            self.join(self.b, self.bob, room_id, A)
+            event, event_id = self.make(room_id)
+            status, json = self.send(room_id, event, event_id, "?omit_members=true")
+            self.assertEqual((200, True), (status, json["members_omitted"]))
+            self.assertEqual([A, B], json["servers_in_room"])
+            members = {one["state_key"] for one in json["state"] if one["type"] == "m.room.member"}
+            self.assertEqual(set() if name else {ALICE, BOB}, members)
+            told = {
+                compute_event_id(one, ROOM_VERSIONS["11"]) for one in [*json["state"], *json["auth_chain"]]
+            }
+            self.assertEqual(len(told), len(json["state"]) + len(json["auth_chain"]))
+            for one in [*json["state"], *json["auth_chain"], event]:
+                self.assertLessEqual(set(one["auth_events"]), told)
+
+    def test_a_redacted_name_stays_redacted(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat", name="Secret", room_version="11")
+        name_id = self.state(self.a, self.alice, room_id)["m.room.name", ""]
+        self.ok(self.a, self.alice, "PUT", f"/rooms/{quote(room_id)}/redact/{quote(name_id)}/1", {})
+        event, event_id = self.make(room_id)
+        (name,) = [
+            one for one in self.send(room_id, event, event_id)[1]["state"] if one["type"] == "m.room.name"
+        ]
+        self.assertEqual({}, name["content"])
+
+    def test_events_that_are_no_joins(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat", room_version="11")
+        changes: tuple[dict[str, Any], ...] = (
+            {"type": "m.room.message"},
+            {"content": {"membership": "leave"}},
+            {"content": {}},
+            {"room_id": "!other:a.example"},
+            {"sender": ALICE},
+            {"state_key": ALICE},
+            {"prev_events": ["$" + "x" * 43]},
+            {"depth": -1},
+        )
+        for change in changes:
+            event, event_id = self.make(room_id, **change)
+            status, json = self.send(room_id, event, event_id)
+            self.assertEqual((400, "M_INVALID_PARAM"), (status, json["errcode"]), change)
+        event, event_id = self.make(room_id, prev_events=[])
+        self.assertEqual(403, self.send(room_id, event, event_id)[0])
+        event, event_id = self.make(room_id)
+        for wrong in (
+            {**event, "signatures": {}},
+            {**event, "content": {"membership": "join", "x": 1}},
+            {},
+            {"a": 1},
+        ):
+            self.assertEqual(400, self.send(room_id, wrong, event_id)[0], wrong)
+        self.assertEqual(400, self.send(room_id, event, "$" + "x" * 43)[0])
+        self.assertEqual(404, self.send("!other:a.example", event, event_id)[0])
+        self.assertNotIn(("m.room.member", self.user), self.state(self.a, self.alice, room_id))
+        self.assertEqual(200, self.send(room_id, event, event_id)[0])
+
+    def test_the_id_of_an_event_of_another_room(self) -> None:
+        """In old rooms ids are free: one of another room opens neither."""
+        rooms = [self.create(self.a, self.alice, preset="public_chat", room_version="2") for _ in range(2)]
+        event, event_id = self.make(rooms[0], "2")
+        self.assertEqual(200, self.send(rooms[0], event, event_id)[0])
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(rooms[1])}/ban", {"user_id": self.user})
+        event = {**event, "room_id": rooms[1]}
+        signed = hash_and_sign_event(event, ROOM_VERSIONS["2"], self.eve.key)
+        status, json = self.send(rooms[1], signed, event_id)
+        self.assertEqual((400, "M_INVALID_PARAM"), (status, json["errcode"]))
+
+    def test_a_join_that_the_rules_refuse(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat", room_version="11")
+        event, event_id = self.make(room_id)
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(room_id)}/ban", {"user_id": self.user})
+        status, json = self.send(room_id, event, event_id)
+        self.assertEqual((403, "M_FORBIDDEN"), (status, json["errcode"]))
+
+
+@on_each_database
+class Broken(JoinCase):
+    def test_the_database_goes_away_in_the_middle(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+
+        async def fail(*_: Any, **__: Any) -> None:
+            raise DatabaseUnavailable("gone")
+
+        for name in ("adopt_room", "store_outliers"):
+            with monkey_patched(remote_joins, name, fail):
+                self.assertEqual(503, self.join(self.c, self.carol, room_id, A).status)
+            self.nothing_is_left(room_id)
+            self.c.log.entries.clear()
+            self.c.restart()
+            self.nothing_is_left(room_id)
+        self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
+        self.assert_same_state(room_id, (self.a, self.alice), (self.c, self.carol))
+
+
+@contextmanager
+def monkey_patched(module: Any, name: str, value: Any) -> Iterator[None]:
+    """Another function for a while."""
+    before = getattr(module, name)
+    setattr(module, name, value)
+    try:
+        yield
+    finally:
+        setattr(module, name, before)

@@ -25,7 +25,7 @@ _LIFE = timedelta(days=2)
 class Wire:
     """Where a server federates: its address, and the files of TLS there.
 
-    Others call `port`, where a `Gate` stands; the server listens on `inner_port`.
+    Others call `port`; where a `Gate` stands there, the server itself listens on another, the `inner_port`.
     """
 
     address: str
@@ -68,10 +68,11 @@ class Authority:
         )
         self.ca_file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, address: str) -> Wire:
-        """A free port at a loopback address, with a certificate for it."""
+    def issue(self, address: str, *, gated: bool = True) -> Wire:
+        """A free port at a loopback address, with a certificate for it; and one for behind a gate."""
         certificate_file, key_file = self.certify(address)
-        outer, inner = find_free_port_at(address), find_free_port_at(address)
+        outer = find_free_port_at(address)
+        inner = find_free_port_at(address) if gated else outer
         return Wire(address, outer, inner, certificate_file, key_file, self.ca_file)
 
     def certify(self, *names: str) -> tuple[Path, Path]:

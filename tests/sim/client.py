@@ -44,7 +44,9 @@ class View:
         for room_id, room in rooms.get("join", {}).items():
             self.invited.discard(room_id)
             state = self.state.setdefault(room_id, {})
-            for event in (*room["state"]["events"], *room["timeline"]["events"]):
+            moved = room["state_after"] if "state_after" in room else room["state"]
+            said = () if "state_after" in room else room["timeline"]["events"]
+            for event in (*moved["events"], *said):
                 if "state_key" in event:
                     state[(event["type"], event["state_key"])] = event["event_id"]
             for event in room["account_data"]["events"]:
@@ -69,9 +71,9 @@ class View:
 class SimClient:
     """One user on one device."""
 
-    def __init__(self, name: str, server: SimServer, clock: SimClock) -> None:
+    def __init__(self, name: str, server: SimServer, clock: SimClock, *, forks: bool) -> None:
         self.name = name
-        self.user_id = f"@{name}:sim.example"
+        self.user_id = f"@{name}:{server.name}"
         self.server = server
         self.clock = clock
         self.token = ""
@@ -79,6 +81,10 @@ class SimClient:
         self.since = ""
         self.segments: list[Segment] = []
         self.acknowledged: list[tuple[str, str, str]] = []  # room, body, event id
+        self.handed: list[tuple[str, Any]] = []  # messages between devices: from whom, what
+        self.history: dict[str, list[str]] = {}  # room -> event ids, newest first
+        # Where rooms fork, a timeline shows state events that count no more: only `state_after` tells what holds.
+        self.query = {"filter": _FILTER, "use_state_after": "true"} if forks else {"filter": _FILTER}
         self.syncing = False
         self.stopping = False
         self._txn = 0
@@ -90,13 +96,20 @@ class SimClient:
     ) -> tuple[int, Any]:
         """A request, repeated until it is answered by a server that can do its work."""
         while True:
-            try:
-                answer = await self.server.call(method, path, body, self.token or None, query)
-            except ConnectionLostError:
-                answer = None
-            if answer is not None and answer.status not in (429, 503):
-                return answer.status, answer.json
+            status, json = await self.ask_once(method, path, body, query)
+            if status not in (0, 429, 502, 503, 504):
+                return status, json
             await sleep(self.clock, _RETRY_S)  # type: ignore[arg-type]
+
+    async def ask_once(
+        self, method: str, path: str, body: Any = None, query: Mapping[str, Any] | None = None
+    ) -> tuple[int, Any]:
+        """A request; status 0 where it or its answer got lost."""
+        try:
+            answer = await self.server.call(method, path, body, self.token or None, query)
+        except ConnectionLostError:
+            return 0, None
+        return answer.status, answer.json
 
     async def register(self) -> None:
         """An account: made now, or by a request whose answer was lost."""
@@ -125,9 +138,29 @@ class SimClient:
         room_id: str = json["room_id"]
         return room_id
 
-    async def join(self, room_id: str) -> int:
+    async def try_to_create_room(self, **fields: Any) -> None:
+        """A room whose guests may be out of reach."""
+        status, json = await self.ask_once("POST", "/_matrix/client/v3/createRoom", fields)
+        if status not in (0, 200, 403, 429, 502, 503, 504):
+            self.expect(status, 200, "createRoom with guests", json)
+
+    async def join(self, room_id: str, via: str) -> int:
         """Join; joining twice is joining."""
-        status, _ = await self.ask("POST", f"/_matrix/client/v3/rooms/{quote(room_id)}/join", {})
+        path = f"/_matrix/client/v3/join/{quote(room_id)}"
+        status, _ = await self.ask("POST", path, {}, {"via": [via], "server_name": [via]})
+        return status
+
+    async def send_away(self, room_id: str, user_id: str, how: str) -> int:
+        """Kick, ban or unban somebody, if that is allowed."""
+        path = f"/_matrix/client/v3/rooms/{quote(room_id)}/{how}"
+        status, _ = await self.ask("POST", path, {"user_id": user_id})
+        return status
+
+    async def send_to_device(self, user_id: str, event_type: str, content: Any) -> int:
+        """To every device of a user, under one transaction id."""
+        self._txn += 1
+        path = f"/_matrix/client/v3/sendToDevice/{event_type}/t{self._txn}"
+        status, _ = await self.ask("PUT", path, {"messages": {user_id: {"*": content}}})
         return status
 
     async def leave(self, room_id: str) -> int:
@@ -151,9 +184,9 @@ class SimClient:
         status, _ = await self.ask("PUT", path, {"reason": "simulated"})
         return status
 
-    async def put_state(self, room_id: str, event_type: str, content: Any) -> int:
+    async def put_state(self, room_id: str, event_type: str, content: Any, state_key: str = "") -> int:
         """Set state; repeated where the answer was lost, which may make two events."""
-        path = f"/_matrix/client/v3/rooms/{quote(room_id)}/state/{event_type}/"
+        path = f"/_matrix/client/v3/rooms/{quote(room_id)}/state/{event_type}/{state_key}"
         status, _ = await self.ask("PUT", path, content)
         return status
 
@@ -174,7 +207,7 @@ class SimClient:
 
     async def initial_sync(self) -> View:
         """What a new client would know."""
-        status, json = await self.ask("GET", "/_matrix/client/v3/sync", query={"filter": _FILTER})
+        status, json = await self.ask("GET", "/_matrix/client/v3/sync", query=self.query)
         self.expect(status, 200, "initial sync", json)
         view = View()
         view.fold(json)
@@ -189,7 +222,7 @@ class SimClient:
 
     async def sync_once(self, timeout_ms: int) -> None:
         """One sync, folded into the view."""
-        query: dict[str, Any] = {"filter": _FILTER, "timeout": timeout_ms}
+        query: dict[str, Any] = {**self.query, "timeout": timeout_ms}
         if self.since:
             query["since"] = self.since
         status, json = await self.ask("GET", "/_matrix/client/v3/sync", query=query)
@@ -197,7 +230,26 @@ class SimClient:
         if status == 200:
             self.since = json["next_batch"]
             self.view.fold(json)
+            for event in json.get("to_device", {}).get("events", []):
+                self.handed.append((event["sender"], event["content"]))
             self._follow_timelines(json.get("rooms", {}))
+
+    async def read_history(self, room_id: str) -> None:
+        """Page back to the beginning of a room, which makes the server fetch what it has not."""
+        found: list[str] = []
+        start: str | None = None
+        path = f"/_matrix/client/v3/rooms/{quote(room_id)}/messages"
+        for _ in range(200):
+            query: dict[str, Any] = {"dir": "b", "limit": 50, **({"from": start} if start else {})}
+            status, json = await self.ask("GET", path, query=query)
+            self.expect(status, 200, "messages", json)
+            if status != 200:
+                return
+            found += [event["event_id"] for event in json["chunk"]]
+            if "end" not in json or json["end"] == start:
+                break
+            start = json["end"]
+        self.history[room_id] = found
 
     def _follow_timelines(self, rooms: Mapping[str, Any]) -> None:
         for how in ("join", "leave"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,26 +11,33 @@ from typing import Any
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 
+from federation.ids import ServerName, parse_server_name
 from federation.signing import SigningKey
 from homeserver.accounts.passwords import Cost
 from homeserver.app import App, build_app
-from homeserver.config.schema import Config, RateLimits, Registration
+from homeserver.config.schema import Config, Federation, RateLimits, Registration
 from homeserver.core import Surroundings
 from homeserver.db.engine import SqliteEngine
 from homeserver.db.migrate import upgrade_engine
-from homeserver.http.transport import Nowhere
+from homeserver.http.transport import PeerRequest
 from homeserver.runtime.entropy import SeededEntropy
 from homeserver.runtime.log import MemoryLog
 from homeserver.store.check import check_db
 from tests.sim.clock import LifeClock, SimClock
 from tests.sim.database import Faults, SimDatabase
 from tests.sim.draws import Draws
+from tests.sim.network import SimNetwork, SimTransport
 from tests.support.http import Answer, HttpHarness
 
-SERVER_NAME = "sim.example"
 # What a server may report as an error while its database fails; anything else is a bug of ours.
 EXPECTED_ERRORS = frozenset(
-    ("database unavailable", "follower failed, will go on", "chore failed", "task failed, will restart")
+    (
+        "database unavailable",
+        "follower failed, will go on",
+        "chore failed",
+        "task failed, will restart",
+        "the sweep of media failed",
+    )
 )
 
 
@@ -37,10 +45,23 @@ class ConnectionLostError(Exception):
     """The request or its answer got lost; the client cannot know which."""
 
 
-def sim_config(data_dir: Path) -> Config:
-    """Open registration and no rate limits."""
+def server_name(number: int) -> ServerName:
+    """The name of a world's servers, from 0."""
+    return parse_server_name(f"s{number}.sim")
+
+
+def signing_key(number: int) -> SigningKey:
+    """The key of such a server, in all its lives and all worlds."""
+    return SigningKey.from_seed(server_name(number), "sim", bytes([number + 1]) * 32)
+
+
+def sim_config(name: str, data_dir: Path) -> Config:
+    """Open registration and no rate limits; outages are over soon."""
     config = Config(
-        server_name=SERVER_NAME, registration=Registration(mode="open"), rate_limits=RateLimits(enabled=False)
+        server_name=name,
+        registration=Registration(mode="open"),
+        rate_limits=RateLimits(enabled=False),
+        federation=Federation(trusted_key_servers=(), retry_min_s=1.0, retry_max_s=30.0),
     )
     return replace(config, data_dir=data_dir)
 
@@ -49,42 +70,64 @@ class SimServer:
     """One server and its lives."""
 
     def __init__(
-        self, clock: SimClock, draws: Draws, data_dir: Path, note: Callable[..., None], faults: Faults
+        self,
+        number: int,
+        clock: SimClock,
+        draws: Draws,
+        data_dir: Path,
+        note: Callable[..., None],
+        faults: Faults,
+        network: SimNetwork,
+        problems: list[str],
     ) -> None:
+        self.name = server_name(number)
+        self.number = number
         self.clock = clock
         self.draws = draws
-        self.note = note
         self.faults = faults
+        self.network = network
         self.lost_percent = 0
-        self.problems: list[str] = []
+        self.problems = problems
         self.lives = 0
         self.app: App | None = None
+        self.life: LifeClock | None = None  # of the process that answers
         self.engine = SqliteEngine(None)
         upgrade_engine(self.engine)
-        self._config = sim_config(data_dir)
-        self._entropy = SeededEntropy(draws.seed)
-        self._life: LifeClock | None = None
+        self._note = note
+        self._config = sim_config(self.name, data_dir)
+        self._entropy = SeededEntropy(draws.seed).child(self.name)
         self._database: SimDatabase | None = None
         self._http: HttpHarness | None = None
         self._log = MemoryLog()
         self._open: dict[Deferred[Answer], None] = {}
+        network.hosts[self.name] = self
         self.start()
+
+    def note(self, *what: object) -> None:
+        """A line of the trace."""
+        self._note(self.name, *what)
 
     # --- lives ---------------------------------------------------------------------------------------
 
     def start(self) -> None:
         """Begin a life; it answers when it has opened its database, and tries again where that fails."""
         self.lives += 1
-        self._life = life = LifeClock(self.clock)
+        life = LifeClock(self.clock)
         self._database = SimDatabase(self.engine, life, self.draws, self.faults, self.note)
-        signer = SigningKey.from_seed(SERVER_NAME, "sim", b"\x01" * 32)  # type: ignore[arg-type]
-        entropy = self._entropy.child(f"life {self.lives}")
-        around = Surroundings(self._database, life, entropy, self._log, signer, maybeDeferred, Nowhere())
+        around = Surroundings(
+            self._database,
+            life,
+            self._entropy.child(f"life {self.lives}"),
+            self._log,
+            signing_key(self.number),
+            maybeDeferred,
+            SimTransport(self.network, self.name, life),
+        )
 
         def started(app: App) -> None:
             app.services.hasher._cost = Cost(1, 8192)
             app.begin()
-            self.app, self._http = app, HttpHarness(app.router)
+            self.app, self._http, self.life = app, HttpHarness(app.router), life
             self.note("up", self.lives)
 
         def failed(failure: Failure) -> None:
@@ -96,13 +139,15 @@ class SimServer:
 
     def crash(self) -> None:
         """The process is gone from one moment to the next. Another comes up half a second later."""
-        if self.app is None or self._life is None or self._database is None:
+        if self.app is None or self.life is None or self._database is None:
             return  # not up: there is nothing to lose
         self.note("crash", self.lives)
-        self._life.kill()
+        self.life.kill()
+        self.network.bury(self.life)
         self.engine = self._database.crash()
-        self.app = self._http = None
-        self._judge_log()
+        self.app = self._http = self.life = None
+        self.network.broken_off(self.name)
+        self.judge_log()
         self.check()
         for waiting in list(self._open):
             self._lose(waiting)
@@ -110,15 +155,23 @@ class SimServer:
 
     def check(self) -> None:
         """Every invariant of the database, now."""
-        self.problems += [f"check_db: {problem}" for problem in self.engine.writer().run(check_db)]
+        self.problems += [
+            f"check_db: {self.name}: {problem}" for problem in self.engine.writer().run(check_db)
+        ]
 
-    def _judge_log(self) -> None:
+    def judge_log(self) -> None:
         for level, event, fields in self._log.entries:
             if level == "error" and event not in EXPECTED_ERRORS:
-                self.problems.append(f"the server logged {event!r}: {fields.get('exc_info') or fields}")
+                self.problems.append(f"{self.name} logged {event!r}: {_tell(fields)}")
         self._log.entries.clear()
 
     # --- the way to it -------------------------------------------------------------------------------
+
+    def receive(self, request: PeerRequest) -> Deferred[Answer]:
+        """A request of another server, whole and in bytes."""
+        assert self._http is not None
+        headers = {} if request.authorization is None else {"Authorization": request.authorization}
+        return self._http.call(request.method, request.uri, request.body, headers=headers)
 
     def call(
         self, method: str, path: str, body: Any, token: str | None, query: Mapping[str, Any] | None
@@ -140,13 +193,13 @@ class SimServer:
         if self._http is None:
             self._lose(result)
             return
-        life = self._life
+        life = self.life
         back_s = self.draws.delay_s(20)
 
         def answered(answer: Answer) -> None:
-            if self._life is life and life is not None and not life.dead:
+            if life is not None and not life.dead:
                 self.note(method, path, answer.status)
-                if answer.status >= 500 and answer.status != 503:
+                if answer.status == 500:
                     self.problems.append(f"{method} {path}: {answer.status} {answer.body!r}")
                 self.clock.callLater(back_s, self._deliver, result, answer)
 
@@ -167,5 +220,14 @@ class SimServer:
 
     def finish(self) -> None:
         """The end: what the last life logged and left behind."""
-        self._judge_log()
+        self.judge_log()
         self.check()
+
+
+def _tell(fields: Mapping[str, Any]) -> str:
+    error = fields.get("exc_info")
+    if isinstance(error, Failure):
+        error = error.value
+    if isinstance(error, BaseException):
+        return "".join(traceback.format_exception(error))
+    return str(dict(fields))

@@ -7,6 +7,7 @@ client's retries bring about exactly the conversation, and the database is sound
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Callable
 from typing import Any
 
 from twisted.trial import unittest
@@ -100,16 +101,17 @@ def converse(server: Breakable) -> list[str]:
     ]
 
 
-class EveryFault(unittest.TestCase):
-    """See the module."""
+class FaultCase(unittest.TestCase):
+    """A conversation, again and again."""
 
-    def _loop(self, *, once: bool, every: int) -> None:
-        sound = converse(Breakable(self, -1, once=True))
+    def play(self, conversation: Callable[[Breakable], list[str]], *, once: bool, every: int) -> None:
+        """With a fault at every statement, or at every so-manieth."""
+        sound = conversation(Breakable(self, -1, once=True))
         fail_at = 1
         while fail_at < _MOST:
             server = Breakable(self, fail_at, once=once)
             try:
-                said = converse(server)
+                said = conversation(server)
             except AssertionError as error:
                 raise AssertionError(f"statement {fail_at}: {error}") from error
             problems = server.wait(server.database.read(check_db))
@@ -124,11 +126,15 @@ class EveryFault(unittest.TestCase):
             fail_at += every
         self.fail("the conversation takes more statements than it should")
 
+
+class EveryFault(FaultCase):
+    """See the module."""
+
     def test_failing_once(self) -> None:
-        self._loop(once=True, every=1)
+        self.play(converse, once=True, every=1)
 
     def test_failing_from_then_on(self) -> None:
-        self._loop(once=False, every=2)
+        self.play(converse, once=False, every=2)
 
 
 def _without_repeated_state(said: list[str]) -> list[str]:

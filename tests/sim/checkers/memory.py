@@ -4,12 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from tests.sim.server import SimServer
 from tests.sim.world import World
 
 
 def check(world: World) -> Iterator[str]:
     """See the module. Runs after a long quiet time."""
-    app = world.server.app
+    for server in world.servers:
+        for problem in _look(server):
+            yield f"{server.name}: {problem}"
+    if world.network.waiting:
+        yield f"{world.network.waiting} requests between servers have no answer"
+
+
+def _look(server: SimServer) -> Iterator[str]:
+    app = server.app
     if app is None:
         yield "the server did not come up again"
         return
@@ -21,5 +30,5 @@ def check(world: World) -> Iterator[str]:
         yield f"{len(app.services.rooms.transactions._running)} transactions are still under way"
     if app.core.committer._waiting or app.core.committer._weight:
         yield "something still waits for the committer"
-    if world.server._open:
-        yield f"{len(world.server._open)} requests have no answer"
+    if server._open:
+        yield f"{len(server._open)} requests have no answer"

@@ -6,7 +6,7 @@ Also: what anybody ever saw is in the database at the end, so nothing was visibl
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import msgspec
 from sqlalchemy import select
@@ -14,6 +14,7 @@ from sqlalchemy import select
 from homeserver.db.schema.rooms import event_json, events, rooms, timeline
 from homeserver.db.statements import statement
 from homeserver.db.tx import Tx
+from tests.sim.client import SimClient
 from tests.sim.world import World
 
 _TIMELINES = statement(
@@ -42,23 +43,30 @@ def _load(tx: Tx) -> tuple[dict[str, list[str]], Counter[tuple[str, str]], dict[
 
 def check(world: World) -> Iterator[str]:
     """See the module."""
-    order, bodies, body_of = world.server.engine.writer().run(_load)
-    for (room_id, body), count in bodies.items():
-        if count > 1:
-            yield f"{body!r} is {count} times in {room_id}"
-    for client in world.clients:
-        for room_id, body, event_id in client.acknowledged:
-            if body_of.get(event_id) != body or event_id not in order.get(room_id, ()):
-                yield f"{client.name} was told that {body!r} is {event_id}, and it is not there"
-        for segment in client.segments:
-            whole = order.get(segment.room_id, [])
-            seen = segment.event_ids
-            missing = [event_id for event_id in seen if event_id not in whole]
-            if missing:
-                yield f"{client.name} saw {missing}, which were never committed"
-            elif seen:
-                first = whole.index(seen[0])
-                if whole[first : first + len(seen)] != seen:
-                    yield f"{client.name} saw {segment.room_id} in another order, with holes, or twice"
-                if segment.open and whole[first:] != seen:
-                    yield f"{client.name} did not see the end of {segment.room_id}"
+    for server in world.servers:
+        order, bodies, body_of = server.engine.writer().run(_load)
+        for (room_id, body), count in bodies.items():
+            if count > 1 and server in world.honest:
+                yield f"{server.name}: {body!r} is {count} times in {room_id}"
+        for client in world.clients_of(server):
+            yield from _check_client(client, order, body_of)
+
+
+def _check_client(
+    client: SimClient, order: Mapping[str, list[str]], body_of: Mapping[str, str]
+) -> Iterator[str]:
+    for room_id, body, event_id in client.acknowledged:
+        if body_of.get(event_id) != body or event_id not in order.get(room_id, ()):
+            yield f"{client.name} was told that {body!r} is {event_id}, and it is not there"
+    for segment in client.segments:
+        whole = order.get(segment.room_id, [])
+        seen = segment.event_ids
+        missing = [event_id for event_id in seen if event_id not in whole]
+        if missing:
+            yield f"{client.name} saw {missing}, which were never committed"
+        elif seen:
+            first = whole.index(seen[0])
+            if whole[first : first + len(seen)] != seen:
+                yield f"{client.name} saw {segment.room_id} in another order, with holes, or twice"
+            if segment.open and whole[first:] != seen:
+                yield f"{client.name} did not see the end of {segment.room_id}"

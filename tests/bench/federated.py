@@ -1,0 +1,262 @@
+"""The rows of the table that need another server: joins of large rooms, messages from server to server, transactions in.
+
+Joins and transactions meet the same resident server on both implementations (`resident.py`), so that only the one under
+test is measured. Messages go between two servers of the same kind. All of it runs over TLS with checked certificates.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import ssl
+import tempfile
+import time
+from collections.abc import Callable, Collection, Coroutine, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from tests.bench.figures import Measured, Scale
+from tests.bench.resident import LargeRoom, Resident, make_resident, serve
+from tests.bench.resolution import measure_resolution
+from tests.bench.targets import Target
+from tests.bench.wire import BlockingConnection, build_request, encode, expect_ok
+from tests.bench.world import CLIENT, User, World, sync_request
+from tests.interop.authority import Authority, Wire
+from tests.interop.process import ServerProcess
+from tests.interop.synapse import REGISTRATION_SECRET
+
+HERE, THERE, RESIDENT = "127.0.0.30", "127.0.0.31", "127.0.0.32"
+SENDERS = 8
+LIMIT_S = 600.0
+_POLL_S = 0.02
+
+NewDatabase = Callable[[str], str]
+"""Gives the address of an empty database for a purpose."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """What a row gets: the server under test, another of its kind, and the resident server that is no server."""
+
+    here: ServerProcess
+    here_wire: Wire
+    there: ServerProcess
+    there_wire: Wire
+    resident: Resident
+    scale: Scale
+
+    def world(self, server: ServerProcess) -> World:
+        return World(server.port, REGISTRATION_SECRET)
+
+
+Row = Callable[[Stage], Coroutine[None, None, Measured]]
+
+
+async def measure_join_1000(stage: Stage) -> Measured:
+    """A user joins a room of 1,000 members of one other server; until the server lists them all. Median of three."""
+    taken = [await _join(stage, 1_000) for _ in range(stage.scale.large_joins)]
+    return {"join_1000_s": sorted(complete_s for _, complete_s in taken)[len(taken) // 2]}
+
+
+async def measure_join_10000(stage: Stage) -> Measured:
+    """The same with 10,000 members, once; usable is when the join is answered and a message of the user's accepted."""
+    usable_s, complete_s = await _join(stage, 10_000)
+    return {"join_10000_usable_s": usable_s, "join_10000_s": complete_s}
+
+
+async def _join(stage: Stage, members: int) -> tuple[float, float]:
+    """Seconds until the room is usable, and until its members are complete."""
+    room = stage.resident.create_large(members)
+    world = stage.world(stage.here)
+    (user,) = await world.register(1)
+    # The keys of the other server are known, as those of a large one are.
+    await _join_room(world, user, stage.resident.create_large(1))
+    started_s = time.perf_counter()
+    await _join_room(world, user, room)
+    world.ask(world.message_request(user, room.room_id))
+    usable_s = time.perf_counter() - started_s
+    request = build_request("GET", f"{CLIENT}/rooms/{encode(room.room_id)}/joined_members", user.token)
+    while len(world.ask(request).json()["joined"]) < members:
+        if time.perf_counter() - started_s > LIMIT_S:
+            raise AssertionError(f"not all of {members} members after {LIMIT_S:.0f} s")
+        await asyncio.sleep(_POLL_S)
+    return usable_s, time.perf_counter() - started_s
+
+
+async def _join_room(world: World, user: User, room: LargeRoom) -> None:
+    query: dict[str, str] = {"server_name": room.peer.server_name, "via": room.peer.server_name}
+    path = f"{CLIENT}/join/{encode(room.room_id)}"
+    world.ask(build_request("POST", path, user.token, {}, query))
+
+
+async def measure_messages_across(stage: Stage) -> Measured:
+    """8 senders in one room on one server, each with one message in flight; until the other server shows the last one.
+
+    Both servers are of the kind that is measured, and share the two cores with the generator.
+    """
+    here, there = stage.world(stage.here), stage.world(stage.there)
+    senders = await here.register(SENDERS)
+    (reader,) = await there.register(1)
+    (room_id,) = await here.create_rooms(senders[:1])
+    await here.join((sender, room_id) for sender in senders[1:])
+    query = {"server_name": stage.here_wire.server_name, "via": stage.here_wire.server_name}
+    there.ask(build_request("POST", f"{CLIENT}/join/{encode(room_id)}", reader.token, {}, query))
+    each = stage.scale.messages_across // SENDERS
+    await _cross(here, there, senders, reader, room_id, max(1, each // 10))
+    elapsed_s = await _cross(here, there, senders, reader, room_id, each)
+    return {"messages_across": SENDERS * each / elapsed_s}
+
+
+async def _cross(
+    here: World, there: World, senders: list[User], reader: User, room_id: str, each: int
+) -> float:
+    """Send, and follow on the other side until everything has come; the seconds of that."""
+    since = there.current_token(reader)
+    wanted = SENDERS * each
+    requests = [[here.message_request(sender, room_id) for _ in range(each)] for sender in senders]
+
+    async def send(connection: Any, own: list[bytes]) -> None:
+        for request in own:
+            expect_ok(await connection.send(request))
+
+    async def follow(connection: Any, since: str) -> None:
+        seen = 0
+        while seen < wanted:
+            request = sync_request(reader, since, 10_000)
+            answer = expect_ok(await connection.send(request)).json()
+            since = answer["next_batch"]
+            room = answer.get("rooms", {}).get("join", {}).get(room_id, {}).get("timeline", {})
+            if room.get("limited"):
+                # More came at once than a sync holds: count what lies between.
+                seen += await _count_gap(connection, reader, room_id, room["prev_batch"], wanted - seen)
+            seen += sum(event["type"] == "m.room.message" for event in room.get("events", ()))
+
+    async with here.connections(SENDERS) as outgoing, there.connections(1) as incoming:
+        started_s = time.perf_counter()
+        following = asyncio.ensure_future(follow(incoming[0], since))
+        await asyncio.gather(*(send(*pair) for pair in zip(outgoing, requests, strict=True)))
+        await asyncio.wait_for(following, LIMIT_S)
+        return time.perf_counter() - started_s
+
+
+async def _count_gap(connection: Any, reader: User, room_id: str, start: str, most: int) -> int:
+    """How many messages lie before this point that no sync has shown: never asked for more than are missing."""
+    query = {"dir": "b", "limit": str(min(most, 1000)), "from": start}
+    path = f"{CLIENT}/rooms/{encode(room_id)}/messages"
+    page = expect_ok(await connection.send(build_request("GET", path, reader.token, query=query))).json()
+    return sum(event["type"] == "m.room.message" for event in page["chunk"])
+
+
+async def measure_transactions_in(stage: Stage) -> Measured:
+    """Another server sends transactions of one message each, one after the other, until all of them are shown."""
+    room = stage.resident.create_large(1)
+    world = stage.world(stage.here)
+    (reader,) = await world.register(1)
+    await _join_room(world, reader, room)
+    count = stage.scale.transactions_in
+    warm_up = max(1, count // 10)
+    requests = [_transaction(stage, room, number) for number in range(warm_up + count)]
+    with _Sender(stage.here_wire) as sender:
+        for request in requests[:warm_up]:
+            sender.send(*request[:3])
+        started_s = time.perf_counter()
+        for request in requests[warm_up:]:
+            sender.send(*request[:3])
+        last = requests[-1][3]
+        path = f"{CLIENT}/rooms/{encode(room.room_id)}/event/{encode(last)}"
+        look = build_request("GET", path, reader.token)
+        with BlockingConnection(world.port) as connection:
+            while connection.request(look).status != 200:
+                if time.perf_counter() - started_s > LIMIT_S:
+                    raise AssertionError("the last event never came")
+                await asyncio.sleep(_POLL_S)
+        elapsed_s = time.perf_counter() - started_s
+    return {"transactions_in": count / elapsed_s}
+
+
+def _transaction(stage: Stage, room: LargeRoom, number: int) -> tuple[str, bytes, str, str]:
+    """Address, body, signature and the event's id of a transaction that only waits to be sent."""
+    event = room.say(f"message {number}", sender=stage.resident.user("member0"), ts=int(time.time() * 1000))
+    uri = f"/_matrix/federation/v1/send/{room.room_id[1:8]}{time.time_ns()}x{number}"
+    content = stage.resident.transaction([event])
+    content["origin_server_ts"] = int(time.time() * 1000)
+    body = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header = stage.resident.authorization(stage.here_wire.server_name, "PUT", uri, body)
+    return uri, body, header, event.event_id
+
+
+class _Sender:
+    """One connection of the resident server to the server under test."""
+
+    def __init__(self, wire: Wire) -> None:
+        context = ssl.create_default_context(cafile=str(wire.ca_file))
+        self._connection = http.client.HTTPSConnection(wire.address, wire.port, context=context, timeout=60)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+
+    def send(self, uri: str, body: bytes, authorization: str) -> None:
+        headers = {"Authorization": authorization, "Content-Type": "application/json"}
+        self._connection.request("PUT", uri, body, headers)
+        answer = self._connection.getresponse()
+        text = answer.read()
+        errors = [result for result in json.loads(text).get("pdus", {}).values() if result]
+        if answer.status != 200 or errors:
+            raise AssertionError(f"a transaction was not taken: {answer.status} {text[:400]!r}")
+
+
+async def measure_resolve(stage: Stage) -> Measured:
+    """10,000 members, and two branches of 100 state events in all: the resolution alone, all events in memory.
+
+    Synapse's own function runs in Synapse's environment, on the same events.
+    """
+    return {"resolution_ms": measure_resolution(of_synapse=stage.here.command.name.startswith("Synapse"))}
+
+
+ROWS: Mapping[str, Row] = {
+    "join1000": measure_join_1000,
+    "join10000": measure_join_10000,
+    "across": measure_messages_across,
+    "inbound": measure_transactions_in,
+    "resolve": measure_resolve,
+}
+
+
+def run_federated(
+    target: Target, new_database: NewDatabase, rows: Collection[str], scale: Scale, say: Callable[[str], None]
+) -> Measured:
+    """Every figure of the chosen rows; each row has servers of its own on empty databases."""
+    measured: dict[str, float] = {}
+    for name in ROWS:
+        if name in rows:
+            found = _run_row(name, target, new_database, scale)
+            say(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in found.items()))
+            measured.update(found)
+    return measured
+
+
+def _run_row(name: str, target: Target, new_database: NewDatabase, scale: Scale) -> Measured:
+    with ExitStack() as stack:
+        prefix = f"bench-{target.name.split()[0].lower()}-"
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
+        authority = Authority(folder / "authority")
+        wires = [authority.issue(address, gated=False) for address in (HERE, THERE, RESIDENT)]
+        servers = []
+        for number, wire in enumerate(wires[:2]):
+            database = new_database(f"{name}_{number}")
+            server = target.prepare_federated(folder / str(number), database, wire)
+            servers.append(stack.enter_context(server))
+            server.start()
+        resident = make_resident(wires[2])
+        stack.enter_context(serve(resident, wires[2]))
+        stage = Stage(servers[0], wires[0], servers[1], wires[1], resident, scale)
+        try:
+            return asyncio.run(ROWS[name](stage))
+        except Exception as error:
+            raise AssertionError(servers[0].explain(f"failed in row {name} ({error!r})")) from error
