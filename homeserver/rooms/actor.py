@@ -172,8 +172,8 @@ class RoomActor:
             )
             answer = await job.function(turn)
         except Exception as error:  # noqa: BLE001 (passed on to whoever asked for the job)
-            if turn is not None and (turn.placements or turn.snapshots):
-                self._warm = {}  # it speaks of events that were not placed after all
+            if turn is not None and (turn.placements or turn.snapshots or turn.head is not self._head):
+                self._warm = {}  # it speaks of events that were not placed after all, or of a part of the head
                 self._power = None
                 self._resolved = {}
             if turn is not None and isinstance(error, SignatureNeeded) and len(turn.used) < SIGNED_MOST:

@@ -21,16 +21,19 @@ from dataclasses import dataclass, replace
 
 from federation.checks import AuthEvents, check_auth_events, check_current_state, check_state_before
 from federation.event import Event, stored_bytes
-from federation.ids import EventId
+from federation.ids import EventId, domain_of
 from federation.policy import POLICY_EVENT_TYPE, active_policy_server
 from federation.policy import check as check_policy_signature
-from federation.verdict import ACCEPT, Accept, Drop, Reject, Verdict
+from federation.verdict import ACCEPT, Accept, Drop, Reject, SoftFail, Verdict
 from homeserver.rooms.hold import Hold
 from homeserver.rooms.redactions import find_early_redaction, is_redaction_in_force
 from homeserver.rooms.turn import Turn
 from homeserver.store.members import load_joined_servers
 from homeserver.store.placement import Extremity, Place, Placement
 from homeserver.store.state import Snapshot, empty_snapshot
+
+# LIMIT(each end of a room is in every resolution of its state; an honest server's events stand on its own earlier ones)
+FORKS_MOST = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,12 +180,16 @@ async def _place_outlier(hold: Hold, event: Event) -> Arrived:
 
 
 async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
-    event = arrival.event
+    event = signed = arrival.event
     if event.event_id in hold.found.elsewhere or event.room_id != hold.turn.head.room_id:
         return Placed(0, Drop("an event of another room has this id"))
     known = hold.known(event.event_id)
-    if known is not None and hold.has_state(event.event_id):
-        return AlreadyHere(known.nid)
+    if known is not None:
+        if hold.has_state(event.event_id):
+            return AlreadyHere(known.nid)
+        # What is stored of it stays: another copy may have been redacted on its way, or be less so.
+        event = known.event
+        arrival = replace(arrival, event=event)
     if hold.is_elsewhere(event.prev_event_ids):
         return Placed(0, Drop("one of its prev_events is of another room"))
     auth_ids = _absent(hold, event.auth_event_ids)
@@ -202,7 +209,7 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
         if arrival.doubted and isinstance(verdict, Reject):
             return Missing((), (), state_ids=True)
     if isinstance(verdict, Accept) and not arrival.historic:
-        verdict = await _judge_now(hold, event, is_current=linear)
+        verdict = await _judge_now(hold, event, signed, is_current=linear)
     placed = await _make(hold, event, before, verdict)
     if placed.state_key_nid is not None and not isinstance(verdict, Reject):
         placed.state_after = hold.turn.keep(before, {placed.state_key_nid: placed.nid})
@@ -273,21 +280,42 @@ async def _check_before(hold: Hold, event: Event, before: Snapshot) -> Verdict:
     return check_state_before(event, lookup, levels)
 
 
-async def _judge_now(hold: Hold, event: Event, *, is_current: bool) -> Verdict:
-    """Checks 6 and 7. ``is_current``: the state before the event was the current one, and check 5 asked it."""
+async def _judge_now(hold: Hold, event: Event, signed: Event, *, is_current: bool) -> Verdict:
+    """Checks 6 and 7. ``is_current``: the state before the event was the current one, and check 5 asked it.
+
+    ``signed``: the same event with the signatures that came with it.
+    """
     turn = hold.turn
     if not turn.head.version:
         return ACCEPT
     if not is_current:
         lookup, levels = await hold.lookup_at(turn.head.snapshot, event)
         verdict = check_current_state(event, lookup, levels)
+        if isinstance(verdict, Accept):
+            verdict = await _check_forks(hold, event)
         if not isinstance(verdict, Accept):
             return verdict
     policy_event = await turn.state(POLICY_EVENT_TYPE)
     if policy_event is None:
         return ACCEPT
     servers = await turn.tools.database.read(load_joined_servers, turn.head.room_nid)
-    return check_policy_signature(event, active_policy_server(policy_event.content, servers))
+    return check_policy_signature(signed, active_policy_server(policy_event.content, servers))
+
+
+async def _check_forks(hold: Hold, event: Event) -> Verdict:
+    """Not of the specification: a server that has so many ends of a room as no honest one could gets no more of them."""
+    turn = hold.turn
+    newest = turn.head.extremities
+    if len(newest) < FORKS_MOST:
+        return ACCEPT
+    covered = await hold.behind_hidden(event.prev_event_ids)
+    if any(one.reference.event_id in covered for one in newest):
+        return ACCEPT
+    server = domain_of(event.sender)
+    ends = await turn.events([one.nid for one in newest])
+    if sum(domain_of(one.sender) == server for one in ends.values()) < FORKS_MOST:
+        return ACCEPT
+    return SoftFail(f"{server} puts too many events beside all others")
 
 
 # --- placing ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ of a server, its rooms at once, and what waits of it (429, and it comes again).
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,7 +42,14 @@ from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.staged import Staged
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.clock import Clock
-from homeserver.store.staging import StagedRow, find_answer, put_answer, put_staged, remove_staged
+from homeserver.store.staging import (
+    StagedRow,
+    find_answer,
+    put_answer,
+    put_staged,
+    remove_staged,
+    replace_staged,
+)
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
@@ -303,7 +310,8 @@ class _Taking:
         """The job. It may run twice: nothing of the first time counts then."""
         self._staged.discard(self._room_nid, self.reserved)
         self.reserved, self.done, self.is_full = [], [], False
-        waiting = [one.event for one in self._checked if isinstance(one, KeysMissing)]
+        unsure = [one.event for one in self._checked if isinstance(one, KeysMissing)]
+        waiting: list[Event] = []
         events = [one for one in self._checked if isinstance(one, Event)]
         server = await self._policing.server_of(turn)
         if server is not None:
@@ -317,10 +325,14 @@ class _Taking:
             else:
                 self._note(event, one)
         self.has_placed = bool(turn.placements)
-        rows = self._stage(waiting)
+        rows = [*self._stage(unsure), *self._stage(waiting)]
+        # Signatures are no part of an id: who relays an event with made-up ones must not keep the real ones out.
+        better = self._restage(waiting, {row.event_id for row in rows})
         transaction, room_nid, done = self._transaction, self._room_nid, self.done
         if rows:
             turn.extra.append(lambda tx: put_staged(tx, rows))
+        if better:
+            turn.extra.append(lambda tx: replace_staged(tx, better))
         if done:
             turn.extra.append(lambda tx: remove_staged(tx, room_nid, done))
         if transaction.in_one_commit and not self.is_full:
@@ -344,11 +356,25 @@ class _Taking:
             elif self._staged.add(self._room_nid, event.event_id, origin):
                 self.reserved.append(event.event_id)
                 self.origins.add(origin)
-                text = stored_bytes(event).decode()
-                rows.append(StagedRow(self._room_nid, event.event_id, origin, text, now_ms, 0, now_ms))
+                rows.append(self._row(event, origin, now_ms))
             else:
                 self.is_full = True
         return rows
+
+    def _restage(self, verified: Sequence[Event], but: Collection[str]) -> list[StagedRow]:
+        """Rows for events that were kept before this transaction, with the signatures that were verified now."""
+        now_ms = self._clock.now_ms()
+        return [
+            self._row(event, origin, now_ms)
+            for event in verified
+            if event.event_id not in but
+            and (origin := self._staged.origin_of(self._room_nid, event.event_id)) is not None
+        ]
+
+    def _row(self, event: Event, origin: str, now_ms: int) -> StagedRow:
+        return StagedRow(
+            self._room_nid, event.event_id, origin, stored_bytes(event).decode(), now_ms, 0, now_ms
+        )
 
 
 def _keeping(transaction: _Transaction, now_ms: int) -> Callable[[WriteTx], None]:

@@ -19,6 +19,9 @@ from homeserver.db.tx import Tx
 _S, _T = staging.c, incoming_transactions.c
 _COLUMNS = (_S.room_nid, _S.event_id, _S.origin, _S.json, _S.received_ts_ms, _S.attempts, _S.retry_ts_ms)
 _PUT = rows(staging, *(column.name for column in _COLUMNS), ignore=True)
+_REPLACE = rows(
+    staging, *(column.name for column in _COLUMNS), keys=("room_nid", "event_id"), update=("json",)
+)
 _WAITING = statement(
     select(_S.room_nid, _S.event_id, _S.origin, _S.retry_ts_ms).order_by(_S.room_nid, _S.event_id)
 )
@@ -97,6 +100,11 @@ class Waiting(NamedTuple):
 def put_staged(tx: Tx, staged: Sequence[StagedRow]) -> None:
     """Keep events; those that are kept already stay as they are."""
     tx.insert(_PUT, list(staged))
+
+
+def replace_staged(tx: Tx, staged: Sequence[StagedRow]) -> None:
+    """Keep the texts of events that are kept already: those that were there before may be nobody's."""
+    tx.insert(_REPLACE, list(staged))
 
 
 def load_waiting(tx: Tx) -> list[Waiting]:

@@ -11,8 +11,9 @@ from twisted.trial.unittest import TestCase
 
 from federation.auth.select import CREATE, StateKey
 from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_of
-from federation.event import Event
+from federation.event import Event, parse_stored
 from federation.ids import EventId
+from federation.redaction import redact
 from federation.state.resolve import resolve
 from federation.verdict import ACCEPT, Accept, Drop, Reject, SoftFail
 from homeserver.rooms.arrivals import (
@@ -273,6 +274,22 @@ class Places(ArrivalCase):
         path = f"{V3}/rooms/{room.room_id}/send/m.room.message/1"
         self.app.ok("PUT", path, {"body": "merged", "msgtype": "m.text"}, self.token)
         self.assertEqual(len(self.head(room.room_id)[0]), 1)
+
+    def test_what_is_stored_of_an_outlier_stays(self) -> None:
+        room = self.make_room("11")
+        for first_is_whole in (True, False):
+            whole = room.add("m.room.topic", {"topic": str(first_is_whole)}, state_key="")
+            # Whoever relays it may change what its hash covers: then it goes on redacted, with the same id.
+            bare = parse_stored(whole.event_id, redact(whole.json, room.rules), room.rules)
+            first, second = (whole, bare) if first_is_whole else (bare, whole)
+            since = self.app.ok("GET", f"{V3}/sync", None, self.token)["next_batch"]
+            self.place(room, second, outliers=[first])
+            told = self.app.ok("GET", f"{V3}/sync", None, self.token, {"since": since})["rooms"]["join"]
+            self.assertEqual(first.content, told[room.room_id]["timeline"]["events"][-1]["content"])
+            for _ in range(2):
+                topic = self.run_job(room.room_id, lambda turn: turn.state("m.room.topic"))
+                self.assertEqual(first.content, topic.content)
+                self.app.restart()
 
     def test_history_goes_below(self) -> None:
         room = self.make_room("11")
