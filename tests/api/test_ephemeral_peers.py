@@ -357,6 +357,8 @@ class PresenceOut(PresenceCase):
         self.home.app.release_waiters()
         self.net.settle()
         self.assertEqual(self.heard(), [(ALICE, "offline")])
+        (content,) = self.one.told("m.presence")
+        self.assertIs(type(content["push"][0]["last_active_ago"]), int)
 
     def test_nothing_for_who_is_away(self) -> None:
         self.net.down("one.example")

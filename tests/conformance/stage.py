@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +14,7 @@ from federation.canonical import encode_checked
 from federation.ids import ServerName
 from federation.xmatrix import build
 from homeserver.http.transport import PeerRequest, PeerResponse
+from tests.conformance.mutants import mutants, uri_mutants
 from tests.conformance.specification import Specification, find_folder
 from tests.conformance.watch import Watch, WatchedNet
 from tests.federation.people import A, B, NetCase
@@ -25,14 +27,12 @@ ALICE, BOB = f"@alice:{A}", f"@bob:{B}"
 APIS = ("server-server", "client-server")
 
 Scene = Callable[["StageCase"], None]
-_played: dict[str, Watch] = {}
+_played: dict[tuple[str, Scene], Watch] = {}
+_corrupted: set[tuple[str, str]] = set()
 
 
 class StageCase(NetCase):
-    """Plays scenes, each of them once in this process, on servers of its own.
-
-    SQLite alone: the shapes of answers do not depend on the database, and what does has tests elsewhere.
-    """
+    """Plays scenes, each of them once in this process and on each database, on servers of its own."""
 
     net: WatchedNet
     eve: Stranger
@@ -47,8 +47,8 @@ class StageCase(NetCase):
 
     def play(self, scene: Scene) -> Watch:
         """What was seen in a scene."""
-        name = f"{scene.__module__}.{scene.__name__}"
-        if name not in _played:
+        key = self.dialect, scene
+        if key not in _played:
             watch = Watch(self.specification)
             self.net = WatchedNet(self, watch)
             self.a, self.b = self.server(A), self.server(B)
@@ -56,8 +56,39 @@ class StageCase(NetCase):
             self.eve = self.net.stranger(EVIL)
             scene(self)
             self.net.settle()
-            _played[name] = watch
-        return _played[name]
+            _played[key] = watch
+            self._corrupt(watch)
+        return _played[key]
+
+    def _corrupt(self, watch: Watch) -> None:
+        """Send every kind of request that the scene had once more, with something wrong in it."""
+        for name, (origin, request) in list(watch.bodies.items()):
+            if (self.dialect, name) in _corrupted or request.destination not in self.net.servers:
+                continue
+            _corrupted.add((self.dialect, name))
+            for number, body in enumerate(mutants(msgspec.json.decode(request.body or b"{}"))):
+                # Of a transaction that was answered already nothing would be read.
+                uri = f"{request.uri}.{number}" if "/send/" in request.uri else request.uri
+                self._send_again(origin, replace(request, uri=uri), body)
+        for name, (origin, request) in list(watch.questions.items()):
+            if (self.dialect, name) not in _corrupted and request.destination in self.net.servers:
+                _corrupted.add((self.dialect, name))
+                for uri in uri_mutants(request.uri):
+                    self._send_again(origin, replace(request, uri=uri), None)
+        self.net.advance(1)
+
+    def _send_again(self, origin: ServerName, request: PeerRequest, body: Any) -> None:
+        encoded = None if body is None else msgspec.json.encode(body, order="deterministic")
+        header = None
+        if request.authorization is not None:
+            header = build(
+                self.net.servers[origin].signing_keys[0],
+                method=request.method,
+                uri=request.uri,
+                destination=request.destination,
+                canonical_body=encoded,
+            )
+        self.net.wait(self.net.carry_unseen(origin, replace(request, authorization=header, body=encoded)))
 
     # --- what scenes are made of ---------------------------------------------------------------------
 

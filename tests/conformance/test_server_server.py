@@ -6,13 +6,14 @@ validated (see `watch.py`); and each endpoint must have been met with a success 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import ModuleType
 
 from scripts.spec_coverage import endpoints
 from tests.conformance import scenes_history, scenes_membership, scenes_queries
 from tests.conformance.specification import SERVER_SERVER
 from tests.conformance.stage import Scene, StageCase
+from tests.support.databases import on_each_database
 
 # Where there is no success, or no error, to be had.
 NEVER_SUCCEEDS = {
@@ -84,13 +85,16 @@ ASKED = frozenset(
 )
 
 
-def _test_of(scene: Scene) -> None:
-    def test(self: ServerServer) -> None:
+def _test_of(scene: Scene) -> Callable[[StageCase], None]:
+    def test(self: StageCase) -> None:
         self.assertEqual([], self.play(scene).problems)
 
     test.__doc__ = scene.__doc__
-    setattr(ServerServer, f"test_{scene.__name__}", test)
+    return test
 
 
 for _scene in ALL_SCENES:
-    _test_of(_scene)
+    setattr(ServerServer, f"test_{_scene.__name__}", _test_of(_scene))
+on_each_database(ServerServer)
+# As the decorator does it, which would have come before the tests were there.
+del ServerServer

@@ -49,13 +49,17 @@ class Watch:
         self._versions: dict[str, str] = {}
         self.problems: list[str] = []
         self.sent: set[str] = set()
+        # The last request with a body, by operation and kind of EDU: who sent it, and what.
+        self.bodies: dict[str, tuple[ServerName, PeerRequest]] = {}
+        # And without one.
+        self.questions: dict[str, tuple[ServerName, PeerRequest]] = {}
         self.outcomes: defaultdict[str, set[tuple[int, str | None]]] = defaultdict(set)
 
     def know_room(self, room_id: str, version: str) -> None:
         """Whose events to expect in which format."""
         self._versions[room_id] = version
 
-    def request(self, request: PeerRequest) -> None:
+    def request(self, origin: ServerName, request: PeerRequest) -> None:
         """One of our servers sends this."""
         operation = self._specification.find(request.method, request.uri.partition("?")[0])
         if operation is None:
@@ -63,8 +67,13 @@ class Watch:
             return
         self.sent.add(operation.name)
         self._note(operation.name, "request", operation.problems_of_request(request.uri, request.body))
-        if request.body:
-            self._look_into(operation.name, msgspec.json.decode(request.body))
+        if request.body is None:
+            self.questions[operation.name] = origin, request
+        else:
+            body = msgspec.json.decode(request.body)
+            edus = body.get("edus") or ({"edu_type": ""},)
+            self.bodies[f"{operation.name} {edus[0]['edu_type']}"] = origin, request
+            self._look_into(operation.name, body)
 
     def answer(self, method: str, uri: str, answer: Answer) -> None:
         """One of our servers says this."""
@@ -73,6 +82,8 @@ class Watch:
             return
         self.outcomes[operation.name].add((answer.status, answer.errcode))
         where = f"answer {answer.status} {answer.errcode or ''}"
+        if answer.status >= 500 and answer.status not in operation.statuses | {502}:
+            self._note(operation.name, where, [str(answer.json)])
         self._note(
             operation.name,
             where,
@@ -161,7 +172,7 @@ class WatchedNet(TestNet):
         self, origin: ServerName, request: PeerRequest, receive: Callable[[bytes], None] | None
     ) -> Deferred[PeerResponse]:
         if origin in self.servers:
-            self.watch.request(request)
+            self.watch.request(origin, request)
         return super().carry(origin, request, receive)
 
     def carry_unseen(self, origin: ServerName, request: PeerRequest) -> Deferred[PeerResponse]:

@@ -192,6 +192,24 @@ class RemoteInvite(NetCase):
         self.assertIsNone(self.membership(room_id))
         self.assertNotIn("rooms", self.sync(self.b, self.bob))
 
+    def test_to_a_room_that_is_not_for_others(self) -> None:
+        room_id = self.create(self.a, self.alice, creation_content={"m.federate": False})
+        self.refused(self.invite(room_id), 403, "M_FORBIDDEN")
+        self.assertIsNone(self.membership(room_id))
+        self.assertEqual([], self.net.sent("/invite/"))
+        self.a.register("carol")
+        self.assertEqual(200, self.invite(room_id, f"@carol:{A}").status)
+
+    def test_the_origin_is_named(self) -> None:
+        """Of invites, and of what others make of our templates."""
+        room_id = self.create(self.a, self.alice)
+        self.invite(room_id)
+        self.assertEqual(200, self.join(self.b, self.bob, room_id).status)
+        (invite,) = self.net.sent("/v2/invite/")
+        self.assertEqual(A, invite.json["event"]["origin"])
+        (join,) = self.net.sent("/send_join/")
+        self.assertEqual(B, join.json["origin"])
+
     def test_nobody_answers(self) -> None:
         room_id = self.create(self.a, self.alice)
         self.net.down(B)
