@@ -162,9 +162,9 @@ class Sender:
     # --- what is to be sent ------------------------------------------------------------------------------
 
     def enqueue(self, server: str, ref: PduRef) -> None:
-        """One event for one server. Positions ascend over all calls."""
+        """One event for one server. Positions ascend over all calls. After ``stop`` it is owed, and not sent."""
         name = ServerName(server)
-        if self._stopped or not self._carrier.allows(name):
+        if not self._carrier.allows(name):
             return
         link = self._links.get(name) or self._link(name, self._passed)
         if link.machine.failures:
@@ -186,7 +186,7 @@ class Sender:
     def owe_devices(self, server: str, pos: int, room_nid: int = 0, *, fresh: bool = False) -> None:
         """Devices have something for a server: messages, or in a room changed keys (``fresh``: it is new there)."""
         name = ServerName(server)
-        if self._stopped or not self._carrier.allows(name):
+        if not self._carrier.allows(name):
             return
         link = self._links.get(name) or self._link(name, self._passed)
         link.devices.add(pos, room_nid, fresh=fresh, settled=self._passed)

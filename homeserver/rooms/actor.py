@@ -8,7 +8,9 @@ Rules:
    on the head that the database has, before anything newer. Transaction ids are stored with the events, so a job that
    was stored after all finds its answer.
 4. The inbox is bounded: a room that is sent more than it can take answers 429.
-5. Of a job that needs a policy server's signature nothing is placed: it is asked for outside, and the job runs anew.
+5. What a job says that places nothing may rest on what is on its way to the disk: it is told when that has arrived, and
+   runs again where it has not.
+6. Of a job that needs a policy server's signature nothing is placed: it is asked for outside, and the job runs anew.
 """
 
 from __future__ import annotations
@@ -54,6 +56,10 @@ class _Job(Generic[T]):
     signed: list[Event] = field(default_factory=list)  # by the room's policy server, for the next try
 
 
+_Told = tuple[_Job[Any], Any]
+"""A job that placed nothing, and its answer."""
+
+
 class RoomActor:
     """See the rules above. Lives in the reactor thread."""
 
@@ -83,6 +89,7 @@ class RoomActor:
         self._power: PowerLevels | None = None
         self._running = False
         self._in_flight = 0
+        self._after_last: list[_Told] = []  # wait for what was submitted last
         self._broken = False  # the head is wrong: nothing runs until what is in flight has come back
 
     @property
@@ -186,7 +193,10 @@ class RoomActor:
             self._power = turn.power
             if turn.snapshots:
                 self._resolved = {}
-            job.result.callback(answer)
+            if self._in_flight:
+                self._after_last.append((job, answer))
+            else:
+                job.result.callback(answer)
             return
         self._submit(job, turn, answer)
 
@@ -217,26 +227,32 @@ class RoomActor:
         )
         for placed in turn.placements:
             self._flying[placed.event.event_id] = placed
+        told: list[_Told] = []
+        self._after_last = told
         stored = self._committer.submit(bundle)
-        stored.addCallbacks(self._stored, self._failed, (job, answer), {}, (job,), {})
+        stored.addCallbacks(self._stored, self._failed, (job, answer, told), {}, (job, told), {})
 
-    def _stored(self, placements: list[Placement], job: _Job[Any], answer: Any) -> None:
+    def _stored(self, placements: list[Placement], job: _Job[Any], answer: Any, told: list[_Told]) -> None:
         self._in_flight -= 1
         for placed in placements:
             if self._flying.get(placed.event.event_id) is placed:
                 del self._flying[placed.event.event_id]
         self._resume()
         job.result.callback(answer)
+        for other, its_answer in told:
+            other.result.callback(its_answer)
 
-    def _failed(self, failure: Failure, job: _Job[Any]) -> None:
+    def _failed(self, failure: Failure, job: _Job[Any], told: list[_Told]) -> None:
         self._in_flight -= 1
         self._broken = True
-        if failure.check(Conflict, IntegrityViolation) and job.attempt == 0:
+        tried_again = bool(failure.check(Conflict, IntegrityViolation)) and job.attempt == 0
+        if tried_again:
             job.attempt = 1
             self._again.append(job)
-            self._resume()
-        else:
-            self._resume()
+        # They rest on what is not stored; on the head that the database has they may say something else.
+        self._again += [other for other, _ in told]
+        self._resume()
+        if not tried_again:
             if failure.check(Conflict, IntegrityViolation):
                 # Twice in a row: another process is at this room, or the database disagrees with itself.
                 failure = Failure(DatabaseUnavailable(f"not stored: {failure.value}"))

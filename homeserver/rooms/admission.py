@@ -184,6 +184,8 @@ class Admission:
     async def place(self, turn: Turn, event: Event) -> Admitted:
         """Place an event that must stand by the current state too; refuses (403) what the room's rules refuse."""
         row = await self._tools.database.read(find_row, event.event_id)
+        if row is not None and row.room_nid != turn.head.room_nid:
+            raise invalid_param("An event of another room has this id")
         if row is not None and row.pos is not None:
             stored = (await turn.events([row.nid]))[row.nid]
             # In rooms of the first versions others choose the ids: one of another event is no ticket to this room.

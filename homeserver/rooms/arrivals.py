@@ -209,7 +209,9 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
         if arrival.doubted and isinstance(verdict, Reject):
             return Missing((), (), state_ids=True)
     if isinstance(verdict, Accept) and not arrival.historic:
-        verdict = await _judge_now(hold, event, signed, is_current=linear)
+        # Who came in on a branch that nobody knew of here is in the room, unless the current state says otherwise.
+        branch = before if is_told else None
+        verdict = await _judge_now(hold, event, signed, branch, is_current=linear)
     placed = await _make(hold, event, before, verdict)
     if placed.state_key_nid is not None and not isinstance(verdict, Reject):
         placed.state_after = hold.turn.keep(before, {placed.state_key_nid: placed.nid})
@@ -280,16 +282,22 @@ async def _check_before(hold: Hold, event: Event, before: Snapshot) -> Verdict:
     return check_state_before(event, lookup, levels)
 
 
-async def _judge_now(hold: Hold, event: Event, signed: Event, *, is_current: bool) -> Verdict:
+async def _judge_now(
+    hold: Hold, event: Event, signed: Event, branch: Snapshot | None, *, is_current: bool
+) -> Verdict:
     """Checks 6 and 7. ``is_current``: the state before the event was the current one, and check 5 asked it.
 
-    ``signed``: the same event with the signatures that came with it.
+    ``signed``: the same event with the signatures that came with it. ``branch``: a state that has not come into the
+    current one, because its events have no place here.
     """
     turn = hold.turn
     if not turn.head.version:
         return ACCEPT
     if not is_current:
-        lookup, levels = await hold.lookup_at(turn.head.snapshot, event)
+        state = turn.head.snapshot
+        if branch is not None:
+            state = await turn.resolve([*(one.after for one in turn.head.extremities), branch])
+        lookup, levels = await hold.lookup_at(state, event)
         verdict = check_current_state(event, lookup, levels)
         if isinstance(verdict, Accept):
             verdict = await _check_forks(hold, event)

@@ -49,6 +49,9 @@ async def complete_room(turn: Turn, join: PartialJoin, state: Sequence[EventId])
     if full is None:
         return False
     found = await tools.database.read(load_since, join.join_nid, tools.events, tools.bases)
+    parents = {parent for one in found for parent in one.event.prev_event_ids}
+    cited = {auth_id for one in found for auth_id in one.event.auth_event_ids}
+    await hold.load((), sorted(parents), sorted(cited))
     review = _Review()
     for since in _parents_first(found, join.join_id):
         await _review(turn, hold, review, since, full if since.row.nid == join.join_nid else None)
@@ -126,7 +129,6 @@ async def _review(turn: Turn, hold: Hold, review: _Review, since: Since, told: S
 
 async def _state_before(turn: Turn, hold: Hold, review: _Review, since: Since) -> Snapshot:
     """By its parents; of an event with a parent that is not here, what was told of it stays."""
-    await hold.load((), since.event.prev_event_ids, ())
     states: list[Snapshot] = []
     for parent_id in since.event.prev_event_ids:
         known = hold.known(parent_id)
@@ -142,7 +144,6 @@ async def _state_before(turn: Turn, hold: Hold, review: _Review, since: Since) -
 async def _judge(hold: Hold, review: _Review, since: Since, before: Snapshot) -> Verdict:
     """Checks 4 and 5, now that nothing is missing."""
     event = since.event
-    await hold.load((), (), event.auth_event_ids)
     cited = [known for one in event.auth_event_ids if (known := hold.known(one)) is not None]
     rejected = {
         one.event.event_id for one in cited if one.is_rejected or one.event.event_id in review.rejected

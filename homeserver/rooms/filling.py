@@ -240,7 +240,12 @@ class GapFiller:
         self._tasks.spawn("try a room's events again", self._try_again(room_nid))
 
     async def _try_again(self, room_nid: int) -> None:
-        await self._worker.work(hasten_staged, room_nid, self._clock.now_ms(), HASTEN_UNTIL)
+        try:
+            await self._worker.work(hasten_staged, room_nid, self._clock.now_ms(), HASTEN_UNTIL)
+        except DatabaseError as error:
+            # They are tried when they are due.
+            self._log.warning("events wait: the database does not answer", problem=str(error))
+            return
         for origin in sorted(self._staged.origins_in(room_nid)):
             self.wake(room_nid, ServerName(origin))
 

@@ -19,7 +19,7 @@ from federation.event import Event, parse_stored, stored_bytes
 from federation.flows.handshake import NeedAccepted, Wish
 from federation.ids import EventId, RoomId, ServerName, UserId, domain_of, parse_room_id, parse_user_id
 from federation.versions import ROOM_VERSIONS
-from homeserver.http.errors import MatrixError, forbidden, invalid_param
+from homeserver.http.errors import MatrixError, forbidden, invalid_param, limit_exceeded
 from homeserver.http.transport import build_uri
 from homeserver.peers.types import EventKeys
 from homeserver.rooms.admission import check_acl, check_membership_event, co_sign
@@ -38,6 +38,9 @@ from homeserver.stream.index import MembershipIndex, Standing
 _MEMBER = "m.room.member"
 _ENDS = ("leave", "ban")
 _WAITING = (Membership.INVITE, Membership.KNOCK)
+# LIMIT(invites from outside that wait for one user; whoever sends more is told to come back later)
+INVITES_MOST = 1_000
+RETRY_AFTER_MS = 3_600_000
 ANSWER_BYTES = 4 * 1024 * 1024
 
 
@@ -110,6 +113,9 @@ class Outsiders:
         await self._invites.check([UserId(event.state_key or "")])
         signed = co_sign(event, self._tools.signer)
         if not resident:
+            standings = self._index.rooms_of(target_nid).values()
+            if sum(one.outside and one.membership == Membership.INVITE for one in standings) >= INVITES_MOST:
+                raise limit_exceeded(RETRY_AFTER_MS)
             room_nid = await self._tools.interner.room(room_id)
             await self._put(room_nid, target_nid, origin, signed, stripped)
         return signed

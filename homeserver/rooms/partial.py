@@ -18,7 +18,7 @@ from functools import partial
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from federation.errors import Malformed
 from federation.event import Event
@@ -45,6 +45,8 @@ from homeserver.stream.index import MembershipIndex
 PROGRESS = "im.chaos.join_progress"
 STATE_S = 300.0
 STATE_BYTES = 512 * 1024 * 1024
+# LIMIT(so many such answers are in memory at once)
+ANSWERS_AT_ONCE = 2
 SERVERS_MOST = 20
 SHORTEST_WAIT_S = 2.0
 LONGEST_WAIT_S = 300.0
@@ -89,6 +91,7 @@ class PartialRooms:
         self._clock = clock
         self._log = log
         self._joins: dict[int, _Waiting] = {}
+        self._places = DeferredSemaphore(ANSWERS_AT_ONCE)
 
     async def load(self) -> None:
         """Find the joins that an earlier process left; before anything else asks."""
@@ -151,7 +154,12 @@ class PartialRooms:
                 # Everybody has left: nobody will tell us. Who comes back begins anew, by the servers noted here.
                 return
             for server in servers:
-                if await self._try(join, server):
+                await self._places.acquire()
+                try:
+                    done = await self._try(join, server)
+                finally:
+                    self._places.release()
+                if done:
                     self._finish(join)
                     return
             await sleep(self._clock, wait_s)

@@ -44,7 +44,8 @@ from homeserver.stream.index import MembershipIndex
 
 # A large room takes the other server a while to write, and the network to carry.
 SEND_JOIN_S = 300.0
-ANSWER_BYTES = 512 * 1024 * 1024
+# Without its members no room's state comes near that.
+ANSWER_BYTES = 128 * 1024 * 1024
 
 
 class RemoteJoins:
@@ -116,7 +117,7 @@ class RemoteJoins:
     async def _accept(self, need: NeedAccepted) -> Verified | Refused | Silent:
         server, event = need.server, need.event
         # Of a room that this server is in it has the members already.
-        room_nid = self._tools.interner.known_room(event.room_id)
+        room_nid = await self._tools.interner.find_room(event.room_id)
         here = room_nid is not None and bool(self._index.local_members(room_nid))
         query = None if here else {"omit_members": "true"}
         uri = build_uri("/_matrix/federation/v2", "send_join", event.room_id, event.event_id, query=query)
@@ -165,6 +166,8 @@ class RemoteJoins:
         async def job(turn: Turn) -> None:
             adopted.clear()
             if self._index.local_members(room_nid):
+                if lot.members_omitted:
+                    raise MatrixError(502, "M_UNKNOWN", f"{verified.server} did not tell all of the room")
                 # Somebody else let the user into a room that this server is in.
                 (arrived,) = await arrive(turn, [Arrival(join, state_before=tuple(state))])
             else:

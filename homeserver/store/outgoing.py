@@ -218,11 +218,14 @@ def _newest(tx: Tx, server: str, stays: Mapping[int, Stay], after: int, upto: in
         if stay.around(newest):
             positions.append(newest)
             still_in.append(room_nid)
-        elif stay.changes:
-            last = stay.changes[-1]
-            pos = tx.value(_NEWEST_BEFORE, room_nids=[room_nid], after=after, upto=min(upto, last))
+        for change in reversed(stay.changes):
+            if stay.around(newest):
+                break
+            # It has left meanwhile: our newest before that.
+            pos = tx.value(_NEWEST_BEFORE, room_nids=[room_nid], after=after, upto=min(upto, change))
             if pos is not None and stay.around(pos):
                 positions.append(pos)
+                break
     found = tx.all(_AT, room_nids=sorted(stays), positions=positions, **span)
     nids = [
         nid

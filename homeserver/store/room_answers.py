@@ -7,23 +7,33 @@ from dataclasses import dataclass
 
 from sqlalchemy import and_, bindparam, select
 
-from homeserver.db.schema.rooms import events, members
+from federation.ids import domain_of
+from homeserver.db.schema.rooms import events, members, user_ids
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
 from homeserver.store.auth_chain import load_auth_chain
 from homeserver.store.events import load_rows
 from homeserver.store.placement import Membership
-from homeserver.store.servers import load_servers
 from homeserver.store.state import BaseCache, load_snapshot
 
 _HEROES = 6  # one more than a summary tells: the one who joins is not among their own
-_SERVERS_MOST = 20_000
 # So few members are sent at once, as that takes less than to be asked for them.
 FEW_MEMBERS = 100
 _MEMBER = WELL_KNOWN_TYPES["m.room.member"]
 
 _TYPES = statement(select(events.c.nid, events.c.type_nid).where(any_of(events.c.nid, "nids")))
+_OTHERS = statement(
+    select(user_ids.c.user_id)
+    .select_from(members.join(user_ids, user_ids.c.nid == members.c.user_nid))
+    .where(
+        and_(
+            members.c.room_nid == bindparam("room_nid"),
+            members.c.membership == int(Membership.JOIN),
+            members.c.user_nid != bindparam("but_nid"),
+        )
+    )
+)
 _FIRST_MEMBERS = statement(
     select(members.c.event_nid)
     .where(
@@ -70,4 +80,9 @@ def load_join_answer(
     state = [nid for nid in state if types.get(nid) != _MEMBER or nid in kept]
     told = set(state)
     chain = [nid for nid in load_auth_chain(tx, [join_nid, *state]) if nid not in told]
-    return JoinAnswer(state, chain, load_servers(tx, row.room_nid, _SERVERS_MOST), members_omitted=True)
+    return JoinAnswer(state, chain, _load_servers(tx, row.room_nid, row.sender_nid), members_omitted=True)
+
+
+def _load_servers(tx: Tx, room_nid: int, but_nid: int) -> list[str]:
+    """The servers in a room without one of its users, who has just joined."""
+    return sorted({domain_of(user_id) for user_id in tx.column(_OTHERS, room_nid=room_nid, but_nid=but_nid)})

@@ -13,6 +13,7 @@ from tests.fuzz import (
     edus,
     event,
     ids,
+    joins,
     keyring,
     multipart,
     policy,
@@ -50,6 +51,9 @@ class FuzzTargets(SynchronousTestCase):
 
     def test_ids(self) -> None:
         as_test(ids.STRATEGY, ids.target, EXAMPLES)()
+
+    def test_joins(self) -> None:
+        as_test(joins.STRATEGY, joins.target, EXAMPLES)()
 
     def test_keyring(self) -> None:
         as_test(keyring.STRATEGY, keyring.target, EXAMPLES)()

@@ -44,7 +44,7 @@ class ThirdPartyApi:
                 template=_ON_BIND,
                 handler=self.bound,
                 auth=Auth.NONE,
-                limit="invite",
+                limit="federation",
                 serve="federation",
                 spec="server-server-api#put_matrixfederationv13pidonbind",
             ),

@@ -230,11 +230,17 @@ class Senders(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(self.sender.stop()))
         unit: Any = self.sender.unsaved()
         self.assertEqual(unit.keywords["owing"][0][:4], ("one.example", 0, 0, 0))
-        self.say("one.example")
+        # What is committed before everything has stopped is owed: the cursor passes it.
+        self.say("one.example", "two.example")
         self.sender.enqueue_edu("one.example", OutgoingEdu(b"{}"))
-        self.sender.owe_devices("one.example", 5)
+        self.sender.owe_devices("three.example", 5)
         self.pump(100)
         self.assertEqual(len(self.network.order), 1)
+        unit = self.sender.unsaved()
+        rows = [row[:4] for row in unit.keywords["owing"]]
+        self.assertEqual(
+            rows, [("one.example", 0, 0, 0), ("two.example", 1, 0, 0), ("three.example", 2, 2, 0)]
+        )
 
     def test_ephemeral_edus_are_bounded(self) -> None:
         self.say("one.example")

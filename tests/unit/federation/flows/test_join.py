@@ -1,0 +1,201 @@
+"""What is believed of an answer to send_join: events that hold, in an order in which nothing comes too early."""
+
+from __future__ import annotations
+
+from typing import Any
+from unittest import TestCase
+
+import msgspec
+
+from federation.errors import Malformed
+from federation.event import Event, parse_untrusted
+from federation.flows.join import Conclusion, Lot, read_answer, read_state
+from federation.ids import RoomId, ServerName
+from federation.signing import SigningKey, hash_and_sign_event
+from federation.versions import ROOM_VERSIONS
+
+# Its ids are free to choose: so events can name each other.
+RULES = ROOM_VERSIONS["2"]
+KEY = SigningKey.from_seed(ServerName("a.example"), "k", b"\x07" * 32)
+OTHER = SigningKey.from_seed(ServerName("a.example"), "k", b"\x09" * 32)
+ROOM, ALICE, BOB = RoomId("!room:a.example"), "@alice:a.example", "@bob:a.example"
+KEYS = {ServerName("a.example"): {KEY.key_id: KEY.public_key}}
+
+
+def make(
+    name: str,
+    event_type: str,
+    content: Any,
+    state_key: str | None,
+    auth: tuple[str, ...],
+    key: SigningKey = KEY,
+    **fields: Any,
+) -> dict[str, Any]:
+    """A signed event."""
+    event = {
+        "event_id": f"${name}:a.example",
+        "type": event_type,
+        "room_id": ROOM,
+        "sender": ALICE,
+        "content": content,
+        "prev_events": [] if name == "create" else [["$create:a.example", {"sha256": "x"}]],
+        "auth_events": [[f"${one}:a.example", {"sha256": "x"}] for one in auth],
+        "depth": 1,
+        "origin_server_ts": 1,
+        **({} if state_key is None else {"state_key": state_key}),
+        **fields,
+    }
+    return hash_and_sign_event(event, RULES, key)
+
+
+CREATE = make("create", "m.room.create", {"creator": ALICE, "room_version": "2"}, "", ())
+MEMBER = make("alice", "m.room.member", {"membership": "join"}, ALICE, ("create",))
+RULE = make("rule", "m.room.join_rules", {"join_rule": "public"}, "", ("create", "alice"))
+
+
+def join(auth: tuple[str, ...] = ("create", "rule")) -> Event:
+    """bob's join."""
+    content = {"membership": "join"}
+    return parse_untrusted(make("bob", "m.room.member", content, BOB, auth, sender=BOB), RULES)
+
+
+class Answers(TestCase):
+    def lot(self, *state: Any, chain: tuple[Any, ...] = (), **others: Any) -> Lot:
+        """Everything that one does with an answer before the conclusion."""
+        body = msgspec.json.encode({"state": list(state), "auth_chain": list(chain), **others})
+        lot = Lot(read_answer(body), ROOM, RULES)
+        parsed = lot.parse(0, lot.size)
+        lot.verify(parsed, [KEYS] * len(parsed))
+        lot.sort()
+        self.problem = lot.find_create()
+        lot.judge(0, len(lot))
+        return lot
+
+    def names(self, lot: Lot) -> list[str]:
+        """The events that hold, in their order."""
+        return [event.event_id[1:].partition(":")[0] for event in lot.accepted(0, len(lot))]
+
+    def conclude(self, *state: Any, **others: Any) -> Conclusion:
+        return self.lot(*state, **others).conclude(join())
+
+    def test_a_room(self) -> None:
+        lot = self.lot(RULE, MEMBER, CREATE)
+        self.assertIsNone(self.problem)
+        self.assertEqual(["create", "alice", "rule"], self.names(lot))
+        found = lot.conclude(join())
+        self.assertIsNone(found.problem)
+        self.assertEqual(3, len(found.state))
+        self.assertEqual(0, lot.dropped)
+
+    def test_what_is_no_answer(self) -> None:
+        for body in (
+            b"",
+            b"[]",
+            b"{}",
+            b'{"state":1,"auth_chain":[]}',
+            b'{"state":[' + b"[" * 100_000,
+            b"\xff",
+        ):
+            with self.assertRaises(Malformed):
+                read_answer(body)
+            with self.assertRaises(Malformed):
+                read_state(body)
+
+    def test_circles_and_what_rests_on_them(self) -> None:
+        loop = [make(one, "m.room.topic", {}, one, ("create", "alice", other)) for one, other in ("pq", "qp")]
+        itself = make("self", "m.room.topic", {}, "self", ("create", "alice", "self"))
+        above = make("above", "m.room.topic", {}, "above", ("create", "p"))
+        lot = self.lot(CREATE, MEMBER, RULE, *loop, itself, above)
+        self.assertEqual(["create", "alice", "rule"], self.names(lot))
+        self.assertEqual(4, lot.dropped)
+
+    def test_a_long_chain_needs_no_depth(self) -> None:
+        chain = [CREATE, MEMBER]
+        for number in range(3_000):
+            before = "alice" if not number else f"m{number - 1}"
+            chain.append(
+                make(f"m{number}", "m.room.member", {"membership": "join"}, ALICE, ("create", before))
+            )
+        lot = self.lot(CREATE, chain=tuple(reversed(chain)))
+        self.assertEqual(3_002, len(self.names(lot)))
+
+    def test_what_is_missing_takes_what_rests_on_it(self) -> None:
+        self.assertEqual(["create"], self.names(self.lot(CREATE, RULE)))
+        self.assertIsNotNone(self.conclude(CREATE, RULE).problem)
+
+    def test_signatures_hashes_rooms_and_forms(self) -> None:
+        changed = {**MEMBER, "content": {"membership": "join", "displayname": "Eve"}}
+        lot = self.lot(CREATE, changed)
+        self.assertEqual({"membership": "join"}, lot.accepted(0, 9)[1].content)
+        wrong: tuple[Any, ...] = (
+            make("alice", "m.room.member", {"membership": "join"}, ALICE, ("create",), key=OTHER),
+            make(
+                "alice",
+                "m.room.member",
+                {"membership": "join"},
+                ALICE,
+                ("create",),
+                room_id="!other:a.example",
+            ),
+            make("alice", "m.room.member", {"membership": "join"}, None, ("create",)),
+            make("alice", "m.room.mem\0ber", {"membership": "join"}, ALICE, ("create",)),
+            {**MEMBER, "signatures": {}},
+            {**MEMBER, "depth": "1"},
+            7,
+            None,
+            [],
+        )
+        for bad in wrong:
+            self.assertEqual(["create"], self.names(self.lot(CREATE, bad)), bad)
+
+    def test_events_that_their_auth_events_forbid(self) -> None:
+        forbidden = make("power", "m.room.power_levels", {}, "", ("create",))
+        above = make("topic", "m.room.topic", {}, "", ("create", "alice", "power"))
+        lot = self.lot(CREATE, MEMBER, RULE, forbidden, above)
+        self.assertEqual(["create", "alice", "rule"], self.names(lot))
+        self.assertEqual(3, len(lot.conclude(join()).state))
+
+    def test_create_events(self) -> None:
+        self.lot(MEMBER)
+        self.assertIsNotNone(self.problem)
+        self.lot(MEMBER, chain=(CREATE,))
+        self.assertIsNotNone(self.problem)
+        self.lot(make("create", "m.room.create", {"creator": ALICE, "room_version": "1"}, "", ()))
+        self.assertIsNotNone(self.problem)
+        second = make(
+            "create2", "m.room.create", {"creator": ALICE, "room_version": "2"}, "", (), prev_events=[]
+        )
+        self.lot(CREATE, second)
+        self.assertIsNotNone(self.problem)
+        mine = make("mine", "m.room.member", {"membership": "join"}, ALICE, ("create2",))
+        self.assertEqual(
+            ["create", "alice", "rule"], self.names(self.lot(CREATE, MEMBER, RULE, chain=(second, mine)))
+        )
+
+    def test_a_state_that_says_two_things(self) -> None:
+        second = make("rule2", "m.room.join_rules", {"join_rule": "invite"}, "", ("create", "alice"))
+        self.assertIn("two events", self.conclude(CREATE, MEMBER, RULE, second).problem or "")
+
+    def test_a_state_that_does_not_let_us_in(self) -> None:
+        closed = make("rule", "m.room.join_rules", {"join_rule": "invite"}, "", ("create", "alice"))
+        self.assertIn("does not let us in", self.conclude(CREATE, MEMBER, closed).problem or "")
+        self.assertIn("does not let us in", self.conclude(CREATE, MEMBER, chain=(RULE,)).problem or "")
+
+    def test_without_members(self) -> None:
+        lot = self.lot(
+            CREATE, RULE, chain=(MEMBER,), members_omitted=True, servers_in_room=["a.example", "?", "b:1"]
+        )
+        self.assertTrue(lot.members_omitted)
+        self.assertEqual(("a.example", "b:1"), lot.servers)
+        found = lot.conclude(join(), partial=True)
+        self.assertIsNone(found.problem)
+        self.assertEqual({("m.room.create", ""), ("m.room.join_rules", "")}, set(found.state))
+
+    def test_whose_keys(self) -> None:
+        lot = Lot(
+            read_answer(msgspec.json.encode({"state": [CREATE, 1, {"sender": 1}], "auth_chain": []})),
+            ROOM,
+            RULES,
+        )
+        (found,) = lot.peek()
+        self.assertEqual(("a.example", (KEY.key_id,), 1), (found.server, found.key_ids, found.newest_ts_ms))
