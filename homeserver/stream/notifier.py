@@ -42,20 +42,21 @@ class Notifier:
 
     def __init__(self, index: MembershipIndex) -> None:
         self._index = index
-        self._waiting: dict[int, set[Waiter]] = {}
+        # Dicts for their order: who is woken first must not hang on where an object lies in memory.
+        self._waiting: dict[int, dict[Waiter, None]] = {}
 
     def __len__(self) -> int:
         return sum(len(waiters) for waiters in self._waiting.values())
 
     def add(self, waiter: Waiter) -> None:
         """From now on, wake this one."""
-        self._waiting.setdefault(waiter.user_nid, set()).add(waiter)
+        self._waiting.setdefault(waiter.user_nid, {})[waiter] = None
 
     def remove(self, waiter: Waiter) -> None:
         """No longer."""
         waiters = self._waiting.get(waiter.user_nid)
         if waiters is not None:
-            waiters.discard(waiter)
+            waiters.pop(waiter, None)
             if not waiters:
                 del self._waiting[waiter.user_nid]
 
