@@ -8,12 +8,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.sim.checkers import convergence, memory, queues, sends, sync_law, to_device
+from tests.sim.checkers import convergence, followers, memory, queues, sends, sync_law, to_device
 from tests.sim.draws import Draws, shrink
 from tests.sim.world import World
 
 LOOKS = (queues.check,)
-AT_END = (sends.check, sync_law.check, convergence.check, to_device.check, memory.check)
+AT_END = (
+    sends.check,
+    sync_law.check,
+    convergence.check,
+    to_device.check,
+    followers.check,
+    memory.check,
+)
 
 
 @dataclass(frozen=True, slots=True)

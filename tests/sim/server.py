@@ -56,12 +56,15 @@ def signing_key(number: int) -> SigningKey:
 
 
 def sim_config(name: str, data_dir: Path) -> Config:
-    """Open registration and no rate limits; outages are over soon."""
+    """Open registration and no rate limits; outages are over soon. The first server, which never lies, is the notary."""
+    notary = server_name(0)
     config = Config(
         server_name=name,
         registration=Registration(mode="open"),
         rate_limits=RateLimits(enabled=False),
-        federation=Federation(trusted_key_servers=(), retry_min_s=1.0, retry_max_s=30.0),
+        federation=Federation(
+            trusted_key_servers=() if name == notary else (notary,), retry_min_s=1.0, retry_max_s=30.0
+        ),
     )
     return replace(config, data_dir=data_dir)
 

@@ -16,6 +16,7 @@ from homeserver.db.schema.rooms import (
     current_state,
     event_types,
     events,
+    members,
     room_heads,
     rooms,
     state_keys,
@@ -24,6 +25,7 @@ from homeserver.db.schema.rooms import (
 )
 from homeserver.db.statements import statement
 from homeserver.db.tx import Tx
+from homeserver.store.placement import Membership
 from tests.sim.client import SimClient
 from tests.sim.server import SimServer
 from tests.sim.world import World
@@ -57,6 +59,15 @@ _STATE = statement(
         .join(events, events.c.nid == current_state.c.event_nid)
     )
 )
+_JOINED = statement(
+    select(rooms.c.room_id, user_ids.c.user_id)
+    .select_from(
+        members.join(rooms, rooms.c.nid == members.c.room_nid).join(
+            user_ids, user_ids.c.nid == members.c.user_nid
+        )
+    )
+    .where(members.c.membership == int(Membership.JOIN))
+)
 
 
 @dataclass(slots=True)
@@ -68,6 +79,7 @@ class Room:
     shown: set[str] = field(default_factory=set)
     ends: list[str] = field(default_factory=list)
     state: dict[tuple[str, str], str] = field(default_factory=dict)
+    joined: set[str] = field(default_factory=set)
 
 
 def load(tx: Tx) -> dict[str, Room]:
@@ -88,6 +100,8 @@ def load(tx: Tx) -> dict[str, Room]:
         found.setdefault(room_id, Room()).ends = sorted(ids.get(nid, f"event {nid}") for nid in ends)
     for room_id, event_type, state_key, event_id in tx.all(_STATE):
         found.setdefault(room_id, Room()).state[(event_type, state_key)] = event_id
+    for room_id, user_id in tx.all(_JOINED):
+        found.setdefault(room_id, Room()).joined.add(user_id)
     return found
 
 
@@ -97,7 +111,9 @@ def check(world: World) -> Iterator[str]:
         return
     have = {server.name: server.engine.writer().run(load) for server in world.honest}
     for room_id in world.workload.rooms:
-        inside = [server for server in world.honest if _is_inside(world, server, room_id)]
+        # Who was sent away cannot ask for what would tell them so: the rooms' first server says who is in them.
+        founder = have[world.servers[0].name][room_id]
+        inside = [server for server in world.honest if _is_inside(world, server, room_id, founder)]
         if not inside:
             continue
         first, *others = inside
@@ -106,12 +122,15 @@ def check(world: World) -> Iterator[str]:
                 yield f"{room_id}: {first.name} and {other.name} differ: {problem}"
         for server in inside:
             for client in world.clients_of(server):
-                if room_id in client.view.state:
+                if room_id in client.view.state and client.user_id in founder.joined:
                     yield from _hears_all(world, client, room_id, have[server.name][room_id])
 
 
-def _is_inside(world: World, server: SimServer, room_id: str) -> bool:
-    return any(room_id in client.view.state for client in world.clients_of(server))
+def _is_inside(world: World, server: SimServer, room_id: str, founder: Room) -> bool:
+    return any(
+        room_id in client.view.state and client.user_id in founder.joined
+        for client in world.clients_of(server)
+    )
 
 
 def _compare(world: World, one: Room, other: Room) -> Iterator[str]:
@@ -123,7 +142,8 @@ def _compare(world: World, one: Room, other: Room) -> Iterator[str]:
             )
             yield f"state {[(key, one.state.get(key), other.state.get(key)) for key in keys]}"
         yield from _compare_events(world, one, other)
-        if one.ends != other.ends:
+        # What filled a gap ends nothing (rooms/arrivals.py), so a server may have older ends beside the last word.
+        if not set(one.ends) & set(other.ends):
             yield f"ends {one.ends} and {other.ends}"
 
 

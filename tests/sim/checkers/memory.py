@@ -22,7 +22,8 @@ def _look(server: SimServer) -> Iterator[str]:
     if app is None:
         yield "the server did not come up again"
         return
-    if app.core.rooms._actors:
+    # Events whose room will not give what they stand on are tried again now and then.
+    if app.core.rooms._actors and not app.services.incoming.filler.waiting:
         yield f"{len(app.core.rooms._actors)} rooms are still active"
     if len(app.core.notifier):
         yield f"{len(app.core.notifier)} still wait"
