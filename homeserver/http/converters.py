@@ -46,6 +46,8 @@ CONVERT: Final[Mapping[str, Converter]] = MappingProxyType(
         "device_id": _device_id,
         "room_id": ids.parse_room_id,
         "user_id": ids.parse_user_id,
+        # Of somebody who may be in a room, whatever the name. spec: appendices#historical-user-ids
+        "member_id": ids.parse_user_id_historical,
         "event_id": ids.parse_event_id,
         "room_alias": ids.parse_room_alias,
         "room_id_or_alias": ids.parse_room_id_or_alias,

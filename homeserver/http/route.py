@@ -25,6 +25,7 @@ CONVERTERS: Final = frozenset(
         "path",
         "room_id",
         "user_id",
+        "member_id",
         "event_id",
         "room_alias",
         "room_id_or_alias",

@@ -5,15 +5,18 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-from federation.hashes import unpadded
+from federation.hashes import compute_event_id, unpadded
 from federation.ids import ServerName
-from federation.signing import SigningKey, sign_json
+from federation.signing import SigningKey, hash_and_sign_event, sign_json
 from federation.versions import ROOM_VERSIONS
 from homeserver.http.transport import PeerRequest, PeerResponse
 from tests.conformance.stage import ALICE, BOB, StageCase, path
 from tests.federation.people import A, B
 
 _NO_EVENT: dict[str, Any] = {"type": "m.room.member", "content": {"membership": "join"}}
+
+
+_HANDSHAKES = ("join", "knock", "leave")
 
 
 def _v2(name: str, room_id: str, event_id: str = "$event") -> str:
@@ -38,6 +41,10 @@ def joins(stage: StageCase) -> None:
         # A whole join once more, in small steps.
         template = stage.told("GET", f"{make}?{versions}")["event"]
         stage.assertEqual("join", template["content"]["membership"])
+        # Who has a name of before there were rules for names.
+        for name in ("Bob Ü\u0007", "", "bob/%2F"):
+            template = stage.told("GET", path("make_join", room_id, f"@{name}:{B}") + f"?{versions}")["event"]
+            stage.assertEqual(f"@{name}:{B}", template["sender"])
     stage.denied(404, "M_NOT_FOUND", stage.ask("GET", path("make_join", f"!none:{A}", BOB) + "?ver=11"))
     private = stage.create(stage.a, stage.alice)
     stage.denied(403, "M_FORBIDDEN", stage.ask("GET", path("make_join", private, BOB) + f"?{versions}"))
@@ -160,6 +167,54 @@ def knocks(stage: StageCase) -> None:
     stage.denied(404, "M_NOT_FOUND", stage.ask("GET", path("make_knock", f"!none:{A}", BOB) + "?ver=10"))
     answer = stage.call(stage.b, stage.bob, "POST", f"/knock/{quote(public)}", {}, {"via": [A]})
     stage.refused(answer, 403, "M_FORBIDDEN")
+
+
+def access_lists(stage: StageCase) -> None:
+    """A server that the room does not want gets nothing of it, by any of the endpoints that must be protected."""
+    for version in ("10", "12"):
+        room_id = stage.share(room_version=version)
+        acl = {"allow": ["*"], "deny": [B.upper()]}
+        event_id = stage.ok(
+            stage.a, stage.alice, "PUT", f"/rooms/{quote(room_id)}/state/m.room.server_acl", acl
+        )["event_id"]
+        wanted = f"?event_id={quote(event_id, safe='')}"
+        invite = {
+            "type": "m.room.member",
+            "room_id": room_id,
+            "sender": BOB,
+            "state_key": ALICE,
+            "content": {"membership": "invite"},
+            "origin_server_ts": 1,
+            "depth": 9,
+            "prev_events": [event_id],
+            "auth_events": [],
+        }
+        rules = ROOM_VERSIONS[version]
+        invite = hash_and_sign_event(invite, rules, stage.b.signing_keys[0])
+        body: dict[str, Any] = {"room_version": version, "event": invite, "invite_room_state": []}
+        missing = {"latest_events": [event_id], "earliest_events": []}
+        for answer in (
+            *(
+                stage.ask("GET", path(f"make_{name}", room_id, BOB) + f"?ver={version}")
+                for name in _HANDSHAKES
+            ),
+            stage.ask("PUT", _v2("send_join", room_id), _NO_EVENT),
+            stage.ask("PUT", _v2("send_leave", room_id), _NO_EVENT),
+            stage.ask("PUT", path("send_knock", room_id, "$event"), _NO_EVENT),
+            stage.ask("PUT", _v2("invite", room_id, compute_event_id(invite, rules)), body),
+            stage.ask("GET", path("state", room_id) + wanted),
+            stage.ask("GET", path("state_ids", room_id) + wanted),
+            stage.ask("GET", path("backfill", room_id) + f"?v={quote(event_id, safe='')}&limit=1"),
+            stage.ask("GET", path("event_auth", room_id, event_id)),
+            stage.ask("POST", path("get_missing_events", room_id), missing),
+        ):
+            stage.denied(403, "M_FORBIDDEN", answer)
+        refused = stage.told(
+            "PUT",
+            path("send", f"acl{version}"),
+            {"origin": B, "origin_server_ts": 1, "pdus": [invite], "edus": []},
+        )
+        stage.assertEqual([["error"]], [list(one) for one in refused["pdus"].values()])
 
 
 def leaves(stage: StageCase) -> None:

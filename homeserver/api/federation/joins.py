@@ -11,7 +11,7 @@ from homeserver.http.route import Auth, Route
 from homeserver.rooms.admission import Admission
 from homeserver.rooms.join_answers import JoinAnswers
 
-_MAKE = "/_matrix/federation/v1/make_join/{room_id:room_id}/{user_id:user_id}"
+_MAKE = "/_matrix/federation/v1/make_join/{room_id:room_id}/{user_id:member_id}"
 _SEND = "/_matrix/federation/v2/send_join/{room_id:room_id}/{event_id:event_id}"
 # LIMIT(versions looked at; there are a dozen)
 MAX_VERSIONS = 100

@@ -10,7 +10,7 @@ from homeserver.http.request import Request
 from homeserver.http.route import Route
 from homeserver.rooms.admission import Admission
 
-_MAKE = "/_matrix/federation/v1/make_knock/{room_id:room_id}/{user_id:user_id}"
+_MAKE = "/_matrix/federation/v1/make_knock/{room_id:room_id}/{user_id:member_id}"
 _SEND = "/_matrix/federation/v1/send_knock/{room_id:room_id}/{event_id:event_id}"
 
 
