@@ -102,6 +102,8 @@ def gaps(stage: StageCase) -> None:
         moment = f"/_matrix/client/v1/rooms/{quote(room_id)}/timestamp_to_event"
         answer = stage.net.wait(stage.b.start("GET", moment, None, stage.bob, {"ts": 0, "dir": "f"}))
         stage.assertEqual(200, answer.status, answer.json)
+        answer = stage.net.wait(stage.b.start("GET", moment, None, stage.bob, {"ts": 0, "dir": "b"}))
+        stage.refused(answer, 404, "M_NOT_FOUND")
         page = f"/rooms/{quote(room_id)}/messages"
         stage.ok(stage.b, stage.bob, "GET", page, None, {"dir": "b", "limit": 100})
 

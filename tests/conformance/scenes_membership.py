@@ -50,6 +50,13 @@ def joins(stage: StageCase) -> None:
     stage.denied(403, "M_FORBIDDEN", stage.ask("GET", path("make_join", private, BOB) + f"?{versions}"))
     stage.refused(stage.join(stage.b, stage.bob, private, A), 403, "M_FORBIDDEN")
     stage.refused(stage.join(stage.b, stage.bob, f"!none:{A}", A), 404, "M_NOT_FOUND")
+    there = f"/rooms/{quote(private)}"
+    dave = stage.a.register("dave")
+    stage.refused(stage.call(stage.a, dave, "POST", f"{there}/join", {}), 403, "M_FORBIDDEN")
+    stage.ok(stage.a, stage.alice, "POST", f"{there}/invite", {"user_id": f"@dave:{A}"})
+    stage.ok(stage.a, dave, "POST", f"{there}/join", {})
+    answer = stage.call(stage.b, stage.bob, "GET", f"{there}/messages", None, {"dir": "b"})
+    stage.refused(answer, 403, "M_FORBIDDEN")
 
 
 def _version(refused: Any) -> tuple[Any, Any]:

@@ -112,6 +112,10 @@ def spaces(stage: StageCase) -> None:
     summary = f"/_matrix/client/v1/room_summary/{quote(rooms[1])}"
     answer = stage.net.wait(stage.b.start("GET", summary, None, stage.bob, {"via": [A]}))
     stage.refused(answer, 404, "M_NOT_FOUND")
+    shut = f"/_matrix/client/v1/rooms/{quote(rooms[1])}/hierarchy"
+    stage.refused(stage.net.wait(stage.b.start("GET", shut, None, stage.bob)), 403, "M_FORBIDDEN")
+    answer = stage.net.wait(stage.b.start("GET", v1, None, stage.bob, {"from": "nowhere"}))
+    stage.refused(answer, 400, "M_INVALID_PARAM")
     stage.denied(404, "M_NOT_FOUND", stage.ask("GET", path("hierarchy", rooms[1])))
     stage.denied(404, "M_NOT_FOUND", stage.ask("GET", path("hierarchy", f"!none:{A}")))
 
@@ -133,6 +137,9 @@ def media(stage: StageCase) -> None:
     for name, sizes in (("download", ""), ("thumbnail", "&width=20&height=20")):
         uri = path("media", name, pending) + "?timeout_ms=0" + sizes
         stage.denied(504, "M_NOT_YET_UPLOADED", stage.ask("GET", uri))
+        waiting = {"timeout_ms": 0, **(size if sizes else {})}
+        answer = stage.net.wait(stage.b.start("GET", f"{v1}/{name}/{A}/{pending}", None, stage.bob, waiting))
+        stage.refused(answer, 504, "M_NOT_YET_UPLOADED")
     sizes = "?width=0&height=x"
     stage.denied(400, "M_INVALID_PARAM", stage.ask("GET", path("media", "thumbnail", pending) + sizes))
     media_id = media_uri.rpartition("/")[2]

@@ -15,7 +15,7 @@ from federation.ids import ServerName
 from federation.xmatrix import build
 from homeserver.http.transport import PeerRequest, PeerResponse
 from tests.conformance.mutants import mutants, uri_mutants
-from tests.conformance.specification import Specification, find_folder
+from tests.conformance.specification import CLIENT_SERVER, SERVER_SERVER, Specification, find_folder
 from tests.conformance.watch import Watch, WatchedNet
 from tests.federation.people import A, B, NetCase
 from tests.support.federation import NetServer, Stranger
@@ -24,7 +24,7 @@ from tests.support.http import Answer
 FEDERATION = "/_matrix/federation/v1"
 EVIL = "evil.example"
 ALICE, BOB = f"@alice:{A}", f"@bob:{B}"
-APIS = ("server-server", "client-server")
+APIS = (SERVER_SERVER, CLIENT_SERVER)
 
 Scene = Callable[["StageCase"], None]
 _played: dict[tuple[str, Scene], Watch] = {}

@@ -11,7 +11,7 @@ from types import ModuleType
 
 from scripts.spec_coverage import endpoints
 from tests.conformance import scenes_history, scenes_membership, scenes_queries
-from tests.conformance.specification import SERVER_SERVER
+from tests.conformance.specification import CLIENT_SERVER, SERVER_SERVER
 from tests.conformance.stage import Scene, StageCase
 from tests.support.databases import on_each_database
 
@@ -24,6 +24,29 @@ NEVER_FAILS = {
     "GET /_matrix/federation/v1/version": "it takes nothing that could be wrong",
     "GET /_matrix/key/v2/server": "it takes nothing that could be wrong",
 }
+
+CLIENTS_NEED = (
+    "POST /v3/join/{roomIdOrAlias}",
+    "POST /v3/rooms/{roomId}/join",
+    "POST /v3/knock/{roomIdOrAlias}",
+    "POST /v3/rooms/{roomId}/invite",
+    "POST /v3/rooms/{roomId}/leave",
+    "GET /v1/room_summary/{roomIdOrAlias}",
+    "GET /v1/rooms/{roomId}/hierarchy",
+    "GET /v1/rooms/{roomId}/timestamp_to_event",
+    "GET /v3/rooms/{roomId}/messages",
+    "GET /v3/publicRooms",
+    "POST /v3/publicRooms",
+    "GET /v3/directory/room/{roomAlias}",
+    "GET /v3/profile/{userId}",
+    "POST /v3/keys/query",
+    "POST /v3/keys/claim",
+    "PUT /v3/sendToDevice/{eventType}/{txnId}",
+    "POST /v3/user/{userId}/openid/request_token",
+    "GET /v1/media/download/{serverName}/{mediaId}",
+    "GET /v1/media/thumbnail/{serverName}/{mediaId}",
+    "GET /v3/sync",
+)
 
 
 def scenes(*modules: ModuleType) -> Iterator[Scene]:
@@ -58,6 +81,22 @@ class ServerServer(StageCase):
                 missing.append(f"{name}: no success")
             if not statuses & specified and name not in NEVER_FAILS:
                 missing.append(f"{name}: none of the errors {sorted(specified)[:9]}, only {sorted(statuses)}")
+        self.assertEqual([], missing)
+
+    def test_what_clients_need_of_it(self) -> None:
+        """The endpoints by which a client makes servers talk: a success, and an error where one is specified."""
+        watches = [self.play(scene) for scene in ALL_SCENES]
+        missing: list[str] = []
+        for name in CLIENTS_NEED:
+            method, _, template = name.partition(" ")
+            operations = self.specification.operations(CLIENT_SERVER)
+            operation = next(one for one in operations if one.name == f"{method} /_matrix/client{template}")
+            statuses = {status for watch in watches for status, _ in watch.outcomes[operation.name]}
+            specified = {status for status in operation.statuses if status >= 400} - {429}
+            if 200 not in statuses:
+                missing.append(f"{name}: no success")
+            if specified and not specified & statuses:
+                missing.append(f"{name}: none of {sorted(specified)}, only {sorted(statuses)}")
         self.assertEqual([], missing)
 
     def test_what_we_ask_of_others(self) -> None:
