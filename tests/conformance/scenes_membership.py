@@ -74,6 +74,18 @@ def restricted_joins(stage: StageCase) -> None:
         stage.b.register(f"eve{version}")
         make = path("make_join", room_id, f"@eve{version}:{B}") + f"?ver={version}"
         stage.denied(403, "M_FORBIDDEN", stage.ask("GET", make))
+        # Conditions that are none are not met.
+        for allow in (
+            [],
+            None,
+            "all",
+            [1, {}, {"type": "m.room_membership"}, {"type": "x", "room_id": club}],
+        ):
+            none = {"join_rule": "restricted", "allow": allow}
+            state = [{"type": "m.room.join_rules", "content": none}]
+            other = stage.create(stage.a, stage.alice, room_version=version, initial_state=state)
+            make = path("make_join", other, BOB) + f"?ver={version}"
+            stage.denied(403, "M_FORBIDDEN", stage.ask("GET", make))
         unknown = {"type": "m.room_membership", "room_id": "!elsewhere:nowhere.example"}
         state = [{"type": "m.room.join_rules", "content": {**rules, "allow": [unknown]}}]
         other = stage.create(stage.a, stage.alice, room_version=version, initial_state=state)

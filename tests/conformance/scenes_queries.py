@@ -26,6 +26,8 @@ def keys(stage: StageCase) -> None:
 def who_are_you(stage: StageCase) -> None:
     """The version, and the document that delegates."""
     stage.assertEqual(200, stage.open_call(stage.a, "GET", path("version")).status)
+    stage.refused(stage.open_call(stage.a, "POST", path("version"), {}), 405, "M_UNRECOGNIZED")
+    stage.refused(stage.open_call(stage.a, "GET", path("weather")), 404, "M_UNRECOGNIZED")
     delegated = stage.server(C, public_url="https://matrix.c.example")
     answer = stage.open_call(delegated, "GET", "/.well-known/matrix/server")
     stage.assertEqual({"m.server": "matrix.c.example:443"}, answer.json)

@@ -38,6 +38,7 @@ PDU_FILES = {
     12: "v12",
 }
 MAX_AUTH_EVENTS, MAX_PREV_EVENTS = 10, 20
+_CREATED = ({"type": "m.room.create", "signatures": {}, "auth_events": [], "depth": 1},)
 _NO_ROOM_ID = "$: 'room_id' is a required property"
 
 
@@ -68,12 +69,14 @@ class Watch:
         self.sent.add(operation.name)
         self._note(operation.name, "request", operation.problems_of_request(request.uri, request.body))
         if request.body is None:
+            # What is asked for has no body; what is told has one.
             self.questions[operation.name] = origin, request
         else:
             body = msgspec.json.decode(request.body)
             edus = body.get("edus") or ({"edu_type": ""},)
             self.bodies[f"{operation.name} {edus[0]['edu_type']}"] = origin, request
             self._look_into(operation.name, body)
+            self._note(operation.name, "request", list(_problems_of_promises(body)))
 
     def answer(self, method: str, uri: str, answer: Answer) -> None:
         """One of our servers says this."""
@@ -91,6 +94,7 @@ class Watch:
         )
         if "/federation/" in operation.template and answer.json is not None:
             self._look_into(operation.name, answer.json)
+            self._note(operation.name, where, list(_problems_of_promises(answer.json)))
 
     def _note(self, name: str, where: str, found: Sequence[str]) -> None:
         self.problems += [f"{name}: {where}: {problem}" for problem in found]
@@ -125,6 +129,22 @@ class Watch:
             yield "an event id inside of the event"
         if len(pdu["auth_events"]) > MAX_AUTH_EVENTS or len(pdu["prev_events"]) > MAX_PREV_EVENTS:
             yield "too many references"
+
+
+def _problems_of_promises(body: Any) -> Iterator[str]:
+    """What the descriptions demand and the schemas do not."""
+    if not isinstance(body, dict):
+        return
+    if body.get("members_omitted") and not body.get("servers_in_room"):
+        yield "members are omitted, and it does not say which servers there are"
+    unsigned = body.get("unsigned")
+    for holder in (body, unsigned if isinstance(unsigned, dict) else {}):
+        for name in ("invite_room_state", "knock_room_state"):
+            state = holder.get(name, _CREATED)
+            if not all({"signatures", "auth_events", "depth"} <= one.keys() for one in state):
+                yield f"{name} has entries that are no events"
+            if not any(one["type"] == "m.room.create" for one in state):
+                yield f"{name} has no create event"
 
 
 def _objects(value: Any) -> Iterator[dict[str, Any]]:
