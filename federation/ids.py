@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from typing import Final, NewType
+from typing import Any, Final, NewType
 
 from federation.errors import Malformed
 
@@ -133,6 +133,20 @@ def parse_room_alias(value: str) -> RoomAlias:
     if not localpart:
         raise _refuse("room alias")
     return RoomAlias(value)
+
+
+def is_room_alias(value: Any) -> bool:
+    """Whether content from anywhere is a room alias, for those who would leave out what is none."""
+    try:
+        parse_room_alias(value)
+    except Malformed:
+        return False
+    return True
+
+
+def is_content_uri(value: Any) -> bool:
+    """Whether it is the address of media. # spec: client-server-api#matrix-content-mxc-uris"""
+    return type(value) is str and value.startswith("mxc://")
 
 
 def parse_room_id_or_alias(value: str) -> RoomId | RoomAlias:

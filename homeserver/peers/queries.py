@@ -14,8 +14,18 @@ from typing import Any, Final, TypeVar
 
 import msgspec
 
+from federation.canonical import MAX_INTEGER
 from federation.errors import Malformed, RemoteError
-from federation.ids import RoomAlias, RoomId, ServerName, domain_of, parse_room_id, parse_server_name
+from federation.ids import (
+    RoomAlias,
+    RoomId,
+    ServerName,
+    domain_of,
+    is_content_uri,
+    is_room_alias,
+    parse_room_id,
+    parse_server_name,
+)
 from homeserver.http.errors import not_found
 from homeserver.http.transport import Unreachable, build_uri
 from homeserver.peers.failures import garbage, to_client
@@ -193,7 +203,7 @@ def _clean_page(answer: Mapping[str, Any], server_name: str) -> dict[str, Any]:
         if isinstance(answer.get(name), str):
             page[name] = answer[name]
     total = answer.get("total_room_count_estimate")
-    if type(total) is int and total >= 0:
+    if is_count(total):
         page["total_room_count_estimate"] = total
     return page
 
@@ -209,9 +219,18 @@ def clean_room(value: Any) -> dict[str, Any] | None:
     joined = value.get("num_joined_members")
     room: dict[str, Any] = {
         "room_id": room_id,
-        "num_joined_members": joined if type(joined) is int and joined >= 0 else 0,
+        "num_joined_members": joined if is_count(joined) else 0,
         "world_readable": value.get("world_readable") is True,
         "guest_can_join": value.get("guest_can_join") is True,
     }
     room.update((name, value[name]) for name in _CHUNK_TEXTS if isinstance(value.get(name), str))
+    if not is_room_alias(room.get("canonical_alias")):
+        room.pop("canonical_alias", None)
+    if not is_content_uri(room.get("avatar_url")):
+        room.pop("avatar_url", None)
     return room
+
+
+def is_count(value: Any) -> bool:
+    """Whether this is a number that a client can hold."""
+    return type(value) is int and 0 <= value <= MAX_INTEGER

@@ -13,7 +13,7 @@ from federation.errors import Malformed, RemoteError
 from federation.ids import RoomId, ServerName, parse_room_id, parse_user_id_historical
 from homeserver.http.transport import Unreachable, build_uri
 from homeserver.peers.failures import garbage
-from homeserver.peers.queries import PREFIX, clean_room
+from homeserver.peers.queries import PREFIX, clean_room, is_count
 from homeserver.peers.types import PeerClient, RemoteSpace
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.shared import Busy, Shared
@@ -99,7 +99,7 @@ def _child(value: Any) -> dict[str, Any] | None:
     if not isinstance(value, dict) or value.get("type") != _CHILD:
         return None
     content, ts_ms = value.get("content"), value.get("origin_server_ts")
-    if not isinstance(content, dict) or type(ts_ms) is not int:
+    if not isinstance(content, dict) or not is_count(ts_ms):
         return None
     try:
         room_id = parse_room_id(value.get("state_key", ""))

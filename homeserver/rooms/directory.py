@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from federation.ids import RoomId
+from federation.ids import RoomId, is_content_uri, is_room_alias
 from homeserver.http.errors import forbidden, invalid_param, not_found
 from homeserver.rooms.aliases import CANONICAL, may_send_state
 from homeserver.rooms.registry import RoomRegistry
@@ -219,6 +219,11 @@ def shown_of(facts: RoomFacts) -> dict[str, Any]:
         "join_rule": _text(facts, "m.room.join_rules", "join_rule") or "invite",
         "room_type": _text(facts, "m.room.create", "type"),
     }
+    # Events may say anything; clients are promised what has this form.
+    if not is_room_alias(optional["canonical_alias"]):
+        optional["canonical_alias"] = None
+    if not is_content_uri(optional["avatar_url"]):
+        optional["avatar_url"] = None
     shown.update((key, value) for key, value in optional.items() if value is not None)
     return shown
 

@@ -69,6 +69,8 @@ def directory(stage: StageCase) -> None:
         )
         body = {"join_rule": "public"}
         stage.ok(stage.a, stage.alice, "PUT", f"/rooms/{quote(room_id)}/state/m.room.join_rules", body)
+        picture_of = {"url": "http://no.example/picture"}
+        stage.ok(stage.a, stage.alice, "PUT", f"/rooms/{quote(room_id)}/state/m.room.avatar", picture_of)
     found = stage.ok(stage.b, stage.bob, "GET", "/publicRooms", None, {"server": A, "limit": 2})
     query = {"server": A, "limit": 2, "since": found["next_batch"]}
     stage.ok(stage.b, stage.bob, "GET", "/publicRooms", None, query)

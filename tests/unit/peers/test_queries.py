@@ -195,13 +195,19 @@ class DirectoriesElsewhere(QueriesCase):
                 {"room_id": ROOM, "num_joined_members": -1, "world_readable": "yes", "name": 7, "evil": "x"},
                 {"room_id": ROOM, "num_joined_members": True, "guest_can_join": 1, "topic": {"a": 1}},
                 {"room_id": ROOM, "num_joined_members": 1.5, "avatar_url": None},
+                {
+                    "room_id": ROOM,
+                    "num_joined_members": 10**30,
+                    "avatar_url": "http://x",
+                    "canonical_alias": "x",
+                },
             ],
             "next_batch": 5,
             "prev_batch": {"a": 1},
             "total_room_count_estimate": "many",
         }
         self.assertEqual(
-            {"chunk": [bare] * 3}, self.result(self.queries.public_rooms(FAR, {}, filtered=False))
+            {"chunk": [bare] * 4}, self.result(self.queries.public_rooms(FAR, {}, filtered=False))
         )
         self.reply = {"chunk": [bare] * 2_000}
         page = self.result(self.queries.public_rooms(FAR, {"limit": 1}, filtered=False))
