@@ -117,7 +117,7 @@ class Sender:
         self._timers: list[tuple[int, ServerName]] = []
         self._timer: DelayedCall | None = None
         self._timer_at = 0
-        self._stored: dict[str, Owing] = {}
+        self._stored: dict[str, Owing | None] = {}  # None: nobody knows whether it is, or which
         self._saving: dict[str, Owing] | None = None
         self._relayed = True  # there may be relays that are stored
 
@@ -450,6 +450,9 @@ class Sender:
                 wanted[name] = Owing(
                     name, machine.caught_up_to(), devices_after, machine.failures, retry_at_ms
                 )
+        if self._saving is not None:
+            # The last ones may have been stored although nobody could say so.
+            self._stored = dict.fromkeys((*self._stored, *self._saving))
         self._saving = None
         # Nobody is behind: whom an event was to be sent on to has it.
         relayed_upto = self._passed if self._relayed and not wanted else 0
@@ -464,7 +467,7 @@ class Sender:
     def saved(self) -> None:
         """They are on the disk."""
         if self._saving is not None:
-            self._stored, self._saving = self._saving, None
+            self._stored, self._saving = {**self._saving}, None
 
 
 def _load_start(tx: Tx) -> tuple[list[Owing], Mapping[str, int], int]:
