@@ -179,8 +179,9 @@ class SimNetwork:
                 one.life.callLater(back_s, self._deliver, one, response)
 
         def broken(failure: Failure) -> None:
-            if failure.check(DatabaseUnavailable):
-                # In the middle of an answer that comes in pieces: all that is left is to break it off.
+            if life.dead or failure.check(DatabaseUnavailable):
+                # Its process died, and what is left of it is swept up; or in the middle of an answer that comes in pieces
+                # the database failed, and all that is left is to break it off.
                 self._refuse(one)
                 return
             self.problems.append(f"the router failed: {failure.getTraceback()}")
