@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import msgspec
+from twisted.trial.unittest import SkipTest
 
 from federation.canonical import encode_checked
 from federation.ids import ServerName
@@ -40,25 +41,27 @@ class StageCase(NetCase):
     def setUp(self) -> None:
         folder = find_folder()
         if folder is None:
-            # trial reads it from the instance.
-            self.skip = "the files of the Matrix specification are not here (see MATRIX_SPEC_DIR)"
-        else:
-            self.specification = Specification(folder, APIS)
+            raise SkipTest("the files of the Matrix specification are not here (see MATRIX_SPEC_DIR)")
+        self.specification = Specification(folder, APIS)
 
     def play(self, scene: Scene) -> Watch:
         """What was seen in a scene."""
         key = self.dialect, scene
         if key not in _played:
             watch = Watch(self.specification)
-            self.net = WatchedNet(self, watch)
-            self.a, self.b = self.server(A), self.server(B)
-            self.alice, self.bob = self.a.register("alice"), self.b.register("bob")
-            self.eve = self.net.stranger(EVIL)
+            self.open(watch)
             scene(self)
             self.net.settle()
             _played[key] = watch
             self._corrupt(watch)
         return _played[key]
+
+    def open(self, watch: Watch) -> None:
+        """A network of its own, with everybody in place."""
+        self.net = WatchedNet(self, watch)
+        self.a, self.b = self.server(A), self.server(B)
+        self.alice, self.bob = self.a.register("alice"), self.b.register("bob")
+        self.eve = self.net.stranger(EVIL)
 
     def _corrupt(self, watch: Watch) -> None:
         """Send every kind of request that the scene had once more, with something wrong in it."""
