@@ -13,7 +13,7 @@ from typing import Any
 
 from federation.builder import Draft
 from federation.errors import Malformed
-from federation.ids import RoomId, ServerName, UserId, parse_room_id, parse_user_id
+from federation.ids import RoomId, ServerName, UserId, parse_room_id, parse_user_id, parse_user_id_historical
 from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError, forbidden, not_found
 from homeserver.rooms.actor import RoomActor
@@ -156,11 +156,14 @@ class Memberships:
         """
         # spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
         assert draft.room_id is not None and draft.state_key is not None
-        target_id = parse_user_id(draft.state_key)
+        # Who is invited needs a name that may appear outside events; who is put out has whatever name they came with.
+        # spec: appendices#historical-user-ids
+        is_invite = draft.content.get("membership") == "invite"
+        target_id = (parse_user_id if is_invite else parse_user_id_historical)(draft.state_key)
         content = {key: value for key, value in draft.content.items() if key != AUTHORISED_BY}
         joins = content.get("membership") == "join" and target_id == draft.sender
         actor = await self._find(draft.room_id)
-        if content.get("membership") == "invite":
+        if is_invite:
             await self._invites.check([target_id])
             if not self._remote.is_local(target_id):
                 return await self._remote.invite(actor, replace(draft, content=content))

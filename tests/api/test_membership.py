@@ -13,6 +13,7 @@ from federation.ids import RoomId, ServerName, UserId
 from federation.signing import SigningKey, sign_json
 from homeserver.http.errors import MatrixError
 from tests.api.rooms import ALICE, BOB, CAROL, V3, RoomsCase
+from tests.api.servers import set_membership
 from tests.support.app import SERVER_NAME
 from tests.support.databases import on_each_database
 
@@ -287,6 +288,21 @@ class Moderation(RoomsCase):
         self.assertEqual((200, {}), self.act(self.alice, "unban", BOB))
         self.assert_refused(self.act(self.alice, "unban", BOB), 403, "M_FORBIDDEN")
         self.ok(self.bob, f"/join/{self.room}")
+
+    def test_whatever_their_name(self) -> None:
+        """Another server lets in users with names of before there were rules: they can be put out like others."""
+        for name in ("é", "", "a b\u0007", "A/B"):
+            user_id = f"@{name}:else.example"
+            set_membership(self.app, self.room, user_id, "join")
+            for action, membership in (("kick", "leave"), ("ban", "ban"), ("unban", "leave")):
+                self.assertEqual((200, {}), self.act(self.alice, action, user_id), (user_id, action))
+                self.assertEqual(membership, self.member(self.room, user_id)["membership"])
+            path = f"{V3}/rooms/{self.room}/state/m.room.member/{quote(user_id, safe='')}"
+            self.app.ok("PUT", path, {"membership": "ban"}, self.alice)
+            self.assertEqual("ban", self.member(self.room, user_id)["membership"])
+            if name in ("é", "", "a b\u0007"):
+                self.assert_refused(self.act(self.alice, "invite", user_id), 400, "M_INVALID_PARAM")
+        self.assert_refused(self.act(self.alice, "kick", "@a\0b:else.example"), 400, "M_INVALID_PARAM")
 
     def test_strangers_may_be_banned(self) -> None:
         self.assertEqual((200, {}), self.act(self.alice, "ban", "@spam:else.example"))

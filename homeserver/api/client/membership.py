@@ -7,7 +7,15 @@ from typing import Any
 
 import msgspec
 
-from federation.ids import RoomAlias, RoomId, ServerName, UserId, parse_server_name, parse_user_id
+from federation.ids import (
+    RoomAlias,
+    RoomId,
+    ServerName,
+    UserId,
+    parse_server_name,
+    parse_user_id,
+    parse_user_id_historical,
+)
 from homeserver.http.errors import MatrixError, missing_param
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
@@ -110,17 +118,17 @@ class MembershipApi:
 
     async def kick(self, request: Request, room_id: RoomId) -> bytes:
         body = request.json(_Target)
-        await self._memberships.kick(request.requester, room_id, _target(body), body.reason)
+        await self._memberships.kick(request.requester, room_id, _member(body), body.reason)
         return EMPTY_JSON
 
     async def ban(self, request: Request, room_id: RoomId) -> bytes:
         body = request.json(_Target)
-        await self._memberships.ban(request.requester, room_id, _target(body), body.reason)
+        await self._memberships.ban(request.requester, room_id, _member(body), body.reason)
         return EMPTY_JSON
 
     async def unban(self, request: Request, room_id: RoomId) -> bytes:
         body = request.json(_Target)
-        await self._memberships.unban(request.requester, room_id, _target(body), body.reason)
+        await self._memberships.unban(request.requester, room_id, _member(body), body.reason)
         return EMPTY_JSON
 
 
@@ -133,6 +141,14 @@ def _target(body: _Target) -> UserId:
     if body.user_id is None:
         raise missing_param("Missing key user_id")
     return parse_user_id(body.user_id)
+
+
+def _member(body: _Target) -> UserId:
+    """Somebody who may be in the room already, whatever the name: other servers let in whom they like."""
+    # spec: appendices#historical-user-ids
+    if body.user_id is None:
+        raise missing_param("Missing key user_id")
+    return parse_user_id_historical(body.user_id)
 
 
 def _via(request: Request) -> list[ServerName]:
