@@ -42,12 +42,13 @@ def find_folder() -> Path | None:
 
 
 @cache
-def _document(path: Path) -> Any:
+def read_document(path: Path) -> Any:
+    """A YAML or JSON file; not to be changed."""
     return yaml.load(path.read_bytes(), yaml.CSafeLoader)
 
 
 def _retrieve(uri: str) -> Resource[Any]:
-    return DRAFT202012.create_resource(_document(Path(unquote(urlsplit(uri).path))))
+    return DRAFT202012.create_resource(read_document(Path(unquote(urlsplit(uri).path))))
 
 
 # Its types do not know of its own arguments.
@@ -87,7 +88,7 @@ class Operation:
         )
         self._pointer = f"/paths/{_escape(key)}/{method}"
         self._description = description
-        shared = _document(path)["paths"][key].get("parameters", ())
+        shared = read_document(path)["paths"][key].get("parameters", ())
         self._parameters = [self._resolve(one) for one in (*description.get("parameters", ()), *shared)]
 
     @property
@@ -107,10 +108,17 @@ class Operation:
         """A parameter or answer that is written elsewhere."""
         while "$ref" in value:
             name, _, pointer = value["$ref"].partition("#")
-            value = _document((self.file.parent / name).resolve() if name else self.file)
+            value = read_document((self.file.parent / name).resolve() if name else self.file)
             for part in pointer.split("/")[1:]:
                 value = value[part.replace("~1", "/").replace("~0", "~")]
         return value
+
+    def example_answer(self) -> Any:
+        """The example of a success, with its references."""
+        content = self._description["responses"]["200"]["content"]["application/json"]
+        if "examples" in content:
+            return content["examples"]["response"]["value"]
+        return self._resolve(content["schema"])["example"]
 
     def problems_of_request(self, uri: str, body: bytes | None) -> list[str]:
         """Of path, query and body."""
@@ -214,7 +222,7 @@ class Specification:
 
 
 def _operations(path: Path) -> Iterator[Operation]:
-    document = _document(path)
+    document = read_document(path)
     base = document["servers"][0].get("variables", {}).get("basePath", {}).get("default", "")
     for key, methods in document["paths"].items():
         for method in _METHODS:

@@ -196,6 +196,9 @@ class RemoteInvite(NetCase):
         room_id = self.create(self.a, self.alice, creation_content={"m.federate": False})
         self.refused(self.invite(room_id), 403, "M_FORBIDDEN")
         self.assertIsNone(self.membership(room_id))
+        # With the room as it is made: who cannot be invited is left out, as always.
+        room_id = self.create(self.a, self.alice, creation_content={"m.federate": False}, invite=[BOB])
+        self.assertIsNone(self.membership(room_id))
         self.assertEqual([], self.net.sent("/invite/"))
         self.a.register("carol")
         self.assertEqual(200, self.invite(room_id, f"@carol:{A}").status)
