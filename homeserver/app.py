@@ -74,7 +74,7 @@ class App:
             503, "M_UNKNOWN", "The database is not available at the moment. Nothing was stored."
         )
 
-    def begin(self) -> None:
+    def begin(self, housekeeping_s: float = HOUSEKEEPING_S) -> None:
         """Start the house-keeping that goes by the clock, and go on with what an earlier process left to do."""
         self.services.rooms.departures.start()
         self.services.rooms.strangers.partial.start()
@@ -82,12 +82,12 @@ class App:
         self.services.tasks.spawn_restarting("go on with staged events", self.services.incoming.filler.start)
         self.outgoing.begin()
         self._chores.start(standard_chores(self.core.committer, self.core.around.clock))
-        self._timer = self.core.around.clock.callLater(HOUSEKEEPING_S, self._keep_house)
+        self._timer = self.core.around.clock.callLater(housekeeping_s, self._keep_house, housekeeping_s)
 
-    def _keep_house(self) -> None:
+    def _keep_house(self, every_s: float) -> None:
         self.core.committer.look()
         self.core.rooms.drop_idle()
-        self._timer = self.core.around.clock.callLater(HOUSEKEEPING_S, self._keep_house)
+        self._timer = self.core.around.clock.callLater(every_s, self._keep_house, every_s)
 
     def reload(self, config: Config) -> None:
         """Go on with a configuration that differs in reloadable keys."""

@@ -29,6 +29,7 @@ class Faults:
         self.write_percent = write_percent
         self.read_percent = read_percent
         self.slow_ms = slow_ms
+        self.crashes_to_come = 0
 
 
 class SimDatabase:
@@ -79,7 +80,8 @@ class SimDatabase:
 
         def run() -> None:
             token = object()
-            self._images.append((token, self._session.connection().serialize()))
+            if self._faults.crashes_to_come > 0:
+                self._images.append((token, self._session.connection().serialize()))
             outcome = self._run(unit, args, kwargs, fail_at, commit_fails=fault == "commit")
             if fault == "answer" and not isinstance(outcome, Failure):
                 outcome = Failure(DatabaseUnavailable("the answer to the commit was lost (simulated)"))

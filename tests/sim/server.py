@@ -140,7 +140,8 @@ class SimServer:
 
         def started(app: App) -> None:
             app.services.hasher._cost = Cost(1, 8192)
-            app.begin()
+            # Nobody else writes to its database: to look whether somebody did is most of what a quiet world does.
+            app.begin(housekeeping_s=60.0)
             self.app, self._http, self.life = app, HttpHarness(app.router), life
             self.note("up", self.lives)
 
@@ -153,6 +154,7 @@ class SimServer:
 
     def crash(self) -> None:
         """The process is gone from one moment to the next. Another comes up half a second later."""
+        self.faults.crashes_to_come -= 1
         if self.app is None or self.life is None or self._database is None:
             return  # not up: there is nothing to lose
         self.note("crash", self.lives)

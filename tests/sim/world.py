@@ -140,6 +140,7 @@ class World:
         )
         for _ in range(options.crashes):
             victim = self.draws.pick(self.servers)
+            victim.faults.crashes_to_come += 1
             self.clock.callLater(self.draws.below(8_000) / 1000, victim.crash)
         for _ in range(options.partitions if len(self.servers) > 1 else 0):
             self._draw_partition()
