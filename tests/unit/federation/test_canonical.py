@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from federation import canonical
 from federation.canonical import (
     MAX_DEPTH,
     MAX_INTEGER,
@@ -146,6 +147,23 @@ class Parsing(SynchronousTestCase):
         error = self.assertRaises(Malformed, loads_untrusted, b'"aa"', max_bytes=3)
         self.assertEqual((error.errcode, error.status), ("M_TOO_LARGE", 413))
         self.assertEqual(loads_untrusted(b'"a"', max_bytes=3), "a")
+
+    def test_too_complex(self) -> None:
+        self.patch(canonical, "MAX_CONTAINERS", 1_000)
+        self.assertEqual(len(loads_untrusted(b"[" + b",".join([b"{}"] * 999) + b"]")), 999)
+        for piece in (b"{}", b"[]", b'""', b"0"):
+            data = b"[" + b",".join([piece] * 1_000) + b',"\\"\\\\",{}]'
+            if piece in (b"{}", b"[]"):
+                error = self.assertRaises(Malformed, loads_untrusted, data)
+                self.assertEqual(error.errcode, "M_BAD_JSON")
+            else:
+                self.assertEqual(len(loads_untrusted(data)), 1_002)
+        # What stands in strings counts for nothing.
+        for text in ("[" * 5_000, '{"' * 5_000, "\\[" * 5_000, '\\"[' * 5_000):
+            self.assertEqual(loads_untrusted(json.dumps([text, text]).encode()), [text, text])
+        # Whatever it is, it is gone through once.
+        for bad in (b'"""' + b'"\\' * 300_000 + b"[" * 2_000, b'"\\' * 300_000 + b"[" * 2_000):
+            self.assertRaises(Malformed, loads_untrusted, bad)
 
     def test_duplicate_keys(self) -> None:
         data = b'{"a":1,"b":{"c":1,"c":2}}'
