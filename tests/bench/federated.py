@@ -12,15 +12,16 @@ import json
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from federation.event import Event
 from tests.bench.figures import Measured, Scale
 from tests.bench.resident import LargeRoom, Resident, make_resident, serve
-from tests.bench.resolution import measure_resolution
+from tests.bench.resolution import add_branches, merge
 from tests.bench.targets import Target
 from tests.bench.wire import BlockingConnection, build_request, encode, expect_ok
 from tests.bench.world import CLIENT, User, World, sync_request
@@ -30,6 +31,7 @@ from tests.interop.synapse import REGISTRATION_SECRET
 
 HERE, THERE, RESIDENT = "127.0.0.30", "127.0.0.31", "127.0.0.32"
 SENDERS = 8
+FORKED_MEMBERS, FORK = 10_000, 100
 LIMIT_S = 600.0
 _POLL_S = 0.02
 
@@ -160,32 +162,30 @@ async def measure_transactions_in(stage: Stage) -> Measured:
     warm_up = max(1, count // 10)
     requests = [_transaction(stage, room, number) for number in range(warm_up + count)]
     with _Sender(stage.here_wire) as sender:
-        for request in requests[:warm_up]:
-            sender.send(*request[:3])
+        for parcel, _ in requests[:warm_up]:
+            sender.send(*parcel)
         started_s = time.perf_counter()
-        for request in requests[warm_up:]:
-            sender.send(*request[:3])
-        last = requests[-1][3]
-        path = f"{CLIENT}/rooms/{encode(room.room_id)}/event/{encode(last)}"
-        look = build_request("GET", path, reader.token)
-        with BlockingConnection(world.port) as connection:
-            while connection.request(look).status != 200:
-                if time.perf_counter() - started_s > LIMIT_S:
-                    raise AssertionError("the last event never came")
-                await asyncio.sleep(_POLL_S)
+        for parcel, _ in requests[warm_up:]:
+            sender.send(*parcel)
+        path = f"{CLIENT}/rooms/{encode(room.room_id)}/event/{encode(requests[-1][1])}"
+        await _until(world, build_request("GET", path, reader.token), lambda _: True)
         elapsed_s = time.perf_counter() - started_s
     return {"transactions_in": count / elapsed_s}
 
 
-def _transaction(stage: Stage, room: LargeRoom, number: int) -> tuple[str, bytes, str, str]:
-    """Address, body, signature and the event's id of a transaction that only waits to be sent."""
+def _transaction(stage: Stage, room: LargeRoom, number: int) -> tuple[tuple[str, bytes, str], str]:
+    """A message in a transaction of its own, which only waits to be sent, and the event's id."""
     event = room.say(f"message {number}", sender=stage.resident.user("member0"), ts=int(time.time() * 1000))
-    uri = f"/_matrix/federation/v1/send/{room.room_id[1:8]}{time.time_ns()}x{number}"
-    content = stage.resident.transaction([event])
+    return _parcel(stage, f"message{number}", [event]), event.event_id
+
+
+def _parcel(stage: Stage, name: str, events: Sequence[Event]) -> tuple[str, bytes, str]:
+    """Address, body and signature of a transaction."""
+    uri = f"/_matrix/federation/v1/send/{name}x{time.time_ns()}"
+    content = stage.resident.transaction(events)
     content["origin_server_ts"] = int(time.time() * 1000)
     body = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    header = stage.resident.authorization(stage.here_wire.server_name, "PUT", uri, body)
-    return uri, body, header, event.event_id
+    return uri, body, stage.resident.authorization(stage.here_wire.server_name, "PUT", uri, body)
 
 
 class _Sender:
@@ -212,11 +212,48 @@ class _Sender:
 
 
 async def measure_resolve(stage: Stage) -> Measured:
-    """10,000 members, and two branches of 100 state events in all: the resolution alone, all events in memory.
+    """A room of 10,000 members comes apart: two branches of 50 state events each arrive, and an event on both ends.
 
-    Synapse's own function runs in Synapse's environment, on the same events.
+    From the first byte of the first branch until that event is shown. What is resolved is checked against our own
+    resolution of the same events.
     """
-    return {"resolution_ms": measure_resolution(of_synapse=stage.here.command.name.startswith("Synapse"))}
+    room = stage.resident.create_large(FORKED_MEMBERS)
+    world = stage.world(stage.here)
+    (user,) = await world.register(1)
+    await _join_room(world, user, room)
+    members = build_request("GET", f"{CLIENT}/rooms/{encode(room.room_id)}/joined_members", user.token)
+    await _until(world, members, lambda answer: len(answer["joined"]) >= FORKED_MEMBERS)
+    branches = add_branches(room, FORK)
+    last = merge(room, branches)
+    parcels = [_parcel(stage, f"fork{number}", events) for number, (_, events) in enumerate(branches)]
+    parcels.append(_parcel(stage, "merge", [last]))
+    with _Sender(stage.here_wire) as sender:
+        started_s = time.perf_counter()
+        for parcel in parcels:
+            sender.send(*parcel)
+        path = f"{CLIENT}/rooms/{encode(room.room_id)}/event/{encode(last.event_id)}"
+        await _until(world, build_request("GET", path, user.token), lambda _: True)
+        elapsed_ms = (time.perf_counter() - started_s) * 1000
+    state = world.ask(build_request("GET", f"{CLIENT}/rooms/{encode(room.room_id)}/state", user.token)).json()
+    found = {(event["type"], event["state_key"]): event["event_id"] for event in state}
+    wanted = room.state_after(())
+    wrong = [key for key in {*found, *wanted} if found.get(key) != wanted.get(key)]
+    if wrong:
+        raise AssertionError(f"the state is another than ours in {wrong[:10]}")
+    return {"resolution_ms": elapsed_ms}
+
+
+async def _until(world: World, request: bytes, holds: Callable[[Any], bool]) -> None:
+    """Ask until the answer is a success that holds."""
+    deadline_s = time.perf_counter() + LIMIT_S
+    with BlockingConnection(world.port) as connection:
+        while True:
+            answer = connection.request(request)
+            if answer.status == 200 and holds(answer.json()):
+                return
+            if time.perf_counter() > deadline_s:
+                raise AssertionError(f"not within {LIMIT_S:.0f} s: {request[:200]!r}")
+            await asyncio.sleep(_POLL_S)
 
 
 ROWS: Mapping[str, Row] = {

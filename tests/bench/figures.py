@@ -64,7 +64,9 @@ FIGURES: Sequence[Figure] = (
     ),
     Figure("messages_across", "across", "messages/s from server to server", "/s", True, 10),
     Figure("transactions_in", "inbound", "transactions/s from another server", "/s", True, 10),
-    Figure("resolution_ms", "resolve", "resolution of 10,000 members, a fork of 100 events", "ms", False, 10),
+    Figure(
+        "resolution_ms", "resolve", "10,000 members, a fork of 100 state events, resolved", "ms", False, 10
+    ),
     Figure("resident_mb", "memory", "resident memory after the run", "MB", False, 1),
     Figure("start_s", "start", "start to ready, on the database of the run", "s", False, 1, at_most=2.0),
 )

@@ -24,8 +24,7 @@ settings). The load generator runs on the same machine."""
 FEDERATION = """\
 Between servers everything goes over TLS with checked certificates. The rooms that are joined lie on a small server of the
 bench's own (`tests/bench/resident.py`), which signs a room of 10,000 members in seconds and answers both implementations
-alike, `omit_members` included: so the joining server is what is measured. Synapse's state resolution is its own function
-in its own environment, with every event in memory and the difference of the auth chains for nothing."""
+alike, `omit_members` included: so the joining server is what is measured."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 
 from federation.auth.select import StateKey
 from federation.event import Event
-from federation.ids import EventId, ServerName
+from federation.ids import EventId, RoomId, ServerName
 from federation.keyring import build_key_response
 from federation.signing import sign_event
 from federation.versions import ROOM_VERSIONS
@@ -82,15 +82,17 @@ class LargeRoom(PeerRoom):
 class Resident(FakePeer):
     """The room's server: honest, and with the time of day."""
 
-    def create_large(self, members: int) -> LargeRoom:
+    def create_large(self, members: int, version: str = VERSION) -> LargeRoom:
         """A public room with so many members beside its creator."""
-        room = LargeRoom(self, ROOM_VERSIONS[VERSION])
-        room.room_id = type(room.room_id)(f"!room{members}x{len(self.rooms)}:{self.server_name}")
+        room = LargeRoom(self, ROOM_VERSIONS[version])
+        if not room.rules.room_id_is_create_hash:
+            room.room_id = RoomId(f"!room{members}x{len(self.rooms)}:{self.server_name}")
         creator = self.user()
-        room.add("m.room.create", {"room_version": VERSION}, state_key="")
+        room.add("m.room.create", {"room_version": version}, state_key="")
         self.rooms[room.room_id] = room
         room.join(creator)
-        room.add("m.room.power_levels", {"users": {creator: 100}}, state_key="")
+        users = {} if room.rules.privileged_creators else {creator: 100}
+        room.add("m.room.power_levels", {"users": users}, state_key="")
         room.add("m.room.join_rules", {"join_rule": "public"}, state_key="")
         room.add("m.room.history_visibility", {"history_visibility": "shared"}, state_key="")
         room.fill(members)

@@ -1,15 +1,14 @@
-"""State resolution alone: one large room whose state has come apart, resolved by us and by Synapse's own function.
+"""Rooms whose state has come apart, to be resolved by us and by Synapse's own function.
 
-The events are made here, once for both; Synapse gets them as JSON and times itself (`resolution_synapse.py`, in its own
-environment). Every event is in memory on both sides, so that what is measured is the algorithm.
+The events are made here, once for both; Synapse's function gets them as JSON (`resolution_synapse.py`, run by Synapse's
+interpreter). The bench lets whole servers resolve such a room; `tests/interop/test_resolution.py` compares what both come
+to.
 """
 
 from __future__ import annotations
 
-import statistics
 import subprocess
 import tempfile
-import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,13 +19,10 @@ from federation.auth.select import StateKey
 from federation.event import Event
 from federation.ids import EventId, ServerName
 from federation.state.resolve import resolve
-from federation.versions import ROOM_VERSIONS
+from federation.versions import RoomRules
 from tests.bench.resident import VERSION, LargeRoom, Resident
 from tests.interop import synapse
 
-MEMBERS = 10_000
-FORK = 100
-ROUNDS = 5
 SCRIPT = Path(__file__).with_name("resolution_synapse.py")
 
 
@@ -36,6 +32,7 @@ class Fork:
 
     events: Mapping[EventId, Event]
     states: Sequence[Mapping[StateKey, EventId]]
+    rules: RoomRules
 
 
 class Graph:
@@ -57,25 +54,45 @@ class Graph:
         return {ref: self._ranks[ref] for ref in refs if ref in self._ranks}
 
 
-def make_fork(members: int = MEMBERS, fork: int = FORK) -> Fork:
-    """Two branches of power levels, topics, bans and profiles, half of the events on each."""
+def make_fork(members: int, fork: int, version: str = VERSION) -> Fork:
+    """A room and its two branches."""
     resident = Resident(ServerName("resident.test"))
-    room = resident.create_large(members)
+    room = resident.create_large(members, version)
+    states = [state for state, _ in add_branches(room, fork)]
+    return Fork(dict(room.events), states, room.rules)
+
+
+def add_branches(room: LargeRoom, fork: int) -> list[tuple[dict[StateKey, EventId], list[Event]]]:
+    """Two branches of power levels, topics, bans and profiles, half of the events on each: state and events of each.
+
+    Afterwards the room stands at the end of the second one.
+    """
     trunk = dict(room.state_after(()))
     head = room.head[0]
-    states = []
+    branches = []
     for branch in range(2):
         room.head, room.after = [head], {head: dict(trunk)}
+        before = len(room.events)
         for number in range(fork // 2):
             _add(room, branch, number)
-        states.append(dict(room.state_after(())))
-    return Fork(dict(room.events), states)
+        branches.append((dict(room.state_after(())), list(room.events.values())[before:]))
+    return branches
+
+
+def merge(room: LargeRoom, branches: Sequence[tuple[dict[StateKey, EventId], list[Event]]]) -> Event:
+    """A message on the ends of both branches, which makes one of the room again."""
+    states = [state for state, _ in branches]
+    resolved = resolve(room.rules, states, Graph(room.events))
+    ends = [events[-1].event_id for _, events in branches]
+    room.after = {room.head[0]: resolved}
+    return room.say("Together again", prev=ends)
 
 
 def _add(room: LargeRoom, branch: int, number: int) -> None:
     creator = room.peer.user()
     if number % 10 == 0:
-        users = {creator: 100, room.peer.user(f"member{branch}"): 10 + number}
+        users = {} if room.rules.privileged_creators else {creator: 100}
+        users[room.peer.user(f"member{branch}")] = 10 + number
         room.add("m.room.power_levels", {"users": users}, state_key="")
     elif number % 10 == 1:
         member = room.peer.user(f"member{100 + number + branch}")
@@ -88,45 +105,23 @@ def _add(room: LargeRoom, branch: int, number: int) -> None:
         room.add("m.room.member", content, sender=member, state_key=member)
 
 
-def resolve_fork(fork: Fork) -> tuple[float, dict[StateKey, EventId]]:
-    """Milliseconds, the median of some rounds, and the state."""
-    graph = Graph(fork.events)
-    taken_ms = []
-    resolved: dict[StateKey, EventId] = {}
-    for _ in range(ROUNDS):
-        started_s = time.perf_counter()
-        resolved = resolve(ROOM_VERSIONS[VERSION], fork.states, graph)
-        taken_ms.append((time.perf_counter() - started_s) * 1000)
-    return statistics.median(taken_ms), resolved
+def resolve_fork(fork: Fork) -> dict[StateKey, EventId]:
+    """The state that we come to."""
+    return resolve(fork.rules, fork.states, Graph(fork.events))
 
 
-def resolve_fork_by_synapse(fork: Fork) -> tuple[float, dict[StateKey, EventId]]:
-    """The same of Synapse."""
+def resolve_fork_by_synapse(fork: Fork) -> dict[StateKey, EventId]:
+    """The state that Synapse comes to."""
     content = {
-        "version": VERSION,
-        "rounds": ROUNDS,
+        "version": fork.rules.version,
         "room_id": next(iter(fork.events.values())).room_id,
         "events": [event.json for event in fork.events.values()],
         "states": [[[*key, event_id] for key, event_id in state.items()] for state in fork.states],
     }
-    with tempfile.TemporaryDirectory(prefix="bench-resolution-") as folder:
+    with tempfile.TemporaryDirectory(prefix="resolution-") as folder:
         file = Path(folder) / "fork.json"
         file.write_bytes(msgspec.json.encode(content))
         command = [str(synapse.ensure_synapse()), str(SCRIPT), str(file)]
         done = subprocess.run(command, check=True, capture_output=True)
     answer = msgspec.json.decode(done.stdout.splitlines()[-1])
-    resolved = {(event_type, state_key): event_id for event_type, state_key, event_id in answer["state"]}
-    return answer["median_ms"], resolved
-
-
-def measure_resolution(*, of_synapse: bool) -> float:
-    """Milliseconds. Both must come to the same state, or the figure would mean nothing."""
-    fork = make_fork()
-    ours_ms, ours = resolve_fork(fork)
-    if not of_synapse:
-        return ours_ms
-    synapse_ms, theirs = resolve_fork_by_synapse(fork)
-    if ours != theirs:
-        keys = [key for key in {*ours, *theirs} if ours.get(key) != theirs.get(key)]
-        raise AssertionError(f"CHAOS and Synapse resolve {keys} differently")
-    return synapse_ms
+    return {(event_type, state_key): event_id for event_type, state_key, event_id in answer}
