@@ -108,12 +108,15 @@ def _reachable_from_unconflicted(
 ) -> set[Ref]:
     """Those of `undecided` that are unconflicted themselves or below something unconflicted.
 
-    Usually nothing is undecided, or the power levels and the like settle it: the members, of whom there may be
-    thousands, are asked last.
+    Where the graph can be walked upwards, that is done: there is little above what only some states have. Otherwise the
+    unconflicted events are walked down from; usually nothing is undecided, or the power levels and the like settle it: the
+    members, of whom there may be thousands, are asked last.
     """
     reachable: set[Ref] = set()
     if not undecided:
         return reachable
+    if view.ascends:
+        return _below_common(view, undecided, frozenset(unconflicted.values()))
     seen: set[Ref] = set()
     direct = [ref for ref in unconflicted.values() if ref in undecided]
     rooms_own = (ref for key, ref in unconflicted.items() if key[0] != MEMBER)
@@ -124,6 +127,32 @@ def _reachable_from_unconflicted(
             break
         reachable |= _find_below(view, starts, remaining, seen)
     return reachable
+
+
+def _below_common(view: GraphView[Ref], wanted: set[Ref], common: Collection[Ref]) -> set[Ref]:
+    """Those of `wanted` that are among `common` or below one of them. No walk goes beyond what is common."""
+    cited: dict[Ref, list[Ref]] = {}  # what an event cites of those that were visited
+    reached = {ref for ref in wanted if ref in common}
+    seen = set(wanted)
+    layer = sorted(wanted - reached)
+    while layer:
+        children = view.children(layer)
+        above: set[Ref] = set()
+        for ref in layer:
+            for child in children.get(ref, ()):
+                cited.setdefault(child, []).append(ref)
+                above.add(child)
+        hits = {ref for ref in above if ref in common}
+        reached |= hits
+        layer = sorted(above - seen - hits)
+        seen |= above
+    waiting = list(reached)
+    while waiting:
+        for parent in cited.get(waiting.pop(), ()):
+            if parent not in reached:
+                reached.add(parent)
+                waiting.append(parent)
+    return reached & wanted
 
 
 def _find_below(view: GraphView[Ref], starts: Iterable[Ref], wanted: set[Ref], seen: set[Ref]) -> set[Ref]:

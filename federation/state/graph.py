@@ -67,6 +67,19 @@ class RejectingGraph(Protocol[Ref]):
         ...
 
 
+@runtime_checkable
+class AscendingGraph(Protocol[Ref]):
+    """A graph that can be walked upwards too, from an event to those that cite it.
+
+    Whether an event of a branch is below anything that all states have is then a question of the branch, and not of
+    the room's thousands of members.
+    """
+
+    def children(self, refs: Collection[Ref]) -> Mapping[Ref, Sequence[Ref]]:
+        """The events that have each among their auth events."""
+        ...
+
+
 class GraphView(Generic[Ref]):
     """The parts of a graph that one resolution has asked for. Lives as long as that resolution."""
 
@@ -75,6 +88,7 @@ class GraphView(Generic[Ref]):
         self._ranked: RankedGraph[Ref] | None = graph if isinstance(graph, RankedGraph) else None
         self._keyed: KeyedGraph[Ref] | None = graph if isinstance(graph, KeyedGraph) else None
         self._rejecting: RejectingGraph[Ref] | None = graph if isinstance(graph, RejectingGraph) else None
+        self._ascending: AscendingGraph[Ref] | None = graph if isinstance(graph, AscendingGraph) else None
         self._parents: dict[Ref, tuple[Ref, ...]] = {}
         self._events: dict[Ref, Event | None] = {}
         self._keys: dict[Ref, StateKey | None] = {}
@@ -84,6 +98,15 @@ class GraphView(Generic[Ref]):
     @property
     def is_ranked(self) -> bool:
         return self._ranked is not None
+
+    @property
+    def ascends(self) -> bool:
+        return self._ascending is not None
+
+    def children(self, refs: Collection[Ref]) -> Mapping[Ref, Sequence[Ref]]:
+        if self._ascending is None:
+            raise ValueError("the graph cannot be walked upwards")
+        return self._ascending.children(refs)
 
     def load_parents(self, refs: Iterable[Ref]) -> None:
         missing = sorted({ref for ref in refs if ref not in self._parents})

@@ -28,6 +28,11 @@ from homeserver.store.state import Snapshot, diff
 _PARENTS = statement(
     select(auth_edges.c.child_nid, auth_edges.c.parent_nid).where(any_of(auth_edges.c.child_nid, "nids"))
 )
+_CHILDREN = statement(
+    select(auth_edges.c.parent_nid, auth_edges.c.child_nid)
+    .where(any_of(auth_edges.c.parent_nid, "nids"))
+    .order_by(auth_edges.c.parent_nid, auth_edges.c.child_nid)
+)
 _KEYS_OF = statement(
     select(events.c.nid, events.c.state_key_nid).where(
         and_(any_of(events.c.nid, "nids"), events.c.state_key_nid.is_not(None))
@@ -63,7 +68,7 @@ class Unstored:
 
 
 class StoreGraph:
-    """The auth graph of a room: ``AuthGraph`` with ranks, keys and rejections."""
+    """The auth graph of a room: ``AuthGraph`` with ranks, keys and rejections, upwards too."""
 
     def __init__(self, tx: Tx, cache: EventCache, unstored: Unstored) -> None:
         self._tx = tx
@@ -89,6 +94,17 @@ class StoreGraph:
         found: dict[int, list[int]] = {ref: list(self._unstored[ref].auth_nids) for ref in ours}
         for child, parent in self._tx.all(_PARENTS, nids=stored) if stored else ():
             found.setdefault(child, []).append(parent)
+        return found
+
+    def children(self, refs: Collection[int]) -> Mapping[int, Sequence[int]]:
+        """The events that cite each."""
+        found: dict[int, list[int]] = {}
+        for parent, child in self._tx.all(_CHILDREN, nids=list(refs)):
+            found.setdefault(parent, []).append(child)
+        for child, one in self._unstored.items():
+            for parent in one.auth_nids:
+                if parent in refs:
+                    found.setdefault(parent, []).append(child)
         return found
 
     def ranks(self, refs: Collection[int]) -> Mapping[int, int]:

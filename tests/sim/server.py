@@ -127,6 +127,8 @@ class SimServer:
         """Begin a life; it answers when it has opened its database, and tries again where that fails."""
         self.lives += 1
         life = LifeClock(self.clock)
+        # Its own: what is left of an earlier life may still say something when it is swept up.
+        self._log = SimLog()
         self._database = SimDatabase(self.engine, life, self.draws, self.faults, self.note)
         around = Surroundings(
             self._database,

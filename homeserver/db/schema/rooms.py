@@ -65,7 +65,13 @@ redactions = Table("redactions", metadata, text("target_id", primary=True), nid(
 edges = Table("edges", metadata, text("parent_id", primary=True), nid("child_nid", primary=True), **CLUSTERED)
 # auth_events of state events: only these have descendants worth walking.
 auth_edges = Table(
-    "auth_edges", metadata, nid("child_nid", primary=True), nid("parent_nid", primary=True), **CLUSTERED
+    "auth_edges",
+    metadata,
+    nid("child_nid", primary=True),
+    nid("parent_nid", primary=True),
+    # Upwards: what an event of one branch authorises is little, and what lies below a large room's members is much.
+    Index("auth_edges_by_parent", "parent_nid"),
+    **CLUSTERED,
 )
 # Parents that we have not: where history must be fetched from another server.
 gaps = Table("gaps", metadata, nid("room_nid", primary=True), text("missing_id", primary=True), **CLUSTERED)

@@ -50,6 +50,7 @@ def _rooms() -> None:
     """Rooms that are shared with other servers: forks, gaps, and memberships told by others."""
     op.add_column("events", _big("state_after", nullable=True))
     op.add_column("members", _small("outside", default="0"))
+    op.create_index("auth_edges_by_parent", "auth_edges", ["parent_nid"])
     op.create_table("ends", _big("event_nid"), sa.PrimaryKeyConstraint("event_nid"))
     op.create_table(
         "waiting_redactions",

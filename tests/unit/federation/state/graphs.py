@@ -61,6 +61,20 @@ class RankedMemoryGraph(MemoryGraph):
         return {ref: self._ranks[ref] for ref in refs if ref in self._ranks}
 
 
+class AscendingMemoryGraph(RankedMemoryGraph):
+    """Also knows who cites an event, as a database with an index does."""
+
+    def children(self, refs: Collection[str]) -> dict[str, Sequence[str]]:
+        self.note(refs)
+        wanted = frozenset(refs)
+        found: dict[str, list[str]] = {}
+        for event_id, event in self.all.items():
+            for parent in event.auth_event_ids:
+                if parent in wanted:
+                    found.setdefault(parent, []).append(event_id)
+        return dict(found)
+
+
 class NumberedGraph:
     """The same graph under integers, handed out in an order that has nothing to do with the room's."""
 

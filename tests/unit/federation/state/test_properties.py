@@ -8,7 +8,13 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from federation.state.resolve import resolve
 from tests.unit.federation.state.generated import Grown, draws, grow
-from tests.unit.federation.state.graphs import MemoryGraph, NumberedGraph, RankedMemoryGraph, State
+from tests.unit.federation.state.graphs import (
+    AscendingMemoryGraph,
+    MemoryGraph,
+    NumberedGraph,
+    RankedMemoryGraph,
+    State,
+)
 from tests.unit.federation.state.naive import Naive
 
 versions_of_2 = st.sampled_from(("2", "6", "10", "11", "12", "12"))
@@ -29,6 +35,7 @@ class PropertyTests(SynchronousTestCase):
         expected = Naive(rules, events).resolve(states)
         self.assertEqual(resolve(rules, states, MemoryGraph(events)), expected)
         self.assertEqual(resolve(rules, states, RankedMemoryGraph(events)), expected)
+        self.assertEqual(resolve(rules, states, AscendingMemoryGraph(events)), expected)
 
     @modest
     @given(versions_of_2, draws, choices, st.sets(st.integers(0, 40), max_size=6))
@@ -41,6 +48,7 @@ class PropertyTests(SynchronousTestCase):
         rejected = [ids[number] for number in sorted(bad) if 5 < number < len(ids)]
         expected = Naive(rules, events, rejected).resolve(states)
         self.assertEqual(resolve(rules, states, RankedMemoryGraph(events, rejected)), expected)
+        self.assertEqual(resolve(rules, states, AscendingMemoryGraph(events, rejected)), expected)
 
     @modest
     @given(st.sampled_from(("1", "2", "12")), draws, choices, st.randoms(use_true_random=False))

@@ -5,7 +5,13 @@ from itertools import permutations
 from twisted.trial.unittest import SynchronousTestCase
 
 from federation.state.resolve import resolve
-from tests.unit.federation.state.graphs import MemoryGraph, NumberedGraph, RankedMemoryGraph, load_scenarios
+from tests.unit.federation.state.graphs import (
+    AscendingMemoryGraph,
+    MemoryGraph,
+    NumberedGraph,
+    RankedMemoryGraph,
+    load_scenarios,
+)
 from tests.unit.federation.state.naive import Naive
 
 
@@ -37,9 +43,8 @@ class ScenarioTests(SynchronousTestCase):
                     self.assertEqual(
                         resolve(room.rules, ordered, MemoryGraph(room.events)), expected, scenario.name
                     )
-                self.assertEqual(
-                    resolve(room.rules, states, RankedMemoryGraph(room.events)), expected, scenario.name
-                )
+                for knowing in (RankedMemoryGraph(room.events), AscendingMemoryGraph(room.events)):
+                    self.assertEqual(resolve(room.rules, states, knowing), expected, scenario.name)
                 graph = NumberedGraph(MemoryGraph(room.events))
                 numbered = [{key: graph.number[ref] for key, ref in state.items()} for state in states]
                 by_number = resolve(room.rules, numbered, graph)
