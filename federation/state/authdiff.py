@@ -146,7 +146,7 @@ def _below_common(view: GraphView[Ref], wanted: set[Ref], common: Collection[Ref
         reached |= hits
         layer = sorted(above - seen - hits)
         seen |= above
-    waiting = list(reached)
+    waiting = sorted(reached)
     while waiting:
         for parent in cited.get(waiting.pop(), ()):
             if parent not in reached:
