@@ -50,6 +50,7 @@ from homeserver.rooms.initial import RoomGlances
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.join_answers import JoinAnswers
 from homeserver.rooms.join_checks import JoinChecks
+from homeserver.rooms.large_answers import LargeAnswers
 from homeserver.rooms.membership import Memberships
 from homeserver.rooms.outsiders import Outsiders
 from homeserver.rooms.pagination import Pagination
@@ -176,6 +177,7 @@ def build_partial(core: Core, peering: Peering, checks: JoinChecks, tasks: TaskG
         core.index,
         peering.client,
         checks,
+        LargeAnswers(),
         around.run_in_thread,
         tasks,
         around.clock,
@@ -207,6 +209,7 @@ def build_strangers(
         handshakes,
         checks,
         partial,
+        partial.answers,
         around.run_in_thread,
         around.log,
     )

@@ -32,6 +32,7 @@ from homeserver.rooms.arrivals import store_outliers
 from homeserver.rooms.completion import complete_room
 from homeserver.rooms.handshakes import PREFIX, heard
 from homeserver.rooms.join_checks import CHUNK, JoinChecks, RunInThread, Verified
+from homeserver.rooms.large_answers import LargeAnswers
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.clock import Clock, sleep
@@ -75,6 +76,7 @@ class PartialRooms:
         index: MembershipIndex,
         client: PeerClient,
         checks: JoinChecks,
+        answers: LargeAnswers,
         run_in_thread: RunInThread,
         tasks: TaskGroup,
         clock: Clock,
@@ -86,6 +88,7 @@ class PartialRooms:
         self._index = index
         self._client = client
         self._checks = checks
+        self.answers = answers  # of all joins together
         self._run = run_in_thread
         self._tasks = tasks
         self._clock = clock
@@ -175,16 +178,19 @@ class PartialRooms:
         names = await self._tools.interner.room_names([join.room_nid])
         room_id = names[join.room_nid]
         uri = build_uri(PREFIX, "state", room_id, query={"event_id": join.join_id})
+        body = self.answers.begin(join)
         answer = await heard(
             server,
-            self._client.ask_raw(server, "GET", uri, timeout_s=STATE_S, max_bytes=STATE_BYTES),
+            self._client.ask_raw(
+                server, "GET", uri, timeout_s=STATE_S, max_bytes=STATE_BYTES, receive=body.receive
+            ),
         )
         if isinstance(answer, (Refused, Silent)):
             return False
         actor = await self._rooms.find(room_id)
         event = await actor.run(lambda turn: _load(turn, join.join_nid))
         try:
-            verified = await self._checks.verify_state(server, event, answer.body)
+            verified = await self._checks.verify_state(server, event, body.whole())
         except Malformed as error:
             self._log.warning(
                 "state of a joined room refused", server=server, room_id=room_id, reason=error.message

@@ -31,6 +31,7 @@ from homeserver.peers.types import PeerClient
 from homeserver.rooms.arrivals import Arrival, Missing, Placed, adopt_room, arrive, store_outliers
 from homeserver.rooms.handshakes import Handshakes, heard
 from homeserver.rooms.join_checks import CHUNK, JoinChecks, RunInThread, Verified
+from homeserver.rooms.large_answers import LargeAnswers
 from homeserver.rooms.partial import PartialRooms, put_progress
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
@@ -60,6 +61,7 @@ class RemoteJoins:
         handshakes: Handshakes,
         checks: JoinChecks,
         partial: PartialRooms,
+        answers: LargeAnswers,
         run_in_thread: RunInThread,
         log: Log,
     ) -> None:
@@ -71,6 +73,7 @@ class RemoteJoins:
         self._handshakes = handshakes
         self._checks = checks
         self._partial = partial
+        self._answers = answers
         self._run = run_in_thread
         self._log = log
         self._running: dict[RoomId, list[Deferred[None]]] = {}
@@ -102,6 +105,7 @@ class RemoteJoins:
             accepted = await self._handshakes.run(wish, servers, self._accept)
             await self._adopt(accepted.answer)
         finally:
+            self._answers.release(room_id)
             for waiter in self._running.pop(room_id):
                 if not waiter.called:
                     waiter.callback(None)
@@ -121,6 +125,7 @@ class RemoteJoins:
         here = room_nid is not None and bool(self._index.local_members(room_nid))
         query = None if here else {"omit_members": "true"}
         uri = build_uri("/_matrix/federation/v2", "send_join", event.room_id, event.event_id, query=query)
+        body = self._answers.begin(event.room_id)
         answer = await heard(
             server,
             self._client.ask_raw(
@@ -130,12 +135,13 @@ class RemoteJoins:
                 stored_bytes(event),
                 timeout_s=SEND_JOIN_S,
                 max_bytes=ANSWER_BYTES,
+                receive=body.receive,
             ),
         )
         if isinstance(answer, (Refused, Silent)):
             return answer
         try:
-            verified = await self._checks.verify(server, event, answer.body)
+            verified = await self._checks.verify(server, event, body.whole())
         except Malformed as error:
             self._log.warning(
                 "answer to send_join refused", server=server, room_id=event.room_id, reason=error.message

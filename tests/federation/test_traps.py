@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from homeserver.http.transport import AnswerTooLarge
+from homeserver.rooms.large_answers import LargeAnswers
 from homeserver.store.placement import Bundle
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import V3
@@ -53,6 +55,41 @@ class Invites(ReceiveCase):
         rooms = self.app.ok("GET", f"{V3}/sync", None, self.alice)["rooms"]
         self.assertIn(room.room_id, rooms["join"])
         self.assertNotIn("invite", rooms)
+
+
+@on_each_database
+class Large(ReceiveCase):
+    """Joining takes no more memory than there is."""
+
+    def test_answers_for_which_there_is_no_room(self) -> None:
+        room = self.peer.create("11")
+        answers = self.app.app.services.rooms.strangers.partial.answers
+        self.patch(answers, "_budget", 1_000)
+        path = f"{V3}/join/{quote(room.room_id)}"
+        status, answer = self.app.call("POST", path, {}, self.alice, {"via": "peer.example"})
+        self.assertEqual((502, 0), (status, answers.bytes), answer)
+        self.assertNotIn(
+            room.room_id, self.app.ok("GET", f"{V3}/joined_rooms", None, self.alice)["joined_rooms"]
+        )
+        self.patch(answers, "_budget", 1_000_000)
+        self.app.ok("POST", path, {}, self.alice, {"via": "peer.example"})
+        self.assertEqual(0, answers.bytes)
+
+    def test_large_ones_leave_room_for_others(self) -> None:
+        answers = LargeAnswers(1_000, 100)
+        large, usual = answers.begin("large"), answers.begin("usual")
+        for _ in range(5):
+            large.receive(b"x" * 100)
+        self.assertRaises(AnswerTooLarge, large.receive, b"x")
+        usual.receive(b"y" * 100)
+        self.assertRaises(AnswerTooLarge, usual.receive, b"y")
+        self.assertEqual((600, b"x" * 500, b""), (answers.bytes, large.whole(), large.whole()))
+        again = answers.begin("large")
+        again.receive(b"z" * 400)
+        self.assertEqual(500, answers.bytes)
+        for purpose in ("large", "usual", "usual"):
+            answers.release(purpose)
+        self.assertEqual(0, answers.bytes)
 
 
 @on_each_database
