@@ -32,9 +32,9 @@ STAGES = (
     # By the README's own command: what a newcomer types must be what is judged.
     Stage("test", ("tests.runner",), 1200, ("make", "--no-print-directory", "test")),
     Stage("e2e", ("scripts.e2e",), 300),
-    Stage("interop", ("scripts.interop",), 600),
+    Stage("interop", ("scripts.interop",), 480),
     # The same seeds each time: a commit is judged by what it changed. The nightly job draws new ones.
-    Stage("sim", ("homeserver", "sim", "--seed", "1", "--seeds", "200"), 420),
+    Stage("sim", ("homeserver", "sim", "--seed", "1", "--seeds", "200"), 300),
 )
 
 
