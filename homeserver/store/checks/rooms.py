@@ -106,7 +106,7 @@ _CHILDREN = statement(
     .where(events.c.room_nid == _IN_ROOM, events.c.state_before.is_not(None))
 )
 _NEWER = statement(
-    select(events.c.event_id, events.c.nid)
+    select(events.c.event_id, events.c.nid, timeline.c.pos)
     .select_from(timeline.join(events, events.c.nid == timeline.c.event_nid))
     .where(timeline.c.room_nid == _IN_ROOM, timeline.c.pos > 0)
 )
@@ -154,29 +154,25 @@ _AFTERS = statement(
         events.c.rejected_reason,
     ).where(events.c.room_nid == _IN_ROOM, events.c.state_before.is_not(None))
 )
-_WITH_LATE_CHILDREN = statement(
-    select(_parents.c.nid)
-    .select_from(
-        _parents.join(edges, edges.c.parent_id == _parents.c.event_id)
-        .join(_parent_place, _parent_place.c.event_nid == _parents.c.nid)
-        .join(_children, _children.c.nid == edges.c.child_nid)
-        .join(_child_place, _child_place.c.event_nid == _children.c.nid)
-    )
-    .where(any_of(_parents.c.nid, "nids"))
-    .where(_child_place.c.pos < _parent_place.c.pos)
-)
 _AFTER_GAPS = statement(
     select(edges.c.child_nid).where(gaps.c.room_nid == _IN_ROOM, edges.c.parent_id == gaps.c.missing_id)
 )
-# Where somebody came back to a room that all had left, the state is what another server told.
+# Where somebody came back to a room that all had left, the state is what another server told; and it may not have heard
+# yet that they had left, so that they stand on something older.
+_end_place = timeline.alias("end_place")
 _AFTER_ENDS = statement(
     select(edges.c.child_nid)
     .select_from(
-        ends.join(events, events.c.nid == ends.c.event_nid).join(
-            edges, edges.c.parent_id == events.c.event_id
+        ends.join(_end_place, _end_place.c.event_nid == ends.c.event_nid)
+        .join(
+            _child_place,
+            and_(_child_place.c.room_nid == _end_place.c.room_nid, _child_place.c.pos > _end_place.c.pos),
         )
+        .join(edges, edges.c.child_nid == _child_place.c.event_nid)
+        .join(_parents, _parents.c.event_id == edges.c.parent_id)
+        .join(_parent_place, _parent_place.c.event_nid == _parents.c.nid)
     )
-    .where(events.c.room_nid == _IN_ROOM)
+    .where(_end_place.c.room_nid == _IN_ROOM, _parent_place.c.pos <= _end_place.c.pos)
 )
 
 
@@ -309,43 +305,47 @@ def _head_problems(tx: Tx, head: Row) -> Iterator[str]:
         yield "it has no extremities"
     elif depth != max(at for _, at in found.values()):
         yield f"its depth is not {depth}"
-    leaves = _leaves(tx, room_nid)
-    if not leaves <= set(extremities) or not _are_fork_ends(tx, set(extremities) - leaves):
+    graph = _Timeline(tx, room_nid)
+    leaves = graph.leaves(set(tx.column(_ENDS, room_nid=room_nid)))
+    if not leaves <= set(extremities) or not all(map(graph.is_fork_end, set(extremities) - leaves)):
         yield f"its extremities are {sorted(extremities)}, its events without successors {sorted(leaves)}"
 
 
-def _leaves(tx: Tx, room_nid: int) -> set[int]:
-    """The events of the timeline without successors there, be it by way of events that nobody is shown."""
-    children: dict[str, list[str]] = {}
-    shown: set[str] = set()
-    for parent_id, child_id, pos in tx.all(_CHILDREN, room_nid=room_nid):
-        children.setdefault(parent_id, []).append(child_id)
-        if pos is not None:
-            shown.add(child_id)
-    ended = set(tx.column(_ENDS, room_nid=room_nid))
-    return {
-        nid
-        for event_id, nid in tx.all(_NEWER, room_nid=room_nid)
-        if nid not in ended and not _has_shown_successor(event_id, children, shown)
-    }
+class _Timeline:
+    """The events of a room that came here as new, and what stands on them, be it by way of events that nobody is shown."""
 
+    def __init__(self, tx: Tx, room_nid: int) -> None:
+        self._children: dict[str, list[str]] = {}
+        self._shown: dict[str, int] = {}  # by event id, where
+        for parent_id, child_id, pos in tx.all(_CHILDREN, room_nid=room_nid):
+            self._children.setdefault(parent_id, []).append(child_id)
+            if pos is not None:
+                self._shown[child_id] = pos
+        self._newer = {nid: (event_id, pos) for event_id, nid, pos in tx.all(_NEWER, room_nid=room_nid)}
 
-def _are_fork_ends(tx: Tx, nids: set[int]) -> bool:
-    """Whether extremities that have successors have such as were here before them: these could not end them."""
-    late = set(tx.column(_WITH_LATE_CHILDREN, nids=sorted(nids)))
-    return nids == late
+    def leaves(self, ended: set[int]) -> set[int]:
+        """Those without successors in the timeline, but for what was the newest when all had left."""
+        return {
+            nid
+            for nid, (event_id, _) in self._newer.items()
+            if nid not in ended and next(self._successors(event_id), None) is None
+        }
 
+    def is_fork_end(self, nid: int) -> bool:
+        """Whether an extremity has a successor that was here before it, and so could not end it."""
+        event_id, pos = self._newer.get(nid, ("", 0))
+        return any(at < pos for at in self._successors(event_id))
 
-def _has_shown_successor(event_id: str, children: dict[str, list[str]], shown: set[str]) -> bool:
-    seen, waiting = {event_id}, [event_id]
-    while waiting:
-        for child_id in children.get(waiting.pop(), ()):
-            if child_id in shown:
-                return True
-            if child_id not in seen:
-                seen.add(child_id)
-                waiting.append(child_id)
-    return False
+    def _successors(self, event_id: str) -> Iterator[int]:
+        """Where the nearest ones that are shown stand."""
+        seen, waiting = {event_id}, [event_id]
+        while waiting:
+            for child_id in self._children.get(waiting.pop(), ()):
+                if child_id in self._shown:
+                    yield self._shown[child_id]
+                elif child_id not in seen:
+                    seen.add(child_id)
+                    waiting.append(child_id)
 
 
 # --- the current state -------------------------------------------------------------------------------------------
