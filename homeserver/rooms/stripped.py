@@ -26,8 +26,8 @@ from homeserver.rooms.signed import is_signed
 
 # LIMIT(entries looked at, and bytes kept of them, for each membership)
 ENTRIES_MOST = 50
-BYTES_MOST = 256 * 1024
-_MEMBER_BYTES_MOST = 64 * 1024
+BYTES_MOST = 64 * 1024
+_MEMBER_BYTES_MOST = 32 * 1024
 _encode = msgspec.json.Encoder().encode
 
 

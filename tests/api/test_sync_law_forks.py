@@ -140,7 +140,7 @@ class _Story:
 class ForkedLaw(DatabaseCase):
     """Each seed is a story of its own."""
 
-    def _check(self, variant: str) -> None:
+    def _hold(self, variant: str) -> None:
         # What differs between databases shows with few seeds, and each costs a database of its own.
         for seed in SEEDS if self.dialect == SQLITE else SEEDS[:1]:
             story = _Story(self, variant, seed)
@@ -150,7 +150,7 @@ class ForkedLaw(DatabaseCase):
                     self.assertEqual([], story.differences(), f"{variant} {seed} {number}")
 
     def test_state_after(self) -> None:
-        self._check("after")
+        self._hold("after")
 
     def test_state_after_with_lazy_members(self) -> None:
-        self._check("lazy after")
+        self._hold("lazy after")
