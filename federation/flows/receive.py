@@ -44,7 +44,7 @@ from federation.ids import EventId
 MISSING_AT_ONCE: Final = 20
 _LATEST_MOST: Final = 20
 _SMALL: Final = Limits(16 * 1024 * 1024, 20.0, 4)
-_LARGE: Final = Limits(64 * 1024 * 1024, 60.0, 2)
+_LARGE: Final = Limits(32 * 1024 * 1024, 60.0, 2)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from twisted.internet.defer import Deferred
+
 from homeserver.http.transport import AnswerTooLarge
 from homeserver.rooms.large_answers import LargeAnswers
 from homeserver.store.placement import Bundle
@@ -74,6 +76,18 @@ class Large(ReceiveCase):
         self.patch(answers, "_budget", 1_000_000)
         self.app.ok("POST", path, {}, self.alice, {"via": "peer.example"})
         self.assertEqual(0, answers.bytes)
+
+    def test_the_server_stops_while_another_has_not_answered(self) -> None:
+        for method, part in (("GET", "/v1/make_join/"), ("PUT", "/v2/send_join/")):
+            room = self.peer.create("12", part=part)
+            self.peer.answers = {(method, f"/_matrix/federation{part}"): Deferred()}
+            path = f"{V3}/join/{quote(room.room_id)}"
+            self.app.start("POST", path, {}, self.alice, {"via": "peer.example"})
+            self.settle()
+            self.assertIn(part, self.peer.asked[-1].uri)
+            self.app.restart()
+            self.peer.answers = {}
+            self.app.ok("POST", path, {}, self.alice, {"via": "peer.example"})
 
     def test_large_ones_leave_room_for_others(self) -> None:
         answers = LargeAnswers(1_000, 100)
