@@ -123,7 +123,7 @@ def check(world: World) -> Iterator[str]:
         for server in inside:
             for client in world.clients_of(server):
                 if room_id in client.view.state and client.user_id in founder.joined:
-                    yield from _hears_all(world, client, room_id, have[server.name][room_id])
+                    yield from _hears_all(world, client, room_id, have[server.name][room_id], founder)
 
 
 def _is_inside(world: World, server: SimServer, room_id: str, founder: Room) -> bool:
@@ -148,20 +148,20 @@ def _compare(world: World, one: Room, other: Room) -> Iterator[str]:
 
 
 def _compare_events(world: World, one: Room, other: Room) -> Iterator[str]:
-    """A liar's own events may be known to those alone whom it told."""
+    """A liar's own events may be known to those alone whom it told, and nobody names what is soft-failed."""
     lying = ":" + world.servers[-1].name if world.liar is not None else "no liar"
     for here, there, number in ((one, other, "first"), (other, one, "second")):
         alone = sorted(
             event_id
             for event_id, sender in here.senders.items()
-            if event_id not in there.senders and not sender.endswith(lying)
+            if event_id not in there.senders and event_id in here.shown and not sender.endswith(lying)
         )
         if alone:
             why = {event_id: there.rejected.get(event_id, "unknown") for event_id in alone}
             yield f"events of the {number} alone {why}"
 
 
-def _hears_all(world: World, client: SimClient, room_id: str, room: Room) -> Iterator[str]:
+def _hears_all(world: World, client: SimClient, room_id: str, room: Room, founder: Room) -> Iterator[str]:
     history = set(client.history.get(room_id, ()))
     for sender in world.clients:
         if sender.server not in world.honest:
@@ -171,7 +171,7 @@ def _hears_all(world: World, client: SimClient, room_id: str, room: Room) -> Ite
                 continue
             # Heard of late, after its sender had left or lost the right to it: then it is soft-failed.
             may_fail = world.options.contested or (room_id, sender.user_id) in world.workload.leavers
-            if may_fail and _is_held_back(room, event_id):
+            if may_fail and (_is_held_back(room, event_id) or _is_nowhere(room, founder, event_id)):
                 continue
             if world.liar is not None and world.liar.could_fork:
                 continue
@@ -181,3 +181,8 @@ def _hears_all(world: World, client: SimClient, room_id: str, room: Room) -> Ite
 def _is_held_back(room: Room, event_id: str) -> bool:
     """Stored, and soft-failed."""
     return event_id in room.senders and event_id not in room.shown
+
+
+def _is_nowhere(room: Room, founder: Room, event_id: str) -> bool:
+    """Unknown to a server that came later, and soft-failed where it was sent to: nothing that is shown names it."""
+    return event_id not in room.senders and event_id not in founder.shown
