@@ -193,7 +193,10 @@ class RoomActor:
             self._power = turn.power
             if turn.snapshots:
                 self._resolved = {}
-            if self._in_flight:
+            if self._broken:
+                # What it saw may be what could not be stored meanwhile: on the database's head it may say another thing.
+                self._again.append(job)
+            elif self._in_flight:
                 self._after_last.append((job, answer))
             else:
                 job.result.callback(answer)

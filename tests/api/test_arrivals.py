@@ -16,6 +16,7 @@ from federation.ids import EventId
 from federation.redaction import redact
 from federation.state.resolve import resolve
 from federation.verdict import ACCEPT, Accept, Drop, Reject, SoftFail
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.rooms.arrivals import (
     AlreadyHere,
     Arrival,
@@ -409,6 +410,38 @@ class Rooms(ArrivalCase):
         self.assertEqual((newest, state), ({join.event_id}, dict(room.state)))
         joined = self.app.ok("GET", f"{V3}/sync", None, self.token)["rooms"]["join"][room.room_id]
         self.assertEqual(joined["timeline"]["events"][-1]["event_id"], join.event_id)
+
+
+@on_each_database
+class Undone(ArrivalCase):
+    """What could not be stored."""
+
+    def test_what_was_said_of_it_is_asked_again(self) -> None:
+        room = self.make_room("11")
+        event = room.say("never stored")
+        actor, database = self.app.app.core.rooms.known(room.room_id), self.app.database
+        assert actor is not None
+        held: Deferred[Any] = Deferred()
+        write, gate = database.write, Deferred[None]()
+        database.write = lambda *_, **__: held  # type: ignore[method-assign]
+        first = actor.run(lambda turn: arrive(turn, [Arrival(event)]))
+        self.app.advance(0)
+        seen: list[bool] = []
+
+        async def look(turn: Turn) -> bool:
+            seen.append(event.event_id in turn.flying)
+            if len(seen) == 1:
+                await gate
+            return seen[-1]
+
+        second = actor.run(look)
+        database.write = write  # type: ignore[method-assign]
+        held.errback(DatabaseUnavailable("gone"))
+        gate.callback(None)
+        self.assertFalse(self.app.wait(second), "it says what the database has")
+        self.assertEqual(seen, [True, False])
+        with self.assertRaises(DatabaseUnavailable):
+            self.app.wait(first)
 
 
 class ModelTests(TestCase):
