@@ -147,7 +147,8 @@ class SyncService:
                 requester.user_nid,
                 requester.device_nid,
                 left_s,
-                lambda quiet_at=quiet_at: self._is_quiet(requester, quiet_at),  # type: ignore[misc]
+                # An answer up to here told nothing: while nothing moves, it would tell nothing again, and again.
+                lambda quiet_at=quiet_at: self._stands(quiet_at) or self._is_quiet(requester, quiet_at),  # type: ignore[misc]
             ):
                 return await self._nothing(requester, at)
 
@@ -156,6 +157,11 @@ class SyncService:
     def _token(self) -> SyncToken:
         ephemeral = join_counters(self._typing.counter, self._presence.counter)
         return SyncToken(self._tools.log.position, ephemeral, self._boot)
+
+    def _stands(self, at: SyncToken) -> bool:
+        """Whether nothing at all has happened since this token."""
+        now = self._token()
+        return (now.pos, now.ephemeral) == (at.pos, at.ephemeral)
 
     def _is_quiet(self, requester: Requester, at: SyncToken) -> bool:
         """Whether nothing can have changed for a user: a comparison of positions."""
