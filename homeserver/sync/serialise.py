@@ -137,14 +137,16 @@ def typing_event(user_ids: Sequence[str]) -> bytes:
 def receipt_events(
     changes: Iterable[ReceiptChange], reader_nid: int = 0, ignored: Collection[str] = ()
 ) -> list[bytes]:
-    """Receipts as ``m.receipt`` events; private ones are their owner's alone.
+    """Receipts as ``m.receipt`` events; private ones are their owner's alone, and of several only the newest counts.
 
     One object has one place for an event, kind and user: where the same user has receipts of two threads at one
     event, a second object takes the second.
     """
     # spec: client-server-api#receipts
     bodies: list[dict[str, dict[str, dict[str, Any]]]] = []
-    for one in changes:
+    # An object has no order: a receipt that was moved on must not stand beside the one that it moved to.
+    newest = {(one.user_nid, one.kind, one.thread): one for one in changes}
+    for one in newest.values():
         if (one.kind == _PRIVATE and one.user_nid != reader_nid) or one.user_id in ignored:
             continue
         receipt: dict[str, Any] = {"ts": one.ts_ms}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -157,6 +158,11 @@ class ReceiptTests(SynchronousTestCase):
         )
         self.assertEqual(found[0], {"$e": {"m.read": {"@u1:x": {"ts": 5}, "@u2:x": {"ts": 5}}}})
         self.assertEqual(found[1], {"$e": {"m.read": {"@u1:x": {"ts": 5, "thread_id": "main"}}}})
+
+    def test_one_that_was_moved_on_is_told_once(self) -> None:
+        moved = [self.receipt(2), replace(self.receipt(1), event_id="$before"), self.receipt(1)]
+        found = self.decoded(receipt_events(moved))
+        self.assertEqual(found, [{"$e": {"m.read": {"@u2:x": {"ts": 5}, "@u1:x": {"ts": 5}}}}])
 
     def test_nobody(self) -> None:
         self.assertEqual(receipt_events([self.receipt(1)], 0, {"@u1:x"}), [])
