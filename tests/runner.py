@@ -32,6 +32,8 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any
 from unittest import TestResult
 
+from hypothesis import HealthCheck, settings
+
 from tests.support import postgres
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -152,6 +154,9 @@ def work(orders: IO[str], reports: IO[str]) -> None:
 
 
 def worker_main() -> None:
+    # A busy machine is no fault of the code: no test fails for its pace.
+    settings.register_profile("calm", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("calm")
     # What tests print must not mix with the reports: keep the pipe, and send standard output to standard error.
     reports = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
