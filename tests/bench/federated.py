@@ -59,20 +59,20 @@ Row = Callable[[Stage], Coroutine[None, None, Measured]]
 
 async def measure_join_1000(stage: Stage) -> Measured:
     """A user joins a room of 1,000 members of one other server; until the server lists them all. Median of three."""
-    taken = [await _join(stage, 1_000) for _ in range(stage.scale.large_joins)]
+    world = stage.world(stage.here)
+    taken = [await _join(stage, world, 1_000) for _ in range(stage.scale.large_joins)]
     return {"join_1000_s": sorted(complete_s for _, complete_s in taken)[len(taken) // 2]}
 
 
 async def measure_join_10000(stage: Stage) -> Measured:
     """The same with 10,000 members, once; usable is when the join is answered and a message of the user's accepted."""
-    usable_s, complete_s = await _join(stage, 10_000)
+    usable_s, complete_s = await _join(stage, stage.world(stage.here), 10_000)
     return {"join_10000_usable_s": usable_s, "join_10000_s": complete_s}
 
 
-async def _join(stage: Stage, members: int) -> tuple[float, float]:
+async def _join(stage: Stage, world: World, members: int) -> tuple[float, float]:
     """Seconds until the room is usable, and until its members are complete."""
     room = stage.resident.create_large(members)
-    world = stage.world(stage.here)
     (user,) = await world.register(1)
     # The keys of the other server are known, as those of a large one are.
     await _join_room(world, user, stage.resident.create_large(1))
