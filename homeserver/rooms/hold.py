@@ -33,6 +33,14 @@ class Hold:
         self._asked: set[str] = set()
         self._with_state: set[str] = set()
         self._powers: dict[int, PowerLevels] = {}
+        for one in turn.head.extremities:
+            event = turn.tools.events.get(one.nid)
+            if event is not None:
+                self._keep(one.reference.event_id, Known(one.nid, event, False, True, one.after))
+        for found in turn.warm.values():
+            if found is not None and found[1].event_id not in self._asked:
+                self.found.known[found[1].event_id] = Known(found[0], found[1], False, True, None)
+                self._asked.add(found[1].event_id)
         for placed in turn.unstored():
             self.note(placed)
 
@@ -62,15 +70,6 @@ class Hold:
     ) -> None:
         """Ask for what is not known yet."""
         turn = self.turn
-        for one in turn.head.extremities:
-            if one.reference.event_id not in self._with_state:
-                event = turn.tools.events.get(one.nid)
-                if event is not None:
-                    self._keep(one.reference.event_id, Known(one.nid, event, False, True, one.after))
-        for found in turn.warm.values():
-            if found is not None and found[1].event_id not in self._asked:
-                self.found.known[found[1].event_id] = Known(found[0], found[1], False, True, None)
-                self._asked.add(found[1].event_id)
         new = [one for one in new_ids if one not in self._with_state]
         parents = [one for one in parent_ids if one not in self._with_state]
         others = [one for one in other_ids if one not in self._asked]

@@ -187,7 +187,8 @@ class Turn:
         cache = self.tools.events
         found = {nid: event for nid in nids if (event := cache.get(nid)) is not None}
         if len(found) < len(nids):
-            found.update({one.nid: one.event for one in self.unstored() if one.nid in nids})
+            wanted = set(nids)
+            found.update({one.nid: one.event for one in self.unstored() if one.nid in wanted})
             missing = [nid for nid in nids if nid not in found]
             if missing:
                 found.update(await self.tools.database.read(_load_events, missing, cache))
@@ -283,8 +284,9 @@ class Turn:
         return tuple(found)
 
     async def _memberships(self, nids: Sequence[int]) -> dict[int, Membership]:
+        wanted = set(nids)
         words: dict[int, Any] = {
-            one.nid: one.event.content.get("membership") for one in self.unstored() if one.nid in set(nids)
+            one.nid: one.event.content.get("membership") for one in self.unstored() if one.nid in wanted
         }
         missing = [nid for nid in nids if nid not in words]
         if missing:

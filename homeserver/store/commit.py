@@ -31,6 +31,7 @@ from homeserver.db.schema.rooms import (
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
+from homeserver.store.members import PUT_MEMBERS
 from homeserver.store.placement import Bundle, Place, Placement, StateMove, StateMoved
 from homeserver.store.relations import write_relations
 from homeserver.store.state import INSERT_SNAPSHOTS, snapshot_row
@@ -83,18 +84,6 @@ _INSERT_CURRENT = rows(
     "event_nid",
     keys=("room_nid", "state_key_nid"),
     update=("event_nid",),
-)
-_INSERT_MEMBERS = rows(
-    members,
-    "room_nid",
-    "user_nid",
-    "membership",
-    "event_nid",
-    "pos",
-    "forgotten",
-    "outside",
-    keys=("room_nid", "user_nid"),
-    update=("membership", "event_nid", "pos", "forgotten", "outside"),
 )
 _INSERT_GAPS = rows(gaps, "room_nid", "missing_id", ignore=True)
 _CLOSE_GAPS = statement(
@@ -285,7 +274,7 @@ def write_moves(tx: Tx, moves: Sequence[tuple[int, int, StateMove]]) -> None:
             member_rows[(room_nid, move.member_nid)] = row if move.event_nid else None
     tx.insert(_INSERT_STATE_LOG, log_rows)
     tx.insert(_INSERT_CURRENT, [(*key, nid) for key, nid in current.items() if nid])
-    tx.insert(_INSERT_MEMBERS, [row for row in member_rows.values() if row is not None])
+    tx.insert(PUT_MEMBERS, [row for row in member_rows.values() if row is not None])
     gone = [key for key, nid in current.items() if not nid]
     for room_nid in sorted({room for room, _ in gone}):
         tx.run(_REMOVE_CURRENT, of_room=room_nid, keys=[key for room, key in gone if room == room_nid])

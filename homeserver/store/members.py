@@ -10,7 +10,7 @@ from sqlalchemy import and_, bindparam, func, select, update
 from federation.ids import ServerName
 from homeserver.db.schema.accounts import accounts
 from homeserver.db.schema.rooms import members, timeline, user_ids
-from homeserver.db.statements import any_of, statement
+from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Row, Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.placement import Membership
@@ -61,6 +61,18 @@ _JOINED_ROOMS = statement(
     select(members.c.user_nid, members.c.room_nid).where(
         and_(any_of(members.c.user_nid, "user_nids"), members.c.membership == int(Membership.JOIN))
     )
+)
+PUT_MEMBERS = rows(
+    members,
+    "room_nid",
+    "user_nid",
+    "membership",
+    "event_nid",
+    "pos",
+    "forgotten",
+    "outside",
+    keys=("room_nid", "user_nid"),
+    update=("membership", "event_nid", "pos", "forgotten", "outside"),
 )
 _FORGET = statement(
     update(members)

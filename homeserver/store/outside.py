@@ -14,11 +14,11 @@ from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, select
 
-from homeserver.db.schema.rooms import members, outside
+from homeserver.db.schema.rooms import outside
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
-from homeserver.store.members import find_member
+from homeserver.store.members import PUT_MEMBERS, find_member
 from homeserver.store.placement import Membership
 
 _COLUMNS = (
@@ -45,18 +45,6 @@ _PUT = rows(
     "stripped",
     keys=("room_nid", "user_nid"),
     update=("server", "version", "event_id", "event", "stripped"),
-)
-_PUT_MEMBER = rows(
-    members,
-    "room_nid",
-    "user_nid",
-    "membership",
-    "event_nid",
-    "pos",
-    "forgotten",
-    "outside",
-    keys=("room_nid", "user_nid"),
-    update=("membership", "event_nid", "pos", "forgotten", "outside"),
 )
 _IN_ROOM = statement(select(outside.c.user_nid).where(outside.c.room_nid == bindparam("room_nid")))
 _END = statement(
@@ -101,7 +89,7 @@ def put_outside(tx: WriteTx, told: Told) -> None:
 
 
 def _write_member(tx: Tx, pos: int, *, told: Told) -> None:
-    tx.insert(_PUT_MEMBER, [(told.room_nid, told.user_nid, int(told.membership), 0, pos, 0, 1)])
+    tx.insert(PUT_MEMBERS, [(told.room_nid, told.user_nid, int(told.membership), 0, pos, 0, 1)])
 
 
 def load_outside(tx: Tx, user_nid: int, room_nids: Collection[int]) -> Mapping[int, OutsideRow]:
