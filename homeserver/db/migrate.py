@@ -23,9 +23,9 @@ from homeserver.db.schema.stream import server_facts
 from homeserver.db.statements import POSTGRESQL, SQLITE, compile_ddl, rows, statement
 from homeserver.db.tx import Tx
 
-HEAD = "0002"
+HEAD = "0003"
 # The oldest program that understands a database of revision HEAD.
-OLDEST_READER = "0002"
+OLDEST_READER = "0003"
 
 _SCHEMA_FACT, _READER_FACT = "schema", "oldest_reader"
 # Two processes on a new PostgreSQL database: the second waits, and then finds the tables. (The number is drawn.)

@@ -1,0 +1,37 @@
+"""What clients use beyond rooms and messages: key backups, application services, delayed events and their like.
+
+Revision 0003; it comes after 0002.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op  # noqa: F401
+
+revision = "0003"
+down_revision = "0002"
+# The oldest program that understands a database of this revision.
+oldest_reader = "0003"
+
+
+def _big(name: str, *, nullable: bool = False) -> sa.Column[Any]:
+    kind = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+    return sa.Column(name, kind, nullable=nullable, autoincrement=False)
+
+
+def _small(name: str, *, nullable: bool = False, default: str | None = None) -> sa.Column[Any]:
+    return sa.Column(name, sa.Integer(), nullable=nullable, autoincrement=False, server_default=default)
+
+
+def _text(name: str, *, nullable: bool = False, unique: bool = False) -> sa.Column[Any]:
+    return sa.Column(name, sa.Text(), nullable=nullable, unique=unique)
+
+
+def _blob(name: str, *, nullable: bool = False) -> sa.Column[Any]:
+    return sa.Column(name, sa.LargeBinary(), nullable=nullable)
+
+
+def upgrade() -> None:
+    """Add what is new."""
