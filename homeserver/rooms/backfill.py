@@ -112,10 +112,6 @@ class Backfills:
         """Whether it makes sense to ask: nobody tells a server about a room that it is not in."""
         return bool(self._index.local_members(room_nid))
 
-    def is_running(self, room_nid: int) -> bool:
-        """Whether a fetch for the room is under way."""
-        return room_nid in self._waiters
-
     def begin(self, room_id: str, room_nid: int) -> bool:
         """Start to fetch what comes before our history, unless that is under way; False where it cannot be."""
         if room_nid in self._waiters:

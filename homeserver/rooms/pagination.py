@@ -31,15 +31,17 @@ from homeserver.rooms.reading import (
 from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.types import Requester
 from homeserver.rooms.visibility import Sight, Sights
-from homeserver.runtime.clock import Clock
+from homeserver.runtime.clock import Clock, sleep
 from homeserver.store.client_events import join
 from homeserver.store.gaps import has_gaps
 from homeserver.store.history import BEGINNING, find_history_row, find_member_keys, members_among, state_after
-from homeserver.stream.tokens import parse_timeline_token, timeline_token
+from homeserver.stream.tokens import asked_in_vain, parse_timeline_token, timeline_token
 
 # How long a reader waits for history that other servers have, and how many fetches that may be.
 PAST_WAIT_S = 5.0
 _PAST_ROUNDS = 3
+# A minute or so of asking in vain, after which the token of an empty page stays the same.
+_PATIENCE = 12
 
 T = TypeVar("T")
 
@@ -49,8 +51,8 @@ _encode = msgspec.json.Encoder().encode
 class Past(Protocol):
     """History before ours (``homeserver.rooms.backfill.Backfills`` fetches it)."""
 
-    def is_running(self, room_nid: int) -> bool:
-        """Whether some is on its way."""
+    def may(self, room_nid: int) -> bool:
+        """Whether other servers would tell us some."""
 
     def begin(self, room_id: str, room_nid: int) -> bool:
         """Start to fetch some."""
@@ -68,7 +70,8 @@ class _Answer(NamedTuple):
     body: bytes
     goes_on: bool = False
     is_short: bool = False  # the reader wanted more than there was
-    if_stuck: bytes | None = None  # of an answer without events: what to say instead where no more can be had
+    is_empty: bool = False
+    if_never: bytes | None = None  # of an empty one: what to say instead where no more is to be had, ever
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +162,21 @@ class Pagination:
         """
         past, room_nid = self._past, sight.room_nid
         until_s = self._clock.monotonic() + PAST_WAIT_S
+        came = True
         for _ in range(_PAST_ROUNDS):
             wait_s = until_s - self._clock.monotonic()
             if not answer.is_short or wait_s <= 0:
                 break
-            if not await past.more(sight.room_id, room_nid, wait_s):
-                if answer.if_stuck is not None and not past.is_running(room_nid):
-                    # Nobody has more just now. Some clients ask again at once, for ever, where they are told to go on.
-                    return answer.if_stuck
-                break
+            came = await past.more(sight.room_id, room_nid, wait_s)
+            # Also where nothing came: another fetch may have ended between the page and this one.
             answer = await read()
+            if not came:
+                break
+        if answer.is_empty and answer.is_short and not came:
+            if answer.if_never is not None and not past.may(room_nid):
+                return answer.if_never
+            # Nobody has more just now. Whoever is told to go on does so at once, and for ever.
+            await sleep(self._clock, max(until_s - self._clock.monotonic(), 0.0))
         if answer.goes_on and not answer.is_short:
             # So that the next page need not wait.
             past.begin(sight.room_id, room_nid)
@@ -225,7 +233,13 @@ def _write_page(tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: i
     parts = [b'{"start":', _encode(start)]
     goes_on = backwards and _goes_on(tx, sight, low, scanned)
     edge = scanned.end if goes_on else scanned.edge
-    end = timeline_token(edge) if edge is not None else asked.to_token
+    is_empty = not scanned.found
+    end = asked.to_token
+    if edge is not None:
+        # No token would be the room's beginning, and the same one is taken for that: so it says how often it was given.
+        is_stuck = goes_on and is_empty and edge == high
+        in_vain = min(asked_in_vain(asked.from_token) + 1, _PATIENCE) if is_stuck else 0
+        end = timeline_token(edge, in_vain)
     if end is not None:
         parts += [b',"end":', _encode(end)]
     parts += [b',"chunk":', join(write_events(tx, archive, asker, scanned.found))]
@@ -233,7 +247,7 @@ def _write_page(tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: i
         parts += [b',"state":', join(write_senders(tx, archive, asker, scanned.found))]
     parts.append(b"}")
     is_short = goes_on and len(scanned.found) < asked.limit
-    return _Answer(b"".join(parts), goes_on, is_short, nothing if goes_on and not scanned.found else None)
+    return _Answer(b"".join(parts), goes_on, is_short, is_empty, nothing if is_empty else None)
 
 
 def find_event(tx: Tx, archive: Archive, sight: Sight, event_id: str) -> Found:

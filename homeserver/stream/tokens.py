@@ -4,7 +4,8 @@ A sync token is ``s<pos>_<ephemeral>_<boot>``: the position in the log up to whi
 counter of ephemeral facts (typing, presence), which means something only to the process that counted (``boot``). After
 a restart the ephemeral part reads as 0: everything changed. Where more messages waited for the device than one answer
 takes, ``_<pos>`` follows: up to there it has them. A timeline token is ``t<pos>``: a point between events,
-after the event at ``pos``. Wherever a timeline token is asked for, a sync token serves as well.
+after the event at ``pos``. Where a reader waits there for history that other servers have, ``_<n>`` follows: so often
+they have asked in vain. Wherever a timeline token is asked for, a sync token serves as well.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import NamedTuple
 from homeserver.http.errors import invalid_param
 
 _SYNC = re.compile(r"s([0-9]{1,18})_([0-9]{1,18})_([A-Za-z0-9]{1,16})(?:_([0-9]{1,18}))?\Z")
-_TIMELINE = re.compile(r"t(-?[0-9]{1,18})\Z")
+_TIMELINE = re.compile(r"t(-?[0-9]{1,18})(?:_([0-9]{1,3}))?\Z")
 
 
 class SyncToken(NamedTuple):
@@ -46,9 +47,9 @@ def parse_sync_token(text: str, boot: str) -> SyncToken:
     return SyncToken(int(match[1]), int(match[2]) if same else 0, boot, behind)
 
 
-def timeline_token(pos: int) -> str:
-    """The point after the event at ``pos``."""
-    return f"t{pos}"
+def timeline_token(pos: int, in_vain: int = 0) -> str:
+    """The point after the event at ``pos``; ``in_vain``: how often its bearer has asked there for more."""
+    return f"t{pos}_{in_vain}" if in_vain else f"t{pos}"
 
 
 def parse_timeline_token(text: str) -> int:
@@ -57,3 +58,9 @@ def parse_timeline_token(text: str) -> int:
     if match is None:
         raise invalid_param("Not a pagination token of this server")
     return int(match[1])
+
+
+def asked_in_vain(text: str | None) -> int:
+    """How often the bearer of a timeline token has asked there for more and got nothing."""
+    match = _TIMELINE.match(text) if text is not None else None
+    return int(match[2] or 0) if match is not None else 0

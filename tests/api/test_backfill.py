@@ -11,7 +11,7 @@ from twisted.internet.defer import Deferred
 from federation.ids import EventId
 from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
 from homeserver.rooms.backfill import FETCH_S
-from homeserver.rooms.pagination import PAST_WAIT_S
+from homeserver.rooms.pagination import PAST_WAIT_S, Past
 from tests.api.peers import JoinedCase
 from tests.api.rooms import V3
 from tests.support.databases import on_each_database
@@ -45,6 +45,26 @@ class HistoryCase(JoinedCase):
     def backfills(self, peer: FakePeer | None = None) -> int:
         """How often the peer was asked for history."""
         return len((peer or self.peer).asked_for("/backfill/"))
+
+
+class _EndsBetween:
+    """A past whose fetches are over when somebody asks for one: they have come, and nothing is left to fetch."""
+
+    def __init__(self, past: Past) -> None:
+        self._past = past
+
+    def may(self, room_nid: int) -> bool:
+        return self._past.may(room_nid)
+
+    def begin(self, room_id: str, room_nid: int) -> bool:
+        return self._past.begin(room_id, room_nid)
+
+    async def more(self, room_id: str, room_nid: int, wait_s: float) -> bool:
+        await self._past.more(room_id, room_nid, wait_s)
+        return False
+
+    async def bring(self, room_id: str, room_nid: int, event_id: str, wait_s: float) -> bool:
+        return await self._past.bring(room_id, room_nid, event_id, wait_s)
 
 
 @on_each_database
@@ -81,12 +101,60 @@ class Paging(HistoryCase):
         chunk, end = self.page(room_id)
         self.assertEqual(self.ids(chunk), [room.head[0]])
         self.assertIsNotNone(end)
-        self.assertEqual(([], None), self.page(room_id, start=end), "no token to ask with again and again")
+        path = f"{V3}/rooms/{quote(room_id)}/messages"
+        for _ in range(20):
+            waiting = self.app.start("GET", path, None, self.alice, {"dir": "b", "limit": 100, "from": end})
+            self.app.advance(PAST_WAIT_S - 1)
+            self.assertFalse(waiting.called, "who is told to go on does so at once")
+            self.app.advance(1)
+            answer = self.app.wait(waiting).json
+            self.assertEqual([], answer["chunk"])
+            end, before = answer["end"], end
+        self.assertEqual(before, end, "some take that for the beginning: it has been a while")
         self.peer.reachable = True
         self.app.advance(3600)
         chunk, end = self.page(room_id, start=end)
         self.assertEqual(list(room.events)[-2:-102:-1], self.ids(chunk))
         self.assertEqual(list(room.events)[::-1], self.ids(self.pages(room_id)))
+
+    def test_a_token_of_an_empty_page_is_another_one_for_a_while(self) -> None:
+        room = self.room(150)
+        room_id = self.adopt(room)
+        self.peer.reachable = False
+        tokens = [self.page(room_id)[1]]
+        path = f"{V3}/rooms/{quote(room_id)}/messages"
+        for _ in range(12):
+            query: dict[str, str | int] = {"dir": "b", "limit": 100, "from": str(tokens[-1])}
+            waiting = self.app.start("GET", path, None, self.alice, query)
+            self.app.advance(PAST_WAIT_S)
+            tokens.append(self.app.wait(waiting).json["end"])
+        self.assertEqual(13, len(set(tokens)))
+        self.peer.reachable = True
+        self.app.advance(3600)
+        for token in tokens:
+            self.assertEqual(list(room.events)[-2:-102:-1], self.ids(self.page(room_id, start=token)[0]))
+
+    def test_history_that_comes_while_a_page_is_read_is_no_beginning(self) -> None:
+        room = self.room(150)
+        room_id = self.adopt(room)
+        self.peer.reachable = False
+        _, end = self.page(room_id)
+        self.peer.reachable = True
+        self.app.advance(3600)
+        pagination = self.app.app.services.reading.pagination
+        pagination._past = _EndsBetween(pagination._past)
+        chunk, end = self.page(room_id, start=end)
+        self.assertEqual(list(room.events)[-2:-102:-1], self.ids(chunk))
+        self.assertIsNotNone(end)
+
+    def test_where_nobody_of_ours_is_any_more_our_history_ends(self) -> None:
+        room = self.room(5, visibility="world_readable")
+        room_id = self.adopt(room)
+        self.peer.reachable = False
+        self.app.ok("POST", f"{V3}/rooms/{quote(room_id)}/leave", {}, self.alice)
+        _, end = self.page(room_id)
+        self.assertIsNotNone(end)
+        self.assertEqual(([], None), self.page(room_id, start=end))
 
     def test_a_filter_that_little_fits_does_not_end_before_the_beginning(self) -> None:
         room = self.room(700)
