@@ -31,6 +31,8 @@ from tests.sim.draws import Draws
 from tests.sim.network import SimNetwork, SimTransport
 from tests.support.http import Answer, HttpHarness
 
+# Nobody else writes to a server's database: to look whether somebody did is most of what a quiet world does.
+HOUSEKEEPING_S = 60.0
 # What a server may report as an error while its database fails; anything else is a bug of ours.
 EXPECTED_ERRORS = frozenset(
     (
@@ -142,8 +144,7 @@ class SimServer:
 
         def started(app: App) -> None:
             app.services.hasher._cost = Cost(1, 8192)
-            # Nobody else writes to its database: to look whether somebody did is most of what a quiet world does.
-            app.begin(housekeeping_s=60.0)
+            app.begin(housekeeping_s=HOUSEKEEPING_S)
             self.app, self._http, self.life = app, HttpHarness(app.router), life
             self.note("up", self.lives)
 

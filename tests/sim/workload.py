@@ -56,8 +56,10 @@ class Workload:
 
     async def _join(self, client: SimClient, room_id: str) -> bool:
         status = await client.join(room_id, via=self._founder.server.name)
-        while status == 404:
-            # Those who answered are not in the room, and those who are did not answer.
+        # 404: those who answered are not in the room, and those who are did not answer. Where somebody lies, a refusal may
+        # be all that was answered; a lie ends with the faults, and whoever is refused then never comes to an end of this.
+        again = (404, 403) if self._options.lies and not self._options.contested else (404,)
+        while status in again:
             await self._sleep(0.4)
             status = await client.join(room_id, via=self._founder.server.name)
         if status == 403 and self._options.contested:
