@@ -34,6 +34,7 @@ from homeserver.api.client.receipts import ReceiptsApi
 from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
 from homeserver.api.client.relations import RelationsApi
+from homeserver.api.client.room_keys import RoomKeysApi
 from homeserver.api.client.send import SendApi
 from homeserver.api.client.send_to_device import SendToDeviceApi
 from homeserver.api.client.spaces import SpacesApi
@@ -157,6 +158,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         DeviceKeysApi(encryption.uploads, encryption.queries, encryption.news, services.sync, core.changes),
         CrossSigningApi(encryption.signing, services.identity, interactive),
         SendToDeviceApi(encryption.messages),
+        RoomKeysApi(encryption.backups),
         SyncApi(services.sync, around.database, _note_sync(services.presence)),
     ]
 

@@ -17,6 +17,7 @@ from homeserver.accounts.users import Accounts
 from homeserver.config.schema import RateLimits
 from homeserver.config.settings import Settings
 from homeserver.core import Core
+from homeserver.e2ee.backup import KeyBackups
 from homeserver.e2ee.edus import KeyEdus
 from homeserver.e2ee.queries import KeyQueries
 from homeserver.e2ee.remote import RemoteLists
@@ -285,6 +286,7 @@ class Encryption:
     messages: ToDeviceMessages
     news: DeviceNews
     edus: KeyEdus
+    backups: KeyBackups
 
 
 def build_encryption(core: Core, peering: Peering, tasks: TaskGroup, facts: StateFacts) -> Encryption:
@@ -303,6 +305,7 @@ def build_encryption(core: Core, peering: Peering, tasks: TaskGroup, facts: Stat
         ToDeviceMessages(server_name, worker, interner, clock, around.entropy),
         news,
         KeyEdus(server_name, remote, database, worker, interner, index, clock, around.log),
+        KeyBackups(database, worker, interner),
     )
 
 

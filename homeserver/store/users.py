@@ -15,6 +15,7 @@ from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.devices import Login, drop_all_devices, log_in
+from homeserver.store.key_backups import drop_user_backups
 from homeserver.store.members import Member, load_user_rooms
 from homeserver.store.openid import drop_openid_tokens
 from homeserver.store.profiles import put_field
@@ -195,6 +196,8 @@ def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
     drop_all_devices(tx, user_nid)
     drop_user_tokens(tx, user_nid)
     drop_openid_tokens(tx, user_nid)
+    # Nobody can ask for them any more, and what was written is not to lie about with the keys to it.
+    drop_user_backups(tx, user_nid)
     tx.run(_DEACTIVATE, the_user_nid=user_nid, erase_flag=int(erase))
     tx.run(_ERASE_PROFILE, the_user_nid=user_nid)
     if tx.column(_DROP_PUSHERS, the_user_nid=user_nid):

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.log import Log
 from homeserver.store.changes import trim_changes
+from homeserver.store.key_backups import sweep_keys
 from homeserver.store.staging import sweep_answers
 from homeserver.store.sweep import sweep_transactions
 from homeserver.store.to_device import sweep_ids
@@ -98,4 +99,12 @@ def standard_chores(worker: Worker, clock: Clock) -> list[Chore]:
             while await worker.work(unit, before_ts_ms, SWEEP_AT_ONCE) == SWEEP_AT_ONCE:
                 pass
 
-    return [Chore("trim the log", TRIM_EVERY_S, trim), Chore("forget transaction ids", SWEEP_EVERY_S, sweep)]
+    async def sweep_backups() -> None:
+        while await worker.work(sweep_keys, SWEEP_AT_ONCE):
+            pass
+
+    return [
+        Chore("trim the log", TRIM_EVERY_S, trim),
+        Chore("forget transaction ids", SWEEP_EVERY_S, sweep),
+        Chore("take away dropped key backups", SWEEP_EVERY_S, sweep_backups),
+    ]

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from homeserver.db.schema import accounts, e2ee, media, peers, push, relations, rooms, stream
+from homeserver.db.schema import accounts, e2ee, key_backups, media, peers, push, relations, rooms, stream
 from homeserver.db.schema.base import metadata
 
-__all__ = ["accounts", "e2ee", "media", "metadata", "peers", "push", "relations", "rooms", "stream"]
+__all__ = [
+    "accounts",
+    "e2ee",
+    "key_backups",
+    "media",
+    "metadata",
+    "peers",
+    "push",
+    "relations",
+    "rooms",
+    "stream",
+]

@@ -56,6 +56,7 @@ from homeserver.db.schema.stream import changes, followers, stream
 from homeserver.store.changes import Kind
 from homeserver.store.checks.e2ee import ENCRYPTION
 from homeserver.store.checks.incoming import INCOMING
+from homeserver.store.checks.key_backups import KEY_BACKUPS
 from homeserver.store.checks.outside import OUTSIDE
 from homeserver.store.checks.rules import POSITION as _POSITION
 from homeserver.store.checks.rules import Rule
@@ -384,6 +385,7 @@ RULES: tuple[Rule, ...] = (
     *_PEERS,
     *_NUMBERS,
     *ENCRYPTION,
+    *KEY_BACKUPS,
     *INCOMING,
     *OUTSIDE,
 )

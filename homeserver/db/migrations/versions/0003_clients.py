@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import sqlalchemy as sa
-from alembic import op  # noqa: F401
+from alembic import op
 
 revision = "0003"
 down_revision = "0002"
@@ -33,5 +33,37 @@ def _blob(name: str, *, nullable: bool = False) -> sa.Column[Any]:
     return sa.Column(name, sa.LargeBinary(), nullable=nullable)
 
 
+def _key_backups() -> None:
+    """Room keys that clients keep here."""
+    op.create_table(
+        "key_backups",
+        _big("user_nid"),
+        _big("version"),
+        _big("keys_nid"),
+        _text("algorithm"),
+        _text("auth_data"),
+        _big("etag"),
+        _big("key_count"),
+        _big("size"),
+        sa.PrimaryKeyConstraint("user_nid", "version"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "backed_up_keys",
+        _big("keys_nid"),
+        _text("room_id"),
+        _text("session_id"),
+        _big("first_index"),
+        _big("forwarded"),
+        _small("verified"),
+        _text("session_data"),
+        _big("size"),
+        sa.PrimaryKeyConstraint("keys_nid", "room_id", "session_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table("dropped_keys", _big("keys_nid"), sa.PrimaryKeyConstraint("keys_nid"))
+
+
 def upgrade() -> None:
     """Add what is new."""
+    _key_backups()
