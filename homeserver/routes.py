@@ -24,6 +24,7 @@ from homeserver.api.client.media_legacy import LegacyMediaApi
 from homeserver.api.client.members import MembersApi
 from homeserver.api.client.membership import MembershipApi
 from homeserver.api.client.messages import MessagesApi
+from homeserver.api.client.mutual_rooms import MutualRoomsApi
 from homeserver.api.client.openid import OpenIdApi
 from homeserver.api.client.presence import PresenceApi
 from homeserver.api.client.profile import ProfileApi
@@ -34,6 +35,7 @@ from homeserver.api.client.receipts import ReceiptsApi
 from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
 from homeserver.api.client.relations import RelationsApi
+from homeserver.api.client.reports import ReportsApi
 from homeserver.api.client.room_keys import RoomKeysApi
 from homeserver.api.client.send import SendApi
 from homeserver.api.client.send_to_device import SendToDeviceApi
@@ -44,6 +46,7 @@ from homeserver.api.client.timestamp import TimestampApi
 from homeserver.api.client.typing import TypingApi
 from homeserver.api.client.upgrade import UpgradeApi
 from homeserver.api.client.versions import VersionsApi
+from homeserver.api.client.voip import VoipApi
 from homeserver.api.client.wellknown import WellKnownApi
 from homeserver.api.federation.backfill import BackfillApi
 from homeserver.api.federation.events import PeerEventsApi
@@ -61,6 +64,7 @@ from homeserver.api.federation.state import PeerStateApi
 from homeserver.api.federation.third_party import ThirdPartyApi
 from homeserver.api.federation.user_keys import UserKeysApi
 from homeserver.api.federation.version import FederationVersionApi
+from homeserver.calls.rtc import well_known_foci
 from homeserver.core import Core
 from homeserver.ephemeral.presence import Presence
 from homeserver.http.route import Route
@@ -114,7 +118,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
     media = MediaApi(services.media.repository, services.media.downloads)
     return [
         VersionsApi(),
-        WellKnownApi(config),
+        WellKnownApi(config, well_known_foci(config.calls)),
         CapabilitiesApi(lambda: settings.config.default_room_version),
         RegisterApi(settings.get, accounts, services.hasher, interactive, services.limiter, around.clock),
         LoginApi(config, services.identity, services.sessions, interactive),
@@ -159,6 +163,9 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         CrossSigningApi(encryption.signing, services.identity, interactive),
         SendToDeviceApi(encryption.messages),
         RoomKeysApi(encryption.backups),
+        ReportsApi(services.further.reports),
+        MutualRoomsApi(services.further.mutual),
+        VoipApi(services.further.turn, config.calls),
         SyncApi(services.sync, around.database, _note_sync(services.presence)),
     ]
 

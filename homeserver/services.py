@@ -29,6 +29,7 @@ from homeserver.ephemeral.presence import Presence
 from homeserver.ephemeral.remote_presence import RemotePresence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
+from homeserver.further import Further, build_further
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.incoming import Incoming, build_incoming
 from homeserver.media.service import MediaService
@@ -340,6 +341,7 @@ class Services:
     pushers: Pushers
     encryption: Encryption
     sync: SyncService
+    further: Further
 
 
 def build_services(core: Core, peering: Peering) -> Services:
@@ -374,6 +376,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     ephemeral = build_ephemeral(core, typing, presence, tasks)
     joining, heard = rooms.strangers.remote.under_way, rooms.strangers.outsiders.heard
     incoming = build_incoming(core, peering, tasks, ephemeral, encryption.edus, joining, heard)
+    reading = build_reading(core, incoming, rooms.transactions, facts, ignored, rooms.strangers.partial)
     return Services(
         settings=settings,
         limiter=limiter,
@@ -394,7 +397,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         spaces=Spaces(config.server_name, views, ask_space, clock, entropy),
         summaries=Summaries(config.server_name, views, ask_space),
         rooms=rooms,
-        reading=build_reading(core, incoming, rooms.transactions, facts, ignored, rooms.strangers.partial),
+        reading=reading,
         peer_reading=build_peer_reading(core, facts, rooms.strangers.partial),
         incoming=incoming,
         tasks=tasks,
@@ -404,6 +407,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         pushers=Pushers(database, worker, clock),
         encryption=encryption,
         sync=build_sync(core, facts, ignored, typing, presence, encryption.news),
+        further=build_further(core, settings, reading.pagination),
     )
 
 

@@ -295,6 +295,15 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Calls:
+    livekit_service_urls: tuple[str, ...] = option(
+        (),
+        check=checks.check_page_url,
+        doc="Authorisation services of the LiveKit servers that group calls use, the preferred one first.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class Contact:
     role: str = option(
         "m.role.admin",
@@ -378,6 +387,7 @@ class Config:
     appservices: tuple[Path, ...] = option((), doc="Registration files of application services.")
     email: Email | None = option(None, doc="How to send mail; `null` for none.")
     turn: Turn = section(Turn, doc="Relays for voice and video behind firewalls.")
+    calls: Calls = section(Calls, doc="Media servers for group calls (Element Call).")
     support: Support = section(
         Support, doc="Whom to ask for help, as `/.well-known/matrix/support` tells it."
     )

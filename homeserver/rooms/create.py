@@ -127,7 +127,7 @@ class RoomCreator:
         alias = self.local_alias(wanted.alias_localpart) if wanted.alias_localpart is not None else None
         creator_id = UserId(requester.user_id)
         invited = [user_id for user_id in dict.fromkeys(wanted.invite) if user_id != creator_id]
-        await self._invites.check(invited)
+        await self._invites.check(creator_id, invited)
         nids = await self._tools.interner.find_users(invited)
         nids[creator_id] = requester.user_nid
         profiles, alias_taken = await self._tools.database.read(_load_for, list(nids.values()), alias)

@@ -6,18 +6,13 @@ spec: client-server-api#invite-permission
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
-
-import msgspec
 
 from federation.ids import UserId, domain_of
 from homeserver.db.threads import Database
-from homeserver.db.tx import Tx
 from homeserver.http.errors import MatrixError, forbidden
-from homeserver.store.account_data import load_account_data
+from homeserver.moderation.types import INVITE_TYPES, Invite, parse_permission
+from homeserver.store.account_data import load_types_of_users
 from homeserver.store.ids import Interner
-
-PERMISSION = "m.invite_permission_config"
 
 
 class InviteGate:
@@ -35,8 +30,11 @@ class InviteGate:
         """Whether the user's home is here."""
         return domain_of(user_id) == self._server_name
 
-    async def check(self, user_ids: Sequence[UserId]) -> None:
-        """Refuse (403) where one of them cannot be reached or wants no invites."""
+    async def check(self, sender_id: str, user_ids: Sequence[UserId]) -> None:
+        """Refuse (403) where one of them cannot be reached, or wants no invites of the sender.
+
+        Who ignores the sender does not refuse: the invite is made, and never shown (``sync/ignored.py``).
+        """
         if not user_ids:
             return
         for user_id in user_ids:
@@ -44,18 +42,7 @@ class InviteGate:
                 raise forbidden(f"{user_id} cannot be reached: this server does not speak with theirs")
         # What users of other servers want, their servers say.
         nids = await self._interner.find_users([user_id for user_id in user_ids if self.is_local(user_id)])
-        blocking = await self._database.read(_load_blocking, list(nids.values()))
+        stored = await self._database.read(load_types_of_users, list(nids.values()), INVITE_TYPES)
         for name, nid in nids.items():
-            if nid in blocking:
-                raise MatrixError(403, "M_INVITE_BLOCKED", f"{name} does not accept invites")
-
-
-def _load_blocking(tx: Tx, user_nids: Sequence[int]) -> set[int]:
-    return {nid for nid in user_nids if _blocks(load_account_data(tx, nid, 0, PERMISSION))}
-
-
-def _blocks(content: str | None) -> bool:
-    if content is None:
-        return False
-    config: Any = msgspec.json.decode(content)
-    return isinstance(config, dict) and config.get("default_action") == "block"
+            if parse_permission(stored.get(nid, {})).decide(sender_id) is Invite.BLOCK:
+                raise MatrixError(403, "M_INVITE_BLOCKED", f"{name} does not accept your invites")

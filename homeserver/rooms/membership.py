@@ -164,7 +164,7 @@ class Memberships:
         joins = content.get("membership") == "join" and target_id == draft.sender
         actor = await self._find(draft.room_id)
         if is_invite:
-            await self._invites.check([target_id])
+            await self._invites.check(draft.sender, [target_id])
             if not self._remote.is_local(target_id):
                 return await self._remote.invite(actor, replace(draft, content=content))
         user_nid = await self._tools.interner.user(draft.sender)
@@ -249,7 +249,7 @@ class Memberships:
         """Invite somebody; 200 again for who is invited."""
         # spec: client-server-api#post_matrixclientv3roomsroomidinvite
         actor = await self._find(room_id)
-        await self._invites.check([target_id])
+        await self._invites.check(requester.user_id, [target_id])
         target_nid = await self._tools.interner.find_user(target_id)
         profile = await self._profile(target_nid) if target_nid is not None else {}
         content = member_content("invite", profile, reason=reason)

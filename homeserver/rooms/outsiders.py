@@ -110,7 +110,7 @@ class Outsiders:
         await check_signed(event, self._keys)
         resident = await self._check_room(origin, room_id)
         stripped = await read_stripped(state, event, self._keys, must_prove=True)
-        await self._invites.check([UserId(event.state_key or "")])
+        await self._invites.check(event.sender, [UserId(event.state_key or "")])
         signed = co_sign(event, self._tools.signer)
         if not resident:
             standings = self._index.rooms_of(target_nid).values()

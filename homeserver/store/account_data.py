@@ -6,6 +6,7 @@ spec: client-server-api#client-config
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,6 +58,11 @@ _OF_ROOMS = statement(
     .where(and_(_D.user_nid == _USER, any_of(_D.room_nid, "rooms"), _D.pos <= bindparam("upto")))
     .order_by(_D.room_nid, _D.type)
 )
+_OF_USERS = statement(
+    select(_D.user_nid, _D.type, _D.content).where(
+        and_(any_of(_D.user_nid, "user_nids"), _D.room_nid == 0, any_of(_D.type, "types"))
+    )
+)
 _TYPE_OF_ALL = statement(
     select(_D.room_nid, _D.content).where(and_(_D.user_nid == _USER, _D.type == bindparam("type")))
 )
@@ -105,6 +111,14 @@ def load_account_data_of(tx: Tx, user_nid: int, room_nids: list[int], upto: int)
 def load_type_of_all_rooms(tx: Tx, user_nid: int, type_: str) -> dict[int, str]:
     """One type's content wherever the user keeps it, by room (tags, read markers)."""
     return dict(tx.all(_TYPE_OF_ALL, user_nid=user_nid, type=type_))
+
+
+def load_types_of_users(tx: Tx, user_nids: Sequence[int], types: Sequence[str]) -> dict[int, dict[str, str]]:
+    """Some types of some accounts: by user, then by type."""
+    found: dict[int, dict[str, str]] = {}
+    for user_nid, type_, content in tx.all(_OF_USERS, user_nids=list(user_nids), types=list(types)):
+        found.setdefault(user_nid, {})[type_] = content
+    return found
 
 
 def put_account_data(tx: WriteTx, user_nid: int, room_nid: int, type_: str, content: str) -> None:

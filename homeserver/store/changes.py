@@ -41,6 +41,7 @@ class Kind(IntEnum):
     SIGNING_KEYS = 16  # topic user: cross-signing keys
     JOIN_PROGRESS = 17  # topic room: how much of a join is done
     RELAYED = 18  # topic 0, ref event nid: to be sent on to the room's servers; payload store.outgoing.Relay
+    REPORT = 28  # topic 0, ref the reporter's nid; payload store.reports.Report
 
 
 class Change(NamedTuple):

@@ -85,7 +85,7 @@ class Assembler:
         sections = {"join": join, "leave": leave}
         for name, membership in (("invite", Membership.INVITE), ("knock", Membership.KNOCK)):
             sections[name] = stripped_rooms(
-                work.names, work.plan.stripped, loaded.stripped, membership, work.ignored
+                work.names, work.plan.stripped, loaded.stripped, membership, work.inviters
             )
         parts = [
             rooms_section(sections),

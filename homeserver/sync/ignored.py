@@ -1,21 +1,21 @@
-"""Whom each user ignores: followed in memory, read once. spec: client-server-api#ignoring-users"""
+"""Whom each user ignores, and whose invites they are not shown: followed in memory, read once.
+
+# spec: client-server-api#ignoring-users
+# spec: client-server-api#invite-permission
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import msgspec
 
 from homeserver.db.threads import Database
-from homeserver.store.account_data import load_account_data
+from homeserver.db.tx import Tx
+from homeserver.moderation.types import INVITE_TYPES, InvitePermission, parse_permission
+from homeserver.store.account_data import load_types_of_users
 from homeserver.store.changes import Change, Kind
 
-IGNORED_USERS = "m.ignored_user_list"
-NOBODY: frozenset[str] = frozenset()
 # LIMIT(memory): the one who was loaded longest ago is read again when they sync.
 MAX_USERS = 50_000
-_decode = msgspec.json.Decoder().decode
 
 
 class IgnoreLists:
@@ -23,21 +23,30 @@ class IgnoreLists:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._lists: dict[int, frozenset[str]] = {}
+        self._lists: dict[int, InvitePermission] = {}
         self._loading: dict[int, int] = {}  # user -> how many changes came while loading
 
     def known(self, user_nid: int) -> frozenset[str] | None:
         """Whom a user ignores, if it is in memory."""
+        found = self._lists.get(user_nid)
+        return found.ignored if found is not None else None
+
+    def known_invites(self, user_nid: int) -> InvitePermission | None:
+        """Whose invites a user is shown, if it is in memory: it is where ``known`` has something."""
         return self._lists.get(user_nid)
 
     async def load(self, user_nid: int) -> frozenset[str]:
         """Whom a user ignores."""
+        return (await self.load_invites(user_nid)).ignored
+
+    async def load_invites(self, user_nid: int) -> InvitePermission:
+        """Whose invites a user is shown."""
         while (known := self._lists.get(user_nid)) is None:
             before = self._loading.setdefault(user_nid, 0)
-            content = await self._database.read(load_account_data, user_nid, 0, IGNORED_USERS)
+            found = await self._database.read(_load_permission, user_nid)
             if self._loading.get(user_nid, before) == before:
                 self._loading.pop(user_nid, None)
-                self._put(user_nid, parse_ignored(content))
+                self._put(user_nid, found)
         return known
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -47,22 +56,17 @@ class IgnoreLists:
                 continue
             user_nid = -change.topic
             payload = change.payload
-            if payload is not None and payload.type != IGNORED_USERS:
+            if payload is not None and payload.type not in INVITE_TYPES:
                 continue
             self._lists.pop(user_nid, None)
             if user_nid in self._loading:
                 self._loading[user_nid] += 1
-            elif payload is not None:
-                self._put(user_nid, parse_ignored(payload.content))
 
-    def _put(self, user_nid: int, ignored: frozenset[str]) -> None:
+    def _put(self, user_nid: int, found: InvitePermission) -> None:
         while len(self._lists) >= MAX_USERS:
             del self._lists[next(iter(self._lists))]
-        self._lists[user_nid] = ignored
+        self._lists[user_nid] = found
 
 
-def parse_ignored(content: str | None) -> frozenset[str]:
-    """The user ids of an ``m.ignored_user_list``; a client may have written anything there."""
-    body: Any = _decode(content) if content is not None else None
-    users = body.get("ignored_users") if isinstance(body, dict) else None
-    return frozenset(users) if isinstance(users, dict) else NOBODY
+def _load_permission(tx: Tx, user_nid: int) -> InvitePermission:
+    return parse_permission(load_types_of_users(tx, [user_nid], INVITE_TYPES).get(user_nid, {}))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from homeserver.db.tx import Tx
@@ -234,16 +234,18 @@ def stripped_rooms(
     standings: Mapping[int, Standing],
     found: Mapping[int, Stripped],
     membership: Membership,
-    ignored: frozenset[str],
+    hidden: Container[str],
 ) -> dict[str, bytes]:
-    """The rooms of the ``invite`` or the ``knock`` section."""
+    """The rooms of the ``invite`` or the ``knock`` section; ``hidden``: whose invites are not shown."""
     rooms: dict[str, bytes] = {}
     for room_nid, standing in standings.items():
         stripped = found.get(room_nid)
         if standing.membership != membership or stripped is None or room_nid not in names:
             continue
-        if membership == Membership.INVITE and stripped.sender in ignored:
-            continue  # spec: client-server-api#ignoring-users (no invites by ignored users)
+        if membership == Membership.INVITE and stripped.sender in hidden:
+            # spec: client-server-api#ignoring-users
+            # spec: client-server-api#invite-permission
+            continue
         member = b'{"invite_state":' if membership == Membership.INVITE else b'{"knock_state":'
         rooms[names[room_nid]] = member + events_object(stripped.events) + b"}"
     return rooms

@@ -192,9 +192,9 @@ class SyncService:
 
     async def _answer(self, ask: Ask, at: SyncToken | None) -> Answer:
         tools, requester = self._tools, ask.requester
-        ignored = self._ignored.known(requester.user_nid)
-        if ignored is None:
-            ignored = await self._ignored.load(requester.user_nid)
+        inviters = self._ignored.known_invites(requester.user_nid)
+        if inviters is None:
+            inviters = await self._ignored.load_invites(requester.user_nid)
         own_key = await self._own_key(requester)
         preparing = self._devices.prepare(requester)
         if preparing is not None:
@@ -213,7 +213,7 @@ class SyncService:
         else:
             plan = plan_since(tools.index, requester.user_nid, since, window, full_state=ask.full_state)
         now_ms = tools.clock.now_ms()
-        return await self._make(Work(ask, at, token, window, plan, own_key, ignored, now_ms))
+        return await self._make(Work(ask, at, token, window, plan, own_key, inviters, now_ms))
 
     async def _own_key(self, requester: Requester) -> int:
         key = ("m.room.member", requester.user_id)

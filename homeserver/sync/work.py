@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from homeserver.moderation.types import InvitePermission
 from homeserver.stream.tokens import SyncToken
 from homeserver.sync.bulk import Keys, Reader
 from homeserver.sync.filters import SyncFilter
@@ -52,9 +53,14 @@ class Work:
     window: Window | None
     plan: Plan
     own_key: int
-    ignored: frozenset[str]
+    inviters: InvitePermission  # whose invites the reader is shown, and whom they ignore altogether
     now_ms: int
     names: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def ignored(self) -> frozenset[str]:
+        """Whom the reader ignores."""
+        return self.inviters.ignored
 
     @property
     def initial(self) -> bool:

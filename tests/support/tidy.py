@@ -47,6 +47,7 @@ COMPOSITION = frozenset(
         "core",
         "doctor",
         "extensions",
+        "further",
         "incoming",
         "listening",
         "operations",

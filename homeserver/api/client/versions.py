@@ -32,6 +32,16 @@ FEATURES: Mapping[str, bool] = MappingProxyType(
         # Profile fields beyond name and picture (v1.16).
         "uk.tcpip.msc4133": True,
         "uk.tcpip.msc4133.stable": True,
+        # Rooms that two users share (v1.19).
+        "uk.half-shot.msc2666.query_mutual_rooms": True,
+        "uk.half-shot.msc2666.query_mutual_rooms.stable": True,
+        # Blocking invites (v1.18), and choosing whose.
+        "org.matrix.msc4380.stable": True,
+        "org.matrix.msc4155": True,
+        # Media servers of group calls.
+        "org.matrix.msc4143": True,
+        # Redactions through /send (v1.18).
+        "com.beeper.msc4169": True,
     }
 )
 

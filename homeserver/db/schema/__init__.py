@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from homeserver.db.schema import accounts, e2ee, key_backups, media, peers, push, relations, rooms, stream
+from homeserver.db.schema import (
+    accounts,
+    e2ee,
+    key_backups,
+    media,
+    moderation,
+    peers,
+    push,
+    relations,
+    rooms,
+    stream,
+)
 from homeserver.db.schema.base import metadata
 
 __all__ = [
@@ -11,6 +22,7 @@ __all__ = [
     "key_backups",
     "media",
     "metadata",
+    "moderation",
     "peers",
     "push",
     "relations",

@@ -57,6 +57,7 @@ from homeserver.store.changes import Kind
 from homeserver.store.checks.e2ee import ENCRYPTION
 from homeserver.store.checks.incoming import INCOMING
 from homeserver.store.checks.key_backups import KEY_BACKUPS
+from homeserver.store.checks.moderation import MODERATION
 from homeserver.store.checks.outside import OUTSIDE
 from homeserver.store.checks.rules import POSITION as _POSITION
 from homeserver.store.checks.rules import Rule
@@ -388,4 +389,5 @@ RULES: tuple[Rule, ...] = (
     *KEY_BACKUPS,
     *INCOMING,
     *OUTSIDE,
+    *MODERATION,
 )

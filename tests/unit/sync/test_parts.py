@@ -9,6 +9,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from homeserver.moderation.types import InvitePermission, parse_ignored
 from homeserver.store.account_data import AccountDataChanged
 from homeserver.store.changes import Change, Kind
 from homeserver.store.client_events import ClientEvent
@@ -16,7 +17,7 @@ from homeserver.store.placement import Placement
 from homeserver.store.receipts import PRIVATE, READ, ReceiptChange
 from homeserver.store.state import empty_snapshot
 from homeserver.stream.log import ChangeLog
-from homeserver.sync.ignored import IgnoreLists, parse_ignored
+from homeserver.sync.ignored import IgnoreLists
 from homeserver.sync.lazy import LazyMemory
 from homeserver.sync.serialise import receipt_events, transaction_id
 from homeserver.sync.wait import Turns
@@ -83,21 +84,30 @@ class IgnoreTests(SynchronousTestCase):
         self.assertEqual(parse_ignored('{"ignored_users": {"@a:x": 1}}'), {"@a:x"})
 
     def test_a_change_is_heard(self) -> None:
-        lists = IgnoreLists(FakeDatabase())  # type: ignore[arg-type]
-        lists.apply([self.change("@a:x")])
-        self.assertEqual(lists.known(1), {"@a:x"})
-        lists.apply([self.change()])
-        self.assertEqual(lists.known(1), frozenset())
-        lists.apply([Change(6, Kind.ACCOUNT_DATA, -1, 0, None)])
+        database = FakeDatabase()
+        lists = IgnoreLists(database)  # type: ignore[arg-type]
+        for users in (("@a:x",), ()):
+            lists.apply([self.change(*users)])
+            self.assertIsNone(lists.known(1))
+            loading = Deferred.fromCoroutine(lists.load(1))
+            database.reads.pop().callback(self.permission(*users))
+            self.assertEqual(self.successResultOf(loading), frozenset(users))
+            self.assertEqual(lists.known(1), frozenset(users))
+        lists.apply([Change(6, Kind.ACCOUNT_DATA, -1, 0, AccountDataChanged(1, 0, "m.other", "{}"))])
+        self.assertIsNotNone(lists.known(1))
+        lists.apply([Change(7, Kind.ACCOUNT_DATA, -1, 0, None)])
         self.assertIsNone(lists.known(1))
+
+    def permission(self, *users: str) -> InvitePermission:
+        return InvitePermission(frozenset(users))
 
     def test_a_change_while_it_is_read(self) -> None:
         database = FakeDatabase()
         lists = IgnoreLists(database)  # type: ignore[arg-type]
         loading = Deferred.fromCoroutine(lists.load(1))
         lists.apply([self.change("@a:x")])
-        database.reads[0].callback(None)  # what it was before
-        database.reads[1].callback('{"ignored_users": {"@a:x": {}}}')
+        database.reads[0].callback(self.permission())  # what it was before
+        database.reads[1].callback(self.permission("@a:x"))
         self.assertEqual(self.successResultOf(loading), {"@a:x"})
         self.assertEqual(lists.known(1), {"@a:x"})
 

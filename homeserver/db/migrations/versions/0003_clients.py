@@ -64,6 +64,24 @@ def _key_backups() -> None:
     op.create_table("dropped_keys", _big("keys_nid"), sa.PrimaryKeyConstraint("keys_nid"))
 
 
+def _moderation() -> None:
+    op.create_table(
+        "reports",
+        _big("pos"),
+        _big("reporter_nid"),
+        _big("ts_ms"),
+        _text("room_id", nullable=True),
+        _text("event_id", nullable=True),
+        _text("user_id", nullable=True),
+        _text("reason"),
+        sa.PrimaryKeyConstraint("pos"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("reports_by_reporter", "reports", ["reporter_nid"])
+    op.create_index("reports_by_time", "reports", ["ts_ms"])
+
+
 def upgrade() -> None:
     """Add what is new."""
     _key_backups()
+    _moderation()
