@@ -138,7 +138,7 @@ def build_peer_reading(core: Core, facts: StateFacts, partial: PartialRooms) -> 
     history = PeerHistory(
         core.config.server_name, database, core.interner, core.changes, gate, facts, core.around.clock
     )
-    return PeerReading(gate, history, PeerState(database, gate, core.bases, partial.is_partial))
+    return PeerReading(gate, history, PeerState(database, gate, core.bases, partial.is_incomplete))
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +199,7 @@ def build_strangers(
 ) -> Strangers:
     """What lets users in, here and there."""
     around, rooms, keys, client = core.around, core.rooms, peering.keys, peering.client
-    admission = Admission(rooms, core.index, restricted, keys, partial.is_partial)
+    admission = Admission(rooms, core.index, restricted, keys, partial.is_incomplete)
     handshakes = Handshakes(client, around.signer, around.clock, around.entropy)
     invites = RemoteInvites(rooms.tools, admission, client, keys)
     exchange = Exchange(admission, invites, handshakes, core.config.server_name, around.log)

@@ -6,14 +6,15 @@ before what rests on them; no recursion), `Lot.judge` (each by its own auth even
 us in?). Between the steps only texts and names are kept, never all events at once.
 
 An event that does not hold is left out, and with it what rests on it: rooms have events of servers whose keys nobody
-has any more. If the answer is to be refused for that, `conclude` says so.
+has any more. If the answer is to be refused for that, `conclude` says so. What would be missing for no other reason than
+that a server did not answer just now is counted in `awaited`: its keys may be had later.
 
 # spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -167,6 +168,8 @@ class Lot:
         self._rejected: dict[EventId, str] = {}
         self._create: Event | None = None
         self._recent: OrderedDict[EventId, Event] = OrderedDict()
+        self.awaited: Counter[ServerName] = Counter()
+        """Servers without whose keys events were left out: how many, of those that did not answer."""
 
     # --- whose keys ----------------------------------------------------------------------------------
 
@@ -212,10 +215,18 @@ class Lot:
                 found.append((place, event))
         return found
 
-    def verify(self, parsed: Sequence[tuple[int, Event]], keys: Sequence[EventKeys]) -> None:
-        """Checks 2 and 3 of a chunk; ``keys`` are those that count for each event."""
+    def verify(
+        self,
+        parsed: Sequence[tuple[int, Event]],
+        keys: Sequence[EventKeys],
+        silent: Collection[ServerName] = frozenset(),
+    ) -> None:
+        """Checks 2 and 3 of a chunk; ``keys`` are those that count for each event, ``silent`` who did not give theirs."""
         for (place, event), for_event in zip(parsed, keys, strict=True):
             if event.event_id in self._entries:
+                continue
+            if silent and (lacking := _lacking(event, for_event, silent)):
+                self.awaited.update(lacking)
                 continue
             if not isinstance(verify_event_signatures(event, required_signers(event), for_event), Accept):
                 continue
@@ -341,3 +352,12 @@ def signers_of(event: Event) -> list[tuple[ServerName, tuple[KeyId, ...]]]:
     """Who must have signed an event, and under which keys they say they did."""
     signatures: Collection[Any] = event.json.get("signatures", {})
     return [(server, signature_key_ids(signatures, server)) for server in sorted(required_signers(event))]
+
+
+def _lacking(event: Event, keys: EventKeys, silent: Collection[ServerName]) -> list[ServerName]:
+    """The silent servers that say they signed an event, with keys that nobody here has."""
+    return [
+        server
+        for server, key_ids in signers_of(event)
+        if server in silent and key_ids and not any(key_id in keys.get(server, ()) for key_id in key_ids)
+    ]

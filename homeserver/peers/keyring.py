@@ -27,7 +27,7 @@ from homeserver.http.deadline import cut_off
 from homeserver.http.transport import Unreachable
 from homeserver.peers.own_keys import OwnKeys
 from homeserver.peers.shared_work import SharedWork
-from homeserver.runtime.clock import Clock
+from homeserver.runtime.clock import Clock, sleep
 from homeserver.runtime.drive import drive
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.cache import ByteLru
@@ -47,18 +47,21 @@ MAX_ATTEMPTS = 10_000
 REQUEST_WAIT_S = 5.0
 EVENT_WAIT_S = 15.0
 EVENT_WAIT_MAX_S = 600.0
+# A notary that does not answer at all is asked again, while somebody waits for keys that only it may have.
+NOTARY_WAIT_S = 2.0
 
 Ask = Callable[[NeedPeer], Awaitable[dict[str, Any] | None]]
 
 
 class _Attempt:
-    """When a server was last asked, and how often in vain since it last answered."""
+    """When a server was last asked, whether it answered itself, and how often in vain since it last did."""
 
-    __slots__ = ("at_s", "failures")
+    __slots__ = ("answered", "at_s", "failures")
 
-    def __init__(self, at_s: float, failures: int) -> None:
+    def __init__(self, at_s: float, failures: int, *, answered: bool) -> None:
         self.at_s = at_s
         self.failures = failures
+        self.answered = answered
 
     @property
     def wait_s(self) -> float:
@@ -144,21 +147,45 @@ class KeyRing:
             keys = self._memory.get(server_name)
         return {} if keys is None else keys.for_event_at(ts_ms, rules)
 
-    async def fetch_many(self, wanted: Sequence[Wanted], *, patience_s: float = 30.0) -> None:
+    async def fetch_many(
+        self, wanted: Sequence[Wanted], *, patience_s: float = 30.0
+    ) -> frozenset[ServerName]:
         """Have the keys of many servers at hand, as far as they can be had in that time: for the events of a join.
 
-        The servers themselves and the notaries are asked side by side; who has been answered for is not asked.
+        The servers themselves and the notaries are asked side by side; who has been answered for is not asked. The
+        servers that lack and did not answer: their keys may be had later. A server that answered has no other keys.
         """
         missing = await self._missing({one.server_name: one for one in wanted})
         if not missing:
-            return
+            return frozenset()
         until_s = self._clock.monotonic() + patience_s
-        asked = [cut_off(self._clock, patience_s, Deferred.fromCoroutine(self._ask_notaries(missing)))]
-        asked += [Deferred.fromCoroutine(self._ask_one(one, until_s)) for one in missing]
+        silent: list[ServerName] = []
+        first = self._ask_notaries(missing, self._notaries, silent)
+        await self._side_by_side(
+            [
+                cut_off(self._clock, patience_s, Deferred.fromCoroutine(first)),
+                *(Deferred.fromCoroutine(self._ask_one(one, until_s)) for one in missing),
+            ]
+        )
+        lacking = await self._missing({one.server_name: one for one in missing})
+        left_s = until_s - self._clock.monotonic() - NOTARY_WAIT_S
+        if lacking and silent and left_s > 0:
+            await sleep(self._clock, NOTARY_WAIT_S)
+            again = self._ask_notaries(lacking, silent, [], insist=True)
+            await self._side_by_side([cut_off(self._clock, left_s, Deferred.fromCoroutine(again))])
+            lacking = await self._missing({one.server_name: one for one in lacking})
+        return frozenset(one.server_name for one in lacking if not self._has_answered(one.server_name))
+
+    async def _side_by_side(self, asked: Sequence[Deferred[None]]) -> None:
+        """Wait for all; who did not answer in time is no failure."""
         results: list[tuple[bool, Any]] = await DeferredList(asked, consumeErrors=True)
         for succeeded, result in results:
             if not succeeded and not result.check(Unreachable):
                 result.raiseException()
+
+    def _has_answered(self, server_name: ServerName) -> bool:
+        attempt = self._attempts.get(server_name)
+        return attempt is not None and attempt.answered
 
     async def _missing(self, wanted: Mapping[ServerName, Wanted]) -> list[Wanted]:
         unread = [name for name in wanted if name != self._own.server_name and self._memory.get(name) is None]
@@ -185,11 +212,28 @@ class KeyRing:
                 return
             await self._joins.wait(wanted.server_name, ask, left_s)
 
-    async def _ask_notaries(self, missing: Sequence[Wanted]) -> None:
+    async def _ask_notaries(
+        self,
+        missing: Sequence[Wanted],
+        notaries: Sequence[ServerName],
+        silent: list[ServerName],
+        *,
+        insist: bool = False,
+    ) -> None:
+        """Ask these in turn; who did not answer (a part of it) is added to ``silent``."""
         now_ms = self._clock.now_ms()
-        for notary in self._notaries:
+
+        async def answer(need: NeedPeer | NeedKeys) -> Any:
+            answered = await self._answer(
+                replace(need, insist=insist) if isinstance(need, NeedPeer) else need
+            )
+            if not answered:
+                silent.append(notary)
+            return answered
+
+        for notary in dict.fromkeys(notaries):
             left = [one for one in missing if not one.is_met(self._memory.get(one.server_name))]
-            await self._note(await drive(fetch_from_notary(left, notary, now_ms), self._answer))
+            await self._note(await drive(fetch_from_notary(left, notary, now_ms), answer))
 
     # --- for notaries --------------------------------------------------------------------------------
 
@@ -258,7 +302,8 @@ class KeyRing:
             found = await drive(make(wanted), self._answer)
             await self._note(found)
         finally:
-            self._attempted(name, any(one.keys.server_name == name for one in found))
+            told = [one for one in found if one.keys.server_name == name]
+            self._attempted(name, bool(told), answered=any(one.is_direct for one in told))
 
     def _direct_and_notaries(self, wanted: Wanted) -> Flow:
         return fetch_keys(wanted, self._notaries, self._clock.now_ms())
@@ -274,16 +319,16 @@ class KeyRing:
         keys = await self._load(need.server_name)
         now_ms = self._clock.now_ms()
         if keys is None or not keys.for_requests(now_ms):
-            wanted = Wanted(need.server_name, (), now_ms)
+            wanted = Wanted(need.server_name, (), now_ms, is_current=True)
             if self._may_try(self._notarys, wanted):
                 await self._notarys.wait(need.server_name, lambda: self._carry_out(wanted, self._direct))
             keys = self._memory.get(need.server_name)
         return {} if keys is None else keys.for_requests(now_ms)
 
-    def _attempted(self, server_name: ServerName, succeeded: bool) -> None:
+    def _attempted(self, server_name: ServerName, succeeded: bool, *, answered: bool) -> None:
         attempt = self._attempts.pop(server_name, None)
         failures = 0 if succeeded else 0 if attempt is None else attempt.failures + 1
-        self._attempts[server_name] = _Attempt(self._clock.monotonic(), failures)
+        self._attempts[server_name] = _Attempt(self._clock.monotonic(), failures, answered=answered)
         if len(self._attempts) > MAX_ATTEMPTS:
             del self._attempts[next(iter(self._attempts))]
 

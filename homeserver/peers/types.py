@@ -89,8 +89,13 @@ class EventKeys(Protocol):
     ) -> Mapping[KeyId, bytes]:
         """Keys that count for such an event; with ``fetch`` none of these is missing that can be had."""
 
-    async def fetch_many(self, wanted: Sequence[Wanted], *, patience_s: float = 30.0) -> None:
-        """Have the keys of many servers at hand, as far as they can be had in that time: for the events of a join."""
+    async def fetch_many(
+        self, wanted: Sequence[Wanted], *, patience_s: float = 30.0
+    ) -> frozenset[ServerName]:
+        """Have the keys of many servers at hand, as far as they can be had in that time: for the events of a join.
+
+        The servers that lack and did not answer: their keys may be had later.
+        """
 
 
 @dataclass(frozen=True, slots=True)

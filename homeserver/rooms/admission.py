@@ -71,21 +71,21 @@ class Admission:
         index: MembershipIndex,
         restricted: RestrictedJoins,
         keys: EventKeys,
-        is_partial: Callable[[int], bool],
+        is_incomplete: Callable[[int], bool],
     ) -> None:
         self._rooms = rooms
         self._tools = rooms.tools
         self._index = index
         self._restricted = restricted
         self._keys = keys
-        self._is_partial = is_partial
+        self._is_incomplete = is_incomplete
 
     async def resident(self, room_id: RoomId) -> RoomActor:
         """The actor of a room that this server is in; 404 M_NOT_FOUND for any other."""
         actor = await self._rooms.find(room_id)
         if not self._index.local_members(actor.room_nid):
             raise not_found("This server is not in that room")
-        if self._is_partial(actor.room_nid):
+        if self._is_incomplete(actor.room_nid):
             raise not_found("This server does not know all of that room yet")
         return actor
 

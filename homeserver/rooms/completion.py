@@ -5,6 +5,9 @@ the whole state before the join is here, one turn of the room goes through all t
 the state before each event, checks 4 and 5 by it, the state after it. What fails is rejected and leaves the timeline;
 the current state moves to what the newest of the others make it.
 
+Where a few events of that state still lack, for want of keys, the room stays partial after that, and goes through the
+same once more when they have come or nobody waits for them any longer.
+
 # spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 """
 
@@ -21,7 +24,14 @@ from federation.verdict import ACCEPT, Accept, Reject, Verdict
 from homeserver.rooms.hold import Hold
 from homeserver.rooms.turn import Turn
 from homeserver.store.commit import move_state
-from homeserver.store.partial import PartialJoin, Since, end_partial_join, load_since, withdraw_events
+from homeserver.store.partial import (
+    PartialJoin,
+    Since,
+    count_attempts,
+    end_partial_join,
+    load_since,
+    withdraw_events,
+)
 from homeserver.store.placement import Extremity, Place, Placement
 from homeserver.store.state import Snapshot
 
@@ -36,29 +46,36 @@ class _Review:
     shown: list[Since] = field(default_factory=list)  # accepted, and in the timeline
 
 
-async def complete_room(turn: Turn, join: PartialJoin, state: Sequence[EventId]) -> bool:
+async def complete_room(
+    turn: Turn, join: PartialJoin, state: Sequence[EventId] | None, *, lacking: PartialJoin | None = None
+) -> bool:
     """Make a partial room whole; ``state`` is the whole state before the join. False: an event of it is not here.
 
-    Everything that was placed before MUST be stored already.
+    ``state`` None: what is here has to do. ``lacking``: it is not quite whole, and this is noted for it: events are
+    still held to the members that they cite. Everything that was placed before MUST be stored already.
     """
     if not turn.head.partial:
         return True
     tools = turn.tools
     hold = Hold(turn)
-    full = await hold.snapshot_of(state)
-    if full is None:
+    full = await hold.snapshot_of(state) if state is not None else None
+    if state is not None and full is None:
         return False
     found = await tools.database.read(load_since, join.join_nid, tools.events, tools.bases)
     parents = {parent for one in found for parent in one.event.prev_event_ids}
     cited = {auth_id for one in found for auth_id in one.event.auth_event_ids}
     await hold.load((), sorted(parents), sorted(cited))
     review = _Review()
+    turn.head = replace(turn.head, partial=lacking is not None)
     for since in _parents_first(found, join.join_id):
-        await _review(turn, hold, review, since, full if since.row.nid == join.join_nid else None)
-    turn.head = replace(turn.head, partial=False)
+        told = (full or since.before) if since.row.nid == join.join_nid else None
+        await _review(turn, hold, review, since, told)
     moves = await turn.settle(turn.head, _extremities(turn, review, {one.event.event_id for one in found}))
     withdrawn = review.withdrawn
-    turn.extra.append(lambda tx: end_partial_join(tx, join.room_nid, join.join_nid))
+    if lacking is None:
+        turn.extra.append(lambda tx: end_partial_join(tx, join.room_nid, join.join_nid))
+    else:
+        turn.extra.append(lambda tx: count_attempts(tx, lacking))
     if withdrawn:
         turn.extra.append(lambda tx: withdraw_events(tx, withdrawn))
     if moves:
@@ -142,7 +159,7 @@ async def _state_before(turn: Turn, hold: Hold, review: _Review, since: Since) -
 
 
 async def _judge(hold: Hold, review: _Review, since: Since, before: Snapshot) -> Verdict:
-    """Checks 4 and 5, now that nothing is missing."""
+    """Checks 4 and 5, now that nothing is missing that can be had."""
     event = since.event
     cited = [known for one in event.auth_event_ids if (known := hold.known(one)) is not None]
     rejected = {
@@ -155,7 +172,8 @@ async def _judge(hold: Hold, review: _Review, since: Since, before: Snapshot) ->
     verdict = check_auth_events(event, AuthEvents([one.event for one in cited], rejected, create))
     if not isinstance(verdict, Accept):
         return verdict
-    return check_state_before(event, lookup_of(state), await hold.levels(before, state))
+    lookup = hold.filled(lookup_of(state), event)
+    return check_state_before(event, lookup, await hold.levels(before, state))
 
 
 def _extremities(turn: Turn, review: _Review, reviewed: set[EventId]) -> list[Extremity]:

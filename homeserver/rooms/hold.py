@@ -165,11 +165,11 @@ class Hold:
         if snapshot is self.turn.head.snapshot:
             await self.turn.load(keys)
             levels = await self.turn.power_levels() if self.turn.lookup(*CREATE) is not None else None
-            return self._filled(self.turn.lookup, event), levels
+            return self.filled(self.turn.lookup, event), levels
         state = await self.state_at(snapshot, keys)
-        return self._filled(lookup_of(state), event), await self.levels(snapshot, state)
+        return self.filled(lookup_of(state), event), await self.levels(snapshot, state)
 
-    def _filled(self, lookup: StateLookup, event: Event) -> StateLookup:
+    def filled(self, lookup: StateLookup, event: Event) -> StateLookup:
         """While a join is not complete, members whom the state does not name are what the event says they are."""
         if not self.turn.head.partial:
             return lookup

@@ -1,12 +1,12 @@
 """The driver of ``federation.flows.join``: verifies an answer to ``send_join`` in chunks, off the reactor.
 
 Keys are asked for in bulk before anything is checked; what cannot be had then is missing, and the events that need it
-are left out.
+are left out. Whose server did not answer is told (`Verified.awaited`): the join is not complete before it was asked again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,8 @@ from homeserver.peers.types import EventKeys
 from homeserver.rooms.signed import is_signed
 
 CHUNK = 400
+# LIMIT(servers whose keys are waited for: those whose events lack most. The others' events stay out)
+AWAITED_MOST = 1_000
 
 RunInThread = Callable[..., Deferred[Any]]
 
@@ -36,6 +38,8 @@ class Verified:
     join: Event
     lot: Lot
     conclusion: Conclusion
+    awaited: tuple[Wanted, ...] = ()
+    """Keys that were not to be had just now, and for want of which events were left out."""
 
 
 class JoinChecks:
@@ -48,44 +52,51 @@ class JoinChecks:
     async def verify(self, server: ServerName, join: Event, body: bytes) -> Verified:
         """Verify the answer of a server to our join."""
         answer: JoinAnswer = await self._run(read_answer, body)
-        lot = await self._check(answer, join)
+        lot, awaited = await self._check(answer, join)
         join = await self._cosigned(join, answer.event)
-        return await self._conclude(server, join, lot)
+        return await self._conclude(server, join, lot, awaited)
 
     async def verify_state(self, server: ServerName, join: Event, body: bytes) -> Verified:
         """Verify what a server says of the whole state before our join."""
-        lot = await self._check(await self._run(read_state, body), join)
-        return await self._conclude(server, join, lot)
+        lot, awaited = await self._check(await self._run(read_state, body), join)
+        return await self._conclude(server, join, lot, awaited)
 
-    async def _check(self, answer: JoinAnswer, join: Event) -> Lot:
+    async def ask_again(self, awaited: Sequence[Wanted]) -> bool:
+        """Ask for keys once more; whether there is news: some came, or a server said that it has no such."""
+        silent = await self._keys.fetch_many(awaited)
+        return len(silent) < len(awaited)
+
+    async def _check(self, answer: JoinAnswer, join: Event) -> tuple[Lot, tuple[Wanted, ...]]:
         lot = Lot(answer, join.room_id, join.rules)
-        await self._fetch_keys(lot, join.rules)
+        wanted = await self._wanted(lot, join.rules)
+        silent = await self._keys.fetch_many(wanted)
         for start in range(0, lot.size, CHUNK):
             parsed = await self._run(lot.parse, start, CHUNK)
             keys = [await self._keys_for(event) for _, event in parsed]
-            await self._run(lot.verify, parsed, keys)
+            await self._run(lot.verify, parsed, keys, silent)
         await self._run(lot.sort)
         problem = await self._run(lot.find_create)
         if problem is not None:
             raise Malformed(problem)
         for start in range(0, len(lot), CHUNK):
             await self._run(lot.judge, start, CHUNK)
-        return lot
+        by_server = {one.server_name: one for one in wanted}
+        awaited = [by_server[name] for name, _ in lot.awaited.most_common(AWAITED_MOST) if name in by_server]
+        return lot, tuple(awaited)
 
-    async def _conclude(self, server: ServerName, join: Event, lot: Lot) -> Verified:
+    async def _conclude(
+        self, server: ServerName, join: Event, lot: Lot, awaited: tuple[Wanted, ...]
+    ) -> Verified:
         conclusion = await self._run(lot.conclude, join, partial=lot.members_omitted)
         if conclusion.problem is not None:
             raise Malformed(conclusion.problem)
-        return Verified(server, join, lot, conclusion)
+        return Verified(server, join, lot, conclusion, awaited)
 
-    async def _fetch_keys(self, lot: Lot, rules: RoomRules) -> None:
-        signatures = await self._run(lot.peek)
-        await self._keys.fetch_many(
-            [
-                Wanted(one.server, one.key_ids, one.newest_ts_ms if rules.enforce_key_validity else 0)
-                for one in signatures
-            ]
-        )
+    async def _wanted(self, lot: Lot, rules: RoomRules) -> list[Wanted]:
+        return [
+            Wanted(one.server, one.key_ids, one.newest_ts_ms if rules.enforce_key_validity else 0)
+            for one in await self._run(lot.peek)
+        ]
 
     async def _keys_for(self, event: Event) -> dict[ServerName, Mapping[KeyId, bytes]]:
         found: dict[ServerName, Mapping[KeyId, bytes]] = {}

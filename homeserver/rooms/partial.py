@@ -1,4 +1,4 @@
-"""Rooms whose members are still to come: a large room can be read and written while the rest of a join arrives.
+"""Rooms of which something is still to come: they can be read and written while the rest of a join arrives.
 
 1. A room is partial from the commit that adopts it until that of ``completion.complete_room``; after a restart it goes on.
 2. The rest is asked of the server that let us in, and then of the others in the room, again and again with longer and
@@ -6,6 +6,8 @@
 3. What needs every member waits (``whole``): invites and bans, joins of others, lists of members. What goes to servers
    goes to all that are in the room by the word of the one that let us in: wider than what we know, never narrower.
 4. The user's own clients see how far it is, in the room's account data ``im.chaos.join_progress``.
+5. When everything has come but for events whose signers' keys are not to be had, nobody waits any more. The keys are asked
+   for so many times again, with longer and longer waits, and the state with them; then what is here has to do.
 
 # spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 """
@@ -23,7 +25,8 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 from federation.errors import Malformed
 from federation.event import Event
 from federation.flows.handshake import Refused, Silent
-from federation.ids import ServerName
+from federation.flows.keys import Wanted
+from federation.ids import EventId, RoomId, ServerName
 from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError
 from homeserver.http.transport import build_uri
@@ -39,7 +42,8 @@ from homeserver.runtime.clock import Clock, sleep
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.account_data import TooMuchAccountDataError, put_account_data
-from homeserver.store.partial import PartialJoin, load_partial_joins
+from homeserver.store.partial import PartialJoin, count_attempts, load_partial_joins
+from homeserver.store.servers import load_servers
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
@@ -51,10 +55,15 @@ ANSWERS_AT_ONCE = 2
 SERVERS_MOST = 20
 SHORTEST_WAIT_S = 2.0
 LONGEST_WAIT_S = 300.0
+# LIMIT(half an hour of waiting for keys: servers that are gone must not keep a room in this state)
+KEYS_ATTEMPTS = 8
+KEYS_FIRST_WAIT_S = 16.0
 # A client that waits for longer has gone.
 WHOLE_S = 90.0
 # How often clients are told, in chunks of events.
 _TELL_EVERY = 5
+# How many servers a line of the log names.
+_NAMED_MOST = 20
 _encode = msgspec.json.Encoder().encode
 
 
@@ -64,6 +73,13 @@ class _Waiting:
 
     join: PartialJoin
     waiters: list[Deferred[bool]] = field(default_factory=list)
+
+    def release(self) -> None:
+        """What they waited for has come."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(True)
 
 
 class PartialRooms:
@@ -104,21 +120,33 @@ class PartialRooms:
     def start(self) -> None:
         """Go on with them."""
         for waiting in list(self._joins.values()):
-            self._spawn(waiting.join)
+            self._spawn(waiting.join, ())
 
-    def begin(self, join: PartialJoin) -> None:
-        """A room was adopted without its members."""
+    def begin(self, join: PartialJoin, awaited: Sequence[Wanted] = ()) -> None:
+        """A room was adopted without its members, or for want of some keys without a few events."""
         before = self._joins.get(join.room_nid)
         self._joins[join.room_nid] = _Waiting(join, before.waiters if before is not None else [])
-        self._spawn(join)
+        self._note(join)
+        self._spawn(join, awaited)
 
-    def _spawn(self, join: PartialJoin) -> None:
-        self._tasks.spawn_restarting("members of a joined room", partial(self._complete, join))
+    def forget(self, room_nid: int) -> None:
+        """A room was adopted whole: what an earlier join lacked matters no more."""
+        waiting = self._joins.pop(room_nid, None)
+        if waiting is not None:
+            waiting.release()
+
+    def _spawn(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
+        self._tasks.spawn_restarting("members of a joined room", partial(self._complete, join, awaited))
 
     # --- questions -----------------------------------------------------------------------------------
 
     def is_partial(self, room_nid: int) -> bool:
         """Whether members of a room are still to come."""
+        waiting = self._joins.get(room_nid)
+        return waiting is not None and not waiting.join.attempts
+
+    def is_incomplete(self, room_nid: int) -> bool:
+        """Whether anything of a room is still to come: others had better ask somebody else."""
         return room_nid in self._joins
 
     def servers(self, room_nid: int) -> Collection[str]:
@@ -127,9 +155,9 @@ class PartialRooms:
         return waiting.join.servers if waiting is not None else ()
 
     async def whole(self, room_nid: int) -> bool:
-        """Wait until a room is not partial; whether there was anything to wait for. 503 where it takes too long."""
+        """Wait until its members have come; whether there was anything to wait for. 503 where it takes too long."""
         waiting = self._joins.get(room_nid)
-        if waiting is None or not self._index.local_members(room_nid):
+        if waiting is None or waiting.join.attempts or not self._index.local_members(room_nid):
             return False
         waiter: Deferred[bool] = Deferred()
         waiting.waiters.append(waiter)
@@ -148,37 +176,95 @@ class PartialRooms:
         waiting = self._joins.get(join.room_nid)
         return waiting is not None and waiting.join.join_nid == join.join_nid
 
-    async def _complete(self, join: PartialJoin) -> None:
-        wait_s = SHORTEST_WAIT_S
-        servers = [one for one in dict.fromkeys([join.server, *join.servers]) if self._client.allows(one)]
-        servers = [one for one in servers if one != self._tools.signer.server_name][:SERVERS_MOST]
-        while self._is_current(join):
+    def _note(self, join: PartialJoin) -> None:
+        """How far a join is."""
+        if self._is_current(join):
+            waiting = self._joins[join.room_nid]
+            waiting.join = join
+            if join.attempts:
+                waiting.release()
+
+    async def _complete(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
+        if self._is_current(join):
+            # After a failure it goes on from where it was.
+            join = self._joins[join.room_nid].join
+        wait_s, told = SHORTEST_WAIT_S, None
+        while self._is_current(join) and not join.attempts:
             if not self._index.local_members(join.room_nid):
                 # Everybody has left: nobody will tell us. Who comes back begins anew, by the servers noted here.
                 return
-            for server in servers:
-                await self._places.acquire()
-                try:
-                    done = await self._try(join, server)
-                finally:
-                    self._places.release()
-                if done:
-                    self._finish(join)
-                    return
+            told = await self._ask(join)
+            if told is not None:
+                join, awaited = join._replace(attempts=1), told
+                break
             await sleep(self._clock, wait_s)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
-
-    def _finish(self, join: PartialJoin) -> None:
+        if told is None or awaited:
+            if not await self._wait_for_keys(join, awaited):
+                return
         if self._is_current(join):
-            for waiter in self._joins.pop(join.room_nid).waiters:
-                if not waiter.called:
-                    waiter.callback(True)
+            self._joins.pop(join.room_nid).release()
 
-    async def _try(self, join: PartialJoin, server: ServerName) -> bool:
+    async def _wait_for_keys(self, join: PartialJoin, awaited: Sequence[Wanted]) -> bool:
+        """Everything has come but what is signed with these keys (none: nobody remembers which).
+
+        Whether that is over: not where everybody has left.
+        """
+        self._note(join)
+        while self._is_current(join) and join.attempts < KEYS_ATTEMPTS:
+            if awaited:
+                await sleep(self._clock, KEYS_FIRST_WAIT_S * 2.0 ** (join.attempts - 1))
+            join = join._replace(attempts=join.attempts + 1)
+            self._note(join)
+            if not self._is_current(join) or not self._index.local_members(join.room_nid):
+                return False
+            await self._worker.work(count_attempts, join)
+            if awaited and not await self._checks.ask_again(awaited):
+                continue
+            told = await self._ask(join)
+            if told is not None and not told:
+                return True
+            awaited = told or awaited
+        await self._give_up(join, awaited)
+        return True
+
+    async def _give_up(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
+        names = await self._tools.interner.room_names([join.room_nid])
+        if self._is_current(join) and await self._finish(join, names[join.room_nid], None, None):
+            self._log.warning(
+                "a joined room stays without the events of servers whose keys nobody gives",
+                room_id=names[join.room_nid],
+                count=len(awaited),
+                servers=[one.server_name for one in awaited[:_NAMED_MOST]],
+            )
+
+    async def _ask(self, join: PartialJoin) -> Sequence[Wanted] | None:
+        """Ask for the state in turn; the keys that lack then, None where nobody told it."""
+        known: Sequence[ServerName] = ()
+        if join.attempts:
+            known = await self._tools.database.read(load_servers, join.room_nid, SERVERS_MOST)
+        own = self._tools.signer.server_name
+        servers = [
+            one
+            for one in dict.fromkeys([join.server, *join.servers, *known])
+            if one != own and self._client.allows(one)
+        ]
+        for server in servers[:SERVERS_MOST]:
+            await self._places.acquire()
+            try:
+                told = await self._try(join, server)
+            finally:
+                self.answers.release(join.join_nid)
+                self._places.release()
+            if told is not None:
+                return told
+        return None
+
+    async def _try(self, join: PartialJoin, server: ServerName) -> Sequence[Wanted] | None:
         names = await self._tools.interner.room_names([join.room_nid])
         room_id = names[join.room_nid]
         uri = build_uri(PREFIX, "state", room_id, query={"event_id": join.join_id})
-        body = self.answers.begin(join)
+        body = self.answers.begin(join.join_nid)
         answer = await heard(
             server,
             self._client.ask_raw(
@@ -186,7 +272,7 @@ class PartialRooms:
             ),
         )
         if isinstance(answer, (Refused, Silent)):
-            return False
+            return None
         actor = await self._rooms.find(room_id)
         event = await actor.run(lambda turn: _load(turn, join.join_nid))
         try:
@@ -195,25 +281,32 @@ class PartialRooms:
             self._log.warning(
                 "state of a joined room refused", server=server, room_id=room_id, reason=error.message
             )
-            return False
+            return None
         await self._store(join, room_id, verified)
+        lacking = join._replace(attempts=max(join.attempts, 1)) if verified.awaited else None
         state = list(verified.conclusion.state.values())
+        if not self._is_current(join) or not await self._finish(join, room_id, state, lacking):
+            return None
+        if not join.attempts:
+            total = len(verified.lot)
+            await self._tell(join.room_nid, total, total, finished=True)
+        return verified.awaited
 
+    async def _finish(
+        self, join: PartialJoin, room_id: str, state: Sequence[EventId] | None, lacking: PartialJoin | None
+    ) -> bool:
         async def job(turn: Turn) -> bool:
             # What was placed before is on its way to the disk: this comes back after it has arrived there.
             await self._worker.work(_nothing)
-            return await complete_room(turn, join, state)
+            return await complete_room(turn, join, state, lacking=lacking)
 
-        if not self._is_current(join) or not await actor.run(job):
-            return False
-        total = len(verified.lot)
-        await self._tell(join.room_nid, total, total, finished=True)
-        return True
+        actor = await self._rooms.find(RoomId(room_id))
+        return await actor.run(job)
 
     async def _store(self, join: PartialJoin, room_id: str, verified: Verified) -> None:
         actor, lot = await self._rooms.find(room_id), verified.lot
         for number, start in enumerate(range(0, len(lot), CHUNK)):
-            if number % _TELL_EVERY == 0:
+            if number % _TELL_EVERY == 0 and not join.attempts:
                 await self._tell(join.room_nid, start, len(lot), finished=False)
             events: Sequence[Event] = await self._run(lot.accepted, start, CHUNK)
             await actor.run(partial(_store, events))

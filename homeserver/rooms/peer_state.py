@@ -55,12 +55,12 @@ class PeerState:
     """Answers other servers; raises ``MatrixError`` for those that a room is closed to."""
 
     def __init__(
-        self, database: Database, gate: PeerGate, bases: BaseCache, is_partial: Callable[[int], bool]
+        self, database: Database, gate: PeerGate, bases: BaseCache, is_incomplete: Callable[[int], bool]
     ) -> None:
         self._database = database
         self._gate = gate
         self._bases = bases
-        self._is_partial = is_partial  # members of the room are still to come
+        self._is_incomplete = is_incomplete  # not all of the room is here
 
     async def state(self, server: ServerName, room_id: RoomId, event_id: EventId) -> Body:
         """The events of the state before an event, and of its auth chain; 404 M_NOT_FOUND where it is unknown."""
@@ -91,7 +91,7 @@ class PeerState:
         def unit(tx: Tx) -> _Lists:
             visit = self._gate.enter(tx, server, room_id, is_resident=is_resident)
             link = _find(tx, visit, event_id)
-            if link.state_before is None or self._is_partial(visit.room.nid):
+            if link.state_before is None or self._is_incomplete(visit.room.nid):
                 raise not_found(f"The state at event {event_id} is not known here")
             snapshot = load_snapshot(tx, link.state_before, self._bases)
             state = [nid for _, nid in snapshot.items()]

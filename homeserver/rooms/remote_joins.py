@@ -28,7 +28,7 @@ from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import MatrixError, forbidden
 from homeserver.http.transport import build_uri
 from homeserver.peers.types import PeerClient
-from homeserver.rooms.arrivals import Arrival, Missing, Placed, adopt_room, arrive, store_outliers
+from homeserver.rooms.arrivals import Arrival, Arrived, Missing, Placed, adopt_room, arrive, store_outliers
 from homeserver.rooms.handshakes import Handshakes, heard
 from homeserver.rooms.join_checks import CHUNK, JoinChecks, RunInThread, Verified
 from homeserver.rooms.large_answers import LargeAnswers
@@ -39,7 +39,7 @@ from homeserver.runtime.log import Log
 from homeserver.store.events import load_head
 from homeserver.store.ids import set_room_version
 from homeserver.store.outside import end_outside
-from homeserver.store.partial import PartialJoin, put_partial_join
+from homeserver.store.partial import PartialJoin, forget_partial_join, put_partial_join
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
@@ -167,7 +167,7 @@ class RemoteJoins:
             await actor.run(partial(_store, events))
         state = list(verified.conclusion.state.values())
 
-        adopted: list[PartialJoin] = []
+        adopted: list[PartialJoin | None] = []  # None: all of the room is here
 
         async def job(turn: Turn) -> None:
             adopted.clear()
@@ -177,17 +177,18 @@ class RemoteJoins:
                 # Somebody else let the user into a room that this server is in.
                 (arrived,) = await arrive(turn, [Arrival(join, state_before=tuple(state))])
             else:
-                arrived = await adopt_room(turn, join, state, partial=lot.members_omitted)
+                is_partial = lot.members_omitted or bool(verified.awaited)
+                arrived = await adopt_room(turn, join, state, partial=is_partial)
                 turn.extra.append(partial(_end_outside, room_nid=room_nid, user_nids=_members(turn)))
+                adopted.append(_partial_join(verified, room_nid, arrived) if is_partial else None)
+                user_nid = await self._tools.interner.user(join.sender)
+                turn.extra.append(
+                    partial(_note, join=adopted[0], room_nid=room_nid, user_nid=user_nid, done=len(lot))
+                )
             if isinstance(arrived, Missing):
                 raise MatrixError(502, "M_UNKNOWN", f"{verified.server} did not tell all of the room")
             if isinstance(arrived, Placed) and not isinstance(arrived.verdict, Accept):
                 raise forbidden(arrived.verdict.reason)
-            if turn.head.partial:
-                servers = tuple(dict.fromkeys([verified.server, *lot.servers]))
-                adopted.append(PartialJoin(room_nid, arrived.nid, join.event_id, verified.server, servers))
-                user_nid = await self._tools.interner.user(join.sender)
-                turn.extra.append(partial(_begin_partial, join=adopted[0], user_nid=user_nid, done=len(lot)))
 
         self._adopting.add(join.room_id)
         try:
@@ -195,12 +196,30 @@ class RemoteJoins:
         finally:
             self._adopting.discard(join.room_id)
         for one in adopted:
-            self._partial.begin(one)
+            if one is not None:
+                self._partial.begin(one, verified.awaited)
+            else:
+                self._partial.forget(room_nid)
 
 
-def _begin_partial(tx: WriteTx, *, join: PartialJoin, user_nid: int, done: int) -> None:
+def _partial_join(verified: Verified, room_nid: int, arrived: Arrived) -> PartialJoin | None:
+    if not isinstance(arrived, Placed):
+        return None  # it is refused
+    lot, server = verified.lot, verified.server
+    # Whose members were left out may be in the room, and is told what happens there.
+    awaited = (one.server_name for one in verified.awaited)
+    servers = tuple(dict.fromkeys([server, *lot.servers, *awaited]))
+    attempts = 0 if lot.members_omitted else 1
+    return PartialJoin(room_nid, arrived.nid, verified.join.event_id, server, servers, attempts)
+
+
+def _note(tx: WriteTx, *, join: PartialJoin | None, room_nid: int, user_nid: int, done: int) -> None:
+    if join is None:
+        forget_partial_join(tx, room_nid)
+        return
     put_partial_join(tx, join)
-    put_progress(tx, [user_nid], join.room_nid, done, 0, False)
+    if not join.attempts:
+        put_progress(tx, [user_nid], room_nid, done, 0, False)
 
 
 async def _store(events: Sequence[Event], turn: Turn) -> None:

@@ -1,4 +1,4 @@
-"""Joins that are not complete: rooms of which we know the state but for its members, and what was placed meanwhile."""
+"""Joins that are not complete: rooms of which we do not know all the state, and what was placed meanwhile."""
 
 from __future__ import annotations
 
@@ -33,8 +33,9 @@ _PUT = rows(
     "join_nid",
     "server",
     "servers",
+    "attempts",
     keys=("room_nid",),
-    update=("join_nid", "server", "servers"),
+    update=("join_nid", "server", "servers", "attempts"),
 )
 _ALL = statement(
     select(
@@ -43,6 +44,7 @@ _ALL = statement(
         events.c.event_id,
         partial_joins.c.server,
         partial_joins.c.servers,
+        partial_joins.c.attempts,
     ).select_from(partial_joins.join(events, events.c.nid == partial_joins.c.join_nid))
 )
 _ONE = statement(select(partial_joins.c.join_nid).where(partial_joins.c.room_nid == bindparam("room_nid")))
@@ -53,6 +55,16 @@ _END = statement(
         )
     )
 )
+_COUNT = statement(
+    update(partial_joins)
+    .where(
+        and_(
+            partial_joins.c.room_nid == bindparam("of_room"), partial_joins.c.join_nid == bindparam("of_join")
+        )
+    )
+    .values(attempts=bindparam("number"))
+)
+_END_ANY = statement(delete(partial_joins).where(partial_joins.c.room_nid == bindparam("of_room")))
 _parent, _child = events.alias("parent"), events.alias("child")
 _children = (
     select(edges.c.child_nid.label("nid"))
@@ -83,13 +95,18 @@ _decode = msgspec.json.Decoder(list[str]).decode
 
 
 class PartialJoin(NamedTuple):
-    """A join that is not complete: by which event, through whom, and who else is in the room."""
+    """A join that is not complete: by which event, through whom, and who else is in the room.
+
+    ``attempts`` 0: members are still to come. Else they have come, but for what is signed with keys that nobody gave;
+    these are asked for so many times already.
+    """
 
     room_nid: int
     join_nid: int
     join_id: EventId
     server: ServerName
     servers: tuple[ServerName, ...]
+    attempts: int = 0
 
 
 class Since(NamedTuple):
@@ -102,13 +119,24 @@ class Since(NamedTuple):
 
 
 def put_partial_join(tx: Tx, join: PartialJoin) -> None:
-    """Note that the members of a room are still to come."""
-    tx.insert(_PUT, [(join.room_nid, join.join_nid, join.server, _encode(join.servers).decode())])
+    """Note that not all of a room's state is here."""
+    servers = _encode(join.servers).decode()
+    tx.insert(_PUT, [(join.room_nid, join.join_nid, join.server, servers, join.attempts)])
+
+
+def count_attempts(tx: Tx, join: PartialJoin) -> None:
+    """Note how often keys were asked for, if the join is still the one that is not complete."""
+    tx.run(_COUNT, of_room=join.room_nid, of_join=join.join_nid, number=join.attempts)
 
 
 def end_partial_join(tx: Tx, room_nid: int, join_nid: int) -> None:
     """They have come."""
     tx.run(_END, of_room=room_nid, of_join=join_nid)
+
+
+def forget_partial_join(tx: Tx, room_nid: int) -> None:
+    """Who came back was told all of the room: what an earlier join lacked matters no more."""
+    tx.run(_END_ANY, of_room=room_nid)
 
 
 def is_partial(tx: Tx, room_nid: int) -> bool:
@@ -120,9 +148,14 @@ def load_partial_joins(tx: Tx) -> list[PartialJoin]:
     """All of them (at the start)."""
     return [
         PartialJoin(
-            row[0], row[1], EventId(row[2]), ServerName(row[3]), tuple(map(ServerName, _decode(row[4])))
+            room_nid,
+            join_nid,
+            EventId(join_id),
+            ServerName(server),
+            tuple(map(ServerName, _decode(servers))),
+            attempts,
         )
-        for row in tx.all(_ALL)
+        for room_nid, join_nid, join_id, server, servers, attempts in tx.all(_ALL)
     ]
 
 

@@ -13,6 +13,7 @@ from federation.keyring import VerifyKey, build_key_response, notarise
 from federation.signing import verify_json
 from federation.versions import ROOM_VERSIONS
 from homeserver.config.schema import Federation
+from homeserver.http.transport import PeerRequest
 from homeserver.peers import keyring
 from homeserver.peers.gate import MAX_FETCHES_EACH
 from homeserver.peers.keyring import KeyRing
@@ -367,6 +368,30 @@ class ForEvents(TestCase):
         requests = len(self.net.requests)
         self.fetch_many(many[30:])
         self.assertEqual(len(self.net.requests), requests)
+
+    def test_a_notary_that_does_not_answer_is_asked_once_more(self) -> None:
+        gone = [self.net.stranger(f"s{number}.example") for number in range(3)]
+        for stranger in gone:
+            self.notary.ok("GET", f"{QUERY}/{stranger.name}")
+        self.net.down(*(one.name for one in gone))
+        failures = [ConnectionError("not now")]
+
+        def fail(_: ServerName, request: PeerRequest) -> Exception | None:
+            return failures.pop() if failures and request.uri.startswith(QUERY) else None
+
+        self.net.tamper(fail)
+        self.fetch_many(gone)
+        self.assertEqual(self.have(gone), [one.name for one in gone])
+        self.assertEqual(len(self.net.sent(QUERY, "b.example")), 2)
+
+    def test_who_did_not_answer_is_told(self) -> None:
+        self.net.down("notary.example")
+        gone, there = self.net.stranger("gone.example"), self.net.stranger("there.example")
+        gone.answers["GET", SERVER] = None
+        wanted = [Wanted(one.name, (KeyId("ed25519:old"),), self.net.now_ms) for one in (gone, there)]
+        silent = self.net.wait(Deferred.fromCoroutine(self.ring.fetch_many(wanted)), 3600)
+        # The other has answered, and has no such key.
+        self.assertEqual(silent, {"gone.example"})
 
     def test_not_more_at_once_than_a_few(self) -> None:
         self.net.down("notary.example")

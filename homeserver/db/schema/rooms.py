@@ -161,6 +161,7 @@ partial_joins = Table(
     nid("join_nid"),
     text("server"),
     text("servers"),  # JSON list of names
+    small("attempts", default=0),  # to have keys that lack; 0: members are still to come
 )
 # What a client said under which transaction id, so that its retry finds the first answer.
 client_transactions = Table(

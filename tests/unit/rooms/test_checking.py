@@ -42,7 +42,9 @@ class FakeKeys:
             self.memory[server_name] = self.away[server_name]
         return self.memory.get(server_name, {})
 
-    async def fetch_many(self, wanted: Sequence[Wanted], *, patience_s: float = 30.0) -> None:
+    async def fetch_many(
+        self, wanted: Sequence[Wanted], *, patience_s: float = 30.0
+    ) -> frozenset[ServerName]:
         raise AssertionError("not for this")
 
 

@@ -81,7 +81,13 @@ def _moderation() -> None:
     op.create_index("reports_by_time", "reports", ["ts_ms"])
 
 
+def _partial_joins() -> None:
+    """How often the keys were asked for that a join lacks."""
+    op.add_column("partial_joins", _small("attempts", default="0"))
+
+
 def upgrade() -> None:
     """Add what is new."""
     _key_backups()
     _moderation()
+    _partial_joins()
