@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from homeserver.bridging import rate_key
 from homeserver.config.schema import Config
 from homeserver.core import Core, Surroundings, build_core
 from homeserver.db.errors import DatabaseUnavailable
@@ -45,6 +46,7 @@ class App:
             new_error_id=self.new_error_id,
             log_failure=self.log_failure,
             translate=self._translate,
+            rate_key=rate_key(services.bridging.registry),
         )
         self._timer: DelayedCall | None = None
         self._chores = Chores(core.around.clock, core.around.log)

@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from federation.keyring import VerifyKey
 from federation.signing import Signer
 from homeserver.accounts.auth import Authenticator
+from homeserver.config.registrations import AppserviceRegistration
 from homeserver.config.schema import Config
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
@@ -52,6 +53,8 @@ class Surroundings:
     further_keys: Sequence[Signer] = ()  # published beside the signer's
     old_keys: Sequence[VerifyKey] = ()  # no longer used, but good for what they have signed
     http: HttpClient | None = None  # for addresses that others name
+    registrations: Sequence[AppserviceRegistration] = ()  # of application services
+    appservice_http: HttpClient | None = None  # for addresses that the administrator names
 
 
 @dataclass(frozen=True, slots=True)

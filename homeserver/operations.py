@@ -23,6 +23,7 @@ from homeserver.app import App, ExtraRoutes, build_app
 from homeserver.cli import operations as commands
 from homeserver.cli.operations import Listening, OperationError, Progress, WrongInputError
 from homeserver.cli.simulate import run_simulator
+from homeserver.config.registrations import AppserviceRegistration, load_registrations
 from homeserver.config.schema import Config
 from homeserver.config.signing_key import read_key_file
 from homeserver.core import Core, Surroundings
@@ -103,9 +104,15 @@ class RunningServer:
 class ServerOperations:
     """One command's hold of a server. Everything is opened when first needed."""
 
-    def __init__(self, config: Config, around: commands.Surroundings) -> None:
+    def __init__(
+        self,
+        config: Config,
+        around: commands.Surroundings,
+        registrations: Sequence[AppserviceRegistration] = (),
+    ) -> None:
         self._config = config
         self._around = around
+        self._registrations = registrations
         self._app: App | None = None
         self._database: ThreadedDatabase | None = None
         self._threads: ThreadRunner | None = None
@@ -144,6 +151,8 @@ class ServerOperations:
             signers[1:],
             old_keys,
             outside.http,
+            self._registrations,
+            outside.appservice_http,
         )
         extras: list[ExtraRoutes] = [one.routes for one in load_extensions()]
         if web is not None:
@@ -281,7 +290,7 @@ class ServerOperations:
                 await app.stop()
         finally:
             if self._outside is not None:
-                self._outside.connections.stop()
+                self._outside.stop()
             if database is not None:
                 # In a thread: a database that hangs must not keep the reactor from noticing that time is up.
                 await self._workers().run(database.stop)
@@ -382,8 +391,8 @@ async def _clearly(work: Awaitable[T]) -> T:
 
 
 def make_operations(config: Config, surroundings: commands.Surroundings) -> commands.Operations:
-    """Operations on the server of this configuration. Opens nothing yet."""
-    return ServerOperations(config, surroundings)
+    """Operations on the server of this configuration. Opens nothing yet. Raises ConfigError for registration files."""
+    return ServerOperations(config, surroundings, load_registrations(config))
 
 
 async def simulate(

@@ -9,7 +9,7 @@ from federation.ids import parse_server_name
 from homeserver.config.schema import Config
 from homeserver.config.settings import Settings
 from homeserver.core import Core
-from homeserver.http.addresses import AddressFilter
+from homeserver.http.addresses import EVERYWHERE, AddressFilter
 from homeserver.http.client import HttpClient
 from homeserver.http.client_tls import ClientTls
 from homeserver.http.connections import Connections
@@ -45,6 +45,13 @@ class Outside:
     transport: PeerTransport
     http: HttpClient
     connections: Connections
+    appservice_http: HttpClient
+    appservice_connections: Connections
+
+    def stop(self) -> None:
+        """Keep no connection any more."""
+        self.connections.stop()
+        self.appservice_connections.stop()
 
 
 def open_network(config: Config, reactor: Any, clock: Clock, entropy: Entropy) -> Outside:
@@ -58,8 +65,13 @@ def open_network(config: Config, reactor: Any, clock: Clock, entropy: Entropy) -
         clock,
     )
     http = HttpClient(connections, clock)
+    # Application services live on loopback as a rule. Their addresses are the administrator's and nobody else's.
+    trusting = Connections(
+        reactor, resolver, AddressFilter(EVERYWHERE), ClientTls(config.outbound.ca_file), clock
+    )
     verify = config.federation.verify_certificates
-    return Outside(PeerTransport(connections, http, resolver, clock, verify=verify), http, connections)
+    transport = PeerTransport(connections, http, resolver, clock, verify=verify)
+    return Outside(transport, http, connections, HttpClient(trusting, clock), trusting)
 
 
 def build_peering(core: Core) -> Peering:

@@ -114,18 +114,26 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
     """What clients ask."""
     config, around = core.config, core.around
     settings, accounts, interactive = services.settings, services.accounts, services.interactive
-    encryption = services.encryption
+    encryption, bridging = services.encryption, services.bridging
     media = MediaApi(services.media.repository, services.media.downloads)
     return [
         VersionsApi(),
         WellKnownApi(config, well_known_foci(config.calls)),
         CapabilitiesApi(lambda: settings.config.default_room_version),
-        RegisterApi(settings.get, accounts, services.hasher, interactive, services.limiter, around.clock),
-        LoginApi(config, services.identity, services.sessions, interactive),
+        RegisterApi(
+            settings.get,
+            accounts,
+            services.hasher,
+            interactive,
+            services.limiter,
+            around.clock,
+            bridging.accounts,
+        ),
+        LoginApi(config, services.identity, services.sessions, interactive, bridging.accounts),
         LogoutApi(services.sessions),
         RefreshApi(services.sessions),
         AccountApi(accounts, services.identity, interactive, lambda: settings.config.passwords),
-        DevicesApi(services.devices, services.identity, interactive),
+        DevicesApi(services.devices, services.identity, interactive, services.sessions),
         ProfileApi(services.profiles),
         AccountDataApi(services.account_data),
         FilterApi(services.filters),
@@ -140,7 +148,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         ContextApi(services.reading.pagination),
         TimestampApi(services.reading.timestamps),
         InitialSyncApi(services.reading.glances),
-        CreateRoomApi(services.rooms.creator),
+        CreateRoomApi(services.rooms.creator, config.server_name, bridging.registry),
         MembershipApi(services.rooms.memberships, services.rooms.aliases),
         DirectoryApi(
             config.server_name,
@@ -148,6 +156,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
             services.rooms.aliases,
             lambda: settings.config.public_rooms,
             services.queries.public_rooms,
+            bridging.registry,
         ),
         SpacesApi(config.server_name, services.spaces, services.summaries, services.rooms.aliases),
         UpgradeApi(services.rooms.upgrades),

@@ -14,6 +14,7 @@ from homeserver.accounts.profiles import Profiles
 from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.uia import InteractiveAuth
 from homeserver.accounts.users import Accounts
+from homeserver.bridging import Bridging, build_bridging
 from homeserver.config.schema import RateLimits
 from homeserver.config.settings import Settings
 from homeserver.core import Core
@@ -342,6 +343,7 @@ class Services:
     encryption: Encryption
     sync: SyncService
     further: Further
+    bridging: Bridging
 
 
 def build_services(core: Core, peering: Peering) -> Services:
@@ -408,6 +410,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         encryption=encryption,
         sync=build_sync(core, facts, ignored, typing, presence, encryption.news),
         further=build_further(core, settings, reading.pagination),
+        bridging=build_bridging(core, accounts),
     )
 
 

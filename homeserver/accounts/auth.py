@@ -11,6 +11,7 @@ spec: client-server-api#using-access-tokens
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
+from typing import Protocol
 
 from homeserver.accounts.types import Requester
 from homeserver.db.errors import DatabaseError
@@ -30,6 +31,13 @@ SEEN_INTERVAL_MS = 60_000
 """How often a device's last use is written down, at most."""
 _SEEN_DELAY_S = 5.0
 _MAX_SEEN_WAITING = 10_000
+
+
+class ForeignTokens(Protocol):
+    """Knows tokens that belong to no login: those of application services."""
+
+    def find(self, request: Request, token_hash: bytes) -> Requester | Awaitable[Requester] | None:
+        """Who asks; None where the token is not known here either."""
 
 
 class _Known:
@@ -78,6 +86,7 @@ class Authenticator:
         self._loads: set[_Load] = set()
         self._seen: dict[int, Seen] = {}
         self._seen_timer = False
+        self.foreign: ForeignTokens | None = None
 
     # --- the gate --------------------------------------------------------------------------------
 
@@ -91,7 +100,12 @@ class Authenticator:
         token_hash = hash_token(token)
         known = self._known.get(token_hash)
         if known is None:
-            return self._load(request, auth, token_hash)
+            foreign = None if self.foreign is None else self.foreign.find(request, token_hash)
+            if foreign is None:
+                return self._load(request, auth, token_hash)
+            if isinstance(foreign, Requester):
+                return self._admit_foreign(request, auth, foreign)
+            return self._await_foreign(request, auth, foreign)
         return self._admit(request, auth, token_hash, known)
 
     def _admit(self, request: Request, auth: Auth, token_hash: bytes, known: _Known) -> Requester:
@@ -106,18 +120,14 @@ class Authenticator:
             if token_hash in self._known:
                 self._known[token_hash] = self._known.pop(token_hash)
             self._note_seen(request, requester, now_ms)
-        if auth is Auth.GUEST_OK or auth is Auth.OPTIONAL:
-            return requester
-        if requester.is_guest:
-            raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this")
-        if auth is Auth.USER:
-            return requester
-        if auth is Auth.ADMIN:
-            if requester.is_admin:
-                return requester
-            raise forbidden("You are not a server administrator")
-        # Application services and servers are not recognised by a user's token.
-        raise forbidden("This needs another kind of authentication")
+        return _permit(requester, auth)
+
+    async def _await_foreign(self, request: Request, auth: Auth, foreign: Awaitable[Requester]) -> Requester:
+        return self._admit_foreign(request, auth, await foreign)
+
+    def _admit_foreign(self, request: Request, auth: Auth, requester: Requester) -> Requester:
+        self._note_seen(request, requester, self._clock.now_ms())
+        return _permit(requester, auth)
 
     async def _load(self, request: Request, auth: Auth, token_hash: bytes) -> Requester:
         load = _Load()
@@ -190,3 +200,21 @@ class Authenticator:
     def size(self) -> int:
         """How many tokens are in memory."""
         return len(self._known)
+
+
+def _permit(requester: Requester, auth: Auth) -> Requester:
+    """Whether a route is for this requester."""
+    if auth is Auth.GUEST_OK or auth is Auth.OPTIONAL:
+        return requester
+    if requester.is_guest:
+        raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not do this")
+    if auth is Auth.USER:
+        return requester
+    if auth is Auth.ADMIN:
+        if requester.is_admin:
+            return requester
+        raise forbidden("You are not a server administrator")
+    if auth is Auth.APPSERVICE and requester.appservice_id is not None:
+        return requester
+    # Application services and servers are not recognised by a user's token.
+    raise forbidden("This needs another kind of authentication")

@@ -6,6 +6,8 @@ spec: client-server-api#refreshing-access-tokens
 from __future__ import annotations
 
 import string
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,15 +109,18 @@ class Sessions:
     async def log_in(self, user_nid: int, wish: DeviceWish) -> Grant:
         """Log a device in; one that the user has already loses the tokens that it had."""
         prepared = self.prepare(user_nid, wish)
-        try:
+        with _device_refused():
             await self._worker.work(devices.log_in, prepared.login, prepared.tokens)
-        except devices.TooManyDevicesError:
-            raise MatrixError(
-                400, "M_RESOURCE_LIMIT_EXCEEDED", "This account has too many devices: log some out"
-            ) from None
-        except devices.DeviceIdTakenError:
-            raise forbidden("The device ID is the public key of a cross-signing key") from None
         return prepared.grant
+
+    async def put_device(
+        self, user_nid: int, device_id: str, display_name: str | None, *, keep_name: bool
+    ) -> bool:
+        """Make a device that nobody is logged in with, or rename one (not with ``keep_name``); whether it is new."""
+        now_ms = self._clock.now_ms()
+        device = devices.Login(user_nid, device_id, self._interner.take_nid(), display_name, now_ms)
+        with _device_refused():
+            return await self._worker.work(devices.put_device, device, keep_name=keep_name)
 
     async def refresh(self, refresh_token: str) -> Grant:
         """Exchange a refresh token for a new pair."""
@@ -151,3 +156,16 @@ class Sessions:
     async def take_login_token(self, token: str) -> int | None:
         """Whose login token it was; it is used up with that."""
         return await self._worker.work(tokens.take_login_token, hash_token(token), self._clock.now_ms())
+
+
+@contextmanager
+def _device_refused() -> Iterator[None]:
+    """What the tables refuse of a new device, as the client is told it."""
+    try:
+        yield
+    except devices.TooManyDevicesError:
+        raise MatrixError(
+            400, "M_RESOURCE_LIMIT_EXCEEDED", "This account has too many devices: log some out"
+        ) from None
+    except devices.DeviceIdTakenError:
+        raise forbidden("The device ID is the public key of a cross-signing key") from None

@@ -19,3 +19,5 @@ class Requester:
     token_hash: bytes
     expires_ts_ms: int | None = None
     rate_limited: bool = True
+    appservice_id: str | None = None
+    """Where it is an application service that acts as this user."""

@@ -8,6 +8,7 @@ import click
 
 from homeserver.cli.host import config_options, find_host, load, operate
 from homeserver.config.init import initialise
+from homeserver.config.registrations import load_registrations
 from homeserver.config.signing_key import read_signing_keys
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
@@ -42,6 +43,7 @@ def check_config(context: click.Context, config_path: Path | None, dev: bool) ->
     config = load(find_host(context), config_path, dev=dev)
     if config.signing_key_path.exists() or config.signing_key_file is not None:
         read_signing_keys(config.signing_key_path)
+    load_registrations(config)
     click.echo(f"the configuration of {config.server_name} is fine")
 
 

@@ -74,6 +74,11 @@ def parse_config(
     raw: bytes, environment: Mapping[str, str], *, folder: Path, name: str = "chaos.yaml"
 ) -> Config:
     """Like `load_config`, for text at hand; `folder` is what relative paths start from."""
+    return build_config(parse_document(raw, name), environment, folder=folder)
+
+
+def parse_document(raw: bytes, name: str) -> dict[Any, Any]:
+    """Bounded, plain YAML: keys and values. Raises `ConfigError`."""
     if len(raw) > MAX_FILE_BYTES:
         raise ConfigError([f"{name}: larger than {MAX_FILE_BYTES} bytes"])
     try:
@@ -90,7 +95,7 @@ def parse_config(
         document = {}
     if not isinstance(document, dict):
         raise ConfigError([f"{name}: expected keys and values, not {_kind(document)}"])
-    return build_config(document, environment, folder=folder)
+    return document
 
 
 def build_config(document: Mapping[Any, Any], environment: Mapping[str, str], *, folder: Path) -> Config:

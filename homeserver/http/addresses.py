@@ -49,6 +49,8 @@ REFUSED: Final[Sequence[Network]] = tuple(
         "ff00::/8",  # multicast
     )
 )
+# For addresses that are the administrator's own choice.
+EVERYWHERE: Final[Sequence[Network]] = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 # An IPv4 address at the end of an IPv6 one is judged as what it is.
 _MAPPED: Final = IPv6Network("::ffff:0:0/96")
 _NAT64: Final = IPv6Network("64:ff9b::/96")

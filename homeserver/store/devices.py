@@ -110,6 +110,12 @@ def log_in(tx: WriteTx, login: Login, tokens: NewTokens) -> int:
         store_tokens(tx, login.user_nid, known, tokens)
         tx.claim(Kind.DEVICES, -login.user_nid, known)
         return known
+    _insert(tx, login)
+    store_tokens(tx, login.user_nid, login.device_nid, tokens)
+    return login.device_nid
+
+
+def _insert(tx: WriteTx, login: Login) -> None:
     if tx.value(_COUNT, user_nid=login.user_nid) >= MAX_DEVICES_PER_USER:
         raise TooManyDevicesError
     # spec: client-server-api#cross-signing (device ids and public keys share one namespace)
@@ -117,10 +123,22 @@ def log_in(tx: WriteTx, login: Login, tokens: NewTokens) -> int:
         raise DeviceIdTakenError
     row = (login.device_nid, login.user_nid, login.device_id, login.display_name, login.now_ms)
     tx.insert(_INSERT, [row])
-    store_tokens(tx, login.user_nid, login.device_nid, tokens)
     payload = DevicesChanged(login.user_nid, changed=(login.device_id,))
     tx.claim(Kind.DEVICES, -login.user_nid, login.device_nid, payload=payload)
-    return login.device_nid
+
+
+def put_device(tx: WriteTx, device: Login, *, keep_name: bool) -> bool:
+    """Make a device without tokens, or name one that is there (not with ``keep_name``); whether it is new.
+
+    Raises TooManyDevicesError and DeviceIdTakenError.
+    """
+    # spec: application-service-api#device-management
+    if keep_name and tx.value(_NID, user_nid=device.user_nid, device_id=device.device_id) is not None:
+        return False
+    if not keep_name and rename_device(tx, device.user_nid, device.device_id, device.display_name):
+        return False
+    _insert(tx, device)
+    return True
 
 
 def load_device(tx: Tx, user_nid: int, device_id: str) -> Device | None:

@@ -36,7 +36,7 @@ _COLUMNS = (
 )
 _JOINED = accounts.join(user_ids, user_ids.c.nid == _A.user_nid)
 
-_INSERT = rows(accounts, "user_nid", "password_hash", "created_ts_ms", "admin", "user_type")
+_INSERT = rows(accounts, "user_nid", "password_hash", "created_ts_ms", "admin", "appservice_id", "user_type")
 _EXISTS = statement(select(1).where(_A.user_nid == _USER))
 _BY_NIDS = statement(select(*_COLUMNS).select_from(_JOINED).where(any_of(_A.user_nid, "nids")))
 _BY_NAMES = statement(select(*_COLUMNS).select_from(_JOINED).where(any_of(user_ids.c.user_id, "names")))
@@ -106,6 +106,7 @@ class NewAccount:
     user_type: str | None = None
     display_name: str | None = None
     registration_token: str | None = None
+    appservice_id: str | None = None
 
 
 class UserInUseError(Exception):
@@ -124,8 +125,8 @@ def create_account(
         raise UserInUseError
     if account.registration_token is not None:
         use_registration_token(tx, account.registration_token, account.now_ms)
-    row = (account.user_nid, account.password_hash, account.now_ms, int(account.admin), account.user_type)
-    tx.insert(_INSERT, [row])
+    made = (account.user_nid, account.password_hash, account.now_ms, int(account.admin))
+    tx.insert(_INSERT, [(*made, account.appservice_id, account.user_type)])
     members: list[Member] = []
     # With the position, so that it also sees what the events of this very transaction say.
     tx.claim(

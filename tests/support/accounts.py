@@ -27,6 +27,7 @@ from homeserver.accounts.uia import InteractiveAuth
 from homeserver.accounts.users import Accounts
 from homeserver.api.client.account import AccountApi
 from homeserver.api.client.account_data import AccountDataApi
+from homeserver.api.client.appservice_accounts import AppserviceAccounts
 from homeserver.api.client.capabilities import CapabilitiesApi
 from homeserver.api.client.devices import DevicesApi
 from homeserver.api.client.filter import FilterApi
@@ -37,6 +38,7 @@ from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
 from homeserver.api.client.versions import VersionsApi
 from homeserver.api.client.wellknown import WellKnownApi
+from homeserver.appservices.registry import Registry
 from homeserver.config.schema import Config, RateLimits, Registration
 from homeserver.db.engine import open_engine
 from homeserver.db.threads import InlineDatabase
@@ -127,18 +129,25 @@ class AccountsWorld:
 
     def _routes(self) -> list[Route]:
         config = self.config
+        appservices = AppserviceAccounts(Registry(SERVER_NAME, ()), self.accounts, self.clock)
         apis: list[Any] = [
             VersionsApi(),
             WellKnownApi(config),
             CapabilitiesApi(lambda: config.default_room_version),
             RegisterApi(
-                lambda: self.config, self.accounts, self.hasher, self.interactive, self.ratelimit, self.clock
+                lambda: self.config,
+                self.accounts,
+                self.hasher,
+                self.interactive,
+                self.ratelimit,
+                self.clock,
+                appservices,
             ),
-            LoginApi(config, self.identity, self.sessions, self.interactive),
+            LoginApi(config, self.identity, self.sessions, self.interactive, appservices),
             RefreshApi(self.sessions),
             LogoutApi(self.sessions),
             AccountApi(self.accounts, self.identity, self.interactive, lambda: self.config.passwords),
-            DevicesApi(Devices(self.database, self.worker), self.identity, self.interactive),
+            DevicesApi(Devices(self.database, self.worker), self.identity, self.interactive, self.sessions),
             ProfileApi(self.profiles),
             AccountDataApi(self.account_data),
             FilterApi(Filters(self.database, self.worker)),

@@ -26,6 +26,7 @@ from federation.ids import parse_server_name
 from federation.keyring import VerifyKey
 from federation.signing import SigningKey
 from homeserver.app import App, ExtraRoutes, build_app
+from homeserver.config.registrations import AppserviceRegistration
 from homeserver.config.schema import Config, RateLimits, Registration
 from homeserver.core import Surroundings
 from homeserver.db.engine import open_engine
@@ -92,6 +93,8 @@ class TestApp:
         signing_keys: Sequence[SigningKey] = (),
         old_keys: Sequence[VerifyKey] = (),
         extra_routes: Sequence[ExtraRoutes] = (),
+        registrations: Sequence[AppserviceRegistration] = (),
+        appservice_http: Any = None,
     ) -> None:
         """By default alone in the world; ``tests.support.federation`` puts several on one clock and one network."""
         self.config = config or test_config(data_dir=Path(case.mktemp()))
@@ -100,6 +103,8 @@ class TestApp:
         self.signing_keys = signing_keys or (test_key(self.config.server_name),)
         self.old_keys = old_keys
         self.extra_routes = extra_routes
+        self.registrations = registrations
+        self.appservice_http = appservice_http
         self.entropy = SeededEntropy(seed)
         self.log = MemoryLog()
         self.engine = open_engine(database)
@@ -120,6 +125,8 @@ class TestApp:
             self.transport,
             self.signing_keys[1:],
             self.old_keys,
+            registrations=self.registrations,
+            appservice_http=self.appservice_http,
         )
         return self.wait(Deferred.fromCoroutine(build_app(self.config, around, self.extra_routes)))
 

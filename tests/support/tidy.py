@@ -43,6 +43,7 @@ COMPOSITION = frozenset(
         "__main__",
         "app",
         "backup",
+        "bridging",
         "cli",
         "core",
         "doctor",

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from federation.ids import parse_user_id
+from homeserver.appservices.registry import Registry, check_alias
 from homeserver.http.errors import MatrixError, bad_json
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
@@ -41,8 +42,10 @@ class _Body(msgspec.Struct):
 
 # spec-partial: POST /_matrix/client/v3/createRoom: no invite_3pid
 class CreateRoomApi:
-    def __init__(self, creator: RoomCreator) -> None:
+    def __init__(self, creator: RoomCreator, server_name: str, names: Registry) -> None:
         self._creator = creator
+        self._server_name = server_name
+        self._names = names
 
     def routes(self) -> list[Route]:
         return [
@@ -58,6 +61,9 @@ class CreateRoomApi:
 
     async def create_room(self, request: Request) -> dict[str, str]:
         wanted = _parse(request.json(_Body, allow_empty=True))
+        if wanted.alias_localpart is not None:
+            alias = f"#{wanted.alias_localpart}:{self._server_name}"
+            check_alias(self._names, alias, request.requester.appservice_id)
         return {"room_id": await self._creator.create(request.requester, wanted)}
 
 

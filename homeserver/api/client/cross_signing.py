@@ -50,6 +50,8 @@ class CrossSigningApi:
         body = request.json()
 
         async def confirm() -> None:
+            if requester.appservice_id is not None:
+                return  # spec: application-service-api#cross-signing
             offer = self._identity.password_offer(requester)
             await self._interactive.confirm(request, body, offer, user_nid=requester.user_nid)
 

@@ -8,11 +8,13 @@ import msgspec
 
 from homeserver.accounts.devices import Devices
 from homeserver.accounts.login import Identity
+from homeserver.accounts.sessions import Sessions
+from homeserver.accounts.text import check_device_id, check_device_name
 from homeserver.accounts.types import Requester
 from homeserver.accounts.uia import InteractiveAuth
 from homeserver.http.errors import missing_param
 from homeserver.http.request import Request
-from homeserver.http.response import EMPTY_JSON
+from homeserver.http.response import EMPTY_JSON, Response
 from homeserver.http.route import Auth, Route
 
 
@@ -25,10 +27,13 @@ class DeleteBody(msgspec.Struct):
 
 
 class DevicesApi:
-    def __init__(self, devices: Devices, identity: Identity, interactive: InteractiveAuth) -> None:
+    def __init__(
+        self, devices: Devices, identity: Identity, interactive: InteractiveAuth, sessions: Sessions
+    ) -> None:
         self._devices = devices
         self._identity = identity
         self._interactive = interactive
+        self._sessions = sessions
 
     def routes(self) -> list[Route]:
         one = "/_matrix/client/v3/devices/{device_id:device_id}"
@@ -83,8 +88,12 @@ class DevicesApi:
     async def get(self, request: Request, device_id: str) -> dict[str, Any]:
         return await self._devices.get(request.requester, device_id)
 
-    async def rename(self, request: Request, device_id: str) -> bytes:
+    async def rename(self, request: Request, device_id: str) -> bytes | Response:
+        """Name a device; an application service makes one so, too."""
         name = request.json(RenameBody, allow_empty=True).display_name
+        requester: Requester = request.requester
+        if requester.appservice_id is not None:
+            return await self._put(requester, device_id, name)
         if name is msgspec.UNSET:
             await self._devices.get(
                 request.requester, device_id
@@ -92,6 +101,19 @@ class DevicesApi:
         else:
             await self._devices.rename(request.requester, device_id, name)
         return EMPTY_JSON
+
+    async def _put(
+        self, requester: Requester, device_id: str, name: str | msgspec.UnsetType | None
+    ) -> Response:
+        # spec: application-service-api#creating-devices
+        keep_name = name is msgspec.UNSET
+        new = await self._sessions.put_device(
+            requester.user_nid,
+            check_device_id(device_id) or device_id,
+            check_device_name(None if isinstance(name, msgspec.UnsetType) else name),
+            keep_name=keep_name,
+        )
+        return Response(201 if new else 200, EMPTY_JSON)
 
     async def delete(self, request: Request, device_id: str) -> bytes:
         await self._confirm(request)
@@ -108,6 +130,8 @@ class DevicesApi:
 
     async def _confirm(self, request: Request) -> None:
         requester: Requester = request.requester
+        if requester.appservice_id is not None:
+            return  # spec: application-service-api#deleting-devices
         offer = self._identity.password_offer(requester)
         whole = request.json(allow_empty=True)
         await self._interactive.confirm(request, whole, offer, user_nid=requester.user_nid)

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import msgspec
 
 from federation.ids import RoomAlias, RoomId, ServerName, parse_room_id, parse_server_name
+from homeserver.appservices.registry import Registry, check_alias
 from homeserver.config.schema import PublicRooms
 from homeserver.http.errors import invalid_param, missing_token
 from homeserver.http.request import Request
@@ -67,12 +68,14 @@ class DirectoryApi:
         aliases: Aliases,
         options: Callable[[], PublicRooms],
         ask: AskRooms,
+        names: Registry,
     ) -> None:
         self._server_name = server_name
         self._directory = directory
         self._aliases = aliases
         self._options = options
         self._ask = ask
+        self._names = names
 
     def routes(self) -> list[Route]:
         of_room = "/_matrix/client/v3/rooms/{room_id:room_id}/aliases"
@@ -96,12 +99,19 @@ class DirectoryApi:
 
     async def put_alias(self, request: Request, room_alias: RoomAlias) -> bytes:
         room_id = parse_room_id(request.json(_AliasBody).room_id)
+        check_alias(self._names, room_alias, request.requester.appservice_id)
         await self._aliases.put(request.requester, room_alias, room_id)
         return EMPTY_JSON
 
     async def delete_alias(self, request: Request, room_alias: RoomAlias) -> bytes:
         requester = request.requester
-        await self._aliases.delete(requester, room_alias, is_admin=requester.is_admin)
+        service = self._names.by_id(requester.appservice_id)
+        # spec: application-service-api#server-admin-style-permissions
+        if service is None or not service.owns_alias(room_alias):
+            check_alias(self._names, room_alias, None)
+            await self._aliases.delete(requester, room_alias, is_admin=requester.is_admin)
+        else:
+            await self._aliases.delete(requester, room_alias, is_admin=True)
         return EMPTY_JSON
 
     async def get_aliases(self, request: Request, room_id: RoomId) -> dict[str, Any]:

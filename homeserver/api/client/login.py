@@ -11,6 +11,7 @@ from homeserver.accounts.sessions import LOGIN_TOKEN_LIFETIME_MS, DeviceWish, Se
 from homeserver.accounts.text import check_device_id, check_device_name
 from homeserver.accounts.types import Requester
 from homeserver.accounts.uia import InteractiveAuth
+from homeserver.api.client.appservice_accounts import APPSERVICE, AppserviceAccounts
 from homeserver.config.schema import Config
 from homeserver.http.errors import MatrixError, missing_param
 from homeserver.http.request import Request
@@ -26,10 +27,14 @@ class LoginBody(msgspec.Struct):
     refresh_token: bool | None = None
 
 
-# spec-partial: POST /_matrix/client/v3/login: no application services
 class LoginApi:
     def __init__(
-        self, config: Config, identity: Identity, sessions: Sessions, interactive: InteractiveAuth
+        self,
+        config: Config,
+        identity: Identity,
+        sessions: Sessions,
+        interactive: InteractiveAuth,
+        appservices: AppserviceAccounts,
     ) -> None:
         self._server_name = config.server_name
         # Clients go where this says: better nothing than an address that was only guessed.
@@ -41,6 +46,7 @@ class LoginApi:
         self._identity = identity
         self._sessions = sessions
         self._interactive = interactive
+        self._appservices = appservices
 
     def routes(self) -> list[Route]:
         return [
@@ -72,7 +78,8 @@ class LoginApi:
         ]
 
     async def flows(self, _: Request) -> dict[str, Any]:
-        return {"flows": [{"type": PASSWORD}, {"type": TOKEN, "get_login_token": True}]}
+        flows = [{"type": PASSWORD}, {"type": TOKEN, "get_login_token": True}, *self._appservices.login_flows]
+        return {"flows": flows}
 
     async def login(self, request: Request) -> dict[str, Any]:
         """Prove who one is, and get a device with its tokens."""
@@ -87,6 +94,8 @@ class LoginApi:
             account = await self._identity.by_password(whole)
         elif body.type == TOKEN:
             account = await self._identity.by_login_token(whole.get("token"))
+        elif body.type == APPSERVICE:
+            account = await self._appservices.account_for_login(request, whole)
         elif body.type is None:
             raise missing_param("type is missing")
         else:

@@ -12,6 +12,7 @@ from homeserver.accounts.sessions import DeviceWish
 from homeserver.accounts.text import check_device_id, check_device_name
 from homeserver.accounts.uia import InteractiveAuth, Offer, StageRefusedError
 from homeserver.accounts.users import Accounts
+from homeserver.api.client.appservice_accounts import AppserviceAccounts, is_appservice
 from homeserver.config.schema import Config
 from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param
 from homeserver.http.ratelimit import RateLimiter
@@ -36,7 +37,7 @@ class RegisterBody(msgspec.Struct):
     refresh_token: bool | None = None
 
 
-# spec-partial: POST /_matrix/client/v3/register: no guests, no e-mail addresses, no application services
+# spec-partial: POST /_matrix/client/v3/register: no guests, no e-mail addresses
 class RegisterApi:
     """`config` is asked each time, as registration may be opened or closed while the server runs."""
 
@@ -48,6 +49,7 @@ class RegisterApi:
         interactive: InteractiveAuth,
         ratelimit: RateLimiter,
         clock: Clock,
+        appservices: AppserviceAccounts,
     ) -> None:
         self._config = config
         self._accounts = accounts
@@ -55,6 +57,7 @@ class RegisterApi:
         self._interactive = interactive
         self._ratelimit = ratelimit
         self._clock = clock
+        self._appservices = appservices
 
     def routes(self) -> list[Route]:
         return [
@@ -90,15 +93,17 @@ class RegisterApi:
     async def register(self, request: Request) -> dict[str, Any]:
         """Make an account, and log its first device in unless the client says no."""
         self._check_kind(request)
-        self._check_open()
         whole = request.json(allow_empty=True)
+        if is_appservice(whole):
+            return await self._appservices.register(request, whole)
+        self._check_open()
         body = request.json(RegisterBody, allow_empty=True)
         if whole.get("auth") is not None:
             self._ratelimit.check("register", request.client_ip)
         # Before the interactive authentication, as the specification asks: nobody should confirm in vain.
         user_id = None if body.username is None else self._accounts.check_username(body.username)
         if user_id is not None:
-            await self._accounts.check_free(user_id)
+            await self._accounts.check_free(self._appservices.check_open(user_id))
         if body.password is not None:
             check_new_password(body.password, self._config().passwords)
         wish = DeviceWish(
@@ -110,7 +115,7 @@ class RegisterApi:
         if body.password is None:
             raise missing_param("password is missing")
         username = body.username or self._accounts.draw_username()
-        user_id = user_id or self._accounts.check_username(username)
+        user_id = user_id or self._appservices.check_open(self._accounts.check_username(username))
         account = NewAccount(
             0,  # the number comes with the binding of the name
             await self._hasher.hash(body.password),
@@ -155,7 +160,8 @@ class RegisterApi:
     async def available(self, request: Request) -> dict[str, bool]:
         """Whether a name is free."""
         self._check_open()
-        await self._accounts.check_free(self._accounts.check_username(request.required_arg("username")))
+        user_id = self._accounts.check_username(request.required_arg("username"))
+        await self._accounts.check_free(self._appservices.check_open(user_id))
         return {"available": True}
 
     async def token_validity(self, request: Request) -> dict[str, bool]:

@@ -76,7 +76,9 @@ class SendApi:
 
     async def send(self, request: Request, room_id: RoomId, event_type: str, txn_id: str) -> Any:
         requester = request.requester
-        draft = Draft(room_id, event_type, requester.user_id, request.json())
+        draft = Draft(
+            room_id, event_type, requester.user_id, request.json(), origin_server_ts=_timestamp(request)
+        )
         return {"event_id": await self._sender.send(requester, draft, txn_id)}
 
     async def redact(self, request: Request, room_id: RoomId, event_id: EventId, txn_id: str) -> Any:
@@ -88,5 +90,15 @@ class SendApi:
 
     async def put_state(self, request: Request, room_id: RoomId, event_type: str, state_key: str = "") -> Any:
         sender_id = UserId(request.requester.user_id)
-        draft = Draft(room_id, event_type, sender_id, request.json(), state_key)
+        draft = Draft(
+            room_id, event_type, sender_id, request.json(), state_key, origin_server_ts=_timestamp(request)
+        )
         return {"event_id": await self._sender.put_state(draft)}
+
+
+def _timestamp(request: Request) -> int | None:
+    """When an application service says that it was; None: now."""
+    # spec: application-service-api#timestamp-massaging
+    if request.requester.appservice_id is None or request.arg("ts") is None:
+        return None
+    return request.int_arg("ts", 0)
