@@ -127,7 +127,7 @@ async def build_app(config: Config, around: Surroundings, extra_routes: Sequence
     peering = build_peering(core)
     services = build_services(core, peering)
     await services.rooms.strangers.partial.load()
-    outgoing = build_outgoing(core, peering, services.typing, services.presence)
+    outgoing = build_outgoing(core, peering, services)
     routes = build_routes(core, peering, services)
     for extra in extra_routes:
         routes += extra(core, services)

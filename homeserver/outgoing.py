@@ -12,8 +12,7 @@ from functools import partial
 from homeserver.core import Core
 from homeserver.db.tx import Tx
 from homeserver.e2ee.outgoing import Due, load_device_edus
-from homeserver.ephemeral.presence import Presence
-from homeserver.ephemeral.typing import Typing
+from homeserver.notifying import Pushing, build_pushing
 from homeserver.peering import Peering
 from homeserver.peers.delivery import Carrier, PduBytes
 from homeserver.peers.devices_out import DevicesOut
@@ -23,6 +22,7 @@ from homeserver.peers.presence_out import PresenceOut
 from homeserver.peers.sender import FOLLOWER, STATES, Sender
 from homeserver.runtime.metrics import Metrics
 from homeserver.runtime.tasks import TaskGroup
+from homeserver.services import Services
 from homeserver.store.changes import Change, forget_cursor
 from homeserver.store.work import Worker
 from homeserver.stream.followers import Follower, Followers
@@ -40,6 +40,8 @@ class Outgoing:
     tasks: TaskGroup
     worker: Worker
     all: Sequence[Follower]
+    federates: bool
+    pushing: Pushing | None
 
     def begin(self) -> None:
         """Go on where an earlier process was. A database that does not answer yet is asked again."""
@@ -48,11 +50,13 @@ class Outgoing:
             self.presence.begin()
 
     async def _start(self) -> None:
-        if not self.all:
-            # Federation is off: the log must not wait for its follower.
+        if self.federates:
+            await self.sender.start()
+        else:
+            # The log must not wait for its follower.
             await self.worker.work(forget_cursor, FOLLOWER)
-            return
-        await self.sender.start()
+        if self.pushing is not None:
+            await self.pushing.start()
         await self.followers.start(self.all)
 
     def say_goodbye(self) -> None:
@@ -68,16 +72,22 @@ class Outgoing:
             self.presence.close()
         await self.tasks.stop()
         await self.sender.stop()
+        if self.pushing is not None:
+            await self.pushing.stop()
 
     def watch(self, metrics: Metrics) -> None:
         """Tell how far behind followers are, and how many destinations are in which state."""
         self.followers.watch(metrics)
         for state in STATES:
             metrics.watch("destinations", partial(self.sender.count, state), state=state)
+        if self.pushing is not None:
+            for state, failing in (("failing", True), ("healthy", False)):
+                metrics.watch("pushers", partial(self.pushing.sender.count, failing=failing), state=state)
 
 
-def build_outgoing(core: Core, peering: Peering, typing: Typing, presence: Presence | None) -> Outgoing:
+def build_outgoing(core: Core, peering: Peering, services: Services) -> Outgoing:
     """Everything that leaves."""
+    typing, presence = services.typing, services.presence
     around, servers, index = core.around, core.servers, core.index
     server_name = core.config.parsed_server_name
     followers = Followers(
@@ -104,7 +114,8 @@ def build_outgoing(core: Core, peering: Peering, typing: Typing, presence: Prese
     notes: list[Callable[[Change], None]] = [receipts.note]
     presence_out: PresenceOut | None = None
     following: list[Follower] = []
-    if core.config.federation.enabled:
+    federates = core.config.federation.enabled
+    if federates:
         typing.tell = TypingOut(edus, around.clock).tell
         if presence is not None:
             presence_out = PresenceOut(edus, presence, servers, index, sender, around.clock)
@@ -113,7 +124,21 @@ def build_outgoing(core: Core, peering: Peering, typing: Typing, presence: Prese
         devices = DevicesOut(server_name, servers, index, sender, around.database, core.events)
         events = EventsOut(server_name, servers, sender, pdus, around.database, devices, notes)
         following.append(Follower(FOLLOWER, events.handle, memory=sender))
-    return Outgoing(followers, sender, edus, receipts, presence_out, tasks, core.committer, following)
+    pushing = build_pushing(core, services.notifying, followers.store_soon)
+    if pushing is not None:
+        following.append(pushing.follower)
+    return Outgoing(
+        followers,
+        sender,
+        edus,
+        receipts,
+        presence_out,
+        tasks,
+        core.committer,
+        following,
+        federates,
+        pushing,
+    )
 
 
 def _load_devices(

@@ -34,12 +34,12 @@ from homeserver.further import Further, build_further
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.incoming import Incoming, build_incoming
 from homeserver.media.service import MediaService
+from homeserver.notifying import Notifying, build_notifying
 from homeserver.peering import Peering
 from homeserver.peers.client import Client
 from homeserver.peers.edus_in import EphemeralEdus
 from homeserver.peers.queries import Queries
 from homeserver.peers.spaces import SpaceQueries
-from homeserver.push.counts import Unread
 from homeserver.push.pushers import Pushers
 from homeserver.push.service import PushRules, default_content
 from homeserver.rooms.admission import Admission
@@ -340,6 +340,7 @@ class Services:
     presence: Presence | None
     push_rules: PushRules
     pushers: Pushers
+    notifying: Notifying
     encryption: Encryption
     sync: SyncService
     further: Further
@@ -372,7 +373,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         presence = Presence(clock, ticker, core.index, core.notifier.wake_users, remote)
         core.changes.subscribe(presence.apply)
         core.changes.subscribe(remote.apply)
-    push_rules = PushRules(database, worker)
+    push_rules, notifying = PushRules(database, worker), build_notifying(core)
     facts, ignored = StateFacts(core.bases), IgnoreLists(database)
     encryption = build_encryption(core, peering, tasks, facts)
     ephemeral = build_ephemeral(core, typing, presence, tasks)
@@ -407,10 +408,11 @@ def build_services(core: Core, peering: Peering) -> Services:
         presence=presence,
         push_rules=push_rules,
         pushers=Pushers(database, worker, clock),
+        notifying=notifying,
         encryption=encryption,
-        sync=build_sync(core, facts, ignored, typing, presence, encryption.news),
         further=build_further(core, settings, reading.pagination),
         bridging=build_bridging(core, accounts),
+        sync=build_sync(core, facts, ignored, typing, presence, encryption.news, notifying),
     )
 
 
@@ -430,6 +432,7 @@ def build_sync(
     typing: Typing,
     presence: Presence | None,
     devices: DeviceNews,
+    notifying: Notifying,
 ) -> SyncService:
     """Sync, over the log and what is only in memory."""
     around = core.around
@@ -444,13 +447,12 @@ def build_sync(
         facts,
         ignored,
     )
-    unread = Unread(around.database, core.interner, core.changes, core.index, core.events)
     return SyncService(
         tools,
         around.entropy.id(8),
         typing=typing,
         presence=presence,
-        unread=unread,
+        unread=notifying.unread,
         devices=devices,
         defaults=_default_data,
     )

@@ -23,9 +23,13 @@ Path = tuple[str, ...]
 ME: Final = "\0"
 """Stands for the rules' owner in rules that everybody shares; no string from outside holds a NUL in its place."""
 
+BY_NAME: Final = "contains_display_name"
+
 _MISSING: Final = object()
 _MEMO_MOST = 200
 _BODY: Path = ("content", "body")
+_MENTIONED: Path = ("content", "m.mentions", "user_ids")
+_STATE_KEY: Path = ("state_key",)
 _COUNT = re.compile(r"(==|<=|>=|<|>)?([0-9]{1,10})")
 _TOP = frozenset({"type", "sender", "state_key", "event_id", "room_id", "origin_server_ts"})
 _INTEGER_END = 2**53
@@ -94,6 +98,14 @@ class EventView:
                 return _MISSING
             value = value[name]
         return value
+
+
+def named_in(view: EventView) -> frozenset[str]:
+    """Those whom default rules can tell from everybody else who has the same rules."""
+    mentioned = view.get(_MENTIONED)
+    target = view.get(_STATE_KEY)
+    names = mentioned if isinstance(mentioned, list) else ()
+    return frozenset(one for one in (*names, target) if isinstance(one, str))
 
 
 Test = Callable[[EventView, Facts], bool]
@@ -279,7 +291,7 @@ _KINDS: Mapping[str, Callable[[Mapping[str, Any]], Condition]] = {
     "event_match": _event_match,
     "event_property_is": _property_is,
     "event_property_contains": _property_contains,
-    "contains_display_name": _display_name,
+    BY_NAME: _display_name,
     "room_member_count": _member_count,
     "sender_notification_permission": _permission,
 }

@@ -32,7 +32,6 @@ from homeserver.push.backlog import Backlog, Found, load_backlogs, load_missing,
 from homeserver.push.conditions import EventView, FactMissing, Facts
 from homeserver.push.readers import Reader, Readers
 from homeserver.store.changes import Change, Kind
-from homeserver.store.ids import Interner
 from homeserver.store.parsed import EventCache
 from homeserver.store.placement import Membership, Placement, StateMove
 from homeserver.store.receipts import MAIN, UNTHREADED
@@ -255,17 +254,16 @@ class Unread:
     def __init__(
         self,
         database: Database,
-        interner: Interner,
+        readers: Readers,
         log: ChangeLog,
         index: MembershipIndex,
         events: EventCache,
     ) -> None:
         self._database = database
-        self._interner = interner
         self._log = log
         self._index = index
         self._events = events
-        self._readers = Readers(database)
+        self._readers = readers
         self._seen = log.position
         self._rooms: OrderedDict[int, _Room] = OrderedDict()
         self._entries = 0
@@ -296,6 +294,21 @@ class Unread:
         cold = [nid for nid in room_nids if self._is_cold(user_nid, nid)]
         return self._load_many(user_nid, cold) if len(cold) > 1 else None
 
+    async def total(self, user_nid: int) -> int:
+        """How much a user has not read, of all their rooms."""
+        rooms = self._index.joined_rooms(user_nid)
+        preparing = self.prepare(user_nid, rooms)
+        if preparing is not None:
+            await preparing
+        found = 0
+        for room_nid in rooms:
+            counts = self.unread(user_nid, room_nid, self._log.position)
+            if not isinstance(counts, Counts):
+                counts = await counts
+            found += counts.notification_count
+            found += sum(tally.notification_count for tally in counts.threads.values())
+        return found
+
     # --- following the log -------------------------------------------------------------------------------
 
     def _follow(self) -> None:
@@ -319,8 +332,6 @@ class Unread:
                         room.note(change.payload, change.pos, self._events)
             elif kind == Kind.RECEIPT:
                 self._note_receipt(change)
-            elif kind == Kind.ACCOUNT_DATA:
-                self._readers.note(change)
             elif kind == Kind.TRUNCATED or kind == Kind.STATE_MOVED:
                 self._forget(change.topic)
 
@@ -340,7 +351,6 @@ class Unread:
 
     def _forget_all(self) -> None:
         self._rooms.clear()
-        self._readers.forget_all()
         self._entries = 0
 
     # --- counting ----------------------------------------------------------------------------------------

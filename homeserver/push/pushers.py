@@ -8,9 +8,17 @@ from urllib.parse import urlsplit
 import msgspec
 
 from homeserver.db.threads import Database
-from homeserver.http.errors import invalid_param, missing_param, too_large
+from homeserver.http.errors import invalid_param, missing_param, too_large, unknown_token
 from homeserver.runtime.clock import Clock
-from homeserver.store.pushers import Pusher, TooManyPushersError, drop_pusher, load_pushers, put_pusher
+from homeserver.store.device_life import NoDeviceError
+from homeserver.store.pushers import (
+    Pusher,
+    TooManyPushersError,
+    drop_pusher,
+    find_device,
+    load_pushers,
+    put_pusher,
+)
 from homeserver.store.work import Worker
 
 MAX_APP_ID_LENGTH = 64
@@ -18,6 +26,9 @@ MAX_PUSHKEY_BYTES = 512
 MAX_NAME_LENGTH = 255
 MAX_DATA_BYTES = 16_384
 GATEWAY_PATH = "/_matrix/push/v1/notify"
+EMAIL_APP_ID = "m.email"
+ENABLED = "org.matrix.msc3881.enabled"
+DEVICE_ID = "org.matrix.msc3881.device_id"
 
 _encode = msgspec.json.Encoder().encode
 
@@ -34,6 +45,9 @@ class PusherBody(msgspec.Struct):
     lang: str | None = None
     data: dict[str, Any] | None = None
     append: bool = False
+    # Proposed: switched on and off from another device. matrix-js-sdk, Element.
+    enabled: bool = msgspec.field(default=True, name=ENABLED)
+    device_id: str | None = msgspec.field(default=None, name=DEVICE_ID)
 
 
 class Owner(Protocol):
@@ -64,13 +78,22 @@ class Pushers:
         if body.kind is None:
             await self._worker.work(drop_pusher, owner.user_nid, body.app_id, body.pushkey)
             return
-        pusher = self._check(owner, body)
+        pusher = self._check(owner, body, await self._device_of(owner, body))
         try:
             await self._worker.work(put_pusher, pusher, body.append)
         except TooManyPushersError:
             raise too_large("There are too many pushers") from None
+        except NoDeviceError:
+            raise unknown_token() from None
 
-    def _check(self, owner: Owner, body: PusherBody) -> Pusher:
+    async def _device_of(self, owner: Owner, body: PusherBody) -> int:
+        """Whose pusher it is: who switches another device's off does not make it theirs."""
+        if body.device_id is None or "\0" in body.device_id:
+            return owner.device_nid
+        found = await self._database.read(find_device, owner.user_nid, body.device_id)
+        return owner.device_nid if found is None else found
+
+    def _check(self, owner: Owner, body: PusherBody, device_nid: int) -> Pusher:
         app_name, device_name, lang, data = (
             body.app_display_name,
             body.device_display_name,
@@ -87,6 +110,9 @@ class Pushers:
             _check_url(data.get("url"))
         elif body.kind != "email":
             raise invalid_param("The kind of a pusher must be http or email")
+        elif body.app_id != EMAIL_APP_ID:
+            # spec: client-server-api#post_matrixclientv3pushersset ("If the kind is email, this is m.email")
+            raise invalid_param(f"The app_id of a pusher that sends mail must be {EMAIL_APP_ID}")
         text = _encode(data)
         if len(text) > MAX_DATA_BYTES:
             raise too_large("The pusher's data is too large")
@@ -100,8 +126,9 @@ class Pushers:
             body.profile_tag,
             lang,
             text.decode(),
-            owner.device_nid,
+            device_nid,
             self._clock.now_ms(),
+            int(body.enabled),
         )
 
 
@@ -136,7 +163,10 @@ def _to_json(pusher: Pusher) -> dict[str, Any]:
         "device_display_name": pusher.device_display_name,
         "lang": pusher.lang,
         "data": msgspec.Raw(pusher.data.encode()),
+        ENABLED: bool(pusher.enabled),
     }
+    if pusher.device_id is not None:
+        found[DEVICE_ID] = pusher.device_id
     if pusher.profile_tag is not None:
         found["profile_tag"] = pusher.profile_tag
     return found

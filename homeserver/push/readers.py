@@ -1,8 +1,13 @@
-"""Those for whom events are evaluated: their rules, compiled, and whom they ignore. In memory, followed by the log."""
+"""Those for whom events are evaluated: their rules, compiled, and whom they ignore. In memory, followed by the log.
+
+Rules that are the same are one object, whoever has them: the default rules name their owner by ``ME``, and an event is
+evaluated once for all who share them (``push/evaluation.py``).
+"""
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import msgspec
@@ -12,15 +17,41 @@ from homeserver.db.tx import Tx
 from homeserver.push.conditions import ME
 from homeserver.push.rules import CompiledRules, compile_rules
 from homeserver.push.rulesets import parse_ruleset
-from homeserver.store.changes import Change
+from homeserver.store.cache import ByteLru
+from homeserver.store.changes import Change, Kind
 from homeserver.store.unread import load_personal
 
 PUSH_RULES = "m.push_rules"
 IGNORED = "m.ignored_user_list"
-# LIMIT(memory: some ten kilobytes of each who changed a rule)
-MOST = 5_000
+# LIMIT(memory: some 300 bytes of each, beside their rules)
+MOST = 50_000
+_RULES_BYTES = 32 * 1024 * 1024
+# LIMIT(time: a read unit is one of few threads' for as long as it takes)
+_AT_ONCE = 500
 
 _decode = msgspec.json.Decoder().decode
+
+
+class SharedRules:
+    """Compiled rules by what they are: immutable, so that reader threads may fill it."""
+
+    def __init__(self) -> None:
+        # Of all who never changed a rule.
+        self.default = compile_rules(parse_ruleset(None, ME).kinds)
+        # A compiled rule takes some times its text.
+        self._known: ByteLru[bytes, tuple[int, CompiledRules]] = ByteLru(_RULES_BYTES, lambda kept: kept[0])
+
+    def compile(self, stored: str | None) -> CompiledRules:
+        """The rules of somebody of whom this is stored."""
+        if stored is None:
+            return self.default
+        ruleset = parse_ruleset(stored, ME)
+        text = ruleset.to_json()
+        kept = self._known.get(text)
+        if kept is None:
+            kept = (6 * len(text), compile_rules(ruleset.kinds))
+            self._known.put(text, kept)
+        return kept[1]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +68,16 @@ class ReaderAsk:
     """Somebody who is to be loaded."""
 
     user_nid: int
-    default: CompiledRules
+    shared: SharedRules
     changes: int  # that were seen when this was asked
 
 
 class Readers:
-    """Those who were asked for lately."""
+    """Those who were asked for lately. ``apply`` is subscribed to the log, before whoever evaluates."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        # Of all who never changed a rule.
-        self._default = compile_rules(parse_ruleset(None, ME).kinds)
+        self._shared = SharedRules()
         self._known: OrderedDict[int, Reader] = OrderedDict()
         self._changes = 0
 
@@ -57,7 +87,7 @@ class Readers:
 
     def ask(self, user_nid: int) -> Reader | ReaderAsk:
         """Somebody, or what ``load_reader`` takes, for whoever has more to read with it; then call ``keep``."""
-        return self._known.get(user_nid) or ReaderAsk(user_nid, self._default, self._changes)
+        return self._known.get(user_nid) or ReaderAsk(user_nid, self._shared, self._changes)
 
     def keep(self, who: Reader | ReaderAsk, reader: Reader) -> None:
         """Somebody was loaded."""
@@ -68,31 +98,53 @@ class Readers:
 
     async def load(self, user_nid: int) -> Reader:
         """Somebody, from the database where they are not in memory."""
-        who = self.ask(user_nid)
-        if isinstance(who, Reader):
-            return who
-        reader = await self._database.read(load_reader, who)
-        self.keep(who, reader)
-        return reader
+        return (await self.load_many([user_nid]))[user_nid]
 
-    def note(self, change: Change) -> None:
-        """Account data changed."""
-        if change.ref == 0 and (change.payload is None or change.payload.type in (PUSH_RULES, IGNORED)):
-            self._changes += 1
-            self._known.pop(-change.topic, None)
+    async def load_many(self, user_nids: Collection[int]) -> dict[int, Reader]:
+        """Several; who is no user is absent."""
+        found: dict[int, Reader] = {}
+        asks: list[ReaderAsk] = []
+        for user_nid in user_nids:
+            who = self.ask(user_nid)
+            if isinstance(who, Reader):
+                found[user_nid] = who
+            else:
+                asks.append(who)
+        for start in range(0, len(asks), _AT_ONCE):
+            some = asks[start : start + _AT_ONCE]
+            loaded = await self._database.read(load_readers, some)
+            for ask in some:
+                reader = loaded.get(ask.user_nid)
+                if reader is not None:
+                    self.keep(ask, reader)
+                    found[ask.user_nid] = reader
+        return found
 
-    def forget_all(self) -> None:
-        """What changed is not known."""
-        self._changes += 1
-        self._known.clear()
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Follow the log."""
+        for change in changes:
+            if (
+                change.kind == Kind.ACCOUNT_DATA
+                and change.ref == 0
+                and (change.payload is None or change.payload.type in (PUSH_RULES, IGNORED))
+            ):
+                self._changes += 1
+                self._known.pop(-change.topic, None)
 
 
 def load_reader(tx: Tx, who: ReaderAsk) -> Reader:
     """Somebody, from the database."""
-    user_id, stored = load_personal(tx, who.user_nid, (PUSH_RULES, IGNORED))
-    rules = stored.get(PUSH_RULES)
-    compiled = who.default if rules is None else compile_rules(parse_ruleset(rules, user_id).kinds)
-    return Reader(user_id, compiled, _ignored(stored.get(IGNORED)))
+    return load_readers(tx, [who])[who.user_nid]
+
+
+def load_readers(tx: Tx, asks: Sequence[ReaderAsk]) -> dict[int, Reader]:
+    """Several, in one statement."""
+    shared = {ask.user_nid: ask.shared for ask in asks}
+    found: dict[int, Reader] = {}
+    for user_nid, (user_id, stored) in load_personal(tx, list(shared), (PUSH_RULES, IGNORED)).items():
+        rules = shared[user_nid].compile(stored.get(PUSH_RULES))
+        found[user_nid] = Reader(user_id, rules, _ignored(stored.get(IGNORED)))
+    return found
 
 
 def _ignored(stored: str | None) -> frozenset[str]:

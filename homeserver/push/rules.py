@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from homeserver.push.conditions import (
+    BY_NAME,
     Condition,
     EventView,
     Facts,
@@ -66,7 +67,7 @@ class _Rule:
 class CompiledRules:
     """One user's rules in the order in which they decide."""
 
-    __slots__ = ("_after", "_before", "_rooms", "_senders", "_types", "silent")
+    __slots__ = ("_after", "_before", "_rooms", "_senders", "_types", "by_name", "silent")
 
     def __init__(
         self,
@@ -75,10 +76,12 @@ class CompiledRules:
         senders: Mapping[str, Actions],
         after: Sequence[_Rule],
         silent: bool,
+        by_name: bool,
     ) -> None:
         self._rooms = rooms
         self._senders = senders
         self.silent = silent
+        self.by_name = by_name  # they ask for their owner's display name
         # Only types that a rule names have lists of their own: what events are called is other people's choice.
         named = [rule.event_type for rule in (*after, *before) if rule.event_type is not None]
         self._types = frozenset(list(dict.fromkeys(named))[:_MAX_TYPES])
@@ -153,7 +156,13 @@ def compile_rules(ruleset: Mapping[str, Sequence[Mapping[str, Any]]]) -> Compile
     senders = {
         rule["rule_id"]: parse_actions(rule["actions"]) for rule in _enabled(ruleset.get("sender", ()))
     }
-    return CompiledRules(before, rooms, senders, after, silent)
+    by_name = any(
+        condition.get("kind") == BY_NAME
+        for kind in ("override", "underride")
+        for rule in _enabled(ruleset.get(kind, ()))
+        for condition in rule.get("conditions", ())
+    )
+    return CompiledRules(before, rooms, senders, after, silent, by_name)
 
 
 def _enabled(rules: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -210,7 +210,7 @@ _LEVELS = statement(
     )
 )
 _PERSONAL = statement(
-    select(user_ids.c.user_id, account_data.c.type, account_data.c.content)
+    select(user_ids.c.nid, user_ids.c.user_id, account_data.c.type, account_data.c.content)
     .select_from(
         user_ids.outerjoin(
             account_data,
@@ -221,7 +221,7 @@ _PERSONAL = statement(
             ),
         )
     )
-    .where(user_ids.c.nid == bindparam("user_nid"))
+    .where(any_of(user_ids.c.nid, "user_nids"))
 )
 
 
@@ -294,10 +294,16 @@ def load_power(tx: Tx, room_nids: Collection[int], cache: EventCache) -> dict[in
     return found
 
 
-def load_personal(tx: Tx, user_nid: int, types: Collection[str]) -> tuple[str, dict[str, str]]:
-    """A user's id, and their global account data of some types, as JSON."""
-    found = tx.all(_PERSONAL, user_nid=user_nid, types=list(types))
-    return found[0][0], {type_: content for _, type_, content in found if type_ is not None}
+def load_personal(
+    tx: Tx, user_nids: Collection[int], types: Collection[str]
+) -> dict[int, tuple[str, dict[str, str]]]:
+    """Users' ids, and their global account data of some types, as JSON."""
+    found: dict[int, tuple[str, dict[str, str]]] = {}
+    for nid, user_id, type_, content in tx.all(_PERSONAL, user_nids=list(user_nids), types=list(types)):
+        stored = found.setdefault(nid, (user_id, {}))[1]
+        if type_ is not None:
+            stored[type_] = content
+    return found
 
 
 def find_threads(tx: Tx, wanted: Mapping[int, tuple[int, Event]], cache: EventCache) -> dict[int, str]:

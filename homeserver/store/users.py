@@ -9,7 +9,6 @@ from typing import NamedTuple
 from sqlalchemy import BindParameter, and_, bindparam, delete, null, select, update
 
 from homeserver.db.schema.accounts import account_data, accounts, filters, profiles
-from homeserver.db.schema.push import pushers
 from homeserver.db.schema.rooms import user_ids
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
@@ -19,6 +18,7 @@ from homeserver.store.key_backups import drop_user_backups
 from homeserver.store.members import Member, load_user_rooms
 from homeserver.store.openid import drop_openid_tokens
 from homeserver.store.profiles import put_field
+from homeserver.store.pushers import drop_user_pushers
 from homeserver.store.tokens import NewTokens, drop_user_tokens, use_registration_token
 
 _A = accounts.c
@@ -65,7 +65,6 @@ _ALL = statement(select(_A.user_nid))
 _NIDS_OF = statement(select(_A.user_nid).where(any_of(_A.user_nid, "nids")))
 _DEACTIVATED = statement(select(_A.user_nid).where(_A.deactivated == 1).order_by(_A.user_nid))
 _ERASE_PROFILE = statement(delete(profiles).where(profiles.c.user_nid == _USER))
-_DROP_PUSHERS = statement(delete(pushers).where(pushers.c.user_nid == _USER).returning(pushers.c.user_nid))
 _ERASE_DATA = statement(delete(account_data).where(account_data.c.user_nid == _USER))
 _ERASE_FILTERS = statement(delete(filters).where(filters.c.user_nid == _USER))
 
@@ -201,8 +200,7 @@ def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
     drop_user_backups(tx, user_nid)
     tx.run(_DEACTIVATE, the_user_nid=user_nid, erase_flag=int(erase))
     tx.run(_ERASE_PROFILE, the_user_nid=user_nid)
-    if tx.column(_DROP_PUSHERS, the_user_nid=user_nid):
-        tx.claim(Kind.PUSHER, -user_nid)
+    drop_user_pushers(tx, user_nid)
     if erase:
         tx.run(_ERASE_DATA, the_user_nid=user_nid)
         tx.run(_ERASE_FILTERS, the_user_nid=user_nid)

@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from homeserver.push import counts as module
+from homeserver.push.readers import Readers
 from homeserver.store.parsed import EventCache
 from tests.support.app import TestApp
 from tests.support.databases import DatabaseCase, on_each_database
@@ -265,7 +266,9 @@ class RandomCase(CountsCase):
 
     def at_once(self, user_nid: int, room_nid: int) -> Any:
         core = self.app.app.core
-        fresh = module.Unread(core.around.database, core.interner, core.changes, core.index, core.events)
+        fresh = module.Unread(
+            core.around.database, Readers(core.around.database), core.changes, core.index, core.events
+        )
         return self.ask(fresh, user_nid, room_nid)
 
     def ask(self, service: module.Unread, user_nid: int, room_nid: int) -> Any:
@@ -365,7 +368,7 @@ class ManyRooms(RandomCase):
         core, database = self.app.app.core, CountingDatabase(self.app)
         service = module.Unread(
             database,  # type: ignore[arg-type]
-            core.interner,
+            Readers(database),  # type: ignore[arg-type]
             core.changes,
             core.index,
             core.events if events is None else events,
@@ -456,7 +459,7 @@ class ManyRooms(RandomCase):
             self.send(self.alice)
         slow = SlowDatabase(self.app)
         core, bob = self.app.app.core, self.user("bob")
-        service = module.Unread(slow, core.interner, core.changes, core.index, core.events)  # type: ignore[arg-type]
+        service = module.Unread(slow, Readers(slow), core.changes, core.index, core.events)  # type: ignore[arg-type]
         first = waited(service.prepare(bob, self.nids))
         # The other finds somebody at it, and waits room by room.
         self.assertIsNone(service.prepare(bob, self.nids))
@@ -471,7 +474,7 @@ class ManyRooms(RandomCase):
         gone = [self.send(self.alice) for _ in self.each_room()]
         slow = SlowDatabase(self.app)
         core, bob = self.app.app.core, self.user("bob")
-        service = module.Unread(slow, core.interner, core.changes, core.index, core.events)  # type: ignore[arg-type]
+        service = module.Unread(slow, Readers(slow), core.changes, core.index, core.events)  # type: ignore[arg-type]
         first = waited(service.prepare(bob, self.nids))
         self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/redact/{gone[-1]}/meanwhile", {}, self.alice)
         self.app.advance(1)
@@ -513,7 +516,7 @@ class Meanwhile(CountsCase):
         self.slow = SlowDatabase(self.app)
         self.service = module.Unread(
             self.slow,  # type: ignore[arg-type]
-            core.interner,
+            Readers(self.slow),  # type: ignore[arg-type]
             core.changes,
             core.index,
             core.events,

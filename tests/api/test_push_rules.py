@@ -117,7 +117,12 @@ class Pushers(PushCase):
         return self.call("POST", f"{V3}/pushers/set", body)
 
     def load(self) -> Any:
-        return self.call("GET", f"{V3}/pushers")["pushers"]
+        found = self.call("GET", f"{V3}/pushers")["pushers"]
+        for one in found:
+            # Proposed: MSC3881.
+            self.assertIs(True, one.pop("org.matrix.msc3881.enabled"))
+            self.assertTrue(one.pop("org.matrix.msc3881.device_id"))
+        return found
 
     def test_a_pushers_life(self) -> None:
         self.assertEqual([], self.load())

@@ -95,6 +95,7 @@ class TestApp:
         extra_routes: Sequence[ExtraRoutes] = (),
         registrations: Sequence[AppserviceRegistration] = (),
         appservice_http: Any = None,
+        http: Any = None,
     ) -> None:
         """By default alone in the world; ``tests.support.federation`` puts several on one clock and one network."""
         self.config = config or test_config(data_dir=Path(case.mktemp()))
@@ -105,6 +106,7 @@ class TestApp:
         self.extra_routes = extra_routes
         self.registrations = registrations
         self.appservice_http = appservice_http
+        self.outside = http  # what stands for the rest of the web
         self.entropy = SeededEntropy(seed)
         self.log = MemoryLog()
         self.engine = open_engine(database)
@@ -127,6 +129,7 @@ class TestApp:
             self.old_keys,
             registrations=self.registrations,
             appservice_http=self.appservice_http,
+            http=self.outside,
         )
         return self.wait(Deferred.fromCoroutine(build_app(self.config, around, self.extra_routes)))
 

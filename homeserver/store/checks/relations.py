@@ -25,7 +25,6 @@ from homeserver.db.schema.accounts import (
 )
 from homeserver.db.schema.media import media
 from homeserver.db.schema.peers import destinations, relays, server_key_answers, server_keys
-from homeserver.db.schema.push import pushers
 from homeserver.db.schema.relations import relations
 from homeserver.db.schema.rooms import (
     aliases,
@@ -59,6 +58,7 @@ from homeserver.store.checks.incoming import INCOMING
 from homeserver.store.checks.key_backups import KEY_BACKUPS
 from homeserver.store.checks.moderation import MODERATION
 from homeserver.store.checks.outside import OUTSIDE
+from homeserver.store.checks.push import PUSH
 from homeserver.store.checks.rules import POSITION as _POSITION
 from homeserver.store.checks.rules import Rule
 from homeserver.store.checks.rules import ahead as _ahead
@@ -98,7 +98,6 @@ _REFERENCES = (
     _points_nowhere(relations.c.child_nid, events.c.nid),
     _of_other_room("relations", relations.c.child_nid, relations.c.room_nid),
     _ahead(relations.c.pos),
-    _points_nowhere(pushers.c.user_nid, accounts.c.user_nid),
     _points_nowhere(gaps.c.room_nid, rooms.c.nid),
     _points_nowhere(snapshots.c.room_nid, rooms.c.nid),
     _points_nowhere(snapshots.c.base_nid, snapshots.c.nid),
@@ -390,4 +389,5 @@ RULES: tuple[Rule, ...] = (
     *INCOMING,
     *OUTSIDE,
     *MODERATION,
+    *PUSH,
 )

@@ -86,8 +86,27 @@ def _partial_joins() -> None:
     op.add_column("partial_joins", _small("attempts", default="0"))
 
 
+def _push() -> None:
+    """Pushers that can be switched off, and what could not be sent to them yet."""
+    op.add_column("pushers", _small("enabled", default="1"))
+    op.create_index("pushers_by_device", "pushers", ["device_nid"])
+    op.create_table(
+        "pusher_debts",
+        _big("user_nid"),
+        _text("app_id"),
+        _text("pushkey"),
+        _small("failures"),
+        _big("failing_since_ts_ms"),
+        _big("retry_at_ts_ms"),
+        _text("owed"),
+        sa.PrimaryKeyConstraint("user_nid", "app_id", "pushkey"),
+        sqlite_with_rowid=False,
+    )
+
+
 def upgrade() -> None:
     """Add what is new."""
     _key_backups()
     _moderation()
     _partial_joins()
+    _push()
