@@ -10,6 +10,7 @@ from homeserver.api.client.capabilities import CapabilitiesApi
 from homeserver.api.client.context import ContextApi
 from homeserver.api.client.create_room import CreateRoomApi
 from homeserver.api.client.cross_signing import CrossSigningApi
+from homeserver.api.client.dehydrated_device import DehydratedDeviceApi
 from homeserver.api.client.device_keys import DeviceKeysApi
 from homeserver.api.client.devices import DevicesApi
 from homeserver.api.client.directory import DirectoryApi
@@ -175,6 +176,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         ReportsApi(services.further.reports),
         MutualRoomsApi(services.further.mutual),
         VoipApi(services.further.turn, config.calls),
+        DehydratedDeviceApi(encryption.dehydrated),
         SyncApi(services.sync, around.database, _note_sync(services.presence)),
     ]
 

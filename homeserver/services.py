@@ -19,6 +19,7 @@ from homeserver.config.schema import RateLimits
 from homeserver.config.settings import Settings
 from homeserver.core import Core
 from homeserver.e2ee.backup import KeyBackups
+from homeserver.e2ee.dehydration import DehydratedDevices
 from homeserver.e2ee.edus import KeyEdus
 from homeserver.e2ee.queries import KeyQueries
 from homeserver.e2ee.remote import RemoteLists
@@ -289,6 +290,7 @@ class Encryption:
     news: DeviceNews
     edus: KeyEdus
     backups: KeyBackups
+    dehydrated: DehydratedDevices
 
 
 def build_encryption(core: Core, peering: Peering, tasks: TaskGroup, facts: StateFacts) -> Encryption:
@@ -308,6 +310,7 @@ def build_encryption(core: Core, peering: Peering, tasks: TaskGroup, facts: Stat
         news,
         KeyEdus(server_name, remote, database, worker, interner, index, clock, around.log),
         KeyBackups(database, worker, interner),
+        DehydratedDevices(database, worker, interner, core.changes, clock),
     )
 
 

@@ -53,21 +53,26 @@ class AccountData:
             if room_nid is None
             else await self._database.read(store.load_account_data, requester.user_nid, room_nid, type_)
         )
-        if content is None:
+        if content is None or content == store.DELETED:
             raise not_found("There is no such account data")
         return content.encode()
 
     async def put(
         self, requester: Requester, room_id: str | None, type_: str, content: dict[str, Any]
     ) -> None:
-        """Keep one piece."""
-        if type_ in MANAGED_TYPES:
-            raise MatrixError(405, "M_BAD_JSON", f"Cannot set {type_} through this API")
+        """Keep one piece; an empty one is none (MSC3391)."""
+        _check_unmanaged(type_)
         if len(type_.encode()) > MAX_TYPE_BYTES:
             raise too_large("The type is too long")
         room_nid = await self._require_room(room_id)
         text = _encode(content).decode()
         await self._keep(store.put_account_data, requester.user_nid, room_nid, type_, text)
+
+    async def delete(self, requester: Requester, room_id: str | None, type_: str) -> None:
+        """Keep one piece no more (MSC3391); it need not be there."""
+        _check_unmanaged(type_)
+        room_nid = await self._require_room(room_id)
+        await self._worker.work(store.delete_account_data, requester.user_nid, room_nid, type_)
 
     async def get_tags(self, requester: Requester, room_id: str) -> dict[str, Any]:
         """A room's tags by name."""
@@ -107,3 +112,8 @@ class AccountData:
         if room_nid is None:
             raise not_found("There is no such room here")
         return room_nid
+
+
+def _check_unmanaged(type_: str) -> None:
+    if type_ in MANAGED_TYPES:
+        raise MatrixError(405, "M_BAD_JSON", f"Cannot set {type_} through this API")

@@ -281,7 +281,7 @@ class DeviceNews:
             told = at is not None and device.keys_pos > at.pos
         if device_nid and inbox < upto and (device is None or device.newest > inbox):
             found = await self._database.read(load_waiting, device_nid, inbox, upto, MESSAGES_MOST + 1)
-            shown = _bounded(found)
+            shown = bounded(found)
             if shown:
                 told = True
                 members.append(b'"to_device":{"events":[%b]}' % b",".join(m.message.encode() for m in shown))
@@ -327,14 +327,14 @@ def _keys_member(left: KeysLeft) -> bytes:
     return b'"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % (counts, fallbacks)
 
 
-def _bounded(found: Sequence[Waiting]) -> Sequence[Waiting]:
+def bounded(found: Sequence[Waiting], most: int = MESSAGES_MOST) -> Sequence[Waiting]:
     """As many of the messages as fit into one answer, at least one."""
     size = 0
-    for place, one in enumerate(found[:MESSAGES_MOST]):
+    for place, one in enumerate(found[:most]):
         size += len(one.message)
         if place and size > MESSAGES_BYTES:
             return found[:place]
-    return found[:MESSAGES_MOST]
+    return found[:most]
 
 
 def _load_device(tx: Tx, device_nid: int) -> tuple[KeysLeft, int, int]:

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from homeserver.db.tx import WriteTx
 from homeserver.e2ee.shapes import check_device_keys, check_one_time_keys
 from homeserver.e2ee.types import Requester
-from homeserver.http.errors import MatrixError, forbidden, invalid_param, unknown_token
+from homeserver.http.errors import forbidden, invalid_param, too_large, unknown_token
 from homeserver.store.device_keys import put_device_keys
 from homeserver.store.device_life import NoDeviceError
 from homeserver.store.one_time_keys import (
@@ -37,23 +38,33 @@ class KeyUploads:
             raise forbidden("Only a device has keys, and this access token belongs to none")
         named = body.get("device_keys")
         keys = None if named is None else check_device_keys(named, requester.user_id, device_id)
-        one_time = _keys_of(body, "one_time_keys")
-        fallbacks = _keys_of(body, "fallback_keys")
-        if len({one.algorithm for one in fallbacks}) != len(fallbacks):
-            raise invalid_param("fallback_keys: there can be one key per algorithm")
-        try:
+        one_time, fallbacks = read_keys(body)
+        with upload_errors():
             left = await self._worker.work(
                 _upload, requester.user_nid, requester.device_nid, keys, one_time, fallbacks
             )
-        except NoDeviceError:
-            raise unknown_token() from None
-        except KeyExistsError as error:
-            raise invalid_param(f"One-time key {error} already exists, and is another one") from None
-        except TooManyKeysError:
-            raise MatrixError(
-                400, "M_RESOURCE_LIMIT_EXCEEDED", "This device has too many keys already"
-            ) from None
         return dict(left.counts)
+
+
+def read_keys(body: Mapping[str, Any]) -> tuple[list[NewKey], list[NewKey]]:
+    """The one-time and the fallback keys of an upload. Raises MatrixError."""
+    one_time, fallbacks = _keys_of(body, "one_time_keys"), _keys_of(body, "fallback_keys")
+    if len({one.algorithm for one in fallbacks}) != len(fallbacks):
+        raise invalid_param("fallback_keys: there can be one key per algorithm")
+    return one_time, fallbacks
+
+
+@contextmanager
+def upload_errors() -> Iterator[None]:
+    """What may be wrong with keys when they are stored, as what the client is told."""
+    try:
+        yield
+    except NoDeviceError:
+        raise unknown_token() from None
+    except KeyExistsError as error:
+        raise invalid_param(f"One-time key {error} already exists, and is another one") from None
+    except TooManyKeysError:
+        raise too_large("This device has too many keys already") from None
 
 
 def _keys_of(body: Mapping[str, Any], name: str) -> list[NewKey]:

@@ -1,6 +1,7 @@
 """Account data: what a user's clients keep with us, for the account or for one room.
 
-`room_nid` 0 is the account. A row holds its content as compact JSON text, ready to be spliced into a sync.
+`room_nid` 0 is the account. A row holds its content as compact JSON text, ready to be spliced into a sync. The empty
+object means that the piece was deleted (MSC3391): those who sync are told so, a new client never hears of it.
 spec: client-server-api#client-config
 """
 
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import BindParameter, and_, bindparam, func, select, update
+from sqlalchemy import BindParameter, and_, bindparam, delete, func, select, update
 
 from homeserver.db.schema.accounts import account_data
 from homeserver.db.statements import any_of, rows, statement
@@ -24,6 +25,7 @@ MAX_ROWS_PER_USER = 20_000
 MAX_TAGS_PER_ROOM = 100
 
 TAG = "m.tag"
+DELETED = "{}"
 
 _D = account_data.c
 _USER: BindParameter[int] = bindparam("user_nid")
@@ -63,6 +65,21 @@ _OF_USERS = statement(
         and_(any_of(_D.user_nid, "user_nids"), _D.room_nid == 0, any_of(_D.type, "types"))
     )
 )
+_OF_ROOMS_KEPT = statement(
+    select(*_COLUMNS)
+    .where(
+        and_(
+            _D.user_nid == _USER,
+            any_of(_D.room_nid, "rooms"),
+            _D.pos <= bindparam("upto"),
+            _D.content != DELETED,
+        )
+    )
+    .order_by(_D.room_nid, _D.type)
+)
+_FORGET_DELETED = statement(
+    delete(account_data).where(and_(_D.user_nid == _USER, _D.content == DELETED)).returning(_D.type)
+)
 _TYPE_OF_ALL = statement(
     select(_D.room_nid, _D.content).where(and_(_D.user_nid == _USER, _D.type == bindparam("type")))
 )
@@ -94,7 +111,7 @@ class TooMuchAccountDataError(Exception):
 
 
 def load_account_data(tx: Tx, user_nid: int, room_nid: int, type_: str) -> str | None:
-    """The content of one piece."""
+    """The content of one piece; ``DELETED`` where it was deleted, which is also an empty object to who looks inside."""
     return tx.value(_ONE, user_nid=user_nid, room_nid=room_nid, type=type_)  # type: ignore[no-any-return]
 
 
@@ -103,9 +120,15 @@ def load_account_data_since(tx: Tx, user_nid: int, since: int, upto: int) -> lis
     return [AccountDatum(*row) for row in tx.all(_SINCE, user_nid=user_nid, since=since, upto=upto)]
 
 
-def load_account_data_of(tx: Tx, user_nid: int, room_nids: list[int], upto: int) -> list[AccountDatum]:
-    """Everything kept for some rooms (0: for the account) and not changed after a position, for initial syncs."""
-    return [AccountDatum(*row) for row in tx.all(_OF_ROOMS, user_nid=user_nid, rooms=room_nids, upto=upto)]
+def load_account_data_of(
+    tx: Tx, user_nid: int, room_nids: list[int], upto: int, *, deleted: bool = False
+) -> list[AccountDatum]:
+    """Everything kept for some rooms (0: for the account) and not changed after a position.
+
+    For initial syncs; who may have heard of the rooms before must also hear what was ``deleted``.
+    """
+    found = tx.all(_OF_ROOMS if deleted else _OF_ROOMS_KEPT, user_nid=user_nid, rooms=room_nids, upto=upto)
+    return [AccountDatum(*row) for row in found]
 
 
 def load_type_of_all_rooms(tx: Tx, user_nid: int, type_: str) -> dict[int, str]:
@@ -125,8 +148,16 @@ def put_account_data(tx: WriteTx, user_nid: int, room_nid: int, type_: str, cont
     """Keep a piece. Raises TooMuchAccountDataError."""
     known = load_account_data(tx, user_nid, room_nid, type_)
     if known is None and tx.value(_COUNT, user_nid=user_nid) >= MAX_ROWS_PER_USER:
-        raise TooMuchAccountDataError
+        # What is deleted counts too, as long as there is room. A client that was away keeps it then.
+        if not tx.column(_FORGET_DELETED, user_nid=user_nid):
+            raise TooMuchAccountDataError
     _put(tx, user_nid, room_nid, type_, content)
+
+
+def delete_account_data(tx: WriteTx, user_nid: int, room_nid: int, type_: str) -> None:
+    """Keep a piece no more, if it is there."""
+    if load_account_data(tx, user_nid, room_nid, type_) not in (None, DELETED):
+        _put(tx, user_nid, room_nid, type_, DELETED)
 
 
 def _put(tx: WriteTx, user_nid: int, room_nid: int, type_: str, content: str) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from sqlalchemy import bindparam, delete, select
 
 from homeserver.db.schema.accounts import devices
-from homeserver.db.schema.e2ee import device_keys, device_transactions, to_device
+from homeserver.db.schema.e2ee import dehydrated_devices, device_keys, device_transactions, to_device
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.cross_signing import drop_signatures_of_devices, drop_signatures_on
@@ -36,6 +36,9 @@ _DROP = statement(delete(device_keys).where(any_of(_K.device_nid, "nids")))
 _DROP_INBOX = statement(delete(to_device).where(any_of(to_device.c.device_nid, "nids")))
 _DROP_TRANSACTIONS = statement(
     delete(device_transactions).where(any_of(device_transactions.c.device_nid, "nids"))
+)
+_DROP_DEHYDRATED = statement(
+    delete(dehydrated_devices).where(any_of(dehydrated_devices.c.device_nid, "nids"))
 )
 
 
@@ -87,7 +90,13 @@ def drop_devices_keys(tx: WriteTx, user_nid: int, gone: Mapping[int, str]) -> No
     tx.run(_DROP, nids=nids)
     tx.run(_DROP_INBOX, nids=nids)
     tx.run(_DROP_TRANSACTIONS, nids=nids)
+    tx.run(_DROP_DEHYDRATED, nids=nids)
     drop_one_time_keys(tx, nids)
     drop_signatures_of_devices(tx, user_nid, list(gone.values()))
     if had:
         note_list_change(tx, user_nid, [gone[nid] for nid in sorted(had)])
+
+
+def note_awake(tx: WriteTx, device_nid: int) -> None:
+    """Somebody logs in as this device: it is none that waits to be brought to life."""
+    tx.run(_DROP_DEHYDRATED, nids=[device_nid])

@@ -13,7 +13,7 @@ from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.cross_signing import is_signing_key
-from homeserver.store.device_keys import drop_devices_keys, note_renamed
+from homeserver.store.device_keys import drop_devices_keys, note_awake, note_renamed
 from homeserver.store.pushers import drop_device_pushers
 from homeserver.store.tokens import NewTokens, drop_device_tokens, drop_user_tokens, store_tokens
 
@@ -105,18 +105,26 @@ def log_in(tx: WriteTx, login: Login, tokens: NewTokens) -> int:
     Raises TooManyDevicesError and DeviceIdTakenError.
     """
     # spec: client-server-api#relationship-between-access-tokens-and-devices
-    known: int | None = tx.value(_NID, user_nid=login.user_nid, device_id=login.device_id)
+    known = find_device(tx, login.user_nid, login.device_id)
     if known is not None:
+        note_awake(tx, known)
         drop_device_tokens(tx, [known])
         store_tokens(tx, login.user_nid, known, tokens)
         tx.claim(Kind.DEVICES, -login.user_nid, known)
         return known
-    _insert(tx, login)
+    add_device(tx, login)
     store_tokens(tx, login.user_nid, login.device_nid, tokens)
     return login.device_nid
 
 
-def _insert(tx: WriteTx, login: Login) -> None:
+def find_device(tx: Tx, user_nid: int, device_id: str) -> int | None:
+    """The number of a device."""
+    known: int | None = tx.value(_NID, user_nid=user_nid, device_id=device_id)
+    return known
+
+
+def add_device(tx: WriteTx, login: Login) -> None:
+    """A device that is new, without tokens. Raises TooManyDevicesError and DeviceIdTakenError."""
     if tx.value(_COUNT, user_nid=login.user_nid) >= MAX_DEVICES_PER_USER:
         raise TooManyDevicesError
     # spec: client-server-api#cross-signing (device ids and public keys share one namespace)
@@ -134,11 +142,11 @@ def put_device(tx: WriteTx, device: Login, *, keep_name: bool) -> bool:
     Raises TooManyDevicesError and DeviceIdTakenError.
     """
     # spec: application-service-api#device-management
-    if keep_name and tx.value(_NID, user_nid=device.user_nid, device_id=device.device_id) is not None:
+    if keep_name and find_device(tx, device.user_nid, device.device_id) is not None:
         return False
     if not keep_name and rename_device(tx, device.user_nid, device.device_id, device.display_name):
         return False
-    _insert(tx, device)
+    add_device(tx, device)
     return True
 
 

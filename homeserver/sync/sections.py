@@ -119,7 +119,7 @@ def _load_account_data(tx: Tx, reader: Reader, want: Want, loaded: Loaded, fresh
     if want.account_data:
         loaded.account_data += load_account_data_since(tx, reader.user_nid, want.since, want.upto)
     if fresh:
-        loaded.account_data += load_account_data_of(tx, reader.user_nid, list(fresh), want.upto)
+        loaded.account_data += load_account_data_of(tx, reader.user_nid, list(fresh), want.upto, deleted=True)
 
 
 def _load_stripped(tx: Tx, want: Want, cache: ClientEventCache, bases: BaseCache) -> dict[int, Stripped]:

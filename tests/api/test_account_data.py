@@ -44,8 +44,11 @@ class AccountDataEndpoints(DataCase):
                 (200, {}), (self.call("PUT", path, content).status, self.call("PUT", path, content).json)
             )
             self.assertEqual(content, self.call("GET", path).json)
+            # An empty one is none (MSC3391).
             self.call("PUT", path, {})
-            self.assertEqual((200, {}), (self.call("GET", path).status, self.call("GET", path).json))
+            self.assertEqual(
+                (404, "M_NOT_FOUND"), (self.call("GET", path).status, self.call("GET", path).errcode)
+            )
 
     def test_what_the_server_manages(self) -> None:
         for place in ("", f"/rooms/{ROOM_ID}"):
@@ -83,7 +86,7 @@ class AccountDataEndpoints(DataCase):
 
     def test_amount_is_bounded(self) -> None:
         self.patch(store, "MAX_ROWS_PER_USER", 2)
-        statuses = [self.call("PUT", f"/account_data/x{number}", {}).status for number in range(3)]
+        statuses = [self.call("PUT", f"/account_data/x{number}", {"x": 1}).status for number in range(3)]
         self.assertEqual([200, 200, 413], statuses)
         self.assertEqual(200, self.call("PUT", "/account_data/x0", {"again": True}).status)
 

@@ -241,8 +241,8 @@ class OneTimeKeys(KeysCase):
         keys = {f"curve25519:{number}": "x" for number in range(MAX_ONE_TIME_KEYS)}
         self.assertEqual({"curve25519": MAX_ONE_TIME_KEYS}, self.upload(one_time_keys=keys))
         answer = self.post(self.token, "/keys/upload", {"one_time_keys": {"curve25519:more": "x"}})
-        self.assert_refused(answer, 400, "M_RESOURCE_LIMIT_EXCEEDED")
+        self.assert_refused(answer, 413, "M_TOO_LARGE")
         for number in range(10):
             self.upload(fallback_keys={f"a{number}:x": "x"})
         answer = self.post(self.token, "/keys/upload", {"fallback_keys": {"b:x": "x"}})
-        self.assert_refused(answer, 400, "M_RESOURCE_LIMIT_EXCEEDED")
+        self.assert_refused(answer, 413, "M_TOO_LARGE")

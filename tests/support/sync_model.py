@@ -25,6 +25,14 @@ class RoomView:
     heroes: list[str] | None = None
 
 
+def _keep(kept: dict[str, Any], event: Any) -> None:
+    """Account data; an empty object says that it was deleted (MSC3391)."""
+    if event["content"]:
+        kept[event["type"]] = event["content"]
+    else:
+        kept.pop(event["type"], None)
+
+
 class ClientView:
     """What a client knows. ``state_name``: which of the state sections it asked for."""
 
@@ -39,7 +47,7 @@ class ClientView:
         """Take in one answer."""
         self.since = answer["next_batch"]
         for event in answer.get("account_data", {}).get("events", []):
-            self.account_data[event["type"]] = event["content"]
+            _keep(self.account_data, event)
         rooms = answer.get("rooms", {})
         for room_id, room in rooms.get("join", {}).items():
             self.invites.pop(room_id, None)
@@ -66,7 +74,7 @@ class ClientView:
             if "state_key" in event and self.state_name == "state":
                 view.state[(event["type"], event["state_key"])] = event["event_id"]
         for event in room["account_data"]["events"]:
-            view.account_data[event["type"]] = event["content"]
+            _keep(view.account_data, event)
         for event in room["ephemeral"]["events"]:
             if event["type"] == "m.receipt":
                 self._receipts(view, event["content"])

@@ -12,6 +12,8 @@ from homeserver.http.route import Auth, Route
 
 _USER = "/_matrix/client/v3/user/{user_id:user_id}"
 _ROOM = f"{_USER}/rooms/{{room_id:room_id}}"
+# MSC3391, whose stable place is not given yet.
+_MSC3391 = "/_matrix/client/unstable/org.matrix.msc3391/user/{user_id:user_id}"
 
 
 class AccountDataApi:
@@ -19,7 +21,7 @@ class AccountDataApi:
         self._account_data = account_data
 
     def routes(self) -> list[Route]:
-        return [*self._data_routes(), *self._tag_routes()]
+        return [*self._data_routes(), *self._deletion_routes(), *self._tag_routes()]
 
     def _data_routes(self) -> list[Route]:
         return [
@@ -55,6 +57,19 @@ class AccountDataApi:
                 limit="write",
                 spec="client-server-api#put_matrixclientv3useruseridroomsroomidaccount_datatype",
             ),
+        ]
+
+    def _deletion_routes(self) -> list[Route]:
+        return [
+            Route(
+                method="DELETE",
+                template=f"{_MSC3391}{place}/account_data/{{type_}}",
+                handler=self.delete,
+                auth=Auth.USER,
+                limit="write",
+                spec="msc3391#endpoints",
+            )
+            for place in ("", "/rooms/{room_id:room_id}")
         ]
 
     def _tag_routes(self) -> list[Route]:
@@ -93,6 +108,11 @@ class AccountDataApi:
     async def put(self, request: Request, user_id: str, type_: str, room_id: str | None = None) -> bytes:
         check_own(request.requester, user_id)
         await self._account_data.put(request.requester, room_id, type_, request.json())
+        return EMPTY_JSON
+
+    async def delete(self, request: Request, user_id: str, type_: str, room_id: str | None = None) -> bytes:
+        check_own(request.requester, user_id)
+        await self._account_data.delete(request.requester, room_id, type_)
         return EMPTY_JSON
 
     async def get_tags(self, request: Request, user_id: str, room_id: str) -> dict[str, Any]:

@@ -42,6 +42,10 @@ FEATURES: Mapping[str, bool] = MappingProxyType(
         "org.matrix.msc4143": True,
         # Redactions through /send (v1.18).
         "com.beeper.msc4169": True,
+        # Account data can be deleted.
+        "org.matrix.msc3391": True,
+        # Dehydrated devices.
+        "org.matrix.msc3814": True,
     }
 )
 

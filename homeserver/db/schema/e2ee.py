@@ -106,6 +106,14 @@ device_transactions = Table(
     Index("device_transactions_by_age", "ts_ms"),
     **CLUSTERED,
 )
+# The one device of a user that is nowhere logged in: what a client left here to bring it to life again (MSC3814).
+dehydrated_devices = Table(
+    "dehydrated_devices",
+    metadata,
+    nid("user_nid", primary=True),
+    nid("device_nid"),
+    text("device_data"),
+)
 # When somebody's keys changed. Of users of this server the newest changes are kept, each a link of the chain that other
 # servers follow; of others only the newest.
 list_changes = Table(

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from sqlalchemy import and_, exists, literal, or_, select
 
-from homeserver.db.schema.accounts import accounts, devices
+from homeserver.db.schema.accounts import access_tokens, accounts, devices, refresh_tokens
 from homeserver.db.schema.e2ee import (
+    dehydrated_devices,
     device_keys,
     device_transactions,
     fallback_keys,
@@ -28,7 +29,14 @@ _has_list = exists(select(literal(1)).where(remote_lists.c.user_nid == signing_k
 ENCRYPTION: tuple[Rule, ...] = (
     *(
         points_nowhere(table.c.device_nid, devices.c.nid)
-        for table in (device_keys, one_time_keys, fallback_keys, to_device, device_transactions)
+        for table in (
+            device_keys,
+            one_time_keys,
+            fallback_keys,
+            to_device,
+            device_transactions,
+            dehydrated_devices,
+        )
     ),
     *(
         points_nowhere(column, user_ids.c.nid)
@@ -58,6 +66,25 @@ ENCRYPTION: tuple[Rule, ...] = (
         select(device_keys.c.device_nid).where(
             devices.c.nid == device_keys.c.device_nid, devices.c.user_nid != device_keys.c.user_nid
         ),
+    ),
+    rule(
+        "a dehydrated device of another user than the device's, or one without keys",
+        select(dehydrated_devices.c.device_nid)
+        .select_from(
+            dehydrated_devices.join(devices, devices.c.nid == dehydrated_devices.c.device_nid).outerjoin(
+                device_keys, device_keys.c.device_nid == dehydrated_devices.c.device_nid
+            )
+        )
+        .where(or_(devices.c.user_nid != dehydrated_devices.c.user_nid, device_keys.c.device_nid.is_(None))),
+    ),
+    *(
+        rule(
+            "somebody is logged in as a dehydrated device",
+            select(dehydrated_devices.c.device_nid).where(
+                tokens.c.device_nid == dehydrated_devices.c.device_nid
+            ),
+        )
+        for tokens in (access_tokens, refresh_tokens)
     ),
     rule(
         "the device list of an account of this server is kept as another's",

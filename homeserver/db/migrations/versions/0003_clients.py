@@ -104,9 +104,21 @@ def _push() -> None:
     )
 
 
+def _dehydrated_devices() -> None:
+    """Devices that take messages while nobody is logged in."""
+    op.create_table(
+        "dehydrated_devices",
+        _big("user_nid"),
+        _big("device_nid"),
+        _text("device_data"),
+        sa.PrimaryKeyConstraint("user_nid"),
+    )
+
+
 def upgrade() -> None:
     """Add what is new."""
     _key_backups()
     _moderation()
     _partial_joins()
     _push()
+    _dehydrated_devices()
