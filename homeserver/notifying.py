@@ -11,6 +11,7 @@ from homeserver.push.composer import Composer
 from homeserver.push.counts import Unread
 from homeserver.push.evaluation import Evaluator
 from homeserver.push.follower import FOLLOWER, PushFollower
+from homeserver.push.listing import NotificationList
 from homeserver.push.readers import Readers
 from homeserver.push.sender import PushSender
 from homeserver.store.pushers import Debt, Pusher, load_all_pushers, load_debts
@@ -23,13 +24,26 @@ class Notifying:
 
     readers: Readers
     unread: Unread
+    listing: NotificationList
 
 
 def build_notifying(core: Core) -> Notifying:
     """Read models of the log."""
     readers = Readers(core.around.database)
     core.changes.subscribe(readers.apply)
-    return Notifying(readers, Unread(core.around.database, readers, core.changes, core.index, core.events))
+    around = core.around
+    unread = Unread(around.database, readers, core.changes, core.index, core.events)
+    listing = NotificationList(
+        around.database,
+        core.interner,
+        core.index,
+        core.changes,
+        readers,
+        unread,
+        core.events,
+        core.client_events,
+    )
+    return Notifying(readers, unread, listing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from homeserver.api.client.members import MembersApi
 from homeserver.api.client.membership import MembershipApi
 from homeserver.api.client.messages import MessagesApi
 from homeserver.api.client.mutual_rooms import MutualRoomsApi
+from homeserver.api.client.notifications import NotificationsApi
 from homeserver.api.client.openid import OpenIdApi
 from homeserver.api.client.presence import PresenceApi
 from homeserver.api.client.profile import ProfileApi
@@ -169,6 +170,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         PresenceApi(services.presence, around.database, core.interner, core.index),
         PushRulesApi(services.push_rules),
         PushersApi(services.pushers),
+        NotificationsApi(services.notifying.listing),
         DeviceKeysApi(encryption.uploads, encryption.queries, encryption.news, services.sync, core.changes),
         CrossSigningApi(encryption.signing, services.identity, interactive),
         SendToDeviceApi(encryption.messages),

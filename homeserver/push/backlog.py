@@ -223,15 +223,21 @@ def _evaluate(reader: Reader, one: _Open) -> Actions:
 
 
 def _load_facts(tx: Tx, cases: Mapping[int, _Case], cache: EventCache) -> None:
-    """All that rules may ask of some rooms."""
     facts = {nid: case.found.facts for nid, case in cases.items()}
+    fill_facts(tx, facts, {nid: case.ask.member_event_nid for nid, case in cases.items()}, cache)
+
+
+def fill_facts(
+    tx: Tx, facts: Mapping[int, Facts], member_event_nids: Mapping[int, int], cache: EventCache
+) -> None:
+    """All that rules may ask of some rooms, as far as it is missing."""
     for nid, joined in load_joined(tx, [nid for nid, one in facts.items() if one.joined is None]).items():
         facts[nid].joined = joined
     unknown = [nid for nid, one in facts.items() if one.power is None]
     if unknown:
         for nid, power in load_power(tx, unknown, cache).items():
             facts[nid].power = power
-    unnamed = {nid: cases[nid].ask.member_event_nid for nid, one in facts.items() if one.display_name is None}
+    unnamed = {nid: member_event_nids[nid] for nid, one in facts.items() if one.display_name is None}
     events = load_events(tx, list(unnamed.values()), cache)
     for nid, event_nid in unnamed.items():
         event = events.get(event_nid)

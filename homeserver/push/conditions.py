@@ -30,6 +30,7 @@ _MEMO_MOST = 200
 _BODY: Path = ("content", "body")
 _MENTIONED: Path = ("content", "m.mentions", "user_ids")
 _STATE_KEY: Path = ("state_key",)
+_TYPE: Path = ("type",)
 _COUNT = re.compile(r"(==|<=|>=|<|>)?([0-9]{1,10})")
 _TOP = frozenset({"type", "sender", "state_key", "event_id", "room_id", "origin_server_ts"})
 _INTEGER_END = 2**53
@@ -112,10 +113,11 @@ Test = Callable[[EventView, Facts], bool]
 
 
 class Condition(NamedTuple):
-    """One condition. ``event_type``: it says exactly that the event is of this type, and nothing else."""
+    """One condition. ``event_type``: it can only hold of this type (in lower case); ``only``: and says nothing else."""
 
     test: Test
     event_type: str | None = None
+    only: bool = False
 
 
 def never(view: EventView, facts: Facts) -> bool:  # noqa: ARG001
@@ -174,7 +176,7 @@ def event_match(key: str, pattern: str) -> Condition:
     def equal(view: EventView, facts: Facts) -> bool:  # noqa: ARG001
         return view.lower(path) == literal
 
-    return Condition(equal, literal if path == ("type",) else None)
+    return Condition(equal, literal if path == _TYPE else None, only=True)
 
 
 def body_has(words: Words) -> Test:
@@ -217,7 +219,8 @@ def _property_is(json: Mapping[str, Any]) -> Condition:
     def equal(view: EventView, facts: Facts) -> bool:  # noqa: ARG001
         return same(view.get(path), value)
 
-    return Condition(equal)
+    # It minds upper and lower case, which the lists of rules by type do not: it is asked all the same.
+    return Condition(equal, value.lower() if path == _TYPE and isinstance(value, str) else None)
 
 
 def _property_contains(json: Mapping[str, Any]) -> Condition:

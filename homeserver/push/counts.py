@@ -148,6 +148,10 @@ class Entry:
                 del self._scopes[name]
         self.counts = None
 
+    def has(self, pos: int) -> bool:
+        """Whether what stands there is among what is unread."""
+        return any(pos in scope.notified for scope in self._scopes.values())
+
     def oldest(self) -> int:
         """The position of the oldest unread notification; beyond all where there is none."""
         return min((scope.notified[0] for scope in self._scopes.values()), default=1 << 62)
@@ -308,6 +312,18 @@ class Unread:
             found += counts.notification_count
             found += sum(tally.notification_count for tally in counts.threads.values())
         return found
+
+    async def is_unread(self, user_nid: int, room_nid: int, pos: int) -> bool:
+        """Whether an event is a notification that a user has not read."""
+        standing = self._index.standing(user_nid, room_nid)
+        if standing is None or standing.membership != Membership.JOIN:
+            return standing is not None and standing.membership == Membership.INVITE
+        counts = self.unread(user_nid, room_nid, self._log.position)
+        if not isinstance(counts, Counts):
+            await counts
+        room = self._rooms.get(room_nid)
+        entry = room.entries.get(user_nid) if room is not None else None
+        return entry is not None and entry.has(pos)
 
     # --- following the log -------------------------------------------------------------------------------
 

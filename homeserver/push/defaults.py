@@ -1,6 +1,7 @@
 """The rules that every user has until they change them.
 
 # spec: client-server-api#predefined-rules
+Beside those of the specification: polls (MSC3930), in the order that the proposal gives.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ _HIGHLIGHT: Mapping[str, Any] = {"set_tweak": "highlight"}
 _TO_TWO: Mapping[str, Any] = {"kind": "room_member_count", "is": "2"}
 
 MASTER = ".m.rule.master"
+# COMPAT(Element, Element X and all who send polls today, until they send the types of the specification): the merged
+# proposals MSC3381 and MSC3930 are used under their first names, beside those that they were merged with.
+_POLLS = ((".m.rule", "m.poll"), (".org.matrix.msc3930.rule", "org.matrix.msc3381.poll"))
 
 
 def _match(key: str, pattern: str) -> dict[str, Any]:
@@ -63,6 +67,7 @@ def default_override(user_id: str) -> list[dict[str, Any]]:
         ),
         _rule(".m.rule.reaction", [_match("type", "m.reaction")]),
         _rule(".m.rule.room.server_acl", [_match("type", "m.room.server_acl"), _match("state_key", "")]),
+        *(_rule(f"{rule}.poll_response", [_is("type", f"{poll}.response")]) for rule, poll in _POLLS),
         _rule(".m.rule.suppress_edits", [_is("content.m\\.relates_to.rel_type", "m.replace")]),
     ]
 
@@ -80,4 +85,15 @@ def default_underride() -> list[dict[str, Any]]:
         _rule(".m.rule.room_one_to_one", [_TO_TWO, _match("type", "m.room.message")], "notify", _SOUND),
         _rule(".m.rule.message", [_match("type", "m.room.message")], "notify"),
         _rule(".m.rule.encrypted", [_match("type", "m.room.encrypted")], "notify"),
+        *(one for rule, poll in _POLLS for one in _poll_rules(rule, poll)),
     ]
+
+
+def _poll_rules(rule: str, poll: str) -> list[dict[str, Any]]:
+    """A poll is announced as a message is."""
+    found: list[dict[str, Any]] = []
+    for what in ("start", "end"):
+        of_type = _is("type", f"{poll}.{what}")
+        found.append(_rule(f"{rule}.poll_{what}_one_to_one", [_TO_TWO, of_type], "notify", _SOUND))
+        found.append(_rule(f"{rule}.poll_{what}", [of_type], "notify"))
+    return found

@@ -176,5 +176,5 @@ def _conditional(rule: Mapping[str, Any]) -> _Rule:
     if len(types) != 1:
         # Of two types at once is no event: the tests say so.
         return _Rule(tests, parse_actions(rule["actions"]))
-    beside = tuple(one.test for one in conditions if one.event_type is None)
+    beside = tuple(one.test for one in conditions if one.event_type is None or not one.only)
     return _Rule(tests, parse_actions(rule["actions"]), types.pop(), beside)

@@ -41,6 +41,15 @@ class Defaults(TestCase):
         self.check([], "m.reaction", {})
         self.check(["notify", {"set_tweak": "sound", "value": "ring"}], "m.call.invite", {})
 
+    def test_polls(self) -> None:
+        for poll in ("m.poll", "org.matrix.msc3381.poll"):
+            for what in ("start", "end"):
+                self.check(NOTIFY, f"{poll}.{what}", {})
+                self.check(["notify", SOUND], f"{poll}.{what}", {}, joined=2)
+                # Unlike a pattern, a value is as it is.
+                self.check([], f"{poll}.{what}".upper(), {})
+            self.check([], f"{poll}.response", {}, joined=2)
+
     def test_mentions(self) -> None:
         self.check(["notify", SOUND, {"set_tweak": "highlight"}], content={"m.mentions": {"user_ids": [ME]}})
         self.check(NOTIFY, content={"m.mentions": {"user_ids": ["@you:x"]}})
@@ -60,12 +69,19 @@ class Defaults(TestCase):
         kinds = parse_ruleset(None, ME).kinds
         self.assertEqual(
             ["master", "suppress_notices", "invite_for_me", "member_event", "is_user_mention", "is_room_mention",
-             "tombstone", "reaction", "room.server_acl", "suppress_edits"],
+             "tombstone", "reaction", "room.server_acl", "poll_response",
+             ".org.matrix.msc3930.rule.poll_response", "suppress_edits"],
             [rule["rule_id"].removeprefix(".m.rule.") for rule in kinds["override"]],
         )  # fmt: skip
         self.assertEqual(
             ["call", "encrypted_room_one_to_one", "room_one_to_one", "message", "encrypted"],
-            [rule["rule_id"].removeprefix(".m.rule.") for rule in kinds["underride"]],
+            [rule["rule_id"].removeprefix(".m.rule.") for rule in kinds["underride"]][:5],
+        )
+        # MSC3930 gives the order.
+        polls = ["poll_start_one_to_one", "poll_start", "poll_end_one_to_one", "poll_end"]
+        self.assertEqual(
+            [prefix + name for prefix in (".m.rule.", ".org.matrix.msc3930.rule.") for name in polls],
+            [rule["rule_id"] for rule in kinds["underride"]][5:],
         )
         self.assertEqual([[], [], []], [kinds[kind] for kind in ("content", "room", "sender")])
 
@@ -166,7 +182,7 @@ class Stored(TestCase):
         ruleset = parse_ruleset(msgspec.json.encode(stored).decode(), ME)
         rule = ruleset.find("override", ".m.rule.reaction")
         self.assertEqual((False, NOTIFY, 1), (rule["enabled"], rule["actions"], len(rule["conditions"])))
-        self.assertEqual(10, len(ruleset.kinds["override"]))
+        self.assertEqual(12, len(ruleset.kinds["override"]))
 
 
 class Refusals(TestCase):
