@@ -16,6 +16,7 @@ from homeserver.config.schema import Config
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.http.client import HttpClient
+from homeserver.http.mail import Mailer
 from homeserver.http.transport import Transport
 from homeserver.rooms.committer import Committer
 from homeserver.rooms.registry import RoomRegistry
@@ -55,6 +56,7 @@ class Surroundings:
     http: HttpClient | None = None  # for addresses that others name
     registrations: Sequence[AppserviceRegistration] = ()  # of application services
     appservice_http: HttpClient | None = None  # for addresses that the administrator names
+    mailer: Mailer | None = None  # where mail can be sent
 
 
 @dataclass(frozen=True, slots=True)

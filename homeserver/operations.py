@@ -33,7 +33,9 @@ from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import ThreadedDatabase
 from homeserver.extensions import load_extensions
 from homeserver.http.errors import MatrixError
+from homeserver.http.mail import Mailer
 from homeserver.http.route import Route
+from homeserver.http.smtp import SmtpMailer
 from homeserver.listening import Listeners
 from homeserver.peering import Outside, open_network
 from homeserver.runtime.metrics import CacheReading, Metrics, make_metrics
@@ -153,6 +155,7 @@ class ServerOperations:
             outside.http,
             self._registrations,
             outside.appservice_http,
+            self._mailer(),
         )
         extras: list[ExtraRoutes] = [one.routes for one in load_extensions()]
         if web is not None:
@@ -169,6 +172,20 @@ class ServerOperations:
             except ValueError as error:
                 raise OperationError(f"outbound.ca_file: {error}") from error
         return self._outside
+
+    def _mailer(self) -> Mailer | None:
+        config, around = self._config, self._around
+        if config.email is None:
+            return None
+        return SmtpMailer(
+            config.email,
+            config.server_name,
+            around.reactor,
+            around.clock,
+            around.entropy,
+            around.log,
+            config.outbound.ca_file,
+        )
 
     async def start(self, *, development: bool) -> RunningServer:
         """Open everything and listen. In development: the sample community too, on an empty database."""

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from federation.errors import Malformed
 from federation.ids import parse_server_name, parse_user_id
+from homeserver.http.mail import bare_address
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_.\-]{0,254}")
 _EMAIL_ADDRESS = re.compile(r"[^\s@<>\"]{1,64}@[^\s@<>\"]{1,255}")
@@ -75,6 +76,10 @@ def check_user_id(text: str) -> None:
 def check_email_address(text: str) -> None:
     if len(text) > 254 or not _EMAIL_ADDRESS.fullmatch(text):
         raise ValueError("must be an address like help@example.org")
+
+
+def check_mail_sender(text: str) -> None:
+    bare_address(text)
 
 
 def check_page_url(text: str) -> None:

@@ -270,11 +270,18 @@ class Logging:
 @dataclass(frozen=True, slots=True)
 class Email:
     smtp_host: str = option(check=checks.check_not_empty, doc="The mail server.")
-    sender: str = option(key="from", check=checks.check_not_empty, doc="The address that mail comes from.")
+    sender: str = option(
+        key="from",
+        check=checks.check_mail_sender,
+        doc="Whom mail comes from: `chat@example.org` or `Example <chat@example.org>`.",
+    )
     smtp_port: int = option(587, minimum=1, maximum=65535, doc="Its port.")
     username: str | None = option(None, doc="Account on the mail server.")
     password: str | None = option(None, secret=True, doc="Its password.")
-    tls: bool = option(True, doc="Insist on encryption.")
+    tls: bool = option(
+        True,
+        doc="Insist on encryption: from the first byte on port 465, else by STARTTLS. Off only for a mail server nearby.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ from homeserver.core import Surroundings
 from homeserver.db.engine import open_engine
 from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase
+from homeserver.http.mail import Mailer
 from homeserver.http.transport import Nowhere, Transport
 from homeserver.runtime.clock import TwistedClock
 from homeserver.runtime.entropy import SeededEntropy
@@ -96,6 +97,7 @@ class TestApp:
         registrations: Sequence[AppserviceRegistration] = (),
         appservice_http: Any = None,
         http: Any = None,
+        mailer: Mailer | None = None,
     ) -> None:
         """By default alone in the world; ``tests.support.federation`` puts several on one clock and one network."""
         self.config = config or test_config(data_dir=Path(case.mktemp()))
@@ -107,6 +109,7 @@ class TestApp:
         self.registrations = registrations
         self.appservice_http = appservice_http
         self.outside = http  # what stands for the rest of the web
+        self.mailer = mailer
         self.entropy = SeededEntropy(seed)
         self.log = MemoryLog()
         self.engine = open_engine(database)
@@ -130,6 +133,7 @@ class TestApp:
             registrations=self.registrations,
             appservice_http=self.appservice_http,
             http=self.outside,
+            mailer=self.mailer,
         )
         return self.wait(Deferred.fromCoroutine(build_app(self.config, around, self.extra_routes)))
 

@@ -171,7 +171,7 @@ class LoadTests(SynchronousTestCase):
             "database: postgresql://me:hunter2@h:port/d\n",
             "redis: http://hunter2\n",
             "registration: {shared_secret: [hunter2]}\n",
-            "email: {smtp_host: a, from: b, password: {hunter2: 1}}\n",
+            "email: {smtp_host: a, from: b@c.d, password: {hunter2: 1}}\n",
         ):
             with self.assertRaises(ConfigError) as caught:
                 parse(minimal(text))

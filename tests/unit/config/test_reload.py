@@ -20,7 +20,7 @@ class ReloadTests(SynchronousTestCase):
         running = parse("rate_limits: {login: {burst: 3}}\n")
         read = parse(
             "rate_limits: {login: {burst: 4}, enabled: false}\ncaches: {events_bytes: 2000000}\n"
-            "federation: {deny_servers: [c.d], enabled: false}\nemail: {smtp_host: h, from: f}\n"
+            "federation: {deny_servers: [c.d], enabled: false}\nemail: {smtp_host: h, from: f@g.h}\n"
         )
         merged, changed, waiting = merge_reloadable(running, read)
         self.assertEqual(
