@@ -9,7 +9,8 @@ or when a comment says that it is for others to serve, and for us to ask:
 
     # spec-asked: POST /_matrix/some/thing: only such servers serve it
 
-and *missing* otherwise. Sections come from the anchors in `spec:` comments and docstrings and in the routes.
+and *missing* otherwise. Beside each stands how calls of it ended in the tests (docs/reference/exercised.tsv, written by
+`python -m tests.runner --record`). Sections come from the anchors in `spec:` comments and docstrings and in the routes.
 
 The route table is that of a real server: the whole app is built, extensions included, over an empty database in memory
 that nobody ever asks anything.
@@ -45,6 +46,7 @@ from homeserver.runtime.log import MemoryLog
 from scripts.totals import REPOSITORY
 
 ENDPOINTS = REPOSITORY / "docs" / "reference" / "endpoints.tsv"
+EXERCISED = REPOSITORY / "docs" / "reference" / "exercised.tsv"
 SOURCES = ("federation", "homeserver", "synapse-compat/synapse_compat")
 
 _PARAMETER = re.compile(r"\{[^{}]*\}")
@@ -164,12 +166,19 @@ def status_of(endpoint: Endpoint, served: set[tuple[str, str]], partial: dict[tu
     return "partial" if endpoint.key in partial else "implemented"
 
 
+def exercised() -> dict[tuple[str, str], str]:
+    """How calls ended in the tests, by method and nameless path."""
+    rows = [line.split("\t") for line in EXERCISED.read_text().splitlines()[1:]]
+    return {(method, path): outcomes for method, path, outcomes in rows}
+
+
 def _endpoint_lines(
     every: Iterable[Endpoint], partial: dict[tuple[str, str], str], asked: dict[tuple[str, str], str]
 ) -> Iterator[str]:
     served = {route.key for route in routes()} | asked.keys()
     every = list(every)
     statuses = {endpoint: status_of(endpoint, served, partial) for endpoint in every}
+    outcomes = exercised()
     yield "| API | implemented | partial | missing | of which deprecated | all |"
     yield "|---|---|---|---|---|---|"
     for api in sorted({endpoint.api for endpoint in every}):
@@ -190,7 +199,8 @@ def _endpoint_lines(
             reason = f": {partial[endpoint.key]}" if word == "partial" else ""
             if endpoint.key in asked:
                 reason = f": asked, not served: {asked[endpoint.key]}"
-            yield f"- `{endpoint.method} {endpoint.path}`{old_word}{reason}"
+            seen = f" — {outcomes[endpoint.key]}" if endpoint.key in outcomes and word != "missing" else ""
+            yield f"- `{endpoint.method} {endpoint.path}`{old_word}{reason}{seen}"
 
 
 def page() -> str:
@@ -208,7 +218,8 @@ def page() -> str:
         "",
         "<!-- Generated from the route table and the `spec:` comments by `make docs`. Do not edit. -->",
         "",
-        "Endpoints of specification v1.19, and below them the sections that the code names.",
+        "Endpoints of specification v1.19, each with the answers that the tests have had of it, and below them the sections",
+        "that the code names. A run of all tests fails where an endpoint had no success, or no error that is specified.",
         "",
         *_endpoint_lines(endpoints(), partial, asked),
         "",

@@ -56,12 +56,15 @@ class Outcome:
     skips: list[tuple[str, str]] = field(default_factory=list)
     slow: list[tuple[float, str]] = field(default_factory=list)
     elapsed_s: float = 0.0
+    # What routes answered: method, template, status, errcode or nothing.
+    met: list[tuple[str, str, int, str]] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
         self.passed += other.passed
         self.failures += other.failures
         self.skips += other.skips
         self.slow += other.slow
+        self.met += other.met
 
     def totals(self) -> str:
         failed = len({test for test, _ in self.failures})
@@ -72,11 +75,12 @@ class Outcome:
 
 
 class Collector(TestResult):
-    """A plain unittest result that understands what trial's cases report."""
+    """A plain unittest result that understands what trial's cases report, and asks the witness after each test."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, witness: Any) -> None:
         super().__init__()
         self.outcome = Outcome(module)
+        self._witness = witness
         self._started_s = 0.0
         self._succeeded = self._failed = False
 
@@ -86,6 +90,10 @@ class Collector(TestResult):
         self._succeeded = self._failed = False
 
     def stopTest(self, test: Any) -> None:
+        problems = self._witness.take_problems()
+        if problems:
+            self._failed = True
+            self.outcome.failures.append((test.id(), "\n".join(["not as specified:", *problems])))
         # Decided here: trial may report a success and also the errors of a clean-up that went wrong.
         self.outcome.passed += self._succeeded and not self._failed
         elapsed_s = time.monotonic() - self._started_s
@@ -136,11 +144,16 @@ def work(orders: IO[str], reports: IO[str]) -> None:
     from twisted.python import log
     from twisted.trial.runner import TestLoader
 
+    from tests.conformance.witness import call_witness
+    from tests.support.http import witnesses
+
     log.startLogging(Path("test.log").open("a"), setStdout=False)  # noqa: SIM115 - open until the process ends
-    loader = TestLoader()
+    loader, witness = TestLoader(), call_witness()
+    witnesses.append(witness)
     for line in orders:
         module = line.strip()
-        collector = Collector(module)
+        collector = Collector(module, witness)
+        witness.outcomes.clear()
         started_s = time.monotonic()
         # A test that hangs costs its module, with every thread's stack printed, not the whole run.
         faulthandler.dump_traceback_later(MODULE_TIMEOUT_S, exit=True)
@@ -149,6 +162,9 @@ def work(orders: IO[str], reports: IO[str]) -> None:
         except Exception:  # noqa: BLE001 - whatever a test module does at import is its failure, not ours
             collector.outcome.failures.append((module, traceback.format_exc()))
         faulthandler.cancel_dump_traceback_later()
+        collector.outcome.met = [
+            (*route, *outcome) for route, outcomes in witness.outcomes.items() for outcome in sorted(outcomes)
+        ]
         collector.outcome.elapsed_s = time.monotonic() - started_s
         print(json.dumps(asdict(collector.outcome)), file=reports, flush=True)
 
@@ -288,7 +304,22 @@ def _summary(total: Outcome) -> None:
         print(f"slow {elapsed_s:.1f} s: {test}")
 
 
-def run(what: list[str], jobs: int, use_postgres: bool) -> int:
+def _look_at_endpoints(total: Outcome, write: bool) -> None:
+    """After a run of everything: every endpoint must have been tried."""
+    # Needs much of the server, which the parent of a smaller run does not.
+    from scripts.spec_coverage import routes
+    from tests.conformance.exercise import lacking, record
+
+    missing = lacking(total.met, [route.key for route in routes()])
+    if missing:
+        total.failures.append(("tests.conformance.exercise", "\n".join(missing)))
+    else:
+        total.passed += 1
+    if write:
+        record(total.met)
+
+
+def run(what: list[str], jobs: int, use_postgres: bool, write: bool = False) -> int:
     """Run everything and print the report; the exit status."""
     CACHE.mkdir(parents=True, exist_ok=True)
     durations = _durations()
@@ -310,6 +341,8 @@ def run(what: list[str], jobs: int, use_postgres: bool) -> int:
         total.add(outcome)
         durations[outcome.module] = round(outcome.elapsed_s, 2)
     (CACHE / "durations.json").write_text(json.dumps(durations, indent=0, sort_keys=True))
+    if not what:
+        _look_at_endpoints(total, write)
     _summary(total)
     print(total.totals(), flush=True)
     return 0 if (total.passed or total.skips) and not total.failures else 1
@@ -320,11 +353,14 @@ def main() -> int:
     parser.add_argument("what", nargs="*", help="suites, files or dotted names; default: all")
     parser.add_argument("--jobs", type=int, default=JOBS, help="worker processes (default %(default)s)")
     parser.add_argument("--sqlite-only", action="store_true", help="leave PostgreSQL out")
+    parser.add_argument(
+        "--record", action="store_true", help="after a run of everything, write docs/reference/exercised.tsv"
+    )
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         worker_main()
-    return run(arguments.what, max(1, arguments.jobs), not arguments.sqlite_only)
+    return run(arguments.what, max(1, arguments.jobs), not arguments.sqlite_only, arguments.record)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ CREATE = "/_matrix/media/v1/create"
 DOWNLOAD = "/_matrix/client/v1/media/download"
 THUMBNAIL = "/_matrix/client/v1/media/thumbnail"
 OLD = "/_matrix/media/v3/download"
+OLD_THUMBNAIL = "/_matrix/media/v3/thumbnail"
 POLICY = (
     "sandbox; default-src 'none'; script-src 'none'; plugin-types application/pdf; "
     "style-src 'unsafe-inline'; object-src 'self';"

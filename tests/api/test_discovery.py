@@ -13,6 +13,7 @@ from homeserver.http.errors import MatrixError
 from homeserver.http.request import Headers, Request
 from homeserver.http.route import Match
 from tests.support.accounts import WorldCase, default_config, now
+from tests.support.app import TestApp, test_config
 from tests.support.databases import on_each_database
 
 
@@ -42,6 +43,16 @@ class Discovery(WorldCase):
         self.assertEqual({"enabled": True}, found["m.get_login_token"])
         self.assertEqual({"enabled": False}, found["m.3pid_changes"])
         self.assertEqual("M_MISSING_TOKEN", self.world.call("GET", "/v3/capabilities").errcode)
+
+
+class SupportPage(unittest.TestCase):
+    def test_over_the_router(self) -> None:
+        contact = Contact(role="m.role.admin", matrix_id="@admin:test.example")
+        told = TestApp(self, config=test_config(support=Support(contacts=(contact,))))
+        expected = {"contacts": [{"role": "m.role.admin", "matrix_id": "@admin:test.example"}]}
+        self.assertEqual(expected, told.ok("GET", "/.well-known/matrix/support"))
+        status, json = TestApp(self).call("GET", "/.well-known/matrix/support")
+        self.assertEqual((404, "M_NOT_FOUND"), (status, json["errcode"]))
 
 
 class WellKnown(unittest.TestCase):

@@ -8,7 +8,7 @@ from typing import Any
 
 from homeserver.store import media as store
 from homeserver.store.media import MediaRow, load_media
-from tests.api.media import DOWNLOAD, OLD, POLICY, THUMBNAIL, UPLOAD, MediaCase
+from tests.api.media import DOWNLOAD, OLD, OLD_THUMBNAIL, POLICY, THUMBNAIL, UPLOAD, MediaCase
 from tests.support.app import SERVER_NAME
 from tests.support.databases import on_each_database
 from tests.support.http import Answer, path_of
@@ -41,6 +41,7 @@ class Downloads(MediaCase):
             self.assertEqual(f"inline; {shown}", found.headers["content-disposition"])
         self.assertEqual("inline", self.get(self.upload(b"x")).headers["content-disposition"])
         self.refused(self.get(address + "/" + "x" * 1025), 400, "M_INVALID_PARAM")
+        self.refused(self.get(f"{SERVER_NAME}/nope/other.png"), 404, "M_NOT_FOUND")
 
     def test_what_could_run_is_not_shown_in_the_page(self) -> None:
         for content_type in ("text/html", "image/svg+xml", "application/pdf", "application/javascript"):
@@ -113,6 +114,7 @@ class Downloads(MediaCase):
 
     def test_strangers_and_the_freeze(self) -> None:
         address = self.upload(b"before")
+        drawn = self.upload(picture(40, 30))
         self.app.advance(10)
         self.configure(freeze_unauthenticated_ts_ms=int(self.app.time.seconds() * 1000))
         later = self.upload(b"after")
@@ -121,14 +123,14 @@ class Downloads(MediaCase):
         )
         self.assertEqual((200, b"before"), (found.status, found.body))
         self.assertTrue(found.headers["cache-control"].startswith("public"))
-        self.refused(self.app.answer("GET", f"{OLD}/{later}"), 404, "M_NOT_FOUND")
-        self.refused(
-            self.app.answer(
-                "GET", f"/_matrix/media/v3/thumbnail/{later}", None, None, {"width": 9, "height": 9}
-            ),
-            404,
-            "M_NOT_FOUND",
-        )
+        named = self.app.answer("GET", f"{OLD}/{address}/other.png")
+        self.assertEqual('inline; filename="other.png"', named.headers["content-disposition"])
+        for gone in (later, f"{later}/other.png"):
+            self.refused(self.app.answer("GET", f"{OLD}/{gone}"), 404, "M_NOT_FOUND")
+        size = {"width": 9, "height": 9}
+        self.refused(self.app.answer("GET", f"{OLD_THUMBNAIL}/{later}", None, None, size), 404, "M_NOT_FOUND")
+        small = self.app.answer("GET", f"{OLD_THUMBNAIL}/{drawn}", None, None, size)
+        self.assertEqual((200, "image/png"), (small.status, small.headers["content-type"]))
         self.assertEqual(b"after", self.get(later).body)
         self.refused(
             self.app.answer("GET", f"{OLD}/{address}", None, None, {"allow_remote": "maybe"}),

@@ -366,8 +366,9 @@ class Children(RelatingCase):
         path = self.children_path(self.room_id, self.root)
         self.add("carol")
         self.assert_refused(self.get("carol", path), 404, "M_NOT_FOUND")
-        unknown = self.children_path(self.room_id, "$unknown")
-        self.assert_refused(self.get("bob", unknown), 404, "M_NOT_FOUND")
+        for parts in ((), ("m.annotation",), ("m.annotation", "m.reaction")):
+            unknown = self.children_path(self.room_id, "$unknown", *parts)
+            self.assert_refused(self.get("bob", unknown), 404, "M_NOT_FOUND")
         self.assert_refused(
             self.get("bob", self.children_path("!unknown:test.example", self.root)), 404, "M_NOT_FOUND"
         )

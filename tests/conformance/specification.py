@@ -13,17 +13,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import msgspec
 import yaml
-from jsonschema import Draft202012Validator
-from referencing import Registry, Resource
-from referencing.jsonschema import DRAFT202012
+from jsonschema_rs import Draft202012Validator, Registry
 
 from scripts.totals import REPOSITORY
 
@@ -47,26 +45,50 @@ def read_document(path: Path) -> Any:
     return yaml.load(path.read_bytes(), yaml.CSafeLoader)
 
 
-def _retrieve(uri: str) -> Resource[Any]:
-    return DRAFT202012.create_resource(read_document(Path(unquote(urlsplit(uri).path))))
-
-
-# Its types do not know of its own arguments.
-_new_registry: Any = Registry
-_REGISTRY: Any = _new_registry(retrieve=_retrieve)
+@cache
+def _named_by(path: Path) -> frozenset[Path]:
+    """The files that a file refers to."""
+    found: set[Path] = set()
+    waiting = [read_document(path)]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            name = value.get("$ref")
+            if isinstance(name, str) and not name.startswith("#"):
+                found.add((path.parent / name.partition("#")[0]).resolve())
+            waiting += value.values()
+        elif isinstance(value, list):
+            waiting += value
+    return frozenset(found)
 
 
 @cache
-def validator(path: Path, pointer: str = "") -> Any:
+def _registry(path: Path) -> Registry:
+    """A file, and all that it leads to."""
+    known, waiting = {path}, [path]
+    while waiting:
+        more = _named_by(waiting.pop()) - known
+        known |= more
+        waiting += more
+    return Registry([(one.as_uri(), read_document(one)) for one in known])
+
+
+@cache
+def validator(path: Path, pointer: str = "") -> Draft202012Validator:
     """Of the schema at a place in a file."""
-    return Draft202012Validator({"$ref": f"{path.as_uri()}#{pointer}"}, registry=_REGISTRY)
+    return Draft202012Validator({"$ref": f"{path.as_uri()}#{quote(pointer)}"}, registry=_registry(path))
 
 
 def problems(path: Path, pointer: str, value: Any) -> list[str]:
-    """What a schema says of a value."""
+    """What a schema says of a value, each with the place in it."""
     return [
-        f"{error.json_path}: {error.message[:300]}" for error in validator(path, pointer).iter_errors(value)
+        f"{_place_of(error.instance_path)}: {error.message[:300]}"
+        for error in validator(path, pointer).iter_errors(value)
     ]
+
+
+def _place_of(parts: Sequence[str | int]) -> str:
+    return "$" + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
 
 
 def _escape(part: str) -> str:

@@ -39,7 +39,7 @@ PDU_FILES = {
 }
 MAX_AUTH_EVENTS, MAX_PREV_EVENTS = 10, 20
 _CREATED = ({"type": "m.room.create", "signatures": {}, "auth_events": [], "depth": 1},)
-_NO_ROOM_ID = "$: 'room_id' is a required property"
+_NO_ROOM_ID = '$: "room_id" is a required property'
 
 
 class Watch:

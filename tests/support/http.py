@@ -6,7 +6,7 @@ connection does (framing, pipelining, timeouts) has its own tests.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -22,6 +22,8 @@ from homeserver.http.response import Response
 from homeserver.http.router import ALL_GROUPS, Router
 
 Query = Mapping[str, str | int | bool | list[str]]
+# Shown every answer of every harness in this process; the runner puts the specification's witness here.
+witnesses: list[Callable[[Request, Answer], None]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,12 @@ class HttpHarness:
         def collect(response: Response) -> Deferred[Answer]:
             return Deferred.fromCoroutine(_collect(response))
 
-        return waiting.addCallback(collect)
+        def show(collected: Answer) -> Answer:
+            for witness in witnesses:
+                witness(request, collected)
+            return collected
+
+        return waiting.addCallback(collect).addCallback(show)
 
     def now(self, method: str, path: str, *args: Any, **kwargs: Any) -> Answer:
         """The answer to a call that needs nothing but what is already there."""
