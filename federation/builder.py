@@ -31,6 +31,7 @@ from federation.hashes import event_id_of, unpadded
 from federation.ids import EventId, RoomId, ServerName, UserId, parse_event_id_with_domain
 from federation.redaction import redact_content
 from federation.signing import Signer
+from federation.sticky import DURATION, STICKY
 from federation.versions import RoomRules
 
 
@@ -49,6 +50,8 @@ class Draft:
     """None: now."""
     origin: ServerName | None = None
     """Named in the event itself, as the endpoint that signs invites requires; else it is not."""
+    sticky_ms: int | None = None
+    """For how long it reaches everybody in the room; None: it is like any other."""
 
 
 def build(
@@ -79,6 +82,7 @@ def build(
     redacted = fields.copy()
     # Of all that `_fields` sets, only these keys are not protected from redaction.
     redacted.pop("redacts", None)
+    redacted.pop(STICKY, None)
     if draft.origin is not None and not rules.redaction.keep_origin_membership_prev_state:
         del redacted["origin"]
     kept = redact_content(draft.type, content, rules.redaction)
@@ -152,6 +156,8 @@ def _fields(
         fields["redacts"] = draft.redacts
     if draft.origin is not None:
         fields["origin"] = draft.origin
+    if draft.sticky_ms is not None:
+        fields[STICKY] = {DURATION: draft.sticky_ms}
     return fields
 
 

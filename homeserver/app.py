@@ -80,6 +80,7 @@ class App:
         """Start the house-keeping that goes by the clock, and go on with what an earlier process left to do."""
         self.services.rooms.departures.start()
         self.services.rooms.strangers.partial.start()
+        self.services.further.delayed.start()
         self.services.media.begin()
         self.services.tasks.spawn_restarting("go on with staged events", self.services.incoming.filler.start)
         self.outgoing.begin()
@@ -110,6 +111,7 @@ class App:
         self._timer = None
         await self._chores.stop()
         self.services.incoming.filler.stop()
+        self.services.further.delayed.stop()
         await self.outgoing.stop()
         await self.services.tasks.stop()
         await self.peering.tasks.stop()

@@ -11,6 +11,7 @@ from homeserver.api.client.context import ContextApi
 from homeserver.api.client.create_room import CreateRoomApi
 from homeserver.api.client.cross_signing import CrossSigningApi
 from homeserver.api.client.dehydrated_device import DehydratedDeviceApi
+from homeserver.api.client.delayed_events import DelayedEventsApi
 from homeserver.api.client.device_keys import DeviceKeysApi
 from homeserver.api.client.devices import DevicesApi
 from homeserver.api.client.directory import DirectoryApi
@@ -69,6 +70,7 @@ from homeserver.api.federation.version import FederationVersionApi
 from homeserver.calls.rtc import well_known_foci
 from homeserver.core import Core
 from homeserver.ephemeral.presence import Presence
+from homeserver.further import capabilities, unstable_features
 from homeserver.http.route import Route
 from homeserver.peering import Peering
 from homeserver.services import Services
@@ -119,9 +121,9 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
     encryption, bridging = services.encryption, services.bridging
     media = MediaApi(services.media.repository, services.media.downloads)
     return [
-        VersionsApi(),
+        VersionsApi(unstable_features(config)),
         WellKnownApi(config, well_known_foci(config.calls)),
-        CapabilitiesApi(lambda: settings.config.default_room_version),
+        CapabilitiesApi(lambda: settings.config.default_room_version, capabilities(config)),
         RegisterApi(
             settings.get,
             accounts,
@@ -139,7 +141,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         ProfileApi(services.profiles),
         AccountDataApi(services.account_data),
         FilterApi(services.filters),
-        SendApi(services.rooms.sender),
+        SendApi(services.rooms.sender, services.further.delayed),
         media,
         LegacyMediaApi(services.media.downloads, media),
         StateApi(services.reading.state),
@@ -175,6 +177,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         CrossSigningApi(encryption.signing, services.identity, interactive),
         SendToDeviceApi(encryption.messages),
         RoomKeysApi(encryption.backups),
+        DelayedEventsApi(services.further.delayed),
         ReportsApi(services.further.reports),
         MutualRoomsApi(services.further.mutual),
         VoipApi(services.further.turn, config.calls),

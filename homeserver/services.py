@@ -413,7 +413,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         pushers=Pushers(database, worker, clock),
         notifying=notifying,
         encryption=encryption,
-        further=build_further(core, settings, reading.pagination),
+        further=build_further(core, settings, tasks, reading.pagination, rooms.sender),
         bridging=build_bridging(core, accounts),
         sync=build_sync(core, facts, ignored, typing, presence, encryption.news, notifying),
     )

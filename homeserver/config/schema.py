@@ -311,6 +311,14 @@ class Calls:
 
 
 @dataclass(frozen=True, slots=True)
+class DelayedEvents:
+    max_delay_s: int = option(
+        86_400, minimum=0, maximum=31_536_000, doc="Longest delay; 0 switches them off."
+    )
+    max_scheduled: int = option(100, minimum=1, maximum=10_000, doc="Events that one user may have waiting.")
+
+
+@dataclass(frozen=True, slots=True)
 class Contact:
     role: str = option(
         "m.role.admin",
@@ -395,6 +403,7 @@ class Config:
     email: Email | None = option(None, doc="How to send mail; `null` for none.")
     turn: Turn = section(Turn, doc="Relays for voice and video behind firewalls.")
     calls: Calls = section(Calls, doc="Media servers for group calls (Element Call).")
+    delayed_events: DelayedEvents = section(DelayedEvents, doc="Events that clients send later (MSC4140).")
     support: Support = section(
         Support, doc="Whom to ask for help, as `/.well-known/matrix/support` tells it."
     )

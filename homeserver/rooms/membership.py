@@ -7,7 +7,7 @@ spec: client-server-api#room-membership
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -149,8 +149,10 @@ class Memberships:
             return
         content[AUTHORISED_BY] = await self._restricted.authorise(turn, join_rules, user_nid)
 
-    async def set_member(self, draft: Draft) -> str:
+    async def set_member(self, draft: Draft, finish: Callable[[WriteTx, str], object] | None = None) -> str:
         """Set a member event as a client wrote it (``PUT /state/m.room.member/…``); the event id.
+
+        ``finish`` is stored with the event; of an invite that another server signs first, after it.
 
         What the other methods see to holds here too: invite blocking, restricted joins, guests.
         """
@@ -166,7 +168,10 @@ class Memberships:
         if is_invite:
             await self._invites.check(draft.sender, [target_id])
             if not self._remote.is_local(target_id):
-                return await self._remote.invite(actor, replace(draft, content=content))
+                event_id = await self._remote.invite(actor, replace(draft, content=content))
+                if finish is not None:
+                    await self._worker.work(finish, event_id)
+                return event_id
         user_nid = await self._tools.interner.user(draft.sender)
         account = await self._tools.database.read(load_account, user_nid) if joins else None
 
@@ -177,7 +182,10 @@ class Memberships:
                 if account is not None and account.guest and before != "join":
                     await _check_guest(turn)
                 await self._vouch(turn, user_nid, before, content)
-            return (await turn.place(replace(draft, content=content))).event.event_id
+            event_id = (await turn.place(replace(draft, content=content))).event.event_id
+            if finish is not None:
+                turn.extra.append(lambda tx: finish(tx, event_id))
+            return event_id
 
         return await actor.run(job)
 

@@ -10,7 +10,7 @@ from typing import Any
 from federation.builder import Draft
 from federation.event import Event
 from federation.ids import EventId, RoomId, UserId, parse_event_id, parse_user_id_historical
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.registry import RoomRegistry
@@ -23,6 +23,9 @@ from homeserver.store.placement import ClientTransaction
 
 REDACTION = "m.room.redaction"
 StateCheck = Callable[[RoomId, Mapping[str, Any]], Awaitable[None]]
+Finish = Callable[[WriteTx, str], object]
+"""What is stored with an event, whose id it gets, or not at all."""
+SetMember = Callable[[Draft, Finish | None], Awaitable[str]]
 _LEVELS = ("ban", "events_default", "invite", "kick", "redact", "state_default", "users_default")
 _LEVELS_BY_NAME = ("events", "notifications", "users")
 
@@ -39,7 +42,7 @@ class Sender:
         rooms: RoomRegistry,
         transactions: TransactionCache,
         state_checks: Mapping[str, StateCheck] = MappingProxyType({}),
-        set_member: Callable[[Draft], Awaitable[str]] | None = None,
+        set_member: SetMember | None = None,
     ) -> None:
         self._rooms = rooms
         self._transactions = transactions
@@ -85,14 +88,28 @@ class Sender:
                 raise
             raise forbidden("You are not in this room") from None
 
-    async def _place(self, actor: RoomActor, draft: Draft, transaction: ClientTransaction) -> str:
+    async def send_once(self, draft: Draft, finish: Finish) -> str:
+        """Send what has waited, a message or state; ``finish`` is stored with it. The event id."""
+        if draft.state_key is not None:
+            return await self.put_state(draft, finish)
+        assert draft.room_id is not None
+        actor = self._rooms.known(draft.room_id) or await self._actor(draft.room_id)
+        return await self._place(actor, draft, None, finish)
+
+    async def _place(
+        self,
+        actor: RoomActor,
+        draft: Draft,
+        transaction: ClientTransaction | None,
+        finish: Finish | None = None,
+    ) -> str:
         if draft.type == REDACTION and draft.redacts is None:
             draft = _as_redaction(draft)
         elif draft.type == "m.room.create":
             raise forbidden("A room is created once")
 
         async def job(turn: Turn) -> str:
-            if turn.attempt:
+            if turn.attempt and transaction is not None:
                 stored = await self._transactions.find_stored(
                     transaction.device_nid, actor.room_nid, transaction.txn_key
                 )
@@ -102,11 +119,11 @@ class Sender:
             if target_id is not None:
                 await self._check_redaction(turn, draft.sender, target_id)
             placed = await turn.place(draft, transaction=transaction, redacts_target=target_id)
-            return placed.event.event_id
+            return _finished(turn, placed.event.event_id, finish)
 
         return await actor.run(job)
 
-    async def put_state(self, draft: Draft) -> str:
+    async def put_state(self, draft: Draft, finish: Finish | None = None) -> str:
         """Set a state event; the event id."""
         room_id = draft.room_id
         assert room_id is not None and draft.state_key is not None
@@ -117,12 +134,12 @@ class Sender:
         if draft.type == "m.room.member":
             parse_user_id_historical(draft.state_key)
             if self._set_member is not None:
-                return await self._set_member(draft)
+                return await self._set_member(draft, finish)
 
         async def job(turn: Turn) -> str:
             if draft.type == "m.room.power_levels" and turn.head.rules.integer_power_levels:
                 _check_levels(draft.content)
-            return (await turn.place(draft)).event.event_id
+            return _finished(turn, (await turn.place(draft)).event.event_id, finish)
 
         return await actor.run(job)
 
@@ -146,6 +163,13 @@ class Sender:
     async def _find(self, event_id: str, turn: Turn) -> Event | None:
         tools = self._rooms.tools
         return await tools.database.read(_load_in_room, event_id, turn.head.room_nid, tools.events)
+
+
+def _finished(turn: Turn, event_id: str, finish: Finish | None) -> str:
+    """The event is placed, and what belongs to it is stored in the same transaction."""
+    if finish is not None:
+        turn.extra.append(lambda tx: finish(tx, event_id))
+    return event_id
 
 
 def _as_redaction(draft: Draft) -> Draft:

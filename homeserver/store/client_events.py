@@ -33,6 +33,7 @@ class _Pdu(msgspec.Struct):
     content: msgspec.Raw
     state_key: str | msgspec.UnsetType = msgspec.UNSET
     redacts: str | msgspec.UnsetType = msgspec.UNSET
+    msc4354_sticky: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Content(msgspec.Struct):

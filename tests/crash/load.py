@@ -88,6 +88,14 @@ class Server:
 
     # --- what is stored ------------------------------------------------------------------------------
 
+    def stored(self) -> dict[str, str]:
+        """The texts in the timelines, by event id."""
+        session = open_engine(self.database).reader()
+        try:
+            return session.run(_bodies)
+        finally:
+            session.close()
+
     def judge(self) -> list[str]:
         """What is wrong with the database of a server that does not run: damage, losses, repetitions."""
         session = open_engine(self.database).reader()

@@ -11,8 +11,10 @@ import msgspec
 
 from federation.builder import Draft
 from federation.ids import EventId, RoomId, UserId
+from homeserver.api.client.sticky import sticky_ms
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
+from homeserver.rooms.delayed import DelayedEvents, Later
 from homeserver.rooms.send import Sender, redaction
 
 _SEND = "client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid"
@@ -21,6 +23,7 @@ _REDACT = "client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid"
 _ROOM = "/_matrix/client/v3/rooms/{room_id:room_id}"
 # A PDU of 65,536 bytes bounds the content; JSON escapes may make its text some times longer.
 _MAX_BODY = 512 * 1024
+_DELAY = "org.matrix.msc4140.delay"
 
 
 class RedactBody(msgspec.Struct):
@@ -32,8 +35,9 @@ class RedactBody(msgspec.Struct):
 class SendApi:
     """What puts events into rooms that exist."""
 
-    def __init__(self, sender: Sender) -> None:
+    def __init__(self, sender: Sender, delayed: DelayedEvents) -> None:
         self._sender = sender
+        self._delayed = delayed
 
     def routes(self) -> list[Route]:
         return [
@@ -76,8 +80,17 @@ class SendApi:
 
     async def send(self, request: Request, room_id: RoomId, event_type: str, txn_id: str) -> Any:
         requester = request.requester
+        if request.raw_query:
+            later = _later(request, room_id, event_type, txn_key=f"{event_type}/{txn_id}")
+            if later is not None:
+                return {"delay_id": await self._delayed.schedule(requester, later)}
         draft = Draft(
-            room_id, event_type, requester.user_id, request.json(), origin_server_ts=_timestamp(request)
+            room_id,
+            event_type,
+            requester.user_id,
+            request.json(),
+            origin_server_ts=_timestamp(request),
+            sticky_ms=sticky_ms(request),
         )
         return {"event_id": await self._sender.send(requester, draft, txn_id)}
 
@@ -90,8 +103,18 @@ class SendApi:
 
     async def put_state(self, request: Request, room_id: RoomId, event_type: str, state_key: str = "") -> Any:
         sender_id = UserId(request.requester.user_id)
+        if request.raw_query:
+            later = _later(request, room_id, event_type, state_key)
+            if later is not None:
+                return {"delay_id": await self._delayed.schedule(request.requester, later)}
         draft = Draft(
-            room_id, event_type, sender_id, request.json(), state_key, origin_server_ts=_timestamp(request)
+            room_id,
+            event_type,
+            sender_id,
+            request.json(),
+            state_key,
+            origin_server_ts=_timestamp(request),
+            sticky_ms=sticky_ms(request),
         )
         return {"event_id": await self._sender.put_state(draft)}
 
@@ -102,3 +125,18 @@ def _timestamp(request: Request) -> int | None:
     if request.requester.appservice_id is None or request.arg("ts") is None:
         return None
     return request.int_arg("ts", 0)
+
+
+def _later(
+    request: Request,
+    room_id: RoomId,
+    event_type: str,
+    state_key: str | None = None,
+    txn_key: str | None = None,
+) -> Later | None:
+    """What is to be sent later, where the query says so."""
+    # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4140
+    if request.arg(_DELAY) is None:
+        return None
+    delay_ms = request.int_arg(_DELAY, 0)
+    return Later(room_id, event_type, request.json(), delay_ms, state_key, sticky_ms(request), txn_key)

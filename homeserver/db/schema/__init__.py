@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from homeserver.db.schema import (
     accounts,
+    delayed,
     e2ee,
     key_backups,
     media,
@@ -18,6 +19,7 @@ from homeserver.db.schema.base import metadata
 
 __all__ = [
     "accounts",
+    "delayed",
     "e2ee",
     "key_backups",
     "media",

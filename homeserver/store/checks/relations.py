@@ -53,6 +53,7 @@ from homeserver.db.schema.rooms import (
 from homeserver.db.schema.start import LEASE_NAME, WELL_KNOWN_TYPES
 from homeserver.db.schema.stream import changes, followers, stream
 from homeserver.store.changes import Kind
+from homeserver.store.checks.delayed import DELAYED
 from homeserver.store.checks.e2ee import ENCRYPTION
 from homeserver.store.checks.incoming import INCOMING
 from homeserver.store.checks.key_backups import KEY_BACKUPS
@@ -390,4 +391,5 @@ RULES: tuple[Rule, ...] = (
     *OUTSIDE,
     *MODERATION,
     *PUSH,
+    *DELAYED,
 )

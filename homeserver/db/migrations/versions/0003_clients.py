@@ -115,6 +115,33 @@ def _dehydrated_devices() -> None:
     )
 
 
+def _delayed_events() -> None:
+    op.create_table(
+        "delayed_events",
+        _text("delay_id"),
+        _big("user_nid"),
+        _text("room_id"),
+        _text("type"),
+        _text("state_key", nullable=True),
+        _text("content"),
+        _big("sticky_ms", nullable=True),
+        _big("delay_ms"),
+        _big("since_ts_ms"),
+        _big("due_ts_ms", nullable=True),
+        _big("ended_ts_ms", nullable=True),
+        _text("event_id", nullable=True),
+        _text("error", nullable=True),
+        _big("device_nid"),
+        _text("txn_key"),
+        sa.PrimaryKeyConstraint("delay_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("delayed_events_by_txn", "delayed_events", ["device_nid", "txn_key"], unique=True)
+    op.create_index("delayed_events_by_user", "delayed_events", ["user_nid", "ended_ts_ms"])
+    op.create_index("delayed_events_by_due", "delayed_events", ["due_ts_ms"])
+    op.create_index("delayed_events_by_end", "delayed_events", ["ended_ts_ms"])
+
+
 def upgrade() -> None:
     """Add what is new."""
     _key_backups()
@@ -122,3 +149,4 @@ def upgrade() -> None:
     _partial_joins()
     _push()
     _dehydrated_devices()
+    _delayed_events()

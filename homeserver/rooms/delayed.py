@@ -1,0 +1,354 @@
+"""Events that are sent later: at their time, when their client says so, or not at all.
+
+1. Whoever knows the id of one may send it, take it back, or let it wait anew: so a client can leave that to a service
+   which holds no token of its user.
+2. It is sent exactly once, whatever happens to the process: its end is stored with the event, or not at all.
+3. Whether its user may send it is decided when it is sent. What is refused then has ended.
+4. What is due while the server does not run is sent when it runs again.
+
+LIMIT(each user has scheduled a number of them at most; what has ended is told of for some days, the newest some hundred)
+
+spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4140
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, TypeVar
+
+import msgspec
+from twisted.internet.defer import DeferredLock
+
+from federation.builder import Draft
+from federation.canonical import encode_checked
+from federation.errors import Malformed
+from federation.event import MAX_PDU_BYTES, check_text_field
+from federation.ids import RoomId, UserId
+from homeserver.config.schema import DelayedEvents as Limits
+from homeserver.db.errors import DatabaseUnavailable
+from homeserver.db.threads import Database
+from homeserver.db.tx import WriteTx
+from homeserver.http.errors import MatrixError, forbidden, invalid_param, limit_exceeded, not_found, too_large
+from homeserver.rooms.types import Requester
+from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.runtime.entropy import Entropy
+from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.delayed import (
+    Delayed,
+    EndedError,
+    NewDelayed,
+    TooManyDelayedError,
+    end_delayed,
+    find_delayed,
+    load_delayed_of,
+    load_next_delayed,
+    restart_delayed,
+    schedule,
+)
+from homeserver.store.ids import Interner
+from homeserver.store.placement import Membership
+from homeserver.store.users import load_account
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
+
+T = TypeVar("T")
+Finish = Callable[[WriteTx, str], object]
+SendOnce = Callable[[Draft, Finish], Awaitable[str]]
+
+KEPT_S = 7 * 86_400
+# LIMIT(how many are on their way at once: a room that is slow must not hold up the others)
+AT_ONCE = 100
+# After a failure that is not the event's: a database that is away, a room with too much to do.
+RETRY_S = 5.0
+_PASSING = (429, 503)
+
+
+@dataclass(frozen=True, slots=True)
+class Later:
+    """What a client wants to be sent later. ``txn_key`` is unique in its device; None: each request is another."""
+
+    room_id: RoomId
+    type: str
+    content: dict[str, Any]
+    delay_ms: int
+    state_key: str | None = None
+    sticky_ms: int | None = None
+    txn_key: str | None = None
+
+
+@dataclass(slots=True)
+class _Held:
+    """Who does something to one of them, and who waits to."""
+
+    lock: DeferredLock = field(default_factory=DeferredLock)
+    users: int = 0
+
+
+class DelayedEvents:
+    """See the module."""
+
+    def __init__(
+        self,
+        database: Database,
+        worker: Worker,
+        interner: Interner,
+        index: MembershipIndex,
+        send_once: SendOnce,
+        limits: Limits,
+        tasks: TaskGroup,
+        clock: Clock,
+        entropy: Entropy,
+        log: Log,
+    ) -> None:
+        self._database = database
+        self._worker = worker
+        self._interner = interner
+        self._index = index
+        self._send_once = send_once
+        self._limits = limits
+        self._tasks = tasks
+        self._clock = clock
+        self._entropy = entropy
+        self._log = log
+        self._held: dict[str, _Held] = {}
+        self._sending: set[str] = set()
+        self._timer: DelayedCall | None = None
+        self._wakes_ms = 0
+        self._looking = False
+        self._again = False
+
+    # --- what clients ask ----------------------------------------------------------------------------
+
+    async def schedule(self, requester: Requester, later: Later) -> str:
+        """Schedule an event; the id by which it is managed, the same for a retry."""
+        limits = self._limits
+        if limits.max_delay_s == 0:
+            raise forbidden("This server sends nothing later")
+        if later.delay_ms < 0:
+            raise invalid_param("The delay must not be negative")
+        most_ms = limits.max_delay_s * 1000
+        if later.delay_ms > most_ms:
+            names: dict[str, Any] = {
+                "org.matrix.msc4140.errcode": "M_MAX_DELAY_EXCEEDED",
+                "org.matrix.msc4140.max_delay": most_ms,
+            }
+            raise MatrixError(400, "M_UNKNOWN", "The delay is longer than this server allows", **names)
+        content = _checked(later)
+        room_nid = await self._interner.find_room(later.room_id)
+        standing = self._index.standing(requester.user_nid, room_nid) if room_nid is not None else None
+        if standing is None or standing.membership != Membership.JOIN:
+            raise forbidden("You are not in this room")
+        now_ms, delay_id = self._clock.now_ms(), self._entropy.token(24)
+        new = NewDelayed(
+            delay_id,
+            requester.user_nid,
+            later.room_id,
+            later.type,
+            later.state_key,
+            content,
+            later.sticky_ms,
+            later.delay_ms,
+            now_ms,
+            # A token without a device is told apart by its user.
+            requester.device_nid or -requester.user_nid,
+            f"{later.room_id}/{later.txn_key}" if later.txn_key is not None else delay_id,
+        )
+        try:
+            delay_id = await self._worker.work(schedule, new, limits.max_scheduled, now_ms - KEPT_S * 1000)
+        except TooManyDelayedError as error:
+            raise limit_exceeded(max(1_000, error.due_ts_ms - now_ms)) from None
+        self._arm(now_ms + later.delay_ms)
+        return delay_id
+
+    async def restart(self, delay_id: str) -> None:
+        """Let it wait anew, from now on."""
+
+        async def act() -> None:
+            await self._find(delay_id)
+            try:
+                await self._worker.work(restart_delayed, delay_id, self._clock.now_ms())
+            except EndedError:
+                raise _ended() from None
+
+        await self._alone(delay_id, act)
+
+    async def cancel(self, delay_id: str) -> None:
+        """Take it back; 200 again for what was not sent."""
+
+        async def act() -> None:
+            found = await self._find(delay_id)
+            if found.event_id is not None:
+                raise _ended()
+            if found.ended_ts_ms is None:
+                await self._worker.work(end_delayed, delay_id, self._clock.now_ms())
+
+        await self._alone(delay_id, act)
+
+    async def send(self, delay_id: str) -> None:
+        """Send it now; 200 again for what was sent. Raises what the room says."""
+
+        async def act() -> None:
+            found = await self._find(delay_id)
+            if found.ended_ts_ms is None:
+                await self._send(found)
+            elif found.event_id is None:
+                raise _ended()
+
+        await self._alone(delay_id, act)
+
+    async def one(self, requester: Requester, delay_id: str) -> Delayed:
+        """One that the requester has scheduled, ended or not."""
+        found = await self._database.read(find_delayed, delay_id)
+        if found is None or found.user_nid != requester.user_nid:
+            raise not_found("There is no such delayed event")
+        return found
+
+    async def scheduled(self, requester: Requester) -> list[Delayed]:
+        """What of the requester's waits."""
+        return await self._database.read(load_delayed_of, requester.user_nid)
+
+    async def _find(self, delay_id: str) -> Delayed:
+        found = await self._database.read(find_delayed, delay_id)
+        if found is None:
+            raise not_found("There is no such delayed event")
+        return found
+
+    async def _alone(self, delay_id: str, act: Callable[[], Awaitable[T]]) -> T:
+        """One after the other: what a client is told is true when it is told."""
+        held = self._held.setdefault(delay_id, _Held())
+        held.users += 1
+        try:
+            await held.lock.acquire()
+            try:
+                return await act()
+            finally:
+                held.lock.release()
+        finally:
+            held.users -= 1
+            if not held.users:
+                del self._held[delay_id]
+
+    # --- when it is time -----------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Go on with what an earlier process has scheduled."""
+        self._look()
+
+    def stop(self) -> None:
+        """Send nothing more."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    def _arm(self, due_ms: int) -> None:
+        if self._timer is not None and self._timer.active():
+            if self._wakes_ms <= due_ms:
+                return
+            self._timer.cancel()
+        self._wakes_ms = due_ms
+        self._timer = self._clock.callLater(max(0, due_ms - self._clock.now_ms()) / 1000, self._look)
+
+    def _look(self) -> None:
+        if self._looking:
+            self._again = True
+        else:
+            self._looking = True
+            self._tasks.spawn("look for delayed events", self._send_due())
+
+    async def _send_due(self) -> None:
+        """Start to send what is due, and set the timer for the next."""
+        try:
+            found = await self._database.read(load_next_delayed, AT_ONCE + len(self._sending) + 1)
+            now_ms = self._clock.now_ms()
+            for delay_id, due_ms in found:
+                if due_ms > now_ms:
+                    self._arm(due_ms)
+                    break
+                if delay_id not in self._sending and len(self._sending) < AT_ONCE:
+                    self._sending.add(delay_id)
+                    self._tasks.spawn("send a delayed event", self._send_one(delay_id))
+        except DatabaseUnavailable:
+            self._arm(self._clock.now_ms() + int(RETRY_S * 1000))
+        finally:
+            self._looking = False
+            if self._again:
+                self._again = False
+                self._look()
+
+    async def _send_one(self, delay_id: str) -> None:
+        async def act() -> None:
+            found = await self._database.read(find_delayed, delay_id)
+            # It may have been taken back or made to wait anew meanwhile.
+            if found is not None and found.due_ts_ms is not None and found.due_ts_ms <= self._clock.now_ms():
+                await self._send(found)
+
+        try:
+            await self._alone(delay_id, act)
+        except DatabaseUnavailable:
+            self._arm(self._clock.now_ms() + int(RETRY_S * 1000))
+        except MatrixError as error:
+            if error.status in _PASSING:
+                self._arm(self._clock.now_ms() + int(RETRY_S * 1000))
+            else:
+                self._log.info("delayed event refused", delay_id=delay_id, reason=str(error))
+                self._look()
+        else:
+            self._look()
+        finally:
+            self._sending.discard(delay_id)
+
+    async def _send(self, found: Delayed) -> None:
+        """Send it, and note that; or note why it cannot be sent, and raise that."""
+        now_ms = self._clock.now_ms()
+
+        def finish(tx: WriteTx, event_id: str) -> None:
+            end_delayed(tx, found.delay_id, now_ms, event_id=event_id)
+
+        content: dict[str, Any] = msgspec.json.decode(found.content)
+        draft = Draft(
+            RoomId(found.room_id),
+            found.type,
+            UserId(found.user_id),
+            content,
+            found.state_key,
+            sticky_ms=found.sticky_ms,
+        )
+        try:
+            account = await self._database.read(load_account, found.user_nid)
+            if account is None or account.deactivated:
+                raise MatrixError(403, "M_USER_DEACTIVATED", "The account is no more")
+            await self._send_once(draft, finish)
+        except EndedError:
+            return  # it was stored after all, although the database could not say so
+        except MatrixError as error:
+            if error.status not in _PASSING:
+                problem = msgspec.json.encode({"errcode": error.errcode, "error": error.error}).decode()
+                await self._worker.work(partial(end_delayed, error=problem), found.delay_id, now_ms)
+            raise
+        except Malformed as error:
+            problem = msgspec.json.encode({"errcode": error.errcode, "error": str(error)}).decode()
+            await self._worker.work(partial(end_delayed, error=problem), found.delay_id, now_ms)
+            raise MatrixError(error.status, error.errcode, str(error)) from error
+
+
+def _checked(later: Later) -> str:
+    """The content as it is kept; refuses what no room would take."""
+    try:
+        check_text_field("type", later.type)
+        if later.state_key is not None:
+            check_text_field("state_key", later.state_key)
+        encoded = encode_checked(later.content, strict=False)
+    except Malformed as error:
+        raise MatrixError(error.status, error.errcode, str(error)) from error
+    if len(encoded) > MAX_PDU_BYTES:
+        raise too_large("The event is too large")
+    if "\0" in later.type or (later.state_key is not None and "\0" in later.state_key):
+        raise invalid_param("Event types and state keys must not contain NUL")
+    return msgspec.json.encode(later.content).decode()
+
+
+def _ended() -> MatrixError:
+    return MatrixError(409, "M_UNKNOWN", "The delayed event has ended in another way already")

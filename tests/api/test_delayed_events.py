@@ -1,0 +1,441 @@
+"""Events that are sent later. spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4140"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from homeserver.config.schema import DelayedEvents
+from homeserver.db.errors import DatabaseUnavailable
+from homeserver.store import delayed as store
+from tests.api.talk import TalkCase, user
+from tests.support.app import TestApp, test_config
+from tests.support.databases import SQLITE, on_each_database
+
+PREFIX = "/_matrix/client/unstable/org.matrix.msc4140"
+DELAY = "org.matrix.msc4140.delay"
+MEMBER = "org.matrix.msc3401.call.member"
+DAY_MS = 86_400_000
+
+
+class DelayedCase(TalkCase):
+    """Alice schedules events."""
+
+    limits = DelayedEvents()
+
+    def setUp(self) -> None:
+        config = test_config(data_dir=Path(self.mktemp()), delayed_events=self.limits)
+        database = "sqlite::memory:" if self.dialect == SQLITE else self.new_database()
+        self.app = TestApp(self, database, config)
+        self.tokens: dict[str, str] = {}
+        self._rooms = 0
+        self._texts = 0
+        for name in ("alice", "bob"):
+            self.add(name)
+        self.room_id = self.make_room(joined=("bob",))
+
+    def later(
+        self,
+        delay_ms: Any = 10_000,
+        body: str = "later",
+        txn: str | None = None,
+        name: str = "alice",
+        room_id: str | None = None,
+        **query: str,
+    ) -> tuple[int, Any]:
+        """Schedule a message as Element Call does."""
+        self._texts += 1
+        path = self.path(room_id or self.room_id, "send", "m.room.message", txn or f"t{self._texts}")
+        return self.app.call("PUT", path, {"body": body}, self.tokens[name], {DELAY: str(delay_ms), **query})
+
+    def scheduled(self, *args: Any, **more: Any) -> str:
+        status, json = self.later(*args, **more)
+        self.assertEqual((200, ["delay_id"]), (status, list(json)), json)
+        delay_id: str = json["delay_id"]
+        return delay_id
+
+    def act(self, action: str, delay_id: str, token: str | None = None) -> tuple[int, Any]:
+        return self.app.call(
+            "POST", f"{PREFIX}/delayed_events/{quote(delay_id, safe='')}/{action}", {}, token
+        )
+
+    def look(self, delay_id: str, name: str = "alice") -> Any:
+        status, json = self.get(name, f"{PREFIX}/delayed_events/{delay_id}")
+        self.assertEqual(200, status, json)
+        return json
+
+    def said(self) -> list[str]:
+        """What was said in the room, oldest first."""
+        return self.bodies(self.page("bob", self.room_id, dir="f", limit=100)["chunk"])
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, and all end that began."""
+        self.app.advance(seconds)
+        for _ in range(20):
+            self.app.advance(0)
+
+
+@on_each_database
+class Scheduling(DelayedCase):
+    """What becomes of them."""
+
+    def test_sent_when_it_is_time(self) -> None:
+        delay_id = self.scheduled(10_000)
+        waiting = self.look(delay_id)
+        since = int(self.app.time.rightNow * 1000)
+        self.assertEqual((10_000, since), (waiting["delay_ms"], waiting["delayed_since_ts"]))
+        self.assertEqual((10_000, since), (waiting["delay"], waiting["running_since"]))
+        self.assertEqual(
+            (self.room_id, "m.room.message", {"body": "later"}),
+            (waiting["room_id"], waiting["type"], waiting["content"]),
+        )
+        self.assertNotIn("finalised", waiting)
+        self.assertNotIn("state_key", waiting)
+        self.pass_time(9.9)
+        self.assertEqual([], self.said())
+        self.pass_time(0.2)
+        self.assertEqual(["later"], self.said())
+        end = self.look(delay_id)["finalised"]
+        event = self.ok("bob", self.path(self.room_id, "event", end["event_id"]))
+        self.assertEqual((user("alice"), "later"), (event["sender"], event["content"]["body"]))
+        self.assertEqual(int(self.app.time.rightNow * 1000), event["origin_server_ts"])
+        self.assertEqual(["event_id", "finalised_ts"], sorted(end))
+        self.pass_time(100)
+        self.assertEqual(["later"], self.said())
+
+    def test_in_the_order_of_their_times(self) -> None:
+        for seconds in (5, 1, 9, 3, 7):
+            self.scheduled(seconds * 1000, str(seconds))
+        listed = self.ok("alice", f"{PREFIX}/delayed_events")["delayed_events"]
+        self.assertEqual(["1", "3", "5", "7", "9"], [one["content"]["body"] for one in listed])
+        for _ in range(10):
+            self.pass_time(1)
+        self.assertEqual(["1", "3", "5", "7", "9"], self.said())
+        self.assertEqual([], self.ok("alice", f"{PREFIX}/delayed_events")["delayed_events"])
+
+    def test_many_at_once(self) -> None:
+        for number in range(60):
+            self.scheduled(1000 + number % 3, str(number))
+        self.pass_time(2)
+        self.assertEqual({str(number) for number in range(60)}, set(self.said()))
+        self.assertEqual(60, len(self.said()))
+
+    def test_state(self) -> None:
+        room_id = self.make_room(levels={"events": {MEMBER: 0}}, joined=("bob",))
+        path = self.path(room_id, "state", MEMBER, "_bob_DEVICE")
+        joined, gone = {"application": "m.call"}, {"leave_reason": "lost"}
+        answer = self.app.ok("PUT", path, gone, self.tokens["bob"], {DELAY: "8000"})
+        # As Element Call does it: the end is scheduled first, and what comes after does not take it back.
+        self.app.ok("PUT", path, joined, self.tokens["bob"])
+        for _ in range(4):
+            self.pass_time(5)
+            self.assertEqual((200, {}), self.act("restart", answer["delay_id"], self.tokens["bob"]))
+        self.assertEqual(joined, self.ok("alice", path))
+        waiting = self.look(answer["delay_id"], "bob")
+        self.assertEqual("_bob_DEVICE", waiting["state_key"])
+        self.pass_time(8)
+        self.assertEqual(gone, self.ok("alice", path))
+
+    def test_membership(self) -> None:
+        path = self.path(self.room_id, "state", "m.room.member", user("bob"))
+        answer = self.app.ok("PUT", path, {"membership": "leave"}, self.tokens["bob"], {DELAY: "1000"})
+        self.pass_time(1)
+        self.assertEqual("leave", self.ok("alice", path)["membership"])
+        self.assertIn("event_id", self.look(answer["delay_id"], "bob")["finalised"])
+
+    def test_redaction(self) -> None:
+        event_id = self.say("alice", self.room_id, "burn after reading")
+        path = self.path(self.room_id, "send", "m.room.redaction", "t")
+        self.app.ok("PUT", path, {"redacts": event_id}, self.tokens["alice"], {DELAY: "60000"})
+        self.pass_time(61)
+        self.assertEqual({}, self.ok("bob", self.path(self.room_id, "event", event_id))["content"])
+
+    def test_the_endpoint_of_its_own(self) -> None:
+        path = f"{PREFIX}/rooms/{quote(self.room_id)}/delayed_event"
+        for number, name in enumerate(("delay_ms", "delay")):
+            content = {"body": name}
+            body = {name: 5000, "content": content}
+            first = self.app.ok("PUT", f"{path}/m.room.message/t{number}", body, self.tokens["alice"])
+            again = self.app.ok("PUT", f"{path}/m.room.message/t{number}", body, self.tokens["alice"])
+            self.assertEqual(first, again)
+        state = {"delay_ms": 5000, "state_key": "", "content": {"name": "new"}}
+        self.app.ok("PUT", f"{path}/m.room.name/t", state, self.tokens["alice"])
+        self.pass_time(5)
+        self.assertEqual(["delay", "delay_ms"], sorted(self.said()))
+        self.assertEqual({"name": "new"}, self.ok("bob", self.path(self.room_id, "state", "m.room.name")))
+
+    def test_a_retry_schedules_nothing_more(self) -> None:
+        first = self.scheduled(5000, "a", "same")
+        self.assertEqual(first, self.scheduled(9000, "b", "same"))
+        self.app.restart()
+        self.assertEqual(first, self.scheduled(9000, "b", "same"))
+        self.assertNotEqual(first, self.scheduled(5000, "c", "same", room_id=self.make_room()))
+        self.assertNotEqual(first, self.scheduled(5000, "d", "same", name="bob"))
+        self.pass_time(10)
+        self.assertEqual(["a", "d"], sorted(self.said()))
+        self.assertEqual(first, self.scheduled(9000, "b", "same"))
+
+    # --- managing ------------------------------------------------------------------------------------
+
+    def test_restart(self) -> None:
+        delay_id = self.scheduled(8000)
+        for _ in range(5):
+            self.pass_time(5)
+            self.assertEqual((200, {}), self.act("restart", delay_id))
+        self.assertEqual([], self.said())
+        self.assertEqual(int(self.app.time.rightNow * 1000), self.look(delay_id)["delayed_since_ts"])
+        self.pass_time(8)
+        self.assertEqual(["later"], self.said())
+
+    def test_cancel(self) -> None:
+        delay_id = self.scheduled()
+        for _ in range(2):
+            self.assertEqual((200, {}), self.act("cancel", delay_id))
+        self.assertEqual(["finalised_ts"], list(self.look(delay_id)["finalised"]))
+        self.pass_time(100)
+        self.assertEqual([], self.said())
+        for action in ("send", "restart"):
+            self.assert_refused(self.act(action, delay_id), 409, "M_UNKNOWN")
+
+    def test_send(self) -> None:
+        delay_id = self.scheduled()
+        for _ in range(2):
+            self.assertEqual((200, {}), self.act("send", delay_id))
+        self.assertEqual(["later"], self.said())
+        for action in ("cancel", "restart"):
+            self.assert_refused(self.act(action, delay_id), 409, "M_UNKNOWN")
+        self.pass_time(100)
+        self.assertEqual(["later"], self.said())
+
+    def test_everything_at_the_same_time(self) -> None:
+        delay_id = self.scheduled(1000)
+        self.app.time.advance(0.999)
+        paths = [f"{PREFIX}/delayed_events/{delay_id}/{one}" for one in ("send", "cancel", "restart", "send")]
+        calls = [self.app.start("POST", path, {}) for path in paths]
+        self.app.time.advance(0.001)
+        statuses = [self.app.wait(call).status for call in calls]
+        self.assertEqual([200, 409, 409, 200], statuses)
+        self.pass_time(10)
+        self.assertEqual(["later"], self.said())
+
+    def test_no_token_is_needed_and_a_wrong_one_refused(self) -> None:
+        delay_id = self.scheduled()
+        self.assertEqual((200, {}), self.act("restart", delay_id, self.tokens["bob"]))
+        self.assertEqual(401, self.act("restart", delay_id, "wrong")[0])
+        self.assertEqual((200, {}), self.act("cancel", delay_id))
+
+    def test_the_action_in_the_body(self) -> None:
+        delay_id = self.scheduled()
+        path = f"{PREFIX}/delayed_events/{delay_id}"
+        self.assertEqual((200, {}), self.app.call("POST", path, {"action": "restart"}))
+        self.assertEqual((200, {}), self.app.call("POST", path, {"action": "send"}, self.tokens["alice"]))
+        self.assertEqual(["later"], self.said())
+        for body in ({"action": "explode"}, {}, {"action": 1}):
+            self.assert_refused(self.app.call("POST", path, body), 400, "M_BAD_JSON")
+
+    def test_unknown(self) -> None:
+        for delay_id in ("none", "x" * 1000, "ä/b"):
+            for action in ("send", "cancel", "restart"):
+                self.assert_refused(self.act(action, delay_id), 404, "M_NOT_FOUND")
+        path = f"{PREFIX}/delayed_events/none"
+        self.assert_refused(self.get("alice", path), 404, "M_NOT_FOUND")
+        self.assert_refused(self.act("explode", self.scheduled()), 404, "M_UNRECOGNIZED")
+
+    def test_ones_own_alone(self) -> None:
+        delay_id = self.scheduled()
+        path = f"{PREFIX}/delayed_events/{delay_id}"
+        self.assert_refused(self.get("bob", path), 404, "M_NOT_FOUND")
+        self.assertEqual(401, self.app.call("GET", path)[0])
+        self.assertEqual([], self.ok("bob", f"{PREFIX}/delayed_events")["delayed_events"])
+
+    # --- what cannot be ------------------------------------------------------------------------------
+
+    def test_whether_one_may_is_decided_at_the_end(self) -> None:
+        delay_id = self.scheduled(1000, name="bob")
+        other_id = self.scheduled(DAY_MS, name="bob")
+        self.leave("bob", self.room_id)
+        self.pass_time(1)
+        for one in (delay_id, other_id):
+            if one == other_id:
+                self.assert_refused(self.act("send", one), 403, "M_FORBIDDEN")
+            end = self.look(one, "bob")["finalised"]
+            self.assertEqual("M_FORBIDDEN", end["error"]["errcode"])
+            self.assertNotIn("event_id", end)
+            self.assertEqual((200, {}), self.act("cancel", one))
+            self.assert_refused(self.act("send", one), 409, "M_UNKNOWN")
+        self.assertEqual([], self.bodies(self.page("alice", self.room_id)["chunk"]))
+
+    def test_refused_at_once(self) -> None:
+        room_id = self.make_room()
+        self.assert_refused(self.later(name="bob", room_id=room_id), 403, "M_FORBIDDEN")
+        self.assert_refused(self.later(room_id="!none:test.example"), 403, "M_FORBIDDEN")
+        for delay_ms in ("x", "-1", "1.5", "", "9" * 30):
+            self.assert_refused(self.later(delay_ms), 400, "M_INVALID_PARAM")
+        status, json = self.later(DAY_MS + 1)
+        self.assertEqual((400, "M_UNKNOWN"), (status, json["errcode"]))
+        self.assertEqual("M_MAX_DELAY_EXCEEDED", json["org.matrix.msc4140.errcode"])
+        self.assertEqual(DAY_MS, json["org.matrix.msc4140.max_delay"])
+        path = self.path(self.room_id, "send", "m.room.message", "t")
+        query = {DELAY: "1000"}
+        bad: Sequence[tuple[Any, int, str]] = (
+            (b"{", 400, "M_NOT_JSON"),
+            (b"[]", 400, "M_BAD_JSON"),
+            ({"body": "x" * 70_000}, 413, "M_TOO_LARGE"),
+        )
+        for body, status, errcode in bad:
+            answer = self.app.call("PUT", path, body, self.tokens["alice"], query)
+            self.assert_refused(answer, status, errcode)
+        long_path = self.path(self.room_id, "state", "m.x", "k" * 256)
+        self.assert_refused(
+            self.app.call("PUT", long_path, {}, self.tokens["alice"], query), 413, "M_TOO_LARGE"
+        )
+        own = f"{PREFIX}/rooms/{quote(self.room_id)}/delayed_event/m.x/t"
+        for body, errcode in (
+            ({"content": {}}, "M_MISSING_PARAM"),
+            ({"delay_ms": 1}, "M_BAD_JSON"),
+            ({"delay_ms": "1", "content": {}}, "M_BAD_JSON"),
+            ({"delay_ms": -1, "content": {}}, "M_INVALID_PARAM"),
+            ({"delay_ms": 1, "content": []}, "M_BAD_JSON"),
+            ({"delay_ms": 1, "content": {}, "state_key": "a\0b"}, "M_INVALID_PARAM"),
+        ):
+            self.assert_refused(self.app.call("PUT", own, body, self.tokens["alice"]), 400, errcode)
+        self.assertEqual([], self.ok("alice", f"{PREFIX}/delayed_events")["delayed_events"])
+        self.assertEqual(401, self.app.call("PUT", path, {}, None, query)[0])
+
+    def test_what_only_the_room_refuses(self) -> None:
+        # Numbers that no room of this version takes; a NUL, which is escaped wherever it is kept.
+        path = self.path(self.room_id, "send", "m.x", "large")
+        refused = self.app.ok("PUT", path, {"n": 2**60}, self.tokens["alice"], {DELAY: "10"})["delay_id"]
+        delay_id = self.scheduled(10, "a\0b")
+        self.pass_time(1)
+        self.assertEqual(["a\0b"], self.said())
+        self.assertEqual("M_BAD_JSON", self.look(refused)["finalised"]["error"]["errcode"])
+        self.assertIn("event_id", self.look(delay_id)["finalised"])
+
+    def test_a_deactivated_account_says_nothing_more(self) -> None:
+        self.scheduled(5000, name="bob")
+        auth = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": "bob"},
+            "password": "correct horse",
+        }
+        self.app.ok("POST", "/_matrix/client/v3/account/deactivate", {"auth": auth}, self.tokens["bob"])
+        self.pass_time(6)
+        self.assertEqual([], self.bodies(self.page("alice", self.room_id)["chunk"]))
+
+    def test_advertised(self) -> None:
+        features = self.app.ok("GET", "/_matrix/client/versions")["unstable_features"]
+        self.assertTrue(features["org.matrix.msc4140"])
+        can = self.ok("alice", "/_matrix/client/v3/capabilities")["capabilities"]
+        self.assertEqual(
+            {"max_delay_ms": DAY_MS, "max_scheduled": 100}, can["org.matrix.msc4140.delayed_events"]
+        )
+
+
+@on_each_database
+class Surviving(DelayedCase):
+    """Exactly once, whatever happens."""
+
+    def test_what_is_due_while_nobody_is_there(self) -> None:
+        ids = [self.scheduled(seconds * 1000, str(seconds)) for seconds in (1, 2, 60)]
+        self.wait(self.app.app.stop())
+        self.app.time.advance(30)
+        self.app.restart()
+        self.app.app.begin()
+        self.pass_time(0)
+        self.assertEqual(["1", "2"], self.said())
+        self.assertNotIn("finalised", self.look(ids[2]))
+        self.pass_time(31)
+        self.assertEqual(["1", "2", "60"], self.said())
+
+    def test_a_failed_commit_leaves_neither_the_event_nor_its_end(self) -> None:
+        delay_id = self.scheduled(1000)
+
+        def fail(sql: str) -> None:
+            if sql.startswith("UPDATE delayed_events"):
+                raise DatabaseUnavailable("the disk is full")
+
+        self.app.engine.hook = fail
+        self.pass_time(1)
+        self.pass_time(5)
+        self.app.engine.hook = None
+        self.assertEqual([], self.said())
+        self.assertNotIn("finalised", self.look(delay_id))
+        self.pass_time(6)
+        self.assertEqual(["later"], self.said())
+
+    def test_a_commit_of_which_nobody_knows_whether_it_was(self) -> None:
+        delay_id = self.scheduled(1000)
+        self.pass_time(1)
+        self.assertEqual(["later"], self.said())
+        # Another look at the same row finds that it has ended.
+        found = self.app.wait(self.app.database.read(store.find_delayed, delay_id))
+        assert found is not None
+        delayed = self.app.app.services.further.delayed
+        self.wait(delayed._send(found._replace(ended_ts_ms=None, due_ts_ms=0)))
+        self.assertEqual(["later"], self.said())
+
+    def test_two_processes_on_one_database(self) -> None:
+        self.scheduled(1000)
+        first, http = self.app.app, self.app.http
+        first.begin()
+        second = self.app._build()
+        second.begin()
+        self.pass_time(1)
+        self.pass_time(6)
+        self.wait(second.stop())
+        self.app.app, self.app.http = first, http
+        self.assertEqual(["later"], self.said())
+
+
+@on_each_database
+class Bounds(DelayedCase):
+    """So many for each user, so long."""
+
+    limits = DelayedEvents(max_delay_s=60, max_scheduled=3)
+
+    def test_so_many(self) -> None:
+        ids = [self.scheduled(seconds * 1000) for seconds in (30, 10, 20)]
+        status, json = self.later()
+        self.assertEqual((429, "M_LIMIT_EXCEEDED"), (status, json["errcode"]))
+        self.assertEqual(10_000, json["retry_after_ms"])
+        self.assertEqual(200, self.later(name="bob")[0])
+        self.assertEqual((200, {}), self.act("cancel", ids[0]))
+        self.assertEqual(200, self.later()[0])
+        self.assertEqual(429, self.later()[0])
+        self.pass_time(11)
+        self.assertEqual(200, self.later()[0])
+
+    def test_so_long(self) -> None:
+        self.assertEqual(400, self.later(60_001)[0])
+        self.assertEqual(200, self.later(60_000)[0])
+
+    def test_what_has_ended_is_forgotten(self) -> None:
+        self.patch(store, "ENDED_MOST", 2)
+        ids = []
+        for _ in range(5):
+            ids.append(self.scheduled())
+            self.assertEqual((200, {}), self.act("cancel", ids[-1]))
+            self.app.advance(1)
+        self.scheduled()
+        known = [self.get("alice", f"{PREFIX}/delayed_events/{one}")[0] for one in ids]
+        self.assertEqual([404, 404, 404, 200, 200], known)
+        self.app.advance(8 * 86_400)
+        self.scheduled()
+        known = [self.get("alice", f"{PREFIX}/delayed_events/{one}")[0] for one in ids]
+        self.assertEqual([404] * 5, known)
+
+
+class SwitchedOff(DelayedCase):
+    """An administrator who wants none of it."""
+
+    limits = DelayedEvents(max_delay_s=0)
+
+    def test_refused(self) -> None:
+        self.assert_refused(self.later(1000), 403, "M_FORBIDDEN")
+        features = self.app.ok("GET", "/_matrix/client/versions")["unstable_features"]
+        self.assertFalse(features["org.matrix.msc4140"])
+        can = self.ok("alice", "/_matrix/client/v3/capabilities")["capabilities"]
+        self.assertNotIn("org.matrix.msc4140.delayed_events", can)
