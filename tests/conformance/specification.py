@@ -42,7 +42,14 @@ def find_folder() -> Path | None:
 @cache
 def read_document(path: Path) -> Any:
     """A YAML or JSON file; not to be changed."""
-    return yaml.load(path.read_bytes(), yaml.CSafeLoader)
+    return _with_names(yaml.load(path.read_bytes(), yaml.CSafeLoader))
+
+
+def _with_names(value: Any) -> Any:
+    """The same with keys that are texts: some files name versions without quotes, which YAML takes for numbers."""
+    if isinstance(value, dict):
+        return {str(key): _with_names(one) for key, one in value.items()}
+    return [_with_names(one) for one in value] if isinstance(value, list) else value
 
 
 @cache
