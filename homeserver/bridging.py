@@ -7,11 +7,18 @@ from dataclasses import dataclass
 
 from homeserver.accounts.users import Accounts
 from homeserver.api.client.appservice_accounts import AppserviceAccounts
+from homeserver.appservices.courier import Courier
+from homeserver.appservices.deliveries import Deliveries
+from homeserver.appservices.following import FOLLOWER, AppserviceFollowing
 from homeserver.appservices.masquerade import Masquerade
+from homeserver.appservices.outbox import Outbox
 from homeserver.appservices.registry import Registry
 from homeserver.core import Core
+from homeserver.ephemeral.presence import Presence
+from homeserver.ephemeral.typing import Typing
 from homeserver.http.request import Request
 from homeserver.http.router import default_rate_key
+from homeserver.stream.followers import Follower
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +28,7 @@ class Bridging:
     registry: Registry
     accounts: AppserviceAccounts
     masquerade: Masquerade
+    courier: Courier
 
 
 def build_bridging(core: Core, accounts: Accounts) -> Bridging:
@@ -32,7 +40,75 @@ def build_bridging(core: Core, accounts: Accounts) -> Bridging:
     if registry.all:
         core.changes.subscribe(masquerade.apply)
         core.authenticator.foreign = masquerade
-    return Bridging(registry, theirs, masquerade)
+    return Bridging(registry, theirs, masquerade, Courier(around.appservice_http, around.clock))
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What tells application services."""
+
+    deliveries: Deliveries
+    following: AppserviceFollowing
+    follower: Follower
+
+
+def build_telling(
+    core: Core,
+    bridging: Bridging,
+    typing: Typing,
+    presence: Presence | None,
+    store_soon: Callable[[], None],
+) -> Telling | None:
+    """The follower and its outboxes; None where nobody is told anything."""
+    around, index, interner = core.around, core.index, core.interner
+    boxes = [Outbox(one) for one in bridging.registry.all if one.registration.url is not None]
+    if not boxes:
+        return None
+    deliveries = Deliveries(
+        boxes,
+        bridging.courier,
+        around.database,
+        core.committer,
+        interner,
+        core.client_events,
+        index.rooms_since,
+        typing.users_in,
+        presence,
+        around.clock,
+        around.entropy,
+        around.log,
+        store_soon,
+    )
+    server_name = core.config.server_name
+    following = AppserviceFollowing(
+        server_name, deliveries, around.database, core.committer, interner, index, core.events, around.clock
+    )
+    bridging.masquerade.heard_from = deliveries.heard_from
+    _listen(following, typing, presence)
+    follower = Follower(FOLLOWER, following.handle, memory=deliveries)
+    return Telling(deliveries, following, follower)
+
+
+def _listen(following: AppserviceFollowing, typing: Typing, presence: Presence | None) -> None:
+    """Hear of what is only in memory, beside whoever hears of it already."""
+    tell_typing = typing.tell
+
+    def types(room_nid: int, user_id: str, types: bool) -> None:
+        tell_typing(room_nid, user_id, types)
+        following.typing(room_nid)
+
+    typing.tell = types
+    if presence is None:
+        return
+    tell_presence = presence.tell
+
+    def came(user_nid: int) -> None:
+        tell_presence(user_nid)
+        following.presence(user_nid)
+
+    presence.tell = came
+    if presence.remote is not None:
+        presence.remote.tell = following.presence
 
 
 def rate_key(registry: Registry) -> Callable[[Request], str | None]:

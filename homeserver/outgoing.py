@@ -9,6 +9,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from homeserver.appservices.following import FOLLOWER as APPSERVICES
+from homeserver.bridging import Telling, build_telling
 from homeserver.core import Core
 from homeserver.db.tx import Tx
 from homeserver.e2ee.outgoing import Due, load_device_edus
@@ -42,6 +44,7 @@ class Outgoing:
     all: Sequence[Follower]
     federates: bool
     pushing: Pushing | None
+    telling: Telling | None
 
     def begin(self) -> None:
         """Go on where an earlier process was. A database that does not answer yet is asked again."""
@@ -57,6 +60,10 @@ class Outgoing:
             await self.worker.work(forget_cursor, FOLLOWER)
         if self.pushing is not None:
             await self.pushing.start()
+        if self.telling is not None:
+            await self.telling.following.start()
+        else:
+            await self.worker.work(forget_cursor, APPSERVICES)
         await self.followers.start(self.all)
 
     def say_goodbye(self) -> None:
@@ -74,12 +81,17 @@ class Outgoing:
         await self.sender.stop()
         if self.pushing is not None:
             await self.pushing.stop()
+        if self.telling is not None:
+            await self.telling.deliveries.stop()
 
     def watch(self, metrics: Metrics) -> None:
         """Tell how far behind followers are, and how many destinations are in which state."""
         self.followers.watch(metrics)
         for state in STATES:
             metrics.watch("destinations", partial(self.sender.count, state), state=state)
+        if self.telling is not None:
+            deliveries = self.telling.deliveries
+            metrics.watch("appservices_down", lambda: deliveries.waiting)
         if self.pushing is not None:
             for state, failing in (("failing", True), ("healthy", False)):
                 metrics.watch("pushers", partial(self.pushing.sender.count, failing=failing), state=state)
@@ -127,6 +139,9 @@ def build_outgoing(core: Core, peering: Peering, services: Services) -> Outgoing
     pushing = build_pushing(core, services.notifying, followers.store_soon)
     if pushing is not None:
         following.append(pushing.follower)
+    telling = build_telling(core, services.bridging, typing, presence, followers.store_soon)
+    if telling is not None:
+        following.append(telling.follower)
     return Outgoing(
         followers,
         sender,
@@ -138,6 +153,7 @@ def build_outgoing(core: Core, peering: Peering, services: Services) -> Outgoing
         following,
         federates,
         pushing,
+        telling,
     )
 
 

@@ -64,6 +64,8 @@ class RemotePresence:
         self._to_wake: set[int] = set()
         self._waker: DelayedCall | None = None
         self._sweeper: DelayedCall | None = None
+        # At each change: the user, and where they are. For application services.
+        self.tell: Callable[[int, Sequence[int]], None] = _tell_nobody
 
     def __len__(self) -> int:
         return len(self._users)
@@ -169,6 +171,7 @@ class RemotePresence:
         self._changed.pop(user_nid, None)
         self._changed[user_nid] = self._ticker.tick()
         self._to_wake.add(user_nid)
+        self.tell(user_nid, sorted(self._users[user_nid].rooms))
         if self._waker is None:
             self._waker = self._clock.callLater(WAKE_S, self._wake)
 
@@ -196,3 +199,7 @@ class RemotePresence:
             self._note(user_nid)
         if self._users:
             self._sweeper = self._clock.callLater(_SWEEP_S, self._sweep)
+
+
+def _tell_nobody(_user_nid: int, _rooms: Sequence[int]) -> None:
+    pass

@@ -85,6 +85,10 @@ class FakeAppservices:
         status, content = answered
         return succeed(HttpResponse(url, status, json.dumps(content).encode()))
 
+    def ok(self) -> HttpResponse:
+        """An answer for who was kept waiting."""
+        return HttpResponse(URL, 200, b"{}")
+
     def transactions(self) -> list[Any]:
         """The bodies of all transactions that came, retries included."""
         return [one.body for one in self.asked if "/transactions/" in one.path]

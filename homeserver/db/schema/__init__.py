@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from homeserver.db.schema import (
     accounts,
+    appservices,
     delayed,
     e2ee,
     key_backups,
@@ -19,6 +20,7 @@ from homeserver.db.schema.base import metadata
 
 __all__ = [
     "accounts",
+    "appservices",
     "delayed",
     "e2ee",
     "key_backups",

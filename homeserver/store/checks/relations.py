@@ -53,6 +53,7 @@ from homeserver.db.schema.rooms import (
 from homeserver.db.schema.start import LEASE_NAME, WELL_KNOWN_TYPES
 from homeserver.db.schema.stream import changes, followers, stream
 from homeserver.store.changes import Kind
+from homeserver.store.checks.appservices import APPSERVICES
 from homeserver.store.checks.delayed import DELAYED
 from homeserver.store.checks.e2ee import ENCRYPTION
 from homeserver.store.checks.incoming import INCOMING
@@ -392,4 +393,5 @@ RULES: tuple[Rule, ...] = (
     *MODERATION,
     *PUSH,
     *DELAYED,
+    *APPSERVICES,
 )

@@ -142,6 +142,37 @@ def _delayed_events() -> None:
     op.create_index("delayed_events_by_end", "delayed_events", ["ended_ts_ms"])
 
 
+def _application_services() -> None:
+    """How far each was told, and the rooms that they list."""
+    op.create_table(
+        "appservice_positions",
+        _text("service_id"),
+        _big("caught_up_to"),
+        _small("failures"),
+        _big("retry_at_ts_ms"),
+        sa.PrimaryKeyConstraint("service_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "appservice_transactions",
+        _text("service_id"),
+        _text("txn_id"),
+        _big("upto"),
+        _blob("body"),
+        _text("delivered"),
+        sa.PrimaryKeyConstraint("service_id"),
+    )
+    op.create_table(
+        "appservice_rooms",
+        _text("service_id"),
+        _text("network_id"),
+        _big("room_nid"),
+        sa.PrimaryKeyConstraint("service_id", "network_id", "room_nid"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("appservice_rooms_by_room", "appservice_rooms", ["room_nid"])
+
+
 def upgrade() -> None:
     """Add what is new."""
     _key_backups()
@@ -150,3 +181,4 @@ def upgrade() -> None:
     _push()
     _dehydrated_devices()
     _delayed_events()
+    _application_services()

@@ -1,0 +1,277 @@
+"""What one transaction says: owed facts, and what is of the moment, as JSON.
+
+What is owed is cut so that a transaction stays within its bounds; the rest comes with the next one. The names of members
+are those of the specification, and those that a registration asks for by the names of before.
+
+# spec: application-service-api#put_matrixappv1transactionstxnid
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from homeserver.appservices.registry import Appservice
+from homeserver.db.tx import Tx
+from homeserver.store.appservices import (
+    Owed,
+    OwedEvent,
+    OwedInvite,
+    OwedMessage,
+    OwedReceipt,
+    load_device_names,
+    load_logged_in,
+)
+from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
+from homeserver.store.one_time_keys import KeysLeft, load_keys_left
+from homeserver.store.receipts import PRIVATE, UNTHREADED, ReceiptChange
+from homeserver.store.to_device import load_waiting
+from homeserver.store.unsigned import unsigned_members
+
+EVENTS_MOST = 100
+MESSAGES_MOST = 100
+RECEIPTS_MOST = 500
+# LIMIT(bytes of events and messages in one transaction; one alone may still be larger)
+BYTES_MOST = 2 * 1024 * 1024
+
+_RECEIPT_KINDS = ("m.read", "m.read.private")
+_MSC3202 = "org.matrix.msc3202."
+_TO_DEVICE = "de.sorunome.msc2409.to_device"
+_EPHEMERAL = "de.sorunome.msc2409.ephemeral"
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder().decode
+
+
+@dataclass(slots=True)
+class Moment:
+    """What is not owed, and told as it is when the transaction is made."""
+
+    devices: Collection[int] = ()  # whose keys came or went
+    changed: Collection[int] = ()  # users whose keys changed
+    left: Collection[int] = ()  # users with whom nothing is shared any more
+    typing: Mapping[int, Sequence[str]] = field(default_factory=dict)  # room -> who types there
+    presence: Sequence[Mapping[str, Any]] = ()  # m.presence events
+
+    def __bool__(self) -> bool:
+        return bool(self.typing or self.presence or self.devices or self.changed or self.left)
+
+
+@dataclass(slots=True)
+class Loaded:
+    """What was read for a transaction."""
+
+    events: dict[int, ClientEvent]
+    messages: list[tuple[int, int, str]]  # (position, device, message)
+    names: dict[int, tuple[str, str]]  # device -> (user, device)
+    logged_in: frozenset[int]
+    keys: list[KeysLeft]
+
+
+def bounded(owed: Sequence[Owed]) -> Sequence[Owed]:
+    """As many of the oldest as fit into one transaction."""
+    left = {
+        OwedEvent: EVENTS_MOST,
+        OwedInvite: EVENTS_MOST,
+        OwedMessage: MESSAGES_MOST,
+        OwedReceipt: RECEIPTS_MOST,
+    }
+    for place, one in enumerate(owed):
+        left[type(one)] -= 1
+        if left[type(one)] < 0:
+            return owed[:place]
+    return owed
+
+
+def load_bundle(tx: Tx, owed: Sequence[Owed], devices: Collection[int], cache: ClientEventCache) -> Loaded:
+    """Read what a transaction needs."""
+    events = [one for one in owed if type(one) is OwedEvent]
+    nids = {nid for one in events for nid in (one.event_nid, one.prev_nid) if nid}
+    spans: dict[int, list[int]] = {}
+    for one in owed:
+        if type(one) is OwedMessage:
+            spans.setdefault(one.device_nid, []).append(one.pos)
+    messages: list[tuple[int, int, str]] = []
+    for device_nid, places in spans.items():
+        wanted = frozenset(places)
+        found = load_waiting(tx, device_nid, places[0] - 1, places[-1], len(places) + MESSAGES_MOST)
+        messages += [(one.pos, device_nid, one.message) for one in found if one.pos in wanted]
+    named = sorted({*spans, *devices})
+    return Loaded(
+        load_client_events(tx, sorted(nids), cache),
+        sorted(messages),
+        load_device_names(tx, named) if named else {},
+        load_logged_in(tx, sorted(spans)) if spans else frozenset(),
+        [load_keys_left(tx, device_nid) for device_nid in sorted(devices)],
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Ids by number, for what a transaction mentions."""
+
+    rooms: Mapping[int, str]
+    users: Mapping[int, str]
+
+
+class Bundle:
+    """Writes the body. ``upto``: the position with which the application service is up to date after it."""
+
+    def __init__(self, service: Appservice, owed: Sequence[Owed], upto: int, now_ms: int) -> None:
+        self._service = service
+        self._now_ms = now_ms
+        self.owed = owed
+        self.upto = upto
+        self.delivered: dict[int, int] = {}
+
+    def write(self, loaded: Loaded, names: Names, moment: Moment) -> bytes:
+        """The whole body; ``owed`` and ``upto`` are cut to what fits."""
+        registration = self._service.registration
+        events = self._events(loaded, names)
+        members: list[tuple[str, bytes]] = [("events", _array(events))]
+        if registration.wants_ephemeral:
+            ephemeral = _array(
+                [*self._receipts(names), *_typing(names, moment), *map(_encode, moment.presence)]
+            )
+            if ephemeral != b"[]":
+                if registration.receive_ephemeral:
+                    members.append(("ephemeral", ephemeral))
+                if registration.push_ephemeral:
+                    members.append((_EPHEMERAL, ephemeral))
+            messages = self._messages(loaded)
+            if messages:
+                members.append((_TO_DEVICE, _array(messages)))
+        if registration.encryption:
+            for name, value in _encryption(loaded, names, moment).items():
+                members += [(name, value), (_MSC3202 + name, value)]
+        return b"{%b}" % b",".join([_encode(name) + b":" + value for name, value in members])
+
+    def _events(self, loaded: Loaded, names: Names) -> list[bytes]:
+        found: list[bytes] = []
+        size = 0
+        for place, one in enumerate(self.owed):
+            text = b""
+            if type(one) is OwedEvent:
+                text = self._event(one, loaded, names)
+            elif type(one) is OwedInvite:
+                text = self._invite(one, names)
+            size += len(text)
+            if found and size > BYTES_MOST:
+                self.owed = self.owed[:place]
+                self.upto = self.owed[-1].pos
+                break
+            if text:
+                found.append(text)
+        return found
+
+    def _event(self, one: OwedEvent, loaded: Loaded, names: Names) -> bytes:
+        event, room_id = loaded.events.get(one.event_nid), names.rooms.get(one.room_nid)
+        if event is None or room_id is None:
+            return b""  # purged meanwhile
+        unsigned = unsigned_members(event, self._now_ms, previous=loaded.events.get(one.prev_nid))
+        return event.render(unsigned, room_id)
+
+    def _invite(self, one: OwedInvite, names: Names) -> bytes:
+        """A membership of a room that this server is not in, with what is known of the room."""
+        event, room_id = _decode(one.told.event), names.rooms.get(one.told.room_nid)
+        if not isinstance(event, dict) or room_id is None:
+            return b""
+        shown = {key: event[key] for key in _SHOWN if key in event}
+        stripped = msgspec.Raw(one.told.stripped.encode())
+        more = {
+            "event_id": one.told.event_id,
+            "room_id": room_id,
+            "unsigned": {"invite_room_state": stripped},
+        }
+        return _encode({**shown, **more})
+
+    def _receipts(self, names: Names) -> list[bytes]:
+        # spec: application-service-api#pushing-ephemeral-data
+        by_room: dict[int, list[dict[str, Any]]] = {}
+        newest: dict[tuple[int, int, int, str], ReceiptChange] = {}
+        for one in self.owed:
+            if type(one) is OwedReceipt:
+                moved = one.receipt
+                newest[moved.room_nid, moved.user_nid, moved.kind, moved.thread] = moved
+        for moved in newest.values():
+            if moved.kind == PRIVATE and not self._service.owns_user(moved.user_id):
+                continue
+            data: dict[str, Any] = {"ts": moved.ts_ms}
+            if moved.thread != UNTHREADED:
+                data["thread_id"] = moved.thread
+            kind = _RECEIPT_KINDS[moved.kind]
+            bodies = by_room.setdefault(moved.room_nid, [])
+            for body in bodies:
+                users = body.setdefault(moved.event_id, {}).setdefault(kind, {})
+                if moved.user_id not in users:
+                    users[moved.user_id] = data
+                    break
+            else:
+                bodies.append({moved.event_id: {kind: {moved.user_id: data}}})
+        return [
+            _encode({"type": "m.receipt", "room_id": names.rooms[room_nid], "content": body})
+            for room_nid, bodies in by_room.items()
+            if room_nid in names.rooms
+            for body in bodies
+        ]
+
+    def _messages(self, loaded: Loaded) -> list[bytes]:
+        found: list[bytes] = []
+        for pos, device_nid, message in loaded.messages:
+            if pos > self.upto or device_nid not in loaded.names:
+                continue
+            user_id, device_id = loaded.names[device_nid]
+            event = _decode(message)
+            found.append(_encode({**event, "to_user_id": user_id, "to_device_id": device_id}))
+            if self._is_over(user_id, device_nid, loaded):
+                self.delivered[device_nid] = pos
+        return found
+
+    def _is_over(self, user_id: str, device_nid: int, loaded: Loaded) -> bool:
+        """Whether nobody else comes for a device's messages once the application service has them.
+
+        A device with a token of its own may sync; only where the registration says that it does not (MSC3202), and the
+        user belongs to the application service alone, its messages do not wait for that.
+        """
+        if device_nid not in loaded.logged_in:
+            return True
+        return self._service.registration.encryption and self._service.reserves_user(user_id)
+
+
+_SHOWN = ("content", "origin_server_ts", "sender", "state_key", "type")
+
+
+def _array(items: Sequence[bytes]) -> bytes:
+    return b"[%b]" % b",".join(items)
+
+
+def _typing(names: Names, moment: Moment) -> list[bytes]:
+    return [
+        _encode({"type": "m.typing", "room_id": names.rooms[nid], "content": {"user_ids": list(users)}})
+        for nid, users in moment.typing.items()
+        if nid in names.rooms
+    ]
+
+
+def _encryption(loaded: Loaded, names: Names, moment: Moment) -> dict[str, bytes]:
+    """The members of MSC3202; those that say nothing are left out."""
+    found: dict[str, bytes] = {}
+    if moment.changed or moment.left:
+        lists = {
+            "changed": sorted(names.users[nid] for nid in moment.changed if nid in names.users),
+            "left": sorted(names.users[nid] for nid in moment.left if nid in names.users),
+        }
+        found["device_lists"] = _encode(lists)
+    counts: dict[str, dict[str, Any]] = {}
+    fallbacks: dict[str, dict[str, Any]] = {}
+    for left in loaded.keys:
+        if left.device_nid in loaded.names:
+            user_id, device_id = loaded.names[left.device_nid]
+            counts.setdefault(user_id, {})[device_id] = left.counts
+            fallbacks.setdefault(user_id, {})[device_id] = left.unused_fallbacks
+    if counts:
+        found["device_one_time_keys_count"] = _encode(counts)
+        found["device_unused_fallback_key_types"] = _encode(fallbacks)
+    return found

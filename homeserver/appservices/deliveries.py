@@ -1,0 +1,319 @@
+"""Delivers to application services: one task for each at most, so that one that is down never slows anybody else.
+
+A transaction is kept in the database before it is sent for the first time, and sent byte for byte under the same id until
+it is confirmed, after restarts too. Positions and back-offs are stored with the follower's cursor (``Memory``).
+
+# spec: application-service-api#pushing-events
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from homeserver.appservices.bundles import Bundle, Moment, Names, bounded, load_bundle
+from homeserver.appservices.courier import Courier
+from homeserver.appservices.outbox import QUEUE_MOST, RETRY_MAX_MS, Outbox
+from homeserver.db.errors import DatabaseError
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.runtime.entropy import Entropy
+from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.appservices import (
+    Ask,
+    Owed,
+    OwedEvent,
+    OwedInvite,
+    OwedReceipt,
+    Pending,
+    Progress,
+    confirm_messages,
+    load_devices_with_keys,
+    load_owed,
+    put_transaction,
+    store_progress,
+)
+from homeserver.store.client_events import ClientEventCache
+from homeserver.store.device_lists import load_changed_users, load_sharing
+from homeserver.store.ids import Interner
+from homeserver.store.work import Worker
+
+# What is only of the moment waits so long for more of it.
+MOMENT_WAIT_MS = 250
+# Rows that are looked at in one read while somebody catches up.
+OWED_AT_ONCE = 500
+_PEEK = 1_000
+_DATABASE_WAIT_MS = 5_000
+_KEYS_MOST = 1_000
+
+
+class Presences(Protocol):
+    """Tells who is online (``ephemeral.presence.Presence``)."""
+
+    def describe(self, user_nid: int) -> Mapping[str, Any]: ...
+
+
+class Deliveries:
+    """See the module. All in the reactor thread."""
+
+    def __init__(
+        self,
+        boxes: Sequence[Outbox],
+        courier: Courier,
+        database: Database,
+        worker: Worker,
+        interner: Interner,
+        cache: ClientEventCache,
+        rooms_since: Callable[[int], list[int]],
+        typing_in: Callable[[int], Sequence[str]],
+        presence: Presences | None,
+        clock: Clock,
+        entropy: Entropy,
+        log: Log,
+        store_soon: Callable[[], None],
+    ) -> None:
+        self.boxes = tuple(boxes)
+        self._by_id = {box.service.id: box for box in boxes}
+        self._courier = courier
+        self._database = database
+        self._worker = worker
+        self._interner = interner
+        self._cache = cache
+        self._rooms_since = rooms_since
+        self._typing_in = typing_in
+        self._presence = presence
+        self._clock = clock
+        self._entropy = entropy
+        self._log = log
+        self._store_soon = store_soon
+        self._tasks = TaskGroup(clock, log)
+        self._timers: dict[str, tuple[int, DelayedCall]] = {}  # when it is due
+        self.started = self._stopped = False
+        self._stored: dict[str, Progress] = {}
+        self._saving: list[Progress] = []
+        self._forgetting: list[tuple[Outbox, str]] = []
+
+    def start(self, stored: Mapping[str, Progress]) -> None:
+        """The outboxes are where an earlier process was: send."""
+        self._stored = dict(stored)
+        self.started = True
+        for box in self.boxes:
+            self.ready(box)
+        self._store_soon()
+
+    async def stop(self) -> None:
+        """Send nothing more. What is under way is given up: it is sent again after the next start."""
+        self._stopped = True
+        for _, timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        await self._tasks.stop()
+
+    def heard_from(self, service_id: str) -> None:
+        """An application service spoke to us."""
+        box = self._by_id.get(service_id)
+        if box is not None and box.failures and not box.busy and box.heard_from(self._clock.now_ms()):
+            self.ready(box)
+
+    @property
+    def waiting(self) -> int:
+        """How many application services do not answer."""
+        return sum(1 for box in self.boxes if box.failures)
+
+    # --- whose turn it is --------------------------------------------------------------------------------
+
+    def ready(self, box: Outbox) -> None:
+        """Something about it has changed: set its timer, or begin."""
+        if box.busy or self._stopped or not self.started:
+            return
+        if not box.has_news:
+            if box.told < box.passed:
+                box.rest()
+                self._store_soon()
+            return
+        # Not now: we may be within a commit, and more may come.
+        now_ms = self._clock.now_ms()
+        due_ms = max(box.retry_at_ms, now_ms if box.is_owed else now_ms + MOMENT_WAIT_MS)
+        known = self._timers.pop(box.service.id, None)
+        if known is not None:
+            known[1].cancel()
+            due_ms = max(min(due_ms, known[0]), box.retry_at_ms)
+        timer = self._clock.callLater(max(due_ms - now_ms, 0) / 1000, self._begin, box)
+        self._timers[box.service.id] = (due_ms, timer)
+
+    def _begin(self, box: Outbox) -> None:
+        del self._timers[box.service.id]
+        box.busy = True
+        self._tasks.spawn("tell an application service", self._attend(box))
+
+    async def _attend(self, box: Outbox) -> None:
+        try:
+            while box.has_news and await self._turn(box):
+                pass
+        except DatabaseError as error:
+            box.fall_behind()
+            if box.pending is None:
+                box.restore_keys()
+            box.retry_at_ms = self._clock.now_ms() + _DATABASE_WAIT_MS
+            self._log.warning("what an application service is owed could not be read", error=str(error))
+        finally:
+            box.busy = False
+            self._store_soon()
+            if not self._stopped:
+                self.ready(box)
+
+    async def _turn(self, box: Outbox) -> bool:
+        """One transaction, or a look for what is owed; whether to go on at once."""
+        if box.over is not None:
+            await self._worker.work(confirm_messages, box.over)
+            box.over = None
+        if box.pending is None:
+            await self._make(box)
+        if box.pending is None:
+            return True  # nothing among what was looked at concerned it
+        box.attempt_ms = self._clock.now_ms()
+        pending = box.pending
+        if not await self._courier.put_transaction(box.service, pending.txn_id, pending.body):
+            box.failed(self._clock.now_ms(), self._entropy.jitter)
+            if box.failures == 1:
+                self._log.warning("an application service does not answer", service=box.service.id)
+            return False
+        if box.failures:
+            self._log.info("an application service answers again", service=box.service.id)
+        box.succeeded()
+        return True
+
+    # --- making a transaction ----------------------------------------------------------------------------
+
+    async def _make(self, box: Outbox) -> None:
+        if box.behind:
+            owed, upto = await self._look(box)
+        else:
+            waiting = box.peek(_PEEK)
+            owed = bounded(waiting)
+            all_of_it = len(owed) == len(box.queue)
+            upto = max(box.passed, box.told) if all_of_it else owed[-1].pos
+        moment = await self._moment(box)
+        if not owed and not moment:
+            box.take(upto)
+            box.told = max(box.told, upto)
+            return
+        bundle = Bundle(box.service, owed, upto, self._clock.now_ms())
+        loaded = await self._database.read(load_bundle, owed, list(moment.devices), self._cache)
+        names = await self._names(owed, moment)
+        body = bundle.write(loaded, names, moment)
+        delivered = tuple(bundle.delivered.items())
+        pending = Pending(box.service.id, self._entropy.token(18), bundle.upto, body, delivered)
+        if bundle.owed:
+            await self._worker.work(put_transaction, pending)
+            # Its row has taken the place of the one before.
+            box.confirmed.clear()
+        box.is_kept = bool(bundle.owed)
+        box.take(bundle.upto)
+        box.pending = pending
+
+    async def _look(self, box: Outbox) -> tuple[Sequence[Owed], int]:
+        """What is owed, from the tables."""
+        interest, upto = box.interest, box.passed
+        rooms = self._rooms_since(box.told)
+        if box.service.registration.rooms:
+            names = await self._interner.room_names(rooms)
+            named = [nid for nid in rooms if nid in names and interest.is_named(nid, names[nid])]
+        else:
+            named = [nid for nid in rooms if interest.is_known(nid)]
+        ask = Ask(
+            frozenset(interest.user_nids),
+            frozenset(interest.user_ids),
+            frozenset(rooms),
+            frozenset(named),
+            box.told,
+            upto,
+            OWED_AT_ONCE,
+            box.service.registration.wants_ephemeral,
+        )
+        found, looked = await self._database.read(load_owed, ask)
+        if box.service.registration.encryption:
+            # While it was away keys may have been used up, and others may have new ones.
+            devices, changed = await self._database.read(_load_keys, ask, interest.rooms)
+            box.devices.update(devices)
+            box.changed.update(changed)
+        owed = bounded(found)
+        if len(owed) < len(found):
+            return owed, owed[-1].pos
+        if looked >= box.passed:
+            # Nothing came meanwhile: from here on it keeps up.
+            box.behind = False
+        return owed, looked
+
+    async def _moment(self, box: Outbox) -> Moment:
+        moment = Moment(*box.take_keys())
+        typing = {nid: tuple(self._typing_in(nid)) for nid in sorted(box.untold_typing)}
+        moment.typing = {nid: users for nid, users in typing.items() if box.typing.get(nid, ()) != users}
+        for nid, users in typing.items():
+            if users:
+                box.typing[nid] = users
+            else:
+                box.typing.pop(nid, None)
+        if box.presence and self._presence is not None:
+            names = await self._interner.user_names(sorted(box.presence))
+            moment.presence = [
+                {"type": "m.presence", "sender": name, "content": self._presence.describe(nid)}
+                for nid, name in names.items()
+            ]
+        box.untold_typing.clear()
+        box.presence.clear()
+        return moment
+
+    async def _names(self, owed: Sequence[Owed], moment: Moment) -> Names:
+        rooms = set(moment.typing)
+        for one in owed:
+            if isinstance(one, OwedEvent):
+                rooms.add(one.room_nid)
+            elif isinstance(one, OwedReceipt):
+                rooms.add(one.receipt.room_nid)
+            elif isinstance(one, OwedInvite):
+                rooms.add(one.told.room_nid)
+        users = {*moment.changed, *moment.left}
+        return Names(
+            await self._interner.room_names(sorted(rooms)), await self._interner.user_names(sorted(users))
+        )
+
+    # --- what outlasts the process (stream.followers.Memory) ---------------------------------------------
+
+    def unsaved(self) -> Callable[[WriteTx], None] | None:
+        """Stores how far everybody is; None: nothing has moved."""
+        if not self.started:
+            return None
+        now = [box.progress() for box in self.boxes]
+        moved = [one for one in now if self._stored.get(one.service_id) != one]
+        self._forgetting = [(box, txn_id) for box in self.boxes for txn_id in sorted(box.confirmed)]
+        self._saving = moved
+        if not moved and not self._forgetting:
+            return None
+        confirmed = [txn_id for _, txn_id in self._forgetting]
+        return lambda tx: store_progress(tx, moved, confirmed)
+
+    def saved(self) -> None:
+        """What ``unsaved`` gave last is on the disk."""
+        self._stored.update((one.service_id, one) for one in self._saving)
+        for box, txn_id in self._forgetting:
+            box.confirmed.discard(txn_id)
+        self._saving, self._forgetting = [], []
+
+
+def _load_keys(tx: Tx, ask: Ask, room_nids: Sequence[int]) -> tuple[list[int], set[int]]:
+    """Devices of its users with keys, and users whose keys changed and who concern it."""
+    changed = set(load_changed_users(tx, ask.after, ask.upto))
+    sharing = load_sharing(tx, changed, room_nids) if changed else frozenset()
+    devices = load_devices_with_keys(tx, sorted(ask.user_nids), _KEYS_MOST)
+    return devices, {nid for nid in changed if nid in sharing or nid in ask.user_nids}
+
+
+def latest_retry_ms(now_ms: int) -> int:
+    """No back-off of an earlier process lasts longer than this."""
+    return now_ms + RETRY_MAX_MS
+
+
+assert _PEEK <= QUEUE_MOST

@@ -1,0 +1,246 @@
+"""The follower that tells application services: looks at every change once, and puts it into the outboxes it concerns.
+
+Nothing is read for an event: interest is decided from memory (``interest.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from homeserver.appservices.deliveries import Deliveries, latest_retry_ms
+from homeserver.appservices.outbox import Outbox
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
+from homeserver.runtime.clock import Clock
+from homeserver.store.aliases import load_room_aliases
+from homeserver.store.appservices import (
+    OwedEvent,
+    OwedInvite,
+    OwedMessage,
+    OwedReceipt,
+    Pending,
+    Progress,
+    forget_services,
+    load_all_aliases,
+    load_joined_at,
+    load_progress,
+    load_users_of,
+)
+from homeserver.store.changes import Change, Kind, load_cursors, load_position
+from homeserver.store.device_lists import ListChanged
+from homeserver.store.ids import Interner
+from homeserver.store.outside import Told
+from homeserver.store.parsed import EventCache
+from homeserver.store.placement import Membership, StateMove, moves_of
+from homeserver.store.receipts import PRIVATE, ReceiptChange
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
+
+FOLLOWER = "appservices"
+
+RemoteRooms = Callable[[int], Sequence[int]]
+
+
+class AppserviceFollowing:
+    """See the module. ``start`` before ``handle``."""
+
+    def __init__(
+        self,
+        server_name: str,
+        deliveries: Deliveries,
+        database: Database,
+        worker: Worker,
+        interner: Interner,
+        index: MembershipIndex,
+        events: EventCache,
+        clock: Clock,
+    ) -> None:
+        self._server_name = server_name
+        self._deliveries = deliveries
+        self._boxes = deliveries.boxes
+        self._database = database
+        self._worker = worker
+        self._interner = interner
+        self._index = index
+        self._events = events
+        self._clock = clock
+        self._aliases_matter = any(box.service.registration.aliases for box in self._boxes)
+
+    async def start(self) -> None:
+        """Go on where an earlier process was."""
+        if self._deliveries.started:
+            return  # what came after it failed, and everything is started anew
+        state = await self._database.read(_load_start, self._server_name)
+        known = {box.service.id for box in self._boxes}
+        gone = sorted((state.progress.keys() | state.pending.keys()) - known)
+        if gone:
+            await self._worker.work(forget_services, gone)
+        latest_ms = latest_retry_ms(self._clock.now_ms())
+        for box in self._boxes:
+            interest = box.interest
+            interest.load(state.users)
+            for room_nid, aliases in state.aliases.items():
+                interest.note_aliases(room_nid, aliases)
+            joined = await self._database.read(load_joined_at, sorted(interest.user_nids), state.cursor)
+            interest.load_rooms(joined)
+            name = box.service.id
+            begin = state.progress.get(name, Progress(name, state.cursor))
+            box.restore(begin, state.pending.get(name), state.cursor, latest_ms)
+        self._deliveries.start({name: one for name, one in state.progress.items() if name in known})
+
+    async def handle(self, changes: Sequence[Change]) -> None:
+        """Follow the log."""
+        for change in changes:
+            kind = change.kind
+            if kind == Kind.EVENT:
+                self._event(change)
+            elif kind == Kind.STATE_MOVED:
+                for box in self._boxes:
+                    box.interest.moved(change)
+            elif kind == Kind.RECEIPT:
+                self._receipt(change)
+            elif kind == Kind.TO_DEVICE:
+                self._message(change)
+            elif kind == Kind.OUTSIDE:
+                await self._outside(change)
+            elif kind == Kind.ACCOUNT:
+                await self._account(change)
+            elif kind == Kind.DIRECTORY:
+                await self._directory(change)
+            elif kind in (Kind.DEVICE_KEYS, Kind.DEVICE_LIST, Kind.SIGNING_KEYS):
+                self._keys(change)
+            for box in self._boxes:
+                box.passed = max(box.passed, change.pos)
+        for box in self._boxes:
+            self._deliveries.ready(box)
+
+    # --- what is owed ------------------------------------------------------------------------------------
+
+    def _event(self, change: Change) -> None:
+        placed = change.payload
+        if placed is None:
+            return
+        for box in self._boxes:
+            if box.interest.event(change, placed):
+                box.add(OwedEvent(change.pos, change.topic, placed.nid, placed.prev_nid))
+            if placed.moves and box.service.registration.encryption:
+                self._members(box, change)
+
+    def _receipt(self, change: Change) -> None:
+        moved: ReceiptChange | None = change.payload
+        if moved is None:
+            # Of another process: it is read when the tables are looked at anyway.
+            for box in self._boxes:
+                if box.service.registration.wants_ephemeral and box.interest.is_in(change.topic):
+                    box.fall_behind()
+            return
+        for box in self._boxes:
+            wanted = box.service.registration.wants_ephemeral and box.interest.is_in(change.topic)
+            if wanted and (moved.kind != PRIVATE or moved.user_nid in box.interest.user_nids):
+                box.add(OwedReceipt(change.pos, moved))
+
+    def _message(self, change: Change) -> None:
+        for box in self._boxes:
+            if box.service.registration.wants_ephemeral and -change.topic in box.interest.user_nids:
+                box.add(OwedMessage(change.pos, change.ref))
+
+    async def _outside(self, change: Change) -> None:
+        told: Told | None = change.payload
+        if told is None:
+            return
+        await self._note_user(told.user_nid)
+        for box in self._boxes:
+            if told.user_nid in box.interest.user_nids:
+                box.add(OwedInvite(change.pos, told))
+
+    async def _account(self, change: Change) -> None:
+        await self._note_user(-change.topic)
+
+    async def _note_user(self, user_nid: int) -> None:
+        name = self._interner.user_name(user_nid)
+        if name is None:
+            name = (await self._interner.user_names([user_nid])).get(user_nid, "")
+        for box in self._boxes:
+            box.interest.note_user(user_nid, name)
+
+    async def _directory(self, change: Change) -> None:
+        if self._aliases_matter:
+            aliases = await self._database.read(load_room_aliases, change.topic)
+            for box in self._boxes:
+                box.interest.note_aliases(change.topic, aliases)
+
+    # --- encryption --------------------------------------------------------------------------------------
+
+    def _keys(self, change: Change) -> None:
+        user_nid = -change.topic
+        for box in self._boxes:
+            if not box.service.registration.encryption:
+                continue
+            interest = box.interest
+            if change.kind == Kind.DEVICE_KEYS:
+                if user_nid in interest.user_nids:
+                    box.note(box.devices, change.ref)
+            elif isinstance(change.payload, ListChanged):
+                rooms = change.payload.room_nids
+                if user_nid in interest.user_nids or any(interest.is_in(room_nid) for room_nid in rooms):
+                    box.note(box.changed, user_nid)
+
+    def _members(self, box: Outbox, change: Change) -> None:
+        """Who comes into a room of its users is followed from then on; who leaves the last one is not."""
+        interest = box.interest
+        for move in moves_of(change):
+            if not move.member_nid or move.member_nid in interest.user_nids:
+                continue
+            if move.membership == Membership.JOIN and move.event_nid:
+                box.left.discard(move.member_nid)
+                if interest.is_in(change.topic) and not self._was_joined(move):
+                    box.note(box.changed, move.member_nid)
+            elif interest.is_in(change.topic) and self._index.is_local(move.member_nid):
+                rooms = self._index.joined_rooms(move.member_nid)
+                if not any(interest.is_in(room_nid) for room_nid in rooms if room_nid != change.topic):
+                    box.note(box.left, move.member_nid)
+
+    def _was_joined(self, move: StateMove) -> bool:
+        """Whether only their name or picture changed, as far as memory tells."""
+        before = self._events.get(move.prev_nid) if move.prev_nid else None
+        return before is not None and before.content.get("membership") == "join"
+
+    # --- of the moment -----------------------------------------------------------------------------------
+
+    def typing(self, room_nid: int) -> None:
+        """Who types in a room has changed."""
+        for box in self._boxes:
+            if box.service.registration.wants_ephemeral and box.interest.is_in(room_nid):
+                box.note(box.untold_typing, room_nid)
+                self._deliveries.ready(box)
+
+    def presence(self, user_nid: int, rooms: Sequence[int] | None = None) -> None:
+        """Somebody came or went; ``rooms``: where they are, if they are of another server."""
+        for box in self._boxes:
+            if not box.service.registration.wants_ephemeral:
+                continue
+            where = self._index.joined_rooms(user_nid) if rooms is None else rooms
+            interest = box.interest
+            if user_nid in interest.user_nids or any(interest.is_in(room_nid) for room_nid in where):
+                box.note(box.presence, user_nid)
+                self._deliveries.ready(box)
+
+
+class _Start:
+    """What is read once. ``cursor``: how far the follower was, or the newest position where it is new."""
+
+    __slots__ = ("aliases", "cursor", "pending", "progress", "users")
+
+    def __init__(self, tx: Tx, server_name: str) -> None:
+        self.cursor: int = load_cursors(tx).get(FOLLOWER, load_position(tx))
+        self.progress: dict[str, Progress]
+        self.pending: dict[str, Pending]
+        self.progress, self.pending = load_progress(tx)
+        self.users = load_users_of(tx, server_name)
+        self.aliases: dict[int, list[str]] = {}
+        for room_nid, alias in load_all_aliases(tx):
+            self.aliases.setdefault(room_nid, []).append(alias)
+
+
+def _load_start(tx: Tx, server_name: str) -> _Start:
+    return _Start(tx, server_name)

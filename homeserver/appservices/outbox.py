@@ -1,0 +1,175 @@
+"""What one application service is still to be told, in memory: a machine without clock or network.
+
+1. Everything up to ``told`` was confirmed. While it keeps up, what came since is in ``queue``; once it does not (it failed,
+   or the queue is full) it is ``behind``, nothing is kept, and what it is owed is read from the tables when it is back.
+2. One transaction is open at a time (``pending``), the same until it is confirmed.
+3. What is of the moment is told as it is then, and only to who is there: it is dropped at the second failure.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from itertools import islice
+
+from homeserver.appservices.interest import Interest
+from homeserver.appservices.registry import Appservice
+from homeserver.store.appservices import Owed, Pending, Progress
+
+# LIMIT(what waits in memory for one application service)
+QUEUE_MOST = 2_000
+# LIMIT(rooms, users and devices of which something of the moment waits, for each application service)
+MOMENTS_MOST = 5_000
+RETRY_MIN_MS = 1_000
+RETRY_MAX_MS = 300_000
+# One that speaks to us and does not answer is not tried more often than this.
+WAKE_AGAIN_MS = 2_000
+# From this failure on what is only of the moment is dropped: it would be stale.
+STALE_AFTER = 2
+
+Keys = tuple[frozenset[int], frozenset[int], frozenset[int]]
+
+
+class Outbox:
+    """See the module. ``passed``: everything up to there was looked at for it."""
+
+    def __init__(self, service: Appservice) -> None:
+        self.service = service
+        self.interest = Interest(service)
+        self.told = 0
+        self.passed = 0
+        self.queue: deque[Owed] = deque()
+        self.behind = False
+        self.pending: Pending | None = None
+        self.is_kept = False  # the open transaction has a row
+        self.confirmed: set[str] = set()  # transactions whose rows are of no use any more
+        self.failures = 0
+        self.retry_at_ms = 0
+        self.attempt_ms = 0
+        self.busy = False
+        self.over: Pending | None = None  # confirmed, and its messages to devices are still to be dropped
+        self.typing: dict[int, tuple[str, ...]] = {}  # rooms -> who typed there when it was told last
+        self.presence: set[int] = set()
+        self.devices: set[int] = set()
+        self.changed: set[int] = set()
+        self.left: set[int] = set()
+        self.untold_typing: set[int] = set()
+        self._taken: Keys = (frozenset(), frozenset(), frozenset())
+
+    def restore(self, progress: Progress, pending: Pending | None, cursor: int, latest_ms: int) -> None:
+        """Go on as an earlier process was; ``cursor``: how far the follower is."""
+        self.told, self.failures = progress.caught_up_to, progress.failures
+        self.retry_at_ms = min(progress.retry_at_ts_ms, latest_ms)
+        self.passed = max(cursor, self.told)
+        if pending is not None:
+            self.pending, self.is_kept = pending, True
+        self.behind = self.covered < cursor
+
+    @property
+    def covered(self) -> int:
+        """Up to where everything is confirmed, or in the open transaction."""
+        return self.told if self.pending is None else max(self.told, self.pending.upto)
+
+    def add(self, one: Owed) -> None:
+        """Something that concerns it. What it was told before a restart comes again, and is passed over."""
+        if one.pos <= self.covered or self.behind:
+            return
+        if self.failures or len(self.queue) >= QUEUE_MOST:
+            self.fall_behind()
+        else:
+            self.queue.append(one)
+
+    def fall_behind(self) -> None:
+        """Keep nothing: it is read from the tables."""
+        self.behind = True
+        self.queue.clear()
+
+    def peek(self, most: int) -> list[Owed]:
+        """The oldest of what waits."""
+        return list(islice(self.queue, most))
+
+    def take(self, upto: int) -> None:
+        """What waited up to a position is in the open transaction now."""
+        while self.queue and self.queue[0].pos <= upto:
+            self.queue.popleft()
+
+    @property
+    def has_moments(self) -> bool:
+        return bool(self.untold_typing or self.presence or self.devices or self.changed or self.left)
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is anything to do for it."""
+        return self.is_owed or self.has_moments
+
+    @property
+    def is_owed(self) -> bool:
+        """Whether there is more than what is of the moment."""
+        is_open = self.pending is not None or self.over is not None
+        return is_open or self.behind or bool(self.queue)
+
+    def rest(self) -> None:
+        """Where nothing waits, it knows everything that was looked at."""
+        if self.pending is None and not self.behind and not self.queue:
+            self.told = max(self.told, self.passed)
+
+    # --- how a transaction ended ---------------------------------------------------------------------------
+
+    def succeeded(self) -> None:
+        """It has the open transaction."""
+        assert self.pending is not None
+        self.told = max(self.told, self.pending.upto)
+        if self.is_kept and self.pending.delivered:
+            self.over = self.pending
+        elif self.is_kept:
+            self.confirmed.add(self.pending.txn_id)
+        self.pending, self.is_kept = None, False
+        self.failures = self.retry_at_ms = 0
+        self.rest()
+
+    def failed(self, now_ms: int, jitter: Callable[[float, float], float]) -> None:
+        """It did not take the open transaction."""
+        self.failures += 1
+        longest = min(RETRY_MIN_MS * 2 ** min(self.failures - 1, 30), RETRY_MAX_MS)
+        self.retry_at_ms = now_ms + int(jitter(longest / 2, longest))
+        if not self.is_kept:
+            # Only of the moment: the next transaction tells how things are then.
+            self.pending = None
+            self.restore_keys()
+        if self.queue:
+            self.fall_behind()
+        if self.failures >= STALE_AFTER:
+            self.untold_typing.clear()
+            self.presence.clear()
+
+    def heard_from(self, now_ms: int) -> bool:
+        """It spoke to us: a failed one is tried again soon. Whether that moved anything."""
+        soonest = max(now_ms, self.attempt_ms + min(WAKE_AGAIN_MS, self.retry_at_ms - self.attempt_ms))
+        if not self.failures or soonest >= self.retry_at_ms:
+            return False
+        self.retry_at_ms = soonest
+        return True
+
+    # --- what is of the moment -----------------------------------------------------------------------------
+
+    def take_keys(self) -> Keys:
+        """Devices whose keys came or went, users whose keys changed, users who are followed no more."""
+        self._taken = frozenset(self.devices), frozenset(self.changed), frozenset(self.left)
+        for keys in (self.devices, self.changed, self.left):
+            keys.clear()
+        return self._taken
+
+    def restore_keys(self) -> None:
+        """What was taken last has not arrived."""
+        for keys, taken in zip((self.devices, self.changed, self.left), self._taken, strict=True):
+            keys.update(taken)
+        self._taken = (frozenset(), frozenset(), frozenset())
+
+    def note(self, moments: set[int], nid: int) -> None:
+        """Remember that a user, device or room is to be told of."""
+        if len(moments) < MOMENTS_MOST:
+            moments.add(nid)
+
+    def progress(self) -> Progress:
+        """What is stored."""
+        return Progress(self.service.id, self.told, self.failures, self.retry_at_ms)

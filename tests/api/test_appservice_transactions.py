@@ -1,0 +1,382 @@
+"""What application services are told: in order, at least once, through failures and restarts, and nobody waits for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from homeserver.appservices.bundles import EVENTS_MOST
+from homeserver.appservices.outbox import RETRY_MAX_MS
+from homeserver.config.registrations import AppserviceRegistration, Namespace, Pattern
+from tests.support.app import SERVER_NAME, TestApp
+from tests.support.appservices import AS_TOKEN, HS_TOKEN, Asked, FakeAppservices, registration
+from tests.support.databases import DatabaseCase, on_each_database
+
+V3 = "/_matrix/client/v3"
+GHOST = f"@_bridge_bob:{SERVER_NAME}"
+BOT = f"@_bridgebot:{SERVER_NAME}"
+
+
+class BridgeCase(DatabaseCase):
+    """Alice, and a bridge with one ghost."""
+
+    def registrations(self) -> list[AppserviceRegistration]:
+        return [registration()]
+
+    def setUp(self) -> None:
+        self.http = FakeAppservices()
+        self.app = TestApp(
+            self,
+            self.new_database(),
+            registrations=self.registrations(),
+            appservice_http=self.http,
+        )
+        self.app.app.begin()
+        self.settle()
+        self.alice = self.app.register("alice")
+        self.make_ghost("_bridge_bob")
+        self.number = 0
+
+    def make_ghost(self, name: str) -> None:
+        body = {"type": "m.login.application_service", "username": name, "inhibit_login": True}
+        self.app.ok("POST", f"{V3}/register", body, AS_TOKEN)
+
+    def settle(self, seconds: float = 0) -> None:
+        self.app.advance(seconds)
+        for _ in range(60):
+            self.app.advance(0)
+
+    def as_ghost(self, method: str, path: str, body: Any = None, user_id: str = GHOST, **query: Any) -> Any:
+        return self.app.ok(method, path, body, AS_TOKEN, {"user_id": user_id, **query})
+
+    def portal(self, **body: Any) -> str:
+        """A room of the ghost's with alice in it."""
+        room = self.as_ghost("POST", f"{V3}/createRoom", {"preset": "public_chat", **body})["room_id"]
+        self.app.ok("POST", f"{V3}/join/{room}", {}, self.alice)
+        self.settle()
+        return str(room)
+
+    def say(self, room_id: str, text: str, token: str | None = None, user_id: str | None = None) -> str:
+        self.number += 1
+        path = f"{V3}/rooms/{room_id}/send/m.room.message/t{self.number}"
+        query = {} if user_id is None else {"user_id": user_id}
+        answer = self.app.ok("PUT", path, {"msgtype": "m.text", "body": text}, token or self.alice, query)
+        self.settle()
+        return str(answer["event_id"])
+
+    def told(self) -> list[str]:
+        """The texts that the bridge was told, in order; each transaction once."""
+        return [event["content"]["body"] for event in self.http.events() if "body" in event["content"]]
+
+    def forget(self) -> None:
+        self.http.asked.clear()
+
+    def restart(self) -> None:
+        self.app.restart()
+        self.app.app.begin()
+        self.settle()
+
+
+@on_each_database
+class Transactions(BridgeCase):
+    def test_form(self) -> None:
+        room_id = self.portal()
+        self.forget()
+        event_id = self.say(room_id, "hello")
+        (asked,) = self.http.asked
+        self.assertEqual("PUT", asked.method)
+        self.assertTrue(asked.path.startswith("/_matrix/app/v1/transactions/"), asked.path)
+        self.assertEqual(f"Bearer {HS_TOKEN}", asked.headers["Authorization"])
+        self.assertEqual({}, asked.query)
+        self.assertEqual(["events"], list(asked.body))
+        (event,) = asked.body["events"]
+        self.assertEqual(
+            (event_id, room_id, "m.room.message", f"@alice:{SERVER_NAME}", "hello"),
+            (event["event_id"], event["room_id"], event["type"], event["sender"], event["content"]["body"]),
+        )
+        self.assertNotIn("state_key", event)
+        self.assertIn("age", event["unsigned"])
+
+    def test_state_carries_what_it_replaced(self) -> None:
+        room_id = self.portal()
+        self.forget()
+        self.app.ok("POST", f"{V3}/rooms/{room_id}/leave", {}, self.alice)
+        self.settle()
+        (event,) = self.http.events()
+        self.assertEqual("leave", event["content"]["membership"])
+        self.assertEqual("join", event["unsigned"]["prev_content"]["membership"])
+        self.assertEqual(f"@alice:{SERVER_NAME}", event["state_key"])
+
+    def test_own_events_come_too(self) -> None:
+        room_id = self.portal()
+        kinds = [event["type"] for event in self.http.events()]
+        self.assertEqual("m.room.create", kinds[0])
+        self.forget()
+        self.say(room_id, "mine", AS_TOKEN, GHOST)
+        self.assertEqual(["mine"], self.told())
+
+    def test_only_what_concerns_it(self) -> None:
+        other = self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, self.alice)["room_id"]
+        self.forget()
+        self.say(other, "not for you")
+        self.assertEqual([], self.http.asked)
+        # An invite of a ghost, of one that nobody made yet too, and of the sender.
+        unborn = f"@_bridge_unborn:{SERVER_NAME}"
+        for user_id in (GHOST, unborn, BOT):
+            self.app.ok("POST", f"{V3}/rooms/{other}/invite", {"user_id": user_id}, self.alice)
+        self.settle()
+        self.assertEqual([GHOST, unborn, BOT], [event["state_key"] for event in self.http.events()])
+        self.forget()
+        self.say(other, "still not")
+        self.as_ghost("POST", f"{V3}/join/{other}", {})
+        self.say(other, "now")
+        self.as_ghost("POST", f"{V3}/rooms/{other}/leave", {})
+        self.settle()
+        self.say(other, "not any more")
+        self.assertEqual(["now"], self.told())
+        memberships = [
+            e["content"].get("membership") for e in self.http.events() if e["type"] == "m.room.member"
+        ]
+        self.assertEqual(["join", "leave"], memberships)
+
+    def test_many_at_once(self) -> None:
+        room_id = self.portal()
+        self.forget()
+        hold: Deferred[Any] = Deferred()
+        self.http.answer = lambda _: hold
+        self.say(room_id, "first")
+        for number in range(EVENTS_MOST + 20):
+            self.say(room_id, f"{number}")
+        self.assertEqual(1, len(self.http.asked), "one transaction at a time")
+        self.http.answer = lambda _: (200, {})
+        hold.callback(self.http.ok())
+        self.settle()
+        self.assertEqual([1, EVENTS_MOST, 20], [len(body["events"]) for body in self.http.transactions()])
+        self.assertEqual(["first", *map(str, range(EVENTS_MOST + 20))], self.told())
+
+    def test_again_until_it_is_there(self) -> None:
+        room_id = self.portal()
+        self.forget()
+        self.http.answer = lambda _: None
+        self.say(room_id, "one")
+        for number in range(5):  # nobody waits for a bridge that is down
+            self.say(room_id, f"more {number}")
+        self.assertEqual(1, len(self.http.asked))
+        for seconds in (1, 2, 4, 8):
+            self.settle(seconds)
+        tried = len(self.http.asked)
+        self.assertGreaterEqual(tried, 4)
+        self.assertEqual(1, len({one.path for one in self.http.asked}), "the same transaction each time")
+        self.assertEqual(1, len({str(one.body) for one in self.http.asked}), "and the same bytes")
+        self.http.answer = lambda _: (200, {})
+        self.settle(RETRY_MAX_MS / 1000)
+        self.assertEqual(["one", *(f"more {number}" for number in range(5))], self.told())
+        self.forget()
+        self.say(room_id, "at once again")
+        self.assertEqual(["at once again"], self.told())
+
+    def test_back_off_ends_when_it_speaks(self) -> None:
+        room_id = self.portal()
+        self.http.answer = lambda _: None
+        self.say(room_id, "one")
+        for _ in range(12):
+            self.settle(400)
+        self.forget()
+        self.http.answer = lambda _: (200, {})
+        self.settle(3)
+        self.assertEqual([], self.http.asked, "its turn has not come")
+        self.app.ok("GET", f"{V3}/account/whoami", None, AS_TOKEN)
+        self.settle()
+        self.assertEqual(["one"], self.told())
+
+    def test_restart_in_the_middle(self) -> None:
+        room_id = self.portal()
+        self.forget()
+        self.http.answer = lambda _: (500, {})
+        self.say(room_id, "one")
+        first = next(one for one in self.http.asked)
+        for text in ("two", "three"):
+            self.say(room_id, text)
+        self.restart()
+        self.say(room_id, "four")
+        self.http.answer = lambda _: (200, {})
+        self.settle(10)
+        again = [one for one in self.http.asked if one.path == first.path]
+        self.assertGreater(len(again), 1)
+        self.assertEqual({str(first.body)}, {str(one.body) for one in again})
+        self.assertEqual(["one", "two", "three", "four"], self.told())
+
+    def test_restart_after_the_answer_was_lost(self) -> None:
+        room_id = self.portal()
+        self.forget()
+        hold: Deferred[Any] = Deferred()
+        self.http.answer = lambda _: hold
+        self.say(room_id, "one")
+        first = self.http.asked[0]
+        self.http.answer = lambda _: (200, {})
+        self.restart()
+        self.assertEqual([first.path] * 2, [one.path for one in self.http.asked])
+        self.assertEqual(first.body, self.http.asked[1].body)
+        self.say(room_id, "two")
+        self.assertEqual(["one", "two"], self.told())
+
+    def test_nothing_twice_after_a_quiet_restart(self) -> None:
+        room_id = self.portal()
+        self.say(room_id, "one")
+        self.settle(10)
+        self.forget()
+        self.restart()
+        self.settle(10)
+        self.assertEqual([], self.http.asked)
+        self.say(room_id, "two")
+        self.assertEqual(["two"], self.told())
+
+    def test_away_for_long(self) -> None:
+        """What came while it was away is read from the rooms, and only while a ghost was there."""
+        room_id = self.portal()
+        self.forget()
+        self.http.answer = lambda _: None
+        self.say(room_id, "lost at first")
+        expected = ["lost at first"]
+        for number in range(30):
+            expected.append(f"{number}")
+            self.say(room_id, f"{number}")
+        self.as_ghost("POST", f"{V3}/rooms/{room_id}/leave", {})
+        self.say(room_id, "behind its back")
+        self.restart()
+        self.as_ghost("POST", f"{V3}/join/{room_id}", {})
+        self.say(room_id, "back")
+        other = self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, self.alice)["room_id"]
+        self.say(other, "elsewhere")
+        self.app.ok("POST", f"{V3}/rooms/{other}/invite", {"user_id": BOT}, self.alice)
+        self.http.answer = lambda _: (200, {})
+        self.settle(RETRY_MAX_MS / 1000)
+        self.settle(RETRY_MAX_MS / 1000)
+        self.assertEqual([*expected, "back"], self.told())
+        members = [
+            (event["state_key"], event["content"]["membership"])
+            for event in self.http.events()
+            if event["type"] == "m.room.member"
+        ]
+        self.assertEqual([(GHOST, "leave"), (GHOST, "join"), (BOT, "invite")], members)
+
+    def test_old_paths(self) -> None:
+        room_id = self.portal()
+        self.forget()
+
+        def old(asked: Asked) -> tuple[int, Any]:
+            right = asked.path.startswith("/transactions/") and asked.query == {"access_token": [HS_TOKEN]}
+            return (200, {}) if right else (404, {})
+
+        self.http.answer = old
+        self.say(room_id, "one")
+        self.assertEqual(2, len(self.http.asked))
+        self.say(room_id, "two")
+        self.assertEqual(3, len(self.http.asked), "what it understood is asked first now")
+        self.assertEqual({"one", "two"}, set(self.told()))
+        self.settle(4000)
+        self.forget()
+        self.say(room_id, "three")
+        self.assertTrue(self.http.asked[0].path.startswith("/_matrix/app/v1/"), "tried again now and then")
+
+
+@on_each_database
+class Neighbours(BridgeCase):
+    """Two bridges in one room, and one that has no address."""
+
+    def registrations(self) -> list[AppserviceRegistration]:
+        everybody = (Namespace(Pattern(f"@.*:{SERVER_NAME}"), False),)
+        return [registration(), registration("other"), registration("puppets", url=None, users=everybody)]
+
+    def test_one_that_is_down_slows_nobody(self) -> None:
+        room_id = self.portal()
+        body = {"type": "m.login.application_service", "username": "_other_eve", "inhibit_login": True}
+        self.app.ok("POST", f"{V3}/register", body, "as-token-of-other")
+        self.app.ok(
+            "POST", f"{V3}/join/{room_id}", {}, "as-token-of-other", {"user_id": f"@_other_eve:{SERVER_NAME}"}
+        )
+        self.settle()
+        self.forget()
+        hangs: Deferred[Any] = Deferred()
+        self.http.answer = lambda asked: (
+            (200, {}) if asked.headers["Authorization"].endswith(HS_TOKEN) else hangs
+        )
+        for text in ("one", "two", "three"):
+            self.say(room_id, text)
+        mine = [one for one in self.http.asked if one.headers["Authorization"].endswith(HS_TOKEN)]
+        self.assertEqual(3, len(mine))
+        self.assertEqual(1, len(self.http.asked) - len(mine))
+
+    def test_removed_and_forgotten(self) -> None:
+        room_id = self.portal()
+        self.http.answer = lambda _: None
+        self.say(room_id, "one")
+        self.app.registrations = [registration("other")]
+        self.restart()
+        self.app.registrations = [registration(), registration("other")]
+        self.forget()
+        self.http.answer = lambda _: (200, {})
+        self.restart()
+        self.settle(400)
+        self.assertEqual([], self.told())
+        self.say(room_id, "anew")
+        self.assertEqual(["anew"], self.told())
+
+
+class Rooms(BridgeCase):
+    """Rooms that concern a bridge by their id or alias, whoever is in them."""
+
+    def registrations(self) -> list[AppserviceRegistration]:
+        return [
+            registration(rooms=(Namespace(Pattern("!watched"), False),)),
+            registration("other", aliases=(Namespace(Pattern("#plaza"), False),)),
+        ]
+
+    def by(self, service: str) -> list[str]:
+        token = HS_TOKEN if service == "bridge" else f"hs-token-of-{service}"
+        bodies = [one.body for one in self.http.asked if one.headers["Authorization"].endswith(token)]
+        return [e["content"]["body"] for body in bodies for e in body["events"] if "body" in e["content"]]
+
+    def test_by_alias(self) -> None:
+        room = self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, self.alice)["room_id"]
+        self.say(room, "before")
+        alias = f"{V3}/directory/room/%23plaza:{SERVER_NAME}"
+        self.app.ok("PUT", alias, {"room_id": room}, self.alice)
+        self.say(room, "named")
+        self.http.answer = lambda _: None
+        self.say(room, "away")
+        self.say(room, "still away")
+        self.http.answer = lambda _: (200, {})
+        self.restart()
+        self.settle(400)
+        self.app.ok("DELETE", alias, None, self.alice)
+        self.say(room, "nameless")
+        self.assertEqual(["named", "away", "still away"], list(dict.fromkeys(self.by("other"))))
+        self.assertEqual([], self.by("bridge"))
+
+
+class Cost(BridgeCase):
+    """A message that concerns no application service costs no statement more."""
+
+    def test_no_statement(self) -> None:
+        room = self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, self.alice)["room_id"]
+        self.say(room, "warm")
+        self.settle(100)
+        counts = []
+        for on in (True, False):
+            if not on:
+                self.app.registrations = []
+                self.restart()
+                self.say(room, "warm again")
+                self.settle(100)
+            asked: list[str] = []
+            self.app.engine.hook = asked.append
+            self.number += 1
+            path = f"{V3}/rooms/{room}/send/m.room.message/t{self.number}"
+            self.app.ok("PUT", path, {"msgtype": "m.text", "body": "x"}, self.alice)
+            for _ in range(60):
+                self.app.advance(0)
+            self.app.engine.hook = None
+            counts.append(len(asked))
+        self.assertEqual(counts[0], counts[1])
