@@ -85,6 +85,21 @@ def parse_untrusted(data: dict[str, Any], rules: RoomRules, *, is_old: bool = Fa
     Signatures, hashes and authorisation are not looked at here. `is_old`: it is out of an answer to a backfill, so it
     may name more events than one that is sent now.
     """
+    return parse_with_texts(data, rules, is_old=is_old).event
+
+
+class Parsed(NamedTuple):
+    """An event, and the texts of it that were made on the way: for whom there are many."""
+
+    event: Event
+    stored: bytes
+    """As `stored_bytes` gives it."""
+    signed: bytes
+    """As `hashes.redacted_bytes` gives it."""
+
+
+def parse_with_texts(data: dict[str, Any], rules: RoomRules, *, is_old: bool = False) -> Parsed:
+    """The same as `parse_untrusted`, without what would be encoded again for storing and verifying."""
     if type(data) is not dict:
         raise Malformed("Event must be a JSON object")
     event_json = {key: value for key, value in data.items() if key != "unsigned"}
@@ -93,14 +108,15 @@ def parse_untrusted(data: dict[str, Any], rules: RoomRules, *, is_old: bool = Fa
         raise Malformed("Event is too large", errcode="M_TOO_LARGE", status=413)
     try:
         _check_fields(event_json, rules, is_old)
-        event_id = _check_event_id(event_json, rules)
+        signed = redacted_bytes(event_json, rules)
+        event_id = _check_event_id(event_json, signed, rules)
         room_id = _check_room_id(event_json, event_id, rules)
     except Malformed as error:
         if error.errcode != "M_INVALID_PARAM":
             raise
         # The id parsers speak of parameters; here the ids are parts of a JSON body.
         raise Malformed(error.message) from None
-    return _assemble(event_id, room_id, event_json, rules)
+    return Parsed(_assemble(event_id, room_id, event_json, rules), encoded, signed)
 
 
 def parse_stored(event_id: EventId, data: bytes | dict[str, Any], rules: RoomRules) -> Event:
@@ -126,15 +142,16 @@ def _assemble(event_id: EventId, room_id: RoomId, event_json: dict[str, Any], ru
         content,
         event_json["origin_server_ts"],
         event_json["depth"],
-        _reference_ids(event_json["prev_events"], rules),
-        _reference_ids(event_json["auth_events"], rules),
+        reference_ids(event_json["prev_events"], rules),
+        reference_ids(event_json["auth_events"], rules),
         redacts_of(event_json, content, rules) if event_json["type"] == "m.room.redaction" else None,
         event_json,
         rules,
     )
 
 
-def _reference_ids(references: list[Any], rules: RoomRules) -> tuple[EventId, ...]:
+def reference_ids(references: list[Any], rules: RoomRules) -> tuple[EventId, ...]:
+    """The ids in prev_events or auth_events."""
     if rules.references_carry_hashes:
         return tuple(reference[0] for reference in references)
     return tuple(references)
@@ -213,9 +230,9 @@ def _check_signatures(signatures: Any) -> None:
             raise Malformed("signatures must hold strings by server and key id")
 
 
-def _check_event_id(event_json: dict[str, Any], rules: RoomRules) -> EventId:
+def _check_event_id(event_json: dict[str, Any], signed: bytes, rules: RoomRules) -> EventId:
     if rules.event_ids_are_hashes:
-        return event_id_of(redacted_bytes(event_json, rules), rules)
+        return event_id_of(signed, rules)
     return parse_event_id_with_domain(compute_event_id(event_json, rules))
 
 

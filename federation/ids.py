@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from functools import lru_cache
 from typing import Any, Final, NewType
 
 from federation.errors import Malformed
@@ -50,7 +51,9 @@ def _check_text(value: str, kind: str) -> None:
             raise _refuse(kind)
 
 
+@lru_cache(maxsize=4_096)
 def _is_server_name(value: str) -> bool:
+    # Remembered: every event names a few servers, mostly the same. What is asked is at most as long as an id.
     match = _SERVER_NAME.fullmatch(value)
     if match is None:
         return False

@@ -215,9 +215,13 @@ def verify_event_signatures(
     event: Event,
     required: Collection[ServerName],
     keys: Mapping[ServerName, Mapping[KeyId, bytes]],
+    signed: bytes | None = None,
 ) -> Verdict:
-    """Accept or Drop. `keys` holds, by server, the keys that are valid for this event (see keyring.py)."""
-    message = redacted_bytes(event.json, event.rules)
+    """Accept or Drop. `keys` holds, by server, the keys that are valid for this event (see keyring.py).
+
+    `signed`: what its signatures cover, where it is at hand.
+    """
+    message = redacted_bytes(event.json, event.rules) if signed is None else signed
     signatures = event.json.get("signatures")
     for server_name in sorted(required):
         problem = _check_entity(signatures, server_name, keys.get(server_name, {}), message)

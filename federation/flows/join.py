@@ -1,8 +1,8 @@
 """What a server says of a room that we join: read, verified, put in order and judged, without believing any of it.
 
 The work goes in steps that a thread can do in chunks, as the answer may hold tens of thousands of events: `read_answer`,
-`Lot.peek` (whose keys are needed), `Lot.parse` and `Lot.verify` (format, signatures, hashes), `Lot.sort` (auth events
-before what rests on them; no recursion), `Lot.judge` (each by its own auth events), `Lot.conclude` (does the state let
+`Lot.peek` (whose keys are needed), `Lot.check` (format, signatures, hashes), `Lot.sort` (auth events before what rests on
+them; no recursion), `Lot.judge` (each by its own auth events), `Lot.conclude` (does the state let
 us in?). Between the steps only texts and names are kept, never all events at once.
 
 An event that does not hold is left out, and with it what rests on it: rooms have events of servers whose keys nobody
@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -25,9 +25,10 @@ from federation.auth.select import CREATE, StateKey, auth_keys_for
 from federation.canonical import MAX_INTEGER
 from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_of
 from federation.errors import Malformed
-from federation.event import Event, parse_stored, parse_untrusted, stored_bytes
+from federation.event import Event, parse_stored, parse_with_texts, reference_ids, stored_bytes
 from federation.hashes import check_content_hash
-from federation.ids import EventId, KeyId, RoomId, ServerName, parse_server_name
+from federation.ids import EventId, KeyId, RoomId, ServerName, UserId, parse_server_name
+from federation.keyring import ServerKeys
 from federation.redaction import redact
 from federation.signing import required_signers, signature_key_ids, verify_event_signatures
 from federation.verdict import Accept
@@ -38,6 +39,31 @@ MAX_SERVERS: Final = 20_000
 MAX_KEY_IDS: Final = 16
 _REMEMBERED: Final = 2_000
 _MEMBER: Final = "m.room.member"
+
+
+class _Fields(msgspec.Struct):
+    """Of an event that was checked: what its row says."""
+
+    type: str
+    sender: str
+    state_key: str
+    depth: int
+    origin_server_ts: int
+    prev_events: list[Any]
+
+
+class Held(NamedTuple):
+    """A state event that holds, as far as it takes to store it."""
+
+    event_id: EventId
+    key: StateKey
+    sender: UserId
+    depth: int
+    ts_ms: int
+    prev_ids: tuple[EventId, ...]
+    auth_ids: tuple[EventId, ...]
+    text: bytes  # canonical
+
 
 EventKeys = Mapping[ServerName, Mapping[KeyId, bytes]]
 
@@ -144,6 +170,13 @@ class _Entry:
     auth_ids: tuple[EventId, ...]
 
 
+class Checked(NamedTuple):
+    """What came of a chunk: events that passed, each with its text, and servers whose keys lacked, once an event."""
+
+    entries: list[tuple[_Entry, bytes]]
+    lacking: list[ServerName]
+
+
 @dataclass(frozen=True, slots=True)
 class Conclusion:
     """What the answer comes to: the state before our join, or why it is refused."""
@@ -197,43 +230,52 @@ class Lot:
 
     # --- one by one ----------------------------------------------------------------------------------
 
-    def parse(self, start: int, count: int) -> list[tuple[int, Event]]:
-        """Check 1: those of a chunk that are state events of this room, with their places."""
+    def check(
+        self,
+        start: int,
+        count: int,
+        keys: Mapping[ServerName, ServerKeys],
+        silent: Collection[ServerName] = frozenset(),
+    ) -> Checked:
+        """Checks 1 to 3 of a chunk: state events of this room, signed with these keys, redacted where the hash is wrong.
+
+        Changes nothing, so several threads may do it side by side. ``silent``: servers that did not give their keys.
+        """
         decode = msgspec.json.Decoder(dict[str, Any]).decode
-        found: list[tuple[int, Event]] = []
+        found = Checked([], [])
         for place in range(start, min(start + count, self.size)):
             try:
-                event = parse_untrusted(decode(self._texts[place]), self._rules, is_old=True)
+                parsed = parse_with_texts(decode(self._texts[place]), self._rules, is_old=True)
             except (Malformed, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 continue
+            event = parsed.event
             # No event of ours has NUL in a name, and PostgreSQL's text cannot hold it.
             if (
-                event.room_id == self._room_id
-                and event.state_key is not None
-                and "\0" not in event.type + event.state_key
+                event.room_id != self._room_id
+                or event.state_key is None
+                or "\0" in event.type + event.state_key
             ):
-                found.append((place, event))
+                continue
+            required = required_signers(event)
+            for_event = {server: keys[server].for_event(event) for server in required if server in keys}
+            if silent and (lacking := _lacking(event, required, for_event, silent)):
+                found.lacking.extend(lacking)
+            elif isinstance(verify_event_signatures(event, required, for_event, parsed.signed), Accept):
+                text = parsed.stored
+                if not check_content_hash(event.json, event.rules):
+                    event = parse_stored(event.event_id, redact(event.json, event.rules), event.rules)
+                    text = stored_bytes(event)
+                entry = _Entry(place, event.event_id, event.key(), event.auth_event_ids)
+                found.entries.append((entry, text))
         return found
 
-    def verify(
-        self,
-        parsed: Sequence[tuple[int, Event]],
-        keys: Sequence[EventKeys],
-        silent: Collection[ServerName] = frozenset(),
-    ) -> None:
-        """Checks 2 and 3 of a chunk; ``keys`` are those that count for each event, ``silent`` who did not give theirs."""
-        for (place, event), for_event in zip(parsed, keys, strict=True):
-            if event.event_id in self._entries:
-                continue
-            if silent and (lacking := _lacking(event, for_event, silent)):
-                self.awaited.update(lacking)
-                continue
-            if not isinstance(verify_event_signatures(event, required_signers(event), for_event), Accept):
-                continue
-            if not check_content_hash(event.json, event.rules):
-                event = parse_stored(event.event_id, redact(event.json, event.rules), event.rules)
-            self._texts[place] = stored_bytes(event)
-            self._entries[event.event_id] = _Entry(place, event.event_id, event.key(), event.auth_event_ids)
+    def take(self, checked: Checked) -> None:
+        """Keep what a chunk brought; of several forms of one event the first."""
+        for entry, text in checked.entries:
+            if entry.event_id not in self._entries:
+                self._entries[entry.event_id] = entry
+                self._texts[entry.place] = text
+        self.awaited.update(checked.lacking)
 
     # --- all together --------------------------------------------------------------------------------
 
@@ -328,13 +370,29 @@ class Lot:
         """How many events did not hold."""
         return self.size - len(self._order) + len(self._rejected)
 
-    def accepted(self, start: int, count: int) -> list[Event]:
+    def held(self, start: int, count: int) -> list[Held]:
         """The events of a chunk that hold, auth events before what rests on them."""
-        return [
-            self._load(self._entries[event_id])
-            for event_id in self._order[start : start + count]
-            if event_id not in self._rejected
-        ]
+        decode = msgspec.json.Decoder(_Fields).decode
+        found: list[Held] = []
+        for event_id in self._order[start : start + count]:
+            if event_id in self._rejected:
+                continue
+            entry = self._entries[event_id]
+            text = self._texts[entry.place]
+            fields = decode(text)
+            found.append(
+                Held(
+                    event_id,
+                    entry.key,
+                    UserId(fields.sender),
+                    fields.depth,
+                    fields.origin_server_ts,
+                    reference_ids(fields.prev_events, self._rules),
+                    entry.auth_ids,
+                    text,
+                )
+            )
+        return found
 
     def _load(self, entry: _Entry) -> Event:
         event = self._recent.get(entry.event_id)
@@ -354,10 +412,13 @@ def signers_of(event: Event) -> list[tuple[ServerName, tuple[KeyId, ...]]]:
     return [(server, signature_key_ids(signatures, server)) for server in sorted(required_signers(event))]
 
 
-def _lacking(event: Event, keys: EventKeys, silent: Collection[ServerName]) -> list[ServerName]:
+def _lacking(
+    event: Event, required: Collection[ServerName], keys: EventKeys, silent: Collection[ServerName]
+) -> list[ServerName]:
     """The silent servers that say they signed an event, with keys that nobody here has."""
-    return [
-        server
-        for server, key_ids in signers_of(event)
-        if server in silent and key_ids and not any(key_id in keys.get(server, ()) for key_id in key_ids)
-    ]
+    lacking: list[ServerName] = []
+    for server in sorted(required):
+        key_ids = signature_key_ids(event.json["signatures"], server) if server in silent else ()
+        if key_ids and not any(key_id in keys.get(server, ()) for key_id in key_ids):
+            lacking.append(server)
+    return lacking

@@ -202,9 +202,18 @@ class Rows:
     def _text(self, dialect: str, size: int) -> str:
         text = self._texts.get((dialect, size))
         if text is None:
-            template: list[dict[str, Any]] = [dict.fromkeys(self.columns) for _ in range(size)]
-            text = self._texts[(dialect, size)] = _compile(self._build(dialect, template), dialect).sql
+            text = self._texts[(dialect, size)] = self._repeated(dialect, size)
         return text
+
+    def _repeated(self, dialect: str, size: int) -> str:
+        """SQLAlchemy takes 30 ms for a statement of 256 rows: it writes one row, which is repeated."""
+        one = _compile(self._build(dialect, [dict.fromkeys(self.columns)]), dialect).sql
+        mark = "?" if dialect == SQLITE else "%s"
+        row = f"({', '.join([mark] * len(self.columns))})"
+        before, found, after = one.partition(f" VALUES {row}")
+        if not found or mark in before + after:
+            raise ValueError(f"not an insert of rows: {one}")
+        return f"{before} VALUES {', '.join([row] * size)}{after}"
 
 
 def _compile(construct: ClauseElement, dialect: str) -> Text:

@@ -147,6 +147,17 @@ class KeyRing:
             keys = self._memory.get(server_name)
         return {} if keys is None else keys.for_event_at(ts_ms, rules)
 
+    async def stored(self, server_names: Sequence[ServerName]) -> Mapping[ServerName, ServerKeys]:
+        """Every key of many servers that was ever seen, as far as they are here; nobody is asked."""
+        own = self._own.server_name
+        found = {name: keys for name in server_names if (keys := self._memory.get(name)) is not None}
+        unread = [name for name in server_names if name not in found and name != own]
+        if unread:
+            found.update(await self._database.read(load_server_keys, unread))
+        if own in server_names:
+            found[own] = self._own.keys()
+        return found
+
     async def fetch_many(
         self, wanted: Sequence[Wanted], *, patience_s: float = 30.0
     ) -> frozenset[ServerName]:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from federation.flows.keys import Wanted
 from federation.ids import KeyId, RoomId, ServerName
+from federation.keyring import ServerKeys
 from federation.versions import RoomRules
 from homeserver.http.transport import DEFAULT_MAX_BYTES, DEFAULT_TIMEOUT_S, PeerResponse
 
@@ -88,6 +89,9 @@ class EventKeys(Protocol):
         self, server_name: ServerName, key_ids: Sequence[KeyId], ts_ms: int, rules: RoomRules, *, fetch: bool
     ) -> Mapping[KeyId, bytes]:
         """Keys that count for such an event; with ``fetch`` none of these is missing that can be had."""
+
+    async def stored(self, server_names: Sequence[ServerName]) -> Mapping[ServerName, ServerKeys]:
+        """Every key of many servers that was ever seen, as far as they are here; nobody is asked."""
 
     async def fetch_many(
         self, wanted: Sequence[Wanted], *, patience_s: float = 30.0

@@ -6,7 +6,8 @@ are left out. Whose server did not answer is told (`Verified.awaited`): the join
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,15 +16,16 @@ from twisted.internet.defer import Deferred
 
 from federation.errors import Malformed
 from federation.event import Event, parse_untrusted
-from federation.flows.join import Conclusion, JoinAnswer, Lot, read_answer, read_state, signers_of
+from federation.flows.join import Checked, Conclusion, JoinAnswer, Lot, read_answer, read_state, signers_of
 from federation.flows.keys import Wanted
-from federation.ids import KeyId, ServerName
+from federation.ids import ServerName
 from federation.signing import with_signatures
 from federation.versions import RoomRules
 from homeserver.peers.types import EventKeys
 from homeserver.rooms.signed import is_signed
 
 CHUNK = 400
+SIDE_BY_SIDE = 2
 # LIMIT(servers whose keys are waited for: those whose events lack most. The others' events stay out)
 AWAITED_MOST = 1_000
 
@@ -70,10 +72,15 @@ class JoinChecks:
         lot = Lot(answer, join.room_id, join.rules)
         wanted = await self._wanted(lot, join.rules)
         silent = await self._keys.fetch_many(wanted)
+        # Signatures are checked outside of the interpreter's lock, the better part of all this.
+        keys = await self._keys.stored([one.server_name for one in wanted])
+        running: deque[Deferred[Checked]] = deque()
         for start in range(0, lot.size, CHUNK):
-            parsed = await self._run(lot.parse, start, CHUNK)
-            keys = [await self._keys_for(event) for _, event in parsed]
-            await self._run(lot.verify, parsed, keys, silent)
+            running.append(self._run(lot.check, start, CHUNK, keys, silent))
+            if len(running) == SIDE_BY_SIDE:
+                lot.take(await running.popleft())
+        while running:
+            lot.take(await running.popleft())
         await self._run(lot.sort)
         problem = await self._run(lot.find_create)
         if problem is not None:
@@ -97,18 +104,6 @@ class JoinChecks:
             Wanted(one.server, one.key_ids, one.newest_ts_ms if rules.enforce_key_validity else 0)
             for one in await self._run(lot.peek)
         ]
-
-    async def _keys_for(self, event: Event) -> dict[ServerName, Mapping[KeyId, bytes]]:
-        found: dict[ServerName, Mapping[KeyId, bytes]] = {}
-        for server, key_ids in signers_of(event):
-            keys = self._keys.known_for_event(server, key_ids, event.origin_server_ts, event.rules)
-            if keys is None and key_ids:
-                # Not fetched again: an answer could name servers without end.
-                keys = await self._keys.for_event(
-                    server, key_ids, event.origin_server_ts, event.rules, fetch=False
-                )
-            found[server] = keys or {}
-        return found
 
     async def _cosigned(self, join: Event, text: bytes) -> Event:
         """The join with the signature of the server that let us in, where the room wants one.

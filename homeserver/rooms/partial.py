@@ -31,11 +31,11 @@ from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError
 from homeserver.http.transport import build_uri
 from homeserver.peers.types import PeerClient
-from homeserver.rooms.arrivals import store_outliers
 from homeserver.rooms.completion import complete_room
 from homeserver.rooms.handshakes import PREFIX, heard
-from homeserver.rooms.join_checks import CHUNK, JoinChecks, RunInThread, Verified
+from homeserver.rooms.join_checks import JoinChecks, RunInThread, Verified
 from homeserver.rooms.large_answers import LargeAnswers
+from homeserver.rooms.lots import AT_ONCE, store_lot
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.clock import Clock, sleep
@@ -304,12 +304,13 @@ class PartialRooms:
         return await actor.run(job)
 
     async def _store(self, join: PartialJoin, room_id: str, verified: Verified) -> None:
-        actor, lot = await self._rooms.find(room_id), verified.lot
-        for number, start in enumerate(range(0, len(lot), CHUNK)):
-            if number % _TELL_EVERY == 0 and not join.attempts:
-                await self._tell(join.room_nid, start, len(lot), finished=False)
-            events: Sequence[Event] = await self._run(lot.accepted, start, CHUNK)
-            await actor.run(partial(_store, events))
+        actor, lot = await self._rooms.find(RoomId(room_id)), verified.lot
+
+        async def tell(done: int) -> None:
+            if not join.attempts and done % (AT_ONCE * _TELL_EVERY) == 0:
+                await self._tell(join.room_nid, done, len(lot), finished=False)
+
+        await store_lot(actor, lot, self._run, tell)
 
     async def _tell(self, room_nid: int, done: int, total: int, *, finished: bool) -> None:
         users = sorted(self._index.local_members(room_nid))
@@ -335,10 +336,6 @@ def _give_up(waiter: Deferred[bool]) -> None:
 
 async def _load(turn: Turn, nid: int) -> Event:
     return (await turn.events([nid]))[nid]
-
-
-async def _store(events: Sequence[Event], turn: Turn) -> None:
-    await store_outliers(turn, events)
 
 
 def _nothing(tx: WriteTx) -> Any:

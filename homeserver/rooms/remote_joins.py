@@ -19,7 +19,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from federation.errors import Malformed
-from federation.event import Event, stored_bytes
+from federation.event import stored_bytes
 from federation.flows.handshake import NeedAccepted, Refused, Silent, Wish
 from federation.ids import RoomId, ServerName, UserId
 from federation.verdict import Accept
@@ -28,10 +28,11 @@ from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import MatrixError, forbidden
 from homeserver.http.transport import build_uri
 from homeserver.peers.types import PeerClient
-from homeserver.rooms.arrivals import Arrival, Arrived, Missing, Placed, adopt_room, arrive, store_outliers
+from homeserver.rooms.arrivals import Arrival, Arrived, Missing, Placed, adopt_room, arrive
 from homeserver.rooms.handshakes import Handshakes, heard
-from homeserver.rooms.join_checks import CHUNK, JoinChecks, RunInThread, Verified
+from homeserver.rooms.join_checks import JoinChecks, RunInThread, Verified
 from homeserver.rooms.large_answers import LargeAnswers
+from homeserver.rooms.lots import store_lot
 from homeserver.rooms.partial import PartialRooms, put_progress
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
@@ -162,9 +163,7 @@ class RemoteJoins:
         self._tools.interner.learn_version(room_nid, join.rules.version)
         await self._worker.work(set_room_version, room_nid, join.rules.version)
         actor = await self._rooms.find(join.room_id)
-        for start in range(0, len(lot), CHUNK):
-            events: list[Event] = await self._run(lot.accepted, start, CHUNK)
-            await actor.run(partial(_store, events))
+        await store_lot(actor, lot, self._run)
         state = list(verified.conclusion.state.values())
 
         adopted: list[PartialJoin | None] = []  # None: all of the room is here
@@ -220,10 +219,6 @@ def _note(tx: WriteTx, *, join: PartialJoin | None, room_nid: int, user_nid: int
     put_partial_join(tx, join)
     if not join.attempts:
         put_progress(tx, [user_nid], room_nid, done, 0, False)
-
-
-async def _store(events: Sequence[Event], turn: Turn) -> None:
-    await store_outliers(turn, events)
 
 
 def _is_known(tx: Tx, room_nid: int) -> bool:

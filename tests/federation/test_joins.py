@@ -525,7 +525,7 @@ class Broken(JoinCase):
         async def fail(*_: Any, **__: Any) -> None:
             raise DatabaseUnavailable("gone")
 
-        for name in ("adopt_room", "store_outliers"):
+        for name in ("adopt_room", "store_lot"):
             with monkey_patched(remote_joins, name, fail):
                 self.assertEqual(503, self.join(self.c, self.carol, room_id, A).status)
             self.nothing_is_left(room_id)

@@ -7,11 +7,13 @@ from typing import Any
 import msgspec
 from hypothesis import strategies as st
 
-from federation.event import parse_untrusted
+from federation.canonical import MAX_INTEGER
+from federation.event import parse_stored, parse_untrusted
 from federation.flows.handshake import Wish, fill_in
-from federation.flows.join import Lot, read_answer, read_state, signers_of
+from federation.flows.join import Lot, read_answer, read_state
 from federation.hashes import compute_event_id
 from federation.ids import RoomId, ServerName, UserId
+from federation.keyring import ServerKeys, VerifyKey
 from federation.signing import SigningKey, hash_and_sign_event
 from federation.versions import ROOM_VERSIONS
 from tests.fuzz.harness import JSON, main, mutated, only_malformed
@@ -94,20 +96,20 @@ def target(value: Any) -> None:
 
 
 def _check(lot: Lot) -> None:
-    known = {KEY.server_name: {KEY.key_id: KEY.public_key}}
+    key = VerifyKey(KEY.key_id, KEY.public_key, MAX_INTEGER)
+    known = {KEY.server_name: ServerKeys(KEY.server_name, {KEY.key_id: key}, 0, MAX_INTEGER)}
     for one in lot.peek():
         assert one.key_ids
-    parsed = lot.parse(0, lot.size)
-    for _, event in parsed:
-        signers_of(event)
-    lot.verify(parsed, [known] * len(parsed))
+    lot.take(lot.check(0, lot.size, known, {OWN.server_name}))
     lot.sort()
     problem = lot.find_create()
     if problem is not None:
         return
     lot.judge(0, len(lot))
     seen: set[str] = set()
-    for event in lot.accepted(0, len(lot)):
+    for held in lot.held(0, len(lot)):
+        event = parse_stored(held.event_id, held.text, RULES)
+        assert held.prev_ids == event.prev_event_ids and held.key == event.key()
         assert event.room_id == ROOM and compute_event_id(event.json, RULES) == event.event_id
         assert all(auth_id in seen for auth_id in event.auth_event_ids)
         assert not event.event_id.startswith("$loop")

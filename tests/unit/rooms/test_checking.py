@@ -14,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from federation.event import Event
 from federation.flows.keys import Wanted
 from federation.ids import KeyId, ServerName
+from federation.keyring import ServerKeys
 from federation.verdict import Drop
 from federation.versions import RoomRules
 from homeserver.rooms.checking import EventChecker, KeysMissing
@@ -41,6 +42,9 @@ class FakeKeys:
         if fetch and server_name in self.away:
             self.memory[server_name] = self.away[server_name]
         return self.memory.get(server_name, {})
+
+    async def stored(self, server_names: Sequence[ServerName]) -> Mapping[ServerName, ServerKeys]:
+        raise AssertionError("not for this")
 
     async def fetch_many(
         self, wanted: Sequence[Wanted], *, patience_s: float = 30.0

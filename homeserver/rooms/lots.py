@@ -1,0 +1,125 @@
+"""Storing the events of an answer that was verified: as outliers of its room, in chunks, each in a turn of its actor.
+
+What a lot says of its events was judged already: each by its own auth events, which are of the lot themselves. That
+stands where the events that it was judged by are stored as they were judged (``_Chunks.trusted``); then nothing is
+judged a second time, and the rows are written at once. A chunk of which anything is here in another form, or rejected,
+goes the way of all events (``arrivals.store_outliers``), and is checked anew by what is stored.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+
+from twisted.internet.defer import Deferred
+
+from federation.event import parse_stored
+from federation.flows.join import Held, Lot
+from federation.ids import EventId
+from federation.verdict import Accept
+from homeserver.rooms.actor import RoomActor
+from homeserver.rooms.arrivals import AlreadyHere, Placed, store_outliers
+from homeserver.rooms.join_checks import RunInThread
+from homeserver.rooms.turn import Turn
+from homeserver.store.outliers import Here, OutlierRows, find_here, write_outliers
+
+# Twice what one statement inserts.
+AT_ONCE = 512
+
+Tell = Callable[[int], Awaitable[None]]
+"""Hears how many events of the lot are stored or on their way."""
+
+
+async def store_lot(actor: RoomActor, lot: Lot, run_in_thread: RunInThread, tell: Tell | None = None) -> None:
+    """Store the events of a lot that hold. While a chunk is on its way to the disk the next is prepared."""
+    chunks = _Chunks(lot)
+    storing: deque[Deferred[None]] = deque()
+    try:
+        for start in range(0, len(lot), AT_ONCE):
+            held: list[Held] = await run_in_thread(lot.held, start, AT_ONCE)
+            storing.append(actor.run(partial(chunks.place, held)))
+            if len(storing) > 1:
+                await storing.popleft()
+            if tell is not None:
+                await tell(start)
+        while storing:
+            await storing.popleft()
+    finally:
+        for one in storing:
+            # What rests on a chunk that is not stored is not stored either, and nobody waits for it.
+            one.addErrback(lambda _: None)
+
+
+class _Chunks:
+    """What has been stored of a lot."""
+
+    def __init__(self, lot: Lot) -> None:
+        self._lot = lot
+        # Events that are stored with the text by which others of the lot were judged: their numbers and ranks.
+        self.trusted: dict[EventId, tuple[int, int]] = {}
+
+    async def place(self, held: Sequence[Held], turn: Turn) -> None:
+        """One chunk; a job, which may run more than once."""
+        ids = [one.event_id for one in held]
+        here, redacted = await turn.tools.database.read(find_here, ids)
+        flying = {one.event.event_id for one in turn.unstored()}
+        if redacted or not flying.isdisjoint(ids) or not self._is_trusted(held, here, turn):
+            await self._place_slowly(held, turn, here)
+        else:
+            await self._place_at_once([one for one in held if one.event_id not in here], turn)
+
+    def _is_trusted(self, held: Sequence[Held], here: dict[str, Here], turn: Turn) -> bool:
+        """Whether all that these were judged by is stored as it was then, or is among them before."""
+        seen: set[EventId] = set()
+        for one in held:
+            known = here.get(one.event_id)
+            if known is not None:
+                if not _is_same(known, one, turn):
+                    return False
+                self.trusted[one.event_id] = known.nid, known.rank
+            elif any(auth_id not in self.trusted and auth_id not in seen for auth_id in one.auth_ids):
+                return False
+            seen.add(one.event_id)
+        return True
+
+    async def _place_at_once(self, held: Sequence[Held], turn: Turn) -> None:
+        """Write the rows of events that are not here."""
+        interner = turn.tools.interner
+        await interner.bind_users(sorted({one.sender for one in held}))
+        await interner.bind_keys(sorted({one.key for one in held}))
+        room_nid, new, trusted = turn.head.room_nid, OutlierRows(), self.trusted
+        for one in held:
+            # Bound a moment ago; where so many names are new that it was forgotten since, it is looked up.
+            sender_nid = interner.known_user(one.sender) or await interner.user(one.sender)
+            key_nid = interner.known_key(one.key) or await interner.state_key(one.key)
+            type_nid = interner.known_type(one.key[0]) or await interner.event_type(one.key[0])
+            cited = dict.fromkeys([trusted[auth_id] for auth_id in one.auth_ids])
+            rank = 1 + max([rank for _, rank in cited], default=0)
+            nid = interner.take_nid()
+            trusted[one.event_id] = nid, rank
+            new.events.append(
+                (nid, room_nid, type_nid, key_nid, sender_nid, one.event_id, one.depth, one.ts_ms, rank)
+            )
+            new.json.append((nid, one.text.decode()))
+            new.edges += [(parent_id, nid) for parent_id in one.prev_ids]
+            new.auth += [(nid, auth_nid) for auth_nid, _ in cited]
+        if held:
+            turn.extra.append(partial(write_outliers, new=new))
+
+    async def _place_slowly(self, held: Sequence[Held], turn: Turn, here: dict[str, Here]) -> None:
+        rules = turn.head.rules
+        events = [parse_stored(one.event_id, one.text, rules) for one in held]
+        outcomes = await store_outliers(turn, events)
+        for one, outcome in zip(held, outcomes, strict=True):
+            self.trusted.pop(one.event_id, None)
+            known = here.get(one.event_id)
+            if isinstance(outcome, Placed) and isinstance(outcome.verdict, Accept):
+                self.trusted[one.event_id] = outcome.nid, turn.tools.ranks.get(outcome.nid) or 0
+            elif isinstance(outcome, AlreadyHere) and known is not None and _is_same(known, one, turn):
+                self.trusted[one.event_id] = known.nid, known.rank
+
+
+def _is_same(known: Here, held: Held, turn: Turn) -> bool:
+    """Whether what is here is what was judged."""
+    return known.room_nid == turn.head.room_nid and not known.is_rejected and known.text.encode() == held.text
