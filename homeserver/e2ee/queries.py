@@ -20,13 +20,20 @@ from homeserver.db.tx import Tx
 from homeserver.e2ee.assembly import Viewer, decode, load_local
 from homeserver.e2ee.shapes import is_name, public_key_of
 from homeserver.e2ee.types import Claims, Found, FoundKeys, RemoteKeys, Requester, UserKeys, Wanted
-from homeserver.http.errors import not_found
+from homeserver.http.errors import not_found, too_large
 from homeserver.store.cross_signing import MASTER, load_signatures
 from homeserver.store.device_lists import load_stream_id
 from homeserver.store.ids import Interner
 from homeserver.store.one_time_keys import claim_keys
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
+
+# LIMIT(clients ask for some hundred at a time; each user may have many devices)
+MAX_USERS = 5_000
+MAX_CLAIMS = 5_000
+# Users that are read, and keys that are taken, at a time: nobody else waits for the rest of a large request.
+_USERS_AT_ONCE = 500
+_CLAIMS_AT_ONCE = 200
 
 
 class KeyQueries:
@@ -51,7 +58,9 @@ class KeyQueries:
     # --- for clients ---------------------------------------------------------------------------------------------
 
     async def query(self, requester: Requester, wanted: Wanted, timeout_s: float) -> Found:
-        """The keys of users, as the requester may see them."""
+        """The keys of users, as the requester may see them. 413 where there are too many of them."""
+        if len(wanted) > MAX_USERS:
+            raise too_large(f"More than {MAX_USERS} users in one request")
         local, remote = self._split(wanted)
         found = Found()
         if remote:
@@ -76,7 +85,9 @@ class KeyQueries:
                     by_user.setdefault(requester.user_id, {})[one.key_id] = one.signature
 
     async def claim(self, claims: Claims, timeout_s: float) -> FoundKeys:
-        """A key for each device that has one."""
+        """A key for each device that has one. 413 where there are too many of them."""
+        if len(claims) > MAX_CLAIMS:
+            raise too_large(f"More than {MAX_CLAIMS} keys in one request")
         local, remote = self._split({user_id: () for user_id, _, _ in claims})
         ours, theirs = set(local), set(remote)
         found = FoundKeys()
@@ -114,9 +125,9 @@ class KeyQueries:
             if user_id in nids and is_name(device_id) and is_name(algorithm)
         ]
         found: dict[str, dict[str, dict[str, Any]]] = {}
-        if asked:
-            names = {nid: user_id for user_id, nid in nids.items()}
-            for one in await self._worker.work(claim_keys, asked):
+        names = {nid: user_id for user_id, nid in nids.items()}
+        for start in range(0, len(asked), _CLAIMS_AT_ONCE):
+            for one in await self._worker.work(claim_keys, asked[start : start + _CLAIMS_AT_ONCE]):
                 by_device = found.setdefault(names[one.user_nid], {})
                 by_device.setdefault(one.device_id, {})[one.name] = decode(one.key)
         return found
@@ -129,12 +140,13 @@ class KeyQueries:
         return await self._database.read(_load_list, nid, user_id)
 
     async def _local(self, wanted: Wanted, viewer: Viewer) -> dict[str, UserKeys]:
-        nids = await self._accounts(list(wanted))
-        if not nids:
-            return {}
-        names = {nid: user_id for user_id, nid in nids.items()}
-        found = await self._database.read(load_local, names, viewer)
-        return {names[nid]: keys.only(wanted[names[nid]]) for nid, keys in found.items()}
+        known = list((await self._accounts(list(wanted))).items())
+        answer: dict[str, UserKeys] = {}
+        for start in range(0, len(known), _USERS_AT_ONCE):
+            names = {nid: user_id for user_id, nid in known[start : start + _USERS_AT_ONCE]}
+            found = await self._database.read(load_local, names, viewer)
+            answer.update((names[nid], keys.only(wanted[names[nid]])) for nid, keys in found.items())
+        return answer
 
     async def _accounts(self, user_ids: Sequence[str]) -> Mapping[str, int]:
         """Those of the users who have an account here."""

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, func, select, tuple_
+from sqlalchemy import and_, bindparam, delete, func, insert, select, tuple_
 
 from homeserver.db.schema.accounts import devices
 from homeserver.db.schema.e2ee import device_transactions, to_device, to_device_out, to_device_seen
@@ -23,7 +23,7 @@ from homeserver.store.changes import Kind
 from homeserver.store.device_life import check_alive
 
 # LIMIT(what waits for one device that does not come: beyond it the newest messages are lost, for its keys are stale)
-INBOX_MOST = 10_000
+INBOX_MOST = 20_000
 # LIMIT(what waits for one server that does not come)
 OUTBOX_MOST = 100_000
 # LIMIT(ids of one server that are remembered, whatever it sends)
@@ -34,7 +34,24 @@ _T = to_device.c
 _OUT = to_device_out.c
 _SEEN = to_device_seen.c
 _X = device_transactions.c
-_INSERT = rows(to_device, "device_nid", "pos", "message")
+_before = (
+    select(_T.place)
+    .where(_T.device_nid == bindparam("of_device"))
+    .order_by(_T.pos.desc())
+    .limit(1)
+    .scalar_subquery()
+)
+_APPEND = statement(
+    insert(to_device).from_select(
+        ["device_nid", "pos", "message", "place"],
+        select(
+            bindparam("device_nid", type_=_T.device_nid.type),
+            bindparam("pos", type_=_T.pos.type),
+            bindparam("message", type_=_T.message.type),
+            func.coalesce(_before, 0) + 1,
+        ),
+    )
+)
 _WAITING = statement(
     select(_T.pos, _T.message)
     .where(
@@ -48,9 +65,11 @@ _WAITING = statement(
     .limit(bindparam("most"))
 )
 _ENDS = statement(select(func.min(_T.pos), func.max(_T.pos)).where(_T.device_nid == bindparam("device_nid")))
-_COUNTS = statement(
-    select(_T.device_nid, func.count()).where(any_of(_T.device_nid, "nids")).group_by(_T.device_nid)
-)
+_ends = [
+    select(_T.place).where(_T.device_nid == devices.c.nid).order_by(order).limit(1).scalar_subquery()
+    for order in (_T.pos, _T.pos.desc())
+]
+_COUNTS = statement(select(devices.c.nid, *_ends).where(any_of(devices.c.nid, "nids")))
 _DROP = statement(
     delete(to_device).where(and_(_T.device_nid == bindparam("the_device"), _T.pos <= bindparam("upto")))
 )
@@ -212,7 +231,9 @@ def deliver(tx: WriteTx, messages: Sequence[ToDevice]) -> int:
     addressed = _addressees(tx, messages)
     if not addressed:
         return 0
-    counts: dict[int, int] = dict(tx.all(_COUNTS, nids=[nid for _, nid, _ in addressed]))
+    found = tx.all(_COUNTS, nids=[nid for _, nid, _ in addressed])
+    # What other units of the same transaction put there is not counted yet: a few too many are no harm.
+    counts = {nid: 0 if first is None else last - first + 1 for nid, first, last in found}
     delivered = 0
     for user_nid, device_nid, message in addressed:
         if counts.get(device_nid, 0) >= INBOX_MOST:
@@ -220,7 +241,7 @@ def deliver(tx: WriteTx, messages: Sequence[ToDevice]) -> int:
         delivered += 1
 
         def write(tx: Tx, pos: int, device_nid: int = device_nid, message: str = message) -> None:
-            tx.insert(_INSERT, [(device_nid, pos, message)])
+            tx.run(_APPEND, device_nid=device_nid, of_device=device_nid, pos=pos, message=message)
 
         tx.claim(Kind.TO_DEVICE, -user_nid, device_nid, write)
     return delivered

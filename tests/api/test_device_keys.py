@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from homeserver.e2ee import queries
 from homeserver.e2ee.shapes import MAX_KEYS_BYTES, MAX_ONE_TIME_KEY_BYTES
 from homeserver.store.one_time_keys import MAX_ONE_TIME_KEYS
 from tests.api.keys import KeysCase
@@ -163,6 +164,27 @@ class OneTimeKeys(KeysCase):
         found = self.ok(self.bob, "/keys/claim", {"one_time_keys": wanted})
         expected = {ALICE: {"PHONE": self.phone.one_time_keys("a"), "DESK": desk.one_time_keys("d")}}
         self.assertEqual({"one_time_keys": expected, "failures": {}}, found)
+
+    def test_many_in_one_request(self) -> None:
+        """More than are taken, or read, at a time; and more than may be."""
+        names = [f"k{number}" for number in range(7)]
+        self.upload(one_time_keys=self.phone.one_time_keys(*names))
+        more = [self.device("alice", f"D{number}") for number in range(5)]
+        for token, device in more:
+            self.ok(token, "/keys/upload", {"one_time_keys": device.one_time_keys("a")})
+        self.patch(queries, "_CLAIMS_AT_ONCE", 2)
+        self.patch(queries, "_USERS_AT_ONCE", 1)
+        wanted = {device.device_id: SIGNED for _, device in more} | {"PHONE": SIGNED}
+        found = self.ok(self.bob, "/keys/claim", {"one_time_keys": {ALICE: wanted}})["one_time_keys"][ALICE]
+        self.assertEqual(set(wanted), set(found))
+        self.assertEqual({ALICE, BOB}, set(self.query(self.bob, ALICE, BOB)["device_keys"]))
+        self.patch(queries, "MAX_CLAIMS", 5)
+        self.patch(queries, "MAX_USERS", 1)
+        answer = self.post(self.bob, "/keys/claim", {"one_time_keys": {ALICE: wanted}})
+        self.assert_refused(answer, 413, "M_TOO_LARGE")
+        self.assertEqual(({SIGNED: 6}, []), self.left())
+        answer = self.post(self.bob, "/keys/query", {"device_keys": {ALICE: [], BOB: []}})
+        self.assert_refused(answer, 413, "M_TOO_LARGE")
 
     def test_algorithms_are_apart(self) -> None:
         self.upload(one_time_keys={"curve25519:AAAA": "plain+key", **self.phone.one_time_keys("a")})

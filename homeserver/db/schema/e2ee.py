@@ -72,6 +72,8 @@ to_device = Table(
     nid("device_nid", primary=True),
     nid("pos", primary=True),
     text("message"),  # the event as sync tells it
+    # One more than that of the message before it: so the ends of an inbox say how much waits.
+    small("place", default=0),
     **CLUSTERED,
 )
 # Messages that wait for another server: the content of an EDU each.

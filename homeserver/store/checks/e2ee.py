@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import and_, exists, literal, or_, select
+from sqlalchemy import and_, exists, func, literal, or_, select
 
 from homeserver.db.schema.accounts import access_tokens, accounts, devices, refresh_tokens
 from homeserver.db.schema.e2ee import (
@@ -85,6 +85,12 @@ ENCRYPTION: tuple[Rule, ...] = (
             ),
         )
         for tokens in (access_tokens, refresh_tokens)
+    ),
+    rule(
+        "the messages for a device are not numbered one after the other",
+        select(to_device.c.device_nid)
+        .group_by(to_device.c.device_nid)
+        .having(func.max(to_device.c.place) - func.min(to_device.c.place) + 1 != func.count()),
     ),
     rule(
         "the device list of an account of this server is kept as another's",

@@ -104,6 +104,19 @@ def _push() -> None:
     )
 
 
+_NUMBER_MESSAGES = """
+    UPDATE to_device SET place = numbered.place FROM (
+        SELECT device_nid, pos, row_number() OVER (PARTITION BY device_nid ORDER BY pos) AS place FROM to_device
+    ) AS numbered WHERE numbered.device_nid = to_device.device_nid AND numbered.pos = to_device.pos
+"""
+
+
+def _inboxes() -> None:
+    """How much waits for a device, without counting it."""
+    op.add_column("to_device", _small("place", default="0"))
+    op.execute(_NUMBER_MESSAGES)
+
+
 def _dehydrated_devices() -> None:
     """Devices that take messages while nobody is logged in."""
     op.create_table(
@@ -179,6 +192,7 @@ def upgrade() -> None:
     _moderation()
     _partial_joins()
     _push()
+    _inboxes()
     _dehydrated_devices()
     _delayed_events()
     _application_services()
