@@ -51,6 +51,8 @@ FIGURES: Sequence[Figure] = (
     Figure("pages", "history", "history pages of 50/s", "/s", True, 10),
     Figure("initial_ms", "initial", "first initial sync, 24 rooms", "ms", False, 10),
     Figure("idle_syncs", "idle", "idle incremental syncs/s, one client in turn", "/s", True, 8),
+    Figure("claims", "claims", "one-time keys claimed/s, 16 clients", "/s", True, 10),
+    Figure("inbox_s", "inbox", "10,000 waiting messages to a device, all told", "s", False, 10),
     Figure("join_1000_s", "join1000", "remote join of 1,000 members, complete", "s", False, 10),
     Figure("join_10000_s", "join10000", "remote join of 10,000 members, complete", "s", False, 10),
     Figure(
@@ -90,6 +92,8 @@ class Scale:
     large_joins: int
     messages_across: int
     transactions_in: int
+    claims_each: int
+    waiting: int
 
 
 FULL = Scale(
@@ -107,6 +111,8 @@ FULL = Scale(
     large_joins=3,
     messages_across=2000,
     transactions_in=500,
+    claims_each=100,
+    waiting=10_000,
 )
 QUICK = Scale(
     sends=100,
@@ -123,6 +129,8 @@ QUICK = Scale(
     large_joins=1,
     messages_across=400,
     transactions_in=100,
+    claims_each=20,
+    waiting=1_000,
 )
 
 # Not a figure, but what spoils figures: the cores that other work on the machine used meanwhile.

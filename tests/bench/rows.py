@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
+from tests.bench.encryption import measure_claims, measure_inbox
 from tests.bench.figures import Measured, Scale
 from tests.bench.wire import BlockingConnection, Connection, Response, build_request, encode, expect_ok
 from tests.bench.world import CLIENT, SETUP_CONNECTIONS, User, World, join_request, sync_request
@@ -252,4 +253,6 @@ ROWS: Mapping[str, Row] = {
     "history": measure_history,
     "initial": measure_initial,
     "idle": measure_idle,
+    "claims": measure_claims,
+    "inbox": measure_inbox,
 }

@@ -68,3 +68,22 @@ class JsSdkSecretTests(ProgramCase):
 
     def test_on_postgresql(self) -> None:
         self.run_once(find_program("secrets.mjs"), "postgresql")
+
+
+class JsSdkStoryTests(ProgramCase):
+    """The stories in `js/stories`, each with people of its own."""
+
+    def tell(self, story: str, database: str) -> None:
+        self.run_once([*find_program("stories.mjs"), story], database)
+
+    def test_key_backup_on_sqlite(self) -> None:
+        self.tell("key_backup", "sqlite")
+
+    def test_key_backup_on_postgresql(self) -> None:
+        self.tell("key_backup", "postgresql")
+
+    def test_own_devices_on_sqlite(self) -> None:
+        self.tell("own_devices", "sqlite")
+
+    def test_own_devices_on_postgresql(self) -> None:
+        self.tell("own_devices", "postgresql")

@@ -12,9 +12,10 @@ function quietLogger() {
     return logger;
 }
 
-/** A client for a login that exists already. */
-export function resume(baseUrl, account) {
+/** A client for a login that exists already; `extra` are further options of the SDK. */
+export function resume(baseUrl, account, extra = {}) {
     return createClient({
+        ...extra,
         baseUrl,
         userId: account.user_id,
         accessToken: account.token,

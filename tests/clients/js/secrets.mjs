@@ -3,40 +3,8 @@
 
 import { report } from "./platform.mjs";
 import { check, checkEqual, waitUntil } from "./check.mjs";
-import { copiesOf, logIn, register, resume, say, start } from "./person.mjs";
-
-const ENCRYPTION = { type: "m.room.encryption", state_key: "", content: { algorithm: "m.megolm.v1.aes-sha2" } };
-
-/** A new login with keys of its own, synced. */
-async function appear(baseUrl, registered) {
-    const account = await logIn(baseUrl, registered);
-    const client = resume(baseUrl, account);
-    await client.initRustCrypto({ useIndexedDB: false });
-    await start(client);
-    return client;
-}
-
-/** The body of a message as a client shows it once it has decrypted it. */
-async function read(client, roomId, eventId, who) {
-    const clear = () => {
-        const [event] = copiesOf(client, roomId, eventId);
-        return event !== undefined && !event.isBeingDecrypted() && event.getType() === "m.room.message";
-    };
-    await waitUntil(clear, `${who} has decrypted the message`);
-    const [event] = copiesOf(client, roomId, eventId);
-    check(event.isEncrypted(), "which was encrypted");
-    return event.getContent().body;
-}
-
-async function meet(alice, bob) {
-    const { room_id: roomId } = await alice.createRoom({ preset: "private_chat", initial_state: [ENCRYPTION] });
-    await alice.invite(roomId, bob.getUserId());
-    await waitUntil(() => bob.getRoom(roomId)?.getMyMembership() === "invite", "bob is invited");
-    await bob.joinRoom(roomId);
-    const joined = (client) => client.getRoom(roomId)?.getMember(bob.getUserId())?.membership === "join";
-    await waitUntil(() => joined(alice) && joined(bob), "both see bob in the room");
-    return roomId;
-}
+import { register, say } from "./person.mjs";
+import { appear, meet, read, waitFor } from "./secret_person.mjs";
 
 async function converse(alice, bob, roomId) {
     const secret = await say(alice, roomId, "The key is under the mat");
@@ -50,14 +18,10 @@ async function converse(alice, bob, roomId) {
 /** A device that comes later reads what is said from then on: the others must hear of it. */
 async function withAnotherDevice(alice, baseUrl, registered, roomId) {
     const second = await appear(baseUrl, registered);
-    const known = async () => {
+    await waitFor(async () => {
         const devices = await alice.getCrypto().getUserDeviceInfo([second.getUserId()]);
         return devices.get(second.getUserId())?.has(second.getDeviceId()) ?? false;
-    };
-    let seen = false;
-    const look = setInterval(async () => { seen ||= await known(); }, 50);
-    await waitUntil(() => seen, "alice's client knows bob's new device");
-    clearInterval(look);
+    }, "alice's client knows bob's new device");
     const secret = await say(alice, roomId, "For all of your devices");
     checkEqual(await read(second, roomId, secret, "bob's new device"), "For all of your devices", "as alice wrote it");
     return second;
@@ -65,16 +29,10 @@ async function withAnotherDevice(alice, baseUrl, registered, roomId) {
 
 /** One client knows that another's device is signed by its owner. */
 async function seesSigned(client, owner, what) {
-    let seen = false;
-    const look = setInterval(async () => {
+    await waitFor(async () => {
         const status = await client.getCrypto().getDeviceVerificationStatus(owner.getUserId(), owner.getDeviceId());
-        seen ||= status?.signedByOwner ?? false;
-    }, 50);
-    try {
-        await waitUntil(() => seen, what);
-    } finally {
-        clearInterval(look);
-    }
+        return status?.signedByOwner ?? false;
+    }, what);
 }
 
 /** Cross-signing keys, first without a password, and the trust that follows. */
