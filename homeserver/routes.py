@@ -6,6 +6,7 @@ from typing import Protocol
 
 from homeserver.api.client.account import AccountApi
 from homeserver.api.client.account_data import AccountDataApi
+from homeserver.api.client.admin import AdminApi
 from homeserver.api.client.capabilities import CapabilitiesApi
 from homeserver.api.client.context import ContextApi
 from homeserver.api.client.create_room import CreateRoomApi
@@ -114,16 +115,12 @@ def federation_apis(core: Core, peering: Peering, services: Services) -> list[Ha
     ]
 
 
-def client_apis(core: Core, services: Services) -> list[HasRoutes]:
-    """What clients ask."""
+def account_apis(core: Core, services: Services) -> list[HasRoutes]:
+    """How people come to an account, and what becomes of it."""
     config, around = core.config, core.around
     settings, accounts, interactive = services.settings, services.accounts, services.interactive
-    encryption, bridging = services.encryption, services.bridging
-    media = MediaApi(services.media.repository, services.media.downloads)
+    bridging = services.bridging
     return [
-        VersionsApi(unstable_features(config)),
-        WellKnownApi(config, well_known_foci(config.calls)),
-        CapabilitiesApi(lambda: settings.config.default_room_version, capabilities(config)),
         RegisterApi(
             settings.get,
             accounts,
@@ -136,7 +133,21 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         LoginApi(config, services.identity, services.sessions, interactive, bridging.accounts),
         LogoutApi(services.sessions),
         RefreshApi(services.sessions),
+        AdminApi(services.people.moderation),
         AccountApi(accounts, services.identity, interactive, lambda: settings.config.passwords),
+    ]
+
+
+def client_apis(core: Core, services: Services) -> list[HasRoutes]:
+    """What clients ask."""
+    config, around = core.config, core.around
+    settings, interactive = services.settings, services.interactive
+    encryption, bridging = services.encryption, services.bridging
+    media = MediaApi(services.media.repository, services.media.downloads)
+    return [
+        VersionsApi(unstable_features(config)),
+        WellKnownApi(config, well_known_foci(config.calls)),
+        CapabilitiesApi(lambda: settings.config.default_room_version, capabilities(config)),
         DevicesApi(services.devices, services.identity, interactive, services.sessions),
         ProfileApi(services.profiles),
         AccountDataApi(services.account_data),

@@ -41,6 +41,7 @@ from homeserver.peers.client import Client
 from homeserver.peers.edus_in import EphemeralEdus
 from homeserver.peers.queries import Queries
 from homeserver.peers.spaces import SpaceQueries
+from homeserver.people import People, build_people
 from homeserver.push.pushers import Pushers
 from homeserver.push.service import PushRules, default_content
 from homeserver.rooms.admission import Admission
@@ -347,6 +348,7 @@ class Services:
     encryption: Encryption
     sync: SyncService
     further: Further
+    people: People
     bridging: Bridging
 
 
@@ -414,6 +416,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         notifying=notifying,
         encryption=encryption,
         further=build_further(core, settings, tasks, reading.pagination, rooms.sender),
+        people=build_people(core),
         bridging=build_bridging(core, accounts),
         sync=build_sync(core, facts, ignored, typing, presence, encryption.news, notifying),
     )

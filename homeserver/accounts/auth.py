@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Sequence
 from typing import Protocol
 
+from homeserver.accounts.standing import check_standing
 from homeserver.accounts.types import Requester
 from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
@@ -69,6 +70,8 @@ def _requester(holder: Holder, token_hash: bytes) -> Requester:
         is_guest=bool(holder.guest),
         token_hash=token_hash,
         expires_ts_ms=holder.expires_ts_ms,
+        is_suspended=bool(holder.suspended),
+        is_locked=bool(holder.locked),
     )
 
 
@@ -120,14 +123,14 @@ class Authenticator:
             if token_hash in self._known:
                 self._known[token_hash] = self._known.pop(token_hash)
             self._note_seen(request, requester, now_ms)
-        return _permit(requester, auth)
+        return _permit(requester, auth, request)
 
     async def _await_foreign(self, request: Request, auth: Auth, foreign: Awaitable[Requester]) -> Requester:
         return self._admit_foreign(request, auth, await foreign)
 
     def _admit_foreign(self, request: Request, auth: Auth, requester: Requester) -> Requester:
         self._note_seen(request, requester, self._clock.now_ms())
-        return _permit(requester, auth)
+        return _permit(requester, auth, request)
 
     async def _load(self, request: Request, auth: Auth, token_hash: bytes) -> Requester:
         load = _Load()
@@ -202,8 +205,10 @@ class Authenticator:
         return len(self._known)
 
 
-def _permit(requester: Requester, auth: Auth) -> Requester:
+def _permit(requester: Requester, auth: Auth, request: Request) -> Requester:
     """Whether a route is for this requester."""
+    if requester.is_locked or requester.is_suspended:
+        check_standing(requester, request.route)
     if auth is Auth.GUEST_OK or auth is Auth.OPTIONAL:
         return requester
     if requester.is_guest:

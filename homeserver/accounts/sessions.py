@@ -14,7 +14,7 @@ from typing import Any
 from homeserver.accounts.types import Requester
 from homeserver.config.schema import Sessions as SessionsConfig
 from homeserver.db.threads import Database
-from homeserver.http.errors import MatrixError, forbidden, unknown_token
+from homeserver.http.errors import MatrixError, forbidden, unknown_token, user_locked
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.store import devices, tokens
@@ -131,6 +131,8 @@ class Sessions:
             await self._worker.work(tokens.rotate_tokens, hash_token(refresh_token), new, now_ms)
         except RefreshRefusedError as refused:
             raise unknown_token(soft_logout=refused.expired) from None
+        except tokens.AccountLockedError:
+            raise user_locked() from None
         return Grant("", access_token, next_token, expires_in_ms)
 
     async def log_out(self, requester: Requester) -> None:

@@ -21,3 +21,5 @@ class Requester:
     rate_limited: bool = True
     appservice_id: str | None = None
     """Where it is an application service that acts as this user."""
+    is_suspended: bool = False
+    is_locked: bool = False

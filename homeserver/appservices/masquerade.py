@@ -37,6 +37,8 @@ class _Found(NamedTuple):
     is_admin: bool
     deactivated: bool
     device_nid: int
+    is_suspended: bool
+    is_locked: bool
 
 
 class Masquerade:
@@ -90,6 +92,8 @@ class Masquerade:
             # spec: application-service-api#registration (rate_limited: the sender is excluded)
             rate_limited=service.registration.rate_limited and user_id != service.sender_id,
             appservice_id=service.id,
+            is_suspended=found.is_suspended,
+            is_locked=found.is_locked,
         )
         if before == self._changes:
             self._keep((service.id, user_id, device_id), requester)
@@ -124,7 +128,12 @@ def _load(tx: Tx, user_id: str, device_id: str | None) -> _Found | None:
         return None
     device = None if device_id is None else load_device(tx, account.user_nid, device_id)
     return _Found(
-        account.user_nid, bool(account.admin), bool(account.deactivated), 0 if device is None else device.nid
+        account.user_nid,
+        bool(account.admin),
+        bool(account.deactivated),
+        0 if device is None else device.nid,
+        bool(account.suspended),
+        bool(account.locked),
     )
 
 

@@ -109,3 +109,15 @@ def unknown_token(soft_logout: bool = False) -> MatrixError:
 
 def missing_token() -> MatrixError:
     return MatrixError(401, "M_MISSING_TOKEN", "Missing access token")
+
+
+def user_locked() -> MatrixError:
+    """The account is locked: its tokens are kept, and good for nothing meanwhile."""
+    # spec: client-server-api#account-locking
+    return MatrixError(401, "M_USER_LOCKED", "This account has been locked", soft_logout=True)
+
+
+def user_suspended() -> MatrixError:
+    """The account is suspended: this is nothing that it may do meanwhile."""
+    # spec: client-server-api#account-suspension
+    return MatrixError(403, "M_USER_SUSPENDED", "You cannot perform this action while suspended")

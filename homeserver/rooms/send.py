@@ -11,7 +11,7 @@ from federation.builder import Draft
 from federation.event import Event
 from federation.ids import EventId, RoomId, UserId, parse_event_id, parse_user_id_historical
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found
+from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found, user_suspended
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.transactions import TransactionCache
@@ -49,8 +49,19 @@ class Sender:
         self._state_checks = state_checks
         self._set_member = set_member
 
-    async def send(self, requester: Requester, draft: Draft, txn_id: str, endpoint: str = "send") -> str:
-        """Send a message event or (``endpoint="redact"``) a redaction; the event id, the same for a retry."""
+    async def send(
+        self,
+        requester: Requester,
+        draft: Draft,
+        txn_id: str,
+        endpoint: str = "send",
+        *,
+        is_suspended: bool = False,
+    ) -> str:
+        """Send a message event or (``endpoint="redact"``) a redaction; the event id, the same for a retry.
+
+        ``is_suspended``: of somebody who may redact what they wrote, and no more.
+        """
         assert draft.room_id is not None
         actor = self._rooms.known(draft.room_id) or await self._actor(draft.room_id)
         what = draft.redacts if endpoint == "redact" else draft.type
@@ -73,7 +84,7 @@ class Sender:
                 return answer
         event_id = ""
         try:
-            event_id = await self._place(actor, draft, transaction)
+            event_id = await self._place(actor, draft, transaction, is_suspended=is_suspended)
             transactions.put(device_nid, room_nid, key, event_id)
             return event_id
         finally:
@@ -102,11 +113,15 @@ class Sender:
         draft: Draft,
         transaction: ClientTransaction | None,
         finish: Finish | None = None,
+        *,
+        is_suspended: bool = False,
     ) -> str:
         if draft.type == REDACTION and draft.redacts is None:
             draft = _as_redaction(draft)
         elif draft.type == "m.room.create":
             raise forbidden("A room is created once")
+        if is_suspended and draft.redacts is None:
+            raise user_suspended()
 
         async def job(turn: Turn) -> str:
             if turn.attempt and transaction is not None:
@@ -117,7 +132,7 @@ class Sender:
                     return stored
             target_id = draft.redacts
             if target_id is not None:
-                await self._check_redaction(turn, draft.sender, target_id)
+                await self._check_redaction(turn, draft.sender, target_id, is_suspended)
             placed = await turn.place(draft, transaction=transaction, redacts_target=target_id)
             return _finished(turn, placed.event.event_id, finish)
 
@@ -143,7 +158,7 @@ class Sender:
 
         return await actor.run(job)
 
-    async def _check_redaction(self, turn: Turn, sender_id: str, target_id: str) -> None:
+    async def _check_redaction(self, turn: Turn, sender_id: str, target_id: str, is_suspended: bool) -> None:
         """Refuse a redaction that may not take effect.
 
         # spec: client-server-api#redactions
@@ -154,6 +169,8 @@ class Sender:
         target = await self._find(target_id, turn)
         if target is None:
             raise not_found("The event to redact was not found in this room")
+        if is_suspended and target.sender != sender_id:
+            raise user_suspended()
         power = await turn.power_levels()
         if target.sender != sender_id and power.user(sender_id) < power.redact:
             raise forbidden("You may not redact other people's events")

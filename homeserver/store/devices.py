@@ -25,6 +25,11 @@ _INSERT = rows(devices, "nid", "user_nid", "device_id", "display_name", "created
 _NID = statement(select(_D.nid).where(and_(_D.user_nid == _USER, _D.device_id == bindparam("device_id"))))
 _ONE = statement(select(*_COLUMNS).where(and_(_D.user_nid == _USER, _D.device_id == bindparam("device_id"))))
 _ALL = statement(select(*_COLUMNS).where(_D.user_nid == _USER).order_by(_D.nid))
+_USES = statement(
+    select(_D.device_id, _D.last_seen_ts_ms, _D.last_seen_ip, _D.user_agent)
+    .where(_D.user_nid == _USER)
+    .order_by(_D.nid)
+)
 _COUNT = statement(select(func.count()).select_from(devices).where(_D.user_nid == _USER))
 _SOME = statement(
     select(_D.nid, _D.device_id).where(and_(_D.user_nid == _USER, any_of(_D.device_id, "device_ids")))
@@ -49,6 +54,15 @@ _SEEN = statement(
 
 # LIMIT(sizes of key uploads and device lists grow with it; a person's devices do not come near)
 MAX_DEVICES_PER_USER = 1000
+
+
+class DeviceUse(NamedTuple):
+    """When and from where a device was last used; None where it never was."""
+
+    device_id: str
+    last_seen_ts_ms: int | None
+    last_seen_ip: str | None
+    user_agent: str | None
 
 
 class Device(NamedTuple):
@@ -86,6 +100,11 @@ class TooManyDevicesError(Exception):
 
 class DeviceIdTakenError(Exception):
     """The device would be called as one of the user's cross-signing keys."""
+
+
+def load_uses(tx: Tx, user_nid: int) -> list[DeviceUse]:
+    """The devices of a user with their last use, oldest device first."""
+    return [DeviceUse(*row) for row in tx.all(_USES, user_nid=user_nid)]
 
 
 @dataclass(frozen=True, slots=True)

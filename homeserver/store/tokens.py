@@ -44,6 +44,8 @@ _HOLDER = statement(
         devices.c.device_id,
         accounts.c.admin,
         accounts.c.guest,
+        accounts.c.suspended,
+        accounts.c.locked,
     )
     .select_from(access_tokens)
     .join(user_ids, user_ids.c.nid == access_tokens.c.user_nid)
@@ -90,6 +92,7 @@ _REFRESH = statement(
         refresh_tokens.c.device_nid,
         refresh_tokens.c.generation,
         refresh_tokens.c.expires_ts_ms,
+        accounts.c.locked,
     )
     .join(accounts, accounts.c.user_nid == refresh_tokens.c.user_nid)
     .where(and_(refresh_tokens.c.hash == bindparam("hash"), accounts.c.deactivated == 0))
@@ -160,6 +163,8 @@ class Holder(NamedTuple):
     device_id: str | None
     admin: int
     guest: int
+    suspended: int
+    locked: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +198,10 @@ class RefreshRefusedError(Exception):
     def __init__(self, *, expired: bool) -> None:
         super().__init__(expired)
         self.expired = expired
+
+
+class AccountLockedError(Exception):
+    """The account gets no tokens while it is locked."""
 
 
 class RegistrationTokenRefusedError(Exception):
@@ -235,12 +244,14 @@ def drop_older_tokens(
 
 
 def rotate_tokens(tx: WriteTx, refresh_hash: bytes, tokens: NewTokens, now_ms: int) -> None:
-    """Use a refresh token. Raises RefreshRefusedError."""
+    """Use a refresh token. Raises RefreshRefusedError or AccountLockedError."""
     row = tx.one(_REFRESH, hash=refresh_hash)
     if row is None:
         raise RefreshRefusedError(expired=False)
     if row[3] is not None and row[3] <= now_ms:
         raise RefreshRefusedError(expired=True)
+    if row[4]:
+        raise AccountLockedError
     user_nid, device_nid, generation = row[0], row[1], row[2]
     tx.run(_DROP_OTHER_ACCESS, device_nid=device_nid, generation=generation)
     tx.run(_DROP_OTHER_REFRESH, device_nid=device_nid, generation=generation)

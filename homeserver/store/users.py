@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import BindParameter, and_, bindparam, delete, null, select, update
+from sqlalchemy import BindParameter, and_, bindparam, delete, func, null, select, update
 
 from homeserver.db.schema.accounts import account_data, accounts, filters, profiles
 from homeserver.db.schema.rooms import user_ids
@@ -33,6 +33,8 @@ _COLUMNS = (
     _A.deactivated,
     _A.erased,
     _A.user_type,
+    _A.suspended,
+    _A.locked,
 )
 _JOINED = accounts.join(user_ids, user_ids.c.nid == _A.user_nid)
 
@@ -55,6 +57,15 @@ _SET_PASSWORD = statement(
 )
 _SET_ADMIN = statement(
     update(accounts).where(_A.user_nid == _USER).values(admin=bindparam("flag")).returning(_A.user_nid)
+)
+_STANDING = statement(
+    update(accounts)
+    .where(and_(_A.user_nid == _USER, _A.deactivated == 0))
+    .values(
+        suspended=func.coalesce(bindparam("is_suspended"), _A.suspended),
+        locked=func.coalesce(bindparam("is_locked"), _A.locked),
+    )
+    .returning(_A.user_nid)
 )
 _DEACTIVATE = statement(
     update(accounts)
@@ -81,6 +92,8 @@ class Account(NamedTuple):
     deactivated: int
     erased: int
     user_type: str | None
+    suspended: int = 0
+    locked: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +102,7 @@ class AccountChanged:
 
     user_nid: int
     what: str
-    """``created``, ``deactivated`` or ``admin``."""
+    """``created``, ``deactivated``, ``admin`` or ``standing``."""
     members: Sequence[Member] = ()
     """Of a created account: what rooms had said of this user before (somebody may be invited before they come)."""
 
@@ -187,6 +200,16 @@ def set_admin(tx: WriteTx, user_nid: int, admin: bool) -> bool:
     if tx.value(_SET_ADMIN, the_user_nid=user_nid, flag=int(admin)) is None:
         return False
     tx.claim(Kind.ACCOUNT, -user_nid, payload=AccountChanged(user_nid, "admin"))
+    return True
+
+
+def set_standing(tx: WriteTx, user_nid: int, *, suspended: bool | None, locked: bool | None) -> bool:
+    """Suspend or lock an account, or no longer; None changes nothing. Whether there is such an active account."""
+    flags = {"is_suspended": suspended, "is_locked": locked}
+    values = {name: None if flag is None else int(flag) for name, flag in flags.items()}
+    if tx.value(_STANDING, the_user_nid=user_nid, **values) is None:
+        return False
+    tx.claim(Kind.ACCOUNT, -user_nid, payload=AccountChanged(user_nid, "standing"))
     return True
 
 

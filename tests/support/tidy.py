@@ -55,6 +55,7 @@ COMPOSITION = frozenset(
         "operations",
         "outgoing",
         "peering",
+        "people",
         "routes",
         "seed",
         "services",

@@ -35,7 +35,10 @@ class CapabilitiesApi:
             )
         ]
 
-    async def capabilities(self, _: Request) -> dict[str, Any]:
+    async def capabilities(self, request: Request) -> dict[str, Any]:
+        moderation = (
+            {"m.account_moderation": {"suspend": True, "lock": True}} if request.requester.is_admin else {}
+        )
         versions = {"default": self._default_room_version(), "available": self._available}
         return {
             "capabilities": {
@@ -47,6 +50,7 @@ class CapabilitiesApi:
                 "m.3pid_changes": {"enabled": False},
                 "m.get_login_token": {"enabled": True},
                 "m.forget_forced_upon_leave": {"enabled": False},
+                **moderation,
                 **self._extra,
             }
         }

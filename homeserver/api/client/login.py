@@ -13,7 +13,7 @@ from homeserver.accounts.types import Requester
 from homeserver.accounts.uia import InteractiveAuth
 from homeserver.api.client.appservice_accounts import APPSERVICE, AppserviceAccounts
 from homeserver.config.schema import Config
-from homeserver.http.errors import MatrixError, missing_param
+from homeserver.http.errors import MatrixError, missing_param, user_locked
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 
@@ -100,6 +100,8 @@ class LoginApi:
             raise missing_param("type is missing")
         else:
             raise MatrixError(400, "M_UNKNOWN", "Unknown type of login")
+        if account.locked:
+            raise user_locked()
         grant = await self._sessions.log_in(account.user_nid, wish)
         answer = {"user_id": account.user_id, "home_server": self._server_name, **grant.to_json()}
         return {**answer, **self._well_known}

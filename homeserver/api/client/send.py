@@ -12,6 +12,7 @@ import msgspec
 from federation.builder import Draft
 from federation.ids import EventId, RoomId, UserId
 from homeserver.api.client.sticky import sticky_ms
+from homeserver.http.errors import user_suspended
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 from homeserver.rooms.delayed import DelayedEvents, Later
@@ -83,6 +84,8 @@ class SendApi:
         if request.raw_query:
             later = _later(request, room_id, event_type, txn_key=f"{event_type}/{txn_id}")
             if later is not None:
+                if requester.is_suspended:
+                    raise user_suspended()
                 return {"delay_id": await self._delayed.schedule(requester, later)}
         draft = Draft(
             room_id,
@@ -92,14 +95,18 @@ class SendApi:
             origin_server_ts=_timestamp(request),
             sticky_ms=sticky_ms(request),
         )
-        return {"event_id": await self._sender.send(requester, draft, txn_id)}
+        event_id = await self._sender.send(requester, draft, txn_id, is_suspended=requester.is_suspended)
+        return {"event_id": event_id}
 
     async def redact(self, request: Request, room_id: RoomId, event_id: EventId, txn_id: str) -> Any:
         requester = request.requester
         body = request.json(RedactBody, allow_empty=True)
         content = {} if body.reason is None else {"reason": body.reason}
         draft = redaction(room_id, requester.user_id, event_id, content)
-        return {"event_id": await self._sender.send(requester, draft, txn_id, "redact")}
+        by_id = await self._sender.send(
+            requester, draft, txn_id, "redact", is_suspended=requester.is_suspended
+        )
+        return {"event_id": by_id}
 
     async def put_state(self, request: Request, room_id: RoomId, event_type: str, state_key: str = "") -> Any:
         sender_id = UserId(request.requester.user_id)

@@ -18,6 +18,8 @@ accounts = Table(
     small("erased", default=0),
     text("appservice_id", optional=True),
     text("user_type", optional=True),  # "bot", "support"; NULL for a person
+    small("suspended", default=0),
+    small("locked", default=0),
 )
 devices = Table(
     "devices",

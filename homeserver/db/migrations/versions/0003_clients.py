@@ -33,6 +33,12 @@ def _blob(name: str, *, nullable: bool = False) -> sa.Column[Any]:
     return sa.Column(name, sa.LargeBinary(), nullable=nullable)
 
 
+def _accounts() -> None:
+    """Accounts that are suspended or locked."""
+    op.add_column("accounts", _small("suspended", default="0"))
+    op.add_column("accounts", _small("locked", default="0"))
+
+
 def _key_backups() -> None:
     """Room keys that clients keep here."""
     op.create_table(
@@ -188,6 +194,7 @@ def _application_services() -> None:
 
 def upgrade() -> None:
     """Add what is new."""
+    _accounts()
     _key_backups()
     _moderation()
     _partial_joins()

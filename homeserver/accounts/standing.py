@@ -1,0 +1,162 @@
+"""Accounts that are locked or suspended: what they may still do, and who may say so.
+
+Contract:
+1. A locked account can do nothing but log out; its tokens stay, for the day on which it is unlocked.
+2. A suspended account reads, keeps its keys and devices in order, leaves rooms and redacts what it wrote. Every other
+   change is refused: an endpoint is refused until it is named here.
+3. Whether somebody may ask at all is decided before any account is looked up: the answers tell strangers nothing.
+spec: client-server-api#account-moderation
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+from federation.ids import UserId, domain_of
+from homeserver.accounts.types import Requester
+from homeserver.db.threads import Database
+from homeserver.http.errors import forbidden, invalid_param, not_found, user_locked, user_suspended
+from homeserver.http.route import Route
+from homeserver.store import users
+from homeserver.store.devices import DeviceUse, load_uses
+from homeserver.store.users import Account
+from homeserver.store.work import Worker
+
+_PARAMETER: Final = re.compile(r"\{[^}]*\}")
+_CLIENT: Final = "/_matrix/client/v3"
+_ROOM: Final = f"{_CLIENT}/rooms/{{}}"
+LOCKED_MAY: Final = frozenset({f"POST {_CLIENT}/logout", f"POST {_CLIENT}/logout/all"})
+# spec: client-server-api#account-suspension
+SUSPENDED_MAY: Final = LOCKED_MAY | frozenset(
+    f"{method} {template}"
+    for method, template in (
+        # Reading, by endpoints that take a body.
+        ("POST", f"{_CLIENT}/user/{{}}/filter"),
+        ("POST", f"{_CLIENT}/publicRooms"),
+        ("POST", f"{_CLIENT}/search"),
+        ("POST", f"{_CLIENT}/user_directory/search"),
+        ("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"),
+        ("POST", f"{_ROOM}/receipt/{{}}/{{}}"),
+        ("POST", f"{_ROOM}/read_markers"),
+        # Devices, their keys, and what verifies them.
+        ("PUT", f"{_CLIENT}/devices/{{}}"),
+        ("DELETE", f"{_CLIENT}/devices/{{}}"),
+        ("POST", f"{_CLIENT}/delete_devices"),
+        ("POST", f"{_CLIENT}/keys/upload"),
+        ("POST", f"{_CLIENT}/keys/query"),
+        ("POST", f"{_CLIENT}/keys/claim"),
+        ("POST", f"{_CLIENT}/keys/device_signing/upload"),
+        ("POST", f"{_CLIENT}/keys/signatures/upload"),
+        ("POST", "/_matrix/client/unstable/keys/device_signing/upload"),
+        ("POST", "/_matrix/client/unstable/keys/signatures/upload"),
+        ("PUT", f"{_CLIENT}/sendToDevice/{{}}/{{}}"),
+        ("POST", f"{_CLIENT}/room_keys/version"),
+        ("PUT", f"{_CLIENT}/room_keys/version/{{}}"),
+        ("DELETE", f"{_CLIENT}/room_keys/version/{{}}"),
+        *(
+            (method, f"{_CLIENT}/room_keys/keys{rest}")
+            for method in ("PUT", "DELETE")
+            for rest in ("", "/{}", "/{}/{}")
+        ),
+        # Secret storage is account data, and a client keeps its own state there.
+        ("PUT", f"{_CLIENT}/user/{{}}/account_data/{{}}"),
+        ("PUT", f"{_CLIENT}/user/{{}}/rooms/{{}}/account_data/{{}}"),
+        ("PUT", f"{_CLIENT}/user/{{}}/rooms/{{}}/tags/{{}}"),
+        ("DELETE", f"{_CLIENT}/user/{{}}/rooms/{{}}/tags/{{}}"),
+        ("POST", f"{_CLIENT}/pushers/set"),
+        ("PUT", f"{_CLIENT}/pushrules/global/{{}}/{{}}"),
+        ("DELETE", f"{_CLIENT}/pushrules/global/{{}}/{{}}"),
+        ("PUT", f"{_CLIENT}/pushrules/global/{{}}/{{}}/enabled"),
+        ("PUT", f"{_CLIENT}/pushrules/global/{{}}/{{}}/actions"),
+        # Going, and taking back what one wrote: `rooms/send.py` looks at what is sent, and whose event is redacted.
+        ("POST", f"{_ROOM}/leave"),
+        ("POST", f"{_ROOM}/forget"),
+        ("PUT", f"{_ROOM}/redact/{{}}/{{}}"),
+        ("PUT", f"{_ROOM}/send/{{}}/{{}}"),
+        # The account itself. Addresses may come, and not go.
+        ("POST", "/_matrix/client/v1/login/get_token"),
+        ("POST", f"{_CLIENT}/account/password"),
+        ("POST", f"{_CLIENT}/account/deactivate"),
+        ("POST", f"{_CLIENT}/account/3pid"),
+        ("POST", f"{_CLIENT}/account/3pid/add"),
+        ("POST", f"{_ROOM}/report"),
+        ("POST", f"{_ROOM}/report/{{}}"),
+        ("POST", f"{_CLIENT}/users/{{}}/report"),
+    )
+)
+
+
+def endpoint_of(route: Route) -> str:
+    """A route's method and path, with nameless parameters."""
+    return f"{route.method} {_PARAMETER.sub('{}', route.template)}"
+
+
+def check_standing(requester: Requester, route: Route) -> None:
+    """Refuse what a locked or suspended account may not do."""
+    if requester.is_locked and endpoint_of(route) not in LOCKED_MAY:
+        raise user_locked()
+    if requester.is_suspended and route.method != "GET" and endpoint_of(route) not in SUSPENDED_MAY:
+        raise user_suspended()
+
+
+class Moderation:
+    """What administrators see of accounts, and do to them."""
+
+    def __init__(self, server_name: str, database: Database, worker: Worker) -> None:
+        self._server_name = server_name
+        self._database = database
+        self._worker = worker
+
+    async def find(self, requester: Requester, user_id: UserId) -> Account:
+        """The account that an administrator asks about."""
+        if not requester.is_admin:
+            raise forbidden("You are not a server administrator")
+        if domain_of(user_id) != self._server_name:
+            raise invalid_param("The user is not of this server")
+        account = (await self._database.read(users.load_accounts, [user_id])).get(user_id)
+        if account is None or account.deactivated:
+            raise not_found("There is no such account")
+        if account.admin and account.user_nid != requester.user_nid:
+            raise forbidden("The user is an administrator too")
+        return account
+
+    async def set_standing(
+        self,
+        requester: Requester,
+        user_id: UserId,
+        *,
+        suspended: bool | None = None,
+        locked: bool | None = None,
+    ) -> None:
+        """Suspend or lock an account, or no longer; None leaves it as it is."""
+        account = await self.find(requester, user_id)
+        if account.user_nid == requester.user_nid:
+            raise forbidden("You cannot do this to your own account")
+        done = await self._worker.work(
+            users.set_standing, account.user_nid, suspended=suspended, locked=locked
+        )
+        if not done:
+            raise not_found("There is no such account")
+
+    async def whois(self, requester: Requester, user_id: UserId) -> dict[str, Any]:
+        """From where a user's devices were last used: for the user, and for administrators."""
+        # spec: client-server-api#get_matrixclientv3adminwhoisuserid
+        if user_id != requester.user_id and not requester.is_admin:
+            raise forbidden("Only administrators may ask about others")
+        if domain_of(user_id) != self._server_name:
+            raise invalid_param("The user is not of this server")
+        account = (await self._database.read(users.load_accounts, [user_id])).get(user_id)
+        if account is None:
+            raise not_found("There is no such account")
+        uses = await self._database.read(load_uses, account.user_nid)
+        devices = {use.device_id: {"sessions": [{"connections": _connections(use)}]} for use in uses}
+        return {"user_id": user_id, "devices": devices}
+
+
+def _connections(use: DeviceUse) -> list[dict[str, Any]]:
+    """The last connection of a device, as far as it is known: none where it was never used."""
+    if use.last_seen_ts_ms is None:
+        return []
+    found = {"ip": use.last_seen_ip, "last_seen": use.last_seen_ts_ms, "user_agent": use.user_agent}
+    return [{name: value for name, value in found.items() if value is not None}]
