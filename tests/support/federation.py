@@ -195,6 +195,7 @@ class TestNet:
         database: str = "sqlite::memory:",
         extra_routes: Sequence[ExtraRoutes] = (),
         old_keys: Sequence[VerifyKey] = (),
+        http: Any = None,
         **config: Any,
     ) -> NetServer:
         """A server; ``config`` are fields of ``Config``."""
@@ -210,6 +211,7 @@ class TestNet:
             signing_keys=(test_key(name, seed=number),),
             extra_routes=extra_routes,
             old_keys=old_keys,
+            http=http,
         )
         self.servers[parsed] = server
         return server
