@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from homeserver.core import Core
+from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.push.composer import Composer
 from homeserver.push.counts import Unread
+from homeserver.push.debts import Debts
 from homeserver.push.evaluation import Evaluator
-from homeserver.push.follower import FOLLOWER, PushFollower
+from homeserver.push.follower import FOLLOWER, Outlet, PushFollower
+from homeserver.push.letter import LetterWriter
 from homeserver.push.listing import NotificationList
+from homeserver.push.mails import MailOutlet
 from homeserver.push.readers import Readers
 from homeserver.push.sender import PushSender
+from homeserver.push.unsubscribing import Unsubscribing
+from homeserver.runtime.metrics import Metrics
 from homeserver.store.pushers import Debt, Pusher, load_all_pushers, load_debts
 from homeserver.stream.followers import Follower
 
@@ -25,6 +32,7 @@ class Notifying:
     readers: Readers
     unread: Unread
     listing: NotificationList
+    unsubscribing: Unsubscribing
 
 
 def build_notifying(core: Core) -> Notifying:
@@ -43,45 +51,76 @@ def build_notifying(core: Core) -> Notifying:
         core.events,
         core.client_events,
     )
-    return Notifying(readers, unread, listing)
+    unsubscribing = Unsubscribing(around.signer, core.config.base_url, core.interner, core.committer)
+    return Notifying(readers, unread, listing, unsubscribing)
 
 
 @dataclass(frozen=True, slots=True)
 class Pushing:
-    """What tells push gateways."""
+    """What tells people who are not looking: push gateways, mail."""
 
-    core: Core
-    sender: PushSender
+    database: Database
+    debts: Debts
+    sender: PushSender | None
+    mails: MailOutlet | None
     follower: Follower
 
     async def start(self) -> None:
         """Go on with what an earlier process left."""
-        self.sender.load(*await self.core.around.database.read(_load))
+        pushers, debts = await self.database.read(_load)
+        self.debts.load(debts)
+        by_key = {debt.key: debt for debt in debts}
+        if self.sender is not None:
+            self.sender.load(pushers, by_key)
+        if self.mails is not None:
+            self.mails.load(pushers, by_key)
 
     async def stop(self) -> None:
         """Send nothing more."""
-        await self.sender.stop()
+        if self.sender is not None:
+            await self.sender.stop()
+        if self.mails is not None:
+            await self.mails.stop()
+
+    def watch(self, metrics: Metrics) -> None:
+        """Tell how many gateways fail."""
+        if self.sender is not None:
+            for state, failing in (("failing", True), ("healthy", False)):
+                metrics.watch("pushers", partial(self.sender.count, failing=failing), state=state)
 
 
 def build_pushing(core: Core, notifying: Notifying, store_soon: Callable[[], None]) -> Pushing | None:
-    """The push gateway client; None where this process has no way out."""
-    around = core.around
-    if around.http is None:
+    """What sends; None where this process has no way out."""
+    around, worker = core.around, core.committer
+    if around.http is None and around.mailer is None:
         return None
     composer = Composer(around.database, core.interner, core.index, core.events)
-    sender = PushSender(
-        around.http,
-        composer,
-        notifying.unread.total,
-        core.committer,
-        around.clock,
-        around.entropy,
-        around.log,
-        store_soon,
-    )
+    debts = Debts(store_soon)
+    sender: PushSender | None = None
+    mails: MailOutlet | None = None
+    outlets: list[Outlet] = []
+    if around.http is not None:
+        total = notifying.unread.total
+        sender = PushSender(
+            around.http, composer, total, worker, around.clock, around.entropy, around.log, debts
+        )
+        outlets.append(sender)
+    if around.mailer is not None:
+        writer = LetterWriter(core.config.server_name)
+        mails = MailOutlet(
+            around.mailer,
+            composer,
+            writer,
+            notifying.unsubscribing,
+            core.interner,
+            around.clock,
+            around.log,
+            debts,
+        )
+        outlets.append(mails)
     evaluator = Evaluator(around.database, notifying.readers, core.index, core.events)
-    follower = PushFollower(around.database, core.index, evaluator, core.events, around.clock, [sender])
-    return Pushing(core, sender, Follower(FOLLOWER, follower.handle, memory=sender))
+    follower = PushFollower(around.database, core.index, evaluator, core.events, around.clock, outlets)
+    return Pushing(around.database, debts, sender, mails, Follower(FOLLOWER, follower.handle, memory=debts))
 
 
 def _load(tx: Tx) -> tuple[list[Pusher], list[Debt]]:

@@ -93,8 +93,7 @@ class Outgoing:
             deliveries = self.telling.deliveries
             metrics.watch("appservices_down", lambda: deliveries.waiting)
         if self.pushing is not None:
-            for state, failing in (("failing", True), ("healthy", False)):
-                metrics.watch("pushers", partial(self.pushing.sender.count, failing=failing), state=state)
+            self.pushing.watch(metrics)
 
 
 def build_outgoing(core: Core, peering: Peering, services: Services) -> Outgoing:

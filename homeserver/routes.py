@@ -68,6 +68,7 @@ from homeserver.api.federation.state import PeerStateApi
 from homeserver.api.federation.third_party import ThirdPartyApi
 from homeserver.api.federation.user_keys import UserKeysApi
 from homeserver.api.federation.version import FederationVersionApi
+from homeserver.api.web.unsubscribe import UnsubscribeApi
 from homeserver.calls.rtc import well_known_foci
 from homeserver.core import Core
 from homeserver.ephemeral.presence import Presence
@@ -184,6 +185,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         PushRulesApi(services.push_rules),
         PushersApi(services.pushers),
         NotificationsApi(services.notifying.listing),
+        UnsubscribeApi(services.notifying.unsubscribing),
         DeviceKeysApi(encryption.uploads, encryption.queries, encryption.news, services.sync, core.changes),
         CrossSigningApi(encryption.signing, services.identity, interactive),
         SendToDeviceApi(encryption.messages),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Any, Protocol
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
+from homeserver.push.debts import Owed
 from homeserver.push.notice import Address, Subject, build_notice
 from homeserver.store.ids import Interner
 from homeserver.store.notices import Told, has_read, load_told, load_told_outside
@@ -18,19 +17,6 @@ from homeserver.stream.index import MembershipIndex
 # LIMIT(memory: an event with some names each)
 _TOLD_MOST = 500
 _PRESENT = (Membership.JOIN, Membership.INVITE)
-
-
-class Owed(Protocol):
-    """What is to be told."""
-
-    @property
-    def pos(self) -> int: ...
-    @property
-    def room_nid(self) -> int: ...
-    @property
-    def event_nid(self) -> int: ...
-    @property
-    def actions(self) -> Sequence[Any]: ...
 
 
 class Composer:

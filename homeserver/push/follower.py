@@ -16,8 +16,8 @@ from federation.ids import EventId
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
+from homeserver.push.debts import Owed
 from homeserver.push.evaluation import Evaluator
-from homeserver.push.sender import Owed
 from homeserver.runtime.clock import Clock
 from homeserver.store.changes import Change, Kind
 from homeserver.store.ids import load_user_names

@@ -14,25 +14,24 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
-import msgspec
 from twisted.internet.defer import Deferred
 
 from homeserver.db.errors import DatabaseError
-from homeserver.db.tx import WriteTx
 from homeserver.http.client import HttpLimits, HttpResponse
 from homeserver.http.transport import Unreachable
 from homeserver.push.composer import Composer
+from homeserver.push.debts import Debts, Owed, decode_owed, encode_owed
 from homeserver.push.lanes import Lanes
 from homeserver.push.notice import Address, Reply, build_badge, parse_address, parse_reply
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
-from homeserver.store.pushers import Debt, Pusher, PusherKey, drop_rejected, store_debts
+from homeserver.store.pushers import Debt, Pusher, PusherKey, drop_rejected
 from homeserver.store.work import Worker
 
 OWED_MOST: Final = 20
@@ -45,20 +44,6 @@ _HOLD_MS: Final = 10_000
 BADGE_AFTER_S: Final = 1.0
 LIMITS: Final = HttpLimits(timeout_s=10.0, max_bytes=64 * 1024, schemes=("https",))
 _HEADERS: Final = {"Content-Type": "application/json"}
-
-
-class Owed(NamedTuple):
-    """One event of which a pusher is to hear. Stored as it is, in a list."""
-
-    pos: int
-    room_nid: int
-    event_nid: int  # 0: a membership of a room that this server is not in
-    ts_ms: int
-    actions: list[Any]
-
-
-_decode_owed = msgspec.json.Decoder(list[Owed]).decode
-_encode = msgspec.json.Encoder().encode
 
 
 class Http(Protocol):
@@ -95,7 +80,7 @@ class Link:
             self.failures,
             self.failing_since_ms,
             self.retry_at_ms,
-            _encode(list(self.owed)).decode(),
+            encode_owed(self.owed),
         )
 
 
@@ -111,7 +96,7 @@ class PushSender:
         clock: Clock,
         entropy: Entropy,
         log: Log,
-        store_soon: Callable[[], None],
+        debts: Debts,
     ) -> None:
         self._http = http
         self._composer = composer
@@ -120,36 +105,29 @@ class PushSender:
         self._clock = clock
         self._entropy = entropy
         self._log = log
-        self._store_soon = store_soon
+        self._debts = debts
         self._tasks = TaskGroup(clock, log)
         self._links: dict[int, dict[PusherKey, Link]] = {}
         self._lanes: Lanes[Link] = Lanes()
-        self._stored: dict[PusherKey, Debt] = {}
-        self._saving: dict[PusherKey, Debt | None] = {}
-        self._touched: set[PusherKey] = set()
-        self._loaded = self._stopped = False
+        self._stopped = False
 
     # --- who is there ------------------------------------------------------------------------------------
 
-    def load(self, pushers: Iterable[Pusher], debts: Iterable[Debt]) -> None:
+    def load(self, pushers: Iterable[Pusher], debts: Mapping[PusherKey, Debt]) -> None:
         """Go on with what an earlier process left."""
-        if self._loaded:
-            return  # what came after it failed, and everything is started anew
-        self._loaded = True
-        for pusher in pushers:
-            self._put(pusher)
         latest_ms = self._clock.now_ms() + RETRY_MAX_MS
-        for debt in debts:
-            link = self._find(debt.key)
-            self._stored[debt.key] = debt
-            self._touched.add(debt.key)
-            if link is not None:
-                link.owed.extend(_decode_owed(debt.owed))
+        for pusher in pushers:
+            debt = debts.get(pusher.key)
+            if not self._put(pusher) or debt is None:
+                continue
+            link = self._links[pusher.user_nid][pusher.key]
+            if not link.newest:
+                # Else what comes after this failed before, and everything is started anew.
+                link.owed.extend(decode_owed(debt.owed))
                 link.newest = max((owed.pos for owed in link.owed), default=0)
                 link.failures, link.failing_since_ms = debt.failures, debt.failing_since_ts_ms
-                link.retry_at_ms = min(
-                    debt.retry_at_ts_ms, latest_ms
-                )  # the machine's clock may have been set
+                # The machine's clock may have been set.
+                link.retry_at_ms = min(debt.retry_at_ts_ms, latest_ms)
                 self._go_on(link)
 
     def set_pushers(self, user_nid: int, pushers: Iterable[Pusher]) -> None:
@@ -174,7 +152,7 @@ class PushSender:
             fresh.newest = link.newest
             self._end(link)
         self._links.setdefault(pusher.user_nid, {})[pusher.key] = fresh
-        self._touched.add(pusher.key)
+        self._note(fresh)
         self._go_on(fresh)
         return True
 
@@ -188,7 +166,7 @@ class PushSender:
         link.failures = 0
         self._lanes.forget(link.address.url, link)
         self._cancel_timer(link)
-        self._touched.add(key)
+        self._debts.note(key, None)
         links = self._links[key.user_nid]
         del links[key]
         if not links:
@@ -203,12 +181,12 @@ class PushSender:
 
     def owe(self, user_nid: int, owed: Owed) -> None:
         """An event notifies a user."""
-        for key, link in self._links.get(user_nid, {}).items():
+        for link in self._links.get(user_nid, {}).values():
             if owed.pos <= link.newest:
                 continue  # the follower tells its last changes again
             link.newest = owed.pos
             link.owed.append(owed)
-            self._touched.add(key)
+            self._note(link)
             self._go_on(link)
 
     def note_read(self, user_nid: int) -> None:
@@ -314,14 +292,13 @@ class PushSender:
             reply = Reply(delivered=False)
         if link.ended:
             return reply.delivered
-        self._touched.add(pusher.key)
+        self._note(link)
         if not reply.delivered:
             self._note_failure(link)
             return False
         link.failures = link.failing_since_ms = link.retry_at_ms = 0
         link.badge = unread
-        if pusher.key in self._stored:
-            self._store_soon()
+        self._debts.settled(pusher.key)
         if pusher.pushkey in reply.rejected:
             # spec: push-gateway-api#post_matrixpushv1notify ("remove the associated pushers")
             self._log.info("push gateway rejected a pushkey", url=url, app_id=pusher.app_id)
@@ -332,7 +309,7 @@ class PushSender:
         """An event was told, or need not be."""
         if link.owed and link.owed[0] is owed:
             link.owed.popleft()
-        self._touched.add(link.pusher.key)
+        self._note(link)
 
     def _note_failure(self, link: Link) -> None:
         now_ms = self._clock.now_ms()
@@ -340,39 +317,10 @@ class PushSender:
         link.failing_since_ms = link.failing_since_ms or now_ms
         longest_ms = min(RETRY_MIN_MS * 2 ** min(link.failures - 1, 30), RETRY_MAX_MS)
         link.retry_at_ms = now_ms + int(self._entropy.jitter(longest_ms / 2, longest_ms))
-        self._store_soon()
+        self._debts.hurry()
 
-    # --- what outlasts the process -----------------------------------------------------------------------
-
-    def unsaved(self) -> Callable[[WriteTx], None] | None:
-        """See ``stream.followers.Memory``."""
-        saving: dict[PusherKey, Debt | None] = {}
-        self._touched.update(self._saving)  # of a commit that failed
-        for key in sorted(self._touched):
-            link = self._find(key)
-            debt = link.debt() if link is not None else None
-            if debt != self._stored.get(key):
-                saving[key] = debt
-        self._touched.clear()
-        self._saving = saving
-        if not saving:
-            return None
-        owing = [debt for debt in saving.values() if debt is not None]
-        even = [key for key, debt in saving.items() if debt is None]
-
-        def store(tx: WriteTx) -> None:
-            store_debts(tx, owing, even)
-
-        return store
-
-    def saved(self) -> None:
-        """See ``stream.followers.Memory``."""
-        for key, debt in self._saving.items():
-            if debt is None:
-                self._stored.pop(key, None)
-            else:
-                self._stored[key] = debt
-        self._saving = {}
+    def _note(self, link: Link) -> None:
+        self._debts.note(link.pusher.key, link.debt)
 
     async def stop(self) -> None:
         """Send nothing more. What is under way is given up: it is owed, and sent again after the next start."""

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from tests.support.app import TestApp
 from tests.support.databases import DatabaseCase
 from tests.support.gateways import URL, FakeGateways
+from tests.support.mail import FakeMailer
 
 V3 = "/_matrix/client/v3"
 
@@ -23,7 +24,8 @@ class PushCase(DatabaseCase):
 
     def setUp(self) -> None:
         self.gateways = FakeGateways()
-        self.app = TestApp(self, database=self.new_database(), http=self.gateways)
+        self.mailer = FakeMailer()
+        self.app = TestApp(self, database=self.new_database(), http=self.gateways, mailer=self.mailer)
         self.app.app.begin()
         self.tokens = {name: self.app.register(name) for name in ("alice", "bob", "carol")}
         self.number = 0
