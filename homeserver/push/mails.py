@@ -148,8 +148,7 @@ class MailOutlet:
                 box.newest = owed.pos
                 box.owed.append(owed)
                 if not box.due_ms:
-                    wait_ms = min(FIRST_MS * FACTOR ** min(box.mails, 10), LONGEST_MS)
-                    box.due_ms = max(owed.ts_ms + FIRST_MS, box.last_ms + wait_ms)
+                    box.due_ms = max(owed.ts_ms + FIRST_MS, box.last_ms + _wait_ms(box.mails))
                     self._set_timer(box)
                 self._note(box)
 
@@ -226,7 +225,7 @@ class MailOutlet:
         for owed in told:
             if box.owed and box.owed[0] is owed:
                 box.owed.popleft()
-        return min(FIRST_MS * FACTOR ** min(box.mails, 10), LONGEST_MS)
+        return _wait_ms(box.mails)
 
     async def _find(self, box: _Box, told: Iterable[Owed]) -> list[Subject]:
         """What is still worth a word."""
@@ -246,3 +245,9 @@ class MailOutlet:
             for box in boxes.values():
                 self._cancel_timer(box)
         await self._tasks.stop()
+
+
+def _wait_ms(mails: int) -> int:
+    """How long after a mail the next may come."""
+    longest_ms: int = FIRST_MS * FACTOR ** min(mails, 10)
+    return min(longest_ms, LONGEST_MS)

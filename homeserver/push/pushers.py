@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 import msgspec
 
 from homeserver.db.threads import Database
-from homeserver.http.errors import invalid_param, missing_param, too_large, unknown_token
+from homeserver.db.tx import Tx
+from homeserver.http.errors import MatrixError, invalid_param, missing_param, too_large, unknown_token
 from homeserver.runtime.clock import Clock
 from homeserver.store.device_life import NoDeviceError
 from homeserver.store.pushers import (
@@ -59,13 +61,25 @@ class Owner(Protocol):
     def device_nid(self) -> int: ...
 
 
-class Pushers:
-    """See the module."""
+LoadAddresses = Callable[[Tx, int], Collection[str]]
+"""The mail addresses of a user of which it was verified that they are theirs."""
 
-    def __init__(self, database: Database, worker: Worker, clock: Clock) -> None:
+
+def no_addresses(tx: Tx, user_nid: int) -> Collection[str]:  # noqa: ARG001
+    """Of a server where nobody can have one."""
+    return ()
+
+
+class Pushers:
+    """See the module. Mail goes to verified addresses alone, or the server would write to whomever a user names."""
+
+    def __init__(
+        self, database: Database, worker: Worker, clock: Clock, addresses: LoadAddresses = no_addresses
+    ) -> None:
         self._database = database
         self._worker = worker
         self._clock = clock
+        self._addresses = addresses
 
     async def load(self, owner: Owner) -> list[dict[str, Any]]:
         """A user's pushers as clients are told them."""
@@ -79,6 +93,10 @@ class Pushers:
             await self._worker.work(drop_pusher, owner.user_nid, body.app_id, body.pushkey)
             return
         pusher = self._check(owner, body, await self._device_of(owner, body))
+        if pusher.kind == "email":
+            known = await self._database.read(self._addresses, owner.user_nid)
+            if pusher.pushkey not in known:
+                raise MatrixError(400, "M_THREEPID_NOT_FOUND", "This is no verified address of the account")
         try:
             await self._worker.work(put_pusher, pusher, body.append)
         except TooManyPushersError:

@@ -151,6 +151,8 @@ class Pushers(PushCase):
             ("M_MISSING_PARAM", {"lang": None, "data": "absent"}),
             ("M_MISSING_PARAM", {"data": {}}),
             ("M_INVALID_PARAM", {"kind": "smoke signal"}),
+            ("M_INVALID_PARAM", {"kind": "email"}),
+            ("M_THREEPID_NOT_FOUND", {"kind": "email", "app_id": "m.email", "pushkey": "else@example.org"}),
             ("M_INVALID_PARAM", {"app_id": "x" * 65}),
             ("M_INVALID_PARAM", {"pushkey": "x" * 513}),
             ("M_INVALID_PARAM", {"pushkey": "a\0b"}),
