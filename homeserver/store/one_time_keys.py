@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, func, select, update
+from sqlalchemy import and_, bindparam, delete, func, literal, select, update
 
 from homeserver.db.schema.accounts import devices
 from homeserver.db.schema.e2ee import fallback_keys, one_time_keys
@@ -35,18 +35,33 @@ _SUMMARY = statement(
     select(_O.algorithm, func.count(), func.max(_O.place)).where(_DEVICE).group_by(_O.algorithm)
 )
 _ALGORITHM = _O.algorithm == bindparam("algorithm")
+_nid = (
+    select(devices.c.nid)
+    .where(and_(devices.c.user_nid == bindparam("user_nid"), devices.c.device_id == bindparam("device_id")))
+    .scalar_subquery()
+)
 # Several processes may claim at once: a row that another is about to delete is passed over, not waited for.
-_NEXT = statement(
+_next = (
     select(_O.key_id)
-    .where(and_(_DEVICE, _ALGORITHM))
+    .where(and_(_O.device_nid == _nid, _ALGORITHM))
     .order_by(_O.place, _O.key_id)
     .limit(1)
     .with_for_update(skip_locked=True)
+    .scalar_subquery()
 )
 _TAKE = statement(
     delete(one_time_keys)
-    .where(and_(_DEVICE, _ALGORITHM, _O.key_id == bindparam("the_key_id")))
-    .returning(_O.key_id, _O.key)
+    .where(and_(_O.device_nid == _nid, _ALGORITHM, _O.key_id == _next))
+    .returning(_O.device_nid, _O.key_id, _O.key)
+)
+_LEFT = statement(
+    select(_O.algorithm, func.count())
+    .where(_DEVICE)
+    .group_by(_O.algorithm)
+    .union_all(
+        # Below 0: what has a fallback key that nobody was given yet.
+        select(_F.algorithm, literal(-1)).where(and_(_F.device_nid == bindparam("device_nid"), _F.used == 0))
+    )
 )
 _PUT_FALLBACK = rows(
     fallback_keys,
@@ -68,9 +83,9 @@ _USE_FALLBACK = statement(
     .where(and_(_F.device_nid == bindparam("the_device"), _F.algorithm == bindparam("the_algorithm")))
     .values(used=1)
 )
-_DEVICES = statement(
-    select(devices.c.user_nid, devices.c.device_id, devices.c.nid).where(
-        and_(any_of(devices.c.user_nid, "user_nids"), any_of(devices.c.device_id, "device_ids"))
+_NID = statement(
+    select(devices.c.nid).where(
+        and_(devices.c.user_nid == bindparam("user_nid"), devices.c.device_id == bindparam("device_id"))
     )
 )
 _DROP = statement(delete(one_time_keys).where(any_of(_O.device_nid, "nids")))
@@ -115,9 +130,9 @@ class TooManyKeysError(Exception):
 
 def load_keys_left(tx: Tx, device_nid: int) -> KeysLeft:
     """What a device has left."""
-    counts = {algorithm: count for algorithm, count, _ in tx.all(_SUMMARY, device_nid=device_nid)}
-    fallbacks = [algorithm for algorithm, _, _, used in tx.all(_FALLBACKS, device_nid=device_nid) if not used]
-    return KeysLeft(device_nid, counts, tuple(fallbacks))
+    found = sorted(tx.all(_LEFT, device_nid=device_nid))
+    counts = {algorithm: count for algorithm, count in found if count > 0}
+    return KeysLeft(device_nid, counts, tuple(algorithm for algorithm, count in found if count < 0))
 
 
 def put_one_time_keys(
@@ -159,40 +174,31 @@ def _put_fallbacks(tx: WriteTx, device_nid: int, fallbacks: Sequence[NewKey]) ->
 
 def claim_keys(tx: WriteTx, wanted: Sequence[tuple[int, str, str]]) -> list[Claimed]:
     """One key for each (user, device id, algorithm): a one-time key, else the fallback key, else nothing."""
-    device_ids = sorted({one[1] for one in wanted})
-    user_nids = sorted({one[0] for one in wanted})
-    found = tx.all(_DEVICES, user_nids=user_nids, device_ids=device_ids)
-    nids = {(row[0], row[1]): row[2] for row in found}
     claimed: list[Claimed] = []
     touched: dict[int, int] = {}
     for user_nid, device_id, algorithm in wanted:
-        device_nid = nids.get((user_nid, device_id))
-        if device_nid is None:
-            continue
-        row = _take(tx, device_nid, algorithm)
+        row = tx.one(_TAKE, user_nid=user_nid, device_id=device_id, algorithm=algorithm)
         if row is not None:
+            device_nid, key_id, key = row
             touched[device_nid] = user_nid
         else:
-            row, fresh = _use_fallback(tx, device_nid, algorithm)
+            device_nid = tx.value(_NID, user_nid=user_nid, device_id=device_id)
+            found, fresh = _use_fallback(tx, device_nid, algorithm)
             if fresh:
                 touched[device_nid] = user_nid
-        if row is not None:
-            claimed.append(Claimed(user_nid, device_id, f"{algorithm}:{row[0]}", row[1]))
+            if found is None:
+                continue
+            key_id, key = found
+        claimed.append(Claimed(user_nid, device_id, f"{algorithm}:{key_id}", key))
     for device_nid, user_nid in touched.items():
         tx.claim(Kind.DEVICE_KEYS, -user_nid, device_nid, payload=load_keys_left(tx, device_nid))
     return claimed
 
 
-def _take(tx: WriteTx, device_nid: int, algorithm: str) -> tuple[str, str] | None:
-    key_id = tx.value(_NEXT, device_nid=device_nid, algorithm=algorithm)
-    if key_id is None:
-        return None
-    row = tx.one(_TAKE, device_nid=device_nid, algorithm=algorithm, the_key_id=key_id)
-    return None if row is None else (row[0], row[1])
-
-
-def _use_fallback(tx: WriteTx, device_nid: int, algorithm: str) -> tuple[tuple[str, str] | None, bool]:
+def _use_fallback(tx: WriteTx, device_nid: int | None, algorithm: str) -> tuple[tuple[str, str] | None, bool]:
     """The key, and whether this was its first use."""
+    if device_nid is None:
+        return None, False
     for name, key_id, key, used in tx.all(_FALLBACKS, device_nid=device_nid):
         if name == algorithm:
             if not used:
