@@ -87,7 +87,7 @@ class HasRoutes(Protocol):
 
 def build_routes(core: Core, peering: Peering, services: Services) -> list[Route]:
     """Every endpoint that this server answers."""
-    apis = client_apis(core, services)
+    apis = account_apis(core, services) + client_apis(core, services)
     if core.config.federation.enabled:
         apis += federation_apis(core, peering, services)
     return [route for api in apis for route in api.routes()]
