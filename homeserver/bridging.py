@@ -9,8 +9,10 @@ from homeserver.accounts.users import Accounts
 from homeserver.api.client.appservice_accounts import AppserviceAccounts
 from homeserver.appservices.courier import Courier
 from homeserver.appservices.deliveries import Deliveries
+from homeserver.appservices.existence import Existence
 from homeserver.appservices.following import FOLLOWER, AppserviceFollowing
 from homeserver.appservices.masquerade import Masquerade
+from homeserver.appservices.networks import Networks
 from homeserver.appservices.outbox import Outbox
 from homeserver.appservices.registry import Registry
 from homeserver.core import Core
@@ -29,6 +31,8 @@ class Bridging:
     accounts: AppserviceAccounts
     masquerade: Masquerade
     courier: Courier
+    networks: Networks
+    existence: Existence | None  # None: there is nobody to ask
 
 
 def build_bridging(core: Core, accounts: Accounts) -> Bridging:
@@ -40,7 +44,10 @@ def build_bridging(core: Core, accounts: Accounts) -> Bridging:
     if registry.all:
         core.changes.subscribe(masquerade.apply)
         core.authenticator.foreign = masquerade
-    return Bridging(registry, theirs, masquerade, Courier(around.appservice_http, around.clock))
+    courier = Courier(around.appservice_http, around.clock)
+    existence = Existence(registry, courier, around.database, around.clock) if registry.all else None
+    networks = Networks(registry, courier, around.clock)
+    return Bridging(registry, theirs, masquerade, courier, networks, existence)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +91,8 @@ def build_telling(
         server_name, deliveries, around.database, core.committer, interner, index, core.events, around.clock
     )
     bridging.masquerade.heard_from = deliveries.heard_from
+    if bridging.existence is not None:
+        bridging.existence.is_down = deliveries.is_down
     _listen(following, typing, presence)
     follower = Follower(FOLLOWER, following.handle, memory=deliveries)
     return Telling(deliveries, following, follower)

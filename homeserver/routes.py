@@ -7,6 +7,7 @@ from typing import Protocol
 from homeserver.api.client.account import AccountApi
 from homeserver.api.client.account_data import AccountDataApi
 from homeserver.api.client.admin import AdminApi
+from homeserver.api.client.appservices import AppservicesApi
 from homeserver.api.client.capabilities import CapabilitiesApi
 from homeserver.api.client.context import ContextApi
 from homeserver.api.client.create_room import CreateRoomApi
@@ -46,6 +47,7 @@ from homeserver.api.client.send_to_device import SendToDeviceApi
 from homeserver.api.client.spaces import SpacesApi
 from homeserver.api.client.state import StateApi
 from homeserver.api.client.sync import SetPresence, SyncApi
+from homeserver.api.client.third_party import ThirdPartyNetworksApi
 from homeserver.api.client.timestamp import TimestampApi
 from homeserver.api.client.typing import TypingApi
 from homeserver.api.client.upgrade import UpgradeApi
@@ -166,6 +168,8 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         InitialSyncApi(services.reading.glances),
         CreateRoomApi(services.rooms.creator, config.server_name, bridging.registry),
         MembershipApi(services.rooms.memberships, services.rooms.aliases),
+        AppservicesApi(bridging.registry, bridging.courier, services.rooms.directory),
+        ThirdPartyNetworksApi(bridging.networks),
         DirectoryApi(
             config.server_name,
             services.rooms.directory,

@@ -14,6 +14,7 @@ from homeserver.accounts.profiles import Profiles
 from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.uia import InteractiveAuth
 from homeserver.accounts.users import Accounts
+from homeserver.appservices.existence import Existence
 from homeserver.bridging import Bridging, build_bridging
 from homeserver.config.schema import RateLimits
 from homeserver.config.settings import Settings
@@ -231,7 +232,9 @@ def build_strangers(
     )
 
 
-def build_rooms(core: Core, peering: Peering, tasks: TaskGroup, queries: Queries) -> RoomServices:
+def build_rooms(
+    core: Core, peering: Peering, tasks: TaskGroup, queries: Queries, existence: Existence | None
+) -> RoomServices:
     """The operations on rooms; some follow the log."""
     config, around, rooms, worker, interner = (
         core.config,
@@ -242,7 +245,9 @@ def build_rooms(core: Core, peering: Peering, tasks: TaskGroup, queries: Queries
     )
     database, settings = around.database, peering.settings
     transactions = TransactionCache(database)
-    gate = InviteGate(config.server_name, database, interner, peering.client.allows)
+    make_user = None if existence is None else existence.make_user
+    make_alias = None if existence is None else existence.make_alias
+    gate = InviteGate(config.server_name, database, interner, peering.client.allows, make_user)
     succession = Succession(interner, worker)
     checks = JoinChecks(peering.keys, around.run_in_thread)
     partial = build_partial(core, peering, checks, tasks)
@@ -258,7 +263,7 @@ def build_rooms(core: Core, peering: Peering, tasks: TaskGroup, queries: Queries
         around.log,
     )
     memberships = Memberships(rooms, worker, restricted, gate, succession, remote)
-    aliases = Aliases(config.server_name, rooms, worker, core.index, core.servers, queries.alias)
+    aliases = Aliases(config.server_name, rooms, worker, core.index, core.servers, queries.alias, make_alias)
     departures = Departures(rooms, core.index, remote, tasks, around.log)
     directory = Directory(rooms, worker, interner)
     core.changes.subscribe(departures.apply)
@@ -367,7 +372,8 @@ def build_services(core: Core, peering: Peering) -> Services:
     core.changes.subscribe(queries.apply)
     views = RoomViews(database, interner, core.index, core.servers)
     ask_space = SpaceQueries(peering.client, clock).ask
-    rooms = build_rooms(core, peering, tasks, queries)
+    bridging = build_bridging(core, accounts)
+    rooms = build_rooms(core, peering, tasks, queries, bridging.existence)
     # One counter for both: a sync token has one number for what is only in memory.
     ticker = Ticker()
     typing = Typing(clock, ticker, core.notifier.wake_room)
@@ -396,7 +402,13 @@ def build_services(core: Core, peering: Peering) -> Services:
         openids=OpenIds(config.server_name, database, worker, clock, entropy),
         devices=Devices(database, worker),
         profiles=Profiles(
-            config.server_name, database, worker, interner, rooms.profiles.changed, queries.profile
+            config.server_name,
+            database,
+            worker,
+            interner,
+            rooms.profiles.changed,
+            queries.profile,
+            None if bridging.existence is None else bridging.existence.make_user,
         ),
         account_data=AccountData(database, worker, interner, {"m.push_rules": push_rules.load_content}),
         filters=Filters(database, worker),
@@ -417,7 +429,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         encryption=encryption,
         further=build_further(core, settings, tasks, reading.pagination, rooms.sender),
         people=build_people(core),
-        bridging=build_bridging(core, accounts),
+        bridging=bridging,
         sync=build_sync(core, facts, ignored, typing, presence, encryption.news, notifying),
     )
 

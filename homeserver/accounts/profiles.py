@@ -47,6 +47,7 @@ class Profiles:
         interner: Interner,
         on_profile_change: ProfileHook = ignore_profile,
         fetch_remote: RemoteProfile | None = None,
+        make_user: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         self._server_name = server_name
         self._database = database
@@ -54,6 +55,7 @@ class Profiles:
         self._interner = interner
         self._on_profile_change = on_profile_change
         self._fetch_remote = fetch_remote
+        self._make_user = make_user  # has an application service make its users who are not there
 
     async def load_local(self, user_id: str) -> dict[str, Any] | None:
         """Every field of a local user's profile; None where there is no such user."""
@@ -64,6 +66,8 @@ class Profiles:
         """A profile, or one field of it as an object; 404 where there is none."""
         if domain_of(user_id) == self._server_name:
             profile = await self.load_local(user_id)
+            if profile is None and self._make_user is not None and await self._make_user(user_id):
+                profile = await self.load_local(user_id)
         elif self._fetch_remote is None:
             profile = None
         else:

@@ -17,7 +17,7 @@ import msgspec
 from homeserver.appservices.registry import Appservice
 from homeserver.http.client import HttpClient, HttpLimits, HttpResponse
 from homeserver.http.errors import MatrixError
-from homeserver.http.transport import Unreachable
+from homeserver.http.transport import TimedOut, Unreachable
 from homeserver.runtime.clock import Clock
 
 TRANSACTION_TIMEOUT_S: Final = 60.0
@@ -91,11 +91,11 @@ class Courier:
             response = await self._request(
                 service, "POST", "/ping", HttpLimits(PING_TIMEOUT_S, _MOST_BYTES), body=body
             )
+        except TimedOut:
+            raise MatrixError(
+                504, "M_CONNECTION_TIMEOUT", "The application service did not answer in time"
+            ) from None
         except Unreachable as error:
-            if self._clock.monotonic() - began_s >= PING_TIMEOUT_S:
-                raise MatrixError(
-                    504, "M_CONNECTION_TIMEOUT", "The application service did not answer in time"
-                ) from None
             raise MatrixError(502, "M_CONNECTION_FAILED", f"No answer: {error}") from None
         if not 200 <= response.status < 300:
             refused = MatrixError(502, "M_BAD_STATUS", f"Ping returned status {response.status}")

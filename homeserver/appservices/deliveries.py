@@ -117,6 +117,11 @@ class Deliveries:
         if box is not None and box.failures and not box.busy and box.heard_from(self._clock.now_ms()):
             self.ready(box)
 
+    def is_down(self, service_id: str) -> bool:
+        """Whether an application service did not answer last time."""
+        box = self._by_id.get(service_id)
+        return box is not None and box.failures > 0
+
     @property
     def waiting(self) -> int:
         """How many application services do not answer."""

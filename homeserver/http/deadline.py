@@ -7,14 +7,14 @@ from typing import TypeVar
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.python.failure import Failure
 
-from homeserver.http.transport import Unreachable
+from homeserver.http.transport import TimedOut
 from homeserver.runtime.clock import Clock
 
 T = TypeVar("T")
 
 
 def cut_off(clock: Clock, seconds: float, work: Deferred[T]) -> Deferred[T]:
-    """The same Deferred; when it has not fired by then it is cancelled, and fails with Unreachable."""
+    """The same Deferred; when it has not fired by then it is cancelled, and fails with TimedOut."""
     expired = False
 
     def expire() -> None:
@@ -28,7 +28,7 @@ def cut_off(clock: Clock, seconds: float, work: Deferred[T]) -> Deferred[T]:
         if timer.active():
             timer.cancel()
         if expired and isinstance(result, Failure) and result.check(CancelledError):
-            return Failure(Unreachable(f"no answer within {seconds:g} s"))
+            return Failure(TimedOut(f"no answer within {seconds:g} s"))
         return result
 
     return work.addBoth(ended)

@@ -25,6 +25,10 @@ class Unreachable(Exception):  # noqa: N818 (a fact about the other side, not a 
     """No answer: nothing is known of what the other server did with the request."""
 
 
+class TimedOut(Unreachable):
+    """There was no answer in the time that it may take."""
+
+
 class AnswerTooLarge(Unreachable):
     """There was an answer, and nobody wants so much."""
 

@@ -57,6 +57,7 @@ class Aliases:
         index: MembershipIndex,
         servers: ServerIndex,
         ask: AskAlias | None = None,
+        make: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
         self._server_name = server_name
         self._rooms = rooms
@@ -65,6 +66,7 @@ class Aliases:
         self._index = index
         self._servers = servers
         self._ask = ask
+        self._make = make  # has an application service make an alias that is not there
 
     # --- looking up ----------------------------------------------------------------------------------
 
@@ -81,6 +83,8 @@ class Aliases:
     async def locate_own(self, alias: RoomAlias) -> Located:
         """The same of the aliases of this server."""
         found = await self._tools.database.read(find_alias, alias)
+        if found is None and self._make is not None and await self._make(alias):
+            found = await self._tools.database.read(find_alias, alias)
         if found is None:
             raise _no_alias(alias)
         names = await self._tools.interner.room_names([found.room_nid])

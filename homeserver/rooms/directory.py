@@ -14,12 +14,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from federation.ids import RoomId, is_content_uri, is_room_alias
-from homeserver.http.errors import forbidden, invalid_param, not_found
+from homeserver.http.errors import MatrixError, forbidden, invalid_param, not_found
 from homeserver.rooms.aliases import CANONICAL, may_send_state
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.types import Requester
 from homeserver.store.changes import Change, Kind
-from homeserver.store.directory import RoomFacts, is_published, load_facts, load_published, set_published
+from homeserver.store.directory import (
+    LISTED_MOST,
+    RoomFacts,
+    TooManyListedError,
+    is_published,
+    list_in_network,
+    load_facts,
+    load_published,
+    network_name,
+    set_published,
+)
 from homeserver.store.ids import Interner
 from homeserver.store.work import Worker
 
@@ -41,6 +51,8 @@ class Entry:
     shown: dict[str, Any]
     searched: str
     room_type: str | None
+    published: bool = True
+    networks: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +63,8 @@ class Query:
     since: str | None = None
     term: str = ""
     room_types: Collection[str | None] | None = None
+    network: str | None = None  # the rooms of this network alone
+    all_networks: bool = False  # those of networks beside those that are published
 
 
 class Directory:
@@ -67,6 +81,7 @@ class Directory:
         self._listening = False
         self._loaded = False
         self._order: list[Entry] | None = None
+        self._has_networks = False
 
     # --- one room ------------------------------------------------------------------------------------
 
@@ -90,12 +105,29 @@ class Directory:
                 raise forbidden("You may not change this room's visibility in the directory")
         await self._worker.work(set_published, actor.room_nid, published)
 
+    async def list_in_network(self, service_id: str, network_id: str, room_id: RoomId, listed: bool) -> None:
+        """List a room in a network of an application service, or no longer."""
+        # spec: application-service-api#put_matrixclientv3directorylistappservicenetworkidroomid
+        room_nid = await self._interner.find_room(room_id)
+        if room_nid is None:
+            raise not_found("Room not found")
+        try:
+            await self._worker.work(list_in_network, service_id, network_id, room_nid, listed)
+        except TooManyListedError:
+            raise MatrixError(
+                400, "M_RESOURCE_LIMIT_EXCEEDED", f"At most {LISTED_MOST} rooms can be listed in networks"
+            ) from None
+
     # --- the list ------------------------------------------------------------------------------------
 
     async def page(self, query: Query) -> dict[str, Any]:
         """A page of the list: rooms with many members first, then by age."""
         # spec: client-server-api#post_matrixclientv3publicrooms
         order = await self._sorted()
+        if query.network is not None:
+            order = [entry for entry in order if query.network in entry.networks]
+        elif not query.all_networks and self._has_networks:
+            order = [entry for entry in order if entry.published]
         if query.term or query.room_types is not None:
             order = _filtered(order, query)
         limit = min(query.limit or PAGE_DEFAULT, PAGE_MOST)
@@ -128,6 +160,7 @@ class Directory:
                     self._keep(room_nid, found.get(room_nid))
         if self._order is None:
             self._order = sorted(self._entries.values(), key=lambda entry: entry.place)
+            self._has_networks = any(entry.networks for entry in self._order)
         return self._order
 
     def _keep(self, room_nid: int, facts: RoomFacts | None) -> None:
@@ -232,4 +265,6 @@ def _entry(facts: RoomFacts) -> Entry:
     shown = shown_of(facts)
     words = (shown.get("name"), shown.get("topic"), shown.get("canonical_alias"), facts.room_id)
     searched = "\n".join(word.casefold() for word in words if word)
-    return Entry((-facts.joined, facts.room_nid), shown, searched, shown.get("room_type"))
+    networks = frozenset(network_name(*one) for one in facts.networks)
+    place = (-facts.joined, facts.room_nid)
+    return Entry(place, shown, searched, shown.get("room_type"), facts.published, networks)

@@ -14,6 +14,7 @@ from sqlalchemy import and_, bindparam, delete, func, select
 
 from federation.redaction import redact_content
 from federation.versions import ROOM_VERSIONS
+from homeserver.db.schema.appservices import appservice_rooms
 from homeserver.db.schema.rooms import (
     current_state,
     event_json,
@@ -46,6 +47,28 @@ _TYPE_NAMES = {WELL_KNOWN_TYPES[name]: name for name in SUMMARY_TYPES}
 
 _ALL = statement(select(published_rooms.c.room_nid))
 _WHICH = statement(select(published_rooms.c.room_nid).where(any_of(published_rooms.c.room_nid, "room_nids")))
+_NETWORKS = statement(
+    select(appservice_rooms.c.room_nid, appservice_rooms.c.service_id, appservice_rooms.c.network_id).where(
+        any_of(appservice_rooms.c.room_nid, "room_nids")
+    )
+)
+_ALL_LISTED = statement(select(appservice_rooms.c.room_nid).group_by(appservice_rooms.c.room_nid))
+_LISTED_BY = statement(
+    select(func.count())
+    .select_from(appservice_rooms)
+    .where(appservice_rooms.c.service_id == bindparam("service_id"))
+)
+_LIST = rows(appservice_rooms, "service_id", "network_id", "room_nid", ignore=True)
+_UNLIST = statement(
+    delete(appservice_rooms).where(
+        and_(
+            appservice_rooms.c.service_id == bindparam("service_id"),
+            appservice_rooms.c.network_id == bindparam("network_id"),
+            appservice_rooms.c.room_nid == bindparam("room_nid"),
+        )
+    )
+)
+_UNLIST_ROOM = statement(delete(appservice_rooms).where(appservice_rooms.c.room_nid == bindparam("room_nid")))
 _PUBLISH = rows(published_rooms, "room_nid", ignore=True)
 _UNPUBLISH = statement(delete(published_rooms).where(published_rooms.c.room_nid == bindparam("room_nid")))
 _NAMES = statement(
@@ -78,6 +101,14 @@ _JOINED = statement(
 )
 
 
+# LIMIT(rooms that one application service lists in its networks)
+LISTED_MOST = 100_000
+
+
+class TooManyListedError(Exception):
+    """The application service lists as many rooms as one may list."""
+
+
 class _Stored(msgspec.Struct):
     content: dict[str, Any]
 
@@ -93,12 +124,14 @@ class RoomFacts:
     room_id: str
     version: str
     joined: int = 0
+    published: bool = True
+    networks: tuple[tuple[str, str], ...] = ()  # (application service, network) that list it
     contents: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def load_published(tx: Tx) -> list[int]:
-    """Every published room."""
-    return tx.column(_ALL)
+    """Every room that is listed: published, or in a network of an application service."""
+    return sorted({*tx.column(_ALL), *tx.column(_ALL_LISTED)})
 
 
 def is_published(tx: Tx, room_nid: int) -> bool:
@@ -122,11 +155,41 @@ def move_published(tx: WriteTx, old_nid: int, new_nid: int) -> None:
     if is_published(tx, old_nid):
         set_published(tx, old_nid, False)
         set_published(tx, new_nid, True)
+    listed = tx.all(_NETWORKS, room_nids=[old_nid])
+    if listed:
+        tx.insert(_LIST, [(service_id, network_id, new_nid) for _, service_id, network_id in listed])
+        tx.run(_UNLIST_ROOM, room_nid=old_nid)
+        tx.claim(Kind.DIRECTORY, old_nid)
+        tx.claim(Kind.DIRECTORY, new_nid)
+
+
+def network_name(service_id: str, network_id: str) -> str:
+    """A network of an application service as clients name it: the instance's id."""
+    return f"{service_id}|{network_id}"
+
+
+def list_in_network(tx: WriteTx, service_id: str, network_id: str, room_nid: int, listed: bool) -> None:
+    """List a room in a network of an application service, or no longer. Raises TooManyListedError."""
+    if not listed:
+        tx.run(_UNLIST, service_id=service_id, network_id=network_id, room_nid=room_nid)
+    elif tx.value(_LISTED_BY, service_id=service_id) >= LISTED_MOST:
+        raise TooManyListedError
+    else:
+        tx.insert(_LIST, [(service_id, network_id, room_nid)])
+    tx.claim(Kind.DIRECTORY, room_nid)
 
 
 def load_facts(tx: Tx, room_nids: Sequence[int]) -> list[RoomFacts]:
-    """What there is to show of those of the rooms that are published. Five reads, whatever their number."""
-    return load_room_facts(tx, tx.column(_WHICH, room_nids=list(room_nids)), SHOWN_TYPES)
+    """What there is to show of those of the rooms that are listed. Six reads, whatever their number."""
+    published = frozenset(tx.column(_WHICH, room_nids=list(room_nids)))
+    networks: dict[int, list[tuple[str, str]]] = {}
+    for room_nid, service_id, network_id in tx.all(_NETWORKS, room_nids=list(room_nids)):
+        networks.setdefault(room_nid, []).append((service_id, network_id))
+    found = load_room_facts(tx, sorted(published | networks.keys()), SHOWN_TYPES)
+    for facts in found:
+        facts.published = facts.room_nid in published
+        facts.networks = tuple(networks.get(facts.room_nid, ()))
+    return found
 
 
 def load_room_facts(tx: Tx, room_nids: Sequence[int], types: Sequence[str]) -> list[RoomFacts]:

@@ -5,8 +5,7 @@ spec: client-server-api#room-aliases, client-server-api#published-room-directory
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal, Protocol
 
 import msgspec
@@ -26,7 +25,7 @@ _LISTED = "/_matrix/client/v3/directory/list/room/{room_id:room_id}"
 _PUBLIC = "/_matrix/client/v3/publicRooms"
 MAX_ROOM_TYPES = 100
 _INTEGER_MOST = 2**53 - 1
-NO_ROOMS: Mapping[str, Any] = MappingProxyType({"chunk": [], "total_room_count_estimate": 0})
+MAX_INSTANCE_ID = 1_000
 
 
 class _AliasBody(msgspec.Struct):
@@ -146,8 +145,6 @@ class DirectoryApi:
         server_name = self._other_server(request)
         if server_name is not None:
             return await self._ask(server_name, _options(body), filtered=True)
-        if query is None:
-            return dict(NO_ROOMS)
         return await self._directory.page(query)
 
     def _other_server(self, request: Request) -> ServerName | None:
@@ -157,8 +154,8 @@ class DirectoryApi:
         return None if name == self._server_name else name
 
 
-def wanted_rooms(body: PublicRoomsBody) -> Query | None:
-    """What a filter asks of a directory; None for a network that nobody has registered. Refuses what is malformed."""
+def wanted_rooms(body: PublicRoomsBody) -> Query:
+    """What a filter asks of a directory. Refuses what is malformed."""
     limit = PAGE_DEFAULT if body.limit is None else body.limit
     if not 0 <= limit <= _INTEGER_MOST:
         raise invalid_param("limit must not be negative")
@@ -167,12 +164,10 @@ def wanted_rooms(body: PublicRoomsBody) -> Query | None:
     term = wanted.generic_search_term or ""
     if len(term) > TERM_LONGEST or (types is not None and len(types) > MAX_ROOM_TYPES):
         raise invalid_param("The filter is too large")
-    if body.third_party_instance_id is not None:
-        if body.include_all_networks:
-            raise invalid_param("third_party_instance_id and include_all_networks exclude each other")
-        # No application service has registered a network here.
-        return None
-    return Query(limit, body.since, term, types)
+    network = body.third_party_instance_id
+    if network is not None and (body.include_all_networks or len(network) > MAX_INSTANCE_ID):
+        raise invalid_param("third_party_instance_id is too long, or contradicts include_all_networks")
+    return Query(limit, body.since, term, types, network, bool(body.include_all_networks))
 
 
 def _options(body: PublicRoomsBody) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from homeserver.api.client.directory import NO_ROOMS, PublicRoomsBody, wanted_rooms
+from homeserver.api.client.directory import PublicRoomsBody, wanted_rooms
 from homeserver.config.schema import PublicRooms
 from homeserver.http.errors import forbidden
 from homeserver.http.request import Request
@@ -45,8 +45,7 @@ class FederatedDirectoryApi:
     async def _page(self, body: PublicRoomsBody) -> dict[str, Any]:
         if not self._options().over_federation:
             raise forbidden("The room directory of this server is not shown to other servers")
-        query = wanted_rooms(body)
-        return dict(NO_ROOMS) if query is None else await self._directory.page(query)
+        return await self._directory.page(wanted_rooms(body))
 
 
 def _route(method: str, handler: Any, anchor: str) -> Route:
