@@ -378,12 +378,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     ticker = Ticker()
     typing = Typing(clock, ticker, core.notifier.wake_room)
     core.changes.subscribe(typing.apply)
-    presence: Presence | None = None
-    if config.presence.enabled:
-        remote = RemotePresence(clock, ticker, core.index, core.notifier.wake_users)
-        presence = Presence(clock, ticker, core.index, core.notifier.wake_users, remote)
-        core.changes.subscribe(presence.apply)
-        core.changes.subscribe(remote.apply)
+    presence = build_presence(core, ticker)
     push_rules, notifying = PushRules(database, worker), build_notifying(core)
     facts, ignored = StateFacts(core.bases), IgnoreLists(database)
     encryption = build_encryption(core, peering, tasks, facts)
@@ -432,6 +427,18 @@ def build_services(core: Core, peering: Peering) -> Services:
         bridging=bridging,
         sync=build_sync(core, facts, ignored, typing, presence, encryption.news, notifying),
     )
+
+
+def build_presence(core: Core, ticker: Ticker) -> Presence | None:
+    """Who is online, here and elsewhere; None where nobody wants to know."""
+    if not core.config.presence.enabled:
+        return None
+    clock, index, wake = core.around.clock, core.index, core.notifier.wake_users
+    remote = RemotePresence(clock, ticker, index, wake)
+    presence = Presence(clock, ticker, index, wake, remote)
+    core.changes.subscribe(presence.apply)
+    core.changes.subscribe(remote.apply)
+    return presence
 
 
 def build_ephemeral(core: Core, typing: Typing, presence: Presence | None, tasks: TaskGroup) -> EphemeralEdus:
