@@ -15,6 +15,8 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 
+from tests.bench.crowded import ROWS as CROWDED_ROWS
+from tests.bench.crowded import run_crowded
 from tests.bench.federated import ROWS as FEDERATED_ROWS
 from tests.bench.federated import run_federated
 from tests.bench.figures import FULL, QUICK, Measured
@@ -84,8 +86,9 @@ def measure(database: str, options: argparse.Namespace) -> DatabaseRun:
                 place = Place(create_database(cluster.url, key), cluster.process.pid)
                 new_database = partial(create_database, cluster.url)
             measured: dict[str, float] = {}
-            if any(row not in FEDERATED_ROWS for row in options.rows):
+            if any(row not in FEDERATED_ROWS and row not in CROWDED_ROWS for row in options.rows):
                 measured |= run_session(target, place, options.rows, scale, say)
+            measured |= run_crowded(target, new_database, options.rows, scale, say)
             measured |= run_federated(target, new_database, options.rows, scale, say)
             results[key] = measured
     return DatabaseRun(DATABASES[database], results)

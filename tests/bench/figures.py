@@ -53,6 +53,7 @@ FIGURES: Sequence[Figure] = (
     Figure("idle_syncs", "idle", "idle incremental syncs/s, one client in turn", "/s", True, 8),
     Figure("claims", "claims", "one-time keys claimed/s, 16 clients", "/s", True, 10),
     Figure("inbox_s", "inbox", "10,000 waiting messages to a device, all told", "s", False, 10),
+    Figure("push_ms", "push", "a message in a room of 10,000, ten are told their counts", "ms", False, 10),
     Figure("join_1000_s", "join1000", "remote join of 1,000 members, complete", "s", False, 10),
     Figure("join_10000_s", "join10000", "remote join of 10,000 members, complete", "s", False, 10),
     Figure(
@@ -94,6 +95,8 @@ class Scale:
     transactions_in: int
     claims_each: int
     waiting: int
+    crowd: int
+    crowd_rounds: int
 
 
 FULL = Scale(
@@ -113,6 +116,8 @@ FULL = Scale(
     transactions_in=500,
     claims_each=100,
     waiting=10_000,
+    crowd=10_000,
+    crowd_rounds=20,
 )
 QUICK = Scale(
     sends=100,
@@ -131,6 +136,8 @@ QUICK = Scale(
     transactions_in=100,
     claims_each=20,
     waiting=1_000,
+    crowd=10_000,
+    crowd_rounds=8,
 )
 
 # Not a figure, but what spoils figures: the cores that other work on the machine used meanwhile.

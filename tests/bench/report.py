@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.crowded import ROWS as CROWDED_ROWS
 from tests.bench.federated import ROWS as FEDERATED_ROWS
 from tests.bench.figures import DISTURBED, FIGURES, OTHERS, Figure, Measured
 from tests.bench.rows import ROWS
@@ -124,7 +125,7 @@ def format_document(runs: Sequence[DatabaseRun], names: Sequence[str], command: 
         rows = "\n".join("| " + " | ".join(line) + " |" for line in table)
         parts.append(f"## {run.database}\n\n{rows}")
     parts.append("## What each row does")
-    parts.append("\n".join(_describe_row(name) for name in (*ROWS, *FEDERATED_ROWS)))
+    parts.append("\n".join(_describe_row(name) for name in (*ROWS, *CROWDED_ROWS, *FEDERATED_ROWS)))
     parts.append(FEDERATION)
     parts.append(
         "- **memory**: resident memory of the server and its children after the rows above; the database server's"
@@ -135,5 +136,5 @@ def format_document(runs: Sequence[DatabaseRun], names: Sequence[str], command: 
 
 
 def _describe_row(name: str) -> str:
-    text = inspect.getdoc({**ROWS, **FEDERATED_ROWS}[name]) or ""
+    text = inspect.getdoc({**ROWS, **CROWDED_ROWS, **FEDERATED_ROWS}[name]) or ""
     return f"- **{name}**: {' '.join(text.split())}"

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.bench.crowded import ROWS as CROWDED_ROWS
 from tests.bench.federated import ROWS as FEDERATED_ROWS
 from tests.bench.figures import OTHERS, Measured, Scale
 from tests.bench.rows import ROWS
@@ -20,7 +21,7 @@ from tests.bench.world import World
 from tests.interop.process import ServerError, ServerProcess, machine_cpu_s, tree_cpu_s
 from tests.interop.synapse import REGISTRATION_SECRET
 
-ALL_ROWS = (*ROWS, *FEDERATED_ROWS, "memory", "start")
+ALL_ROWS = (*ROWS, *CROWDED_ROWS, *FEDERATED_ROWS, "memory", "start")
 Say = Callable[[str], None]
 
 
