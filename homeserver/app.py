@@ -22,7 +22,7 @@ from homeserver.peering import Peering, build_peering
 from homeserver.routes import build_routes
 from homeserver.runtime.clock import DelayedCall
 from homeserver.services import Services, build_services, limit_classes
-from homeserver.stream.chores import Chores, standard_chores
+from homeserver.stream.chores import SWEEP_EVERY_S, Chore, Chores, standard_chores
 
 HOUSEKEEPING_S = 2.0
 
@@ -84,7 +84,9 @@ class App:
         self.services.media.begin()
         self.services.tasks.spawn_restarting("go on with staged events", self.services.incoming.filler.start)
         self.outgoing.begin()
-        self._chores.start(standard_chores(self.core.committer, self.core.around.clock))
+        chores = standard_chores(self.core.committer, self.core.around.clock)
+        sweep = Chore("forget sticky events", SWEEP_EVERY_S, self.services.further.sticky.sweep)
+        self._chores.start([*chores, sweep])
         self._timer = self.core.around.clock.callLater(housekeeping_s, self._keep_house, housekeeping_s)
 
     def _keep_house(self, every_s: float) -> None:
@@ -129,6 +131,7 @@ async def build_app(config: Config, around: Surroundings, extra_routes: Sequence
     peering = build_peering(core)
     services = build_services(core, peering)
     await services.rooms.strangers.partial.load()
+    await services.further.sticky.load()
     outgoing = build_outgoing(core, peering, services)
     routes = build_routes(core, peering, services)
     for extra in extra_routes:

@@ -14,7 +14,10 @@ from homeserver.rooms.delayed import DelayedEvents
 from homeserver.rooms.mutual import MutualRooms
 from homeserver.rooms.pagination import Pagination
 from homeserver.rooms.send import Sender
+from homeserver.rooms.sticky import StickyKeeper
 from homeserver.runtime.tasks import TaskGroup
+from homeserver.stream.sticky import StickyIndex
+from homeserver.sync.sticky import StickySections
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +28,35 @@ class Further:
     mutual: MutualRooms
     turn: TurnCredentials
     delayed: DelayedEvents
+    sticky: StickyKeeper
+
+
+@dataclass(frozen=True, slots=True)
+class StickyServices:
+    """Sticky events: for rooms, and for those who sync."""
+
+    keeper: StickyKeeper
+    sections: StickySections
+
+
+def build_sticky(core: Core, tasks: TaskGroup) -> StickyServices:
+    """What follows sticky events."""
+    around, index = core.around, StickyIndex()
+    core.changes.subscribe(index.apply)
+    keeper = StickyKeeper(
+        core.config.server_name, core.rooms, core.committer, index, core.servers, tasks, around.clock
+    )
+    core.changes.subscribe(keeper.apply)
+    return StickyServices(keeper, StickySections(index, around.database, core.client_events))
 
 
 def build_further(
-    core: Core, settings: Settings, tasks: TaskGroup, pagination: Pagination, sender: Sender
+    core: Core,
+    settings: Settings,
+    tasks: TaskGroup,
+    pagination: Pagination,
+    sender: Sender,
+    sticky: StickyKeeper,
 ) -> Further:
     """Its objects, over the core and what reads rooms."""
     around, interner, index = core.around, core.interner, core.index
@@ -49,12 +77,13 @@ def build_further(
             around.entropy,
             around.log,
         ),
+        sticky,
     )
 
 
 def unstable_features(config: Config) -> dict[str, bool]:
     """What of it ``/versions`` tells, where it is switched on."""
-    return {"org.matrix.msc4140": config.delayed_events.max_delay_s > 0}
+    return {"org.matrix.msc4140": config.delayed_events.max_delay_s > 0, "org.matrix.msc4354": True}
 
 
 def capabilities(config: Config) -> dict[str, Any]:

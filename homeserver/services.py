@@ -32,7 +32,7 @@ from homeserver.ephemeral.presence import Presence
 from homeserver.ephemeral.remote_presence import RemotePresence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
-from homeserver.further import Further, build_further
+from homeserver.further import Further, build_further, build_sticky
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.incoming import Incoming, build_incoming
 from homeserver.media.service import MediaService
@@ -86,6 +86,7 @@ from homeserver.rooms.visibility import Sights
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.sync.ignored import IgnoreLists
+from homeserver.sync.sticky import StickySections
 from homeserver.sync.v3 import SyncService, SyncTools
 
 
@@ -381,6 +382,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     presence = build_presence(core, ticker)
     push_rules, notifying = PushRules(database, worker), build_notifying(core)
     facts, ignored = StateFacts(core.bases), IgnoreLists(database)
+    sticky = build_sticky(core, tasks)
     encryption = build_encryption(core, peering, tasks, facts)
     ephemeral = build_ephemeral(core, typing, presence, tasks)
     joining, heard = rooms.strangers.remote.under_way, rooms.strangers.outsiders.heard
@@ -396,15 +398,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         identity=Identity(accounts, hasher, sessions, limiter),
         openids=OpenIds(config.server_name, database, worker, clock, entropy),
         devices=Devices(database, worker),
-        profiles=Profiles(
-            config.server_name,
-            database,
-            worker,
-            interner,
-            rooms.profiles.changed,
-            queries.profile,
-            None if bridging.existence is None else bridging.existence.make_user,
-        ),
+        profiles=build_profiles(core, rooms, queries, bridging),
         account_data=AccountData(database, worker, interner, {"m.push_rules": push_rules.load_content}),
         filters=Filters(database, worker),
         media=build_media(core, settings, peering.client),
@@ -422,10 +416,23 @@ def build_services(core: Core, peering: Peering) -> Services:
         pushers=Pushers(database, worker, clock),
         notifying=notifying,
         encryption=encryption,
-        further=build_further(core, settings, tasks, reading.pagination, rooms.sender),
         people=build_people(core),
         bridging=bridging,
-        sync=build_sync(core, facts, ignored, typing, presence, encryption.news, notifying),
+        further=build_further(core, settings, tasks, reading.pagination, rooms.sender, sticky.keeper),
+        sync=build_sync(core, facts, ignored, typing, presence, encryption.news, notifying, sticky.sections),
+    )
+
+
+def build_profiles(core: Core, rooms: RoomServices, queries: Queries, bridging: Bridging) -> Profiles:
+    """What users say of themselves, which their rooms show."""
+    return Profiles(
+        core.config.server_name,
+        core.around.database,
+        core.committer,
+        core.interner,
+        rooms.profiles.changed,
+        queries.profile,
+        None if bridging.existence is None else bridging.existence.make_user,
     )
 
 
@@ -458,6 +465,7 @@ def build_sync(
     presence: Presence | None,
     devices: DeviceNews,
     notifying: Notifying,
+    sticky: StickySections,
 ) -> SyncService:
     """Sync, over the log and what is only in memory."""
     around = core.around
@@ -480,6 +488,7 @@ def build_sync(
         unread=notifying.unread,
         devices=devices,
         defaults=_default_data,
+        sticky=sticky,
     )
 
 

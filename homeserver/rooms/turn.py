@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -19,6 +20,7 @@ from federation.errors import Malformed
 from federation.event import MAX_PREV_EVENTS, Event
 from federation.policy import POLICY_EVENT_TYPE, PolicyServer, is_exempt
 from federation.signing import Signer
+from federation.sticky import STICKY, sticky_until_ms
 from federation.verdict import Accept
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
@@ -35,11 +37,13 @@ from homeserver.store.placement import (
     ClientTransaction,
     Extremity,
     Membership,
+    Place,
     Placement,
     RoomHead,
     StateMove,
 )
 from homeserver.store.state import BaseCache, Snapshot, derive, diff
+from homeserver.store.sticky import Sticky, stick
 
 # LIMIT(memory of an active room): beyond it the state that the actor remembers is loaded again when needed.
 _WARM_MOST = 1_000
@@ -458,8 +462,20 @@ class Turn:
 
     def note(self, placed: Placement) -> None:
         """This is to be stored when the turn ends."""
-        self.tools.events.put(placed.nid, placed.event)
+        event = placed.event
+        self.tools.events.put(placed.nid, event)
         self.placements.append(placed)
+        if STICKY in event.json:
+            self._stick(placed)
+
+    def _stick(self, placed: Placement) -> None:
+        now_ms, event = self.tools.clock.now_ms(), placed.event
+        until_ms = sticky_until_ms(event.json, now_ms)
+        if until_ms <= now_ms or placed.rejected is not None or placed.redacted_by:
+            return
+        if placed.place in (Place.TIMELINE, Place.NOWHERE):
+            sticky = Sticky(placed.nid, placed.room_nid, event.event_id, event.sender, until_ms)
+            self.extra.append(partial(stick, sticky=sticky, shown=placed.place is Place.TIMELINE))
 
     async def _narrow(self) -> None:
         """Of so many extremities that one event cannot name them, look at the newest alone."""

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from federation.redaction import redact
+from federation.sticky import STICKY, sticky_duration_ms
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.tx import Tx
 from homeserver.store.cache import ByteLru
@@ -66,6 +67,7 @@ class ClientEvent:
     relation: tuple[str, str] | None  # (rel_type, event id)
     redacted_by: int = 0
     because: bytes = b""  # of a redacted event: the ``redacted_because`` member of unsigned
+    sticky_ms: int = 0  # for how long it reaches everybody in the room
 
     def render(self, unsigned: bytes = b"", room_id: str | None = None) -> bytes:
         """The whole object. ``unsigned``: the members of its unsigned object, without braces."""
@@ -188,6 +190,11 @@ def _make(
     if pdu.type == "m.room.redaction" and isinstance(redacts, str):
         # COMPAT(clients before room version 11, always): the target also stands at the top level.
         parts += [b',"redacts":', _encode(redacts)]
+    sticky_ms = 0
+    if pdu.msc4354_sticky is not msgspec.UNSET:
+        sticky = bytes(pdu.msc4354_sticky)
+        parts += [b',"%b":' % STICKY.encode(), sticky]
+        sticky_ms = sticky_duration_ms({STICKY: _decode_any(sticky)})
     return ClientEvent(
         nid,
         event_id,
@@ -201,6 +208,7 @@ def _make(
         _relation(content.relates_to),
         redacted_by,
         unsigned,
+        sticky_ms,
     )
 
 

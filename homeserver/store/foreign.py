@@ -23,6 +23,7 @@ from homeserver.store.outside import load_told
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.placement import MEMBERSHIPS, Membership, Placement, StateMove, StateMoved
 from homeserver.store.state import empty_snapshot
+from homeserver.store.sticky import find_sticky
 from homeserver.store.users import AccountChanged
 
 _READ_AT_ONCE = 1_000
@@ -79,11 +80,16 @@ def _with_told(tx: Tx, change: Change) -> Change:
     return change._replace(payload=load_told(tx, -change.topic, change.ref))
 
 
+def _with_sticky(tx: Tx, change: Change) -> Change:
+    return change._replace(payload=find_sticky(tx, change.ref))
+
+
 _OTHERS: dict[int, Callable[[Tx, Change], Change]] = {
     Kind.ACCOUNT: _with_members,
     Kind.DEVICE_LIST: _with_rooms,
     Kind.SIGNING_KEYS: _with_rooms,
     Kind.OUTSIDE: _with_told,
+    Kind.STICKY: _with_sticky,
 }
 
 

@@ -51,6 +51,11 @@ def unsigned_members(
         parts += b',"transaction_id":' + _encode(txn_id)
     if relations:
         parts += b"," + relations
+    if event.sticky_ms:
+        # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4354
+        left_ms = event.sticky_ms - max(0, age)
+        if left_ms > 0:
+            parts += b',"msc4354_sticky_duration_ttl_ms":%d' % left_ms
     return parts
 
 

@@ -23,6 +23,7 @@ from homeserver.sync.sections import (
     stripped_rooms,
 )
 from homeserver.sync.serialise import counts_members, encode, events_object, receipt_events, typing_event
+from homeserver.sync.sticky import StickySections
 from homeserver.sync.types import (
     DefaultData,
     DeviceAnswer,
@@ -48,6 +49,7 @@ class Assembler:
         unread: Unread,
         devices: DeviceSections,
         defaults: DefaultData,
+        sticky: StickySections | None = None,
     ) -> None:
         self._index = index
         self._lazy = lazy
@@ -56,16 +58,18 @@ class Assembler:
         self._unread = unread
         self._devices = devices
         self._defaults = defaults
+        self._sticky = sticky
 
     async def assemble(self, work: Work, pieces: Mapping[int, Piece], loaded: Loaded) -> Answer:
         """The answer."""
         filter_ = work.ask.filter
         account = account_data_by_room(self._account_data(work, loaded), filter_)
         ephemeral = self._ephemeral(work, pieces, loaded)
+        sticky = await self._sticky_events(work, pieces)
         told_rooms = [
             nid
             for nid in self._joined(work, pieces, account, ephemeral)
-            if self._is_told(work, nid, pieces, account, ephemeral, loaded)
+            if nid in sticky or self._is_told(work, nid, pieces, account, ephemeral, loaded)
         ]
         if len(told_rooms) > 1:
             preparing = self._unread.prepare(work.ask.requester.user_nid, told_rooms)
@@ -73,7 +77,9 @@ class Assembler:
                 await preparing
         join: dict[str, bytes] = {}
         for room_nid in told_rooms:
-            body = await self._room(work, room_nid, pieces.get(room_nid), account, ephemeral)
+            body = await self._room(
+                work, room_nid, pieces.get(room_nid), account, ephemeral, sticky.get(room_nid)
+            )
             join[work.names[room_nid]] = body
         leave = {
             work.names[nid]: left_room(
@@ -156,6 +162,7 @@ class Assembler:
         piece: Piece | None,
         account: Mapping[int, Mapping[str, bytes]],
         ephemeral: Mapping[int, Sequence[bytes]],
+        sticky: Sequence[bytes] | None,
     ) -> bytes:
         counts = self._unread.unread(work.ask.requester.user_nid, room_nid, work.token.pos)
         if isinstance(counts, Awaitable):
@@ -165,8 +172,22 @@ class Assembler:
             work.ask.state_name,
             ephemeral.get(room_nid, ()),
             self._room_account(work, account, room_nid),
-            counts_members(counts, work.ask.filter.threads),
+            counts_members(counts, work.ask.filter.threads) + _sticky_member(sticky),
         )
+
+    async def _sticky_events(self, work: Work, pieces: Mapping[int, Piece]) -> dict[int, list[bytes]]:
+        """By room, the sticky events that came and that the timeline does not tell."""
+        if self._sticky is None:
+            return {}
+        left = work.plan.left
+        after = {nid: 0 if piece.fresh else work.since for nid, piece in pieces.items() if nid not in left}
+        found = self._sticky.find(after, work.token.pos, work.now_ms, work.ignored)
+        if not found:
+            return {}
+        for room_nid, shown in found.items():
+            told = pieces[room_nid].sticky
+            found[room_nid] = [one for one in shown if one.event_nid not in told]
+        return await self._sticky.write(found, work.now_ms)
 
     def _room_account(
         self, work: Work, account: Mapping[int, Mapping[str, bytes]], room_nid: int
@@ -263,6 +284,10 @@ class Assembler:
             if filter_.accepts("m.presence", event["sender"]) and event["sender"] not in work.ignored
         ]
         return _events_member(b"presence", events)
+
+
+def _sticky_member(events: Sequence[bytes] | None) -> bytes:
+    return b',"msc4354_sticky":' + events_object(events) if events else b""
 
 
 def _events_member(name: bytes, events: Sequence[bytes]) -> bytes:

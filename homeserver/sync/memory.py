@@ -77,7 +77,7 @@ class MemoryRooms:
             )
         timeline = timeline_for(room, reader)
         summary = summary_for(room.summary, reader.user_id) if room.summary is not None else None
-        piece = Piece(timeline, room.state_object, room.has_events, summary, room.members)
+        piece = Piece(timeline, room.state_object, room.has_events, summary, room.members, sticky=room.sticky)
         if filter_.lazy:
             await self._add_members(piece, window, room_nid, room, reader)
         return piece

@@ -47,6 +47,7 @@ class Piece:
     summary: bytes | None = None
     members: dict[str, int] = field(default_factory=dict)
     fresh: bool = False
+    sticky: frozenset[int] = frozenset()  # of the events in the timeline: those that are sticky
 
     @staticmethod
     def quiet(upto: int) -> Piece:
@@ -190,6 +191,7 @@ def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:
             summary,
             work.members,
             work.fresh,
+            frozenset(one.event.nid for one in work.shown if one.event.sticky_ms),
         )
     return pieces
 

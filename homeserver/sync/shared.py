@@ -56,6 +56,7 @@ class SharedRoom:
     summary: Summary | None
     snapshot: Snapshot  # what lazily loaded members are looked up in
     has_events: bool
+    sticky: frozenset[int]  # of the events shown: those that are sticky
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +267,7 @@ def _write(
         extras.summary,
         chosen.snapshot,
         bool(shown) or chosen.limited or bool(state),
+        frozenset(event.nid for event, _ in shown if event.sticky_ms),
     )
 
 

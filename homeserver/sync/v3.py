@@ -31,6 +31,7 @@ from homeserver.sync.memory import MemoryRooms
 from homeserver.sync.plan import plan_initial, plan_since
 from homeserver.sync.sections import Loaded, Piece, Want, load_sections
 from homeserver.sync.shared import SharedRooms
+from homeserver.sync.sticky import StickySections
 from homeserver.sync.types import (
     DefaultData,
     DeviceSections,
@@ -93,6 +94,7 @@ class SyncService:
         unread: Unread | None = None,
         devices: DeviceSections | None = None,
         defaults: DefaultData = no_defaults,
+        sticky: StickySections | None = None,
     ) -> None:
         self._tools = tools
         self._boot = boot
@@ -108,7 +110,14 @@ class SyncService:
         shared = SharedRooms(tools.database, tools.events)
         self._memory = MemoryRooms(shared, tools.interner, tools.events, self._lazy)
         self._assembler = Assembler(
-            tools.index, self._lazy, self._typing, self._presence, self._unread, self._devices, defaults
+            tools.index,
+            self._lazy,
+            self._typing,
+            self._presence,
+            self._unread,
+            self._devices,
+            defaults,
+            sticky,
         )
         # What happened before was heard of by another process: of it the index knows events, and nothing else.
         self._heard_from = tools.log.position

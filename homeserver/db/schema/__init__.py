@@ -14,6 +14,7 @@ from homeserver.db.schema import (
     push,
     relations,
     rooms,
+    sticky,
     stream,
 )
 from homeserver.db.schema.base import metadata
@@ -31,5 +32,6 @@ __all__ = [
     "push",
     "relations",
     "rooms",
+    "sticky",
     "stream",
 ]

@@ -67,6 +67,7 @@ from homeserver.store.checks.rules import ahead as _ahead
 from homeserver.store.checks.rules import none_of as _none_of
 from homeserver.store.checks.rules import points_nowhere as _points_nowhere
 from homeserver.store.checks.rules import rule as _rule
+from homeserver.store.checks.sticky import STICKY
 from homeserver.store.placement import Membership
 
 _OLDEST_CHANGE = select(func.min(changes.c.pos)).scalar_subquery()
@@ -394,4 +395,5 @@ RULES: tuple[Rule, ...] = (
     *PUSH,
     *DELAYED,
     *APPSERVICES,
+    *STICKY,
 )

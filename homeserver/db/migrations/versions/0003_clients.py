@@ -192,6 +192,19 @@ def _application_services() -> None:
     op.create_index("appservice_rooms_by_room", "appservice_rooms", ["room_nid"])
 
 
+def _sticky_events() -> None:
+    op.create_table(
+        "sticky_events",
+        _big("event_nid"),
+        _big("room_nid"),
+        _big("pos"),
+        _big("until_ts_ms"),
+        sa.PrimaryKeyConstraint("event_nid"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("sticky_events_by_end", "sticky_events", ["until_ts_ms"])
+
+
 def upgrade() -> None:
     """Add what is new."""
     _accounts()
@@ -203,3 +216,4 @@ def upgrade() -> None:
     _dehydrated_devices()
     _delayed_events()
     _application_services()
+    _sticky_events()

@@ -1,0 +1,197 @@
+"""Sticky events. spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4354"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from homeserver.stream import sticky as stream
+from tests.api.talk import TalkCase, user
+from tests.support.databases import on_each_database
+
+ARGUMENT = "org.matrix.msc4354.sticky_duration_ms"
+DELAY = "org.matrix.msc4140.delay"
+SYNC = "/_matrix/client/v3/sync"
+HOUR_MS = 3_600_000
+
+
+@on_each_database
+class StickyTests(TalkCase):
+    """Alice sticks, bob syncs."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.room_id = self.make_room(joined=("bob",))
+
+    def stick(
+        self,
+        body: str = "here",
+        duration_ms: Any = HOUR_MS,
+        name: str = "alice",
+        event_type: str = "org.matrix.msc4143.rtc.member",
+        **query: str,
+    ) -> tuple[int, Any]:
+        self._texts += 1
+        path = self.path(self.room_id, "send", event_type, f"s{self._texts}")
+        content = {"body": body, "msc4354_sticky_key": "DEVICE"}
+        return self.app.call("PUT", path, content, self.tokens[name], {ARGUMENT: str(duration_ms), **query})
+
+    def stuck(self, *args: Any, **more: Any) -> str:
+        status, json = self.stick(*args, **more)
+        self.assertEqual(200, status, json)
+        event_id: str = json["event_id"]
+        return event_id
+
+    def sync(self, name: str = "bob", since: str | None = None, limit: int = 5, **more: Any) -> Any:
+        filter_ = f'{{"room":{{"timeline":{{"limit":{limit}}}}}}}'
+        query = {"filter": more.pop("filter", filter_), **more}
+        return self.ok(name, SYNC, **query, **({"since": since} if since else {}))
+
+    def section(self, answer: Any) -> list[Any]:
+        room = answer.get("rooms", {}).get("join", {}).get(self.room_id, {})
+        events: list[Any] = room.get("msc4354_sticky", {}).get("events", [])
+        return events
+
+    def timeline(self, answer: Any) -> list[Any]:
+        events: list[Any] = answer["rooms"]["join"][self.room_id]["timeline"]["events"]
+        return events
+
+    def chatter(self, number: int) -> None:
+        for _ in range(number):
+            self.say("alice", self.room_id, "chatter")
+
+    def test_in_the_timeline_where_it_is_told(self) -> None:
+        since = self.sync()["next_batch"]
+        event_id = self.stuck(duration_ms=600_000)
+        self.app.advance(10)
+        answer = self.sync(since=since)
+        (event,) = self.timeline(answer)
+        self.assertEqual((event_id, {"duration_ms": 600_000}), (event["event_id"], event["msc4354_sticky"]))
+        self.assertEqual(590_000, event["unsigned"]["msc4354_sticky_duration_ttl_ms"])
+        self.assertEqual([], self.section(answer))
+        self.assertEqual([], self.section(self.sync(since=answer["next_batch"])))
+
+    def test_whatever_is_said_after_it(self) -> None:
+        since = self.sync()["next_batch"]
+        ids = [self.stuck(str(number)) for number in range(3)]
+        self.chatter(6)
+        for first in (since, None):
+            answer = self.sync(since=first)
+            self.assertNotIn(ids[0], [event["event_id"] for event in self.timeline(answer)])
+            section = self.section(answer)
+            self.assertEqual(ids, [event["event_id"] for event in section])
+            self.assertEqual(HOUR_MS - 6_000, section[0]["unsigned"]["msc4354_sticky_duration_ttl_ms"])
+            self.assertEqual("0", section[0]["content"]["body"])
+            # Told once.
+            self.assertEqual([], self.section(self.sync(since=answer["next_batch"])))
+            self.app.restart()
+
+    def test_whatever_the_filter_says(self) -> None:
+        since = self.sync()["next_batch"]
+        event_id = self.stuck()
+        filter_ = '{"room":{"timeline":{"types":["m.room.message"]}}}'
+        answer = self.sync(since=since, filter=filter_)
+        self.assertEqual([event_id], [event["event_id"] for event in self.section(answer)])
+        answer = self.sync(filter=filter_)
+        self.assertEqual([event_id], [event["event_id"] for event in self.section(answer)])
+
+    def test_a_long_poll_ends_although_the_timeline_is_empty(self) -> None:
+        filter_ = '{"room":{"timeline":{"types":["m.none"]}}}'
+        since = self.sync(filter=filter_)["next_batch"]
+        query = {"since": since, "timeout": "30000", "filter": filter_}
+        waiting = self.app.start("GET", SYNC, token=self.tokens["bob"], query=query)
+        event_id = self.stuck()
+        answer = self.app.wait(waiting).json
+        self.assertEqual([event_id], [event["event_id"] for event in self.section(answer)])
+
+    def test_until_it_is_over(self) -> None:
+        since = self.sync()["next_batch"]
+        self.stuck("short", 60_000)
+        long_id = self.stuck("long", 120_000)
+        self.chatter(6)
+        self.app.advance(60)
+        for answer in (self.sync(since=since), self.sync()):
+            self.assertEqual([long_id], [event["event_id"] for event in self.section(answer)])
+        self.app.advance(60)
+        self.assertEqual([], self.section(self.sync(since=since)))
+        self.app.restart()
+        self.assertEqual([], self.section(self.sync()))
+
+    def test_swept(self) -> None:
+        self.stuck(duration_ms=60_000)
+        keeper = self.app.app.services.further.sticky
+        self.wait(keeper.sweep())
+        self.assertFalse(keeper._index.is_empty)
+        self.app.advance(61)
+        self.wait(keeper.sweep())
+        self.assertTrue(keeper._index.is_empty)
+
+    def test_who_comes_later_sees_it_whatever_history_is_visible(self) -> None:
+        self.set_state("alice", self.room_id, "m.room.history_visibility", {"history_visibility": "joined"})
+        event_id = self.stuck()
+        self.add("carol")
+        since = self.sync("carol")["next_batch"]
+        self.join("carol", self.room_id)
+        for answer in (self.sync("carol", since=since), self.sync("carol")):
+            self.assertEqual([event_id], [event["event_id"] for event in self.section(answer)])
+        self.leave("carol", self.room_id)
+        self.assertEqual([], self.section(self.sync("carol", since=since)))
+
+    def test_redacted(self) -> None:
+        event_id = self.stuck()
+        kept_id = self.stuck()
+        path = self.path(self.room_id, "redact", event_id, "r")
+        self.app.ok("PUT", path, {}, self.tokens["alice"])
+        self.chatter(6)
+        for restarted in (False, True):
+            if restarted:
+                self.app.restart()
+            self.assertEqual([kept_id], [event["event_id"] for event in self.section(self.sync())])
+        redacted = self.ok("bob", self.path(self.room_id, "event", event_id))
+        self.assertNotIn("msc4354_sticky", redacted)
+
+    def test_ignored(self) -> None:
+        since = self.sync()["next_batch"]
+        path = f"/_matrix/client/v3/user/{user('bob')}/account_data/m.ignored_user_list"
+        self.app.ok("PUT", path, {"ignored_users": {user("alice"): {}}}, self.tokens["bob"])
+        self.stuck()
+        self.chatter(6)
+        self.assertEqual([], self.section(self.sync(since=since)))
+        self.assertEqual([], self.section(self.sync()))
+
+    def test_state(self) -> None:
+        path = self.path(self.room_id, "state", "m.x", "k")
+        answer = self.app.ok("PUT", path, {"a": 1}, self.tokens["alice"], {ARGUMENT: "60000"})
+        event = self.ok("bob", self.path(self.room_id, "event", answer["event_id"]))
+        self.assertEqual({"duration_ms": 60_000}, event["msc4354_sticky"])
+
+    def test_later(self) -> None:
+        status, json = self.stick("gone", 600_000, **{DELAY: "5000"})
+        self.assertEqual((200, ["delay_id"]), (status, list(json)))
+        body = {"delay_ms": 5000, "content": {"body": "two"}}
+        own = f"/_matrix/client/unstable/org.matrix.msc4140/rooms/{self.room_id}/delayed_event/m.x/t"
+        self.app.ok("PUT", own, body, self.tokens["alice"], {ARGUMENT: "600000"})
+        since = self.sync()["next_batch"]
+        self.app.advance(5)
+        for _ in range(10):
+            self.app.advance(0)
+        self.chatter(6)
+        section = self.section(self.sync(since=since))
+        self.assertEqual({"gone", "two"}, {event["content"]["body"] for event in section})
+
+    def test_refused(self) -> None:
+        for duration in ("x", "-1", str(HOUR_MS + 1), "1.5", ""):
+            self.assert_refused(self.stick(duration_ms=duration), 400, "M_INVALID_PARAM")
+        since = self.sync()["next_batch"]
+        self.stuck(duration_ms=0)
+        self.chatter(6)
+        self.assertEqual([], self.section(self.sync(since=since)))
+
+    def test_bounded(self) -> None:
+        self.patch(stream, "ROOM_MOST", 3)
+        ids = [self.stuck(str(number)) for number in range(5)]
+        self.chatter(6)
+        self.assertEqual(ids[2:], [event["event_id"] for event in self.section(self.sync())])
+
+    def test_advertised(self) -> None:
+        features = self.app.ok("GET", "/_matrix/client/versions")["unstable_features"]
+        self.assertTrue(features["org.matrix.msc4354"])

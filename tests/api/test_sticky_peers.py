@@ -1,0 +1,135 @@
+"""Sticky events between servers. spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4354"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from federation.event import Event
+from tests.api.receiving import ReceiveCase
+from tests.api.rooms import V3
+from tests.federation.people import A, NetCase
+from tests.support.databases import on_each_database
+from tests.support.federation import NetServer
+
+ARGUMENT = "org.matrix.msc4354.sticky_duration_ms"
+STICKY = "msc4354_sticky"
+HOUR_MS = 3_600_000
+FILTER = '{"room":{"timeline":{"limit":1}}}'
+
+
+def section(answer: Any, room_id: str) -> list[str]:
+    """The texts of the sticky events that a sync tells."""
+    room = answer.get("rooms", {}).get("join", {}).get(room_id, {})
+    return [event["content"]["body"] for event in room.get(STICKY, {}).get("events", [])]
+
+
+@on_each_database
+class Received(ReceiveCase):
+    """Mallory of another server sticks."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.enter()
+
+    def stick(self, body: str, duration_ms: Any = HOUR_MS, **more: Any) -> Event:
+        return self.room.make(
+            "m.rtc.member",
+            {"body": body},
+            ts=more.pop("ts", int(self.app.time.rightNow * 1000)),
+            **{STICKY: {"duration_ms": duration_ms}},
+            **more,
+        )
+
+    def told(self, since: str | None = None) -> list[str]:
+        query = {"filter": FILTER, **({"since": since} if since else {})}
+        return section(self.app.ok("GET", f"{V3}/sync", token=self.alice, query=query), self.room_id)
+
+    def bury(self) -> None:
+        """Something newer is all that a timeline holds."""
+        path = f"{V3}/rooms/{self.room_id}/send/m.room.message/{self.app.entropy.id(8)}"
+        self.app.ok("PUT", path, {"body": "newer"}, self.alice)
+
+    def test_told(self) -> None:
+        event = self.stick("far")
+        self.assert_taken(self.peer.push(self.app, event), event)
+        self.bury()
+        self.assertEqual(["far"], self.told())
+        self.app.restart()
+        self.assertEqual(["far"], self.told())
+
+    def test_clocks_that_lie(self) -> None:
+        now_ms = int(self.app.time.rightNow * 1000)
+        future = self.stick("future", 60_000, ts=now_ms + 10 * HOUR_MS)
+        past = self.stick("past", 60_000, ts=now_ms - 60_000)
+        for event in (future, past):
+            self.assert_taken(self.peer.push(self.app, event), event)
+        self.bury()
+        self.assertEqual(["future"], self.told())
+        self.app.advance(60)
+        self.assertEqual([], self.told())
+
+    def test_what_means_nothing(self) -> None:
+        for duration in (HOUR_MS + 1, -1, "60000", None, True, [60_000]):
+            event = self.stick("odd", duration)
+            self.assert_taken(self.peer.push(self.app, event), event)
+        nonsense: tuple[Any, ...] = ("x", 5, [], {})
+        for sticky in nonsense:
+            event = self.room.make("m.x", {"body": "odd"}, **{STICKY: sticky})
+            self.assert_taken(self.peer.push(self.app, event), event)
+        self.bury()
+        self.assertEqual([], self.told())
+
+    def test_looked_at_again(self) -> None:
+        """What was soft-failed is shown when its sender may speak again: all servers shall agree on it."""
+        late = self.stick("late")
+        mallory = late.sender
+        self.app.ok("POST", f"{V3}/rooms/{self.room_id}/kick", {"user_id": mallory}, self.alice)
+        self.assertEqual(200, self.peer.push(self.app, late)[0])
+        self.bury()
+        self.assertEqual([], self.told())
+        since = self.app.ok("GET", f"{V3}/sync", token=self.alice, query={"filter": FILTER})["next_batch"]
+        for restarted in (False, True):
+            if restarted:
+                self.app.restart()
+                self.app.app.begin()
+            else:
+                self.assertEqual([], self.told(since))
+        room = self.peer.follow(self.app, self.room_id)
+        joined = room.join()
+        self.assert_taken(self.peer.push(self.app, joined), joined)
+        self.settle()
+        self.bury()
+        self.assertEqual(["late"], self.told(since))
+        self.assertEqual(["late"], self.told())
+        self.assertNotIn(late.event_id, self.timeline())
+
+
+@on_each_database
+class Sent(NetCase):
+    """Bob's server comes into the room where alice has stuck something."""
+
+    def stick(self, server: NetServer, token: str, room_id: str, body: str, duration_ms: int) -> None:
+        path = f"/rooms/{room_id}/send/m.rtc.member/{body}"
+        self.ok(server, token, "PUT", path, {"body": body}, {ARGUMENT: str(duration_ms)})
+
+    def test_whoever_comes_is_told(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        self.stick(self.a, self.alice, room_id, "first", HOUR_MS)
+        self.stick(self.a, self.alice, room_id, "over", 1_000)
+        self.stick(self.a, self.alice, room_id, "second", HOUR_MS)
+        for number in range(25):
+            self.say(self.a, self.alice, room_id, str(number))
+        self.net.advance(2)
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        for _ in range(20):
+            self.net.advance(1)
+        self.say(self.a, self.alice, room_id, "newest")
+        self.net.advance(1)
+        told = self.sync(self.b, self.bob, filter=FILTER)
+        self.assertEqual(["first", "second"], section(told, room_id))
+        # And what comes later goes its usual way.
+        self.stick(self.a, self.alice, room_id, "third", HOUR_MS)
+        self.say(self.a, self.alice, room_id, "newer")
+        self.net.advance(1)
+        told = self.sync(self.b, self.bob, since=told["next_batch"], filter=FILTER)
+        self.assertEqual(["third"], section(told, room_id))
