@@ -1,0 +1,287 @@
+"""What application services are told beside events: typing, receipts, presence, messages to devices, keys."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import func, select
+
+from homeserver.config.registrations import AppserviceRegistration
+from homeserver.db.schema.e2ee import to_device
+from homeserver.db.statements import statement
+from tests.api.test_appservice_transactions import GHOST, V3, BridgeCase
+from tests.support.app import SERVER_NAME
+from tests.support.appservices import AS_TOKEN, registration
+from tests.support.databases import on_each_database
+from tests.support.keys import KeyDevice
+
+ALICE = f"@alice:{SERVER_NAME}"
+COUNT = statement(select(func.count()).select_from(to_device))
+TO_DEVICE = "de.sorunome.msc2409.to_device"
+
+
+class EphemeralCase(BridgeCase):
+    def told_of(self, kind: str, key: str = "ephemeral") -> list[Any]:
+        """The ephemeral events of a type, in order."""
+        return [e for body in self.http.transactions() for e in body.get(key, ()) if e["type"] == kind]
+
+    def member(self, key: str) -> list[Any]:
+        """What transactions said under a name."""
+        return [body[key] for body in self.http.transactions() if key in body]
+
+    def make_device(self, device_id: str = "PHONE", user_id: str = GHOST) -> KeyDevice:
+        self.as_ghost_status("PUT", f"{V3}/devices/{device_id}", {}, user_id)
+        return KeyDevice(user_id, device_id)
+
+    def as_ghost_status(self, method: str, path: str, body: Any, user_id: str = GHOST) -> None:
+        status, json = self.app.call(method, path, body, AS_TOKEN, {"user_id": user_id})
+        self.assertIn(status, (200, 201), json)
+
+    def send_message(self, number: int, device_id: str = "PHONE", user_id: str = GHOST) -> None:
+        body = {"messages": {user_id: {device_id: {"number": number}}}}
+        self.app.ok("PUT", f"{V3}/sendToDevice/m.test/n{number}", body, self.alice)
+        self.settle()
+
+    def numbers(self) -> list[int]:
+        return [event["content"]["number"] for event in self.told_of("m.test", TO_DEVICE)]
+
+    def inbox(self) -> int:
+        """How many messages wait in the tables."""
+        return int(self.app.wait(self.app.database.read(lambda tx: tx.value(COUNT))))
+
+
+@on_each_database
+class Ephemeral(EphemeralCase):
+    def registrations(self) -> list[AppserviceRegistration]:
+        return [registration(receive_ephemeral=True)]
+
+    def test_typing(self) -> None:
+        room_id = self.portal()
+        self.settle(1)
+        self.forget()
+        path = f"{V3}/rooms/{room_id}/typing/{ALICE}"
+        for _ in range(3):
+            self.app.ok("PUT", path, {"typing": True, "timeout": 30_000}, self.alice)
+            self.settle(1)
+        self.app.ok("PUT", path, {"typing": False}, self.alice)
+        self.settle(1)
+        self.assertEqual(
+            [
+                {"type": "m.typing", "room_id": room_id, "content": {"user_ids": [ALICE]}},
+                {"type": "m.typing", "room_id": room_id, "content": {"user_ids": []}},
+            ],
+            self.told_of("m.typing"),
+        )
+        self.assertEqual([], [event for body in self.http.transactions() for event in body["events"]])
+
+    def test_typing_elsewhere(self) -> None:
+        other = self.app.ok("POST", f"{V3}/createRoom", {}, self.alice)["room_id"]
+        self.settle(1)
+        self.forget()
+        path = f"{V3}/rooms/{other}/typing/{ALICE}"
+        self.app.ok("PUT", path, {"typing": True, "timeout": 30_000}, self.alice)
+        self.settle(1)
+        self.assertEqual([], self.told_of("m.typing"))
+
+    def test_receipts(self) -> None:
+        room_id = self.portal()
+        event_id = self.say(room_id, "read me")
+        self.settle(1)
+        self.forget()
+        path = f"{V3}/rooms/{room_id}/receipt"
+        self.app.ok("POST", f"{path}/m.read.private/{event_id}", {}, self.alice)
+        self.settle()
+        self.assertEqual([], self.told_of("m.receipt"), "what alice reads in private is nobody's business")
+        self.as_ghost("POST", f"{path}/m.read.private/{event_id}", {})
+        self.app.ok("POST", f"{path}/m.read/{event_id}", {"thread_id": "main"}, self.alice)
+        self.settle()
+        private, public = self.told_of("m.receipt")
+        self.assertEqual(room_id, public["room_id"])
+        self.assertEqual([GHOST], list(private["content"][event_id]["m.read.private"]))
+        self.assertEqual("main", public["content"][event_id]["m.read"][ALICE]["thread_id"])
+
+    def test_receipts_of_before(self) -> None:
+        room_id = self.portal()
+        event_id = self.say(room_id, "read me")
+        self.http.answer = lambda _: None
+        self.app.ok("POST", f"{V3}/rooms/{room_id}/receipt/m.read/{event_id}", {}, self.alice)
+        later = self.say(room_id, "and me")
+        self.app.ok("POST", f"{V3}/rooms/{room_id}/receipt/m.read/{later}", {}, self.alice)
+        self.http.answer = lambda _: (200, {})
+        self.restart()
+        self.settle(400)
+        self.assertIn(later, self.told_of("m.receipt")[-1]["content"])
+
+    def test_presence(self) -> None:
+        self.portal()
+        self.settle(1)
+        self.forget()
+        body = {"presence": "online", "status_msg": "here"}
+        self.app.ok("PUT", f"{V3}/presence/{ALICE}/status", body, self.alice)
+        self.app.register("stranger")
+        self.settle(1)
+        (event,) = self.told_of("m.presence")
+        self.assertEqual(ALICE, event["sender"])
+        self.assertEqual("here", event["content"]["status_msg"])
+        self.assertNotIn("room_id", event)
+
+    def test_moments_are_not_kept_for_who_is_away(self) -> None:
+        room_id = self.portal()
+        self.settle(1)
+        self.http.answer = lambda _: None
+        path = f"{V3}/rooms/{room_id}/typing/{ALICE}"
+        self.app.ok("PUT", path, {"typing": True, "timeout": 10_000}, self.alice)
+        for _ in range(5):
+            self.settle(20)
+        self.forget()
+        self.http.answer = lambda _: (200, {})
+        self.settle(400)
+        self.assertEqual([], [e for e in self.told_of("m.typing") if e["content"]["user_ids"]])
+
+    def test_messages_to_devices(self) -> None:
+        self.make_device()
+        self.settle(1)
+        self.forget()
+        self.send_message(1)
+        ((event,),) = self.member(TO_DEVICE)
+        expected = {
+            "type": "m.test",
+            "sender": ALICE,
+            "content": {"number": 1},
+            "to_user_id": GHOST,
+            "to_device_id": "PHONE",
+        }
+        self.assertEqual(expected, event)
+        self.assertEqual(0, self.inbox(), "what was confirmed is gone")
+
+    def test_messages_wait(self) -> None:
+        self.make_device()
+        self.http.answer = lambda _: None
+        for number in range(1, 151):
+            self.send_message(number)
+        self.assertEqual(150, self.inbox())
+        self.restart()
+        self.http.answer = lambda _: (200, {})
+        self.forget()
+        self.settle(400)
+        self.settle(400)
+        self.assertEqual(list(range(1, 151)), self.numbers())
+        self.assertEqual(
+            [100, 49], [len(one) for one in self.member(TO_DEVICE)][-2:], "the first was on its way"
+        )
+        self.assertEqual(0, self.inbox())
+
+    def test_who_syncs_keeps_messages(self) -> None:
+        body = {
+            "type": "m.login.application_service",
+            "identifier": {"type": "m.id.user", "user": GHOST},
+            "device_id": "PHONE",
+        }
+        token = self.app.ok("POST", f"{V3}/login", body, AS_TOKEN)["access_token"]
+        self.send_message(1)
+        self.assertEqual([1], self.numbers())
+        events = self.app.ok("GET", f"{V3}/sync", None, token)["to_device"]["events"]
+        self.assertEqual([1], [event["content"]["number"] for event in events])
+
+    def test_only_its_users(self) -> None:
+        self.app.ok("PUT", f"{V3}/sendToDevice/m.test/x", {"messages": {ALICE: {"*": {}}}}, self.alice)
+        self.settle(1)
+        self.assertEqual([], self.member(TO_DEVICE))
+
+    def test_no_keys_without_asking(self) -> None:
+        self.make_device()
+        self.settle(1)
+        self.assertFalse(any("msc3202" in key for body in self.http.transactions() for key in body))
+
+
+@on_each_database
+class Encryption(EphemeralCase):
+    def registrations(self) -> list[AppserviceRegistration]:
+        return [registration(push_ephemeral=True, encryption=True)]
+
+    def upload(self, device: KeyDevice, token: str, **query: Any) -> None:
+        body = {
+            "device_keys": device.keys(),
+            "one_time_keys": device.one_time_keys("A", "B"),
+            "fallback_keys": device.fallback_key("F"),
+        }
+        self.app.ok("POST", f"{V3}/keys/upload", body, token, query)
+        self.settle(1)
+
+    def test_counts(self) -> None:
+        device = self.make_device()
+        self.settle(1)
+        self.forget()
+        self.upload(device, AS_TOKEN, user_id=GHOST, device_id="PHONE")
+        for prefix in ("", "org.matrix.msc3202."):
+            counts = self.member(f"{prefix}device_one_time_keys_count")[-1]
+            self.assertEqual({GHOST: {"PHONE": {"signed_curve25519": 2}}}, counts)
+            fallbacks = self.member(f"{prefix}device_unused_fallback_key_types")[-1]
+            self.assertEqual({GHOST: {"PHONE": ["signed_curve25519"]}}, fallbacks)
+        wanted = {"one_time_keys": {GHOST: {"PHONE": "signed_curve25519"}}}
+        self.app.ok("POST", f"{V3}/keys/claim", wanted, self.alice)
+        self.settle(1)
+        counts = self.member("device_one_time_keys_count")[-1]
+        self.assertEqual({GHOST: {"PHONE": {"signed_curve25519": 1}}}, counts)
+
+    def test_counts_of_before(self) -> None:
+        self.upload(self.make_device(), AS_TOKEN, user_id=GHOST, device_id="PHONE")
+        self.http.answer = lambda _: None
+        room_id = self.portal()
+        wanted = {"one_time_keys": {GHOST: {"PHONE": "signed_curve25519"}}}
+        self.app.ok("POST", f"{V3}/keys/claim", wanted, self.alice)
+        self.say(room_id, "while it is away")
+        self.forget()
+        self.http.answer = lambda _: (200, {})
+        self.restart()
+        self.settle(400)
+        self.assertEqual(
+            {GHOST: {"PHONE": {"signed_curve25519": 1}}}, self.member("device_one_time_keys_count")[-1]
+        )
+
+    def test_device_lists(self) -> None:
+        grant = self.app.ok(
+            "POST",
+            f"{V3}/login",
+            {
+                "type": "m.login.password",
+                "identifier": {"type": "m.id.user", "user": "alice"},
+                "password": "correct horse",
+                "device_id": "LAPTOP",
+            },
+        )
+        device = KeyDevice(ALICE, "LAPTOP")
+        self.upload(device, grant["access_token"])
+        self.assertEqual([], self.member("device_lists"), "nothing is shared with alice yet")
+        room_id = self.portal()
+        self.settle(1)
+        self.assertIn(ALICE, self.member("device_lists")[-1]["changed"])
+        self.forget()
+        self.app.ok("PUT", f"{V3}/devices/LAPTOP", {"display_name": "new"}, grant["access_token"])
+        self.settle(1)
+        self.assertEqual([{"changed": [ALICE], "left": []}], self.member("org.matrix.msc3202.device_lists"))
+        self.forget()
+        self.app.ok("POST", f"{V3}/rooms/{room_id}/leave", {}, self.alice)
+        self.settle(1)
+        self.assertEqual([{"changed": [], "left": [ALICE]}], self.member("device_lists"))
+
+    def test_old_name_of_ephemeral(self) -> None:
+        room_id = self.portal()
+        self.settle(1)
+        self.forget()
+        path = f"{V3}/rooms/{room_id}/typing/{ALICE}"
+        self.app.ok("PUT", path, {"typing": True, "timeout": 30_000}, self.alice)
+        self.settle(1)
+        self.assertEqual([], self.told_of("m.typing"))
+        self.assertEqual(1, len(self.told_of("m.typing", "de.sorunome.msc2409.ephemeral")))
+
+    def test_messages_are_not_kept_for_a_sync(self) -> None:
+        body = {
+            "type": "m.login.application_service",
+            "identifier": {"type": "m.id.user", "user": GHOST},
+            "device_id": "PHONE",
+        }
+        self.app.ok("POST", f"{V3}/login", body, AS_TOKEN)
+        self.send_message(1)
+        self.assertEqual([1], self.numbers())
+        self.assertEqual(0, self.inbox())
