@@ -102,7 +102,7 @@ class Courier:
             refused.extra["status"] = response.status
             refused.extra["body"] = response.body[:10_000].decode("utf-8", "replace")
             raise refused
-        return int((self._clock.monotonic() - began_s) * 1000)
+        return max(int((self._clock.monotonic() - began_s) * 1000), 0)
 
     # --- ways --------------------------------------------------------------------------------------------
 

@@ -74,6 +74,7 @@ GAUGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "staged_events": ("Received events that wait for others.", ()),
     "follower_lag": ("Positions that a follower is behind.", ("follower",)),
     "destinations": ("Other servers, by the state of the link.", ("state",)),
+    "appservices_down": ("Application services that do not answer.", ()),
     "pushers": ("Pushers, by whether their gateway answers.", ("state",)),
     "stream_position": ("The latest position.", ()),
     "reader_queue": ("Units of work that wait for a reader.", ()),

@@ -42,6 +42,7 @@ class ProgramCase(unittest.TestCase):
             address = self._make_database(database, folder.name)
             target = TARGETS[os.environ.get(TARGET_VARIABLE, "chaos")]
             server = stack.enter_context(target.prepare(folder / "server", address))
+            self.adjust(server, folder / "server")
             server.start()
             notes = str(folder / "notes.json")
             try:
@@ -53,6 +54,9 @@ class ProgramCase(unittest.TestCase):
                 raise ProgramError(server.explain(f"did not satisfy the client.\n{error}\n")) from None
             self.assertTrue(server.is_running(), "the server is still up after the last phase")
             self.assertEqual(server.stop(), 0, "and ends cleanly when asked")
+
+    def adjust(self, server: ServerProcess, folder: Path) -> None:
+        """What a program needs of the server's configuration, before its first start."""
 
     def run_once(self, program: Sequence[str], database: str) -> None:
         """A program without phases: its one argument is the address of the server."""
