@@ -165,28 +165,28 @@ def _sqlite_list(values: Sequence[Any]) -> str:
 class Statement:
     """One statement with named parameters. ``build`` makes the construct for a dialect."""
 
-    __slots__ = ("_build", "_texts")
+    __slots__ = ("_texts", "build")
 
     def __init__(self, build: Callable[[str], ClauseElement]) -> None:
-        self._build = build
+        self.build = build
         self._texts: dict[str, Text] = {}
 
     def text(self, dialect: str) -> Text:
         text = self._texts.get(dialect)
         if text is None:
-            text = self._texts[dialect] = _compile(self._build(dialect), dialect)
+            text = self._texts[dialect] = _compile(self.build(dialect), dialect)
         return text
 
 
 class Rows:
     """A bulk insert of tuples in the order of ``columns``; see :func:`rows`."""
 
-    __slots__ = ("_build", "_texts", "columns")
+    __slots__ = ("_texts", "build", "columns")
 
     def __init__(
         self, build: Callable[[str, list[dict[str, Any]]], ClauseElement], columns: tuple[str, ...]
     ) -> None:
-        self._build = build
+        self.build = build
         self.columns = columns
         self._texts: dict[tuple[str, int], str] = {}
 
@@ -210,7 +210,7 @@ class Rows:
 
     def _repeated(self, dialect: str, size: int) -> str:
         """SQLAlchemy takes 30 ms for a statement of 256 rows: it writes one row, which is repeated."""
-        one = _compile(self._build(dialect, [dict.fromkeys(self.columns)]), dialect).sql
+        one = _compile(self.build(dialect, [dict.fromkeys(self.columns)]), dialect).sql
         found = _ONE_ROW.search(one)
         mark = "?" if dialect == SQLITE else "%s"
         if found is None or not one.count(mark) == found[1].count(mark) == len(self.columns):
