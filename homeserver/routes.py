@@ -44,6 +44,7 @@ from homeserver.api.client.reports import ReportsApi
 from homeserver.api.client.room_keys import RoomKeysApi
 from homeserver.api.client.send import SendApi
 from homeserver.api.client.send_to_device import SendToDeviceApi
+from homeserver.api.client.sliding_sync import SlidingSyncApi
 from homeserver.api.client.spaces import SpacesApi
 from homeserver.api.client.state import StateApi
 from homeserver.api.client.sync import SetPresence, SyncApi
@@ -190,7 +191,9 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         PushersApi(services.pushers),
         NotificationsApi(services.notifying.listing),
         UnsubscribeApi(services.notifying.unsubscribing),
-        DeviceKeysApi(encryption.uploads, encryption.queries, encryption.news, services.sync, core.changes),
+        DeviceKeysApi(
+            encryption.uploads, encryption.queries, encryption.news, services.syncing.classic, core.changes
+        ),
         CrossSigningApi(encryption.signing, services.identity, interactive),
         SendToDeviceApi(encryption.messages),
         RoomKeysApi(encryption.backups),
@@ -199,7 +202,8 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         MutualRoomsApi(services.further.mutual),
         VoipApi(services.further.turn, config.calls),
         DehydratedDeviceApi(encryption.dehydrated),
-        SyncApi(services.sync, around.database, _note_sync(services.presence)),
+        SyncApi(services.syncing.classic, around.database, _note_sync(services.presence)),
+        SlidingSyncApi(services.syncing.sliding, _note_sync(services.presence)),
     ]
 
 

@@ -44,7 +44,7 @@ from homeserver.peers.queries import Queries
 from homeserver.peers.spaces import SpaceQueries
 from homeserver.people import People, build_people
 from homeserver.push.pushers import Pushers
-from homeserver.push.service import PushRules, default_content
+from homeserver.push.service import PushRules
 from homeserver.rooms.admission import Admission
 from homeserver.rooms.aliases import CANONICAL, Aliases
 from homeserver.rooms.create import RoomCreator
@@ -86,8 +86,7 @@ from homeserver.rooms.visibility import Sights
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.sync.ignored import IgnoreLists
-from homeserver.sync.sticky import StickySections
-from homeserver.sync.v3 import SyncService, SyncTools
+from homeserver.syncing import Syncing, build_syncing
 
 
 def limit_classes(limits: RateLimits) -> dict[str, LimitClass]:
@@ -352,7 +351,7 @@ class Services:
     pushers: Pushers
     notifying: Notifying
     encryption: Encryption
-    sync: SyncService
+    syncing: Syncing
     further: Further
     people: People
     bridging: Bridging
@@ -419,7 +418,9 @@ def build_services(core: Core, peering: Peering) -> Services:
         people=build_people(core),
         bridging=bridging,
         further=build_further(core, settings, tasks, reading.pagination, rooms.sender, sticky.keeper),
-        sync=build_sync(core, facts, ignored, typing, presence, encryption.news, notifying, sticky.sections),
+        syncing=build_syncing(
+            core, facts, ignored, typing, presence, encryption.news, notifying.unread, sticky.sections
+        ),
     )
 
 
@@ -455,46 +456,6 @@ def build_ephemeral(core: Core, typing: Typing, presence: Presence | None, tasks
     core.changes.subscribe(receipts.apply)
     remote = None if presence is None else presence.remote
     return EphemeralEdus(database, core.interner, core.index, core.servers, typing, receipts, remote)
-
-
-def build_sync(
-    core: Core,
-    facts: StateFacts,
-    ignored: IgnoreLists,
-    typing: Typing,
-    presence: Presence | None,
-    devices: DeviceNews,
-    notifying: Notifying,
-    sticky: StickySections,
-) -> SyncService:
-    """Sync, over the log and what is only in memory."""
-    around = core.around
-    tools = SyncTools(
-        around.database,
-        core.interner,
-        core.changes,
-        core.index,
-        core.notifier,
-        around.clock,
-        core.client_events,
-        facts,
-        ignored,
-    )
-    return SyncService(
-        tools,
-        around.entropy.id(8),
-        typing=typing,
-        presence=presence,
-        unread=notifying.unread,
-        devices=devices,
-        defaults=_default_data,
-        sticky=sticky,
-    )
-
-
-def _default_data(user_id: str) -> dict[str, str]:
-    """Clients expect the push rules in their first sync, whether or not somebody has changed one."""
-    return {"m.push_rules": default_content(user_id).decode()}
 
 
 def build_media(core: Core, settings: Settings, client: Client) -> MediaService:

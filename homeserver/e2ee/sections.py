@@ -37,7 +37,7 @@ from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 from homeserver.stream.tokens import SyncToken
-from homeserver.sync.types import DeviceAnswer
+from homeserver.sync.types import DeviceAnswer, Inbox
 
 # spec: client-server-api#server-behaviour (of send-to-device messaging: the recommended number)
 MESSAGES_MOST = 100
@@ -270,30 +270,73 @@ class DeviceNews:
     async def _load_all(
         self, requester: Requester, at: SyncToken | None, upto: int, device: _Device | None
     ) -> DeviceAnswer:
-        device_nid, inbox = requester.device_nid, at.inbox if at is not None else 0
+        left = device.left if device is not None else await self._keys_left(requester.device_nid)
+        told = device is not None and at is not None and device.keys_pos > at.pos
         members: list[bytes] = []
-        told = False
-        told_upto = upto
-        if device is None:
-            left = (await self._database.read(_load_device, device_nid))[0]
-        else:
-            left = device.left
-            told = at is not None and device.keys_pos > at.pos
-        if device_nid and inbox < upto and (device is None or device.newest > inbox):
-            found = await self._database.read(load_waiting, device_nid, inbox, upto, MESSAGES_MOST + 1)
-            shown = bounded(found)
-            if shown:
-                told = True
-                members.append(b'"to_device":{"events":[%b]}' % b",".join(m.message.encode() for m in shown))
-            if len(shown) < len(found):
-                told_upto = shown[-1].pos
-        if at is not None and at.pos < upto:
-            news = await self._list_news(requester.user_nid, at.pos, upto)
-            if news.changed or news.left:
-                told = True
-                members.append(await self._lists_member(news))
+        inbox = await self._waiting(
+            requester.device_nid, at.inbox if at is not None else 0, upto, MESSAGES_MOST
+        )
+        if inbox.messages:
+            told = True
+            members.append(b'"to_device":{"events":[%b]}' % b",".join(inbox.messages))
+        lists = await self._lists_member(requester.user_nid, at, upto)
+        if lists is not None:
+            told = True
+            members.append(lists)
         members.append(_keys_member(left))
-        return DeviceAnswer(b",".join(members), told, told_upto)
+        return DeviceAnswer(b",".join(members), told, inbox.upto)
+
+    async def _keys_left(self, device_nid: int) -> KeysLeft:
+        left, _, _ = await self._database.read(_load_device, device_nid)
+        return left
+
+    async def _waiting(self, device_nid: int, since: int, upto: int, most: int) -> Inbox:
+        device = self._devices.get(device_nid)
+        if not device_nid or since >= upto or (device is not None and device.newest <= since):
+            return Inbox((), upto)
+        found = await self._database.read(load_waiting, device_nid, since, upto, most + 1)
+        shown = bounded(found[:most])
+        end = upto if len(shown) == len(found) else shown[-1].pos if shown else since
+        return Inbox([one.message.encode() for one in shown], end)
+
+    # --- by themselves, for sliding sync -----------------------------------------------------------------------------
+
+    def has_messages(self, requester: Requester, since: int) -> bool:
+        """Whether there may be messages for this device after a position; from memory."""
+        device = self._devices.get(requester.device_nid)
+        return bool(requester.device_nid) and (device is None or device.newest > since)
+
+    async def messages(self, requester: Requester, since: int, upto: int, most: int) -> Inbox:
+        """The messages after a position, which the device has up to there: those before it are deleted."""
+        device = self._devices.get(requester.device_nid)
+        if device is not None:
+            self._devices.move_to_end(requester.device_nid)
+            if 0 < device.oldest <= since:
+                self._drop(requester.device_nid, device, since)
+        return await self._waiting(requester.device_nid, since, upto, min(most, MESSAGES_MOST))
+
+    def keys_changed(self, requester: Requester, at: SyncToken, upto: int) -> bool:
+        """Whether there may be news of anybody's keys, or of those that the device has left; from memory."""
+        device = self._devices.get(requester.device_nid)
+        if requester.device_nid and (device is None or device.keys_pos > at.pos):
+            return True
+        return at.pos < upto and not self._is_quiet_of_lists(requester, at, upto)
+
+    async def keys(self, requester: Requester, at: SyncToken | None, upto: int) -> tuple[bytes, bool]:
+        """What is said of keys, as JSON members without braces, and whether anything of it is news."""
+        device = self._devices.get(requester.device_nid)
+        left = device.left if device is not None else await self._keys_left(requester.device_nid)
+        told = device is not None and at is not None and device.keys_pos > at.pos
+        quiet = at is None or at.pos >= upto or self._is_quiet_of_lists(requester, at, upto)
+        lists = None if quiet else await self._lists_member(requester.user_nid, at, upto)
+        if lists is None:
+            return _keys_member(left), told
+        return lists + b"," + _keys_member(left), True
+
+    def _is_quiet_of_lists(self, requester: Requester, at: SyncToken, upto: int) -> bool:
+        if at.pos < self._news.floor or self._has_moved(requester.user_nid, at.pos, upto):
+            return False
+        return not any(self._concerns(requester.user_nid, one) for one in self._news.between(at.pos, upto))
 
     # --- device lists ------------------------------------------------------------------------------------------------
 
@@ -316,7 +359,12 @@ class DeviceNews:
         """User ids in order."""
         return sorted((await self._interner.user_names(nids)).values())
 
-    async def _lists_member(self, news: ListNews) -> bytes:
+    async def _lists_member(self, user_nid: int, at: SyncToken | None, upto: int) -> bytes | None:
+        if at is None or at.pos >= upto:
+            return None
+        news = await self._list_news(user_nid, at.pos, upto)
+        if not (news.changed or news.left):
+            return None
         lists = {"changed": await self.name_users(news.changed), "left": await self.name_users(news.left)}
         return b'"device_lists":' + _encode(lists)
 

@@ -15,6 +15,7 @@ from homeserver.store.changes import Kind
 from homeserver.store.cross_signing import is_signing_key
 from homeserver.store.device_keys import drop_devices_keys, note_awake, note_renamed
 from homeserver.store.pushers import drop_device_pushers
+from homeserver.store.sliding import drop_connections
 from homeserver.store.tokens import NewTokens, drop_device_tokens, drop_user_tokens, store_tokens
 
 _D = devices.c
@@ -214,6 +215,7 @@ def _drop(tx: WriteTx, user_nid: int, found: list[tuple[int, str]]) -> None:
     tx.claim(Kind.DEVICES, -user_nid, payload=DevicesChanged(user_nid, removed=tuple(found)))
     drop_devices_keys(tx, user_nid, dict(found))
     drop_device_pushers(tx, user_nid, nids)
+    drop_connections(tx, nids)
 
 
 def store_last_seen(tx: WriteTx, seen: Sequence[Seen]) -> None:

@@ -43,6 +43,7 @@ class MembershipIndex:
         self._by_user: dict[int, dict[int, Standing]] = {}
         self._joined: dict[int, set[int]] = {}
         self.last_pos: dict[int, int] = dict(last_positions)  # topic -> newest position there
+        self.last_event: dict[int, int] = dict(last_positions)  # room -> position of its newest event
         for user_nid in accounts:
             self.add_local_user(user_nid)
         for member in members:
@@ -57,6 +58,8 @@ class MembershipIndex:
         last_pos = self.last_pos
         for change in changes:
             last_pos[change.topic] = change.pos
+            if change.kind == Kind.EVENT:
+                self.last_event[change.topic] = change.pos
             if change.kind == Kind.EVENT or change.kind == Kind.STATE_MOVED:
                 for move in moves_of(change):
                     if move.member_nid and move.member_nid in self._by_user:

@@ -5,7 +5,8 @@ counter of ephemeral facts (typing, presence), which means something only to the
 a restart the ephemeral part reads as 0: everything changed. Where more messages waited for the device than one answer
 takes, ``_<pos>`` follows: up to there it has them. A timeline token is ``t<pos>``: a point between events,
 after the event at ``pos``. Where a reader waits there for history that other servers have, ``_<n>`` follows: so often
-they have asked in vain. Wherever a timeline token is asked for, a sync token serves as well.
+they have asked in vain. Wherever a timeline token is asked for, a sync token serves as well, and so does the position of
+a sliding sync, ``<epoch>.<version>/<sync token>``: which connection, what it was told (``sync/sliding``), and when.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from homeserver.http.errors import invalid_param
 
 _SYNC = re.compile(r"s([0-9]{1,18})_([0-9]{1,18})_([A-Za-z0-9]{1,16})(?:_([0-9]{1,18}))?\Z")
 _TIMELINE = re.compile(r"t(-?[0-9]{1,18})(?:_([0-9]{1,3}))?\Z")
+_SLIDING = re.compile(r"([A-Za-z0-9]{1,16})\.([0-9]{1,18})/(s[^/]*)\Z")
 
 
 class SyncToken(NamedTuple):
@@ -47,6 +49,25 @@ def parse_sync_token(text: str, boot: str) -> SyncToken:
     return SyncToken(int(match[1]), int(match[2]) if same else 0, boot, behind)
 
 
+class SlidingToken(NamedTuple):
+    """Where a connection of sliding sync is."""
+
+    epoch: str
+    version: int
+    at: SyncToken
+
+    def __str__(self) -> str:
+        return f"{self.epoch}.{self.version}/{self.at}"
+
+
+def parse_sliding_token(text: str, boot: str) -> SlidingToken | None:
+    """A position as a client gave it back; None for anything else."""
+    match = _SLIDING.match(text)
+    if match is None or _SYNC.match(match[3]) is None:
+        return None
+    return SlidingToken(match[1], int(match[2]), parse_sync_token(match[3], boot))
+
+
 def timeline_token(pos: int, in_vain: int = 0) -> str:
     """The point after the event at ``pos``; ``in_vain``: how often its bearer has asked there for more."""
     return f"t{pos}_{in_vain}" if in_vain else f"t{pos}"
@@ -54,7 +75,8 @@ def timeline_token(pos: int, in_vain: int = 0) -> str:
 
 def parse_timeline_token(text: str) -> int:
     """The position of a timeline or sync token; 400 M_INVALID_PARAM for anything else."""
-    match = _TIMELINE.match(text) or _SYNC.match(text)
+    sliding = _SLIDING.match(text)
+    match = _TIMELINE.match(text) or _SYNC.match(sliding[3] if sliding is not None else text)
     if match is None:
         raise invalid_param("Not a pagination token of this server")
     return int(match[1])

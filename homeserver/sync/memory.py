@@ -9,11 +9,11 @@ from homeserver.store.client_events import ClientEventCache, Key
 from homeserver.store.ids import Interner
 from homeserver.store.placement import Membership
 from homeserver.stream.index import Standing
-from homeserver.sync.bulk import Reader, membership_in
 from homeserver.sync.lazy import LazyMemory
 from homeserver.sync.sections import Piece, summary_for
 from homeserver.sync.serialise import Writer, events_object
 from homeserver.sync.shared import SharedRoom, SharedRooms, timeline_for
+from homeserver.sync.timelines import Reader, membership_in
 from homeserver.sync.window import Topic, Window
 
 _MEMBER = "m.room.member"
@@ -52,19 +52,11 @@ class MemoryRooms:
                 told.pieces[room_nid] = await self._piece(window, room_nid, topic, reader)
         for room_nid, standing in moved.items():
             topic = window.topics.get(room_nid)
-            if topic is None or not topic.complete or not self._stayed(topic, reader.user_nid):
+            if topic is None or not topic.complete or not stayed(topic, reader.user_nid, self._cache):
                 told.moved[room_nid] = standing
             else:
                 told.pieces[room_nid] = await self._piece(window, room_nid, topic, reader)
         return told
-
-    def _stayed(self, topic: Topic, user_nid: int) -> bool:
-        """Whether a user was in the room all the time, and has only another name now."""
-        mine = [move for placed in topic.placements for move in placed.moves if move.member_nid == user_nid]
-        if not mine or any(move.membership != Membership.JOIN for move in mine):
-            return False
-        before = self._cache.get(Key(mine[0].prev_nid, 0)) if mine[0].prev_nid else None
-        return before is not None and membership_in(before) == Membership.JOIN
 
     async def _piece(self, window: Window, room_nid: int, topic: Topic, reader: Reader) -> Piece:
         if not topic.placements:
@@ -113,3 +105,12 @@ class MemoryRooms:
         piece.state = events_object([*room.written_state, *told])
         piece.has_events = piece.has_events or bool(told)
         piece.members = {**missing, **room.members}
+
+
+def stayed(topic: Topic, user_nid: int, cache: ClientEventCache) -> bool:
+    """Whether a user was in the room all the time, and has only another name now."""
+    mine = [move for placed in topic.placements for move in placed.moves if move.member_nid == user_nid]
+    if not mine or any(move.membership != Membership.JOIN for move in mine):
+        return False
+    before = cache.get(Key(mine[0].prev_nid, 0)) if mine[0].prev_nid else None
+    return before is not None and membership_in(before) == Membership.JOIN

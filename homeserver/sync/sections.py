@@ -21,7 +21,7 @@ from homeserver.store.state import BaseCache, load_snapshots
 from homeserver.store.sync_reads import Summary
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import Standing
-from homeserver.sync.bulk import Built, Order, Reader, RoomWork, build_rooms
+from homeserver.sync.bulk import Built, Order, build_rooms
 from homeserver.sync.filters import SyncFilter
 from homeserver.sync.serialise import (
     NO_EVENTS,
@@ -33,6 +33,7 @@ from homeserver.sync.serialise import (
     summary_object,
     timeline_object,
 )
+from homeserver.sync.timelines import Reader, RoomWork
 
 _AccountData = AccountDataChanged | AccountDatum
 
@@ -94,7 +95,7 @@ def load_sections(tx: Tx, reader: Reader, want: Want, cache: ClientEventCache, f
     if want.order is not None:
         loaded.pieces = write_pieces(build_rooms(tx, reader, want.order, cache, facts), reader)
     if want.stripped:
-        loaded.stripped = _load_stripped(tx, want, cache, facts.bases)
+        loaded.stripped = load_stripped(tx, want.stripped, want.strip_keys, cache, facts.bases)
     if want.outside:
         _load_outside(tx, reader, want, loaded)
     fresh = sorted(nid for nid, piece in loaded.pieces.items() if piece.fresh)
@@ -123,17 +124,23 @@ def _load_account_data(tx: Tx, reader: Reader, want: Want, loaded: Loaded, fresh
         loaded.account_data += load_account_data_of(tx, reader.user_nid, list(fresh), want.upto, deleted=True)
 
 
-def _load_stripped(tx: Tx, want: Want, cache: ClientEventCache, bases: BaseCache) -> dict[int, Stripped]:
+def load_stripped(
+    tx: Tx,
+    standings: Mapping[int, Standing],
+    strip_keys: Sequence[int],
+    cache: ClientEventCache,
+    bases: BaseCache,
+) -> dict[int, Stripped]:
     """The state that people see before they join, as it was when they were invited, and their membership."""
     # spec: client-server-api#stripped-state
-    own = {nid: one.event_nid for nid, one in want.stripped.items() if not one.outside}
+    own = {nid: one.event_nid for nid, one in standings.items() if not one.outside}
     rows = load_rows(tx, own.values())
     befores = {nid: row.state_before for nid, row in rows.items() if row.state_before}
     snapshots = load_snapshots(tx, sorted(set(befores.values())), bases) if befores else {}
     nids: dict[int, list[int]] = {}
     for room_nid, event_nid in own.items():
         snapshot = snapshots.get(befores.get(event_nid, 0))
-        state = [snapshot.get(key) for key in want.strip_keys if key] if snapshot is not None else []
+        state = [snapshot.get(key) for key in strip_keys if key] if snapshot is not None else []
         nids[room_nid] = [*(nid for nid in state if nid), event_nid]
     events = load_client_events(tx, sorted({nid for found in nids.values() for nid in found}), cache)
     return {
@@ -171,17 +178,7 @@ def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:
     """The rooms of ``bulk`` as bytes."""
     pieces: dict[int, Piece] = {}
     for work in built.rooms:
-        events = [
-            built.writer.write(
-                one.event,
-                one.membership,
-                built.events.get(one.previous_nid),
-                built.transactions.get(one.event.nid),
-                hide_previous=one.hide_previous,
-                relations=built.related.get(one.event.nid, b""),
-            )
-            for one in work.shown
-        ]
+        events = write_timeline(work, built)
         state = [built.writer.write(event) for event in work.state]
         summary = summary_for(work.summary, reader.user_id) if work.summary is not None else None
         pieces[work.room_nid] = Piece(
@@ -194,6 +191,21 @@ def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:
             frozenset(one.event.nid for one in work.shown if one.event.sticky_ms),
         )
     return pieces
+
+
+def write_timeline(work: RoomWork, built: Built) -> list[bytes]:
+    """The events of a room's timeline."""
+    return [
+        built.writer.write(
+            one.event,
+            one.membership,
+            built.events.get(one.previous_nid),
+            built.transactions.get(one.event.nid),
+            hide_previous=one.hide_previous,
+            relations=built.related.get(one.event.nid, b""),
+        )
+        for one in work.shown
+    ]
 
 
 def _is_whole(work: RoomWork) -> bool:

@@ -22,10 +22,10 @@ from homeserver.store.client_events import (
 from homeserver.store.placement import Membership, Placement
 from homeserver.store.state import Snapshot
 from homeserver.store.sync_reads import Summary, load_summaries
-from homeserver.sync.bulk import Keys, Reader, is_set
 from homeserver.sync.filters import SyncFilter
 from homeserver.sync.related import Relations, find_children, find_related
 from homeserver.sync.serialise import Writer, events_object, timeline_object
+from homeserver.sync.timelines import Keys, Reader, is_set
 from homeserver.sync.window import Window
 
 _MEMBER = "m.room.member"
@@ -273,6 +273,12 @@ def _write(
 
 def timeline_for(room: SharedRoom, reader: Reader) -> bytes:
     """The timeline as one steady member's device gets it."""
+    written = events_for(room, reader)
+    return room.timeline if written is room.written else timeline_object(written, room.limited, room.before)
+
+
+def events_for(room: SharedRoom, reader: Reader) -> list[bytes]:
+    """Its events, as that device gets them; the very list of the room's where nothing differs."""
     ignored, device_nid = reader.ignored, reader.device_nid
     own = room.own.get(device_nid, ()) if device_nid else ()
     some_ignored = bool(ignored) and not ignored.isdisjoint(room.senders)
@@ -285,7 +291,7 @@ def timeline_for(room: SharedRoom, reader: Reader) -> bytes:
         ]
         theirs = sorted({*own, *differ})
     if not theirs and not some_ignored:
-        return room.timeline
+        return room.written
     written = list(room.written)
     writer = Writer(reader.filter, room.built_ms)
     for place in theirs:
@@ -303,4 +309,4 @@ def timeline_for(room: SharedRoom, reader: Reader) -> bytes:
         # spec: client-server-api#ignoring-users (state events are sent all the same)
         kept = [event.state_key is not None or event.sender not in ignored for event, _ in room.shown]
         written = [data for data, keep in zip(written, kept, strict=True) if keep]
-    return timeline_object(written, room.limited, room.before)
+    return written

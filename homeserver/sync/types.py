@@ -90,6 +90,14 @@ class DeviceAnswer:
     inbox: int  # the position up to which the device has its messages after this
 
 
+@dataclass(frozen=True, slots=True)
+class Inbox:
+    """Messages for a device, each as JSON, and the position up to which it has its messages after them."""
+
+    messages: Sequence[bytes]
+    upto: int
+
+
 class DeviceSections(Protocol):
     """The sections of encryption: keys, device lists, to-device messages."""
 
@@ -104,6 +112,18 @@ class DeviceSections(Protocol):
     ) -> DeviceAnswer | Awaitable[DeviceAnswer]:
         """What to put into the answer; no token at an initial sync."""
 
+    def has_messages(self, requester: Requester, since: int) -> bool:
+        """Whether there may be messages for this device after a position; from memory."""
+
+    async def messages(self, requester: Requester, since: int, upto: int, most: int) -> Inbox:
+        """The messages in ``(since, upto]``; the device has those before them."""
+
+    def keys_changed(self, requester: Requester, at: SyncToken, upto: int) -> bool:
+        """Whether there may be news of keys for this device between a token and a position; from memory."""
+
+    async def keys(self, requester: Requester, at: SyncToken | None, upto: int) -> tuple[bytes, bool]:
+        """What is said of keys, as JSON members without braces, and whether it is news; no token: all is new."""
+
 
 DefaultData = Callable[[str], Mapping[str, str]]
 """The global account data (type -> content, as JSON) that a user id has before anything is stored: the push rules."""
@@ -112,6 +132,9 @@ DefaultData = Callable[[str], Mapping[str, str]]
 def no_defaults(_: str) -> Mapping[str, str]:
     """Nothing but what is stored."""
     return {}
+
+
+_NO_KEYS = b'"device_one_time_keys_count":{},"device_unused_fallback_key_types":[]'
 
 
 class NoEncryption:
@@ -124,9 +147,19 @@ class NoEncryption:
         return None
 
     def load(self, requester: Requester, at: SyncToken | None, upto: int) -> DeviceAnswer:
-        return DeviceAnswer(
-            b'"device_one_time_keys_count":{},"device_unused_fallback_key_types":[]', False, upto
-        )
+        return DeviceAnswer(_NO_KEYS, False, upto)
+
+    def has_messages(self, requester: Requester, since: int) -> bool:
+        return False
+
+    async def messages(self, requester: Requester, since: int, upto: int, most: int) -> Inbox:
+        return Inbox((), upto)
+
+    def keys_changed(self, requester: Requester, at: SyncToken, upto: int) -> bool:
+        return False
+
+    async def keys(self, requester: Requester, at: SyncToken | None, upto: int) -> tuple[bytes, bool]:
+        return _NO_KEYS, False
 
 
 class NoTyping:

@@ -10,28 +10,21 @@ spec: client-server-api#get_matrixclientv3sync
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 
-from homeserver.db.threads import Database
-from homeserver.runtime.clock import Clock
-from homeserver.store.client_events import ClientEventCache
-from homeserver.store.ids import Interner, StateKey
 from homeserver.store.placement import Membership
-from homeserver.store.visibility_reads import StateFacts
-from homeserver.stream.index import MembershipIndex, Standing
-from homeserver.stream.log import ChangeLog
-from homeserver.stream.notifier import Notifier
+from homeserver.stream.index import Standing
 from homeserver.stream.tokens import SyncToken, parse_sync_token
 from homeserver.sync.assemble import Assembler
-from homeserver.sync.bulk import Keys, Order
-from homeserver.sync.ignored import IgnoreLists
+from homeserver.sync.bulk import Order
+from homeserver.sync.keys import STRIPPED
 from homeserver.sync.lazy import LazyMemory
 from homeserver.sync.memory import MemoryRooms
 from homeserver.sync.plan import plan_initial, plan_since
 from homeserver.sync.sections import Loaded, Piece, Want, load_sections
-from homeserver.sync.shared import SharedRooms
 from homeserver.sync.sticky import StickySections
+from homeserver.sync.tools import SyncTools
 from homeserver.sync.types import (
     DefaultData,
     DeviceSections,
@@ -46,39 +39,8 @@ from homeserver.sync.types import (
     no_defaults,
 )
 from homeserver.sync.wait import Waits
-from homeserver.sync.window import Window, Windows
+from homeserver.sync.window import Window
 from homeserver.sync.work import Answer, Ask, Work, join_counters, split_counters
-
-_NAMING: tuple[StateKey, ...] = (
-    ("m.room.history_visibility", ""),
-    ("m.room.name", ""),
-    ("m.room.canonical_alias", ""),
-)
-# spec: client-server-api#stripped-state
-_STRIPPED: tuple[StateKey, ...] = (
-    ("m.room.create", ""),
-    ("m.room.join_rules", ""),
-    ("m.room.name", ""),
-    ("m.room.avatar", ""),
-    ("m.room.topic", ""),
-    ("m.room.canonical_alias", ""),
-    ("m.room.encryption", ""),
-)
-
-
-@dataclass(frozen=True, slots=True)
-class SyncTools:
-    """The core's parts that sync works with."""
-
-    database: Database
-    interner: Interner
-    log: ChangeLog
-    index: MembershipIndex
-    notifier: Notifier
-    clock: Clock
-    events: ClientEventCache
-    facts: StateFacts
-    ignored: IgnoreLists
 
 
 class SyncService:
@@ -105,10 +67,9 @@ class SyncService:
         self._ignored = tools.ignored
         tools.log.subscribe(self._ignored.apply)
         self._lazy = LazyMemory()
-        self._windows = Windows(tools.log)
+        self._windows = tools.windows
         self._waits = Waits(tools.notifier, tools.clock)
-        shared = SharedRooms(tools.database, tools.events)
-        self._memory = MemoryRooms(shared, tools.interner, tools.events, self._lazy)
+        self._memory = MemoryRooms(tools.shared, tools.interner, tools.events, self._lazy)
         self._assembler = Assembler(
             tools.index,
             self._lazy,
@@ -121,8 +82,7 @@ class SyncService:
         )
         # What happened before was heard of by another process: of it the index knows events, and nothing else.
         self._heard_from = tools.log.position
-        self._keys: dict[StateKey, int] = {}
-        self._asked_keys = False
+        self._keys = tools.keys
 
     def parse_token(self, text: str) -> SyncToken:
         """The token of a ``since``; 400 M_INVALID_PARAM for anything else."""
@@ -204,13 +164,10 @@ class SyncService:
         inviters = self._ignored.known_invites(requester.user_nid)
         if inviters is None:
             inviters = await self._ignored.load_invites(requester.user_nid)
-        own_key = await self._own_key(requester)
+        own_key = await self._keys.prepare(requester)
         preparing = self._devices.prepare(requester)
         if preparing is not None:
             await preparing
-        if not self._asked_keys:
-            await self._ask_keys(_NAMING)
-            self._asked_keys = True
         # From here to the first wait: one moment.
         token = self._token()
         since = at.pos if at is not None else 0
@@ -224,30 +181,9 @@ class SyncService:
         now_ms = tools.clock.now_ms()
         return await self._make(Work(ask, at, token, window, plan, own_key, inviters, now_ms))
 
-    async def _own_key(self, requester: Requester) -> int:
-        key = ("m.room.member", requester.user_id)
-        return self._tools.interner.known_key(key) or await self._tools.interner.find_key(key) or 0
-
-    async def _ask_keys(self, keys: Sequence[StateKey]) -> list[int]:
-        """The numbers of state keys; one that no room ever used is asked for again."""
-        for key in keys:
-            if key not in self._keys:
-                found = await self._tools.interner.find_key(key)
-                if found is not None:
-                    self._keys[key] = found
-        return [self._keys.get(key, 0) for key in keys]
-
-    def _known_keys(self, own: int) -> Keys:
-        for key in _NAMING:
-            if key not in self._keys:
-                known = self._tools.interner.known_key(key)
-                if known is not None:
-                    self._keys[key] = known
-        return Keys(own, *(self._keys.get(key, 0) for key in _NAMING))
-
     async def _make(self, work: Work) -> Answer:
         await self._name_rooms(work)
-        reader = work.reader(self._known_keys(work.own_key))
+        reader = work.reader(self._keys.known(work.own_key))
         changed, moved = work.plan.changed, work.plan.moved
         pieces: dict[int, Piece] = {}
         if work.window is not None and not work.ask.full_state:
@@ -257,11 +193,10 @@ class SyncService:
         want = self._want(work, changed, moved)
         if want is not None:
             if not reader.keys.visibility:
-                # Another process may have used it for the first time: this one decides who may see what.
-                await self._ask_keys(_NAMING[:1])
-                reader = work.reader(self._known_keys(work.own_key))
+                await self._keys.ask_visibility()
+                reader = work.reader(self._keys.known(work.own_key))
             if want.stripped:
-                want = replace(want, strip_keys=await self._ask_keys(_STRIPPED))
+                want = replace(want, strip_keys=await self._keys.ask(STRIPPED))
             tools = self._tools
             loaded = await tools.database.read(load_sections, reader, want, tools.events, tools.facts)
             pieces = {**pieces, **loaded.pieces}

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 from homeserver.moderation.types import InvitePermission
 from homeserver.stream.tokens import SyncToken
-from homeserver.sync.bulk import Keys, Reader
 from homeserver.sync.filters import SyncFilter
 from homeserver.sync.plan import Plan
+from homeserver.sync.timelines import Keys, Reader
 from homeserver.sync.types import Requester
 from homeserver.sync.window import Window
 

@@ -248,7 +248,7 @@ class Counting(CountsCase):
             self.counts(token)
         self.send(self.alice)
         unread = module.Unread.unread
-        service = self.app.app.services.sync._unread
+        service = self.app.app.services.syncing.classic._unread
         user_nid = self.app.app.core.interner.known_user("@bob:test.example")
         room_nid = self.app.app.core.interner.known_room(self.room_id)
         assert isinstance(service, module.Unread) and user_nid is not None and room_nid is not None
@@ -308,7 +308,7 @@ class Law(RandomCase):
     def test_it_holds(self) -> None:
         interner = self.app.app.core.interner
         room_nid = interner.known_room(self.room_id)
-        service = self.app.app.services.sync._unread
+        service = self.app.app.services.syncing.classic._unread
         assert isinstance(service, module.Unread) and room_nid is not None
         users = [interner.known_user(f"@{name}:test.example") for name in ("alice", "bob", "carol")]
         for seed in range(4):
@@ -400,7 +400,7 @@ class ManyRooms(RandomCase):
             self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, token)
 
     def test_it_holds(self) -> None:
-        service = self.app.app.services.sync._unread
+        service = self.app.app.services.syncing.classic._unread
         assert isinstance(service, module.Unread)
         users = [self.user(name) for name in ("alice", "bob", "carol")]
         for seed in range(2):

@@ -59,6 +59,7 @@ COMPOSITION = frozenset(
         "routes",
         "seed",
         "services",
+        "syncing",
     }
 )
 # The layers of the architecture, highest first; names on one line may see each other, domains only each other's types.

@@ -19,7 +19,7 @@ from homeserver.sync.work import Ask
 MAX_TIMEOUT_MS = 120_000
 _KEPT_FILTERS = 2_000
 _UNSTABLE_STATE_AFTER = "org.matrix.msc4222.use_state_after"
-_PRESENCE = frozenset(("online", "offline", "unavailable"))
+PRESENCE = frozenset(("online", "offline", "unavailable"))
 _BODY_LIMIT_BYTES = 65_536
 
 SetPresence = Callable[[Requester, str], None]
@@ -58,7 +58,7 @@ class SyncApi:
         timeout_ms = request.int_arg("timeout", 0, 0, MAX_TIMEOUT_MS, clamp=True)
         full_state = request.bool_arg("full_state")
         presence = request.arg("set_presence", "online")
-        if presence not in _PRESENCE:
+        if presence not in PRESENCE:
             raise invalid_param("set_presence must be online, offline or unavailable")
         text = request.arg("filter")
         filter_ = self._known_filter(requester, text) if text else self._no_filter

@@ -16,6 +16,7 @@ from homeserver.db.schema import (
     rooms,
     sticky,
     stream,
+    sync,
 )
 from homeserver.db.schema.base import metadata
 
@@ -34,4 +35,5 @@ __all__ = [
     "rooms",
     "sticky",
     "stream",
+    "sync",
 ]

@@ -68,6 +68,7 @@ from homeserver.store.checks.rules import none_of as _none_of
 from homeserver.store.checks.rules import points_nowhere as _points_nowhere
 from homeserver.store.checks.rules import rule as _rule
 from homeserver.store.checks.sticky import STICKY
+from homeserver.store.checks.sync import SYNC
 from homeserver.store.placement import Membership
 
 _OLDEST_CHANGE = select(func.min(changes.c.pos)).scalar_subquery()
@@ -390,6 +391,7 @@ RULES: tuple[Rule, ...] = (
     *ENCRYPTION,
     *KEY_BACKUPS,
     *INCOMING,
+    *SYNC,
     *OUTSIDE,
     *MODERATION,
     *PUSH,

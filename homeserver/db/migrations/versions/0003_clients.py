@@ -205,6 +205,45 @@ def _sticky_events() -> None:
     op.create_index("sticky_events_by_end", "sticky_events", ["until_ts_ms"])
 
 
+def _sync() -> None:
+    """Connections of sliding sync, subscriptions of threads, changes of profiles."""
+    op.create_table(
+        "sliding_connections",
+        _big("user_nid"),
+        _big("device_nid"),
+        _text("conn_id"),
+        _big("version"),
+        _text("epoch"),
+        _blob("state"),
+        _big("used_ts_ms"),
+        sa.PrimaryKeyConstraint("user_nid", "device_nid", "conn_id", "version"),
+    )
+    op.create_index("sliding_connections_by_age", "sliding_connections", ["used_ts_ms"])
+    op.create_index("sliding_connections_by_device", "sliding_connections", ["device_nid"])
+    op.create_table(
+        "thread_subscriptions",
+        _big("user_nid"),
+        _big("room_nid"),
+        _big("root_nid"),
+        _small("subscribed"),
+        _small("automatic"),
+        _big("unsubscribed_pos"),
+        _big("pos"),
+        sa.PrimaryKeyConstraint("user_nid", "room_nid", "root_nid"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("thread_subscriptions_by_pos", "thread_subscriptions", ["user_nid", "pos"])
+    op.create_table(
+        "profile_changes",
+        _big("user_nid"),
+        _text("field"),
+        _big("pos"),
+        sa.PrimaryKeyConstraint("user_nid", "field"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("profile_changes_by_pos", "profile_changes", ["pos"])
+
+
 def upgrade() -> None:
     """Add what is new."""
     _accounts()
@@ -217,3 +256,4 @@ def upgrade() -> None:
     _delayed_events()
     _application_services()
     _sticky_events()
+    _sync()

@@ -1,0 +1,65 @@
+"""The numbers of the state keys that sync looks at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from homeserver.store.ids import Interner, StateKey
+from homeserver.sync.timelines import Keys
+from homeserver.sync.types import Requester
+
+_NAMING: tuple[StateKey, ...] = (
+    ("m.room.history_visibility", ""),
+    ("m.room.name", ""),
+    ("m.room.canonical_alias", ""),
+)
+# spec: client-server-api#stripped-state
+STRIPPED: tuple[StateKey, ...] = (
+    ("m.room.create", ""),
+    ("m.room.join_rules", ""),
+    ("m.room.name", ""),
+    ("m.room.avatar", ""),
+    ("m.room.topic", ""),
+    ("m.room.canonical_alias", ""),
+    ("m.room.encryption", ""),
+)
+
+
+class KeyNumbers:
+    """Remembers them; one that no room ever used is asked for again."""
+
+    def __init__(self, interner: Interner) -> None:
+        self._interner = interner
+        self._keys: dict[StateKey, int] = {}
+        self._asked = False
+
+    async def prepare(self, requester: Requester) -> int:
+        """Before an answer is made: have them at hand. The number of the requester's own membership, or 0."""
+        key = ("m.room.member", requester.user_id)
+        own = self._interner.known_key(key) or await self._interner.find_key(key) or 0
+        if not self._asked:
+            await self.ask(_NAMING)
+            self._asked = True
+        return own
+
+    async def ask(self, keys: Sequence[StateKey]) -> list[int]:
+        """The numbers of state keys; 0 for one that no room ever used."""
+        for key in keys:
+            if key not in self._keys:
+                found = await self._interner.find_key(key)
+                if found is not None:
+                    self._keys[key] = found
+        return [self._keys.get(key, 0) for key in keys]
+
+    async def ask_visibility(self) -> None:
+        """Another process may have used it for the first time: this one decides who may see what."""
+        await self.ask(_NAMING[:1])
+
+    def known(self, own: int) -> Keys:
+        """Those that are known now."""
+        for key in _NAMING:
+            if key not in self._keys:
+                known = self._interner.known_key(key)
+                if known is not None:
+                    self._keys[key] = known
+        return Keys(own, *(self._keys.get(key, 0) for key in _NAMING))

@@ -1,0 +1,277 @@
+"""The extensions of sliding sync: what is told beside rooms.
+
+Receipts and account data have a place of their own in a room's entry: an extension may be asked for fewer rooms than
+are shown, and for others later.
+
+proposals: MSC3884 (e2ee), MSC3885 (to-device), MSC3959 (account data), MSC3960 (receipts), MSC3961 (typing)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from homeserver.http.errors import invalid_param
+from homeserver.store.account_data import AccountDataChanged, AccountDatum
+from homeserver.store.receipts import ReceiptChange
+from homeserver.stream.index import MembershipIndex
+from homeserver.stream.tokens import SyncToken
+from homeserver.sync.serialise import account_data_event, encode, receipt_events, typing_event
+from homeserver.sync.sliding.connections import JOINED, LIVE, NEVER, NEW_ACCOUNT, Told
+from homeserver.sync.sliding.extras import Extras, ExtrasWanted
+from homeserver.sync.sliding.news import RoomNews
+from homeserver.sync.sliding.plan import Work
+from homeserver.sync.sliding.request import Extensions as Asked
+from homeserver.sync.sliding.request import Scope
+from homeserver.sync.types import DefaultData, DeviceSections, Requester, Typing
+from homeserver.sync.work import split_counters
+
+TO_DEVICE_MOST = 100
+_DIGITS_MOST = 18
+
+
+@dataclass(slots=True)
+class Said:
+    """What the extensions say: JSON members, and whether any of it is news."""
+
+    members: list[bytes] = field(default_factory=list)
+    told: bool = False
+
+    def add(self, name: bytes, body: bytes, *, told: bool = True) -> None:
+        self.members.append(b'"%b":%b' % (name, body))
+        self.told |= told
+
+    def write(self) -> bytes:
+        return b"{" + b",".join(self.members) + b"}"
+
+
+class Extensions:
+    """See the module. Made for each answer in three steps: ``want``, a read where there is something, ``write``."""
+
+    def __init__(
+        self, index: MembershipIndex, typing: Typing, devices: DeviceSections, defaults: DefaultData
+    ) -> None:
+        self._index = index
+        self._typing = typing
+        self._devices = devices
+        self._defaults = defaults
+
+    # --- what to read --------------------------------------------------------------------------------------------
+
+    def want(self, work: Work, news: Mapping[int, RoomNews], told: dict[int, Told]) -> ExtrasWanted:
+        """What must be read, and (in ``told``, by room) what was told after it."""
+        wanted = ExtrasWanted(work.requester.user_nid, work.token.pos)
+        self._want_receipts(work, news, told, wanted)
+        self._want_account_data(work, told, wanted)
+        return wanted
+
+    def _want_receipts(
+        self, work: Work, news: Mapping[int, RoomNews], told: dict[int, Told], wanted: ExtrasWanted
+    ) -> None:
+        scope = work.asked.extensions.receipts
+        last_pos = self._index.last_pos
+        for nid in self._rooms(work, told):
+            entry = told.get(nid) or work.state[nid]
+            changed = work.at is not None and (work.blind or last_pos.get(nid, 0) > work.since)
+            inside = scope is not None and self._covers(scope, work, nid)
+            if not inside or entry.kind != JOINED:
+                if entry.receipts == LIVE and changed and self._has_receipts(work, nid):
+                    told[nid] = entry._replace(receipts=work.since)
+                if work.blind and entry.kind == JOINED and entry.sent == LIVE:
+                    wanted.receipts_since.setdefault(work.since, []).append(nid)
+                continue
+            if entry.receipts == NEVER:
+                wanted.receipts_at.append(nid)
+                wanted.shown += news[nid].shown if nid in news else ()
+            elif entry.receipts > 0:
+                wanted.receipts_since.setdefault(entry.receipts, []).append(nid)
+            elif changed and not self._is_known(work, nid):
+                wanted.receipts_since.setdefault(work.since, []).append(nid)
+            if nid in news and news[nid].wide:
+                wanted.receipts_at.append(nid)
+                wanted.shown += news[nid].shown
+            if entry.receipts != LIVE:
+                told[nid] = entry._replace(receipts=LIVE)
+
+    def _rooms(self, work: Work, told: Mapping[int, Told]) -> list[int]:
+        """The rooms of the answer's windows, and those that the client was told of where something happened."""
+        rooms = {nid: None for nid in work.windows.rooms if nid in told or nid in work.state}
+        if work.window is None or work.blind:
+            rooms.update(dict.fromkeys(nid for nid in work.state if nid))
+        else:
+            rooms.update(dict.fromkeys(nid for nid in work.window.topics if nid > 0 and nid in work.state))
+        return [nid for nid in rooms if nid in told or nid in work.state]
+
+    def _covers(self, scope: Scope, work: Work, nid: int) -> bool:
+        relevant = work.windows.rooms.get(nid)
+        if relevant is None:
+            return False
+        return scope.covers(work.windows.names[nid], relevant.lists, relevant.subscribed)
+
+    def _is_known(self, work: Work, nid: int) -> bool:
+        """Whether the log says everything of a room's receipts since the request's position."""
+        if work.window is None or work.blind:
+            return False
+        topic = work.window.topics.get(nid)
+        return topic is None or topic.complete
+
+    def _has_receipts(self, work: Work, nid: int) -> bool:
+        if not self._is_known(work, nid) or work.window is None:
+            return True
+        topic = work.window.topics.get(nid)
+        return topic is not None and bool(topic.receipts)
+
+    def _want_account_data(self, work: Work, told: dict[int, Told], wanted: ExtrasWanted) -> None:
+        scope = work.asked.extensions.account_data
+        user_nid = work.requester.user_nid
+        moved = work.at is not None and (work.blind or self._index.last_pos.get(-user_nid, 0) > work.since)
+        account = told.get(0) or work.state.get(0, NEW_ACCOUNT)
+        if scope is None:
+            if moved and account.account == LIVE:
+                told[0] = account._replace(account=work.since)
+        elif account.account == NEVER:
+            wanted.account_of.append(0)
+        elif account.account > 0:
+            wanted.account_since = account.account
+        elif moved and not self._own_known(work):
+            wanted.account_since = work.since
+        if scope is not None and account.account != LIVE:
+            told[0] = account._replace(account=LIVE)
+        changed = self._own_rooms(work) if moved else frozenset()
+        for nid in dict.fromkeys((*work.windows.rooms, *(changed if changed is not None else work.state))):
+            entry = told.get(nid) or work.state.get(nid)
+            if not nid or entry is None:
+                continue
+            if scope is not None and self._covers(scope, work, nid):
+                if entry.account != LIVE:
+                    (wanted.account_of if entry.account == NEVER else wanted.account_again).append(nid)
+                    told[nid] = entry._replace(account=LIVE)
+            elif moved and entry.account == LIVE and (changed is None or nid in changed):
+                told[nid] = entry._replace(account=work.since)
+
+    def _own_known(self, work: Work) -> bool:
+        if work.window is None or work.blind:
+            return False
+        topic = work.window.topics.get(-work.requester.user_nid)
+        return topic is None or topic.complete
+
+    def _own_rooms(self, work: Work) -> frozenset[int] | None:
+        """The rooms whose account data changed; None: that is not in memory."""
+        if not self._own_known(work) or work.window is None:
+            return None
+        topic = work.window.topics.get(-work.requester.user_nid)
+        return frozenset(one.room_nid for one in topic.account_data) if topic is not None else frozenset()
+
+    # --- what to say ---------------------------------------------------------------------------------------------
+
+    async def write(self, work: Work, extras: Extras) -> Said:
+        """Every extension that was asked for."""
+        said = Said()
+        asked, requester, upto = work.asked.extensions, work.requester, work.token.pos
+        if asked.to_device:
+            since = parse_position(asked.to_device_since, upto)
+            most = TO_DEVICE_MOST if asked.to_device_limit is None else asked.to_device_limit
+            inbox = await self._devices.messages(requester, since, upto, most)
+            body = b'{"next_batch":"%d","events":[%b]}' % (inbox.upto, b",".join(inbox.messages))
+            said.add(b"to_device", body, told=bool(inbox.messages))
+        if asked.e2ee:
+            members, told = await self._devices.keys(requester, work.at, upto)
+            said.add(b"e2ee", b"{" + members + b"}", told=told)
+        if asked.account_data is not None:
+            self._write_account_data(said, work, asked.account_data, extras)
+        if asked.receipts is not None:
+            self._write_receipts(said, work, asked.receipts, extras)
+        if asked.typing is not None:
+            self._write_typing(said, work, asked.typing)
+        return said
+
+    def _write_account_data(self, said: Said, work: Work, scope: Scope, extras: Extras) -> None:
+        found: list[AccountDatum | AccountDataChanged] = list(extras.account)
+        own = work.window.topics.get(-work.requester.user_nid) if work.window is not None else None
+        if own is not None and self._own_known(work):
+            found += own.account_data
+        if work.state.get(0, NEW_ACCOUNT).account == NEVER:
+            stored = {one.type for one in found if one.room_nid == 0}
+            defaults = self._defaults(work.requester.user_id)
+            found += [AccountDatum(0, kind, text) for kind, text in defaults.items() if kind not in stored]
+        by_room: dict[int, dict[str, bytes]] = {}
+        for one in found:
+            if one.room_nid == 0 or self._covers(scope, work, one.room_nid):
+                by_room.setdefault(one.room_nid, {})[one.type] = account_data_event(one.type, one.content)
+        parts = []
+        if 0 in by_room:
+            parts.append(b'"global":[%b]' % b",".join(by_room[0].values()))
+        rooms = {nid: b"[%b]" % b",".join(events.values()) for nid, events in by_room.items() if nid}
+        if rooms:
+            parts.append(b'"rooms":' + _rooms(work, rooms))
+        if parts:
+            said.add(b"account_data", b"{" + b",".join(parts) + b"}")
+
+    def _write_receipts(self, said: Said, work: Work, scope: Scope, extras: Extras) -> None:
+        rooms: dict[int, bytes] = {}
+        for nid in work.windows.rooms:
+            receipts = self.receipts_of(work, nid, extras)
+            if receipts and self._covers(scope, work, nid):
+                # LIMIT(one object has one place for an event, kind and user: of several threads' receipts at one
+                # event, the one for everything goes first)
+                in_order = sorted(receipts, key=lambda one: one.thread != "")
+                events = receipt_events(in_order, work.requester.user_nid, work.ignored)
+                if events:
+                    rooms[nid] = events[0]
+        if rooms:
+            said.add(b"receipts", b'{"rooms":%b}' % _rooms(work, rooms))
+
+    def receipts_of(self, work: Work, nid: int, extras: Extras) -> Sequence[ReceiptChange]:
+        """The receipts that are news of a room."""
+        if nid in extras.receipts:
+            return extras.receipts[nid]
+        topic = work.window.topics.get(nid) if work.window is not None else None
+        return topic.receipts if topic is not None and nid in work.state else ()
+
+    def _write_typing(self, said: Said, work: Work, scope: Scope) -> None:
+        typing = self._typing
+        at = split_counters(work.at.ephemeral)[0] if work.at is not None else 0
+        joined = set(self._index.joined_rooms(work.requester.user_nid))
+        inside = [nid for nid in work.windows.rooms if nid in joined and self._covers(scope, work, nid)]
+        changed = set(typing.changed_since(inside, at)) if typing.counter != at else set()
+        rooms: dict[int, bytes] = {}
+        for nid in inside:
+            entry = work.state.get(nid)
+            new = entry is None or entry.sent != LIVE
+            if nid not in changed and not new:
+                continue
+            users = [one for one in typing.users_in(nid) if one not in work.ignored]
+            if users or (entry is not None and nid in changed):
+                rooms[nid] = typing_event(users)
+        if rooms:
+            said.add(b"typing", b'{"rooms":%b}' % _rooms(work, rooms))
+
+    # --- is there anything ---------------------------------------------------------------------------------------
+
+    def changed(self, requester: Requester, asked: Asked, at: SyncToken, upto: int) -> bool:
+        """Whether the device has news that no room's position tells of."""
+        if asked.to_device:
+            since = parse_position(asked.to_device_since, upto)
+            if self._devices.has_messages(requester, since):
+                return True
+        return asked.e2ee and self._devices.keys_changed(requester, at, upto)
+
+
+def _rooms(work: Work, rooms: Mapping[int, bytes]) -> bytes:
+    names = work.windows.names
+    return b"{" + b",".join(encode(names[nid]) + b":" + body for nid, body in rooms.items()) + b"}"
+
+
+def parse_position(text: str | None, upto: int) -> int:
+    """A ``since`` of the to-device extension; 400 M_INVALID_PARAM for anything that was not given out."""
+    if text is None or text == "":
+        return 0
+    if not text.isascii() or not text.isdigit() or len(text) > _DIGITS_MOST:
+        raise invalid_param("The token of the to_device extension is not of this server")
+    # A database that was restored is behind what its clients have seen.
+    return min(int(text), upto)
+
+
+def own_receipts(receipts: Iterable[ReceiptChange], user_nid: int) -> bool:
+    """Whether somebody has read something: then their counts are news."""
+    return any(one.user_nid == user_nid for one in receipts)

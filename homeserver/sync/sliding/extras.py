@@ -1,0 +1,80 @@
+"""What rooms and users keep beside events, from the tables: receipts and account data, for one answer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from homeserver.db.tx import Tx
+from homeserver.store.account_data import (
+    AccountDataChanged,
+    AccountDatum,
+    load_account_data_of,
+    load_account_data_since,
+)
+from homeserver.store.receipts import ReceiptChange, load_receipts
+from homeserver.store.sliding_reads import load_receipts_at
+
+# Rooms that were told of at different times are read together from the earliest on: a receipt told twice is no harm.
+_TIMES_MOST = 8
+
+
+@dataclass(slots=True)
+class ExtrasWanted:
+    """What one read unit is to load."""
+
+    user_nid: int
+    upto: int
+    receipts_at: list[int] = field(default_factory=list)  # rooms whose receipts are told for the first time
+    shown: list[int] = field(default_factory=list)  # the events there that are told
+    receipts_since: dict[int, list[int]] = field(default_factory=dict)  # rooms by when they were last told of
+    account_of: list[int] = field(default_factory=list)  # rooms (0: the account) to be told in full
+    account_again: list[int] = field(default_factory=list)  # the same, where the client has something older
+    account_since: int | None = None
+
+    @property
+    def empty(self) -> bool:
+        return not (
+            self.receipts_at
+            or self.receipts_since
+            or self.account_of
+            or self.account_again
+            or self.account_since is not None
+        )
+
+
+@dataclass(slots=True)
+class Extras:
+    """What it found."""
+
+    receipts: dict[int, list[ReceiptChange]] = field(default_factory=dict)
+    account: list[AccountDatum | AccountDataChanged] = field(default_factory=list)
+
+
+def load_extras(tx: Tx, wanted: ExtrasWanted) -> Extras:
+    """See the module."""
+    found = Extras()
+    for since, rooms in _bundled(wanted.receipts_since).items():
+        for receipt in load_receipts(tx, rooms, since, wanted.upto):
+            found.receipts.setdefault(receipt.room_nid, []).append(receipt)
+    if wanted.receipts_at:
+        at = load_receipts_at(tx, wanted.user_nid, wanted.receipts_at, wanted.shown, wanted.upto)
+        for receipt in at:
+            found.receipts.setdefault(receipt.room_nid, []).append(receipt)
+    if wanted.account_since is not None:
+        found.account += load_account_data_since(tx, wanted.user_nid, wanted.account_since, wanted.upto)
+    if wanted.account_of:
+        found.account += load_account_data_of(tx, wanted.user_nid, wanted.account_of, wanted.upto)
+    if wanted.account_again:
+        found.account += load_account_data_of(
+            tx, wanted.user_nid, wanted.account_again, wanted.upto, deleted=True
+        )
+    return found
+
+
+def _bundled(by_since: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
+    times = sorted(by_since, reverse=True)
+    found = {since: list(by_since[since]) for since in times[:_TIMES_MOST]}
+    if len(times) > _TIMES_MOST:
+        found[times[-1]] = [nid for since in times[_TIMES_MOST:] for nid in by_since[since]]
+    return found

@@ -1,0 +1,208 @@
+"""Which rooms a request is about: by their place in lists, and by name. From memory.
+
+The rooms of a user are those that they are in, invited to or knocking at; those that somebody else put them out of; and
+those that they left since the connection was told of them. They are ordered by their newest event, whatever it is, so
+that news is always at the top.
+
+proposal: MSC4186 (lists, subscriptions, activity ordering)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from homeserver.store.ids import Interner
+from homeserver.store.placement import Membership
+from homeserver.store.sliding_reads import NO_FACTS, RoomFacts, UserFacts
+from homeserver.stream.index import MembershipIndex, Standing
+from homeserver.sync.sliding.connections import GONE, State
+from homeserver.sync.sliding.facts import Facts
+from homeserver.sync.sliding.request import NO_FILTERS, Asked, Filters, RoomConfig
+from homeserver.sync.sliding.required import Required
+from homeserver.sync.types import Requester
+
+_OPEN = (Membership.INVITE, Membership.KNOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class Relevant:
+    """What a request wants of a room: everything that any of its rules wants."""
+
+    limit: int
+    wishes: frozenset[Required]
+    lists: Mapping[str, None]  # the lists that show it
+    subscribed: bool
+
+
+@dataclass(slots=True)
+class Windows:
+    """What the lists and subscriptions of a request come to."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    rooms: dict[int, Relevant] = field(default_factory=dict)
+    names: dict[int, str] = field(default_factory=dict)  # of all rooms that the user has anything to do with
+
+
+class Lists:
+    """See the module."""
+
+    def __init__(self, index: MembershipIndex, interner: Interner, facts: Facts) -> None:
+        self._index = index
+        self._interner = interner
+        self._facts = facts
+
+    async def prepare(self, requester: Requester, asked: Asked) -> None:
+        """Have at hand what ``look`` takes from memory."""
+        await self._facts.user(requester.user_nid, requester.user_id)
+        await self._interner.find_rooms(asked.subscriptions)
+
+    async def look(self, requester: Requester, asked: Asked, state: State) -> Windows:
+        """The rooms of each list's window, and those that are subscribed to."""
+        index, user_nid = self._index, requester.user_nid
+        user = await self._facts.user(user_nid, requester.user_id)
+        standings = index.rooms_of(user_nid)
+        rooms = {
+            nid: standing
+            for nid, standing in standings.items()
+            if standing.membership == Membership.JOIN or _is_shown(nid, standing, user, state)
+        }
+        windows = Windows(names=await self._names(rooms))
+        rules: dict[int, list[str]] = {}
+        ordered: list[int] | None = None
+        passed: dict[Filters, Mapping[int, Standing]] = {NO_FILTERS: rooms}
+        for name, one in asked.lists.items():
+            if one.filters not in passed:
+                passed[one.filters] = await self._filter(rooms, one.filters, user, windows.names)
+            fit = passed[one.filters]
+            windows.counts[name] = len(fit)
+            wanted: Iterable[int] = fit
+            if one.ranges is not None and not _covers_all(one.ranges, len(fit)):
+                if ordered is None:
+                    ordered = self._order(rooms)
+                wanted = _pick([nid for nid in ordered if nid in fit], one.ranges)
+            for nid in wanted:
+                rules.setdefault(nid, []).append(name)
+        subscribed: dict[int, RoomConfig] = {}
+        for room_id, config in asked.subscriptions.items():
+            room_nid = self._interner.known_room(room_id)
+            if room_nid is not None and room_nid in rooms:
+                subscribed[room_nid] = config
+                rules.setdefault(room_nid, [])
+        _combine(windows, asked, rules, subscribed)
+        return windows
+
+    async def _names(self, rooms: Iterable[int]) -> dict[int, str]:
+        known, names = self._interner.room_name, {}
+        for nid in rooms:
+            name = known(nid)
+            if name is None:
+                return await self._interner.room_names(rooms)
+            names[nid] = name
+        return names
+
+    def _order(self, rooms: Mapping[int, Standing]) -> list[int]:
+        """The newest first."""
+        last = self._index.last_event
+
+        def when(nid: int) -> tuple[int, int]:
+            standing = rooms[nid]
+            joined = standing.membership == Membership.JOIN
+            return (max(last.get(nid, 0), standing.pos) if joined else standing.pos, nid)
+
+        return sorted(rooms, key=when, reverse=True)
+
+    async def _filter(
+        self, rooms: Mapping[int, Standing], filters: Filters, user: UserFacts, names: Mapping[int, str]
+    ) -> Mapping[int, Standing]:
+        found = rooms
+        if filters.is_invited is not None:
+            invited = filters.is_invited
+            found = {
+                nid: one for nid, one in found.items() if (one.membership == Membership.INVITE) is invited
+            }
+        if filters.by_user:
+            found = {nid: one for nid, one in found.items() if _fits_user(nid, filters, user, names)}
+        if filters.by_room:
+            facts = await self._facts.rooms([nid for nid, one in found.items() if not one.outside])
+            fits = _room_test(filters)
+            # Of a room that this server is not in nothing is known: it passes no filter that asks for something.
+            found = {nid: one for nid, one in found.items() if fits(facts.get(nid, NO_FACTS))}
+        if filters.spaces is not None:
+            spaces = [self._interner.known_room(room_id) for room_id in sorted(filters.spaces)]
+            if None in spaces:
+                numbers = await self._interner.find_rooms(filters.spaces)
+                spaces = [numbers.get(room_id) for room_id in sorted(filters.spaces)]
+            joined = [
+                nid
+                for nid in spaces
+                if nid is not None and nid in rooms and rooms[nid].membership == Membership.JOIN
+            ]
+            children = await self._facts.children(joined)
+            found = {nid: one for nid, one in found.items() if names.get(nid) in children}
+        return found
+
+
+def _is_shown(nid: int, standing: Standing, user: UserFacts, state: State) -> bool:
+    """Whether a room that the user is not in is among theirs."""
+    if standing.membership in _OPEN:
+        return True
+    if standing.forgotten:
+        return False
+    told = state.get(nid)
+    return nid in user.removed or (told is not None and told.kind != GONE)
+
+
+def _covers_all(ranges: Iterable[tuple[int, int]], count: int) -> bool:
+    return any(first == 0 and last >= count - 1 for first, last in ranges)
+
+
+def _pick(ordered: list[int], ranges: Iterable[tuple[int, int]]) -> list[int]:
+    found: dict[int, None] = {}
+    for first, last in ranges:
+        found.update(dict.fromkeys(ordered[first : last + 1]))
+    return list(found)
+
+
+def _fits_user(nid: int, filters: Filters, user: UserFacts, names: Mapping[int, str]) -> bool:
+    if filters.is_dm is not None and (names.get(nid) in user.direct) is not filters.is_dm:
+        return False
+    tags = user.tags.get(nid, frozenset())
+    if tags & filters.not_tags:
+        return False
+    return filters.tags is None or bool(tags & filters.tags)
+
+
+def _room_test(filters: Filters) -> Callable[[RoomFacts], bool]:
+    def fits(facts: RoomFacts) -> bool:
+        if filters.is_encrypted is not None and facts.encrypted is not filters.is_encrypted:
+            return False
+        if facts.room_type in filters.not_room_types:
+            return False
+        if filters.room_types is not None and facts.room_type not in filters.room_types:
+            return False
+        return filters.name_like is None or filters.name_like in (facts.name or "").casefold()
+
+    return fits
+
+
+def _combine(
+    windows: Windows, asked: Asked, rules: Mapping[int, list[str]], subscribed: Mapping[int, RoomConfig]
+) -> None:
+    """Rooms that the same rules ask for share one object."""
+    combined: dict[tuple[tuple[str, ...], RoomConfig | None], Relevant] = {}
+    for nid, names in rules.items():
+        own = subscribed.get(nid)
+        key = (tuple(names), own)
+        relevant = combined.get(key)
+        if relevant is None:
+            configs = [asked.lists[name].config for name in names]
+            if own is not None:
+                configs.append(own)
+            relevant = combined[key] = Relevant(
+                max(one.limit for one in configs),
+                frozenset(one.required for one in configs),
+                dict.fromkeys(names),
+                own is not None,
+            )
+        windows.rooms[nid] = relevant

@@ -1,0 +1,128 @@
+"""Which state of a room somebody wants to be told. proposal: MSC4186 (required_state)
+
+A room that several lists and subscriptions ask for is told what any of them wants, so what is wanted is a set of
+``Required``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+_MEMBER = "m.room.member"
+
+Element = tuple[str | None, str | None]
+"""(event type, state key); None: every one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Required:
+    """One rule's wishes. ``lazy``: members only as they are needed, but for those that are named one by one."""
+
+    include: frozenset[Element] = frozenset()
+    exclude: frozenset[Element] = frozenset()
+    lazy: bool = False
+
+    def wants(self, event_type: str, state_key: str) -> bool:
+        """Whether a piece of state is wanted for itself."""
+        if self.lazy and event_type == _MEMBER:
+            # The proposal lets nothing be excluded of what is loaded lazily; what is named is wanted for itself.
+            return (event_type, state_key) in self.include and not _fits(self.exclude, event_type, state_key)
+        return _fits(self.include, event_type, state_key) and not _fits(self.exclude, event_type, state_key)
+
+    @property
+    def all_members(self) -> bool:
+        """Whether every membership of a room is wanted."""
+        return not self.lazy and bool(self.include & {(None, None), (_MEMBER, None)})
+
+
+def _fits(elements: frozenset[Element], event_type: str, state_key: str) -> bool:
+    return bool(elements) and (
+        (event_type, state_key) in elements
+        or (event_type, None) in elements
+        or (None, None) in elements
+        or (None, state_key) in elements
+    )
+
+
+NOTHING: frozenset[Required] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a set of wishes comes to: what to look for in the tables."""
+
+    everything: bool  # every type, members aside
+    types: frozenset[str]  # every key of these, or keys that are named below
+    members: bool  # every membership
+    users: frozenset[str]  # these memberships
+    lazy: bool
+
+
+def combine(wishes: Iterable[Required]) -> Wanted:
+    """What to look for so that nothing is missed; ``wants`` then decides."""
+    everything = members = lazy = False
+    types: set[str] = set()
+    users: set[str] = set()
+    for one in wishes:
+        lazy |= one.lazy
+        members |= one.all_members
+        for event_type, state_key in one.include:
+            if event_type is None:
+                everything = True
+                if state_key is not None:
+                    users.add(state_key)
+            elif event_type != _MEMBER:
+                types.add(event_type)
+            elif state_key is not None:
+                users.add(state_key)
+    return Wanted(everything, frozenset(types), members, frozenset(users), lazy and not members)
+
+
+def wants(wishes: Collection[Required], event_type: str, state_key: str) -> bool:
+    """Whether anybody wants a piece of state."""
+    return any(one.wants(event_type, state_key) for one in wishes)
+
+
+def is_lazy(wishes: Collection[Required]) -> bool:
+    """Whether members are to be told as they are needed: nobody wants all of them anyway."""
+    return any(one.lazy for one in wishes) and not any(one.all_members for one in wishes)
+
+
+def parse_pairs(pairs: Iterable[tuple[str, str]], user_id: str) -> Required:
+    """The experimental form: pairs with ``*``, ``$ME`` and ``$LAZY``."""
+    include: set[Element] = set()
+    lazy = False
+    for event_type, state_key in pairs:
+        if state_key == "$LAZY":
+            lazy |= event_type == _MEMBER
+            continue
+        key = user_id if state_key == "$ME" else None if state_key == "*" else state_key
+        include.add((None if event_type == "*" else event_type, key))
+    # Somebody who names all members wants them all; somebody who wants everything, lazily, does not.
+    return Required(frozenset(include), frozenset(), lazy and (_MEMBER, None) not in include)
+
+
+# --- as it is kept -----------------------------------------------------------------------------------------------
+
+
+def to_plain(wishes: Iterable[Required]) -> list[Any]:
+    """A set of wishes as lists, the same for the same set."""
+    return sorted(
+        ([_plain(one.include), _plain(one.exclude), one.lazy] for one in wishes), key=msgspec.msgpack.encode
+    )
+
+
+def _plain(elements: Iterable[Element]) -> list[Any]:
+    return sorted(elements, key=lambda one: (one[0] or "", one[0] is None, one[1] or "", one[1] is None))
+
+
+def from_plain(found: Iterable[Any]) -> frozenset[Required]:
+    """The set again."""
+    return frozenset(
+        Required(frozenset(map(tuple, include)), frozenset(map(tuple, exclude)), lazy)
+        for include, exclude, lazy in found
+    )

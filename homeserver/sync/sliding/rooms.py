@@ -1,0 +1,221 @@
+"""The rooms of an answer: gathered from the log and from the tables, and noted as told.
+
+proposal: MSC4186 (room results)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from homeserver.db.tx import Tx
+from homeserver.store.client_events import ClientEventCache
+from homeserver.store.outside import load_outside
+from homeserver.store.placement import Membership
+from homeserver.store.sliding_reads import NO_FACTS
+from homeserver.store.visibility_reads import StateFacts
+from homeserver.stream.index import Standing
+from homeserver.sync.keys import STRIPPED as STRIPPED_KEYS
+from homeserver.sync.lazy import LazyMemory
+from homeserver.sync.sections import Stripped, load_stripped
+from homeserver.sync.serialise import decode_object, outside_event
+from homeserver.sync.sliding.connections import GONE, JOINED, LIVE, NEVER, STRIPPED, Told
+from homeserver.sync.sliding.facts import Facts
+from homeserver.sync.sliding.lists import Relevant
+from homeserver.sync.sliding.memory import MemoryNews
+from homeserver.sync.sliding.news import Frame, RoomNews, RoomOrder, write_room
+from homeserver.sync.sliding.plan import Plan, Work
+from homeserver.sync.sliding.tables import RoomsWanted, build_rooms
+from homeserver.sync.timelines import Reader
+from homeserver.sync.tools import SyncTools
+from homeserver.sync.types import Counts, Unread
+
+_OPEN = (Membership.INVITE, Membership.KNOCK)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What one read unit is to load."""
+
+    wanted: RoomsWanted
+    stripped: Mapping[int, Standing]
+    outside: Mapping[int, Standing]  # of rooms that this server is not in
+    strip_keys: Sequence[int]
+
+
+@dataclass(slots=True)
+class Gathered:
+    """The rooms that there is news of, and what the client was told of them after it."""
+
+    news: dict[int, RoomNews] = field(default_factory=dict)
+    told: dict[int, Told] = field(default_factory=dict)
+
+
+class Rooms:
+    """See the module."""
+
+    def __init__(
+        self, tools: SyncTools, facts: Facts, memory: MemoryNews, lazy: LazyMemory, unread: Unread
+    ) -> None:
+        self._tools = tools
+        self._facts = facts
+        self._memory = memory
+        self._lazy = lazy
+        self._unread = unread
+
+    # --- gathering -----------------------------------------------------------------------------------------------
+
+    async def gather(self, work: Work, plan: Plan, own_key: int) -> Gathered:
+        """What is new of the rooms of a plan."""
+        result = Gathered()
+        tools = self._tools
+        reader = self._reader(work, own_key)
+        from_log = await self._memory.tell(work.window, plan.joined, reader, work.device)
+        result.news = from_log.news
+        outside = {nid: one for nid, one in plan.stripped.items() if one.outside}
+        outside.update({one.room_nid: one.standing for one in plan.gone if one.standing.outside})
+        gone = [one for one in plan.gone if not one.standing.outside]
+        if from_log.others or gone or plan.stripped or outside:
+            if not reader.keys.visibility:
+                await tools.keys.ask_visibility()
+                reader = self._reader(work, own_key)
+            sent = {one.room_nid: dict(self._lazy.sent(work.device, one.room_nid)) for one in from_log.others}
+            read = _Read(
+                RoomsWanted(from_log.others, gone, work.since, work.token.pos, sent, work.windows.names),
+                plan.stripped,
+                outside,
+                await tools.keys.ask(STRIPPED_KEYS) if plan.stripped else (),
+            )
+            found, stripped = await tools.database.read(_load_rooms, reader, read, tools.events, tools.facts)
+            result.news.update(found)
+            for nid, one in stripped.items():
+                hidden = plan.stripped[nid].membership == Membership.INVITE and one.sender in work.inviters
+                if not hidden:
+                    # spec: client-server-api#invite-permission
+                    result.news[nid] = RoomNews(stripped=one.events, initial=True)
+        self._note(work, plan, result)
+        return result
+
+    def _reader(self, work: Work, own_key: int) -> Reader:
+        requester = work.requester
+        return Reader(
+            requester.user_id,
+            requester.user_nid,
+            requester.device_nid,
+            self._tools.keys.known(own_key),
+            work.ignored,
+            self._memory.filter_for(0),
+            work.now_ms,
+            state_after=True,
+        )
+
+    def _note(self, work: Work, plan: Plan, result: Gathered) -> None:
+        """What the client was told of each room."""
+        told = result.told
+        for order in plan.joined:
+            news = result.news.get(order.room_nid)
+            if news is not None:
+                told[order.room_nid] = self._joined(work, order, news)
+        for order in plan.gone:
+            told[order.room_nid] = Told(
+                LIVE, NEVER, NEVER, kind=GONE, direct=self._is_direct(work, order.room_nid)
+            )
+        for nid in plan.stripped:
+            told[nid] = Told(LIVE, NEVER, NEVER, kind=STRIPPED, direct=self._is_direct(work, nid))
+        for nid, relevant in work.windows.rooms.items():
+            entry = work.state.get(nid)
+            if (
+                entry is not None
+                and entry.kind == JOINED
+                and nid not in told
+                and entry.wishes != relevant.wishes
+            ):
+                # It is kept up to date of less than before.
+                told[nid] = entry._replace(wishes=relevant.wishes)
+
+    def _joined(self, work: Work, order: RoomOrder, news: RoomNews) -> Told:
+        relevant, direct = order.relevant, self._is_direct(work, order.room_nid)
+        entry = work.state.get(order.room_nid)
+        if news.initial or entry is None:
+            self._lazy.forget_room(work.device, order.room_nid)
+            limit = relevant.limit
+            told = Told(LIVE, NEVER, NEVER, limit, relevant.wishes, JOINED, direct)
+        else:
+            # With a gap the client has no more than what it is told now.
+            limit = relevant.limit if news.limited or news.wide else entry.limit
+            told = entry._replace(sent=LIVE, limit=limit, wishes=relevant.wishes, direct=direct)
+        self._lazy.note(work.device, order.room_nid, news.members, work.token.pos)
+        return told
+
+    def _is_direct(self, work: Work, nid: int) -> bool:
+        return work.windows.names.get(nid) in work.direct
+
+    # --- writing -------------------------------------------------------------------------------------------------
+
+    async def write(
+        self, work: Work, gathered: Gathered, standings: Mapping[int, Standing]
+    ) -> dict[int, bytes]:
+        """The room results."""
+        told = {nid: one for nid, one in gathered.news.items() if self._is_told(work, nid, one, gathered)}
+        joined = [nid for nid in told if standings[nid].membership == Membership.JOIN]
+        facts = await self._facts.rooms(joined)
+        user_nid = work.requester.user_nid
+        if len(joined) > 1:
+            preparing = self._unread.prepare(user_nid, joined)
+            if preparing is not None:
+                await preparing
+        results: dict[int, bytes] = {}
+        for nid, news in told.items():
+            standing = standings[nid]
+            counts: Counts | None = None
+            bump = standing.pos
+            if standing.membership == Membership.JOIN:
+                found = self._unread.unread(user_nid, nid, work.token.pos)
+                counts = await found if isinstance(found, Awaitable) else found
+                bump = facts.get(nid, NO_FACTS).bump_pos or standing.pos
+            relevant = work.windows.rooms[nid]
+            direct = self._direct_to_tell(work, nid, news, gathered)
+            frame = Frame(standing.membership, bump, relevant, direct, counts, work.stable)
+            results[nid] = write_room(news, frame, work.requester.user_id)
+        return results
+
+    def _is_told(self, work: Work, nid: int, news: RoomNews, gathered: Gathered) -> bool:
+        return news.told or news.read or self._direct_to_tell(work, nid, news, gathered) is not None
+
+    def _direct_to_tell(self, work: Work, nid: int, news: RoomNews, gathered: Gathered) -> bool | None:
+        """Whether a room is a direct chat, where the client does not know yet."""
+        now = gathered.told.get(nid)
+        before = work.state.get(nid)
+        if now is None:
+            return None
+        if news.initial or before is None:
+            return now.direct or None
+        return now.direct if now.direct is not before.direct else None
+
+
+def _load_rooms(
+    tx: Tx, reader: Reader, read: _Read, cache: ClientEventCache, facts: StateFacts
+) -> tuple[dict[int, RoomNews], dict[int, Stripped]]:
+    found: dict[int, RoomNews] = {}
+    stripped: dict[int, Stripped] = {}
+    if read.wanted.joined or read.wanted.gone:
+        found = build_rooms(tx, reader, read.wanted, cache, facts)
+    if read.stripped:
+        stripped = load_stripped(tx, read.stripped, read.strip_keys, cache, facts.bases)
+    if read.outside:
+        for nid, row in load_outside(tx, reader.user_nid, read.outside).items():
+            event = decode_object(row.event)
+            if read.outside[nid].membership in _OPEN:
+                # The list as it is stored, without its brackets.
+                stripped[nid] = Stripped(event["sender"], [row.stripped[1:-1].encode()])
+            else:
+                shown = outside_event(event, row.event_id)
+                found[nid] = RoomNews([shown], before=read.wanted.upto, state=[shown], gone=True)
+    return found, stripped
+
+
+def vanished_room(user_id: str) -> bytes:
+    """Of a room in which the user is nothing any more, though no event says so."""
+    news = RoomNews(gone=True, initial=True)
+    frame = Frame(Membership.LEAVE, 0, Relevant(0, frozenset(), {}, False), None, None, False)
+    return write_room(news, frame, user_id)

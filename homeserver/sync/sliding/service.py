@@ -1,0 +1,261 @@
+"""Sliding sync: what is new of the rooms that a client asks for, at once or when something is.
+
+1. Nothing is told that is not committed; the position that is returned covers exactly what was told.
+2. The law: what a client makes of its answers is what a new connection would be told of the same rooms.
+3. Where nothing changed, positions are compared, and nothing else is done. Where the log reaches back to the position,
+   there is no SQL, but for what ``sync.shared`` says; and nothing is written, unless it changed which rooms are told of.
+
+proposal: MSC4186
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from homeserver.store.placement import Membership
+from homeserver.store.sliding import ConnectionKey
+from homeserver.stream.tokens import SlidingToken, SyncToken, parse_sliding_token
+from homeserver.sync.lazy import LazyMemory
+from homeserver.sync.serialise import encode
+from homeserver.sync.sliding.connections import JOINED, NO_STATE, Connection, Connections, State, unknown_pos
+from homeserver.sync.sliding.extensions import Extensions, own_receipts
+from homeserver.sync.sliding.extras import Extras, load_extras
+from homeserver.sync.sliding.facts import Facts
+from homeserver.sync.sliding.lists import Lists, Windows
+from homeserver.sync.sliding.memory import MemoryNews
+from homeserver.sync.sliding.news import RoomNews
+from homeserver.sync.sliding.plan import Work, after, plan
+from homeserver.sync.sliding.request import Asked
+from homeserver.sync.sliding.rooms import Gathered, Rooms, vanished_room
+from homeserver.sync.tools import SyncTools
+from homeserver.sync.types import (
+    DefaultData,
+    DeviceSections,
+    NoPresence,
+    Presence,
+    Requester,
+    Typing,
+    Unread,
+)
+from homeserver.sync.wait import Waits
+from homeserver.sync.work import join_counters, split_counters
+
+# What was looked at may change while something about it is read: then it is looked at again, so often.
+_LOOKS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class SlidingAsk:
+    """One request."""
+
+    requester: Requester
+    asked: Asked
+    pos: str | None
+    timeout_s: float
+    stable: bool  # in the words of the accepted proposal
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What there is to say, and where the connection is after it."""
+
+    parts: Sequence[bytes]
+    told: bool
+    token: SyncToken
+    state: State
+
+
+class SlidingSync:
+    """See the module. One for each process."""
+
+    def __init__(
+        self,
+        tools: SyncTools,
+        boot: str,
+        connections: Connections,
+        facts: Facts,
+        *,
+        typing: Typing,
+        presence: Presence | None,
+        unread: Unread,
+        devices: DeviceSections,
+        defaults: DefaultData,
+    ) -> None:
+        self._tools = tools
+        self._boot = boot
+        self._connections = connections
+        self._facts = facts
+        self._typing = typing
+        self._presence: Presence = presence or NoPresence()
+        self._devices = devices
+        self._lists = Lists(tools.index, tools.interner, facts)
+        lazy = LazyMemory()
+        memory = MemoryNews(tools.database, tools.shared, tools.interner, tools.events, lazy)
+        self._rooms = Rooms(tools, facts, memory, lazy, unread)
+        self._extensions = Extensions(tools.index, typing, devices, defaults)
+        self._waits = Waits(tools.notifier, tools.clock)
+        # What happened before was heard of by another process: of it the index knows events, and nothing else.
+        self._heard_from = tools.log.position
+
+    async def sync(self, ask: SlidingAsk) -> bytes:
+        """The answer, now or when there is something to say or the time is up."""
+        requester = ask.requester
+        key = ConnectionKey(requester.user_nid, requester.device_nid, ask.asked.conn_id)
+        if ask.pos is None:
+            connection = self._connections.begin(key)
+            answer = await self._answer(ask, connection, NO_STATE, None)
+            return await self._finish(ask, connection, 0, NO_STATE, answer)
+        token = parse_sliding_token(ask.pos, self._boot)
+        if token is None:
+            raise unknown_pos()
+        connection, kept = await self._connections.find(key, token.epoch, token.version)
+        # A database that was restored is behind what its clients have seen.
+        at = token.at._replace(pos=min(token.at.pos, self._tools.log.position))
+        state = kept
+        clock = self._tools.clock
+        ends_s = clock.monotonic() + ask.timeout_s
+        while True:
+            answer = await self._answer(ask, connection, state, at)
+            left_s = ends_s - clock.monotonic()
+            if answer.told or left_s <= 0:
+                break
+            at, state = answer.token, answer.state
+            quiet_at = at
+            if not await self._waits.wait(
+                requester.user_nid,
+                requester.device_nid,
+                left_s,
+                # An answer up to here told nothing: while nothing moves, it would tell nothing again, and again.
+                lambda quiet_at=quiet_at: self._stands(quiet_at) or self._is_quiet(ask, quiet_at),  # type: ignore[misc]
+            ):
+                break
+        return await self._finish(ask, connection, token.version, kept, answer)
+
+    async def _finish(
+        self, ask: SlidingAsk, connection: Connection, version: int, kept: State, answer: _Answer
+    ) -> bytes:
+        """Keep what was told, where that is more than before; then it may leave."""
+        if not version or answer.state is not kept:
+            version = await self._connections.store(connection, version, answer.state)
+        pos = SlidingToken(connection.epoch, version, answer.token)
+        parts = [b'{"pos":"%b"' % str(pos).encode(), *answer.parts]
+        if ask.asked.txn_id is not None:
+            parts.append(b'"txn_id":' + encode(ask.asked.txn_id))
+        return b",".join(parts) + b"}"
+
+    # --- is there anything ---------------------------------------------------------------------------------------
+
+    def _token(self) -> SyncToken:
+        ephemeral = join_counters(self._typing.counter, self._presence.counter)
+        return SyncToken(self._tools.log.position, ephemeral, self._boot)
+
+    def _stands(self, at: SyncToken) -> bool:
+        """Whether nothing at all has happened since this position."""
+        now = self._token()
+        return (now.pos, now.ephemeral) == (at.pos, at.ephemeral)
+
+    def _is_quiet(self, ask: SlidingAsk, at: SyncToken) -> bool:
+        """Whether nothing can have changed for a user: a comparison of positions."""
+        index, user_nid, pos = self._tools.index, ask.requester.user_nid, at.pos
+        if self._tools.log.position > pos:
+            last_pos = index.last_pos
+            if last_pos.get(-user_nid, 0) > pos:
+                return False
+            for room_nid, standing in index.rooms_of(user_nid).items():
+                if standing.membership == Membership.JOIN and last_pos.get(room_nid, 0) > pos:
+                    return False
+        if ask.asked.extensions.typing is not None:
+            typing_at, _ = split_counters(at.ephemeral)
+            typing = self._typing
+            if typing.counter != typing_at and typing.changed_since(index.joined_rooms(user_nid), typing_at):
+                return False
+        return not self._extensions.changed(ask.requester, ask.asked.extensions, at, self._tools.log.position)
+
+    # --- answers -------------------------------------------------------------------------------------------------
+
+    async def _answer(
+        self, ask: SlidingAsk, connection: Connection, state: State, at: SyncToken | None
+    ) -> _Answer:
+        tools, requester = self._tools, ask.requester
+        inviters = tools.ignored.known_invites(requester.user_nid)
+        if inviters is None:
+            inviters = await tools.ignored.load_invites(requester.user_nid)
+        own_key = await tools.keys.prepare(requester)
+        if ask.asked.extensions.of_device:
+            preparing = self._devices.prepare(requester)
+            if preparing is not None:
+                await preparing
+        await self._lists.prepare(requester, ask.asked)
+        windows, direct = await self._look(ask, state)
+        # From here to the first wait: one moment.
+        token = self._token()
+        standings = tools.index.rooms_of(requester.user_nid)
+        for nid in [nid for nid in windows.rooms if nid not in standings]:
+            del windows.rooms[nid]
+        window = tools.windows.find(at.pos) if at is not None else None
+        blind = at is not None and (window is None or at.pos < self._heard_from)
+        device = (requester.user_nid, -int.from_bytes(connection.epoch.encode(), "big"))
+        now_ms = tools.clock.now_ms()
+        work = Work(
+            requester,
+            ask.asked,
+            state,
+            at,
+            token,
+            window,
+            blind,
+            windows,
+            inviters,
+            direct,
+            now_ms,
+            ask.stable,
+            device,
+        )
+        standings = dict(standings)
+        found = plan(tools.index, work)
+        gathered = await self._rooms.gather(work, found, own_key)
+        wanted = self._extensions.want(work, gathered.news, gathered.told)
+        extras = Extras() if wanted.empty else await tools.database.read(load_extras, wanted)
+        self._note_read(work, gathered, extras)
+        rooms = await self._rooms.write(work, gathered, standings)
+        names = dict(windows.names)
+        for nid in found.vanished:
+            rooms[nid] = vanished_room(requester.user_id)
+        if found.vanished:
+            names.update(await tools.interner.room_names(found.vanished))
+        said = await self._extensions.write(work, extras)
+        parts = [
+            b'"lists":%b' % _lists(windows),
+            b'"rooms":{%b}' % b",".join(encode(names[nid]) + b":" + body for nid, body in rooms.items()),
+            b'"extensions":%b' % said.write(),
+        ]
+        changed = after(work, gathered.told, found.missed, found.vanished)
+        told = bool(rooms) or said.told or at is None
+        return _Answer(parts, told, token, state if changed is None else changed)
+
+    async def _look(self, ask: SlidingAsk, state: State) -> tuple[Windows, frozenset[str]]:
+        """The windows of a request, as of now."""
+        log, requester = self._tools.log, ask.requester
+        looks = 0
+        while True:
+            before = log.position
+            looks += 1
+            windows = await self._lists.look(requester, ask.asked, state)
+            direct = (await self._facts.user(requester.user_nid, requester.user_id)).direct
+            if log.position == before or looks == _LOOKS:
+                return windows, direct
+
+    def _note_read(self, work: Work, gathered: Gathered, extras: Extras) -> None:
+        """Where the user has read something the counts have changed, which is news."""
+        for nid in work.windows.rooms:
+            entry = work.state.get(nid)
+            if entry is None or entry.kind != JOINED:
+                continue
+            if own_receipts(self._extensions.receipts_of(work, nid, extras), work.requester.user_nid):
+                gathered.news.setdefault(nid, RoomNews(before=work.token.pos)).read = True
+
+
+def _lists(windows: Windows) -> bytes:
+    counts = windows.counts.items()
+    return b"{" + b",".join(encode(name) + b':{"count":%d}' % count for name, count in counts) + b"}"

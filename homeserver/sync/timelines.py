@@ -1,0 +1,408 @@
+"""Timelines from the tables: of many rooms at once, the newest events that one reader may see and wants.
+
+Runs in a database thread. Both kinds of sync build on it: what else they tell of a room is their own.
+
+1. The timeline is what was committed in ``(since, upto]``, the newest first until there are enough.
+2. Visibility is decided by what the room's state was at the event's place in our order.
+
+spec: client-server-api#get_matrixclientv3sync
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from federation.visibility import may_see, visibility_of
+from homeserver.db.tx import Tx
+from homeserver.store import visibility_reads
+from homeserver.store.bundles import Viewer, load_bundles
+from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
+from homeserver.store.placement import MEMBERSHIPS, Membership
+from homeserver.store.sync_reads import Summary, load_transaction_keys
+from homeserver.store.timeline import (
+    Move,
+    Place,
+    load_moves,
+    load_moves_of_key,
+    load_moves_of_left,
+    load_moves_of_newest,
+    load_newest,
+    load_newest_of_left,
+    load_state_at,
+    undo,
+)
+from homeserver.stream.index import Standing
+from homeserver.sync.filters import SyncFilter
+from homeserver.sync.serialise import transaction_id
+
+# How much further back than asked for it looks for events that pass the filter.
+_REACH = (1, 5, 25)
+# LIMIT(events looked at for one answer because the filter kept the first ones out)
+_REACH_MOST = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """The numbers of state keys that sync looks at (0: no room has ever used it)."""
+
+    own: int  # the reader's membership
+    visibility: int
+    name: int
+    alias: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Who reads, and how they want it."""
+
+    user_id: str
+    user_nid: int
+    device_nid: int
+    keys: Keys
+    ignored: frozenset[str]
+    filter: SyncFilter
+    now_ms: int
+    state_after: bool
+
+
+@dataclass(slots=True)
+class Shown:
+    """An event of a timeline, and what the reader was when it was sent."""
+
+    event: ClientEvent
+    membership: Membership
+    previous_nid: int = 0
+    hide_previous: bool = False
+    pos: int = 0
+
+
+@dataclass(slots=True)
+class RoomWork:
+    """One room on its way."""
+
+    room_nid: int
+    standing: Standing
+    since: int
+    upto: int
+    full: bool
+    fresh: bool = False  # new to the client: its other sections are told in full as well
+    left: bool = False
+    only_nid: int = 0  # never in it: nothing but this event
+    tail_nid: int = 0  # an event of their own after they left
+    known_upto: int = 0  # the client may have events of the room up to here
+    limit: int = 0  # of the timeline
+    places: list[Place] = field(default_factory=list)
+    more: bool = False
+    moves: list[Move] = field(default_factory=list)
+    keyed: dict[int, int] = field(default_factory=dict)
+    shown: list[Shown] = field(default_factory=list)
+    limited: bool = False
+    start: int = 0
+    state: list[ClientEvent] = field(default_factory=list)
+    summary: Summary | None = None
+    members: dict[str, int] = field(default_factory=dict)  # membership events that the client has after this
+
+
+class Timelines:
+    """The state of one read unit. ``events`` holds whatever it loaded, by nid."""
+
+    def __init__(self, tx: Tx, reader: Reader, names: Mapping[int, str], cache: ClientEventCache) -> None:
+        self._tx = tx
+        self._reader = reader
+        self._names = names
+        self._cache = cache
+        self.events: dict[int, ClientEvent] = {}
+
+    def load(self, nids: Iterable[int]) -> None:
+        """Have client events at hand."""
+        missing = sorted({nid for nid in nids if nid not in self.events})
+        if missing:
+            self.events.update(load_client_events(self._tx, missing, self._cache))
+
+    # --- which rooms, from where to where ------------------------------------------------------------------------
+
+    def by_moves(
+        self,
+        moved: Mapping[int, Standing],
+        left: Mapping[int, Standing],
+        since: int,
+        upto: int,
+        *,
+        full_state: bool = False,
+    ) -> list[RoomWork]:
+        """Rooms where the reader's own membership changed: what they were at the token decides."""
+        if not moved and not left:
+            return []
+        own = load_moves_of_key(self._tx, [*moved, *left], self._reader.keys.own, since, upto)
+        nids = [nid for moves in own.values() for move in moves for nid in (move.event_nid, move.prev_nid)]
+        self.load([nid for nid in nids if nid])
+        works: list[RoomWork] = []
+        for nid, standing in moved.items():
+            before, steps = self._steps(own.get(nid, []), standing)
+            if before == Membership.JOIN and all(one == Membership.JOIN for _, one in steps):
+                works.append(RoomWork(nid, standing, since, upto, full_state))
+            else:
+                works.append(RoomWork(nid, standing, 0, upto, full=True, fresh=True, known_upto=since))
+        for nid, standing in left.items():
+            before, steps = self._steps(own.get(nid, []), standing)
+            works.append(self._left(nid, standing, before, steps, since, full_state))
+        return works
+
+    def _steps(
+        self, moves: Sequence[Move], standing: Standing
+    ) -> tuple[Membership, list[tuple[int, Membership]]]:
+        before = self.membership(moves[0].prev_nid) if moves else standing.membership
+        return before, [(move.pos, self.membership(move.event_nid)) for move in moves]
+
+    def membership(self, event_nid: int) -> Membership:
+        """What a membership event that was loaded makes of its user."""
+        event = self.events.get(event_nid)
+        return membership_in(event) if event is not None else Membership.LEAVE
+
+    def _left(
+        self,
+        nid: int,
+        standing: Standing,
+        before: Membership,
+        steps: Sequence[tuple[int, Membership]],
+        since: int,
+        full_state: bool,
+    ) -> RoomWork:
+        left_pos, again, was = 0, False, before
+        for pos, membership in steps:
+            if was == Membership.JOIN and membership != Membership.JOIN:
+                left_pos = pos
+            elif was != Membership.JOIN and membership == Membership.JOIN:
+                again = True
+            was = membership
+        if not left_pos:
+            return RoomWork(nid, standing, since, standing.pos, full=False, only_nid=standing.event_nid)
+        work = RoomWork(nid, standing, since, left_pos, full=full_state, left=True)
+        if again or since == 0:
+            work.since, work.full, work.fresh, work.known_upto = 0, True, True, since
+        if standing.pos > left_pos:
+            work.tail_nid = standing.event_nid
+        return work
+
+    # --- timelines -----------------------------------------------------------------------------------------------
+
+    def find(self, works: Sequence[RoomWork]) -> None:
+        """The timelines of rooms that the reader is or was in; each has its ``limit``."""
+        wanted = list(works)
+        for reach in _REACH:
+            if reach > 1 and sum(work.limit for work in wanted) * reach > _REACH_MOST:
+                break
+            self._load_places(wanted, reach)
+            if reach == 1:
+                self._load_keyed(wanted)
+            self.load([nid for work in wanted for nid in self._to_look_at(work)])
+            wanted = [work for work in wanted if not self._choose(work)]
+            if not wanted:
+                break
+        for work in wanted:
+            self._choose(work, enough=True)
+
+    def _to_look_at(self, work: RoomWork) -> list[int]:
+        """The events that decide about a room's timeline."""
+        nids = [place.event_nid for place in work.places]
+        nids += [nid for nid in work.keyed.values() if nid]
+        if not work.full:
+            # Of each key that moved, the newest: it is told, and says whether the summary changed.
+            nids += {move.key_nid: move.event_nid for move in work.moves if move.pos <= work.upto}.values()
+        watched = (self._reader.keys.own, self._reader.keys.visibility)
+        for move in work.moves:
+            if move.key_nid in watched:
+                nids += (move.event_nid, move.prev_nid)
+        return [nid for nid in nids if nid]
+
+    def _load_places(self, works: Sequence[RoomWork], reach: int) -> None:
+        tx, user_nid = self._tx, self._reader.user_nid
+        for group in _groups(works):
+            left, upto, full = group[0].left, group[0].upto, group[0].full
+            # Rooms that were told of at different times are read together, from the earliest time on.
+            since, most = min(work.since for work in group), group[0].limit * reach
+            nids = [work.room_nid for work in group]
+            if left:
+                places = load_newest_of_left(tx, user_nid, nids, since, most)
+            else:
+                places = load_newest(tx, nids, since, upto, most)
+            if not full:
+                lacking = [work for work in group if not work.moves]
+                moves = load_moves(tx, [work.room_nid for work in lacking], since) if lacking else {}
+            elif left:
+                moves = load_moves_of_left(tx, user_nid, nids, since, most)
+            else:
+                moves = load_moves_of_newest(tx, nids, since, upto, most)
+            for work in group:
+                found = [one for one in places.get(work.room_nid, []) if one.pos > work.since]
+                work.more = len(found) > most
+                work.places = [one for one in (found[1:] if work.more else found) if one.pos <= work.upto]
+                if work.room_nid in moves:
+                    work.moves = [one for one in moves[work.room_nid] if one.pos > work.since]
+
+    def _load_keyed(self, works: Sequence[RoomWork]) -> None:
+        """The keys that decide about visibility, and whether a room has a name."""
+        keys = self._reader.keys
+        wanted = [key for key in (keys.own, keys.visibility, keys.name, keys.alias) if key]
+        found = load_state_at(self._tx, [work.room_nid for work in works], wanted)
+        for work in works:
+            work.keyed = found.get(work.room_nid, {})
+
+    def _choose(self, work: RoomWork, *, enough: bool = False) -> bool:
+        """Take the events that the reader may see and wants. False: look further back, unless that was enough."""
+        reader, filter_, limit = self._reader, self._reader.filter.timeline, work.limit
+        accepted: list[tuple[Place, Shown]] = []
+        replaced = {move.event_nid: move.prev_nid for move in work.moves}
+        if not filter_.rooms.accepts(self._names[work.room_nid]):
+            work.start = work.upto + 1
+            return True
+        for place, shown in self._visible(work):
+            event = shown.event
+            if event.state_key is None and event.sender in reader.ignored:
+                continue  # spec: client-server-api#ignoring-users (state events are sent all the same)
+            if filter_.accepts(event.type, event.sender, event.has_url):
+                shown.previous_nid = replaced.get(event.nid, 0)
+                shown.pos = place.pos
+                accepted.append((place, shown))
+        if len(accepted) < limit and work.more and not enough:
+            return False
+        dropped = max(0, len(accepted) - limit)
+        work.limited = work.more or dropped > 0
+        accepted = accepted[dropped:]
+        if accepted and len(accepted) == limit:
+            work.start = accepted[0][0].pos
+        elif work.places and not dropped:
+            work.start = work.places[0].pos
+        else:
+            work.start = work.upto + 1
+        work.shown = [shown for _, shown in accepted]
+        if work.since == 0 and work.places and not work.limited:
+            first = self.events.get(work.places[0].event_nid)
+            # History may go further back, here or elsewhere; or the client has a part of it already.
+            work.limited = (
+                first is None or first.type != "m.room.create" or work.places[0].pos <= work.known_upto
+            )
+        return True
+
+    def _visible(self, work: RoomWork) -> list[tuple[Place, Shown]]:
+        """The events that the reader may see, each with their membership at it."""
+        keys = self._reader.keys
+        own_moves = [move for move in work.moves if move.key_nid == keys.own]
+        first = work.places[0].pos if work.places else 0
+        standing = work.standing.membership
+        found = [
+            (place, self.events[place.event_nid]) for place in work.places if place.event_nid in self.events
+        ]
+        if standing == Membership.JOIN and not any(move.pos >= first for move in own_moves):
+            return [(place, Shown(event, standing)) for place, event in found]
+        watched = [move for move in work.moves if move.key_nid in (keys.own, keys.visibility)]
+        base = undo(work.keyed, watched, first - 1)
+        walk = _Walk(self.membership(base.get(keys.own, 0)), self._visibility(base.get(keys.visibility, 0)))
+        joins = [move.pos for move in own_moves if self.membership(move.event_nid) == Membership.JOIN]
+        last_join = max(joins, default=first - 1 if standing == Membership.JOIN else 0)
+        result: list[tuple[Place, Shown]] = []
+        steps = iter([move for move in watched if move.pos >= first])
+        move = next(steps, None)
+        for place, event in found:
+            before = (walk.membership, walk.visibility)
+            while move is not None and move.pos <= place.pos:
+                if move.key_nid == keys.own:
+                    walk.membership = self.membership(move.event_nid)
+                else:
+                    walk.visibility = self._visibility(move.event_nid)
+                if move.pos < place.pos:
+                    before = (walk.membership, walk.visibility)
+                move = next(steps, None)
+            # spec: client-server-api#room-history-visibility (before or after, whichever allows)
+            sides = {before, (walk.membership, walk.visibility)}
+            later = last_join > place.pos
+            if any(may_see(visibility, membership.word, later) for membership, visibility in sides):
+                hide = before[0] != Membership.JOIN and not may_see(before[1], None, later)
+                result.append((place, Shown(event, walk.membership, hide_previous=hide)))
+        return result
+
+    def _visibility(self, event_nid: int) -> str:
+        event = self.events.get(event_nid)
+        return visibility_of(event.content_dict() if event is not None else None)
+
+    def add_own_ends(self, works: Sequence[RoomWork]) -> None:
+        """The reader's own event, where it is all that they may see, or where it came after they had left."""
+        self.load([nid for work in works for nid in (work.only_nid, work.tail_nid) if nid])
+        for work in works:
+            nid = work.only_nid or work.tail_nid
+            event = self.events.get(nid) if nid else None
+            if event is None:
+                continue
+            if work.only_nid:
+                work.start = work.standing.pos
+            if self._reader.filter.timeline.accepts(event.type, event.sender, event.has_url):
+                work.shown.append(Shown(event, work.standing.membership, pos=work.standing.pos))
+
+    def transactions(self, works: Sequence[RoomWork]) -> dict[int, str]:
+        """The transaction ids under which the reader's device sent some of the events, by nid."""
+        reader = self._reader
+        if not reader.device_nid:
+            return {}
+        own = [
+            (work.room_nid, one.event)
+            for work in works
+            for one in work.shown
+            if one.event.sender == reader.user_id
+        ]
+        if not own:
+            return {}
+        events = {event.nid: event for _, event in own}
+        rooms = {room_nid for room_nid, _ in own}
+        keys = load_transaction_keys(self._tx, reader.device_nid, rooms, events.keys())
+        found = {nid: transaction_id(key, events[nid]) for nid, key in keys.items()}
+        return {nid: txn_id for nid, txn_id in found.items() if txn_id is not None}
+
+    def relate(
+        self, works: Sequence[RoomWork], upto: int, facts: visibility_reads.StateFacts
+    ) -> dict[int, bytes]:
+        """What relates to the events of rooms that the reader is in, summed up; one read for all of them."""
+        reader = self._reader
+        inside = [work for work in works if not work.left and not work.only_nid]
+        room_ids = {one.event.nid: self._names[work.room_nid] for work in inside for one in work.shown}
+        events = {one.event.nid: one.event for work in inside for one in work.shown}
+        keys = reader.keys
+        eyes = visibility_reads.Reader(reader.user_id, keys.own, keys.visibility, joined=True)
+        viewer = Viewer(eyes, reader.user_nid, reader.ignored, upto, reader.now_ms)
+        return load_bundles(self._tx, viewer, room_ids, events, facts, self._cache)
+
+
+@dataclass(slots=True)
+class _Walk:
+    """Where a walk along a timeline is."""
+
+    membership: Membership
+    visibility: str
+
+
+def _groups(works: Sequence[RoomWork]) -> list[list[RoomWork]]:
+    """Rooms whose places can be read together."""
+    groups: dict[object, list[RoomWork]] = {}
+    for work in works:
+        key = (work.left, 0 if work.left else work.upto, work.full, work.limit)
+        groups.setdefault(key, []).append(work)
+    return list(groups.values())
+
+
+def membership_in(event: ClientEvent) -> Membership:
+    """What a membership event makes of its user."""
+    content = event.content_dict()
+    word = content.get("membership") if isinstance(content, dict) else None
+    return MEMBERSHIPS.get(word, Membership.LEAVE) if isinstance(word, str) else Membership.LEAVE
+
+
+def is_set(event: ClientEvent, name: str) -> bool:
+    """Whether a content has a string of that name that is not empty."""
+    return text_in(event, name) is not None
+
+
+def text_in(event: ClientEvent, name: str) -> str | None:
+    """A string of that name in a content, if it is one and not empty."""
+    content = event.content_dict()
+    value = content.get(name) if isinstance(content, dict) else None
+    return value if isinstance(value, str) and value else None
