@@ -15,6 +15,7 @@ from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.log import Log
 from homeserver.store.changes import trim_changes
 from homeserver.store.key_backups import sweep_keys
+from homeserver.store.sliding import sweep_connections
 from homeserver.store.staging import sweep_answers
 from homeserver.store.sweep import sweep_transactions
 from homeserver.store.to_device import sweep_ids
@@ -27,6 +28,8 @@ SWEEP_EVERY_S = 600.0
 SWEEP_AT_ONCE = 5_000
 # A client that retries does so within minutes; a day also covers a phone that was off.
 TRANSACTIONS_KEPT_S = 24 * 3600.0
+# A client that comes after so long begins anew.
+CONNECTIONS_KEPT_S = 30 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +106,14 @@ def standard_chores(worker: Worker, clock: Clock) -> list[Chore]:
         while await worker.work(sweep_keys, SWEEP_AT_ONCE):
             pass
 
+    async def sweep_sliding() -> None:
+        before_ts_ms = clock.now_ms() - int(CONNECTIONS_KEPT_S * 1000)
+        while await worker.work(sweep_connections, before_ts_ms, SWEEP_AT_ONCE) == SWEEP_AT_ONCE:
+            pass
+
     return [
         Chore("trim the log", TRIM_EVERY_S, trim),
+        Chore("forget connections of sliding sync", SWEEP_EVERY_S, sweep_sliding),
         Chore("forget transaction ids", SWEEP_EVERY_S, sweep),
         Chore("take away dropped key backups", SWEEP_EVERY_S, sweep_backups),
     ]

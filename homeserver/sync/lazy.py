@@ -29,6 +29,7 @@ class LazyMemory:
         self._max_entries = max_entries
         self._devices: dict[_Device, dict[int, dict[str, tuple[int, int]]]] = {}
         self._sizes: dict[_Device, int] = {}
+        self._newest: dict[_Device, int] = {}  # the newest position that was noted
         self._total = 0
 
     def __len__(self) -> int:
@@ -52,6 +53,7 @@ class LazyMemory:
         if rooms is None:
             rooms = {}
         self._devices[device] = rooms  # the newest, now
+        self._newest[device] = max(pos, self._newest.get(device, 0))
         known = rooms.setdefault(room_nid, {})
         before = len(known)
         for user_id, event_nid in members.items():
@@ -68,12 +70,24 @@ class LazyMemory:
         """The device starts anew."""
         if self._devices.pop(device, None) is not None:
             self._total -= self._sizes.pop(device)
+            del self._newest[device]
 
     def forget_room(self, device: _Device, room_nid: int) -> None:
         """The device gets a room anew."""
         rooms = self._devices.get(device)
         if rooms is not None and (known := rooms.pop(room_nid, None)) is not None:
             self._resize(device, -len(known))
+
+    def rewind(self, device: _Device, pos: int) -> None:
+        """The device has no answer after a position: what they carried it does not know."""
+        if self._newest.get(device, 0) <= pos:
+            return
+        self._newest[device] = pos
+        for known in self._devices[device].values():
+            lost = [user_id for user_id, entry in known.items() if entry[1] > pos]
+            for user_id in lost:
+                del known[user_id]
+            self._resize(device, -len(lost))
 
     def _resize(self, device: _Device, by: int) -> None:
         self._sizes[device] = self._sizes.get(device, 0) + by

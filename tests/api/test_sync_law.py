@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from typing import Any
-from urllib.parse import quote
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
-from homeserver.http.errors import MatrixError
 from tests.support.databases import DatabaseCase, on_each_database
-from tests.support.sync import SyncApp, room_path
 from tests.support.sync_model import ClientView, differences
-
-ROOMS = ("!one:test.example", "!two:test.example")
-HOME = "!home:test.example"  # where everybody stays
-PEOPLE = ("alice", "bob", "carol")
+from tests.support.sync_world import PEOPLE, ROOMS, SyncWorld
 
 _room = st.sampled_from(ROOMS)
 _person = st.sampled_from(PEOPLE)
@@ -54,61 +48,24 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-class _World:
-    """Two rooms of alice's, and a client of bob's that syncs now and then."""
+class _World(SyncWorld):
+    """A client of bob's that syncs now and then."""
 
     def __init__(self, case: TestCase, variant: str, database: str = "sqlite::memory:") -> None:
-        self.app = SyncApp(case, database)
-        self.tokens = {name: self.app.register(name) for name in PEOPLE}
-        for room_id in ROOMS:
-            self.app.make_room("alice", room_id)
-        self.app.make_room("alice", HOME)
-        for name in PEOPLE[1:]:
-            self.app.member(HOME, name, "join")
+        super().__init__(case, database)
         state_name, self.query = VARIANTS[variant]
         self.lazy = variant.startswith("lazy")
         self.state_name = state_name
         self.view = ClientView(state_name)
-        self.last: dict[str, str] = {}
-        self.count = 0
 
     def act(self, kind: str, room_id: str, who: str) -> None:
-        """Do it, if the room's rules let it."""
-        self.count += 1
-        app = self.app
-        try:
-            if kind == "say":
-                self.last[room_id] = app.say(room_id, who, f"{self.count}")
-            elif kind in ("topic", "name"):
-                app.place(room_id, who, f"m.room.{kind}", {kind: f"{self.count}"}, "")
-            elif kind == "rename":
-                app.member(room_id, who, "join", displayname=f"{who}{self.count}")
-            elif kind in ("join", "leave") and who != "alice":
-                app.member(room_id, who, kind)
-            elif kind in ("invite", "kick", "ban", "unban"):
-                membership = {"kick": "leave", "unban": "leave"}.get(kind, kind)
-                app.member(room_id, "alice", membership, who)
-            elif kind == "redact" and room_id in self.last:
-                app.redact(room_id, "alice", self.last[room_id])
-            elif kind == "tag":
-                app.put_account_data(self.tokens["bob"], room_id, "m.tag", {"n": self.count})
-                app.put_account_data(self.tokens["bob"], "", "org.example", {"n": self.count})
-            elif kind.startswith("read") and room_id in self.last:
-                path = f"{room_path(room_id)}/receipt/m.{kind}/{quote(self.last[room_id], safe='')}"
-                app.call("POST", path, {}, self.tokens[who])
-            elif kind in ("open", "closed"):
-                value = "shared" if kind == "open" else "joined"
-                app.place(room_id, "alice", "m.room.history_visibility", {"history_visibility": value}, "")
-            elif kind == "sync":
-                self.sync()
-            elif kind == "lost":
-                # The answer never arrives; the client asks again from where it is.
-                app.sync(self.tokens["bob"], self.view.since, **self.query)
-            elif kind == "restart":
-                app.restart()
-        except MatrixError as refused:
-            if refused.status != 403:
-                raise
+        if kind == "sync":
+            self.sync()
+        elif kind == "lost":
+            # The answer never arrives; the client asks again from where it is.
+            self.app.sync(self.tokens["bob"], self.view.since, **self.query)
+        else:
+            super().act(kind, room_id, who)
 
     def sync(self) -> None:
         self.view.apply(self.app.sync(self.tokens["bob"], self.view.since, **self.query))
@@ -116,17 +73,7 @@ class _World:
     def differences(self) -> list[str]:
         self.sync()
         fresh = ClientView(self.state_name)
-        # Another device: it must not disturb what the server remembers of the first.
-        answer = self.app.ok(
-            "POST",
-            "/_matrix/client/v3/login",
-            {
-                "type": "m.login.password",
-                "identifier": {"type": "m.id.user", "user": "bob"},
-                "password": "correct horse",
-            },
-        )
-        fresh.apply(self.app.sync(answer["access_token"], **self.query))
+        fresh.apply(self.app.sync(self.log_in(), **self.query))
         quiet = self.app.sync(self.tokens["bob"], self.view.since, **self.query)
         found = [] if "rooms" not in quiet else [f"after everything: {quiet['rooms']}"]
         return found + differences(self.view, fresh, lazy=self.lazy)

@@ -32,6 +32,8 @@ FEATURES: Mapping[str, bool] = MappingProxyType(
         # Profile fields beyond name and picture (v1.16).
         "uk.tcpip.msc4133": True,
         "uk.tcpip.msc4133.stable": True,
+        # Sliding sync (accepted, and in no version yet).
+        "org.matrix.simplified_msc3575": True,
         # Pushers that another device can switch off. matrix-js-sdk, Element.
         "org.matrix.msc3881": True,
         # Rooms that two users share (v1.19).

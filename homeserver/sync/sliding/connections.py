@@ -108,6 +108,8 @@ class Connections:
     async def find(self, key: ConnectionKey, epoch: str, version: int) -> tuple[Connection, State]:
         """A connection, and what it was told by the answer that the client has; 400 M_UNKNOWN_POS."""
         connection = self._known.get(key)
+        if connection is not None and connection.epoch == epoch and version < min(connection.states):
+            raise unknown_pos()  # the client has come with a later one
         if connection is None or connection.epoch != epoch or version not in connection.states:
             # Another process may have gone on with it.
             connection = await self._load(key)

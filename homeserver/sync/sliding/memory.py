@@ -126,7 +126,7 @@ class MemoryNews:
         if room.summary is not None:
             news.summary = await self._summary(window, room_nid, room, reader)
         if lazy:
-            await self._add_members(news, window, room_nid, room, reader, device)
+            await self._add_members(news, room_nid, room, reader, device)
         return news
 
     async def _summary(self, window: Window, room_nid: int, room: SharedRoom, reader: Reader) -> RoomSummary:
@@ -146,7 +146,6 @@ class MemoryNews:
     async def _add_members(
         self,
         news: RoomNews,
-        window: Window,
         room_nid: int,
         room: SharedRoom,
         reader: Reader,
@@ -156,11 +155,13 @@ class MemoryNews:
         needed = set(room.senders)
         needed.update(event.state_key or "" for event, _ in room.shown if event.type == _MEMBER)
         missing: dict[str, int] = {}
+        sent = self._lazy.sent(device, room_nid)
         for user_id in sorted(needed.difference(news.members)):
             key = (_MEMBER, user_id)
             key_nid = self._interner.known_key(key) or await self._interner.find_key(key)
             nid = room.snapshot.get(key_nid) if key_nid else 0
-            if nid and not self._lazy.knows(device, room_nid, user_id, nid, window.since):
+            known = sent.get(user_id)
+            if nid and (known is None or known[0] != nid):
                 missing[user_id] = nid
         if not missing:
             return

@@ -31,6 +31,7 @@ class RoomOrder:
     fresh: bool = False  # it has nothing
     wide: bool = False  # it is to get more of the timeline than what is new
     had: frozenset[Required] = frozenset()  # the state that it has: what else is wanted now is told in full
+    have: int = 0  # so many of the newest events it has
     live: bool = False  # it had everything up to the request's position, so the log may know what is new
 
     @property

@@ -126,6 +126,7 @@ def _plan_room(
             since,
             wide=relevant.limit > told.limit,
             had=told.wishes,
+            have=told.limit,
             live=told.sent == LIVE,
         )
         if (

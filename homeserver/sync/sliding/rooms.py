@@ -49,6 +49,7 @@ class Gathered:
 
     news: dict[int, RoomNews] = field(default_factory=dict)
     told: dict[int, Told] = field(default_factory=dict)
+    forgotten: list[int] = field(default_factory=list)  # rooms whose members the client is told of anew
 
 
 class Rooms:
@@ -62,6 +63,13 @@ class Rooms:
         self._memory = memory
         self._lazy = lazy
         self._unread = unread
+
+    def note_members(self, device: tuple[int, int], gathered: Gathered, pos: int) -> None:
+        """An answer leaves: these members it carries."""
+        for nid in gathered.forgotten:
+            self._lazy.forget_room(device, nid)
+        for nid, news in gathered.news.items():
+            self._lazy.note(device, nid, news.members, pos)
 
     # --- gathering -----------------------------------------------------------------------------------------------
 
@@ -115,7 +123,7 @@ class Rooms:
         for order in plan.joined:
             news = result.news.get(order.room_nid)
             if news is not None:
-                told[order.room_nid] = self._joined(work, order, news)
+                told[order.room_nid] = self._joined(work, order, news, result)
         for order in plan.gone:
             told[order.room_nid] = Told(
                 LIVE, NEVER, NEVER, kind=GONE, direct=self._is_direct(work, order.room_nid)
@@ -133,18 +141,17 @@ class Rooms:
                 # It is kept up to date of less than before.
                 told[nid] = entry._replace(wishes=relevant.wishes)
 
-    def _joined(self, work: Work, order: RoomOrder, news: RoomNews) -> Told:
+    def _joined(self, work: Work, order: RoomOrder, news: RoomNews, result: Gathered) -> Told:
         relevant, direct = order.relevant, self._is_direct(work, order.room_nid)
         entry = work.state.get(order.room_nid)
         if news.initial or entry is None:
-            self._lazy.forget_room(work.device, order.room_nid)
+            result.forgotten.append(order.room_nid)
             limit = relevant.limit
             told = Told(LIVE, NEVER, NEVER, limit, relevant.wishes, JOINED, direct)
         else:
             # With a gap the client has no more than what it is told now.
             limit = relevant.limit if news.limited or news.wide else entry.limit
             told = entry._replace(sent=LIVE, limit=limit, wishes=relevant.wishes, direct=direct)
-        self._lazy.note(work.device, order.room_nid, news.members, work.token.pos)
         return told
 
     def _is_direct(self, work: Work, nid: int) -> bool:

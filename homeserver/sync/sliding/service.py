@@ -64,6 +64,7 @@ class _Answer:
     told: bool
     token: SyncToken
     state: State
+    gathered: Gathered
 
 
 class SlidingSync:
@@ -90,7 +91,7 @@ class SlidingSync:
         self._presence: Presence = presence or NoPresence()
         self._devices = devices
         self._lists = Lists(tools.index, tools.interner, facts)
-        lazy = LazyMemory()
+        self._lazy = lazy = LazyMemory()
         memory = MemoryNews(tools.database, tools.shared, tools.interner, tools.events, lazy)
         self._rooms = Rooms(tools, facts, memory, lazy, unread)
         self._extensions = Extensions(tools.index, typing, devices, defaults)
@@ -112,6 +113,7 @@ class SlidingSync:
         connection, kept = await self._connections.find(key, token.epoch, token.version)
         # A database that was restored is behind what its clients have seen.
         at = token.at._replace(pos=min(token.at.pos, self._tools.log.position))
+        self._lazy.rewind(_name(requester, connection), _stamp(token.version, at.pos))
         state = kept
         clock = self._tools.clock
         ends_s = clock.monotonic() + ask.timeout_s
@@ -138,6 +140,8 @@ class SlidingSync:
         """Keep what was told, where that is more than before; then it may leave."""
         if not version or answer.state is not kept:
             version = await self._connections.store(connection, version, answer.state)
+        device = _name(ask.requester, connection)
+        self._rooms.note_members(device, answer.gathered, _stamp(version, answer.token.pos))
         pos = SlidingToken(connection.epoch, version, answer.token)
         parts = [b'{"pos":"%b"' % str(pos).encode(), *answer.parts]
         if ask.asked.txn_id is not None:
@@ -195,7 +199,6 @@ class SlidingSync:
             del windows.rooms[nid]
         window = tools.windows.find(at.pos) if at is not None else None
         blind = at is not None and (window is None or at.pos < self._heard_from)
-        device = (requester.user_nid, -int.from_bytes(connection.epoch.encode(), "big"))
         now_ms = tools.clock.now_ms()
         work = Work(
             requester,
@@ -210,7 +213,7 @@ class SlidingSync:
             direct,
             now_ms,
             ask.stable,
-            device,
+            _name(requester, connection),
         )
         standings = dict(standings)
         found = plan(tools.index, work)
@@ -232,7 +235,7 @@ class SlidingSync:
         ]
         changed = after(work, gathered.told, found.missed, found.vanished)
         told = bool(rooms) or said.told or at is None
-        return _Answer(parts, told, token, state if changed is None else changed)
+        return _Answer(parts, told, token, state if changed is None else changed, gathered)
 
     async def _look(self, ask: SlidingAsk, state: State) -> tuple[Windows, frozenset[str]]:
         """The windows of a request, as of now."""
@@ -254,6 +257,16 @@ class SlidingSync:
                 continue
             if own_receipts(self._extensions.receipts_of(work, nid, extras), work.requester.user_nid):
                 gathered.news.setdefault(nid, RoomNews(before=work.token.pos)).read = True
+
+
+def _name(requester: Requester, connection: Connection) -> tuple[int, int]:
+    """A connection, in the memory of the members that it was told of."""
+    return requester.user_nid, -int.from_bytes(connection.epoch.encode(), "big")
+
+
+def _stamp(version: int, pos: int) -> int:
+    """The order of answers: one may tell of more rooms although nothing has happened since the one before."""
+    return version << 64 | pos
 
 
 def _lists(windows: Windows) -> bytes:

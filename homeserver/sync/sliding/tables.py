@@ -53,6 +53,7 @@ class _Job:
     work: RoomWork
     shown: RoomWork
     wishes: frozenset[Required]  # of which everything is to be told
+    peek: RoomWork | None = None  # events that the client has, but not those who sent them
     moved: dict[int, int] = field(default_factory=dict)  # the keys that changed; 0: it is gone
     state: dict[int, int] = field(default_factory=dict)  # what may be told: those, and what is told in full
 
@@ -89,7 +90,9 @@ class _Builder:
     def build(self) -> dict[int, RoomNews]:
         timelines, upto = self._timelines, self._wanted.upto
         jobs = [*self._joined(), *self._left()]
-        works = [*(job.work for job in jobs), *(job.shown for job in jobs if job.shown is not job.work)]
+        works = [job.work for job in jobs]
+        works += [job.shown for job in jobs if job.shown is not job.work]
+        works += [job.peek for job in jobs if job.peek is not None]
         timelines.find([work for work in works if not work.only_nid])
         timelines.add_own_ends(works)
         self._find_states([job for job in jobs if not job.work.only_nid])
@@ -144,7 +147,11 @@ class _Builder:
             shown = RoomWork(work.room_nid, work.standing, 0, work.upto, full=True, limit=work.limit)
         wishes = order.relevant.wishes if work.full or work.fresh else order.added
         # Who was never in a room sees nothing of it but their own event.
-        return _Job(order, work, shown, frozenset() if work.only_nid else wishes)
+        peek = None
+        if not work.full and shown is work and _is_newly_lazy(order):
+            limit = max(work.limit, order.have)
+            peek = RoomWork(work.room_nid, work.standing, 0, work.upto, full=True, limit=limit)
+        return _Job(order, work, shown, frozenset() if work.only_nid else wishes, peek)
 
     # --- state ---------------------------------------------------------------------------------------------------
 
@@ -193,7 +200,7 @@ class _Builder:
     def _add_members(self, jobs: Sequence[_Job]) -> None:
         """Lazy loading: whose membership the client needs, and has not."""
         needed = {
-            job.work.room_nid: _needed(job.shown)
+            job.work.room_nid: _needed(job.shown) | (_needed(job.peek) if job.peek is not None else set())
             for job in jobs
             if is_lazy(job.order.relevant.wishes) and not job.work.only_nid
         }
@@ -205,7 +212,7 @@ class _Builder:
                 moves = [move for move in job.work.moves if move.key_nid == key_nid]
                 at_end = undo({key_nid: event_nid}, moves, job.work.upto)[key_nid]
                 known = sent.get(user_id)
-                if at_end and (known is None or known[0] != at_end or known[1] > self._wanted.since):
+                if at_end and (known is None or known[0] != at_end):
                     job.state[key_nid] = at_end
                     job.work.members[user_id] = at_end
         self._timelines.load(nid for job in jobs for nid in job.work.members.values())
@@ -314,6 +321,13 @@ def _needed(work: RoomWork) -> set[str]:
     needed = {one.event.sender for one in work.shown}
     needed.update(one.event.state_key or "" for one in work.shown if one.event.type == _MEMBER)
     return needed
+
+
+def _is_newly_lazy(order: RoomOrder) -> bool:
+    """Whether members are to be told as they are needed, where none were told before."""
+    if not is_lazy(order.relevant.wishes) or is_lazy(order.had):
+        return False
+    return not any(one.all_members for one in order.had)
 
 
 def _is_own(event: ClientEvent, user_id: str) -> bool:
