@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -64,7 +65,7 @@ class Told(NamedTuple):
 State = Mapping[int, Told]
 """By room. Number 0 is the account: ``sent`` of profiles, ``receipts`` of threads, ``account`` of its account data."""
 
-NO_STATE: State = {}
+NO_STATE: State = MappingProxyType({})
 NEW_ACCOUNT = Told(NEVER, NEVER, NEVER)
 
 
