@@ -65,6 +65,7 @@ class ProgramCase(unittest.TestCase):
             address = self._make_database(database, folder.name)
             target = TARGETS[os.environ.get(TARGET_VARIABLE, "chaos")]
             server = stack.enter_context(target.prepare(folder / "server", address))
+            self.adjust(server, folder / "server")
             server.start()
             try:
                 run_phase([*program, server.base_url])

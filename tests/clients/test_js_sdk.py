@@ -2,52 +2,19 @@
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
 from pathlib import Path
 
-from twisted.trial import unittest
-
+from tests.clients.node import find_node, install_packages
 from tests.clients.support import ProgramCase
 
 PROGRAM_FOLDER = Path(__file__).resolve().parent / "js"
-OLDEST_NODE = 20
-INSTALL_LIMIT_S = 300
 
 
 def find_program(name: str = "program.mjs") -> list[str]:
     """The command that runs the program, its packages installed; skips the test where there is no Node."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if node is None or npm is None:
-        raise unittest.SkipTest("no node and npm on PATH for matrix-js-sdk")
-    version = subprocess.run([node, "--version"], capture_output=True, text=True, check=True).stdout
-    found = re.match(r"v(\d+)\.", version)
-    if found is None or int(found[1]) < OLDEST_NODE:
-        raise unittest.SkipTest(f"matrix-js-sdk needs Node {OLDEST_NODE}, this is {version.strip()}")
-    install_packages(npm)
+    node = find_node(PROGRAM_FOLDER)
+    install_packages(PROGRAM_FOLDER)
     return [node, str(PROGRAM_FOLDER / name)]
-
-
-def install_packages(npm: str) -> None:
-    """`npm ci`, unless what the lock file names is there already."""
-    lock = PROGRAM_FOLDER / "package-lock.json"
-    stamp = PROGRAM_FOLDER / "node_modules" / ".installed-lock.json"
-    if stamp.exists() and stamp.read_bytes() == lock.read_bytes():
-        return
-    try:
-        subprocess.run(
-            [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"],
-            cwd=PROGRAM_FOLDER,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=INSTALL_LIMIT_S,
-            check=True,
-        )
-    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
-        output = (error.stderr or b"").decode(errors="replace")
-        raise AssertionError(f"npm ci failed: {error}\n{output}") from error
-    stamp.write_bytes(lock.read_bytes())
 
 
 class JsSdkTests(ProgramCase):
