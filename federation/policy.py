@@ -7,7 +7,6 @@ A missing approval never touches authorisation: it soft-fails what others sent, 
 
 from __future__ import annotations
 
-from collections.abc import Container
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -32,7 +31,10 @@ class PolicyServer:
 
 
 def parse_policy(content: dict[str, Any]) -> PolicyServer | None:
-    """None when the content does not enable a policy server."""
+    """None when the content does not enable a policy server; whether that has users in the room is another question.
+
+    # spec: server-server-api#determining-if-a-policy-server-is-enabled-in-a-room
+    """
     via = content.get("via")
     public_keys = content.get("public_keys")
     if type(via) is not str or type(public_keys) is not dict or type(public_keys.get("ed25519")) is not str:
@@ -47,17 +49,6 @@ def parse_policy(content: dict[str, Any]) -> PolicyServer | None:
     except Malformed:
         public_key = b""
     return PolicyServer(server_name, public_key if len(public_key) == PUBLIC_KEY_BYTES else b"")
-
-
-def active_policy_server(
-    content: dict[str, Any] | None, joined_servers: Container[ServerName]
-) -> PolicyServer | None:
-    """The policy server of a room, from the current m.room.policy content and the servers with joined users.
-
-    # spec: server-server-api#determining-if-a-policy-server-is-enabled-in-a-room
-    """
-    policy = None if content is None else parse_policy(content)
-    return policy if policy is not None and policy.server_name in joined_servers else None
 
 
 def is_exempt(event: Event) -> bool:

@@ -47,7 +47,7 @@ def build_incoming(
     checker = EventChecker(peering.keys, around.run_in_thread)
     fetcher = RoomFetcher(peering.client, checker, database, core.events, clock)
     staged, acls = Staged(), ServerAcls(rooms)
-    policing = Policing(peering.client)
+    policing = Policing(peering.client, core.servers.shares)
     rooms.policing = policing
     filler = GapFiller(
         rooms,

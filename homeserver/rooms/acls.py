@@ -25,7 +25,9 @@ class ServerAcls:
     async def allows(self, room_id: str, server_name: ServerName) -> bool:
         """Whether the server may take part. Raises 404 M_NOT_FOUND for an unknown room."""
         actor = await self._rooms.find(room_id)
-        event = await actor.run(lambda turn: turn.state(*ACL))
+        known, event = actor.glance(ACL)
+        if not known:
+            event = await actor.run(lambda turn: turn.state(*ACL))
         return event is None or self.of_event(event).allows(server_name)
 
     def of_event(self, event: Event) -> ServerAcl:

@@ -25,6 +25,7 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from federation.auth.power import PowerLevels
+from federation.auth.select import StateKey
 from federation.event import Event
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.errors import Conflict, DatabaseUnavailable, IntegrityViolation
@@ -101,6 +102,13 @@ class RoomActor:
     def idle(self) -> bool:
         """Whether it may be dropped."""
         return not (self._running or self._in_flight or self._inbox or self._again or self._asking)
+
+    def glance(self, key: StateKey) -> tuple[bool, Event | None]:
+        """Whether it is plain without a turn what the room's state has at a key (nothing is under way), and that."""
+        if self._head is None or self._broken or not self.idle or key not in self._warm:
+            return False, None
+        found = self._warm[key]
+        return True, None if found is None else found[1]
 
     def run(self, function: Callable[[Turn], Awaitable[T]]) -> Deferred[T]:
         """Do something to the room; fires with the function's answer when its events are stored."""

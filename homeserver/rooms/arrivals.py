@@ -22,13 +22,11 @@ from dataclasses import dataclass, replace
 from federation.checks import AuthEvents, check_auth_events, check_current_state, check_state_before
 from federation.event import Event, stored_bytes
 from federation.ids import EventId, domain_of
-from federation.policy import POLICY_EVENT_TYPE, active_policy_server
 from federation.policy import check as check_policy_signature
 from federation.verdict import ACCEPT, Accept, Drop, Reject, SoftFail, Verdict
-from homeserver.rooms.hold import Hold
+from homeserver.rooms.hold import Earlier, Hold
 from homeserver.rooms.redactions import find_early_redaction, is_redaction_in_force
 from homeserver.rooms.turn import Turn
-from homeserver.store.members import load_joined_servers
 from homeserver.store.placement import Extremity, Place, Placement
 from homeserver.store.state import Snapshot, empty_snapshot
 
@@ -83,14 +81,20 @@ class Missing:
 Arrived = AlreadyHere | Placed | Missing
 
 
-async def arrive(turn: Turn, arrivals: Sequence[Arrival], outliers: Sequence[Event] = ()) -> list[Arrived]:
+async def arrive(
+    turn: Turn,
+    arrivals: Sequence[Arrival],
+    outliers: Sequence[Event] = (),
+    earlier: Earlier | None = None,
+) -> list[Arrived]:
     """Place events, in the order given (parents first); what became of each arrival.
 
     ``outliers`` come before them: events without a known place that the arrivals name (auth events, states), each after
     its own auth events. What is wrong with one of them is noted with it, and shows in those that build on it.
+    ``earlier``: see ``Hold.load``.
     """
     hold = Hold(turn)
-    await _load(hold, [arrival.event for arrival in arrivals], outliers)
+    await _load(hold, [arrival.event for arrival in arrivals], outliers, earlier)
     for event in outliers:
         await _place_outlier(hold, event)
     return [await _arrive(hold, arrival) for arrival in arrivals]
@@ -145,7 +149,9 @@ async def adopt_room(turn: Turn, join: Event, state: Sequence[EventId], *, parti
 # --- one event -------------------------------------------------------------------------------------------------------
 
 
-async def _load(hold: Hold, events: Sequence[Event], outliers: Sequence[Event]) -> None:
+async def _load(
+    hold: Hold, events: Sequence[Event], outliers: Sequence[Event], earlier: Earlier | None = None
+) -> None:
     both = [*events, *outliers]
     new = [event.event_id for event in both]
     parents = [parent for event in events for parent in event.prev_event_ids]
@@ -155,7 +161,7 @@ async def _load(hold: Hold, events: Sequence[Event], outliers: Sequence[Event]) 
     head = hold.turn.head
     if head.rules.room_id_is_create_hash and not head.version:
         others.append("$" + head.room_id[1:])
-    await hold.load(new, parents, others)
+    await hold.load(new, parents, others, earlier)
     await hold.prefetch_names(both)
 
 
@@ -303,11 +309,8 @@ async def _judge_now(
             verdict = await _check_forks(hold, event)
         if not isinstance(verdict, Accept):
             return verdict
-    policy_event = await turn.state(POLICY_EVENT_TYPE)
-    if policy_event is None:
-        return ACCEPT
-    servers = await turn.tools.database.read(load_joined_servers, turn.head.room_nid)
-    return check_policy_signature(signed, active_policy_server(policy_event.content, servers))
+    server = await turn.policing.server_of(turn) if turn.policing is not None else None
+    return check_policy_signature(signed, server)
 
 
 async def _check_forks(hold: Hold, event: Event) -> Verdict:

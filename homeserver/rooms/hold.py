@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from federation.auth.power import PowerLevels, parse_power_levels
@@ -13,6 +13,7 @@ from federation.auth.select import CREATE, MEMBER, POWER_LEVELS, StateKey, State
 from federation.checks import lookup_of
 from federation.event import Event
 from federation.ids import EventId
+from homeserver.db.tx import Tx
 from homeserver.rooms.turn import Turn
 from homeserver.store.known import Found, Known, StateRow, find_state_rows, load_known
 from homeserver.store.placement import Place, Placement
@@ -22,6 +23,18 @@ from homeserver.store.state import Snapshot
 _FEW = 8
 # LIMIT(parents of rejected parents, and theirs)
 _HIDDEN_MOST = 1_000
+
+
+class AnsweredAlready(Exception):  # noqa: N818 (nothing is wrong)
+    """What came was answered before; nothing of it was placed."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__("this was answered before")
+        self.answer = answer
+
+
+Earlier = Callable[[Tx], str | None]
+"""Looks for what was answered before."""
 
 
 class Hold:
@@ -66,19 +79,33 @@ class Hold:
         self._with_state.add(event_id)
 
     async def load(
-        self, new_ids: Collection[str], parent_ids: Collection[str], other_ids: Collection[str]
+        self,
+        new_ids: Collection[str],
+        parent_ids: Collection[str],
+        other_ids: Collection[str],
+        earlier: Earlier | None = None,
     ) -> None:
-        """Ask for what is not known yet."""
+        """Ask for what is not known yet.
+
+        ``earlier`` is asked in the same unit of work; raises ``AnsweredAlready`` where it finds something.
+        """
         turn = self.turn
         new = [one for one in new_ids if one not in self._with_state]
         parents = [one for one in parent_ids if one not in self._with_state]
         others = [one for one in other_ids if one not in self._asked]
-        if not (new or parents or others):
+        if not (new or parents or others or earlier):
             return
-        tools = turn.tools
-        loaded = await tools.database.read(
-            load_known, turn.head.room_nid, new, parents, others, tools.events, tools.bases
-        )
+        tools, room_nid = turn.tools, turn.head.room_nid
+
+        def look(tx: Tx) -> Found | str:
+            answer = earlier(tx) if earlier is not None else None
+            if answer is not None:
+                return answer
+            return load_known(tx, room_nid, new, parents, others, tools.events, tools.bases)
+
+        loaded = await tools.database.read(look)
+        if isinstance(loaded, str):
+            raise AnsweredAlready(loaded)
         self._merge(loaded)
         self._asked.update(new, parents, others)
         self._with_state.update(parents)

@@ -8,6 +8,7 @@ the room goes on, and the job runs again with the signed event, which takes its 
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from federation.errors import Malformed, RemoteError
@@ -15,9 +16,9 @@ from federation.event import Event, stored_bytes
 from federation.policy import (
     POLICY_EVENT_TYPE,
     PolicyServer,
-    active_policy_server,
     has_valid_signature,
     is_exempt,
+    parse_policy,
     parse_sign_response,
 )
 from federation.signing import with_signatures
@@ -28,7 +29,6 @@ from homeserver.http.transport import Unreachable
 from homeserver.peers.types import PeerClient
 from homeserver.rooms.arrivals import Arrival, Placed, arrive
 from homeserver.rooms.turn import SignatureNeeded, Turn
-from homeserver.store.members import load_joined_servers
 from homeserver.store.placement import ClientTransaction, Placement
 
 # spec-asked: POST /_matrix/policy/v1/sign: whoever serves it is a policy server, which this is not
@@ -41,17 +41,18 @@ _RETRY_AFTER_MS: Final = 5_000
 class Policing:
     """Implements ``turn.Policing`` over the network."""
 
-    def __init__(self, client: PeerClient) -> None:
+    def __init__(self, client: PeerClient, shares: Callable[[str, int], Awaitable[bool]]) -> None:
         self._client = client
+        self._shares = shares
 
     async def server_of(self, turn: Turn) -> PolicyServer | None:
         """The policy server of a room, where it has one that is in the room."""
         # spec: server-server-api#determining-if-a-policy-server-is-enabled-in-a-room
         event = await turn.state(POLICY_EVENT_TYPE)
-        if event is None:
+        policy = parse_policy(event.content) if event is not None else None
+        if policy is None or not await self._shares(policy.server_name, turn.head.room_nid):
             return None
-        joined = await turn.tools.database.read(load_joined_servers, turn.head.room_nid)
-        return active_policy_server(event.content, joined)
+        return policy
 
     async def place(self, turn: Turn, event: Event, transaction: ClientTransaction | None) -> Placement:
         """Place an event of ours that was signed meanwhile; the room may have moved on since it was built."""

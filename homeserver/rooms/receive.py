@@ -30,13 +30,14 @@ from federation.ids import EventId, RoomId, ServerName, parse_event_id, parse_ro
 from federation.verdict import Drop, Reject
 from federation.versions import ROOM_VERSIONS, RoomRules
 from homeserver.db.threads import Database
-from homeserver.db.tx import WriteTx
+from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import limit_exceeded
 from homeserver.rooms.acls import ServerAcls
 from homeserver.rooms.arrivals import Arrival, Arrived, Missing, Placed, arrive
 from homeserver.rooms.checking import Checked, EventChecker, KeysMissing
 from homeserver.rooms.edus import EduDispatcher, must_be_kept, parse_edus
 from homeserver.rooms.filling import GapFiller
+from homeserver.rooms.hold import AnsweredAlready
 from homeserver.rooms.policing import Policing, lacks_signature
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.staged import Staged
@@ -78,11 +79,17 @@ class _Transaction:
     origin: ServerName
     txn_id: str
     results: dict[str, dict[str, str]] = field(default_factory=dict)
-    in_one_commit: bool = False  # the answer is stored with the events of its only room
+    in_one_commit: bool = False  # the answer is looked for and stored with the events of its only room
+    is_new: bool = False  # it was looked for
     is_kept: bool = False  # the answer is stored
+    stored: str | None = None  # the answer of the first time
 
     def answer(self) -> str:
-        return _encode({"pdus": self.results}).decode()
+        return self.stored or _encode({"pdus": self.results}).decode()
+
+    def find(self, tx: Tx) -> str | None:
+        """A unit of work: the answer of the first time."""
+        return find_answer(tx, self.origin, self.txn_id)
 
 
 @dataclass(slots=True)
@@ -166,17 +173,31 @@ class TransactionReceiver:
             # Typing and presence: once more does no harm, so nothing need be remembered.
             await self._edus.dispatch(origin, parsed)
             return transaction.answer()
-        stored = await self._database.read(find_answer, origin, txn_id)
-        if stored is not None:
-            return stored
         by_room = _by_room(pdus)
         transaction.in_one_commit = len(by_room) == 1 and not kept
-        await self._take_rooms(transaction, by_room, share)
+        if transaction.in_one_commit:
+            ((room_id, its_pdus),) = by_room.items()
+            await share.rooms.acquire()
+            try:
+                await self._take_room(transaction, room_id, its_pdus)
+            finally:
+                share.rooms.release()
+        elif await self._is_new(transaction):
+            await self._take_rooms(transaction, by_room, share)
+        if transaction.stored is not None:
+            return transaction.stored
         await self._take_edus(origin, parsed)
         answer = transaction.answer()
         if not transaction.is_kept:
             await self._worker.work(put_answer, origin, txn_id, answer, self._clock.now_ms())
         return answer
+
+    async def _is_new(self, transaction: _Transaction) -> bool:
+        """Whether a transaction was not answered before: asked before anything comes of it."""
+        if not transaction.is_new and transaction.stored is None:
+            transaction.stored = await self._database.read(transaction.find)
+            transaction.is_new = transaction.stored is None
+        return transaction.is_new
 
     async def _take_edus(self, origin: ServerName, edus: Sequence[Edu]) -> None:
         if edus:
@@ -203,14 +224,19 @@ class TransactionReceiver:
         if found is None and await self._wait_for_join(room_id):
             found = await self._find_room(room_id)
         if found is None:
-            return await self._hear(transaction, room_id, pdus)
+            if await self._is_new(transaction):
+                await self._hear(transaction, room_id, pdus)
+            return
         room_nid, rules = found
         if not await self._acls.allows(room_id, transaction.origin):
-            return _refuse(transaction, pdus, rules, _NOT_ALLOWED)
+            if await self._is_new(transaction):
+                _refuse(transaction, pdus, rules, _NOT_ALLOWED)
+            return
         checked = await self._check(transaction, pdus, rules, room_id)
         if checked:
             await self._take_events(transaction, room_id, room_nid, checked)
-        return None
+        else:
+            await self._is_new(transaction)
 
     async def _find_room(self, room_id: RoomId) -> tuple[int, RoomRules] | None:
         """A room that somebody of ours is in."""
@@ -269,6 +295,9 @@ class TransactionReceiver:
         taking = _Taking(transaction, room_nid, checked, self._policing, self._staged, self._clock)
         try:
             await actor.run(taking.run)
+        except AnsweredAlready as found:
+            transaction.stored = found.answer
+            return
         except BaseException:
             self._staged.discard(room_nid, taking.reserved)
             raise
@@ -318,7 +347,10 @@ class _Taking:
             # Who lacks the policy server's signature waits for it: the gap filler asks.
             waiting += [event for event in events if lacks_signature(event, server)]
             events = [event for event in events if not lacks_signature(event, server)]
-        arrived = await arrive(turn, [Arrival(event) for event in events]) if events else []
+        transaction = self._transaction
+        earlier = None if transaction.is_new else transaction.find
+        arrived = await arrive(turn, [Arrival(event) for event in events], earlier=earlier)
+        transaction.is_new = True
         for event, one in zip(events, arrived, strict=True):
             if isinstance(one, Missing):
                 waiting.append(event)
@@ -328,7 +360,7 @@ class _Taking:
         rows = [*self._stage(unsure), *self._stage(waiting)]
         # Signatures are no part of an id: who relays an event with made-up ones must not keep the real ones out.
         better = self._restage(waiting, {row.event_id for row in rows})
-        transaction, room_nid, done = self._transaction, self._room_nid, self.done
+        room_nid, done = self._room_nid, self.done
         if rows:
             turn.extra.append(lambda tx: put_staged(tx, rows))
         if better:

@@ -77,7 +77,8 @@ def load_known(
         for event_id, row in here.items()
         if event_id in parents
     }
-    snapshots = load_snapshots(tx, sorted({nid for nid in after.values() if nid is not None}), bases)
+    wanted = sorted({nid for nid in after.values() if nid is not None})
+    snapshots = load_snapshots(tx, wanted, bases) if wanted else {}
     parsed = load_events(tx, [row.nid for row in here.values()], cache)
     for event_id, row in here.items():
         snapshot_nid = after.get(row.nid)

@@ -7,9 +7,8 @@ from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, func, select, update
 
-from federation.ids import ServerName
 from homeserver.db.schema.accounts import accounts
-from homeserver.db.schema.rooms import members, timeline, user_ids
+from homeserver.db.schema.rooms import members, timeline
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Row, Tx, WriteTx
 from homeserver.store.changes import Kind
@@ -51,11 +50,6 @@ _COUNTS = statement(
     select(members.c.membership, func.count())
     .where(members.c.room_nid == bindparam("room_nid"))
     .group_by(members.c.membership)
-)
-_JOINED_IDS = statement(
-    select(user_ids.c.user_id)
-    .select_from(members.join(user_ids, user_ids.c.nid == members.c.user_nid))
-    .where(and_(members.c.room_nid == bindparam("room_nid"), members.c.membership == int(Membership.JOIN)))
 )
 _JOINED_ROOMS = statement(
     select(members.c.user_nid, members.c.room_nid).where(
@@ -118,13 +112,6 @@ def find_member(tx: Tx, room_nid: int, user_nid: int) -> Member | None:
 def load_counts(tx: Tx, room_nid: int) -> dict[Membership, int]:
     """How many members of each kind a room has."""
     return {Membership(row[0]): row[1] for row in tx.all(_COUNTS, room_nid=room_nid)}
-
-
-def load_joined_servers(tx: Tx, room_nid: int) -> frozenset[ServerName]:
-    """The names of the servers with users in a room."""
-    return frozenset(
-        ServerName(user_id.partition(":")[2]) for user_id in tx.column(_JOINED_IDS, room_nid=room_nid)
-    )
 
 
 def forget_room(tx: WriteTx, user_nid: int, room_nid: int) -> None:

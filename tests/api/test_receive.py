@@ -52,6 +52,8 @@ class Transactions(ReceiveCase):
             counted,
         )
         self.assertLessEqual(len(counted.statements), 14, counted)
+        # Whether it was answered before is asked together with what is known of the event: no hop of its own.
+        self.assertEqual([("look", 3)], counted.units, counted)
 
     def test_what_a_fork_of_twenty_costs(self) -> None:
         self.enter()

@@ -7,7 +7,6 @@ test is measured. Messages go between two servers of the same kind. All of it ru
 from __future__ import annotations
 
 import asyncio
-import http.client
 import json
 import ssl
 import tempfile
@@ -163,29 +162,36 @@ async def measure_transactions_in(stage: Stage) -> Measured:
     requests = [_transaction(stage, room, number) for number in range(warm_up + count)]
     with _Sender(stage.here_wire) as sender:
         for parcel, _ in requests[:warm_up]:
-            sender.send(*parcel)
+            sender.send(parcel)
         started_s = time.perf_counter()
         for parcel, _ in requests[warm_up:]:
-            sender.send(*parcel)
+            sender.send(parcel)
         path = f"{CLIENT}/rooms/{encode(room.room_id)}/event/{encode(requests[-1][1])}"
         await _until(world, build_request("GET", path, reader.token), lambda _: True)
         elapsed_s = time.perf_counter() - started_s
     return {"transactions_in": count / elapsed_s}
 
 
-def _transaction(stage: Stage, room: LargeRoom, number: int) -> tuple[tuple[str, bytes, str], str]:
+def _transaction(stage: Stage, room: LargeRoom, number: int) -> tuple[bytes, str]:
     """A message in a transaction of its own, which only waits to be sent, and the event's id."""
     event = room.say(f"message {number}", sender=stage.resident.user("member0"), ts=int(time.time() * 1000))
     return _parcel(stage, f"message{number}", [event]), event.event_id
 
 
-def _parcel(stage: Stage, name: str, events: Sequence[Event]) -> tuple[str, bytes, str]:
-    """Address, body and signature of a transaction."""
+def _parcel(stage: Stage, name: str, events: Sequence[Event]) -> bytes:
+    """The request of a transaction, signed."""
     uri = f"/_matrix/federation/v1/send/{name}x{time.time_ns()}"
     content = stage.resident.transaction(events)
     content["origin_server_ts"] = int(time.time() * 1000)
     body = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
-    return uri, body, stage.resident.authorization(stage.here_wire.server_name, "PUT", uri, body)
+    head = [
+        f"PUT {uri} HTTP/1.1",
+        f"Host: {stage.here_wire.server_name}",
+        f"Authorization: {stage.resident.authorization(stage.here_wire.server_name, 'PUT', uri, body)}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body)}",
+    ]
+    return "\r\n".join([*head, "", ""]).encode() + body
 
 
 class _Sender:
@@ -193,22 +199,18 @@ class _Sender:
 
     def __init__(self, wire: Wire) -> None:
         context = ssl.create_default_context(cafile=str(wire.ca_file))
-        self._connection = http.client.HTTPSConnection(wire.address, wire.port, context=context, timeout=60)
+        self._connection = BlockingConnection(wire.port, wire.address, context)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._connection.close()
+        self._connection.__exit__()
 
-    def send(self, uri: str, body: bytes, authorization: str) -> None:
-        headers = {"Authorization": authorization, "Content-Type": "application/json"}
-        self._connection.request("PUT", uri, body, headers)
-        answer = self._connection.getresponse()
-        text = answer.read()
-        errors = [result for result in json.loads(text).get("pdus", {}).values() if result]
-        if answer.status != 200 or errors:
-            raise AssertionError(f"a transaction was not taken: {answer.status} {text[:400]!r}")
+    def send(self, parcel: bytes) -> None:
+        answer = expect_ok(self._connection.request(parcel))
+        if any(answer.json().get("pdus", {}).values()):
+            raise AssertionError(f"a transaction was not taken: {answer.body[:400]!r}")
 
 
 async def measure_resolve(stage: Stage) -> Measured:
@@ -230,7 +232,7 @@ async def measure_resolve(stage: Stage) -> Measured:
     with _Sender(stage.here_wire) as sender:
         started_s = time.perf_counter()
         for parcel in parcels:
-            sender.send(*parcel)
+            sender.send(parcel)
         path = f"{CLIENT}/rooms/{encode(room.room_id)}/event/{encode(last.event_id)}"
         await _until(world, build_request("GET", path, user.token), lambda _: True)
         elapsed_ms = (time.perf_counter() - started_s) * 1000

@@ -29,11 +29,8 @@ def approve(event: Event, key: SigningKey = KEY) -> Event:
 class Configuration(SynchronousTestCase):
     def test_valid(self) -> None:
         self.assertEqual(policy.parse_policy(CONTENT), POLICY)
-        self.assertEqual(policy.active_policy_server(CONTENT, {NAME}), POLICY)
 
     def test_not_enabled(self) -> None:
-        self.assertIsNone(policy.active_policy_server(None, {NAME}))
-        self.assertIsNone(policy.active_policy_server(CONTENT, {ServerName("other.example")}))
         contents: tuple[dict[str, Any], ...] = (
             {},
             {"via": NAME},
@@ -48,7 +45,7 @@ class Configuration(SynchronousTestCase):
 
     def test_a_string_that_is_no_key_enables_but_never_verifies(self) -> None:
         for text in ("", "?", "AAAA"):
-            server = policy.active_policy_server({**CONTENT, "public_keys": {"ed25519": text}}, {NAME})
+            server = policy.parse_policy({**CONTENT, "public_keys": {"ed25519": text}})
             assert server is not None
             self.assertIsInstance(policy.check(approve(make(V12)[0]), server), SoftFail)
 
