@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import ensureDeferred, succeed
+
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.client import HttpResponse
 from homeserver.http.transport import Unreachable
+from homeserver.push import follower
 from homeserver.push import sender as module
+from homeserver.push.composer import Composer
+from homeserver.push.rules import CompiledRules
 from tests.api.pushing import PushCase, user
 from tests.support.databases import on_each_database
 from tests.support.gateways import OK, URL
@@ -144,6 +150,103 @@ class Notifications(PushCase):
         self.set_pusher(changes={"org.matrix.msc3881.enabled": True})
         self.send()
         self.assertEqual(1, len(self.gateways.take()))
+
+
+@on_each_database
+class Many(PushCase):
+    def test_one_evaluation_for_each_set_of_rules(self) -> None:
+        names = [f"member{number}" for number in range(8)]
+        for name in names:
+            self.tokens[name] = self.app.register(name)
+            self.ok(name, "POST", f"/join/{self.room_id}", {})
+            self.set_pusher(name, pushkey=name)
+        # Two have changed the same, one something else.
+        for name in names[:2]:
+            self.ok(
+                name, "PUT", "/pushrules/global/override/.m.rule.suppress_notices/enabled", {"enabled": False}
+            )
+        self.ok(names[2], "PUT", "/pushrules/global/underride/.m.rule.message/actions", {"actions": []})
+        self.settle()
+        self.gateways.take()
+        asked: list[object] = []
+        original = CompiledRules.evaluate
+
+        def count(rules: CompiledRules, *args: Any) -> Any:
+            asked.append(rules)
+            return original(rules, *args)
+
+        pushing = self.app.app.outgoing.pushing
+        assert pushing is not None
+        self.patch(pushing.sender, "_total", lambda _: succeed(1))
+        self.patch(CompiledRules, "evaluate", count)
+        self.send(content={"msgtype": "m.notice"})
+        self.assertEqual(set(names[:2]), self.keys())
+        self.assertLessEqual(len(asked), 2 * len(set(asked)))  # again where a fact was missing
+        asked.clear()
+        self.send()
+        self.assertEqual(set(names) - {names[2]}, self.keys())
+        self.assertEqual((3, 3), (len(asked), len(set(asked))))
+        asked.clear()
+        # Whom it names is another matter.
+        self.send(content={"m.mentions": {"user_ids": [user(names[2]), user(names[3])]}})
+        self.assertEqual(set(names), self.keys())
+        self.assertEqual(4, len(asked))
+
+    def keys(self) -> set[str]:
+        told = self.gateways.take()
+        return {one["devices"][0]["pushkey"] for one in told if "event_id" in one}
+
+    def test_more_than_go_at_once(self) -> None:
+        self.patch(follower, "_AT_ONCE", 2)
+        names = [f"member{number}" for number in range(5)]
+        for name in names:
+            self.tokens[name] = self.app.register(name)
+            self.ok(name, "POST", f"/join/{self.room_id}", {})
+            self.set_pusher(name, pushkey=name)
+        self.gateways.take()
+        self.send()
+        self.assertEqual(set(names), self.keys())
+
+    def test_who_came_after_the_event(self) -> None:
+        """The log is told again, from an earlier position."""
+        self.tokens["dave"] = self.app.register("dave")
+        self.set_pusher("dave", pushkey="dave")
+        self.set_pusher("bob", pushkey="bob")
+        core, pushing = self.app.app.core, self.app.app.outgoing.pushing
+        assert pushing is not None
+        before = core.changes.position
+        self.send()
+        changes = core.changes.since(before)
+        assert changes is not None
+        self.ok("dave", "POST", f"/join/{self.room_id}", {})
+        # A new name is no new membership.
+        self.ok("bob", "PUT", f"/profile/{user('bob')}/displayname", {"displayname": "Robert"})
+        self.settle(1)
+        self.assertEqual({"bob"}, self.keys())
+        for links in pushing.sender.owners.values() if pushing.sender is not None else ():
+            for link in links.values():
+                link.newest = 0
+        self.app.wait(ensureDeferred(pushing.follower.handle(changes)))  # type: ignore[arg-type]
+        self.settle()
+        self.assertEqual({"bob"}, self.keys())
+
+    def test_the_database_is_away(self) -> None:
+        self.set_pusher()
+        failing = [True]
+        original = Composer.subject
+
+        async def fail(composer: Composer, *args: Any) -> Any:
+            if failing[0]:
+                raise DatabaseUnavailable("away")
+            return await original(composer, *args)
+
+        self.patch(Composer, "subject", fail)
+        event_id = self.send()
+        self.wait_for(30)
+        self.assertEqual([], self.told())
+        failing[0] = False
+        self.wait_for(30)
+        self.assertEqual([event_id], self.told())
 
 
 @on_each_database

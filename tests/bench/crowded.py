@@ -185,7 +185,9 @@ def _run_row(row: Row, target: Target, database: str, scale: Scale) -> Measured:
         server.start()
 
         def put(room_id: str, count: int) -> None:
-            url = f"sqlite:///{folder / 'server' / file_name}" if database == "sqlite" else database
+            url = f"sqlite:///{folder / 'server' / file_name}"
+            if database != "sqlite":
+                url = database.replace("postgresql://", "postgresql+psycopg2://", 1)
             engine = create_engine(url)
             fill(engine, room_id, count)
             engine.dispose()
