@@ -80,7 +80,7 @@ class App:
         """Start the house-keeping that goes by the clock, and go on with what an earlier process left to do."""
         self.services.rooms.departures.start()
         self.services.rooms.strangers.partial.start()
-        self.services.further.delayed.start()
+        self.services.further.begin(self.core.config)
         self.services.media.begin()
         self.services.tasks.spawn_restarting("go on with staged events", self.services.incoming.filler.start)
         self.outgoing.begin()
@@ -132,6 +132,7 @@ async def build_app(config: Config, around: Surroundings, extra_routes: Sequence
     services = build_services(core, peering)
     await services.rooms.strangers.partial.load()
     await services.further.sticky.load()
+    await services.further.related.load()
     outgoing = build_outgoing(core, peering, services)
     routes = build_routes(core, peering, services)
     for extra in extra_routes:

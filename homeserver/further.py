@@ -11,8 +11,10 @@ from homeserver.config.settings import Settings
 from homeserver.core import Core
 from homeserver.moderation.reports import Reports
 from homeserver.rooms.delayed import DelayedEvents
+from homeserver.rooms.departed import Departed
 from homeserver.rooms.mutual import MutualRooms
 from homeserver.rooms.pagination import Pagination
+from homeserver.rooms.related_redactions import RelatedRedactions
 from homeserver.rooms.send import Sender
 from homeserver.rooms.sticky import StickyKeeper
 from homeserver.runtime.tasks import TaskGroup
@@ -29,6 +31,15 @@ class Further:
     turn: TurnCredentials
     delayed: DelayedEvents
     sticky: StickyKeeper
+    related: RelatedRedactions
+    departed: Departed
+
+    def begin(self, config: Config) -> None:
+        """Go on with what an earlier process has left."""
+        self.delayed.start()
+        self.related.start()
+        if config.forget_rooms_on_leave:
+            self.departed.start()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +72,11 @@ def build_further(
     """Its objects, over the core and what reads rooms."""
     around, interner, index = core.around, core.interner, core.index
     database, clock = around.database, around.clock
+    related = RelatedRedactions(core.rooms, sender, tasks, clock)
+    core.changes.subscribe(related.apply)
+    departed = Departed(core.committer, index, tasks)
+    if core.config.forget_rooms_on_leave:
+        core.changes.subscribe(departed.apply)
     return Further(
         Reports(core.config.server_name, database, core.committer, interner, index, pagination.event, clock),
         MutualRooms(database, interner, index),
@@ -78,18 +94,25 @@ def build_further(
             around.log,
         ),
         sticky,
+        related,
+        departed,
     )
 
 
 def unstable_features(config: Config) -> dict[str, bool]:
     """What of it ``/versions`` tells, where it is switched on."""
-    return {"org.matrix.msc4140": config.delayed_events.max_delay_s > 0, "org.matrix.msc4354": True}
+    return {
+        "org.matrix.msc4140": config.delayed_events.max_delay_s > 0,
+        "org.matrix.msc4354": True,
+        "org.matrix.msc3912": True,
+    }
 
 
 def capabilities(config: Config) -> dict[str, Any]:
     """What of it ``/capabilities`` tells."""
     delayed = config.delayed_events
-    if not delayed.max_delay_s:
-        return {}
-    limits = {"max_delay_ms": delayed.max_delay_s * 1000, "max_scheduled": delayed.max_scheduled}
-    return {"org.matrix.msc4140.delayed_events": limits}
+    found: dict[str, Any] = {"m.forget_forced_upon_leave": {"enabled": config.forget_rooms_on_leave}}
+    if delayed.max_delay_s:
+        limits = {"max_delay_ms": delayed.max_delay_s * 1000, "max_scheduled": delayed.max_scheduled}
+        found["org.matrix.msc4140.delayed_events"] = limits
+    return found

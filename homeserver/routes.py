@@ -156,7 +156,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         ProfileApi(services.profiles),
         AccountDataApi(services.account_data),
         FilterApi(services.filters),
-        SendApi(services.rooms.sender, services.further.delayed),
+        SendApi(services.rooms.sender, services.further.delayed, services.further.related),
         media,
         LegacyMediaApi(services.media.downloads, media),
         StateApi(services.reading.state),

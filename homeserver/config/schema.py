@@ -383,6 +383,9 @@ class Config:
     default_room_version: str = option(
         "12", reloadable=True, check=checks.check_not_empty, doc="Version of new rooms."
     )
+    forget_rooms_on_leave: bool = option(
+        False, doc="Whoever leaves a room, or is put out of it, can no longer look at its past."
+    )
     listeners: tuple[Listener, ...] = option(
         (Listener(8008),), in_sample=True, doc="Where to listen, and what is answered there."
     )

@@ -30,7 +30,15 @@ from homeserver.config.schema import DelayedEvents as Limits
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.db.tx import WriteTx
-from homeserver.http.errors import MatrixError, forbidden, invalid_param, limit_exceeded, not_found, too_large
+from homeserver.http.errors import (
+    MatrixError,
+    forbidden,
+    invalid_param,
+    limit_exceeded,
+    not_found,
+    too_large,
+    user_suspended,
+)
 from homeserver.rooms.types import Requester
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.entropy import Entropy
@@ -320,6 +328,8 @@ class DelayedEvents:
             account = await self._database.read(load_account, found.user_nid)
             if account is None or account.deactivated:
                 raise MatrixError(403, "M_USER_DEACTIVATED", "The account is no more")
+            if account.suspended:
+                raise user_suspended()
             await self._send_once(draft, finish)
         except EndedError:
             return  # it was stored after all, although the database could not say so

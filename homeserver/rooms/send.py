@@ -13,6 +13,7 @@ from federation.ids import EventId, RoomId, UserId, parse_event_id, parse_user_i
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found, user_suspended
 from homeserver.rooms.actor import RoomActor
+from homeserver.rooms.annotations import check_annotation
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.turn import Turn
@@ -57,6 +58,7 @@ class Sender:
         endpoint: str = "send",
         *,
         is_suspended: bool = False,
+        finish: Finish | None = None,
     ) -> str:
         """Send a message event or (``endpoint="redact"``) a redaction; the event id, the same for a retry.
 
@@ -84,7 +86,7 @@ class Sender:
                 return answer
         event_id = ""
         try:
-            event_id = await self._place(actor, draft, transaction, is_suspended=is_suspended)
+            event_id = await self._place(actor, draft, transaction, finish, is_suspended=is_suspended)
             transactions.put(device_nid, room_nid, key, event_id)
             return event_id
         finally:
@@ -130,6 +132,8 @@ class Sender:
                 )
                 if stored is not None:
                     return stored
+            if "m.relates_to" in draft.content:
+                await check_annotation(turn, draft)
             target_id = draft.redacts
             if target_id is not None:
                 await self._check_redaction(turn, draft.sender, target_id, is_suspended)

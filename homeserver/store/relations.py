@@ -34,6 +34,7 @@ from homeserver.store.history import HistoryRow
 from homeserver.store.placement import Placement
 
 REPLACE, REFERENCE, IN_THREAD = "m.replace", "m.reference", "m.thread"
+ANNOTATION = "m.annotation"
 # LIMIT(the keys of tables: the specification's size of an identifier)
 _NAME_MOST = 255
 
@@ -433,3 +434,23 @@ def load_threads(
         most=most,
     )
     return [ThreadPlace(*row) for row in found]
+
+
+# --- annotations -------------------------------------------------------------------------------------------------
+
+_ANNOTATIONS = statement(
+    select(relations.c.child_nid).where(
+        and_(
+            relations.c.target_id == bindparam("target"),
+            relations.c.room_nid == bindparam("room"),
+            relations.c.rel_type == ANNOTATION,
+            relations.c.sender_nid == bindparam("sender"),
+            relations.c.type_nid == bindparam("type"),
+        )
+    )
+)
+
+
+def find_annotations(tx: Tx, room_nid: int, target_id: str, sender_nid: int, type_nid: int) -> list[int]:
+    """A user's annotations of an event by events of one type."""
+    return tx.column(_ANNOTATIONS, target=target_id, room=room_nid, sender=sender_nid, type=type_nid)

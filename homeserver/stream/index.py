@@ -107,6 +107,10 @@ class MembershipIndex:
         """Whether this is an account of this server."""
         return user_nid in self._by_user
 
+    def local_users(self) -> list[int]:
+        """Every account of this server."""
+        return list(self._by_user)
+
     def rooms_of(self, user_nid: int) -> Mapping[int, Standing]:
         """Every room that a local user is or was anything to."""
         return self._by_user.get(user_nid, _NONE)

@@ -63,7 +63,8 @@ def plan_since(
             continue
         elif standing.membership in _INVITED:
             plan.stripped[room_nid] = standing
-        elif not standing.forgotten:
+        else:
+            # Although it may be forgotten by now: a client that shows the room must hear that it is over.
             plan.left[room_nid] = standing
     return plan
 

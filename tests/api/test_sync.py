@@ -309,7 +309,10 @@ class IncrementalTests(TestCase):
         core = self.app.app.core
         nids = core.interner.known_user(user_id("bob")), core.interner.known_room(ROOM)
         self.app.wait(core.committer.work(forget_room, *nids))  # type: ignore[arg-type]
-        self.assertNotIn("rooms", self.sync())
+        # A client that shows the room hears that it is over, once; and nobody hears of it again.
+        told = self.sync()
+        self.assertEqual([ROOM], list(told["rooms"]["leave"]))
+        self.assertNotIn("rooms", self.app.sync(self.bob, since=told["next_batch"]))
         self.assertNotIn("rooms", self.app.sync(self.bob, filter={"room": {"include_leave": True}}))
 
     def test_redaction(self) -> None:

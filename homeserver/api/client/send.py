@@ -16,6 +16,7 @@ from homeserver.http.errors import user_suspended
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 from homeserver.rooms.delayed import DelayedEvents, Later
+from homeserver.rooms.related_redactions import RelatedRedactions
 from homeserver.rooms.send import Sender, redaction
 
 _SEND = "client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid"
@@ -28,16 +29,25 @@ _DELAY = "org.matrix.msc4140.delay"
 
 
 class RedactBody(msgspec.Struct):
-    """The content of a redaction."""
+    """The content of a redaction, and what goes with its target (MSC3912, by its names so far)."""
 
     reason: str | None = None
+    with_relations: list[str] | None = None
+    with_rel_types: list[str] | None = None
+    unstable: list[str] | None = msgspec.field(default=None, name="org.matrix.msc3912.with_relations")
+
+    @property
+    def rel_types(self) -> list[str]:
+        """The ways of relating to the target that are meant."""
+        return self.with_relations or self.with_rel_types or self.unstable or []
 
 
 class SendApi:
     """What puts events into rooms that exist."""
 
-    def __init__(self, sender: Sender, delayed: DelayedEvents) -> None:
+    def __init__(self, sender: Sender, delayed: DelayedEvents, related: RelatedRedactions) -> None:
         self._sender = sender
+        self._related = related
         self._delayed = delayed
 
     def routes(self) -> list[Route]:
@@ -103,6 +113,9 @@ class SendApi:
         body = request.json(RedactBody, allow_empty=True)
         content = {} if body.reason is None else {"reason": body.reason}
         draft = redaction(room_id, requester.user_id, event_id, content)
+        if body.rel_types and not requester.is_suspended:
+            sent = await self._related.redact(requester, draft, txn_id, body.rel_types)
+            return {"event_id": sent}
         by_id = await self._sender.send(
             requester, draft, txn_id, "redact", is_suspended=requester.is_suspended
         )
@@ -145,5 +158,7 @@ def _later(
     # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4140
     if request.arg(_DELAY) is None:
         return None
+    if request.requester.is_suspended:
+        raise user_suspended()
     delay_ms = request.int_arg(_DELAY, 0)
     return Later(room_id, event_type, request.json(), delay_ms, state_key, sticky_ms(request), txn_key)

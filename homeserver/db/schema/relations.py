@@ -27,6 +27,19 @@ relations = Table(
     Index("relations_by_child", "child_nid", unique=True),
     **CLUSTERED,
 )
+# Redactions that take along what relates to their target in one way, what comes later too.
+related_redactions = Table(
+    "related_redactions",
+    metadata,
+    text("target_id", primary=True),
+    nid("room_nid", primary=True),
+    text("rel_type", primary=True),
+    nid("sender_nid"),  # in whose name
+    nid("until_ts_ms"),
+    # Those that are over.
+    Index("related_redactions_by_end", "until_ts_ms"),
+    **CLUSTERED,
+)
 # A constant in the text of statements, or SQLite would not see that the index below serves them.
 THREAD: ColumnElement[str] = literal_column("'m.thread'")
 # The threads of a room, each with its newest event and who took part; only events in threads have a row.

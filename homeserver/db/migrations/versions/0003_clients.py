@@ -244,6 +244,20 @@ def _sync() -> None:
     op.create_index("profile_changes_by_pos", "profile_changes", ["pos"])
 
 
+def _related_redactions() -> None:
+    op.create_table(
+        "related_redactions",
+        _text("target_id"),
+        _big("room_nid"),
+        _text("rel_type"),
+        _big("sender_nid"),
+        _big("until_ts_ms"),
+        sa.PrimaryKeyConstraint("target_id", "room_nid", "rel_type"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("related_redactions_by_end", "related_redactions", ["until_ts_ms"])
+
+
 def upgrade() -> None:
     """Add what is new."""
     _accounts()
@@ -257,3 +271,4 @@ def upgrade() -> None:
     _application_services()
     _sticky_events()
     _sync()
+    _related_redactions()

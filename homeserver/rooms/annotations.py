@@ -1,0 +1,42 @@
+"""Nobody annotates an event twice in the same way. spec: client-server-api#avoiding-duplicate-annotations"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from federation.builder import Draft
+from homeserver.http.errors import MatrixError
+from homeserver.rooms.turn import Turn
+from homeserver.store.relations import ANNOTATION, find_annotations
+
+
+async def check_annotation(turn: Turn, draft: Draft) -> None:
+    """Refuse (400) what its sender has said already, in one more reaction."""
+    wanted = _annotation(draft.content)
+    if wanted is None:
+        return
+    tools, room_nid = turn.tools, turn.head.room_nid
+    for placed in turn.unstored():
+        event = placed.event
+        if (event.type, event.sender) == (draft.type, draft.sender) and _annotation(event.content) == wanted:
+            raise _duplicate()
+    sender_nid = await tools.interner.user(draft.sender)
+    type_nid = await tools.interner.event_type(draft.type)
+    nids = await tools.database.read(find_annotations, room_nid, wanted[0], sender_nid, type_nid)
+    for event in (await turn.events(nids)).values():
+        if _annotation(event.content) == wanted:
+            raise _duplicate()
+
+
+def _annotation(content: Mapping[str, Any]) -> tuple[str, str] | None:
+    """What is annotated, and with which key."""
+    relates_to = content.get("m.relates_to")
+    if not isinstance(relates_to, dict) or relates_to.get("rel_type") != ANNOTATION:
+        return None
+    target_id, key = relates_to.get("event_id"), relates_to.get("key")
+    return (target_id, key) if isinstance(target_id, str) and isinstance(key, str) else None
+
+
+def _duplicate() -> MatrixError:
+    return MatrixError(400, "M_DUPLICATE_ANNOTATION", "You have said that of this event already")

@@ -1,0 +1,83 @@
+"""Redactions that take along what relates to their target, and for how long.
+
+spec: https://github.com/matrix-org/matrix-spec-proposals/pull/3912
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sqlalchemy import and_, bindparam, delete, select
+
+from homeserver.db.schema.relations import related_redactions, relations
+from homeserver.db.schema.rooms import events, rooms, user_ids
+from homeserver.db.statements import rows, statement
+from homeserver.db.tx import Tx
+
+_R = related_redactions.c
+_PUT = rows(related_redactions, "target_id", "room_nid", "rel_type", "sender_nid", "until_ts_ms", ignore=True)
+_SWEEP = statement(delete(related_redactions).where(_R.until_ts_ms <= bindparam("now_ms")))
+_ALL = statement(
+    select(_R.target_id, _R.room_nid, rooms.c.room_id, _R.rel_type, user_ids.c.user_id, _R.until_ts_ms)
+    .select_from(
+        related_redactions.join(rooms, rooms.c.nid == _R.room_nid).join(
+            user_ids, user_ids.c.nid == _R.sender_nid
+        )
+    )
+    .where(_R.until_ts_ms > bindparam("now_ms"))
+    .order_by(_R.until_ts_ms.desc())
+    .limit(bindparam("most"))
+)
+# A child that is redacted has no row.
+_CHILDREN = statement(
+    select(relations.c.pos, events.c.event_id)
+    .select_from(relations.join(events, events.c.nid == relations.c.child_nid))
+    .where(
+        and_(
+            relations.c.target_id == bindparam("target"),
+            relations.c.room_nid == bindparam("room"),
+            relations.c.rel_type == bindparam("kind"),
+            relations.c.pos > bindparam("after"),
+        )
+    )
+    .order_by(relations.c.pos)
+    .limit(bindparam("most"))
+)
+
+
+class Watched(NamedTuple):
+    """What relates to an event in one way is redacted in a user's name, until then."""
+
+    target_id: str
+    room_nid: int
+    room_id: str
+    rel_type: str
+    sender_id: str
+    until_ts_ms: int
+
+
+def watch(
+    tx: Tx, target_id: str, room_nid: int, rel_types: Sequence[str], sender_nid: int, now_ms: int, until: int
+) -> None:
+    """What relates to an event in these ways is to be redacted, what comes later too; forget what is over."""
+    tx.run(_SWEEP, now_ms=now_ms)
+    tx.insert(_PUT, [(target_id, room_nid, one, sender_nid, until) for one in rel_types])
+
+
+def load_watched(tx: Tx, now_ms: int, most: int) -> list[Watched]:
+    """Those that are not over (at the start), the newest of too many."""
+    return [Watched(*row) for row in tx.all(_ALL, now_ms=now_ms, most=most)]
+
+
+def load_to_redact(tx: Tx, watched: Watched, after: int, most: int) -> list[tuple[int, str]]:
+    """The children that are not redacted yet, by place and id, from a place on."""
+    found = tx.all(
+        _CHILDREN,
+        target=watched.target_id,
+        room=watched.room_nid,
+        kind=watched.rel_type,
+        after=after,
+        most=most,
+    )
+    return [(row[0], row[1]) for row in found]
