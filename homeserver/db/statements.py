@@ -7,7 +7,7 @@ Running a prebuilt construct through SQLAlchemy's execution layer costs ten time
 - ``rows(table, columns, ...)`` is a bulk insert: many rows in one statement, so that the writer thread gives the
   interpreter lock away once per statement and not once per row;
 - ``any_of(column, "nids")`` is "column is in this list", with one text for every length of the list;
-- ``any_pair(column, other, "pairs")`` is the same for pairs of texts, given as ``pairs_text(...)``.
+- ``any_pair(column, other, "pairs")`` is the same for pairs of texts or integers, given as ``pairs_text(...)``.
 
 A module that needs SQL holds its statements as constants and hands them to a ``Tx``.
 """
@@ -88,17 +88,17 @@ class AnyPair(ColumnElement[bool]):
     _is_implicitly_boolean = True
     type: TypeEngine[bool] = Boolean()
 
-    def __init__(self, column: ColumnElement[str], other: ColumnElement[str], name: str) -> None:
+    def __init__(self, column: ColumnElement[Any], other: ColumnElement[Any], name: str) -> None:
         self.columns_ = (column, other)
         self.bind: BindParameter[str] = bindparam(name)
 
 
-def any_pair(column: ColumnElement[str], other: ColumnElement[str], name: str) -> ColumnElement[bool]:
-    """True where two columns of text are one of the pairs given as parameter ``name``, in ``pairs_text``'s form."""
+def any_pair(column: ColumnElement[Any], other: ColumnElement[Any], name: str) -> ColumnElement[bool]:
+    """True where two columns are one of the pairs given as parameter ``name``, in ``pairs_text``'s form."""
     return AnyPair(column, other, name)
 
 
-def pairs_text(pairs: Sequence[tuple[str, str]]) -> str:
+def pairs_text(pairs: Sequence[tuple[str | int, str | int]]) -> str:
     """Pairs as the parameter of :func:`any_pair`. No text may hold NUL."""
     return _encode_json(pairs).decode()
 
@@ -115,8 +115,10 @@ def _any_pair_sqlite(element: AnyPair, compiler: Any, **kw: Any) -> str:
 def _any_pair_postgresql(element: AnyPair, compiler: Any, **kw: Any) -> str:
     columns = ", ".join(compiler.process(one, **kw) for one in element.columns_)
     values = compiler.process(element.bind, **kw)
+    kinds = [one.type.compile(dialect=_DIALECTS[POSTGRESQL]) for one in element.columns_]
+    parts = ", ".join(f"(pair->>{place})::{kind}" for place, kind in enumerate(kinds))
     rows_ = f"jsonb_array_elements({values}::jsonb) AS pairs(pair)"
-    return f"({columns}) IN (SELECT pair->>0, pair->>1 FROM {rows_})"  # noqa: S608 (as above)
+    return f"({columns}) IN (SELECT {parts} FROM {rows_})"  # noqa: S608 (as above)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,22 +18,22 @@ from federation.ids import domain_of, parse_user_id
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.e2ee.assembly import Viewer, decode, load_local
+from homeserver.e2ee.claims import ClaimDesk
 from homeserver.e2ee.shapes import is_name, public_key_of
 from homeserver.e2ee.types import Claims, Found, FoundKeys, RemoteKeys, Requester, UserKeys, Wanted
 from homeserver.http.errors import not_found, too_large
 from homeserver.store.cross_signing import MASTER, load_signatures
 from homeserver.store.device_lists import load_stream_id
 from homeserver.store.ids import Interner
-from homeserver.store.one_time_keys import claim_keys
+from homeserver.store.one_time_keys import Wanted as WantedKey
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
 # LIMIT(clients ask for some hundred at a time; each user may have many devices)
 MAX_USERS = 5_000
 MAX_CLAIMS = 5_000
-# Users that are read, and keys that are taken, at a time: nobody else waits for the rest of a large request.
+# Users that are read at a time: nobody else waits for the rest of a large request.
 _USERS_AT_ONCE = 500
-_CLAIMS_AT_ONCE = 200
 
 
 class KeyQueries:
@@ -50,7 +50,7 @@ class KeyQueries:
     ) -> None:
         self._server_name = server_name
         self._database = database
-        self._worker = worker
+        self._desk = ClaimDesk(worker)
         self._interner = interner
         self._index = index
         self._remote = remote
@@ -120,14 +120,14 @@ class KeyQueries:
         local, _ = self._split({user_id: () for user_id, _, _ in claims})
         nids = await self._accounts(local)
         asked = [
-            (nids[user_id], device_id, algorithm)
+            WantedKey(nids[user_id], device_id, algorithm)
             for user_id, device_id, algorithm in claims
             if user_id in nids and is_name(device_id) and is_name(algorithm)
         ]
         found: dict[str, dict[str, dict[str, Any]]] = {}
         names = {nid: user_id for user_id, nid in nids.items()}
-        for start in range(0, len(asked), _CLAIMS_AT_ONCE):
-            for one in await self._worker.work(claim_keys, asked[start : start + _CLAIMS_AT_ONCE]):
+        for one in await self._desk.take(asked):
+            if one is not None:
                 by_device = found.setdefault(names[one.user_nid], {})
                 by_device.setdefault(one.device_id, {})[one.name] = decode(one.key)
         return found

@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from sqlalchemy import and_, bindparam, delete, func, literal, select, update
 
 from homeserver.db.schema.accounts import devices
 from homeserver.db.schema.e2ee import fallback_keys, one_time_keys
-from homeserver.db.statements import any_of, rows, statement
+from homeserver.db.statements import any_of, any_pair, pairs_text, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.device_life import check_alive
@@ -35,32 +35,34 @@ _SUMMARY = statement(
     select(_O.algorithm, func.count(), func.max(_O.place)).where(_DEVICE).group_by(_O.algorithm)
 )
 _ALGORITHM = _O.algorithm == bindparam("algorithm")
-_nid = (
-    select(devices.c.nid)
-    .where(and_(devices.c.user_nid == bindparam("user_nid"), devices.c.device_id == bindparam("device_id")))
-    .scalar_subquery()
-)
 # Several processes may claim at once: a row that another is about to delete is passed over, not waited for.
-_next = (
+_next_key = (
     select(_O.key_id)
-    .where(and_(_O.device_nid == _nid, _ALGORITHM))
+    .where(and_(_O.device_nid == devices.c.nid, _ALGORITHM))
     .order_by(_O.place, _O.key_id)
     .limit(1)
     .with_for_update(skip_locked=True)
     .scalar_subquery()
 )
+_NEXT = statement(
+    select(devices.c.user_nid, devices.c.device_id, devices.c.nid, _next_key).where(
+        any_pair(devices.c.user_nid, devices.c.device_id, "pairs")
+    )
+)
 _TAKE = statement(
     delete(one_time_keys)
-    .where(and_(_O.device_nid == _nid, _ALGORITHM, _O.key_id == _next))
+    .where(and_(any_pair(_O.device_nid, _O.key_id, "pairs"), _ALGORITHM))
     .returning(_O.device_nid, _O.key_id, _O.key)
 )
 _LEFT = statement(
-    select(_O.algorithm, func.count())
-    .where(_DEVICE)
-    .group_by(_O.algorithm)
+    select(_O.device_nid, _O.algorithm, func.count())
+    .where(any_of(_O.device_nid, "nids"))
+    .group_by(_O.device_nid, _O.algorithm)
     .union_all(
         # Below 0: what has a fallback key that nobody was given yet.
-        select(_F.algorithm, literal(-1)).where(and_(_F.device_nid == bindparam("device_nid"), _F.used == 0))
+        select(_F.device_nid, _F.algorithm, literal(-1)).where(
+            and_(any_of(_F.device_nid, "nids"), _F.used == 0)
+        )
     )
 )
 _PUT_FALLBACK = rows(
@@ -83,9 +85,9 @@ _USE_FALLBACK = statement(
     .where(and_(_F.device_nid == bindparam("the_device"), _F.algorithm == bindparam("the_algorithm")))
     .values(used=1)
 )
-_NID = statement(
-    select(devices.c.nid).where(
-        and_(devices.c.user_nid == bindparam("user_nid"), devices.c.device_id == bindparam("device_id"))
+_FALLBACKS_OF = statement(
+    select(_F.device_nid, _F.key_id, _F.key, _F.used).where(
+        and_(any_of(_F.device_nid, "nids"), _F.algorithm == bindparam("algorithm"))
     )
 )
 _DROP = statement(delete(one_time_keys).where(any_of(_O.device_nid, "nids")))
@@ -98,6 +100,14 @@ class NewKey(NamedTuple):
     algorithm: str
     key_id: str
     key: str
+
+
+class Wanted(NamedTuple):
+    """Of which device a key is claimed."""
+
+    user_nid: int
+    device_id: str
+    algorithm: str
 
 
 class Claimed(NamedTuple):
@@ -130,9 +140,19 @@ class TooManyKeysError(Exception):
 
 def load_keys_left(tx: Tx, device_nid: int) -> KeysLeft:
     """What a device has left."""
-    found = sorted(tx.all(_LEFT, device_nid=device_nid))
-    counts = {algorithm: count for algorithm, count in found if count > 0}
-    return KeysLeft(device_nid, counts, tuple(algorithm for algorithm, count in found if count < 0))
+    return load_keys_left_of(tx, [device_nid])[device_nid]
+
+
+def load_keys_left_of(tx: Tx, device_nids: Collection[int]) -> dict[int, KeysLeft]:
+    """What devices have left."""
+    counts: dict[int, dict[str, int]] = {nid: {} for nid in device_nids}
+    fallbacks: dict[int, list[str]] = {nid: [] for nid in device_nids}
+    for device_nid, algorithm, count in sorted(tx.all(_LEFT, nids=list(device_nids))):
+        if count > 0:
+            counts[device_nid][algorithm] = count
+        else:
+            fallbacks[device_nid].append(algorithm)
+    return {nid: KeysLeft(nid, counts[nid], tuple(fallbacks[nid])) for nid in device_nids}
 
 
 def put_one_time_keys(
@@ -172,39 +192,52 @@ def _put_fallbacks(tx: WriteTx, device_nid: int, fallbacks: Sequence[NewKey]) ->
     return bool(fresh)
 
 
-def claim_keys(tx: WriteTx, wanted: Sequence[tuple[int, str, str]]) -> list[Claimed]:
-    """One key for each (user, device id, algorithm): a one-time key, else the fallback key, else nothing."""
-    claimed: list[Claimed] = []
+def claim_keys(tx: WriteTx, wanted: Sequence[Wanted]) -> list[Claimed | None]:
+    """For each a one-time key, else the fallback key, else nothing."""
+    answers: dict[int, Claimed] = {}
     touched: dict[int, int] = {}
-    for user_nid, device_id, algorithm in wanted:
-        row = tx.one(_TAKE, user_nid=user_nid, device_id=device_id, algorithm=algorithm)
-        if row is not None:
-            device_nid, key_id, key = row
-            touched[device_nid] = user_nid
-        else:
-            device_nid = tx.value(_NID, user_nid=user_nid, device_id=device_id)
-            found, fresh = _use_fallback(tx, device_nid, algorithm)
-            if fresh:
+    left = list(enumerate(wanted))
+    while left:
+        # Of a device one key at a time, and one algorithm: in practice there is no other, and nobody asks twice.
+        algorithm = left[0][1].algorithm
+        asked: dict[tuple[int, str], int] = {}
+        rest: list[tuple[int, Wanted]] = []
+        for place, one in left:
+            if one.algorithm == algorithm and one[:2] not in asked:
+                asked[one.user_nid, one.device_id] = place
+            else:
+                rest.append((place, one))
+        for user_nid, device_id, device_nid, name, key, is_change in _take(tx, algorithm, list(asked)):
+            answers[asked[user_nid, device_id]] = Claimed(user_nid, device_id, name, key)
+            if is_change:
                 touched[device_nid] = user_nid
-            if found is None:
-                continue
-            key_id, key = found
-        claimed.append(Claimed(user_nid, device_id, f"{algorithm}:{key_id}", key))
-    for device_nid, user_nid in touched.items():
-        tx.claim(Kind.DEVICE_KEYS, -user_nid, device_nid, payload=load_keys_left(tx, device_nid))
-    return claimed
+        left = rest
+    for device_nid, keys_left in load_keys_left_of(tx, touched).items() if touched else ():
+        tx.claim(Kind.DEVICE_KEYS, -touched[device_nid], device_nid, payload=keys_left)
+    return [answers.get(place) for place in range(len(wanted))]
 
 
-def _use_fallback(tx: WriteTx, device_nid: int | None, algorithm: str) -> tuple[tuple[str, str] | None, bool]:
-    """The key, and whether this was its first use."""
-    if device_nid is None:
-        return None, False
-    for name, key_id, key, used in tx.all(_FALLBACKS, device_nid=device_nid):
-        if name == algorithm:
-            if not used:
-                tx.run(_USE_FALLBACK, the_device=device_nid, the_algorithm=algorithm)
-            return (key_id, key), not used
-    return None, False
+def _take(
+    tx: WriteTx, algorithm: str, asked: Sequence[tuple[int, str]]
+) -> Iterator[tuple[int, str, int, str, str, bool]]:
+    """(user, device id, device, name, key, whether the device has less left) of each device that has a key."""
+    found = tx.all(_NEXT, algorithm=algorithm, pairs=pairs_text(asked))
+    pairs = [(nid, key_id) for _, _, nid, key_id in found if key_id is not None]
+    taken: dict[int, tuple[str, str]] = {}
+    if pairs:
+        for nid, key_id, key in tx.all(_TAKE, algorithm=algorithm, pairs=pairs_text(pairs)):
+            taken[nid] = (key_id, key)
+    without = [nid for _, _, nid, _ in found if nid not in taken]
+    used: dict[int, bool] = {}
+    if without:
+        for nid, key_id, key, was_used in tx.all(_FALLBACKS_OF, nids=without, algorithm=algorithm):
+            taken[nid], used[nid] = (key_id, key), bool(was_used)
+            if not was_used:
+                tx.run(_USE_FALLBACK, the_device=nid, the_algorithm=algorithm)
+    for user_nid, device_id, nid, _ in found:
+        if nid in taken:
+            key_id, key = taken[nid]
+            yield user_nid, device_id, nid, f"{algorithm}:{key_id}", key, not used.get(nid, False)
 
 
 def drop_one_time_keys(tx: WriteTx, device_nids: Collection[int]) -> None:

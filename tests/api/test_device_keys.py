@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from homeserver.e2ee import queries
+from homeserver.e2ee import claims, queries
 from homeserver.e2ee.shapes import MAX_KEYS_BYTES, MAX_ONE_TIME_KEY_BYTES
 from homeserver.store.one_time_keys import MAX_ONE_TIME_KEYS
 from tests.api.keys import KeysCase
@@ -172,7 +172,7 @@ class OneTimeKeys(KeysCase):
         more = [self.device("alice", f"D{number}") for number in range(5)]
         for token, device in more:
             self.ok(token, "/keys/upload", {"one_time_keys": device.one_time_keys("a")})
-        self.patch(queries, "_CLAIMS_AT_ONCE", 2)
+        self.patch(claims, "AT_ONCE", 2)
         self.patch(queries, "_USERS_AT_ONCE", 1)
         wanted = {device.device_id: SIGNED for _, device in more} | {"PHONE": SIGNED}
         found = self.ok(self.bob, "/keys/claim", {"one_time_keys": {ALICE: wanted}})["one_time_keys"][ALICE]

@@ -8,7 +8,7 @@ from typing import Any
 from homeserver.db.engine import open_engine
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.devices import load_device
-from homeserver.store.one_time_keys import NewKey, claim_keys, put_one_time_keys
+from homeserver.store.one_time_keys import NewKey, Wanted, claim_keys, put_one_time_keys
 from tests.api.keys import KeysCase
 from tests.api.rooms import ALICE, V3
 from tests.support.databases import POSTGRESQL, on_each_database
@@ -39,8 +39,8 @@ class Claims(KeysCase):
         self.app.wait(work(put_one_time_keys, self.user_nid, self.device_nid, keys, []))
 
     def take(self, tx: Tx) -> list[str]:
-        found = claim_keys(WriteTx(tx), [(self.user_nid, self.device_id, ALGORITHM)])
-        return [one.name for one in found]
+        found = claim_keys(WriteTx(tx), [Wanted(self.user_nid, self.device_id, ALGORITHM)])
+        return [one.name for one in found if one is not None]
 
     def test_threads(self) -> None:
         self.put(60)
