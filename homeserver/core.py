@@ -36,6 +36,7 @@ from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 from homeserver.stream.notifier import Notifier
 from homeserver.stream.servers import ServerIndex
+from homeserver.stream.threads import ThreadIndex
 
 RunInThread = Callable[..., Deferred[Any]]
 
@@ -77,6 +78,7 @@ class Core:
     client_events: ClientEventCache
     bases: BaseCache
     authenticator: Authenticator
+    threads: ThreadIndex
 
 
 async def build_core(config: Config, around: Surroundings) -> Core:
@@ -99,10 +101,12 @@ async def build_core(config: Config, around: Surroundings) -> Core:
     )
     rooms = RoomRegistry(tools, committer)
     authenticator = Authenticator(around.database, committer, around.clock)
+    threads = ThreadIndex(around.database)
     # In this order: who is woken finds the indexes up to date.
     changes.subscribe(index.apply)
     changes.subscribe(servers.apply)
     changes.subscribe(authenticator.apply)
+    changes.subscribe(threads.apply)
     changes.subscribe(notifier.apply)
     return Core(
         config,
@@ -119,6 +123,7 @@ async def build_core(config: Config, around: Surroundings) -> Core:
         client_events,
         bases,
         authenticator,
+        threads,
     )
 
 

@@ -49,6 +49,7 @@ from homeserver.api.client.spaces import SpacesApi
 from homeserver.api.client.state import StateApi
 from homeserver.api.client.sync import SetPresence, SyncApi
 from homeserver.api.client.third_party import ThirdPartyNetworksApi
+from homeserver.api.client.thread_subscriptions import ThreadSubscriptionsApi
 from homeserver.api.client.timestamp import TimestampApi
 from homeserver.api.client.typing import TypingApi
 from homeserver.api.client.upgrade import UpgradeApi
@@ -166,6 +167,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         EventApi(services.reading.pagination),
         ContextApi(services.reading.pagination),
         TimestampApi(services.reading.timestamps),
+        ThreadSubscriptionsApi(services.reading.subscriptions),
         InitialSyncApi(services.reading.glances),
         CreateRoomApi(services.rooms.creator, config.server_name, bridging.registry),
         MembershipApi(services.rooms.memberships, services.rooms.aliases),

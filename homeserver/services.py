@@ -79,6 +79,7 @@ from homeserver.rooms.spaces import Spaces
 from homeserver.rooms.state_reads import StateReads
 from homeserver.rooms.succession import Succession
 from homeserver.rooms.summaries import Summaries
+from homeserver.rooms.thread_subscriptions import ThreadSubscriptions
 from homeserver.rooms.timestamps import Timestamps
 from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.upgrade import RoomUpgrades
@@ -103,6 +104,7 @@ class Reading:
     state: StateReads
     timestamps: Timestamps
     glances: RoomGlances
+    subscriptions: ThreadSubscriptions
 
 
 def build_reading(
@@ -124,6 +126,7 @@ def build_reading(
         StateReads(database, interner, sights, archive, clock, partial.whole),
         Timestamps(database, sights, archive.facts, incoming.moments),
         RoomGlances(database, sights, pagination, archive),
+        ThreadSubscriptions(database, core.committer, interner, sights, archive, core.events, core.changes),
     )
 
 

@@ -28,6 +28,7 @@ class Topic:
     placements: list[Placement] = field(default_factory=list)
     receipts: list[ReceiptChange] = field(default_factory=list)
     account_data: list[AccountDataChanged] = field(default_factory=list)
+    threads: bool = False  # of a user: subscriptions of threads changed
     complete: bool = True  # False: a change without its payload, which only the tables know
     public_receipts: list[bytes] | None = None
     private_receipts: bool = False
@@ -92,6 +93,8 @@ class Windows:
                     topic.complete = False
                 else:
                     topic.account_data.append(payload)
+            elif kind == Kind.THREAD_SUBSCRIPTION:
+                topic.threads = True
             elif kind == Kind.OUTSIDE:
                 # It is the user's alone, but the room is to be looked at.
                 topics.setdefault(change.ref, Topic())

@@ -34,6 +34,9 @@ FEATURES: Mapping[str, bool] = MappingProxyType(
         "uk.tcpip.msc4133.stable": True,
         # Sliding sync (accepted, and in no version yet).
         "org.matrix.simplified_msc3575": True,
+        # Thread subscriptions, and telling of them in sliding sync.
+        "org.matrix.msc4306": True,
+        "org.matrix.msc4308": True,
         # Pushers that another device can switch off. matrix-js-sdk, Element.
         "org.matrix.msc3881": True,
         # Rooms that two users share (v1.19).

@@ -3,7 +3,8 @@
 Receipts and account data have a place of their own in a room's entry: an extension may be asked for fewer rooms than
 are shown, and for others later.
 
-proposals: MSC3884 (e2ee), MSC3885 (to-device), MSC3959 (account data), MSC3960 (receipts), MSC3961 (typing)
+proposals: MSC3884 (e2ee), MSC3885 (to-device), MSC3959 (account data), MSC3960 (receipts), MSC3961 (typing), MSC4308
+(thread subscriptions)
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from dataclasses import dataclass, field
 
 from homeserver.http.errors import invalid_param
 from homeserver.store.account_data import AccountDataChanged, AccountDatum
+from homeserver.store.ids import Interner
 from homeserver.store.receipts import ReceiptChange
+from homeserver.store.thread_subscriptions import SubscriptionChange
 from homeserver.stream.index import MembershipIndex
+from homeserver.stream.threads import told_changes
 from homeserver.stream.tokens import SyncToken
 from homeserver.sync.serialise import account_data_event, encode, receipt_events, typing_event
 from homeserver.sync.sliding.connections import JOINED, LIVE, NEVER, NEW_ACCOUNT, Told
@@ -27,6 +31,7 @@ from homeserver.sync.types import DefaultData, DeviceSections, Requester, Typing
 from homeserver.sync.work import split_counters
 
 TO_DEVICE_MOST = 100
+THREADS_MOST = 500
 _DIGITS_MOST = 18
 
 
@@ -49,9 +54,15 @@ class Extensions:
     """See the module. Made for each answer in three steps: ``want``, a read where there is something, ``write``."""
 
     def __init__(
-        self, index: MembershipIndex, typing: Typing, devices: DeviceSections, defaults: DefaultData
+        self,
+        index: MembershipIndex,
+        interner: Interner,
+        typing: Typing,
+        devices: DeviceSections,
+        defaults: DefaultData,
     ) -> None:
         self._index = index
+        self._interner = interner
         self._typing = typing
         self._devices = devices
         self._defaults = defaults
@@ -63,6 +74,7 @@ class Extensions:
         wanted = ExtrasWanted(work.requester.user_nid, work.token.pos)
         self._want_receipts(work, news, told, wanted)
         self._want_account_data(work, told, wanted)
+        self._want_threads(work, told, wanted)
         return wanted
 
     def _want_receipts(
@@ -149,6 +161,28 @@ class Extensions:
             elif moved and entry.account == LIVE and (changed is None or nid in changed):
                 told[nid] = entry._replace(account=work.since)
 
+    def _want_threads(self, work: Work, told: dict[int, Told], wanted: ExtrasWanted) -> None:
+        limit = work.asked.extensions.threads_limit
+        account = told.get(0) or work.state.get(0, NEW_ACCOUNT)
+        moved = work.at is not None and self._threads_moved(work)
+        if limit is None:
+            if moved and account.receipts == LIVE:
+                told[0] = account._replace(receipts=work.since)
+            return
+        if account.receipts != LIVE:
+            wanted.threads_since = max(account.receipts, 0)
+            told[0] = account._replace(receipts=LIVE)
+        elif moved:
+            wanted.threads_since = work.since
+        wanted.threads_most = min(limit, THREADS_MOST)
+
+    def _threads_moved(self, work: Work) -> bool:
+        """Whether subscriptions of threads may have changed since the request's position."""
+        if self._index.last_pos.get(-work.requester.user_nid, 0) <= work.since and not work.blind:
+            return False
+        topic = None if work.window is None else work.window.topics.get(-work.requester.user_nid)
+        return work.blind or (topic is not None and topic.threads)
+
     def _own_known(self, work: Work) -> bool:
         if work.window is None or work.blind:
             return False
@@ -183,6 +217,8 @@ class Extensions:
             self._write_receipts(said, work, asked.receipts, extras)
         if asked.typing is not None:
             self._write_typing(said, work, asked.typing)
+        if extras.threads:
+            await self._write_threads(said, extras.threads, min(asked.threads_limit or 0, THREADS_MOST))
         return said
 
     def _write_account_data(self, said: Said, work: Work, scope: Scope, extras: Extras) -> None:
@@ -245,6 +281,15 @@ class Extensions:
                 rooms[nid] = typing_event(users)
         if rooms:
             said.add(b"typing", b'{"rooms":%b}' % _rooms(work, rooms))
+
+    async def _write_threads(self, said: Said, found: Sequence[SubscriptionChange], most: int) -> None:
+        shown = found[:most]
+        names = await self._interner.room_names(sorted({one.room_nid for one in shown}))
+        body = told_changes(shown, names)
+        if len(found) > most:
+            # With it the rest can be asked for, page by page: rooms/thread_subscriptions.py
+            body["prev_batch"] = str(found[most].pos)
+        said.add(b"io.element.msc4308.thread_subscriptions", encode(body))
 
     # --- is there anything ---------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from homeserver.store.account_data import (
 )
 from homeserver.store.receipts import ReceiptChange, load_receipts
 from homeserver.store.sliding_reads import load_receipts_at
+from homeserver.store.thread_subscriptions import SubscriptionChange, load_changes_of
 
 # Rooms that were told of at different times are read together from the earliest on: a receipt told twice is no harm.
 _TIMES_MOST = 8
@@ -31,6 +32,8 @@ class ExtrasWanted:
     account_of: list[int] = field(default_factory=list)  # rooms (0: the account) to be told in full
     account_again: list[int] = field(default_factory=list)  # the same, where the client has something older
     account_since: int | None = None
+    threads_since: int | None = None  # subscriptions of threads; 0: those that there are
+    threads_most: int = 0
 
     @property
     def empty(self) -> bool:
@@ -40,6 +43,7 @@ class ExtrasWanted:
             or self.account_of
             or self.account_again
             or self.account_since is not None
+            or self.threads_since is not None
         )
 
 
@@ -49,6 +53,9 @@ class Extras:
 
     receipts: dict[int, list[ReceiptChange]] = field(default_factory=dict)
     account: list[AccountDatum | AccountDataChanged] = field(default_factory=list)
+    threads: list[SubscriptionChange] = field(
+        default_factory=list
+    )  # the newest first, and one more than asked for
 
 
 def load_extras(tx: Tx, wanted: ExtrasWanted) -> Extras:
@@ -68,6 +75,15 @@ def load_extras(tx: Tx, wanted: ExtrasWanted) -> Extras:
     if wanted.account_again:
         found.account += load_account_data_of(
             tx, wanted.user_nid, wanted.account_again, wanted.upto, deleted=True
+        )
+    if wanted.threads_since is not None:
+        found.threads = load_changes_of(
+            tx,
+            wanted.user_nid,
+            wanted.threads_since,
+            wanted.upto,
+            wanted.threads_most + 1,
+            ended=wanted.threads_since > 0,
         )
     return found
 

@@ -94,7 +94,7 @@ class SlidingSync:
         self._lazy = lazy = LazyMemory()
         memory = MemoryNews(tools.database, tools.shared, tools.interner, tools.events, lazy)
         self._rooms = Rooms(tools, facts, memory, lazy, unread)
-        self._extensions = Extensions(tools.index, typing, devices, defaults)
+        self._extensions = Extensions(tools.index, tools.interner, typing, devices, defaults)
         self._waits = Waits(tools.notifier, tools.clock)
         # What happened before was heard of by another process: of it the index knows events, and nothing else.
         self._heard_from = tools.log.position
