@@ -1,11 +1,17 @@
-"""Accounts beyond logging in: their standing, their addresses, guests. Built over the core."""
+"""Accounts beyond logging in: their standing and their addresses. Built over the core."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from homeserver.accounts.identity_servers import IdentityServers
 from homeserver.accounts.standing import Moderation
+from homeserver.accounts.threepids import Threepids
+from homeserver.accounts.validations import Validations
+from homeserver.config.settings import Settings
 from homeserver.core import Core
+from homeserver.http.ratelimit import RateLimiter
+from homeserver.runtime.tasks import TaskGroup
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +19,26 @@ class People:
     """See the module."""
 
     moderation: Moderation
+    validations: Validations
+    threepids: Threepids
 
 
-def build_people(core: Core) -> People:
+def build_people(core: Core, settings: Settings, limiter: RateLimiter, tasks: TaskGroup) -> People:
     """Its objects."""
-    around = core.around
-    return People(Moderation(core.config.server_name, around.database, core.committer))
+    around, worker = core.around, core.committer
+    database, clock = around.database, around.clock
+    validations = Validations(
+        settings.get, database, worker, around.mailer, limiter, tasks, clock, around.entropy, around.log
+    )
+    servers = IdentityServers(around.http, around.signer)
+    return People(
+        Moderation(core.config.server_name, database, worker),
+        validations,
+        Threepids(validations, servers, database, worker, clock, lambda: help_uri(settings)),
+    )
+
+
+def help_uri(settings: Settings) -> str:
+    """Where people read about the limits of their accounts."""
+    config = settings.config
+    return config.support.support_page or config.base_url

@@ -50,6 +50,7 @@ from homeserver.api.client.state import StateApi
 from homeserver.api.client.sync import SetPresence, SyncApi
 from homeserver.api.client.third_party import ThirdPartyNetworksApi
 from homeserver.api.client.thread_subscriptions import ThreadSubscriptionsApi
+from homeserver.api.client.threepids import ThreepidsApi
 from homeserver.api.client.timestamp import TimestampApi
 from homeserver.api.client.typing import TypingApi
 from homeserver.api.client.upgrade import UpgradeApi
@@ -73,6 +74,7 @@ from homeserver.api.federation.third_party import ThirdPartyApi
 from homeserver.api.federation.user_keys import UserKeysApi
 from homeserver.api.federation.version import FederationVersionApi
 from homeserver.api.web.unsubscribe import UnsubscribeApi
+from homeserver.api.web.validate_email import ValidateEmailApi
 from homeserver.calls.rtc import well_known_foci
 from homeserver.core import Core
 from homeserver.ephemeral.presence import Presence
@@ -134,12 +136,22 @@ def account_apis(core: Core, services: Services) -> list[HasRoutes]:
             services.limiter,
             around.clock,
             bridging.accounts,
+            services.people.validations,
         ),
         LoginApi(config, services.identity, services.sessions, interactive, bridging.accounts),
         LogoutApi(services.sessions),
         RefreshApi(services.sessions),
         AdminApi(services.people.moderation),
-        AccountApi(accounts, services.identity, interactive, lambda: settings.config.passwords),
+        AccountApi(
+            accounts,
+            services.identity,
+            interactive,
+            lambda: settings.config.passwords,
+            services.people.validations,
+            services.people.threepids,
+        ),
+        ThreepidsApi(services.people.validations, services.people.threepids, services.identity, interactive),
+        ValidateEmailApi(services.people.validations),
     ]
 
 
@@ -152,7 +164,11 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
     return [
         VersionsApi(unstable_features(config)),
         WellKnownApi(config, well_known_foci(config.calls)),
-        CapabilitiesApi(lambda: settings.config.default_room_version, capabilities(config)),
+        CapabilitiesApi(
+            lambda: settings.config.default_room_version,
+            capabilities(config),
+            threepids=around.mailer is not None,
+        ),
         DevicesApi(services.devices, services.identity, interactive, services.sessions),
         ProfileApi(services.profiles),
         AccountDataApi(services.account_data),

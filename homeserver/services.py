@@ -85,6 +85,7 @@ from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.upgrade import RoomUpgrades
 from homeserver.rooms.visibility import Sights
 from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.threepids import load_mail_addresses
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.sync.ignored import IgnoreLists
 from homeserver.syncing import Syncing, build_syncing
@@ -415,10 +416,10 @@ def build_services(core: Core, peering: Peering) -> Services:
         typing=typing,
         presence=presence,
         push_rules=push_rules,
-        pushers=Pushers(database, worker, clock),
+        pushers=Pushers(database, worker, clock, load_mail_addresses),
         notifying=notifying,
         encryption=encryption,
-        people=build_people(core),
+        people=build_people(core, settings, limiter, tasks),
         bridging=bridging,
         further=build_further(core, settings, tasks, reading.pagination, rooms.sender, sticky.keeper),
         syncing=build_syncing(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from homeserver.accounts.passwords import PasswordHasher
@@ -39,9 +40,9 @@ class Identity:
             raise missing_param("identifier is missing")
         if not isinstance(password, str):
             raise bad_json("password must be a string")
-        account = await self._accounts.find_for_login(name)
+        account = await self._find(name)
         # Guesses are counted by account, whether or not it exists: else the counting would tell.
-        self._ratelimit.check("login", f"account {account.user_id if account else name[:255].lower()}")
+        self._ratelimit.check("login", f"account {account.user_id if account else name.name[:255].lower()}")
         stored = None if account is None or account.deactivated else account.password_hash
         right = await self._hasher.check(password, stored)
         if not right or account is None:
@@ -60,6 +61,11 @@ class Identity:
             raise forbidden("The login token is not valid (any more)")
         return account
 
+    async def _find(self, named: Named) -> Account | None:
+        if named.medium is not None:
+            return await self._accounts.find_by_address(named.medium, named.name)
+        return await self._accounts.find_for_login(named.name)
+
     def password_offer(self, requester: Requester) -> Offer:
         """What endpoints ask for that only the owner of the account may use."""
 
@@ -75,13 +81,7 @@ class Identity:
             raise missing_param("password is missing")
         if not isinstance(password, str):
             raise bad_json("password must be a string")
-        try:
-            name = named_user(auth)
-        except MatrixError as error:
-            if error.status != 403:
-                raise
-            raise StageRefusedError(error.errcode, error.error) from None
-        account = await self._accounts.find_for_login(requester.user_id if name is None else name)
+        account = await self._find(named_user(auth) or Named(requester.user_id))
         self._ratelimit.check("login", f"account {requester.user_id}")
         if account is None or account.user_nid != requester.user_nid:
             raise StageRefusedError("M_FORBIDDEN", "This is not the account that makes the request")
@@ -89,27 +89,45 @@ class Identity:
             raise StageRefusedError("M_FORBIDDEN", "Wrong password")
 
 
-def named_user(body: Mapping[str, Any]) -> str | None:
-    """The user that an identifier names, None where there is none; also in the form of old clients."""
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Whom an identifier names: by a user id or localpart, or (with a medium) by an address."""
+
+    name: str
+    medium: str | None = None
+
+
+def named_user(body: Mapping[str, Any]) -> Named | None:
+    """Whom an identifier names, None where there is none; also in the form of old clients."""
     # spec: client-server-api#identifier-types
     identifier = body.get("identifier")
     if identifier is None:
         if body.get("medium") is not None:
-            raise forbidden("No account has this address")
-        return _string(body.get("user"))
+            return _address(body)
+        user = _string(body.get("user"))
+        return None if user is None else Named(user)
     if not isinstance(identifier, dict):
         raise bad_json("identifier must be an object")
     kind = identifier.get("type")
-    if (kind is None and "medium" in identifier) or kind in ("m.id.thirdparty", "m.id.phone"):
-        # Addresses cannot be bound to accounts here, so none is known.
-        raise forbidden("No account has this address")
+    if (kind is None and "medium" in identifier) or kind == "m.id.thirdparty":
+        return _address(identifier)
     if kind is None:
         raise missing_param("identifier.type is missing")
+    if kind == "m.id.phone":
+        # No account here has a number.
+        return Named(_string(identifier.get("phone")) or "", "msisdn")
     if kind != "m.id.user":
         raise MatrixError(400, "M_UNKNOWN", "Unknown type of identifier")
     if identifier.get("user") is None:
         raise missing_param("identifier.user is missing")
-    return _string(identifier.get("user"))
+    return Named(_string(identifier.get("user")) or "")
+
+
+def _address(identifier: Mapping[str, Any]) -> Named:
+    medium, address = identifier.get("medium"), identifier.get("address")
+    if medium is None or address is None:
+        raise missing_param("medium and address are needed")
+    return Named(_string(address) or "", _string(medium))
 
 
 def _string(value: Any) -> str | None:

@@ -19,10 +19,13 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import READABLE, Entropy
 from homeserver.store import tokens, users
 from homeserver.store.ids import Interner
+from homeserver.store.threepids import EMAIL, ThreepidInUseError, find_owner
+from homeserver.store.tokens import hash_token
 from homeserver.store.users import Account, NewAccount, UserInUseError
 from homeserver.store.work import Worker
 
 MAX_REGISTRATION_TOKEN_LENGTH = 64
+MAX_ADDRESS = 1000
 _TOKEN_CHARACTERS = frozenset(string.ascii_letters + string.digits + "._~-")
 
 
@@ -93,6 +96,19 @@ class Accounts:
         found = await self._database.read(users.load_accounts, [exact, folded])
         return found.get(exact) or found.get(folded)
 
+    async def find_by_address(self, medium: str, address: str) -> Account | None:
+        """The account that has an address."""
+        # spec: client-server-api#third-party-id
+        if medium != EMAIL or "\0" in address or len(address) > MAX_ADDRESS:
+            return None
+        owner = await self._database.read(find_owner, medium, address.strip().lower())
+        return None if owner is None else await self.find_by_nid(owner)
+
+    async def find_guest(self, token: str) -> Account | None:
+        """The guest who has an access token."""
+        found = await self._database.read(tokens.load_holder, hash_token(token))
+        return await self.find_by_nid(found[0].user_nid) if found is not None and found[0].guest else None
+
     async def is_local_account(self, user_id: str) -> bool:
         """Whether the (parsed) user id is of somebody who can still log in here."""
         if domain_of(user_id) != self.server_name:
@@ -102,16 +118,24 @@ class Accounts:
 
     # --- making ----------------------------------------------------------------------------------
 
-    async def register(self, user_id: str, account: NewAccount, wish: DeviceWish | None) -> Grant | None:
-        """Make the account (its `user_nid` is filled in here) and log its first device in, if there is a wish."""
+    async def register(
+        self, user_id: str, account: NewAccount, wish: DeviceWish | None, *, was_guest: bool = False
+    ) -> Grant | None:
+        """Make the account (its `user_nid` is filled in here) and log its first device in, if there is a wish.
+
+        ``was_guest``: make it of the guest's account of this name.
+        """
         user_nid = await self._interner.user(user_id)
         account = replace(account, user_nid=user_nid)
+        make = users.upgrade_guest if was_guest else users.create_account
         prepared = None if wish is None else self._sessions.prepare(user_nid, wish)
         try:
             if prepared is None:
-                await self._worker.work(users.create_account, account)
+                await self._worker.work(make, account)
                 return None
-            await self._worker.work(users.create_account, account, prepared.login, prepared.tokens)
+            await self._worker.work(make, account, prepared.login, prepared.tokens)
+        except ThreepidInUseError:
+            raise threepid_in_use() from None
         except (UserInUseError, IntegrityViolation):
             raise _user_in_use() from None
         return prepared.grant
@@ -196,6 +220,11 @@ class Accounts:
             return False
         found = await self._database.read(tokens.load_registration_token, token)
         return found is not None and found.is_valid(self._clock.now_ms())
+
+
+def threepid_in_use() -> MatrixError:
+    """The address belongs to somebody."""
+    return MatrixError(400, "M_THREEPID_IN_USE", "This address belongs to an account already")
 
 
 def _user_in_use() -> MatrixError:

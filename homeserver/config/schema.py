@@ -276,6 +276,11 @@ class Email:
         doc="Whom mail comes from: `chat@example.org` or `Example <chat@example.org>`.",
     )
     smtp_port: int = option(587, minimum=1, maximum=65535, doc="Its port.")
+    hide_accounts: bool = option(
+        True,
+        reloadable=True,
+        doc="Answer alike whether or not an address has an account, and let a letter tell. Off: tell everybody who asks.",
+    )
     username: str | None = option(None, doc="Account on the mail server.")
     password: str | None = option(None, secret=True, doc="Its password.")
     tls: bool = option(

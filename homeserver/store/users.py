@@ -19,7 +19,9 @@ from homeserver.store.members import Member, load_user_rooms
 from homeserver.store.openid import drop_openid_tokens
 from homeserver.store.profiles import put_field
 from homeserver.store.pushers import drop_user_pushers
+from homeserver.store.threepids import EMAIL, Threepid, drop_all_threepids, put_threepid
 from homeserver.store.tokens import NewTokens, drop_user_tokens, use_registration_token
+from homeserver.store.validations import Validation, use_up
 
 _A = accounts.c
 _USER: BindParameter[int] = bindparam("the_user_nid")
@@ -38,7 +40,9 @@ _COLUMNS = (
 )
 _JOINED = accounts.join(user_ids, user_ids.c.nid == _A.user_nid)
 
-_INSERT = rows(accounts, "user_nid", "password_hash", "created_ts_ms", "admin", "appservice_id", "user_type")
+_INSERT = rows(
+    accounts, "user_nid", "password_hash", "created_ts_ms", "admin", "guest", "appservice_id", "user_type"
+)
 _EXISTS = statement(select(1).where(_A.user_nid == _USER))
 _BY_NIDS = statement(select(*_COLUMNS).select_from(_JOINED).where(any_of(_A.user_nid, "nids")))
 _BY_NAMES = statement(select(*_COLUMNS).select_from(_JOINED).where(any_of(user_ids.c.user_id, "names")))
@@ -72,6 +76,13 @@ _DEACTIVATE = statement(
     .where(_A.user_nid == _USER)
     .values(deactivated=1, password_hash=null(), admin=0, erased=bindparam("erase_flag"))
 )
+_UPGRADE = statement(
+    update(accounts)
+    .where(and_(_A.user_nid == _USER, _A.guest == 1, _A.deactivated == 0))
+    .values(guest=0, password_hash=bindparam("new_hash"))
+    .returning(_A.user_nid)
+)
+_GUESTS = statement(select(_A.user_nid).where(and_(_A.guest == 1, _A.deactivated == 0)).order_by(_A.user_nid))
 _ALL = statement(select(_A.user_nid))
 _NIDS_OF = statement(select(_A.user_nid).where(any_of(_A.user_nid, "nids")))
 _DEACTIVATED = statement(select(_A.user_nid).where(_A.deactivated == 1).order_by(_A.user_nid))
@@ -102,7 +113,7 @@ class AccountChanged:
 
     user_nid: int
     what: str
-    """``created``, ``deactivated``, ``admin`` or ``standing``."""
+    """``created``, ``deactivated``, ``admin``, ``standing`` or ``upgraded``."""
     members: Sequence[Member] = ()
     """Of a created account: what rooms had said of this user before (somebody may be invited before they come)."""
 
@@ -119,6 +130,9 @@ class NewAccount:
     display_name: str | None = None
     registration_token: str | None = None
     appservice_id: str | None = None
+    guest: bool = False
+    proof: Validation | None = None
+    """Of an address that the account is to have."""
 
 
 class UserInUseError(Exception):
@@ -130,14 +144,14 @@ def create_account(
 ) -> None:
     """Make an account and, with it or not at all, its first device and its profile.
 
-    Raises UserInUseError or RegistrationTokenRefusedError. The primary key decides between two processes that ask
-    at the same time: the other one gets IntegrityViolation.
+    Raises UserInUseError, RegistrationTokenRefusedError or ThreepidInUseError. The primary key decides
+    between two processes that ask at the same time: the other one gets IntegrityViolation.
     """
     if tx.value(_EXISTS, the_user_nid=account.user_nid) is not None:
         raise UserInUseError
     if account.registration_token is not None:
         use_registration_token(tx, account.registration_token, account.now_ms)
-    made = (account.user_nid, account.password_hash, account.now_ms, int(account.admin))
+    made = (account.user_nid, account.password_hash, account.now_ms, int(account.admin), int(account.guest))
     tx.insert(_INSERT, [(*made, account.appservice_id, account.user_type)])
     members: list[Member] = []
     # With the position, so that it also sees what the events of this very transaction say.
@@ -147,10 +161,42 @@ def create_account(
         write=lambda late, _: members.extend(load_user_rooms(late, account.user_nid)),
         payload=AccountChanged(account.user_nid, "created", members),
     )
+    _give_address(tx, account)
     if account.display_name:
         put_field(tx, account.user_nid, "displayname", account.display_name)
     if login is not None and tokens is not None:
         log_in(tx, login, tokens)
+
+
+def _give_address(tx: WriteTx, account: NewAccount) -> None:
+    proof = account.proof
+    if proof is not None:
+        use_up(tx, proof.sid)
+        threepid = Threepid(EMAIL, proof.address, proof.validated_ts_ms or account.now_ms, account.now_ms)
+        put_threepid(tx, account.user_nid, threepid)
+
+
+def upgrade_guest(
+    tx: WriteTx, account: NewAccount, login: Login | None = None, tokens: NewTokens | None = None
+) -> None:
+    """Make a guest's account a whole one; its rooms and devices stay. Raises as ``create_account`` does.
+
+    UserInUseError: it is a guest's no longer.
+    """
+    # spec: client-server-api#guest-access
+    if tx.value(_UPGRADE, the_user_nid=account.user_nid, new_hash=account.password_hash) is None:
+        raise UserInUseError
+    if account.registration_token is not None:
+        use_registration_token(tx, account.registration_token, account.now_ms)
+    _give_address(tx, account)
+    tx.claim(Kind.ACCOUNT, -account.user_nid, payload=AccountChanged(account.user_nid, "upgraded"))
+    if login is not None and tokens is not None:
+        log_in(tx, login, tokens)
+
+
+def load_guests(tx: Tx) -> list[int]:
+    """Every guest of this server (at the start)."""
+    return tx.column(_GUESTS)
 
 
 def load_accounts(tx: Tx, user_ids_: Sequence[str]) -> dict[str, Account]:
@@ -219,6 +265,7 @@ def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
     drop_all_devices(tx, user_nid)
     drop_user_tokens(tx, user_nid)
     drop_openid_tokens(tx, user_nid)
+    drop_all_threepids(tx, user_nid)
     # Nobody can ask for them any more, and what was written is not to lie about with the keys to it.
     drop_user_backups(tx, user_nid)
     tx.run(_DEACTIVATE, the_user_nid=user_nid, erase_flag=int(erase))

@@ -69,7 +69,7 @@ class Accounts(StoreCase):
         user_nid = self.new_user("alice")
 
         def blind(tx: Any) -> None:
-            tx.insert(users._INSERT, [(user_nid, None, 5, 0, None)])
+            tx.insert(users._INSERT, [(user_nid, None, 5, 0, 0, None, None)])
 
         with self.assertRaises(IntegrityViolation):
             self.work(blind)

@@ -18,13 +18,16 @@ from homeserver.accounts.account_data import AccountData
 from homeserver.accounts.auth import Authenticator
 from homeserver.accounts.devices import Devices
 from homeserver.accounts.filters import Filters
+from homeserver.accounts.identity_servers import IdentityServers
 from homeserver.accounts.login import Identity
 from homeserver.accounts.passwords import Cost, PasswordHasher
 from homeserver.accounts.profiles import Profiles
 from homeserver.accounts.sessions import Sessions
+from homeserver.accounts.threepids import Threepids
 from homeserver.accounts.types import Requester
 from homeserver.accounts.uia import InteractiveAuth
 from homeserver.accounts.users import Accounts
+from homeserver.accounts.validations import Validations
 from homeserver.api.client.account import AccountApi
 from homeserver.api.client.account_data import AccountDataApi
 from homeserver.api.client.appservice_accounts import AppserviceAccounts
@@ -36,6 +39,7 @@ from homeserver.api.client.logout import LogoutApi
 from homeserver.api.client.profile import ProfileApi
 from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
+from homeserver.api.client.threepids import ThreepidsApi
 from homeserver.api.client.versions import VersionsApi
 from homeserver.api.client.wellknown import WellKnownApi
 from homeserver.appservices.registry import Registry
@@ -48,9 +52,12 @@ from homeserver.http.router import Router
 from homeserver.rooms.committer import Committer
 from homeserver.runtime.clock import TwistedClock
 from homeserver.runtime.entropy import SeededEntropy
+from homeserver.runtime.log import MemoryLog
+from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
 from synapse_compat.registration import SharedSecretRegistrationApi
+from tests.support.app import test_key
 from tests.support.databases import DatabaseCase
 from tests.support.http import Answer, HttpHarness
 
@@ -116,6 +123,25 @@ class AccountsWorld:
         self.accounts = Accounts(SERVER_NAME, *parts, self.clock, self.entropy, self.hasher, self.sessions)
         self.identity = Identity(self.accounts, self.hasher, self.sessions, self.ratelimit)
         self.interactive = InteractiveAuth(self.clock, self.entropy, 900, max_sessions=50)
+        self.validations = Validations(
+            lambda: self.config,
+            self.database,
+            self.worker,
+            None,
+            self.ratelimit,
+            TaskGroup(self.clock, MemoryLog()),
+            self.clock,
+            self.entropy,
+            MemoryLog(),
+        )
+        self.threepids = Threepids(
+            self.validations,
+            IdentityServers(None, test_key(SERVER_NAME)),
+            self.database,
+            self.worker,
+            self.clock,
+            lambda: "https://home.example/help",
+        )
         self.profiles = Profiles(SERVER_NAME, *parts, self._on_profile_change)
         self.account_data = AccountData(*parts)
         self.router = Router(
@@ -142,11 +168,20 @@ class AccountsWorld:
                 self.ratelimit,
                 self.clock,
                 appservices,
+                self.validations,
             ),
             LoginApi(config, self.identity, self.sessions, self.interactive, appservices),
             RefreshApi(self.sessions),
             LogoutApi(self.sessions),
-            AccountApi(self.accounts, self.identity, self.interactive, lambda: self.config.passwords),
+            AccountApi(
+                self.accounts,
+                self.identity,
+                self.interactive,
+                lambda: self.config.passwords,
+                self.validations,
+                self.threepids,
+            ),
+            ThreepidsApi(self.validations, self.threepids, self.identity, self.interactive),
             DevicesApi(Devices(self.database, self.worker), self.identity, self.interactive, self.sessions),
             ProfileApi(self.profiles),
             AccountDataApi(self.account_data),

@@ -9,14 +9,18 @@ import msgspec
 
 from homeserver.accounts.login import Identity
 from homeserver.accounts.passwords import check_new_password
+from homeserver.accounts.threepids import Threepids
 from homeserver.accounts.types import Requester
-from homeserver.accounts.uia import InteractiveAuth
+from homeserver.accounts.uia import InteractiveAuth, Offer
 from homeserver.accounts.users import Accounts
+from homeserver.accounts.validations import STAGE, Validations
 from homeserver.config.schema import Passwords
-from homeserver.http.errors import missing_param
+from homeserver.http.errors import MatrixError, forbidden, missing_param, missing_token
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
+from homeserver.store.threepids import EMAIL
+from homeserver.store.validations import Purpose, Validation
 
 
 class PasswordBody(msgspec.Struct):
@@ -38,11 +42,15 @@ class AccountApi:
         identity: Identity,
         interactive: InteractiveAuth,
         policy: Callable[[], Passwords],
+        validations: Validations,
+        threepids: Threepids,
     ) -> None:
         self._accounts = accounts
         self._identity = identity
         self._interactive = interactive
         self._policy = policy
+        self._validations = validations
+        self._threepids = threepids
 
     def routes(self) -> list[Route]:
         return [
@@ -58,7 +66,7 @@ class AccountApi:
                 method="POST",
                 template="/_matrix/client/v3/account/password",
                 handler=self.password,
-                auth=Auth.USER,
+                auth=Auth.OPTIONAL,
                 limit="write",
                 max_body=65_536,
                 spec="client-server-api#post_matrixclientv3accountpassword",
@@ -72,14 +80,6 @@ class AccountApi:
                 max_body=65_536,
                 spec="client-server-api#post_matrixclientv3accountdeactivate",
             ),
-            Route(
-                method="GET",
-                template="/_matrix/client/v3/account/3pid",
-                handler=self.threepids,
-                auth=Auth.USER,
-                limit="read",
-                spec="client-server-api#get_matrixclientv3account3pid",
-            ),
         ]
 
     async def whoami(self, request: Request) -> dict[str, Any]:
@@ -90,21 +90,46 @@ class AccountApi:
         return answer
 
     async def password(self, request: Request) -> bytes:
-        """Change the password; by default every other login ends."""
-        requester: Requester = request.requester
+        """Change the password; by default every other login ends. Who has forgotten it proves their address."""
+        # spec: client-server-api#password-management
+        requester: Requester | None = request.requester
+        if requester is not None and requester.is_guest:
+            raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests have no password")
         body = request.json(PasswordBody)
         if body.new_password is not None:
             check_new_password(body.new_password, self._policy())
-        await self._confirm(request)
+        user_id = await self._confirm_password(request, requester)
         if body.new_password is None:
             raise missing_param("new_password is missing")
         await self._accounts.set_password(
-            requester.user_id,
+            user_id,
             body.new_password,
             log_out=body.logout_devices is not False,
-            keep_device_nid=requester.device_nid,
+            keep_device_nid=0 if requester is None else requester.device_nid,
         )
         return EMPTY_JSON
+
+    async def _confirm_password(self, request: Request, requester: Requester | None) -> str:
+        """Whose password is to be changed: the requester's, or that of the account whose address was proven."""
+        if requester is None and not self._validations.possible:
+            raise missing_token()
+        offer = Offer([], {}) if requester is None else self._identity.password_offer(requester)
+        if self._validations.possible:
+            by_mail = self._validations.stage(Purpose.PASSWORD)
+            offer = Offer([*offer.flows, [STAGE]], {**offer.stages, STAGE: by_mail})
+        user_nid = 0 if requester is None else requester.user_nid
+        whole = request.json(allow_empty=True)
+        results = await self._interactive.confirm(request, whole, offer, user_nid=user_nid)
+        proof: Validation | None = results.get(STAGE)
+        if proof is None:
+            assert requester is not None  # the other flow is of those who are logged in
+            return requester.user_id
+        account = await self._accounts.find_by_address(EMAIL, proof.address)
+        if account is None or (requester is not None and account.user_nid != requester.user_nid):
+            raise forbidden("This is not the address of the account")
+        if not await self._validations.use_up(proof):
+            raise forbidden("The proof was used up meanwhile")
+        return account.user_id
 
     async def deactivate(self, request: Request) -> dict[str, str]:
         """End the account for good."""
@@ -113,12 +138,8 @@ class AccountApi:
         body = request.json(DeactivateBody, allow_empty=True)
         await self._confirm(request)
         await self._accounts.deactivate(requester.user_id, erase=bool(body.erase))
-        # There are no addresses bound to accounts, so none is left bound.
-        return {"id_server_unbind_result": "success"}
-
-    async def threepids(self, _: Request) -> dict[str, list[Any]]:
-        # Addresses cannot be bound here, as the capability m.3pid_changes says.
-        return {"threepids": []}
+        result = await self._threepids.forget_all(requester.user_nid, requester.user_id)
+        return {"id_server_unbind_result": result}
 
     async def _confirm(self, request: Request) -> None:
         requester: Requester = request.requester

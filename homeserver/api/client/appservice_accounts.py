@@ -92,11 +92,13 @@ class AppserviceAccounts:
     async def account_for_login(self, request: Request, body: Mapping[str, Any]) -> Account:
         """Whom an application service logs in."""
         service = self._service_of(request)
-        name = named_user(body)
-        if name is None:
+        named = named_user(body)
+        if named is None:
             raise missing_param("identifier is missing")
-        account = await self._accounts.find_for_login(name)
-        user_id = account.user_id if account is not None else self._full(name)
+        if named.medium is not None:
+            raise forbidden("An application service names its users by their names")
+        account = await self._accounts.find_for_login(named.name)
+        user_id = account.user_id if account is not None else self._full(named.name)
         if not service.owns_user(user_id):
             raise _exclusive(f"{user_id[:300]} is not in the application service's namespaces")
         if account is None or account.deactivated:

@@ -15,8 +15,13 @@ class CapabilitiesApi:
     """`default_room_version` is asked each time, as the configuration may be reloaded."""
 
     def __init__(
-        self, default_room_version: Callable[[], str], extra: Mapping[str, Any] = MappingProxyType({})
+        self,
+        default_room_version: Callable[[], str],
+        extra: Mapping[str, Any] = MappingProxyType({}),
+        *,
+        threepids: bool = False,
     ) -> None:
+        self._threepids = threepids
         self._default_room_version = default_room_version
         self._extra = dict(extra)
         self._available = {
@@ -47,7 +52,7 @@ class CapabilitiesApi:
                 "m.profile_fields": {"enabled": True},
                 "m.set_displayname": {"enabled": True},
                 "m.set_avatar_url": {"enabled": True},
-                "m.3pid_changes": {"enabled": False},
+                "m.3pid_changes": {"enabled": self._threepids},
                 "m.get_login_token": {"enabled": True},
                 "m.forget_forced_upon_leave": {"enabled": False},
                 **moderation,

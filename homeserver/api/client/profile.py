@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from homeserver.accounts.profiles import Profiles
+from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
@@ -41,7 +42,7 @@ class ProfileApi:
                 method="PUT",
                 template=field,
                 handler=self.put_field,
-                auth=Auth.USER,
+                auth=Auth.GUEST_OK,
                 limit="write",
                 max_body=MAX_BODY,
                 spec="client-server-api#put_matrixclientv3profileuseridkeyname",
@@ -50,7 +51,7 @@ class ProfileApi:
                 method="DELETE",
                 template=field,
                 handler=self.delete_field,
-                auth=Auth.USER,
+                auth=Auth.GUEST_OK,
                 limit="write",
                 spec="client-server-api#delete_matrixclientv3profileuseridkeyname",
             ),
@@ -63,9 +64,17 @@ class ProfileApi:
         return await self._profiles.load(user_id, key)
 
     async def put_field(self, request: Request, user_id: str, key: str) -> bytes:
+        _check_guest(request, key)
         await self._profiles.put(request.requester, user_id, key, request.json())
         return EMPTY_JSON
 
     async def delete_field(self, request: Request, user_id: str, key: str) -> bytes:
+        _check_guest(request, key)
         await self._profiles.drop(request.requester, user_id, key)
         return EMPTY_JSON
+
+
+def _check_guest(request: Request, key: str) -> None:
+    # spec: client-server-api#guest-access (guests may only modify their display name)
+    if request.requester.is_guest and key != "displayname":
+        raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests have a display name and no more")

@@ -10,8 +10,9 @@ import msgspec
 from homeserver.accounts.passwords import PasswordHasher, check_new_password
 from homeserver.accounts.sessions import DeviceWish
 from homeserver.accounts.text import check_device_id, check_device_name
-from homeserver.accounts.uia import InteractiveAuth, Offer, StageRefusedError
+from homeserver.accounts.uia import InteractiveAuth, Offer, Stage, StageRefusedError
 from homeserver.accounts.users import Accounts
+from homeserver.accounts.validations import STAGE, Validations
 from homeserver.api.client.appservice_accounts import AppserviceAccounts, is_appservice
 from homeserver.config.schema import Config
 from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param
@@ -21,6 +22,7 @@ from homeserver.http.route import Auth, Route
 from homeserver.runtime.clock import Clock
 from homeserver.store.tokens import RegistrationTokenRefusedError
 from homeserver.store.users import NewAccount
+from homeserver.store.validations import Purpose
 
 DUMMY = "m.login.dummy"
 REGISTRATION_TOKEN = "m.login.registration_token"  # noqa: S105 (the name of a stage)
@@ -35,9 +37,15 @@ class RegisterBody(msgspec.Struct):
     initial_device_display_name: str | None = None
     inhibit_login: bool | None = None
     refresh_token: bool | None = None
+    guest_access_token: str | None = None
 
 
-# spec-partial: POST /_matrix/client/v3/register: no guests, no e-mail addresses
+class GuestBody(msgspec.Struct):
+    """What is heeded of a guest's request."""
+
+    initial_device_display_name: str | None = None
+
+
 class RegisterApi:
     """`config` is asked each time, as registration may be opened or closed while the server runs."""
 
@@ -50,6 +58,7 @@ class RegisterApi:
         ratelimit: RateLimiter,
         clock: Clock,
         appservices: AppserviceAccounts,
+        validations: Validations,
     ) -> None:
         self._config = config
         self._accounts = accounts
@@ -58,6 +67,7 @@ class RegisterApi:
         self._ratelimit = ratelimit
         self._clock = clock
         self._appservices = appservices
+        self._validations = validations
 
     def routes(self) -> list[Route]:
         return [
@@ -92,7 +102,8 @@ class RegisterApi:
 
     async def register(self, request: Request) -> dict[str, Any]:
         """Make an account, and log its first device in unless the client says no."""
-        self._check_kind(request)
+        if self._is_for_guest(request):
+            return await self._register_guest(request)
         whole = request.json(allow_empty=True)
         if is_appservice(whole):
             return await self._appservices.register(request, whole)
@@ -102,7 +113,10 @@ class RegisterApi:
             self._ratelimit.check("register", request.client_ip)
         # Before the interactive authentication, as the specification asks: nobody should confirm in vain.
         user_id = None if body.username is None else self._accounts.check_username(body.username)
-        if user_id is not None:
+        was_guest = body.guest_access_token is not None
+        if body.guest_access_token is not None:
+            await self._check_guest(user_id, body.guest_access_token)
+        elif user_id is not None:
             await self._accounts.check_free(self._appservices.check_open(user_id))
         if body.password is not None:
             check_new_password(body.password, self._config().passwords)
@@ -122,30 +136,62 @@ class RegisterApi:
             self._clock.now_ms(),
             display_name=username,
             registration_token=results.get(REGISTRATION_TOKEN),
+            proof=results.get(STAGE),
         )
+        wanted = None if body.inhibit_login else wish
         try:
-            grant = await self._accounts.register(user_id, account, None if body.inhibit_login else wish)
+            grant = await self._accounts.register(user_id, account, wanted, was_guest=was_guest)
         except RegistrationTokenRefusedError:
             raise forbidden("The registration token was used up meanwhile") from None
         answer = {"user_id": user_id, "home_server": self._accounts.server_name}
         return answer if grant is None else {**answer, **grant.to_json()}
 
-    def _check_kind(self, request: Request) -> None:
+    def _is_for_guest(self, request: Request) -> bool:
         kind = request.arg("kind", "user")
-        if kind == "guest":
-            # spec: client-server-api#guest-access
-            raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests are not admitted here")
-        if kind != "user":
+        if kind not in ("guest", "user"):
             raise invalid_param("kind must be user or guest")
+        return kind == "guest"
+
+    async def _register_guest(self, request: Request) -> dict[str, Any]:
+        """An account without a password, for who looks around. Of the body only the device's name is heeded."""
+        # spec: client-server-api#guest-access
+        if not self._config().registration.guests:
+            raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests are not admitted here")
+        self._ratelimit.check("register", request.client_ip)
+        body = request.json(GuestBody, allow_empty=True)
+        wish = DeviceWish(display_name=check_device_name(body.initial_device_display_name))
+        name = self._accounts.draw_username()
+        user_id = self._appservices.check_open(self._accounts.check_username(name))
+        account = NewAccount(0, None, self._clock.now_ms(), guest=True)
+        grant = await self._accounts.register(user_id, account, wish)
+        answer = {"user_id": user_id, "home_server": self._accounts.server_name}
+        return answer if grant is None else {**answer, **grant.to_json()}
+
+    async def _check_guest(self, user_id: str | None, token: str) -> None:
+        """A guest keeps the name: refuse what is not that guest's token."""
+        guest = await self._accounts.find_guest(token)
+        if guest is None:
+            raise forbidden("guest_access_token is not the access token of a guest")
+        if guest.user_id != user_id:
+            raise MatrixError(400, "M_INVALID_USERNAME", "username must be that of the guest")
 
     def _check_open(self) -> None:
         if self._config().registration.mode == "closed":
             raise forbidden("Registration is closed on this server")
 
     def _offer(self) -> Offer:
+        """What is asked for; where mail can be sent, an address may be proven with it."""
+        check: Stage
         if self._config().registration.mode == "token":
-            return Offer([[REGISTRATION_TOKEN]], {REGISTRATION_TOKEN: self._check_token})
-        return Offer([[DUMMY]], {DUMMY: _accept})
+            last, check = REGISTRATION_TOKEN, self._check_token
+        else:
+            last, check = DUMMY, _accept
+        stages: dict[str, Stage] = {last: check}
+        flows = [[last]]
+        if self._validations.possible:
+            flows.append([STAGE] if last == DUMMY else [STAGE, last])
+            stages[STAGE] = self._validations.stage(Purpose.REGISTER)
+        return Offer(flows, stages)
 
     async def _check_token(self, auth: dict[str, Any]) -> str:
         token = auth.get("token")

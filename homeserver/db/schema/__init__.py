@@ -17,6 +17,7 @@ from homeserver.db.schema import (
     sticky,
     stream,
     sync,
+    threepids,
 )
 from homeserver.db.schema.base import metadata
 
@@ -36,4 +37,5 @@ __all__ = [
     "sticky",
     "stream",
     "sync",
+    "threepids",
 ]

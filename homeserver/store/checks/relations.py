@@ -53,6 +53,7 @@ from homeserver.db.schema.rooms import (
 from homeserver.db.schema.start import LEASE_NAME, WELL_KNOWN_TYPES
 from homeserver.db.schema.stream import changes, followers, stream
 from homeserver.store.changes import Kind
+from homeserver.store.checks.accounts import ADDRESSES
 from homeserver.store.checks.appservices import APPSERVICES
 from homeserver.store.checks.delayed import DELAYED
 from homeserver.store.checks.e2ee import ENCRYPTION
@@ -388,6 +389,7 @@ RULES: tuple[Rule, ...] = (
     *_ACCOUNTS,
     *_PEERS,
     *_NUMBERS,
+    *ADDRESSES,
     *ENCRYPTION,
     *KEY_BACKUPS,
     *INCOMING,

@@ -34,9 +34,47 @@ def _blob(name: str, *, nullable: bool = False) -> sa.Column[Any]:
 
 
 def _accounts() -> None:
-    """Accounts that are suspended or locked."""
+    """Accounts that are suspended or locked; addresses of users."""
     op.add_column("accounts", _small("suspended", default="0"))
     op.add_column("accounts", _small("locked", default="0"))
+    op.create_table(
+        "threepids",
+        _text("medium"),
+        _text("address"),
+        _big("user_nid"),
+        _big("validated_ts_ms"),
+        _big("added_ts_ms"),
+        sa.PrimaryKeyConstraint("medium", "address"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("threepids_by_user", "threepids", ["user_nid"])
+    op.create_table(
+        "threepid_bindings",
+        _big("user_nid"),
+        _text("medium"),
+        _text("address"),
+        _text("id_server"),
+        sa.PrimaryKeyConstraint("user_nid", "medium", "address", "id_server"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "validations",
+        _text("sid"),
+        _small("purpose"),
+        _text("address"),
+        _text("client_secret"),
+        _big("send_attempt"),
+        _blob("token_hash"),
+        _small("wrong_tokens"),
+        _text("next_link", nullable=True),
+        _big("validated_ts_ms", nullable=True),
+        _big("expires_ts_ms"),
+        sa.PrimaryKeyConstraint("sid"),
+    )
+    op.create_index(
+        "validations_by_client", "validations", ["address", "client_secret", "purpose"], unique=True
+    )
+    op.create_index("validations_by_expiry", "validations", ["expires_ts_ms"])
 
 
 def _key_backups() -> None:
