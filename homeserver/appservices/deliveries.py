@@ -43,7 +43,9 @@ from homeserver.store.work import Worker
 # What is only of the moment waits so long for more of it.
 MOMENT_WAIT_MS = 250
 # Rows that are looked at in one read while somebody catches up.
-OWED_AT_ONCE = 500
+OWED_AT_ONCE = 1_000
+# Positions that are looked at in one read: what is sorted there is bounded, however long somebody was away.
+LOOK_MOST = 50_000
 _PEEK = 1_000
 _DATABASE_WAIT_MS = 5_000
 _KEYS_MOST = 1_000
@@ -193,7 +195,8 @@ class Deliveries:
     # --- making a transaction ----------------------------------------------------------------------------
 
     async def _make(self, box: Outbox) -> None:
-        if box.behind:
+        was_behind = box.behind
+        if was_behind:
             owed, upto = await self._look(box)
         else:
             waiting = box.peek(_PEEK)
@@ -217,11 +220,27 @@ class Deliveries:
             box.confirmed.clear()
         box.is_kept = bool(bundle.owed)
         box.take(bundle.upto)
+        if was_behind and bundle.upto < upto:
+            # Not all of it had room: the rest is still in the backlog.
+            box.fall_behind()
         box.pending = pending
 
     async def _look(self, box: Outbox) -> tuple[Sequence[Owed], int]:
-        """What is owed, from the tables."""
-        interest, upto = box.interest, box.passed
+        """What is owed to one that is behind, from the tables: the oldest, and up to where this is all."""
+        if not box.backlog:
+            await self._read(box)
+        found = list(box.backlog)
+        owed = bounded(found)
+        if len(owed) < len(found):
+            return owed, owed[-1].pos
+        if box.looked >= box.passed:
+            # Nothing came meanwhile: from here on it keeps up.
+            box.behind = False
+        return owed, box.looked
+
+    async def _read(self, box: Outbox) -> None:
+        interest = box.interest
+        upto = min(box.passed, box.told + LOOK_MOST)
         rooms = self._rooms_since(box.told)
         if box.service.registration.rooms:
             names = await self._interner.room_names(rooms)
@@ -244,13 +263,8 @@ class Deliveries:
             devices, changed = await self._database.read(_load_keys, ask, interest.rooms)
             box.devices.update(devices)
             box.changed.update(changed)
-        owed = bounded(found)
-        if len(owed) < len(found):
-            return owed, owed[-1].pos
-        if looked >= box.passed:
-            # Nothing came meanwhile: from here on it keeps up.
-            box.behind = False
-        return owed, looked
+        box.backlog.extend(found)
+        box.looked = looked
 
     async def _moment(self, box: Outbox) -> Moment:
         moment = Moment(*box.take_keys())

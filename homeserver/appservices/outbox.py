@@ -40,6 +40,8 @@ class Outbox:
         self.passed = 0
         self.queue: deque[Owed] = deque()
         self.behind = False
+        self.backlog: deque[Owed] = deque()  # while it is behind: what was read and is not told yet
+        self.looked = 0  # up to where that is all
         self.pending: Pending | None = None
         self.is_kept = False  # the open transaction has a row
         self.confirmed: set[str] = set()  # transactions whose rows are of no use any more
@@ -90,8 +92,9 @@ class Outbox:
 
     def take(self, upto: int) -> None:
         """What waited up to a position is in the open transaction now."""
-        while self.queue and self.queue[0].pos <= upto:
-            self.queue.popleft()
+        for waiting in (self.queue, self.backlog):
+            while waiting and waiting[0].pos <= upto:
+                waiting.popleft()
 
     @property
     def has_moments(self) -> bool:

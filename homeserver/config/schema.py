@@ -407,7 +407,11 @@ class Config:
     caches: Caches = section(Caches, doc="Memory for things that never change, in bytes each.")
     database_pool: DatabasePool = section(DatabasePool, doc="Connections to the database.")
     logging: Logging = section(Logging, doc="The server's own diary.")
-    appservices: tuple[Path, ...] = option((), doc="Registration files of application services.")
+    appservices: tuple[Path, ...] = option(
+        (),
+        doc="Registration files of application services (bridges, bots). Their `url` is your choice, so it may be on "
+        "this machine or a private network: `outbound.allow_private_ranges` does not concern it.",
+    )
     email: Email | None = option(None, doc="How to send mail; `null` for none.")
     turn: Turn = section(Turn, doc="Relays for voice and video behind firewalls.")
     calls: Calls = section(Calls, doc="Media servers for group calls (Element Call).")

@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from homeserver.appservices.bundles import EVENTS_MOST
+from homeserver.appservices.bundles import BYTES_MOST, EVENTS_MOST
 from homeserver.appservices.outbox import RETRY_MAX_MS
 from homeserver.config.registrations import AppserviceRegistration, Namespace, Pattern
 from tests.support.app import SERVER_NAME, TestApp
@@ -260,6 +260,27 @@ class Transactions(BridgeCase):
             if event["type"] == "m.room.member"
         ]
         self.assertEqual([(GHOST, "leave"), (GHOST, "join"), (BOT, "invite")], members)
+
+    def test_large_ones(self) -> None:
+        """A transaction is bounded in bytes too, for who keeps up and for who was away."""
+        room_id = self.portal()
+        expected: list[str] = []
+        for away in (False, True):
+            self.forget()
+            hold: Deferred[Any] = Deferred()
+            self.http.answer = self.http.silence if away else self.http.hold(hold)
+            for place in range(45):
+                expected.append(f"{away} {place} " + "x" * 55_000)
+                self.say(room_id, expected[-1])
+            self.http.answer = lambda _: (200, {})
+            hold.callback(self.http.ok())
+            self.settle(400)
+            self.settle(400)
+            self.assertEqual(expected, self.told())
+            sizes = [len(str(body)) for body in self.http.transactions()]
+            self.assertLess(max(sizes), BYTES_MOST + 100_000)
+            self.assertLessEqual(3, len(sizes))
+            expected.clear()
 
     def test_old_paths(self) -> None:
         room_id = self.portal()

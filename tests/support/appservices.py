@@ -85,6 +85,13 @@ class FakeAppservices:
         status, content = answered
         return succeed(HttpResponse(url, status, json.dumps(content).encode()))
 
+    def silence(self, _: Asked) -> None:
+        """An ``answer``: none."""
+
+    def hold(self, answer: Deferred[HttpResponse]) -> Callable[[Asked], Deferred[HttpResponse]]:
+        """An ``answer``: one that comes later."""
+        return lambda _: answer
+
     def ok(self) -> HttpResponse:
         """An answer for who was kept waiting."""
         return HttpResponse(URL, 200, b"{}")
