@@ -230,7 +230,7 @@ class PartialRooms:
 
     async def _give_up(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
         names = await self._tools.interner.room_names([join.room_nid])
-        if self._is_current(join) and await self._finish(join, names[join.room_nid], None, None):
+        if self._is_current(join) and await self._finish(join, names[join.room_nid], None):
             self._log.warning(
                 "a joined room stays without the events of servers whose keys nobody gives",
                 room_id=names[join.room_nid],
@@ -285,20 +285,30 @@ class PartialRooms:
         await self._store(join, room_id, verified)
         lacking = join._replace(attempts=max(join.attempts, 1)) if verified.awaited else None
         state = list(verified.conclusion.state.values())
-        if not self._is_current(join) or not await self._finish(join, room_id, state, lacking):
+        total = None if join.attempts else len(verified.lot)
+        if not self._is_current(join) or not await self._finish(join, room_id, state, lacking, total):
             return None
-        if not join.attempts:
-            total = len(verified.lot)
-            await self._tell(join.room_nid, total, total, finished=True)
         return verified.awaited
 
     async def _finish(
-        self, join: PartialJoin, room_id: str, state: Sequence[EventId] | None, lacking: PartialJoin | None
+        self,
+        join: PartialJoin,
+        room_id: str,
+        state: Sequence[EventId] | None,
+        lacking: PartialJoin | None = None,
+        total: int | None = None,
     ) -> bool:
+        """See ``complete_room``; with ``total`` clients hear that so many events came, and are all."""
+
         async def job(turn: Turn) -> bool:
             # What was placed before is on its way to the disk: this comes back after it has arrived there.
             await self._worker.work(_nothing)
-            return await complete_room(turn, join, state, lacking=lacking)
+            if not await complete_room(turn, join, state, lacking=lacking):
+                return False
+            if total is not None:
+                users = sorted(self._index.local_members(join.room_nid))
+                turn.extra.append(lambda tx: put_progress(tx, users, join.room_nid, total, total, True))
+            return True
 
         actor = await self._rooms.find(RoomId(room_id))
         return await actor.run(job)
@@ -307,14 +317,11 @@ class PartialRooms:
         actor, lot = await self._rooms.find(RoomId(room_id)), verified.lot
 
         async def tell(done: int) -> None:
-            if not join.attempts and done % (AT_ONCE * _TELL_EVERY) == 0:
-                await self._tell(join.room_nid, done, len(lot), finished=False)
+            if not join.attempts and done and done % (AT_ONCE * _TELL_EVERY) == 0:
+                users = sorted(self._index.local_members(join.room_nid))
+                await self._worker.work(put_progress, users, join.room_nid, done, len(lot), False)
 
         await store_lot(actor, lot, self._run, tell)
-
-    async def _tell(self, room_nid: int, done: int, total: int, *, finished: bool) -> None:
-        users = sorted(self._index.local_members(room_nid))
-        await self._worker.work(put_progress, users, room_nid, done, total, finished)
 
 
 def put_progress(
