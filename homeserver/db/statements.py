@@ -183,12 +183,16 @@ class Statement:
 class Rows:
     """A bulk insert of tuples in the order of ``columns``; see :func:`rows`."""
 
-    __slots__ = ("_texts", "build", "columns")
+    __slots__ = ("_texts", "build", "columns", "table")
 
     def __init__(
-        self, build: Callable[[str, list[dict[str, Any]]], ClauseElement], columns: tuple[str, ...]
+        self,
+        build: Callable[[str, list[dict[str, Any]]], ClauseElement],
+        table: str,
+        columns: tuple[str, ...],
     ) -> None:
         self.build = build
+        self.table = table
         self.columns = columns
         self._texts: dict[tuple[str, int], str] = {}
 
@@ -257,7 +261,7 @@ def rows(
             return insert.on_conflict_do_update(index_elements=list(keys), set_=new)  # type: ignore[no-any-return]
         return insert  # type: ignore[no-any-return]
 
-    return Rows(build, columns)
+    return Rows(build, table.name, columns)
 
 
 def compile_ddl(element: ClauseElement, dialect: str) -> str:

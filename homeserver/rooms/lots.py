@@ -102,7 +102,7 @@ class _Chunks:
                 (nid, room_nid, type_nid, key_nid, sender_nid, one.event_id, one.depth, one.ts_ms, rank)
             )
             new.json.append((nid, one.text.decode()))
-            new.edges += [(parent_id, nid) for parent_id in one.prev_ids]
+            new.edges += [(parent_id, nid) for parent_id in dict.fromkeys(one.prev_ids)]
             new.auth += [(nid, auth_nid) for auth_nid, _ in cited]
         if held:
             turn.extra.append(partial(write_outliers, new=new))

@@ -49,8 +49,8 @@ _EVENTS = rows(
     "auth_rank",
 )
 _JSON = rows(event_json, "nid", "json")
-_EDGES = rows(edges, "parent_id", "child_nid", ignore=True)
-_AUTH = rows(auth_edges, "child_nid", "parent_nid", ignore=True)
+_EDGES = rows(edges, "parent_id", "child_nid")
+_AUTH = rows(auth_edges, "child_nid", "parent_nid")
 
 
 class Here(NamedTuple):
@@ -85,7 +85,7 @@ def find_here(tx: Tx, event_ids: Sequence[str]) -> tuple[dict[str, Here], set[st
 
 def write_outliers(tx: Tx, new: OutlierRows) -> None:
     """Store events that are not here. They MUST have passed checks 1 to 4."""
-    tx.insert(_EVENTS, new.events)
-    tx.insert(_JSON, new.json)
-    tx.insert(_EDGES, new.edges)
-    tx.insert(_AUTH, new.auth)
+    tx.load(_EVENTS, new.events)
+    tx.load(_JSON, new.json)
+    tx.load(_EDGES, new.edges)
+    tx.load(_AUTH, new.auth)
