@@ -104,7 +104,7 @@ def load_missing(
 
 
 def _case(ask: Backlog, reader: Reader) -> _Case:
-    return _Case(ask, Found(replace(ask.facts, user_id=reader.user_id)))
+    return _Case(ask, Found(replace(ask.facts, user_id=reader.user_id, threads=reader.threads)))
 
 
 # --- which events ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from federation.auth.power import PowerLevels
 from federation.event import Event
+from homeserver.push.defaults import BY_THREAD
 from homeserver.push.globs import Words, compile_whole, compile_words
 
 Path = tuple[str, ...]
@@ -31,6 +32,8 @@ _BODY: Path = ("content", "body")
 _MENTIONED: Path = ("content", "m.mentions", "user_ids")
 _STATE_KEY: Path = ("state_key",)
 _TYPE: Path = ("type",)
+_RELATION: Path = ("content", "m.relates_to", "rel_type")
+_RELATED: Path = ("content", "m.relates_to", "event_id")
 _COUNT = re.compile(r"(==|<=|>=|<|>)?([0-9]{1,10})")
 _TOP = frozenset({"type", "sender", "state_key", "event_id", "room_id", "origin_server_ts"})
 _INTEGER_END = 2**53
@@ -48,6 +51,9 @@ class Facts:
     power: PowerLevels | None = None
     display_name: str | None = None
     user_id: str = ""  # the rules' owner
+    threads: frozenset[str] | None = (
+        None  # the roots that they subscribed to; None: they never did such a thing
+    )
 
 
 class EventView:
@@ -107,6 +113,12 @@ def named_in(view: EventView) -> frozenset[str]:
     target = view.get(_STATE_KEY)
     names = mentioned if isinstance(mentioned, list) else ()
     return frozenset(one for one in (*names, target) if isinstance(one, str))
+
+
+def thread_root(view: EventView) -> str | None:
+    """The root of the thread that an event says that it is in."""
+    root = view.get(_RELATED)
+    return root if view.get(_RELATION) == "m.thread" and isinstance(root, str) else None
 
 
 Test = Callable[[EventView, Facts], bool]
@@ -290,11 +302,26 @@ def _permission(json: Mapping[str, Any]) -> Condition:
     return Condition(may)
 
 
+def _thread(json: Mapping[str, Any]) -> Condition:
+    subscribed = json.get("subscribed")
+    if not isinstance(subscribed, bool):
+        return NEVER
+
+    def is_it(view: EventView, facts: Facts) -> bool:
+        # COMPAT(clients without subscriptions of threads, until all have them): who never subscribed to any hears of
+        # threads as of everything else, or they would hear of none.
+        root = None if facts.threads is None else thread_root(view)
+        return root is not None and facts.threads is not None and (root in facts.threads) is subscribed
+
+    return Condition(is_it)
+
+
 _KINDS: Mapping[str, Callable[[Mapping[str, Any]], Condition]] = {
     "event_match": _event_match,
     "event_property_is": _property_is,
     "event_property_contains": _property_contains,
     BY_NAME: _display_name,
+    BY_THREAD: _thread,
     "room_member_count": _member_count,
     "sender_notification_permission": _permission,
 }

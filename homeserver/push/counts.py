@@ -377,7 +377,7 @@ class Unread:
         start = len(items)
         while start and items[start - 1].pos > entry.upto:
             start -= 1
-        facts = Facts(room.joined, room.power, entry.display_name, reader.user_id)
+        facts = Facts(room.joined, room.power, entry.display_name, reader.user_id, reader.threads)
         for item in items[start:]:
             event = self._events.get(item.nid)
             if event is None:

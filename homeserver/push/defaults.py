@@ -1,7 +1,8 @@
 """The rules that every user has until they change them.
 
 # spec: client-server-api#predefined-rules
-Beside those of the specification: polls (MSC3930), in the order that the proposal gives.
+Beside those of the specification: polls (MSC3930), in the order that the proposal gives, and subscriptions of threads
+(MSC4306).
 """
 
 from __future__ import annotations
@@ -18,6 +19,11 @@ MASTER = ".m.rule.master"
 # COMPAT(Element, Element X and all who send polls today, until they send the types of the specification): the merged
 # proposals MSC3381 and MSC3930 are used under their first names, beside those that they were merged with.
 _POLLS = ((".m.rule", "m.poll"), (".org.matrix.msc3930.rule", "org.matrix.msc3381.poll"))
+
+
+# Proposed: MSC4306.
+POSTCONTENT = "postcontent"
+BY_THREAD = "io.element.msc4306.thread_subscription"
 
 
 def _match(key: str, pattern: str) -> dict[str, Any]:
@@ -69,6 +75,15 @@ def default_override(user_id: str) -> list[dict[str, Any]]:
         _rule(".m.rule.room.server_acl", [_match("type", "m.room.server_acl"), _match("state_key", "")]),
         *(_rule(f"{rule}.poll_response", [_is("type", f"{poll}.response")]) for rule, poll in _POLLS),
         _rule(".m.rule.suppress_edits", [_is("content.m\\.relates_to.rel_type", "m.replace")]),
+    ]
+
+
+def default_postcontent() -> list[dict[str, Any]]:
+    """The default rules on threads, between ``content`` and ``room``; new lists at each call."""
+    prefix = ".io.element.msc4306.rule."
+    return [
+        _rule(f"{prefix}unsubscribed_thread", [{"kind": BY_THREAD, "subscribed": False}]),
+        _rule(f"{prefix}subscribed_thread", [{"kind": BY_THREAD, "subscribed": True}], "notify", _SOUND),
     ]
 
 

@@ -16,7 +16,7 @@ from federation.auth.power import PowerLevels
 from federation.event import Event
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
-from homeserver.push.conditions import EventView, FactMissing, Facts, named_in
+from homeserver.push.conditions import EventView, FactMissing, Facts, named_in, thread_root
 from homeserver.push.readers import Reader, Readers
 from homeserver.push.rules import NOTHING, Actions, CompiledRules
 from homeserver.store.changes import Change, Kind
@@ -65,24 +65,27 @@ class Evaluator:
         readers = await self._readers.load_many(user_nids)
         view = EventView(event)
         named = named_in(view)
-        decided: dict[CompiledRules, Actions] = {}
+        root = thread_root(view)
+        # By rules, and by whether they subscribed to the thread that it is in.
+        decided: dict[tuple[CompiledRules, bool | None], Actions] = {}
         found: list[tuple[int, Actions]] = []
         for user_nid, reader in readers.items():
             if event.sender in reader.ignored:
                 continue
             alone = reader.rules.by_name or reader.user_id in named
-            actions = None if alone else decided.get(reader.rules)
+            among = reader.rules, None if root is None or reader.threads is None else root in reader.threads
+            actions = None if alone else decided.get(among)
             if actions is None:
                 actions = await self._decide(room_nid, view, user_nid, reader)
                 if not alone:
-                    decided[reader.rules] = actions
+                    decided[among] = actions
             if actions.notify:
                 found.append((user_nid, actions))
         return found
 
     async def _decide(self, room_nid: int, view: EventView, user_nid: int, reader: Reader) -> Actions:
         known = self._rooms.get(room_nid)
-        facts = Facts(user_id=reader.user_id)
+        facts = Facts(user_id=reader.user_id, threads=reader.threads)
         if known is not None:
             facts = replace(facts, joined=known.joined, power=known.power)
         try:

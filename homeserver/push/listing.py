@@ -165,7 +165,7 @@ def _evaluate(
     loaded = load_events(
         tx, [one.nid for some in stands.values() for one in some if not one.redacted], events
     )
-    facts = {nid: Facts(user_id=reader.user_id) for nid in stands}
+    facts = {nid: Facts(user_id=reader.user_id, threads=reader.threads) for nid in stands}
     found: list[_Found] = []
     unclear: list[tuple[int, Stand, EventView]] = []
     for room_nid, some in stands.items():

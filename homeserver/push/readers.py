@@ -61,6 +61,7 @@ class Reader:
     user_id: str
     rules: CompiledRules
     ignored: frozenset[str]
+    threads: frozenset[str] | None = None  # see ``conditions.Facts``
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Readers:
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         for change in changes:
-            if (
+            if change.kind == Kind.THREAD_SUBSCRIPTION or (
                 change.kind == Kind.ACCOUNT_DATA
                 and change.ref == 0
                 and (change.payload is None or change.payload.type in (PUSH_RULES, IGNORED))
@@ -141,9 +142,10 @@ def load_readers(tx: Tx, asks: Sequence[ReaderAsk]) -> dict[int, Reader]:
     """Several, in one statement."""
     shared = {ask.user_nid: ask.shared for ask in asks}
     found: dict[int, Reader] = {}
-    for user_nid, (user_id, stored) in load_personal(tx, list(shared), (PUSH_RULES, IGNORED)).items():
-        rules = shared[user_nid].compile(stored.get(PUSH_RULES))
-        found[user_nid] = Reader(user_id, rules, _ignored(stored.get(IGNORED)))
+    for user_nid, one in load_personal(tx, list(shared), (PUSH_RULES, IGNORED)).items():
+        rules = shared[user_nid].compile(one.stored.get(PUSH_RULES))
+        threads = None if one.threads is None else frozenset(one.threads)
+        found[user_nid] = Reader(one.user_id, rules, _ignored(one.stored.get(IGNORED)), threads)
     return found
 
 

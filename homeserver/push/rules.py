@@ -21,7 +21,7 @@ from homeserver.push.conditions import (
     body_has,
     compile_condition,
 )
-from homeserver.push.defaults import MASTER
+from homeserver.push.defaults import MASTER, POSTCONTENT
 from homeserver.push.globs import compile_words
 
 # LIMIT(memory: each of these types has a list of the rules that fit it)
@@ -151,6 +151,7 @@ def compile_rules(ruleset: Mapping[str, Sequence[Mapping[str, Any]]]) -> Compile
         pattern = rule.get("pattern")
         if isinstance(pattern, str):
             before.append(_Rule((body_has(compile_words(pattern)),), parse_actions(rule["actions"])))
+    before += [_conditional(rule) for rule in _enabled(ruleset.get(POSTCONTENT, ()))]
     after = [_conditional(rule) for rule in _enabled(ruleset.get("underride", ()))]
     rooms = {rule["rule_id"]: parse_actions(rule["actions"]) for rule in _enabled(ruleset.get("room", ()))}
     senders = {

@@ -15,9 +15,15 @@ import msgspec
 
 from homeserver.http.errors import MatrixError, bad_json, invalid_param, missing_param, not_found, too_large
 from homeserver.push.conditions import is_simple
-from homeserver.push.defaults import MASTER, default_override, default_underride
+from homeserver.push.defaults import (
+    MASTER,
+    POSTCONTENT,
+    default_override,
+    default_postcontent,
+    default_underride,
+)
 
-KINDS: Final = ("override", "content", "room", "sender", "underride")
+KINDS: Final = ("override", "content", POSTCONTENT, "room", "sender", "underride")
 _CONDITIONAL: Final = ("override", "underride")
 # LIMIT(the whole set goes into every initial sync, and into every sync after a change)
 MAX_RULES = 2_000
@@ -72,6 +78,8 @@ class Ruleset:
         """Add a rule, or give it other parameters."""
         rules = self.rules(kind)
         _check_rule_id(rule_id)
+        if kind == POSTCONTENT:
+            raise invalid_param("Rules of this kind are the server's own")
         new: Rule = {"rule_id": rule_id, "default": False, "enabled": True, **_parameters(kind, body)}
         place = next((place for place, rule in enumerate(rules) if rule["rule_id"] == rule_id), None)
         if place is not None:
@@ -119,7 +127,11 @@ def parse_ruleset(stored: str | None, user_id: str) -> Ruleset:
                     known[kind, rule["rule_id"]] = rule
                 else:
                     kinds[kind].append(rule)
-    for kind, defaults in (("override", default_override(user_id)), ("underride", default_underride())):
+    for kind, defaults in (
+        ("override", default_override(user_id)),
+        (POSTCONTENT, default_postcontent()),
+        ("underride", default_underride()),
+    ):
         for rule in defaults:
             chosen = known.get((kind, rule["rule_id"]))
             if chosen is not None:

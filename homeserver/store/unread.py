@@ -6,6 +6,7 @@ Every read is of many rooms at once, in a number of statements that does not dep
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
@@ -16,12 +17,15 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
+    case,
     cast,
     column,
     func,
     literal_column,
+    null,
     or_,
     select,
+    union_all,
 )
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.sql import ClauseElement
@@ -42,6 +46,7 @@ from homeserver.db.schema.rooms import (
     user_ids,
 )
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
+from homeserver.db.schema.sync import thread_subscriptions
 from homeserver.db.statements import SQLITE, Statement, any_of, statement
 from homeserver.db.tx import Tx
 from homeserver.store.events import EventRow, find_rows
@@ -209,7 +214,7 @@ _LEVELS = statement(
         )
     )
 )
-_PERSONAL = statement(
+_DATA = (
     select(user_ids.c.nid, user_ids.c.user_id, account_data.c.type, account_data.c.content)
     .select_from(
         user_ids.outerjoin(
@@ -223,6 +228,20 @@ _PERSONAL = statement(
     )
     .where(any_of(user_ids.c.nid, "user_nids"))
 )
+# In the same statement, as rows without a user id: whoever asks for the one has to know the other.
+_THREADS = (
+    select(
+        thread_subscriptions.c.user_nid,
+        literal_column("''"),
+        case(
+            (thread_subscriptions.c.subscribed == literal_column("1"), literal_column("'on'")), else_=null()
+        ),
+        events.c.event_id,
+    )
+    .select_from(thread_subscriptions.join(events, events.c.nid == thread_subscriptions.c.root_nid))
+    .where(any_of(thread_subscriptions.c.user_nid, "user_nids"))
+)
+_PERSONAL = statement(union_all(_DATA, _THREADS))
 
 
 # --- which events ----------------------------------------------------------------------------------------------
@@ -294,15 +313,28 @@ def load_power(tx: Tx, room_nids: Collection[int], cache: EventCache) -> dict[in
     return found
 
 
-def load_personal(
-    tx: Tx, user_nids: Collection[int], types: Collection[str]
-) -> dict[int, tuple[str, dict[str, str]]]:
-    """Users' ids, and their global account data of some types, as JSON."""
-    found: dict[int, tuple[str, dict[str, str]]] = {}
+@dataclass(slots=True)
+class Personal:
+    """What decides about a user's notifications, wherever they are."""
+
+    user_id: str = ""
+    stored: dict[str, str] = field(default_factory=dict)  # account data by type, as JSON
+    threads: set[str] | None = None  # the roots that they subscribed to; None: they never did such a thing
+
+
+def load_personal(tx: Tx, user_nids: Collection[int], types: Collection[str]) -> dict[int, Personal]:
+    """Users' ids, their global account data of some types, and their threads. Who is no user is absent."""
+    found: dict[int, Personal] = {}
     for nid, user_id, type_, content in tx.all(_PERSONAL, user_nids=list(user_nids), types=list(types)):
-        stored = found.setdefault(nid, (user_id, {}))[1]
+        one = found.setdefault(nid, Personal())
+        if not user_id:
+            one.threads = one.threads or set()
+            if type_ is not None:
+                one.threads.add(content)
+            continue
+        one.user_id = user_id
         if type_ is not None:
-            stored[type_] = content
+            one.stored[type_] = content
     return found
 
 

@@ -7,12 +7,17 @@ from typing import Any
 from twisted.internet.defer import ensureDeferred, succeed
 
 from homeserver.db.errors import DatabaseUnavailable
+from homeserver.db.schema.sync import thread_subscriptions
+from homeserver.db.statements import rows
+from homeserver.db.tx import WriteTx
 from homeserver.http.client import HttpResponse
 from homeserver.http.transport import Unreachable
 from homeserver.push import follower
 from homeserver.push import sender as module
 from homeserver.push.composer import Composer
 from homeserver.push.rules import CompiledRules
+from homeserver.store.changes import Kind
+from homeserver.store.events import find_row
 from tests.api.pushing import PushCase, user
 from tests.support.databases import on_each_database
 from tests.support.gateways import OK, URL
@@ -247,6 +252,66 @@ class Many(PushCase):
         failing[0] = False
         self.wait_for(30)
         self.assertEqual([event_id], self.told())
+
+
+@on_each_database
+class Threads(PushCase):
+    """Subscriptions of threads. proposal: MSC4306"""
+
+    PUT = rows(
+        thread_subscriptions,
+        *thread_subscriptions.c.keys(),
+        keys=("user_nid", "room_nid", "root_nid"),
+        update=("subscribed",),
+    )
+
+    def subscribe(self, root: str, subscribed: bool) -> None:
+        core = self.app.app.core
+        user_nid, room_nid = core.interner.known_user(user("bob")), core.interner.known_room(self.room_id)
+        assert user_nid is not None and room_nid is not None
+
+        def unit(tx: WriteTx) -> None:
+            row = find_row(tx, root)
+            assert row is not None
+            tx.claim(
+                Kind.THREAD_SUBSCRIPTION,
+                -user_nid,
+                room_nid,
+                lambda tx, pos: tx.insert(
+                    self.PUT, [(user_nid, room_nid, row.nid, int(subscribed), 0, 0, pos)]
+                ),
+            )
+
+        self.app.wait(core.committer.work(unit))
+        self.settle()
+
+    def test_only_what_one_wants_to_hear(self) -> None:
+        self.set_pusher()
+        root, other = self.send(), self.send()
+        self.gateways.take()
+
+        def say(where: str) -> list[str]:
+            event_id = self.send(content={"m.relates_to": {"rel_type": "m.thread", "event_id": where}})
+            return ["told" for one in self.gateways.take() if one.get("event_id") == event_id]
+
+        def unread() -> Any:
+            filter_ = '{"room":{"timeline":{"unread_thread_notifications":true}}}'
+            room = self.ok("bob", "GET", "/sync", None, filter=filter_)["rooms"]["join"][self.room_id]
+            found = room.get("unread_thread_notifications", {})
+            return {where: one["notification_count"] for where, one in found.items()}
+
+        # Who does not know of subscriptions hears of threads as of everything.
+        self.assertEqual((["told"], ["told"]), (say(root), say(other)))
+        self.assertEqual({root: 1, other: 1}, unread())
+        self.subscribe(root, True)
+        self.assertEqual((["told"], []), (say(root), say(other)))
+        self.assertEqual({root: 2, other: 1}, unread())
+        self.subscribe(root, False)
+        self.assertEqual(([], []), (say(root), say(other)))
+        self.ok("bob", "PUT", "/pushrules/global/postcontent/.io.element.msc4306.rule.unsubscribed_thread/enabled", {
+            "enabled": False
+        })  # fmt: skip
+        self.assertEqual((["told"], ["told"]), (say(root), say(other)))
 
 
 @on_each_database

@@ -29,7 +29,8 @@ class Rules(PushCase):
         everything = self.call("GET", f"{RULES}/")
         self.assertEqual({"global"}, set(everything))
         self.assertEqual(everything["global"], self.call("GET", f"{RULES}/global/"))
-        self.assertEqual({"override", "content", "room", "sender", "underride"}, set(everything["global"]))
+        kinds = {"override", "content", "postcontent", "room", "sender", "underride"}
+        self.assertEqual(kinds, set(everything["global"]))
         mention = self.call("GET", f"{RULES}/global/override/.m.rule.is_user_mention")
         self.assertEqual("@alice:test.example", mention["conditions"][0]["value"])
         path = f"{V3}/user/@alice:test.example/account_data/m.push_rules"
@@ -96,6 +97,7 @@ class Rules(PushCase):
             ((400, "M_MISSING_PARAM"), "PUT", f"{master}/actions", {}),
             ((400, "M_BAD_JSON"), "PUT", f"{master}/actions", {"actions": "notify"}),
             ((400, "M_INVALID_PARAM"), "DELETE", master, None),
+            ((400, "M_INVALID_PARAM"), "PUT", f"{RULES}/global/postcontent/x", {"actions": []}),
         ):
             self.assertEqual(expected, self.call(method, path, body), (method, path, body))
 
