@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from homeserver.db.threads import Database
-from homeserver.e2ee.sections import MESSAGES_MOST, bounded
+from homeserver.e2ee.sections import MESSAGES_MOST
 from homeserver.e2ee.shapes import check_device_keys, is_name
 from homeserver.e2ee.types import Requester
 from homeserver.e2ee.uploads import read_keys, upload_errors
@@ -103,20 +103,18 @@ class DehydratedDevices:
     ) -> tuple[list[msgspec.Raw], str, bool]:
         """A page of messages, the token of the next one, and whether there is anything on it yet."""
         after = _position(since)
-        most = min(limit, MESSAGES_MOST)
-        found = await self._database.read(
+        page = await self._database.read(
             load_dehydrated_messages,
             requester.user_nid,
             device_id,
             after,
             self._changes.position,
-            most + 1,
+            min(limit, MESSAGES_MOST),
         )
-        if found is None:
+        if page is None:
             raise forbidden("This is not the user's dehydrated device")
-        shown = bounded(found, most)
-        upto = shown[-1].pos if shown else after
-        return [msgspec.Raw(one.message.encode()) for one in shown], str(upto), len(shown) < len(found)
+        upto = page.messages[-1].pos if page.messages else after
+        return [msgspec.Raw(one.message.encode()) for one in page.messages], str(upto), page.has_more
 
 
 def _none() -> Exception:

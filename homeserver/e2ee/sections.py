@@ -3,7 +3,8 @@
 1. Where nothing happened nothing is asked: what a device has left, whether a message waits and whose keys changed lately
    is in memory, and follows the log.
 2. A message is told until the device comes with a token that says that it has it; then it is deleted. Of many the first
-   are told, and the token says how far (``SyncToken.inbox``).
+   are told, and the token says how far (``SyncToken.inbox``). A device that takes page after page gets larger ones, for
+   each costs it a round trip; one that asks again for a page gets a small one.
 3. Whoever joined or left a room in between makes the tables be asked: they know who shares rooms with whom.
 
 # spec: client-server-api#e2e-extensions-to-sync
@@ -31,7 +32,7 @@ from homeserver.store.devices import DevicesChanged
 from homeserver.store.ids import Interner
 from homeserver.store.one_time_keys import KeysLeft, load_keys_left
 from homeserver.store.placement import Membership, moves_of
-from homeserver.store.to_device import Waiting, drop_delivered, load_ends, load_waiting
+from homeserver.store.to_device import drop_delivered, load_ends, load_page
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
@@ -41,8 +42,8 @@ from homeserver.sync.types import DeviceAnswer, Inbox
 
 # spec: client-server-api#server-behaviour (of send-to-device messaging: the recommended number)
 MESSAGES_MOST = 100
-# LIMIT(bytes of messages in one answer; a message alone may still be larger)
-MESSAGES_BYTES = 4 * 1024 * 1024
+# LIMIT(what a device is told at once that has taken page after page)
+MESSAGES_LARGEST = 1_000
 _DEVICES_KEPT = 50_000
 _NEWS_KEPT = 20_000
 
@@ -57,6 +58,16 @@ class _Device:
     oldest: int  # no message is older; 0: none is there
     newest: int  # the position of the newest message; 0: none is there
     keys_pos: int = 0  # when keys came or went, as far as this process saw it
+    page: int = MESSAGES_MOST  # how many messages the last page could hold
+    page_at: int = -1  # after which position that page began, where there was more; -1: all was told
+
+    def next_page(self, since: int) -> int:
+        """How many messages it is told now, after those up to a position."""
+        if self.page_at < 0 or since <= self.page_at:
+            self.page = MESSAGES_MOST
+        else:
+            self.page = min(2 * self.page, MESSAGES_LARGEST)
+        return self.page
 
 
 class _News(NamedTuple):
@@ -273,9 +284,11 @@ class DeviceNews:
         left = device.left if device is not None else await self._keys_left(requester.device_nid)
         told = device is not None and at is not None and device.keys_pos > at.pos
         members: list[bytes] = []
-        inbox = await self._waiting(
-            requester.device_nid, at.inbox if at is not None else 0, upto, MESSAGES_MOST
-        )
+        since = at.inbox if at is not None else 0
+        most = MESSAGES_MOST if device is None else device.next_page(since)
+        inbox = await self._waiting(requester.device_nid, since, upto, most)
+        if device is not None:
+            device.page_at = since if inbox.upto < upto else -1
         if inbox.messages:
             told = True
             members.append(b'"to_device":{"events":[%b]}' % b",".join(inbox.messages))
@@ -294,10 +307,9 @@ class DeviceNews:
         device = self._devices.get(device_nid)
         if not device_nid or since >= upto or (device is not None and device.newest <= since):
             return Inbox((), upto)
-        found = await self._database.read(load_waiting, device_nid, since, upto, most + 1)
-        shown = bounded(found[:most])
-        end = upto if len(shown) == len(found) else shown[-1].pos if shown else since
-        return Inbox([one.message.encode() for one in shown], end)
+        page = await self._database.read(load_page, device_nid, since, upto, most)
+        end = upto if not page.has_more else page.messages[-1].pos if page.messages else since
+        return Inbox([one.message.encode() for one in page.messages], end)
 
     # --- by themselves, for sliding sync -----------------------------------------------------------------------------
 
@@ -373,16 +385,6 @@ def _keys_member(left: KeysLeft) -> bytes:
     """What clients insist on in every answer."""
     counts, fallbacks = _encode(left.counts), _encode(left.unused_fallbacks)
     return b'"device_one_time_keys_count":%b,"device_unused_fallback_key_types":%b' % (counts, fallbacks)
-
-
-def bounded(found: Sequence[Waiting], most: int = MESSAGES_MOST) -> Sequence[Waiting]:
-    """As many of the messages as fit into one answer, at least one."""
-    size = 0
-    for place, one in enumerate(found[:most]):
-        size += len(one.message)
-        if place and size > MESSAGES_BYTES:
-            return found[:place]
-    return found[:most]
 
 
 def _load_device(tx: Tx, device_nid: int) -> tuple[KeysLeft, int, int]:

@@ -20,7 +20,7 @@ from homeserver.store.device_keys import put_device_keys
 from homeserver.store.device_life import check_alive
 from homeserver.store.devices import Login, add_device, drop_devices, find_device
 from homeserver.store.one_time_keys import NewKey, put_one_time_keys
-from homeserver.store.to_device import Waiting, load_waiting
+from homeserver.store.to_device import Page, load_page
 
 _D = dehydrated_devices.c
 _ONE = statement(
@@ -88,9 +88,9 @@ def drop_dehydrated(tx: WriteTx, user_nid: int) -> str | None:
 
 def load_dehydrated_messages(
     tx: Tx, user_nid: int, device_id: str, since: int, upto: int, most: int
-) -> list[Waiting] | None:
+) -> Page | None:
     """The oldest messages in ``(since, upto]``; None where the device is not the user's dehydrated one."""
     known = load_dehydrated(tx, user_nid)
     if known is None or known.device_id != device_id:
         return None
-    return load_waiting(tx, known.device_nid, since, upto, most)
+    return load_page(tx, known.device_nid, since, upto, most)

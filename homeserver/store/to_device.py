@@ -28,6 +28,10 @@ INBOX_MOST = 20_000
 OUTBOX_MOST = 100_000
 # LIMIT(ids of one server that are remembered, whatever it sends)
 SEEN_MOST = 20_000
+# LIMIT(bytes of messages in one answer; a message alone may still be larger)
+PAGE_BYTES = 4 * 1024 * 1024
+# Messages that are read by one statement, so that large ones do not pile up unseen.
+_READ_AT_ONCE = 101
 ALL_DEVICES = "*"
 
 _T = to_device.c
@@ -272,6 +276,30 @@ def load_waiting(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> l
     """The oldest messages in ``(since, upto]``."""
     found = tx.all(_WAITING, device_nid=device_nid, since=since, upto=upto, most=most)
     return [Waiting(*row) for row in found]
+
+
+class Page(NamedTuple):
+    """Messages in their order, and whether more wait."""
+
+    messages: Sequence[Waiting]
+    has_more: bool
+
+
+def load_page(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> Page:
+    """The oldest messages in ``(since, upto]``: as many as fit into one answer, at least one of them."""
+    shown: list[Waiting] = []
+    size = 0
+    while True:
+        wanted = min(_READ_AT_ONCE, most + 1 - len(shown))
+        found = load_waiting(tx, device_nid, since, upto, wanted)
+        for one in found:
+            size += len(one.message)
+            if len(shown) == most or (shown and size > PAGE_BYTES):
+                return Page(shown, has_more=True)
+            shown.append(one)
+        if len(found) < wanted:
+            return Page(shown, has_more=False)
+        since = found[-1].pos
 
 
 def load_ends(tx: Tx, device_nid: int) -> tuple[int, int]:

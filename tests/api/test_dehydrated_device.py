@@ -6,8 +6,9 @@ from typing import Any
 from unittest.mock import patch
 from urllib.parse import quote
 
-from homeserver.e2ee import dehydration, sections
+from homeserver.e2ee import dehydration
 from homeserver.store import devices as device_store
+from homeserver.store import to_device
 from tests.api.keys import KeysCase
 from tests.api.rooms import ALICE, BOB, V3
 from tests.support.databases import on_each_database
@@ -215,7 +216,7 @@ class Messages(DehydratedCase):
 
     def test_pages_are_bounded_by_bytes_too(self) -> None:
         self.tell(1, 2, 3)
-        with patch.object(sections, "MESSAGES_BYTES", 100):
+        with patch.object(to_device, "PAGE_BYTES", 100):
             first, token = self.get_events()
             self.assertEqual([1], first)
             self.assertEqual([2], self.get_events(**{"from": token})[0])

@@ -9,7 +9,7 @@ from sqlalchemy import func, select
 from homeserver.db.schema.e2ee import device_transactions, to_device
 from homeserver.db.statements import statement
 from homeserver.db.tx import Tx
-from homeserver.e2ee.sections import MESSAGES_BYTES
+from homeserver.e2ee import sections
 from homeserver.e2ee.to_device import MAX_MESSAGE_BYTES
 from homeserver.store import to_device as store
 from homeserver.store.to_device import sweep_ids
@@ -123,7 +123,7 @@ class Messages(KeysCase):
         self.send("PHONE", *contents)
         found: list[Any] = []
         sizes: list[int] = []
-        for _ in range(3):
+        for _ in range(2):
             # Each asks as a client does, ready to wait: it must not.
             waiting = self.app.start(
                 "GET", f"{V3}/sync", None, self.phone, {"since": since, "timeout": 30_000}
@@ -133,9 +133,41 @@ class Messages(KeysCase):
             found += self.messages(answer)
             since = answer["next_batch"]
             self.assertEqual(250 - (len(found) - sizes[-1]), self.waiting())
-        self.assertEqual(([100, 100, 50], contents), (sizes, found))
+        self.assertEqual(([100, 150], contents), (sizes, found))
         self.assertNotIn("to_device", self.sync(self.phone, since))
         self.assertEqual(0, self.waiting())
+
+    def test_pages_grow_while_they_are_taken(self) -> None:
+        since = self.sync(self.phone)["next_batch"]
+        self.send("PHONE", *({"n": number} for number in range(40)))
+        self.patch(sections, "MESSAGES_MOST", 2)
+        self.patch(sections, "MESSAGES_LARGEST", 6)
+        self.app.restart()
+        told: list[int] = []
+
+        def page(token: str) -> tuple[int, str]:
+            answer = self.sync(self.phone, token)
+            told.extend(one["n"] for one in self.messages(answer))
+            return len(self.messages(answer)), answer["next_batch"]
+
+        sizes = []
+        for _ in range(4):
+            size, since = page(since)
+            sizes.append(size)
+        self.assertEqual([2, 4, 6, 6], sizes)
+        self.assertEqual(list(range(18)), told)
+        # An answer that did not arrive, or was too much: a small one, and from there on larger ones.
+        page(since)
+        size, since = page(since)
+        self.assertEqual((2, [18, 19]), (size, told[-2:]))
+        self.assertEqual(4, page(since)[0])
+        self.app.restart()
+        self.assertEqual(2, page(since)[0])
+        while size:
+            size, since = page(since)
+        # Who has all begins anew.
+        self.send("PHONE", *({"n": 100 + number} for number in range(3)))
+        self.assertEqual(2, page(since)[0])
 
     def test_some_of_many_across_a_restart_and_with_newer_ones(self) -> None:
         since = self.sync(self.phone)["next_batch"]
@@ -152,7 +184,7 @@ class Messages(KeysCase):
 
     def test_large_ones(self) -> None:
         text = "x" * (MAX_MESSAGE_BYTES - 100)
-        count = MESSAGES_BYTES // len(text) + 2
+        count = store.PAGE_BYTES // len(text) + 2
         since = self.sync(self.phone)["next_batch"]
         for number in range(count):
             self.send("PHONE", {"n": number, "text": text})
