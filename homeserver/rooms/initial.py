@@ -41,7 +41,9 @@ class RoomGlances:
 
 def _write(tx: Tx, archive: Archive, asker: Asker, user_nid: int, limit: int) -> bytes:
     sight = asker.sight
-    newest = scan(tx, archive, sight, BEGINNING, sight.upto, limit, None, backwards=True)
+    newest = scan(
+        tx, archive, sight, BEGINNING, sight.upto, limit, None, backwards=True, ignored=asker.ignored
+    )
     start = b"" if newest.edge is None else b',"start":' + _encode(timeline_token(newest.edge))
     messages = b'{"chunk":%b,"end":%b%b}' % (
         join(write_events(tx, archive, asker, newest.found[::-1])),

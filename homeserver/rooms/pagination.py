@@ -229,7 +229,9 @@ def _write_page(tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: i
     nothing = b'{"start":%b,"chunk":[]}' % _encode(start)
     if low >= high or (wanted is not None and not wanted.rooms.accepts(sight.room_id)):
         return _Answer(nothing)
-    scanned = scan(tx, archive, sight, low, high, asked.limit, wanted, backwards=backwards)
+    scanned = scan(
+        tx, archive, sight, low, high, asked.limit, wanted, backwards=backwards, ignored=asker.ignored
+    )
     parts = [b'{"start":', _encode(start)]
     goes_on = backwards and _goes_on(tx, sight, low, scanned)
     edge = scanned.end if goes_on else scanned.edge
@@ -273,8 +275,11 @@ def _write_context(
     pos = middle.row.pos
     assert pos is not None
     before_most = limit // 2
-    before = scan(tx, archive, sight, BEGINNING, pos - 1, before_most, wanted, backwards=True)
-    after = scan(tx, archive, sight, pos, sight.upto, limit - before_most, wanted, backwards=False)
+    ignored, after_most = asker.ignored, limit - before_most
+    before = scan(
+        tx, archive, sight, BEGINNING, pos - 1, before_most, wanted, backwards=True, ignored=ignored
+    )
+    after = scan(tx, archive, sight, pos, sight.upto, after_most, wanted, backwards=False, ignored=ignored)
     # Where a side came to its end, the token still stands for it: later events come after it.
     start = before.edge if before.edge is not None else _before([middle, *before.found])
     end = sight.upto if after.edge is None else after.edge

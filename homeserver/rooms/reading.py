@@ -121,6 +121,9 @@ def find_seen(tx: Tx, archive: Archive, sight: Sight, rows: Sequence[HistoryRow]
     ]
 
 
+_NOBODY: frozenset[str] = frozenset()
+
+
 def scan(
     tx: Tx,
     archive: Archive,
@@ -131,15 +134,19 @@ def scan(
     wanted: Filter | None,
     *,
     backwards: bool,
+    ignored: frozenset[str] = _NOBODY,
     load: LoadSpan = load_span,
 ) -> Scanned:
-    """At most ``limit`` events in ``(low, high]`` that the reader may see and wants, of those that ``load`` finds."""
+    """At most ``limit`` events in ``(low, high]`` that the reader may see and wants, of those that ``load`` finds.
+
+    ``ignored``: whose messages the reader does not want to see.
+    """
     found: list[Found] = []
     scanned = 0
     while True:
         # One more than needed tells whether anything lies beyond.
         most = limit - len(found) + 1
-        if scanned or (wanted is not None and not wanted.everything):
+        if scanned or ignored or (wanted is not None and not wanted.everything):
             most = max(most, _BATCH)
         rows = load(tx, sight.room_nid, low, high, most, backwards=backwards)
         ended = len(rows) < most
@@ -152,7 +159,7 @@ def scan(
                     found, _edge(rows[place - 1], backwards) if place else high if backwards else low
                 )
             one = seen.get(row.nid)
-            if one is not None and _wants(wanted, one.event):
+            if one is not None and _wants(wanted, one.event) and not _is_hidden(one.event, ignored):
                 found.append(one)
         edge = _edge(rows[-1], backwards) if rows else high if backwards else low
         if ended:
@@ -170,6 +177,11 @@ def _edge(row: HistoryRow, backwards: bool) -> int:
 
 def _wants(wanted: Filter | None, event: ClientEvent) -> bool:
     return wanted is None or wanted.everything or wanted.accepts(event.type, event.sender, event.has_url)
+
+
+def _is_hidden(event: ClientEvent, ignored: frozenset[str]) -> bool:
+    # spec: client-server-api#ignoring-users (state events are shown all the same)
+    return bool(ignored) and event.state_key is None and event.sender in ignored
 
 
 def write_events(tx: Tx, archive: Archive, asker: Asker, found: Sequence[Found]) -> list[bytes]:

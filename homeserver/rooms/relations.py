@@ -104,7 +104,18 @@ def _write_children(
     parts = [b'{"chunk":']
     if low < top:
         load = _loader(tx, asker, asked)
-        scanned = scan(tx, archive, sight, low, top, asked.limit, None, backwards=asked.backwards, load=load)
+        scanned = scan(
+            tx,
+            archive,
+            sight,
+            low,
+            top,
+            asked.limit,
+            None,
+            backwards=asked.backwards,
+            ignored=asker.ignored,
+            load=load,
+        )
         parts.append(join(write_events(tx, archive, asker, scanned.found)))
         if scanned.edge is not None:
             parts += [b',"next_batch":', _encode(timeline_token(scanned.edge))]

@@ -201,6 +201,32 @@ class Names(UpgradeCase):
         direct = self.app.ok("GET", f"{V3}/user/{BOB}/account_data/m.direct", None, self.bob)
         self.assertEqual({ALICE: [room_id, new_id]}, direct)
 
+    def test_push_rules_follow_each_member(self) -> None:
+        room_id = self.create(preset="public_chat", room_version="11")
+        self.ok(self.bob, f"/join/{room_id}")
+        rules = f"{V3}/pushrules/global"
+        self.app.ok("PUT", f"{rules}/room/{room_id}", {"actions": []}, self.bob)
+        muted = {
+            "conditions": [{"kind": "event_match", "key": "room_id", "pattern": room_id}],
+            "actions": [],
+        }
+        self.app.ok("PUT", f"{rules}/override/{room_id}", muted, self.alice)
+        self.app.ok("PUT", f"{rules}/override/other", muted, self.alice)
+        new_id = self.upgrade(room_id, "12")
+        # Twice, as one may come and go: nothing is doubled.
+        for _ in range(2):
+            self.ok(self.bob, f"/join/{new_id}")
+            self.ok(self.bob, f"/rooms/{new_id}/leave")
+        self.assertEqual([], self.app.ok("GET", f"{rules}/room/{new_id}", None, self.bob)["actions"])
+        found = self.app.ok("GET", f"{V3}/pushrules/", None, self.alice)["global"]
+        own = [rule["rule_id"] for rule in found["override"] if not rule["default"]]
+        self.assertEqual({"other", room_id, new_id}, set(own))
+        self.assertEqual(3, len(own))
+        condition = self.app.ok("GET", f"{rules}/override/{new_id}", None, self.alice)["conditions"][0]
+        self.assertEqual(new_id, condition["pattern"])
+        listed = self.app.ok("GET", f"{V3}/pushrules/", None, self.bob)["global"]["room"]
+        self.assertEqual({room_id, new_id}, {rule["rule_id"] for rule in listed})
+
     def test_a_false_predecessor_gives_nothing_away(self) -> None:
         room_id = self.create(preset="public_chat")
         self.app.ok("PUT", f"{V3}/user/{ALICE}/rooms/{room_id}/tags/m.favourite", {}, self.alice)
