@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
 from homeserver.db.schema.rooms import event_json, events, rooms, timeline
 from homeserver.db.statements import statement
@@ -28,6 +28,16 @@ _TIMELINES = statement(
     )
     .order_by(timeline.c.pos)
 )
+# Accepted, and without a place: what a told state holds.
+_ELSEWHERE = statement(
+    select(events.c.event_id, event_json.c.json)
+    .select_from(
+        events.join(event_json, event_json.c.nid == events.c.nid).outerjoin(
+            timeline, timeline.c.event_nid == events.c.nid
+        )
+    )
+    .where(and_(timeline.c.pos.is_(None), events.c.rejected_reason.is_(None)))
+)
 
 
 @dataclass(slots=True)
@@ -38,6 +48,7 @@ class _Timelines:
     bodies: Counter[tuple[str, str]] = field(default_factory=Counter)
     body_of: dict[str, str] = field(default_factory=dict)
     places: dict[str, tuple[int, str]] = field(default_factory=dict)  # position and sender of each event
+    ends: set[tuple[str, str]] = field(default_factory=set)  # whose membership an event without a place is
 
 
 def _load(tx: Tx) -> _Timelines:
@@ -50,6 +61,10 @@ def _load(tx: Tx) -> _Timelines:
         if body is not None:
             found.bodies[(room_id, body)] += 1
             found.body_of[event_id] = body
+    for event_id, text in tx.all(_ELSEWHERE):
+        event = msgspec.json.decode(text)
+        if event["type"] == "m.room.member" and event["content"].get("membership") != "join":
+            found.ends.add((event["state_key"], event_id))
     return found
 
 
@@ -73,6 +88,9 @@ def _check_client(world: World, client: SimClient, shown: _Timelines, *, to_the_
     for segment in client.segments:
         whole = order.get(segment.room_id, [])
         seen = segment.event_ids
+        if not segment.open and seen and (client.user_id, seen[-1]) in shown.ends:
+            # Who was put out while they were not in the room is told by the event that says so, wherever it stands.
+            seen = seen[:-1]
         missing = [event_id for event_id in seen if event_id not in whole]
         if missing:
             yield f"{client.name} saw {missing}, which were never committed"
