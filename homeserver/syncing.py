@@ -13,6 +13,7 @@ from homeserver.push.service import default_content
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.sync.ignored import IgnoreLists
 from homeserver.sync.keys import KeyNumbers
+from homeserver.sync.profiles import ProfileNews
 from homeserver.sync.shared import SharedRooms
 from homeserver.sync.sliding.connections import Connections
 from homeserver.sync.sliding.facts import Facts
@@ -58,6 +59,8 @@ def build_syncing(
         SharedRooms(around.database, core.client_events),
     )
     boot = around.entropy.id(8)
+    profiles = ProfileNews(around.database, core.interner, core.index, core.changes)
+    core.changes.subscribe(profiles.apply)
     classic = SyncService(
         tools,
         boot,
@@ -67,6 +70,7 @@ def build_syncing(
         devices=devices,
         defaults=_default_data,
         sticky=sticky,
+        profiles=profiles,
     )
     room_facts = Facts(around.database, core.interner, core.index, core.client_events)
     core.changes.subscribe(room_facts.apply)
@@ -80,6 +84,7 @@ def build_syncing(
         unread=unread,
         devices=devices,
         defaults=_default_data,
+        profiles=profiles,
     )
     return Syncing(classic, sliding)
 

@@ -10,7 +10,7 @@ from federation.errors import Malformed
 from federation.ids import domain_of, parse_server_name
 from homeserver.accounts.types import Requester
 from homeserver.db.threads import Database
-from homeserver.http.errors import MatrixError, forbidden, invalid_param, not_found
+from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.store import profiles
 from homeserver.store.ids import Interner
 from homeserver.store.work import Worker
@@ -25,6 +25,10 @@ MAX_KEY_LENGTH = 255
 MAX_DISPLAY_NAME_LENGTH = 256
 MAX_AVATAR_URL_LENGTH = 1000
 MAX_TIME_ZONE_LENGTH = 255
+MAX_STATUS_TEXT_BYTES = 256
+MAX_STATUS_EMOJI_BYTES = 32
+_STATUS = frozenset({"m.status", "org.matrix.msc4426.status"})
+_CALL = frozenset({"m.call", "org.matrix.msc4426.call"})
 
 # spec: appendices#common-namespaced-identifier-grammar
 _KEY = re.compile(r"[a-z][a-z0-9_.\-]*")
@@ -133,6 +137,10 @@ def check_value(field: str, value: Any) -> None:
         _check_string(field, value, MAX_AVATAR_URL_LENGTH)
         if not _is_mxc(value):
             raise invalid_param("avatar_url must be an mxc:// address")
+    elif field in _STATUS:
+        _check_status(field, value)
+    elif field in _CALL:
+        _check_call(field, value)
     elif field == "m.tz":
         _check_string(field, value, MAX_TIME_ZONE_LENGTH)
 
@@ -142,6 +150,31 @@ def _check_string(field: str, value: Any, most: int) -> None:
         raise invalid_param(f"{field} must be a string")
     if len(value) > most:
         raise MatrixError(400, "M_TOO_LARGE", f"{field} is longer than {most} characters")
+
+
+def _check_status(field: str, value: Any) -> None:
+    # proposal: MSC4426 (m.status). Null clears it for those who look, as clients do.
+    if value is None:
+        return
+    if not isinstance(value, dict):
+        raise bad_json(f"{field} must be an object")
+    for name, most in (("text", MAX_STATUS_TEXT_BYTES), ("emoji", MAX_STATUS_EMOJI_BYTES)):
+        text = value.get(name)
+        if not isinstance(text, str):
+            raise bad_json(f"{field} must have a string {name}")
+        if len(text.encode()) > most:
+            raise MatrixError(400, "M_TOO_LARGE", f"The {name} of {field} is longer than {most} bytes")
+
+
+def _check_call(field: str, value: Any) -> None:
+    # proposal: MSC4426 (m.call)
+    if value is None:
+        return
+    if not isinstance(value, dict):
+        raise bad_json(f"{field} must be an object")
+    joined = value.get("call_joined_ts", 0)
+    if not isinstance(joined, int) or isinstance(joined, bool) or joined < 0:
+        raise bad_json("call_joined_ts must be a number")
 
 
 def _is_mxc(value: str) -> bool:

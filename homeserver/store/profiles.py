@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import BindParameter, and_, bindparam, delete, or_, select
+from sqlalchemy import BindParameter, and_, bindparam, delete, func, or_, select
 
 from homeserver.db.schema.accounts import accounts, profiles
+from homeserver.db.schema.sync import profile_changes
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 
 # spec: client-server-api#put_matrixclientv3profileuseridkeyname ("the total profile MUST be under 64 KiB")
 MAX_PROFILE_BYTES = 65_535
+# LIMIT(fields of one user whose change is remembered, removed ones among them: whoever was away longer than that many
+# changes reads the profile itself)
+CHANGES_MOST = 200
+# LIMIT(one read: of more changes than these, the newest)
+LOADED_MOST = 5_000
 
 _P = profiles.c
 _USER: BindParameter[int] = bindparam("user_nid")
@@ -31,6 +37,25 @@ _DROP = statement(
 )
 _ACTIVE = statement(select(1).where(and_(accounts.c.user_nid == _USER, accounts.c.deactivated == 0)))
 
+_H = profile_changes.c
+_PUT_CHANGE = rows(profile_changes, "user_nid", "field", "pos", keys=("user_nid", "field"), update=("pos",))
+_COUNT_CHANGES = statement(select(func.count()).where(_H.user_nid == _USER))
+_oldest = (
+    select(_H.field).where(_H.user_nid == bindparam("the_user")).order_by(_H.pos).limit(1).scalar_subquery()
+)
+_DROP_OLDEST = statement(
+    delete(profile_changes).where(and_(_H.user_nid == bindparam("the_user"), _H.field == _oldest))
+)
+_CHANGES = statement(
+    select(_H.pos, _H.user_nid, _H.field)
+    .where(and_(_H.pos > bindparam("since"), _H.pos <= bindparam("upto")))
+    .order_by(_H.pos.desc())
+    .limit(bindparam("most"))
+)
+_FIELDS = statement(
+    select(_P.user_nid, _P.field, _P.value).where(any_of(_P.user_nid, "nids")).order_by(_P.user_nid, _P.field)
+)
+
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 
@@ -42,6 +67,14 @@ class ProfileChanged:
     user_nid: int
     field: str
     value: Any
+
+
+class Changed(NamedTuple):
+    """A field of a user's profile, and when it last changed."""
+
+    pos: int
+    user_nid: int
+    field: str
 
 
 class ProfileTooLargeError(Exception):
@@ -76,7 +109,7 @@ def put_field(tx: WriteTx, user_nid: int, field: str, value: Any) -> bool:
     if size > MAX_PROFILE_BYTES:
         raise ProfileTooLargeError
     tx.insert(_PUT, [(user_nid, field, text)])
-    tx.claim(Kind.PROFILE, -user_nid, payload=ProfileChanged(user_nid, field, value))
+    _note(tx, ProfileChanged(user_nid, field, value))
     return True
 
 
@@ -84,5 +117,29 @@ def drop_field(tx: WriteTx, user_nid: int, field: str) -> bool:
     """Remove a field; whether it was there."""
     if tx.value(_DROP, user_nid=user_nid, the_field=field) is None:
         return False
-    tx.claim(Kind.PROFILE, -user_nid, payload=ProfileChanged(user_nid, field, None))
+    _note(tx, ProfileChanged(user_nid, field, None))
     return True
+
+
+def _note(tx: WriteTx, changed: ProfileChanged) -> None:
+    user_nid, field = changed.user_nid, changed.field
+
+    def write(tx: Tx, pos: int) -> None:
+        tx.insert(_PUT_CHANGE, [(user_nid, field, pos)])
+        if tx.value(_COUNT_CHANGES, user_nid=user_nid) > CHANGES_MOST:
+            tx.run(_DROP_OLDEST, the_user=user_nid)
+
+    tx.claim(Kind.PROFILE, -user_nid, write=write, payload=changed)
+
+
+def load_changes(tx: Tx, since: int, upto: int) -> list[Changed]:
+    """Which fields of which users changed in ``(since, upto]``, the newest first; at most ``LOADED_MOST``."""
+    return [Changed(*row) for row in tx.all(_CHANGES, since=since, upto=upto, most=LOADED_MOST)]
+
+
+def load_fields(tx: Tx, user_nids: Collection[int]) -> dict[int, dict[str, str]]:
+    """Every field of some users, as JSON text."""
+    found: dict[int, dict[str, str]] = {}
+    for user_nid, field, value in tx.all(_FIELDS, nids=list(user_nids)):
+        found.setdefault(user_nid, {})[field] = value
+    return found

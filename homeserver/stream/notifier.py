@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 from twisted.internet.defer import Deferred
 
-from homeserver.store.changes import Change
+from homeserver.store.changes import Change, Kind
 from homeserver.store.device_lists import ListChanged
 from homeserver.store.placement import moves_of
 from homeserver.stream.index import MembershipIndex
@@ -68,6 +68,10 @@ class Notifier:
         for change in changes:
             if change.topic < 0:
                 users.add(-change.topic)
+                if change.kind == Kind.PROFILE:
+                    # Everybody who shares a room with them, too.
+                    for room_nid in self._index.joined_rooms(-change.topic):
+                        users |= self._concerned(room_nid)
                 if isinstance(change.payload, ListChanged):
                     # Everybody who shares a room with them.
                     for room_nid in change.payload.room_nids:

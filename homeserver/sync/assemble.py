@@ -13,6 +13,7 @@ from homeserver.store.receipts import ReceiptChange
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.tokens import SyncToken
 from homeserver.sync.lazy import LazyMemory
+from homeserver.sync.profile_section import ProfileSection
 from homeserver.sync.sections import (
     Loaded,
     Piece,
@@ -50,6 +51,7 @@ class Assembler:
         devices: DeviceSections,
         defaults: DefaultData,
         sticky: StickySections | None = None,
+        profiles: ProfileSection | None = None,
     ) -> None:
         self._index = index
         self._lazy = lazy
@@ -59,6 +61,7 @@ class Assembler:
         self._devices = devices
         self._defaults = defaults
         self._sticky = sticky
+        self._profiles = profiles
 
     async def assemble(self, work: Work, pieces: Mapping[int, Piece], loaded: Loaded) -> Answer:
         """The answer."""
@@ -97,6 +100,7 @@ class Assembler:
             rooms_section(sections),
             self._presence_section(work),
             _events_member(b"account_data", list(account.get(0, {}).values())),
+            await self._profiles.write(work, pieces) if self._profiles is not None else b"",
         ]
         answer = await self.body(work.ask.requester, work.token, work.at, parts)
         self._note_members(work, pieces)

@@ -46,12 +46,20 @@ class _RoomJson(msgspec.Struct):
     account_data: _EventJson | None = None
 
 
+class _ProfileJson(msgspec.Struct):
+    ids: _Names | None = None
+
+
 class _FilterJson(msgspec.Struct):
     event_fields: _Names | None = None
     event_format: Literal["client", "federation"] | None = None
     presence: _EventJson | None = None
     account_data: _EventJson | None = None
     room: _RoomJson | None = None
+    profile_fields: _ProfileJson | None = None
+    unstable_profile_fields: _ProfileJson | None = msgspec.field(
+        default=None, name="org.matrix.msc4429.profile_fields"
+    )
 
 
 def matches_glob(pattern: str, text: str) -> bool:
@@ -184,6 +192,8 @@ class SyncFilter:
     state: EventFilter
     ephemeral: EventFilter
     room_account_data: EventFilter
+    profile_fields: frozenset[str] = frozenset()  # the fields of profiles that are told of
+    profiles_name: bytes = b"users"  # what the section of them is called
 
     @property
     def lazy(self) -> bool:
@@ -211,6 +221,8 @@ def parse_filter(text: str | bytes) -> SyncFilter:
     raw = text.encode() if isinstance(text, str) else text
     json: _FilterJson = decode_json(raw, _FilterJson)
     room = json.room or _RoomJson()
+    profiles, unstable = json.profile_fields, json.unstable_profile_fields
+    wanted = unstable or profiles or _ProfileJson()
     fields: tuple[tuple[str, ...], ...] | None = None
     if json.event_fields is not None:
         # Short paths first: they take whole objects, of which longer ones are a part.
@@ -227,6 +239,8 @@ def parse_filter(text: str | bytes) -> SyncFilter:
         _compile(room.state),
         _compile(room.ephemeral),
         _compile(room.account_data),
+        frozenset(wanted.ids or ()),
+        b"users" if unstable is None else b"org.matrix.msc4429.users",
     )
 
 

@@ -22,6 +22,8 @@ from homeserver.sync.keys import STRIPPED
 from homeserver.sync.lazy import LazyMemory
 from homeserver.sync.memory import MemoryRooms
 from homeserver.sync.plan import plan_initial, plan_since
+from homeserver.sync.profile_section import ProfileSection
+from homeserver.sync.profiles import ProfileNews
 from homeserver.sync.sections import Loaded, Piece, Want, load_sections
 from homeserver.sync.sticky import StickySections
 from homeserver.sync.tools import SyncTools
@@ -57,6 +59,7 @@ class SyncService:
         devices: DeviceSections | None = None,
         defaults: DefaultData = no_defaults,
         sticky: StickySections | None = None,
+        profiles: ProfileNews | None = None,
     ) -> None:
         self._tools = tools
         self._boot = boot
@@ -69,6 +72,7 @@ class SyncService:
         self._lazy = LazyMemory()
         self._windows = tools.windows
         self._waits = Waits(tools.notifier, tools.clock)
+        self._profiles = ProfileSection(profiles) if profiles is not None else None
         self._memory = MemoryRooms(tools.shared, tools.interner, tools.events, self._lazy)
         self._assembler = Assembler(
             tools.index,
@@ -79,6 +83,7 @@ class SyncService:
             self._devices,
             defaults,
             sticky,
+            self._profiles,
         )
         # What happened before was heard of by another process: of it the index knows events, and nothing else.
         self._heard_from = tools.log.position
@@ -101,7 +106,7 @@ class SyncService:
         clock = self._tools.clock
         ends_s = clock.monotonic() + ask.timeout_s
         while True:
-            if self._is_quiet(requester, at):
+            if self._is_quiet(ask, at):
                 at = self._token()
             else:
                 answer = await self._answer(ask, at)
@@ -117,7 +122,7 @@ class SyncService:
                 requester.device_nid,
                 left_s,
                 # An answer up to here told nothing: while nothing moves, it would tell nothing again, and again.
-                lambda quiet_at=quiet_at: self._stands(quiet_at) or self._is_quiet(requester, quiet_at),  # type: ignore[misc]
+                lambda quiet_at=quiet_at: self._stands(quiet_at) or self._is_quiet(ask, quiet_at),  # type: ignore[misc]
             ):
                 return await self._nothing(requester, at)
 
@@ -132,9 +137,10 @@ class SyncService:
         now = self._token()
         return (now.pos, now.ephemeral) == (at.pos, at.ephemeral)
 
-    def _is_quiet(self, requester: Requester, at: SyncToken) -> bool:
+    def _is_quiet(self, ask: Ask, at: SyncToken) -> bool:
         """Whether nothing can have changed for a user: a comparison of positions."""
-        tools, user_nid = self._tools, requester.user_nid
+        tools, requester = self._tools, ask.requester
+        user_nid = requester.user_nid
         index = tools.index
         pos = at.pos
         if tools.log.position > pos:
@@ -146,6 +152,9 @@ class SyncService:
             for room_nid, standing in index.rooms_of(user_nid).items():
                 if standing.membership == Membership.JOIN and last_pos.get(room_nid, 0) > pos:
                     return False
+            fields = ask.filter.profile_fields
+            if fields and self._profiles is not None and self._profiles.changed(user_nid, pos, fields):
+                return False
         typing_at, presence_at = split_counters(at.ephemeral)
         typing, presence = self._typing, self._presence
         if typing.counter != typing_at and typing.changed_since(index.joined_rooms(user_nid), typing_at):

@@ -50,6 +50,11 @@ FIGURES: Sequence[Figure] = (
     Figure("joins", "joins", "local joins/s", "/s", True, 10),
     Figure("pages", "history", "history pages of 50/s", "/s", True, 10),
     Figure("initial_ms", "initial", "first initial sync, 24 rooms", "ms", False, 10),
+    Figure("sliding_first_ms", "sliding", "sliding sync, first screen of 500 rooms", "ms", False, 10),
+    Figure(
+        "sliding_all_ms", "sliding", "sliding sync, all of 500 rooms, a hundred at a time", "ms", False, 10
+    ),
+    Figure("many_rooms_ms", "many", "first initial sync, 1,000 rooms", "ms", False, 10),
     Figure("idle_syncs", "idle", "idle incremental syncs/s, one client in turn", "/s", True, 8),
     Figure("claims", "claims", "one-time keys claimed/s, 16 clients", "/s", True, 10),
     Figure("inbox_s", "inbox", "10,000 waiting messages to a device, all told", "s", False, 10),
@@ -97,6 +102,9 @@ class Scale:
     waiting: int
     crowd: int
     crowd_rounds: int
+    sliding_rooms: int
+    many_rooms: int
+    many_devices: int
 
 
 FULL = Scale(
@@ -118,6 +126,9 @@ FULL = Scale(
     waiting=10_000,
     crowd=10_000,
     crowd_rounds=20,
+    sliding_rooms=500,
+    many_rooms=1_000,
+    many_devices=3,
 )
 QUICK = Scale(
     sends=100,
@@ -138,6 +149,9 @@ QUICK = Scale(
     waiting=1_000,
     crowd=10_000,
     crowd_rounds=8,
+    sliding_rooms=150,
+    many_rooms=150,
+    many_devices=3,
 )
 
 # Not a figure, but what spoils figures: the cores that other work on the machine used meanwhile.

@@ -15,6 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 
 from tests.bench.encryption import measure_claims, measure_inbox
 from tests.bench.figures import Measured, Scale
+from tests.bench.many_rooms import measure_many, measure_sliding
 from tests.bench.wire import BlockingConnection, Connection, Response, build_request, encode, expect_ok
 from tests.bench.world import CLIENT, SETUP_CONNECTIONS, User, World, join_request, sync_request
 
@@ -253,6 +254,8 @@ ROWS: Mapping[str, Row] = {
     "history": measure_history,
     "initial": measure_initial,
     "idle": measure_idle,
+    "sliding": measure_sliding,
+    "many": measure_many,
     "claims": measure_claims,
     "inbox": measure_inbox,
 }

@@ -34,6 +34,10 @@ FEATURES: Mapping[str, bool] = MappingProxyType(
         "uk.tcpip.msc4133.stable": True,
         # Sliding sync (accepted, and in no version yet).
         "org.matrix.simplified_msc3575": True,
+        # Changes of profiles in both kinds of sync, and the fields that say what somebody is up to.
+        "org.matrix.msc4262": True,
+        "org.matrix.msc4426": True,
+        "org.matrix.msc4429": True,
         # Thread subscriptions, and telling of them in sliding sync.
         "org.matrix.msc4306": True,
         "org.matrix.msc4308": True,

@@ -17,6 +17,7 @@ from homeserver.store.placement import Membership
 from homeserver.store.sliding import ConnectionKey
 from homeserver.stream.tokens import SlidingToken, SyncToken, parse_sliding_token
 from homeserver.sync.lazy import LazyMemory
+from homeserver.sync.profiles import ProfileNews
 from homeserver.sync.serialise import encode
 from homeserver.sync.sliding.connections import JOINED, NO_STATE, Connection, Connections, State, unknown_pos
 from homeserver.sync.sliding.extensions import Extensions, own_receipts
@@ -26,6 +27,8 @@ from homeserver.sync.sliding.lists import Lists, Windows
 from homeserver.sync.sliding.memory import MemoryNews
 from homeserver.sync.sliding.news import RoomNews
 from homeserver.sync.sliding.plan import Work, after, plan
+from homeserver.sync.sliding.profiles import NAME as PROFILES
+from homeserver.sync.sliding.profiles import ProfileExtension
 from homeserver.sync.sliding.request import Asked
 from homeserver.sync.sliding.rooms import Gathered, Rooms, vanished_room
 from homeserver.sync.tools import SyncTools
@@ -82,6 +85,7 @@ class SlidingSync:
         unread: Unread,
         devices: DeviceSections,
         defaults: DefaultData,
+        profiles: ProfileNews,
     ) -> None:
         self._tools = tools
         self._boot = boot
@@ -95,6 +99,7 @@ class SlidingSync:
         memory = MemoryNews(tools.database, tools.shared, tools.interner, tools.events, lazy)
         self._rooms = Rooms(tools, facts, memory, lazy, unread)
         self._extensions = Extensions(tools.index, tools.interner, typing, devices, defaults)
+        self._profiles = ProfileExtension(profiles, lazy)
         self._waits = Waits(tools.notifier, tools.clock)
         # What happened before was heard of by another process: of it the index knows events, and nothing else.
         self._heard_from = tools.log.position
@@ -174,6 +179,8 @@ class SlidingSync:
             typing = self._typing
             if typing.counter != typing_at and typing.changed_since(index.joined_rooms(user_nid), typing_at):
                 return False
+        if self._profiles.changed(ask.requester, ask.asked.extensions, pos):
+            return False
         return not self._extensions.changed(ask.requester, ask.asked.extensions, at, self._tools.log.position)
 
     # --- answers -------------------------------------------------------------------------------------------------
@@ -228,6 +235,9 @@ class SlidingSync:
         if found.vanished:
             names.update(await tools.interner.room_names(found.vanished))
         said = await self._extensions.write(work, extras)
+        profiles = await self._profiles.write(work, gathered.news, gathered.told)
+        if profiles is not None:
+            said.add(PROFILES, profiles)
         parts = [
             b'"lists":%b' % _lists(windows),
             b'"rooms":{%b}' % b",".join(encode(names[nid]) + b":" + body for nid, body in rooms.items()),

@@ -1,0 +1,165 @@
+"""Profiles as sync tells them: what changed of those with whom a user shares a room.
+
+1. Only profiles of users of this server: of others nobody tells us.
+2. What is told is the profile as it is now. Of several changes only the last is told, and one may be told twice.
+3. Whether there is anything is known from memory; where the memory does not reach back, the tables are asked.
+
+proposals: MSC4262 (sliding sync), MSC4429 (classic sync), MSC4426 (user status)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from homeserver.db.threads import Database
+from homeserver.store.changes import Change, Kind
+from homeserver.store.ids import Interner
+from homeserver.store.placement import Membership, moves_of
+from homeserver.store.profiles import Changed, ProfileChanged, load_changes, load_fields
+from homeserver.stream.index import MembershipIndex
+from homeserver.stream.log import ChangeLog
+
+_KEPT = 10_000
+# LIMIT(profiles in one answer beside those that changed: clients ask for what they show)
+FULL_MOST = 2_000
+
+Fields = frozenset[str] | None
+"""The fields that are asked for; None: all."""
+
+
+@dataclass(slots=True)
+class Update:
+    """What is new of one user's profile: values as JSON, and the fields that are gone."""
+
+    updated: dict[str, str] = field(default_factory=dict)
+    removed: list[str] = field(default_factory=list)
+
+
+Updates = dict[int, Update | None]
+"""By user; None: the reader shares no room with them any more."""
+
+
+class ProfileNews:
+    """See the module; follows the log."""
+
+    def __init__(
+        self, database: Database, interner: Interner, index: MembershipIndex, changes: ChangeLog
+    ) -> None:
+        self._database = database
+        self._interner = interner
+        self._index = index
+        self._log = changes
+        self._recent: deque[Changed] = deque()
+        self._floor = changes.position
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Follow the log."""
+        for change in changes:
+            if change.kind != Kind.PROFILE:
+                continue
+            if not isinstance(change.payload, ProfileChanged):
+                self._recent.clear()
+                self._floor = change.pos
+                continue
+            self._recent.append(Changed(change.pos, change.payload.user_nid, change.payload.field))
+            if len(self._recent) > _KEPT:
+                self._floor = self._recent.popleft().pos
+
+    def changed(self, user_nid: int, since: int, fields: Fields) -> bool:
+        """Whether there may be news for a user after a position; from memory."""
+        if since < self._floor:
+            return True
+        return any(self._concerns(user_nid, one, fields) for one in self._since(since))
+
+    def _since(self, since: int) -> Iterable[Changed]:
+        """The newest first."""
+        for one in reversed(self._recent):
+            if one.pos <= since:
+                return
+            yield one
+
+    def _concerns(self, user_nid: int, one: Changed, fields: Fields) -> bool:
+        return (fields is None or one.field in fields) and self._index.shares_room(user_nid, one.user_nid)
+
+    async def updates(self, user_nid: int, since: int, upto: int, fields: Fields) -> Updates:
+        """What changed in ``(since, upto]`` of those with whom a user shares a room, themselves included."""
+        if since < self._floor:
+            found: Iterable[Changed] = await self._database.read(load_changes, since, upto)
+        else:
+            found = [one for one in self._since(since) if one.pos <= upto]
+        changed: dict[int, set[str]] = {}
+        for one in found:
+            if self._concerns(user_nid, one, fields):
+                changed.setdefault(one.user_nid, set()).add(one.field)
+        result: Updates = {}
+        if changed:
+            current = await self._database.read(load_fields, sorted(changed))
+            for nid, names in changed.items():
+                profile = current.get(nid, {})
+                result[nid] = Update(
+                    {name: profile[name] for name in sorted(names) if name in profile},
+                    sorted(name for name in names if name not in profile),
+                )
+        return result
+
+    def departed(self, user_nid: int, since: int, upto: int) -> Updates:
+        """Users of this server who left the last room that they shared with a user, as far as the log tells."""
+        changes = self._log.since(since) or ()
+        gone: dict[int, None] = {}
+        for change in changes:
+            if change.pos > upto or change.topic <= 0:
+                continue
+            for move in moves_of(change):
+                if move.member_nid == user_nid and move.membership != Membership.JOIN:
+                    gone.update(dict.fromkeys(sorted(self._index.local_members(change.topic))))
+                elif move.member_nid and move.membership in (Membership.LEAVE, Membership.BAN):
+                    standing = self._index.standing(user_nid, change.topic)
+                    if standing is not None and standing.membership == Membership.JOIN:
+                        gone[move.member_nid] = None
+        index = self._index
+        return {nid: None for nid in gone if index.is_local(nid) and not index.shares_room(user_nid, nid)}
+
+    async def full(self, user_nids: Collection[int], fields: Fields) -> Updates:
+        """The profiles of some users, as far as they are of this server and asked for."""
+        local = sorted(nid for nid in user_nids if self._index.is_local(nid))[:FULL_MOST]
+        if not local or (fields is not None and not fields):
+            return {}
+        result: Updates = {}
+        for nid, profile in (await self._database.read(load_fields, local)).items():
+            told = {name: value for name, value in profile.items() if fields is None or name in fields}
+            if told:
+                result[nid] = Update(told)
+        return result
+
+    async def numbers(self, user_ids: Iterable[str]) -> Collection[int]:
+        """The numbers of users, of those who are known."""
+        return (await self._interner.find_users(user_ids)).values()
+
+    def members(self, room_nids: Iterable[int]) -> Collection[int]:
+        """The users of this server who are in some rooms, at most so many as are told of at once."""
+        found: dict[int, None] = {}
+        for room_nid in room_nids:
+            found.update(dict.fromkeys(sorted(self._index.local_members(room_nid))))
+            if len(found) > FULL_MOST:
+                break
+        return list(found)[:FULL_MOST]
+
+    async def name(self, updates: Updates) -> Mapping[str, Update | None]:
+        """The same by user id."""
+        names = await self._interner.user_names(updates)
+        return {names[nid]: one for nid, one in updates.items() if nid in names}
+
+
+def merge(first: Updates, second: Updates) -> Updates:
+    """Both; where they speak of the same user, what the second says goes before."""
+    result = dict(first)
+    for nid, update in second.items():
+        known = result.get(nid)
+        if known is None or update is None:
+            result[nid] = update
+        else:
+            removed = sorted({*known.removed, *update.removed}.difference(update.updated))
+            result[nid] = Update({**known.updated, **update.updated}, removed)
+    return result

@@ -1,0 +1,223 @@
+"""Profiles in sync: MSC4262 (sliding), MSC4429 (classic), and the status fields of MSC4426."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from twisted.trial.unittest import TestCase
+
+from tests.support.sync import SyncApp, user_id
+
+SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+EXTENSION = "org.matrix.msc4262.profiles"
+USERS = "org.matrix.msc4429.users"
+STATUS = "org.matrix.msc4426.status"
+ALICE, BOB = user_id("alice"), user_id("bob")
+BUSY = {"text": "busy", "emoji": "🏊"}
+
+
+class ProfileCase(TestCase):
+    def setUp(self) -> None:
+        self.app = SyncApp(self)
+        self.alice = self.app.register("alice")
+        self.bob = self.app.register("bob")
+
+    def share(self, name: str = "shared") -> str:
+        room_id = self.app.make_room("alice", f"!{name}:test.example")
+        self.app.member(room_id, "bob", "join")
+        return room_id
+
+    def set(self, field: str, value: Any, token: str = "", who: str = ALICE) -> None:
+        path = f"/_matrix/client/v3/profile/{who}/{field}"
+        self.app.ok("PUT", path, {field: value}, token or self.alice)
+
+    def drop(self, field: str) -> None:
+        self.app.ok("DELETE", f"/_matrix/client/v3/profile/{ALICE}/{field}", None, self.alice)
+
+
+class StatusTests(ProfileCase):
+    def test_shapes(self) -> None:
+        for field in ("m.status", STATUS):
+            self.set(field, BUSY)
+            self.set(field, {"text": "a" * 256, "emoji": "🏊" * 8})
+            self.set(field, None)
+        self.set("m.call", {"call_joined_ts": 1})
+        self.set("org.matrix.msc4426.call", {})
+        cases: tuple[tuple[str, Any, str], ...] = (
+            ("m.status", "busy", "M_BAD_JSON"),
+            ("m.status", {"text": "busy"}, "M_BAD_JSON"),
+            ("m.status", {"text": 1, "emoji": "x"}, "M_BAD_JSON"),
+            ("m.status", {"text": "a" * 257, "emoji": "x"}, "M_TOO_LARGE"),
+            ("m.status", {"text": "ä" * 129, "emoji": "x"}, "M_TOO_LARGE"),
+            (STATUS, {"text": "a", "emoji": "x" * 33}, "M_TOO_LARGE"),
+            ("m.call", [], "M_BAD_JSON"),
+            ("m.call", {"call_joined_ts": "now"}, "M_BAD_JSON"),
+            ("m.call", {"call_joined_ts": True}, "M_BAD_JSON"),
+        )
+        for field, value, code in cases:
+            path = f"/_matrix/client/v3/profile/{ALICE}/{field}"
+            status, body = self.app.call("PUT", path, {field: value}, self.alice)
+            self.assertEqual((status, body["errcode"]), (400, code), value)
+
+
+class SlidingProfileTests(ProfileCase):
+    def ask(
+        self, pos: str | None = None, fields: list[str] | None = None, required: Any = (), **changes: Any
+    ) -> tuple[str, Any]:
+        extension: dict[str, Any] = {"enabled": True, **changes}
+        if fields is not None:
+            extension["fields"] = fields
+        lists = {"all": {"ranges": [[0, 9]], "timeline_limit": 5, "required_state": list(required)}}
+        query = {} if pos is None else {"pos": pos}
+        body = {"lists": lists, "extensions": {EXTENSION: extension}}
+        answer = self.app.ok("POST", SLIDING, body, self.bob, query)
+        return answer["pos"], answer["extensions"].get(EXTENSION, {}).get("users", {})
+
+    def test_what_there_is_and_what_changes(self) -> None:
+        self.set("org.example.a", 1)
+        self.set("org.example.b", {"x": [1]})
+        self.share()
+        pos, users = self.ask(fields=["org.example.a", STATUS])
+        self.assertEqual(users, {ALICE: {"updated": {"org.example.a": 1}}})
+        self.assertEqual(self.ask(pos, fields=["org.example.a", STATUS])[1], {})
+        self.set(STATUS, BUSY)
+        self.set("org.example.b", 2)
+        pos, users = self.ask(pos, fields=["org.example.a", STATUS])
+        self.assertEqual(users, {ALICE: {"updated": {STATUS: BUSY}}})
+        self.drop(STATUS)
+        self.set("org.example.a", 3)
+        pos, users = self.ask(pos, fields=["org.example.a", STATUS])
+        self.assertEqual(users, {ALICE: {"updated": {"org.example.a": 3}, "removed": [STATUS]}})
+        # A field that was not asked for before.
+        pos, users = self.ask(pos, fields=["org.example.b"])
+        self.assertEqual(users, {ALICE: {"updated": {"org.example.b": 2}}})
+        # Every field.
+        pos, users = self.ask(pos)
+        told = {"org.example.a": 3, "org.example.b": 2, "displayname": "alice"}
+        self.assertEqual(users[ALICE]["updated"], told)
+
+    def test_changes_are_told_after_a_restart_and_when_nobody_asked(self) -> None:
+        self.share()
+        pos, _ = self.ask()
+        self.set(STATUS, BUSY)
+        self.app.restart()
+        pos, users = self.ask(pos)
+        self.assertEqual(users, {ALICE: {"updated": {STATUS: BUSY}}})
+        self.set(STATUS, {"text": "", "emoji": "x"})
+        pos, users = self.ask(pos, enabled=False)
+        self.assertEqual(users, {})
+        pos, users = self.ask(pos)
+        self.assertEqual(users, {ALICE: {"updated": {STATUS: {"text": "", "emoji": "x"}}}})
+        self.assertEqual(self.ask(pos)[1], {})
+
+    def test_ones_own_and_those_of_strangers(self) -> None:
+        pos, _ = self.ask()
+        self.set(STATUS, BUSY)
+        self.assertEqual(self.ask(pos)[1], {})
+        self.set(STATUS, BUSY, self.bob, BOB)
+        pos, users = self.ask(pos)
+        self.assertEqual(users, {BOB: {"updated": {STATUS: BUSY}}})
+
+    def test_who_shares_no_room_any_more(self) -> None:
+        room_id = self.share()
+        pos, _ = self.ask()
+        self.app.member(room_id, "bob", "leave")
+        pos, users = self.ask(pos)
+        self.assertEqual(users, {ALICE: None})
+        self.set(STATUS, BUSY)
+        self.assertEqual(self.ask(pos)[1], {})
+
+    def test_members_who_are_loaded_as_they_are_needed(self) -> None:
+        self.set(STATUS, BUSY)
+        carol = self.app.register("carol")
+        self.set(STATUS, BUSY, carol, user_id("carol"))
+        room_id = self.share()
+        self.app.member(room_id, "carol", "join")
+        for number in range(6):
+            self.app.say(room_id, "alice", str(number))
+        self.app.place(room_id, "alice", "m.room.name", {"name": "No heroes"}, "")
+        lazy = [["m.room.member", "$LAZY"]]
+        pos, users = self.ask(fields=[STATUS], required=lazy)
+        self.assertEqual(set(users), {ALICE})
+        self.app.say(room_id, "carol", "hello")
+        pos, users = self.ask(pos, fields=[STATUS], required=lazy)
+        self.assertEqual(set(users), {user_id("carol")})
+
+    def test_a_change_wakes(self) -> None:
+        self.share()
+        pos, _ = self.ask()
+        body = {"extensions": {EXTENSION: {"enabled": True}}}
+        waiting = self.app.start("POST", SLIDING, body, self.bob, {"pos": pos, "timeout": "30000"})
+        self.assertFalse(waiting.called)
+        self.set(STATUS, BUSY)
+        users = self.app.wait(waiting).json["extensions"][EXTENSION]["users"]
+        self.assertEqual(users, {ALICE: {"updated": {STATUS: BUSY}}})
+
+    def test_it_is_advertised(self) -> None:
+        features = self.app.ok("GET", "/_matrix/client/versions")["unstable_features"]
+        self.assertTrue(features["org.matrix.msc4262"] and features["org.matrix.msc4429"])
+
+
+class ClassicProfileTests(ProfileCase):
+    def filter(self, *ids: str) -> dict[str, Any]:
+        return {"filter": {"org.matrix.msc4429.profile_fields": {"ids": list(ids)}}}
+
+    def test_it_is_for_who_asks(self) -> None:
+        self.share()
+        self.set(STATUS, BUSY)
+        answer = self.app.sync(self.bob)
+        self.assertNotIn(USERS, answer)
+        self.set(STATUS, None)
+        self.assertNotIn(USERS, self.app.sync(self.bob, answer["next_batch"]))
+
+    def test_what_there_is_and_what_changes(self) -> None:
+        self.share()
+        self.set(STATUS, BUSY)
+        self.set("org.example.other", 1)
+        asked = self.filter(STATUS, "displayname")
+        answer = self.app.sync(self.bob, **asked)
+        self.assertEqual(answer[USERS][ALICE], {"profile_updates": {STATUS: BUSY, "displayname": "alice"}})
+        since = answer["next_batch"]
+        self.assertNotIn(USERS, self.app.sync(self.bob, since, **asked))
+        self.set("org.example.other", 2)
+        self.assertNotIn(USERS, self.app.sync(self.bob, since, **asked))
+        self.drop(STATUS)
+        answer = self.app.sync(self.bob, since, **asked)
+        self.assertEqual(answer[USERS], {ALICE: {"profile_updates": {STATUS: None}}})
+        self.app.restart()
+        answer = self.app.sync(self.bob, since, **asked)
+        self.assertEqual(answer[USERS], {ALICE: {"profile_updates": {STATUS: None}}})
+        stable = {"filter": {"profile_fields": {"ids": [STATUS]}}}
+        self.assertIn("users", self.app.sync(self.bob, since, **stable))
+
+    def test_a_change_wakes(self) -> None:
+        self.share()
+        asked = self.filter(STATUS)
+        since = self.app.sync(self.bob, **asked)["next_batch"]
+        waiting = self.app.poll(self.bob, since, **asked)
+        deaf = self.app.poll(self.bob, since)
+        self.set(STATUS, BUSY)
+        answer = self.app.wait(waiting).json
+        self.assertEqual(answer[USERS], {ALICE: {"profile_updates": {STATUS: BUSY}}})
+        self.app.advance(5)
+        self.assertFalse(deaf.called)
+        self.app.advance(60)
+
+    def test_who_leaves_and_who_comes(self) -> None:
+        self.set(STATUS, BUSY)
+        asked = self.filter(STATUS)
+        since = self.app.sync(self.bob, **asked)["next_batch"]
+        room_id = self.share()
+        answer = self.app.sync(self.bob, since, **asked)
+        self.assertEqual(answer[USERS], {ALICE: {"profile_updates": {STATUS: BUSY}}})
+        self.app.member(room_id, "alice", "leave")
+        answer = self.app.sync(self.bob, answer["next_batch"], **asked)
+        self.assertEqual(answer[USERS], {ALICE: {"profile_updates": None}})
+
+    def test_hostile_filters(self) -> None:
+        hostile: tuple[Any, ...] = ([], {"ids": "x"}, {"ids": [1]}, {"ids": ["x"] * 1001})
+        for wrong in hostile:
+            query = {"filter": json.dumps({"org.matrix.msc4429.profile_fields": wrong})}
+            status, _ = self.app.call("GET", "/_matrix/client/v3/sync", None, self.bob, query)
+            self.assertEqual(status, 400, wrong)
