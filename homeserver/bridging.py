@@ -78,6 +78,7 @@ def build_telling(
         core.committer,
         interner,
         core.client_events,
+        core.bases,
         index.rooms_since,
         typing.users_in,
         presence,

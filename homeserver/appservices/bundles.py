@@ -26,8 +26,10 @@ from homeserver.store.appservices import (
     load_logged_in,
 )
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
+from homeserver.store.events import load_rows
 from homeserver.store.one_time_keys import KeysLeft, load_keys_left
 from homeserver.store.receipts import PRIVATE, UNTHREADED, ReceiptChange
+from homeserver.store.state import BaseCache, load_snapshots
 from homeserver.store.to_device import load_waiting
 from homeserver.store.unsigned import unsigned_members
 
@@ -68,6 +70,7 @@ class Loaded:
     names: dict[int, tuple[str, str]]  # device -> (user, device)
     logged_in: frozenset[int]
     keys: list[KeysLeft]
+    stripped: dict[int, list[bytes]]  # invite -> what somebody who is not in the room may see of it
 
 
 def bounded(owed: Sequence[Owed]) -> Sequence[Owed]:
@@ -85,7 +88,16 @@ def bounded(owed: Sequence[Owed]) -> Sequence[Owed]:
     return owed
 
 
-def load_bundle(tx: Tx, owed: Sequence[Owed], devices: Collection[int], cache: ClientEventCache) -> Loaded:
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """What reading takes: caches of what never changes, and the numbers of the state that strangers may see."""
+
+    events: ClientEventCache
+    bases: BaseCache
+    strip_keys: Sequence[int]
+
+
+def load_bundle(tx: Tx, owed: Sequence[Owed], devices: Collection[int], tools: Tools) -> Loaded:
     """Read what a transaction needs."""
     events = [one for one in owed if type(one) is OwedEvent]
     nids = {nid for one in events for nid in (one.event_nid, one.prev_nid) if nid}
@@ -99,12 +111,42 @@ def load_bundle(tx: Tx, owed: Sequence[Owed], devices: Collection[int], cache: C
         found = load_waiting(tx, device_nid, places[0] - 1, places[-1], len(places) + MESSAGES_MOST)
         messages += [(one.pos, device_nid, one.message) for one in found if one.pos in wanted]
     named = sorted({*spans, *devices})
+    client_events = load_client_events(tx, sorted(nids), tools.events)
+    invites = [one.event_nid for one in events if one.own and _is_invite(client_events.get(one.event_nid))]
     return Loaded(
-        load_client_events(tx, sorted(nids), cache),
+        client_events,
         sorted(messages),
         load_device_names(tx, named) if named else {},
         load_logged_in(tx, sorted(spans)) if spans else frozenset(),
         [load_keys_left(tx, device_nid) for device_nid in sorted(devices)],
+        _load_stripped(tx, invites, tools) if invites else {},
+    )
+
+
+def _is_invite(event: ClientEvent | None) -> bool:
+    return event is not None and event.content_dict().get("membership") == "invite"
+
+
+def _load_stripped(tx: Tx, invites: Sequence[int], tools: Tools) -> dict[int, list[bytes]]:
+    """The state of rooms as it was when somebody was invited there, as far as they may see it."""
+    # spec: client-server-api#stripped-state
+    befores = {row.nid: row.state_before for row in load_rows(tx, invites).values() if row.state_before}
+    snapshots = load_snapshots(tx, sorted(set(befores.values())), tools.bases)
+    wanted = {
+        nid: [found for key in tools.strip_keys if key and (found := snapshots[before].get(key))]
+        for nid, before in befores.items()
+        if before in snapshots
+    }
+    events = load_client_events(tx, sorted({nid for nids in wanted.values() for nid in nids}), tools.events)
+    return {invite: [_strip(events[nid]) for nid in nids if nid in events] for invite, nids in wanted.items()}
+
+
+def _strip(event: ClientEvent) -> bytes:
+    return b'{"content":%b,"sender":%b,"state_key":%b,"type":%b}' % (
+        event.content,
+        _encode(event.sender),
+        _encode(event.state_key or ""),
+        _encode(event.type),
     )
 
 
@@ -171,6 +213,9 @@ class Bundle:
         if event is None or room_id is None:
             return b""  # purged meanwhile
         unsigned = unsigned_members(event, self._now_ms, previous=loaded.events.get(one.prev_nid))
+        stripped = loaded.stripped.get(one.event_nid)
+        if stripped:
+            unsigned += b',"invite_room_state":' + _array(stripped)
         return event.render(unsigned, room_id)
 
     def _invite(self, one: OwedInvite, names: Names) -> bytes:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-from homeserver.appservices.bundles import Bundle, Moment, Names, bounded, load_bundle
+from homeserver.appservices.bundles import Bundle, Moment, Names, Tools, bounded, load_bundle
 from homeserver.appservices.courier import Courier
 from homeserver.appservices.outbox import QUEUE_MOST, RETRY_MAX_MS, Outbox
 from homeserver.db.errors import DatabaseError
@@ -37,7 +37,8 @@ from homeserver.store.appservices import (
 )
 from homeserver.store.client_events import ClientEventCache
 from homeserver.store.device_lists import load_changed_users, load_sharing
-from homeserver.store.ids import Interner
+from homeserver.store.ids import Interner, StateKey
+from homeserver.store.state import BaseCache
 from homeserver.store.work import Worker
 
 # What is only of the moment waits so long for more of it.
@@ -48,6 +49,16 @@ OWED_AT_ONCE = 1_000
 LOOK_MOST = 50_000
 _PEEK = 1_000
 _DATABASE_WAIT_MS = 5_000
+# spec: client-server-api#stripped-state
+STRIPPED: tuple[StateKey, ...] = (
+    ("m.room.create", ""),
+    ("m.room.join_rules", ""),
+    ("m.room.name", ""),
+    ("m.room.avatar", ""),
+    ("m.room.topic", ""),
+    ("m.room.canonical_alias", ""),
+    ("m.room.encryption", ""),
+)
 _KEYS_MOST = 1_000
 
 
@@ -68,6 +79,7 @@ class Deliveries:
         worker: Worker,
         interner: Interner,
         cache: ClientEventCache,
+        bases: BaseCache,
         rooms_since: Callable[[int], list[int]],
         typing_in: Callable[[int], Sequence[str]],
         presence: Presences | None,
@@ -83,6 +95,8 @@ class Deliveries:
         self._worker = worker
         self._interner = interner
         self._cache = cache
+        self._bases = bases
+        self._strip_keys: dict[StateKey, int] = {}
         self._rooms_since = rooms_since
         self._typing_in = typing_in
         self._presence = presence
@@ -209,7 +223,9 @@ class Deliveries:
             box.told = max(box.told, upto)
             return
         bundle = Bundle(box.service, owed, upto, self._clock.now_ms())
-        loaded = await self._database.read(load_bundle, owed, list(moment.devices), self._cache)
+        strip_keys = await self._find_strip_keys(owed)
+        tools = Tools(self._cache, self._bases, strip_keys)
+        loaded = await self._database.read(load_bundle, owed, list(moment.devices), tools)
         names = await self._names(owed, moment)
         body = bundle.write(loaded, names, moment)
         delivered = tuple(bundle.delivered.items())
@@ -284,6 +300,15 @@ class Deliveries:
         box.untold_typing.clear()
         box.presence.clear()
         return moment
+
+    async def _find_strip_keys(self, owed: Sequence[Owed]) -> list[int]:
+        """The numbers of what is told with invites, where there may be one; a key that no room ever used has none."""
+        if not any(isinstance(one, OwedEvent) and one.own for one in owed):
+            return []
+        for key in STRIPPED:
+            if key not in self._strip_keys and (found := await self._interner.find_key(key)) is not None:
+                self._strip_keys[key] = found
+        return list(self._strip_keys.values())
 
     async def _names(self, owed: Sequence[Owed], moment: Moment) -> Names:
         rooms = set(moment.typing)

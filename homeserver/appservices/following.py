@@ -122,7 +122,9 @@ class AppserviceFollowing:
             return
         for box in self._boxes:
             if box.interest.event(change, placed):
-                box.add(OwedEvent(change.pos, change.topic, placed.nid, placed.prev_nid))
+                users = box.interest.user_nids
+                own = any(move.member_nid in users and move.event_nid == placed.nid for move in placed.moves)
+                box.add(OwedEvent(change.pos, change.topic, placed.nid, placed.prev_nid, own))
             if placed.moves and box.service.registration.encryption:
                 self._members(box, change)
 

@@ -208,12 +208,13 @@ class Pending(NamedTuple):
 
 
 class OwedEvent(NamedTuple):
-    """An event of a timeline; ``prev_nid``: the state event that it replaced, or 0."""
+    """An event of a timeline; ``prev_nid``: the state event that it replaced, or 0. ``own``: a membership of its user."""
 
     pos: int
     room_nid: int
     event_nid: int
     prev_nid: int
+    own: bool = False
 
 
 class OwedReceipt(NamedTuple):
@@ -354,8 +355,9 @@ def load_owed(tx: Tx, ask: Ask) -> tuple[list[Owed], int]:
         upto = rows_[-1][0]
     for pos, room_nid, event_nid, sender_nid, type_nid, state_key, prev_nid in rows_:
         concerned = room_nid in ask.named or sender_nid in ask.user_nids or stays[room_nid].around(pos)
-        if concerned or (type_nid == _MEMBER_TYPE and state_key in ask.user_ids):
-            found.append(OwedEvent(pos, room_nid, event_nid, prev_nid or 0))
+        own = type_nid == _MEMBER_TYPE and state_key in ask.user_ids
+        if concerned or own:
+            found.append(OwedEvent(pos, room_nid, event_nid, prev_nid or 0, own))
     users = sorted(ask.user_nids)
     invites = tx.all(_OUTSIDE, user_nids=users, **span)
     upto = _cut(invites, ask.most, upto)

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 from homeserver.config.registrations import Namespace, Pattern
 from homeserver.config.schema import RateLimit, RateLimits
 from homeserver.config.schema import Registration as RegistrationConfig
+from homeserver.store.users import load_accounts, set_standing
 from tests.support.app import SERVER_NAME, TestApp, test_config
 from tests.support.appservices import AS_TOKEN, FakeAppservices, registration
 from tests.support.databases import DatabaseCase, on_each_database
@@ -125,6 +126,22 @@ class Ghosts(DatabaseCase):
         ending = self.app.app.services.accounts.deactivate(GHOST, erase=False)
         self.app.wait(Deferred.fromCoroutine(ending))
         self.refused(self.as_ghost("GET", whoami), 403, "M_USER_DEACTIVATED")
+
+    def test_locked_and_suspended(self) -> None:
+        self.register(inhibit_login=True)
+        whoami = f"{V3}/account/whoami"
+        self.assertEqual(200, self.as_ghost("GET", whoami)[0])
+        self.stand(locked=True, suspended=False)
+        self.refused(self.as_ghost("GET", f"{V3}/sync"), 401, "M_USER_LOCKED")
+        self.stand(locked=False, suspended=True)
+        self.refused(self.as_ghost("POST", f"{V3}/createRoom", {}), 403, "M_USER_SUSPENDED")
+        self.stand(locked=False, suspended=False)
+        self.assertEqual(200, self.as_ghost("POST", f"{V3}/createRoom", {})[0])
+
+    def stand(self, *, locked: bool, suspended: bool) -> None:
+        user_nid = self.app.wait(self.app.database.read(load_accounts, [GHOST]))[GHOST].user_nid
+        worker = self.app.app.core.committer
+        self.app.wait(worker.work(set_standing, user_nid, suspended=suspended, locked=locked))
 
     def test_devices(self) -> None:
         self.register(inhibit_login=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -9,6 +10,8 @@ from twisted.internet.defer import Deferred
 from homeserver.appservices.bundles import BYTES_MOST, EVENTS_MOST
 from homeserver.appservices.outbox import RETRY_MAX_MS
 from homeserver.config.registrations import AppserviceRegistration, Namespace, Pattern
+from homeserver.store.outside import Told, put_outside
+from homeserver.store.placement import Membership
 from tests.support.app import SERVER_NAME, TestApp
 from tests.support.appservices import AS_TOKEN, HS_TOKEN, Asked, FakeAppservices, registration
 from tests.support.databases import DatabaseCase, on_each_database
@@ -139,6 +142,60 @@ class Transactions(BridgeCase):
             e["content"].get("membership") for e in self.http.events() if e["type"] == "m.room.member"
         ]
         self.assertEqual(["join", "leave"], memberships)
+
+    def test_invites_tell_of_the_room(self) -> None:
+        body = {"preset": "private_chat", "name": "den", "invite": [GHOST], "is_direct": True}
+        room_id = self.app.ok("POST", f"{V3}/createRoom", body, self.alice)["room_id"]
+        self.settle()
+        (event,) = self.http.events()
+        self.assertEqual((room_id, GHOST), (event["room_id"], event["state_key"]))
+        told = {one["type"]: one["content"] for one in event["unsigned"]["invite_room_state"]}
+        self.assertEqual({"name": "den"}, told["m.room.name"])
+        self.assertEqual({"join_rule": "invite"}, told["m.room.join_rules"])
+        self.assertNotIn("m.room.power_levels", told)
+
+    def test_invites_to_rooms_elsewhere(self) -> None:
+        """Told by another server, of a room that this one is not in: at once, and after an outage."""
+        first, later = self.invite_from_elsewhere("first"), ""
+        self.assertEqual([first], [event["room_id"] for event in self.http.events()])
+        (event,) = self.http.events()
+        self.assertEqual((GHOST, "invite"), (event["state_key"], event["content"]["membership"]))
+        self.assertEqual([{"type": "m.room.name"}], event["unsigned"]["invite_room_state"])
+        self.http.answer = self.http.silence
+        self.say(self.portal(), "nobody hears this at once")
+        later = self.invite_from_elsewhere("later")
+        self.restart()
+        self.http.answer = lambda _: (200, {})
+        self.settle(400)
+        invites = [e["room_id"] for e in self.http.events() if e["content"].get("membership") == "invite"]
+        self.assertEqual([first, later], list(dict.fromkeys(invites)))
+
+    def invite_from_elsewhere(self, name: str) -> str:
+        core = self.app.app.core
+        room_id = f"!{name}:elsewhere.example"
+        room_nid = self.app.wait(Deferred.fromCoroutine(core.interner.room(room_id)))
+        user_nid = self.app.wait(Deferred.fromCoroutine(core.interner.user(GHOST)))
+        event = {
+            "type": "m.room.member",
+            "sender": "@eve:elsewhere.example",
+            "state_key": GHOST,
+            "content": {"membership": "invite"},
+            "origin_server_ts": 1,
+            "room_id": room_id,
+        }
+        told = Told(
+            room_nid,
+            user_nid,
+            Membership.INVITE,
+            "elsewhere.example",
+            "11",
+            f"${name}",
+            json.dumps(event),
+            '[{"type":"m.room.name"}]',
+        )
+        self.app.wait(core.committer.work(put_outside, told))
+        self.settle()
+        return room_id
 
     def test_many_at_once(self) -> None:
         room_id = self.portal()
