@@ -184,6 +184,16 @@ class SetupTests(CommandCase):
         expected = "expected: ed25519 <version> <base64 of 32 bytes>, for an old key with the time when it expired before the base64"
         self.assert_refused("check-config", line=f"{key}, line 1: {expected}")
 
+    def test_check_config_reads_registrations(self) -> None:
+        (self.folder / "chaos.yaml").write_text("server_name: a.b\nappservices: [irc.yaml]\n")
+        path = self.folder.absolute() / "irc.yaml"
+        self.assert_refused("check-config", line=f"appservices: {path}: No such file or directory")
+        good = "{id: a, url: null, as_token: b, hs_token: c, sender_localpart: d, namespaces: {}}"
+        path.write_text(good.replace("id: a, ", ""))
+        self.assert_refused("check-config", line=f"{path}: id: required")
+        path.write_text(good)
+        self.assertEqual(self.run_chaos("check-config"), (0, "the configuration of a.b is fine\n", ""))
+
     def test_the_file_can_come_from_the_environment(self) -> None:
         other = self.folder / "other.yaml"
         other.write_text("server_name: other.example\n")
