@@ -79,6 +79,7 @@ class App:
     def begin(self, housekeeping_s: float = HOUSEKEEPING_S) -> None:
         """Start the house-keeping that goes by the clock, and go on with what an earlier process left to do."""
         self.services.rooms.departures.start()
+        self.services.people.guests.start()
         self.services.rooms.strangers.partial.start()
         self.services.further.begin(self.core.config)
         self.services.media.begin()

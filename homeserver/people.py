@@ -11,6 +11,7 @@ from homeserver.accounts.validations import Validations
 from homeserver.config.settings import Settings
 from homeserver.core import Core
 from homeserver.http.ratelimit import RateLimiter
+from homeserver.rooms.guests import GuestDepartures
 from homeserver.runtime.tasks import TaskGroup
 
 
@@ -21,6 +22,7 @@ class People:
     moderation: Moderation
     validations: Validations
     threepids: Threepids
+    guests: GuestDepartures
 
 
 def build_people(core: Core, settings: Settings, limiter: RateLimiter, tasks: TaskGroup) -> People:
@@ -31,10 +33,13 @@ def build_people(core: Core, settings: Settings, limiter: RateLimiter, tasks: Ta
         settings.get, database, worker, around.mailer, limiter, tasks, clock, around.entropy, around.log
     )
     servers = IdentityServers(around.http, around.signer)
+    guests = GuestDepartures(core.rooms, core.index, tasks, around.log)
+    core.changes.subscribe(guests.apply)
     return People(
         Moderation(core.config.server_name, database, worker),
         validations,
         Threepids(validations, servers, database, worker, clock, lambda: help_uri(settings)),
+        guests,
     )
 
 

@@ -83,6 +83,12 @@ _UPGRADE = statement(
     .returning(_A.user_nid)
 )
 _GUESTS = statement(select(_A.user_nid).where(and_(_A.guest == 1, _A.deactivated == 0)).order_by(_A.user_nid))
+_GUESTS_AMONG = statement(
+    select(user_ids.c.user_id)
+    .select_from(_JOINED)
+    .where(and_(_A.guest == 1, _A.deactivated == 0, any_of(_A.user_nid, "nids")))
+    .order_by(user_ids.c.user_id)
+)
 _ALL = statement(select(_A.user_nid))
 _NIDS_OF = statement(select(_A.user_nid).where(any_of(_A.user_nid, "nids")))
 _DEACTIVATED = statement(select(_A.user_nid).where(_A.deactivated == 1).order_by(_A.user_nid))
@@ -197,6 +203,11 @@ def upgrade_guest(
 def load_guests(tx: Tx) -> list[int]:
     """Every guest of this server (at the start)."""
     return tx.column(_GUESTS)
+
+
+def load_guests_among(tx: Tx, user_nids: Sequence[int]) -> list[str]:
+    """The user ids of those who are guests."""
+    return tx.column(_GUESTS_AMONG, nids=list(user_nids)) if user_nids else []
 
 
 def load_accounts(tx: Tx, user_ids_: Sequence[str]) -> dict[str, Account]:

@@ -164,3 +164,38 @@ class Doing(GuestCase):
             self.says((403, "M_GUEST_ACCESS_FORBIDDEN"), found)
         found = self.app.call("POST", f"{V3}/join/!x:elsewhere.example?via=elsewhere.example", {}, token)
         self.says((403, "M_GUEST_ACCESS_FORBIDDEN"), found)
+
+
+@on_each_database
+class PuttingOut(GuestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.user_id, self.token = self.guest()
+        self.room_id = self.room()
+        self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.token)
+        self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.app.register("bob"))
+
+    def set(self, content: Any) -> None:
+        path = f"{V3}/rooms/{self.room_id}/state/m.room.guest_access"
+        self.app.ok("PUT", path, content, self.alice)
+        self.app.advance(0)
+
+    def test_guests_leave_and_users_stay(self) -> None:
+        self.set({"guest_access": "can_join", "x": 1})
+        self.assertEqual(self.membership(self.room_id, self.user_id), "join")
+        for content in ({"guest_access": "forbidden"}, {}):
+            self.set(content)
+            self.assertEqual(self.membership(self.room_id, self.user_id), "leave")
+            self.assertEqual(self.membership(self.room_id, "@bob:test.example"), "join")
+            self.set({"guest_access": "can_join"})
+            self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.token)
+
+    def test_a_restart_goes_on(self) -> None:
+        guests = self.app.app.services.people.guests
+        self.patch(guests, "_begin", lambda _: None)
+        self.set({"guest_access": "forbidden"})
+        self.assertEqual(self.membership(self.room_id, self.user_id), "join")
+        self.app.restart()
+        self.app.app.services.people.guests.start()
+        self.app.advance(0)
+        self.assertEqual(self.membership(self.room_id, self.user_id), "leave")
