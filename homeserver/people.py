@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from homeserver.accounts.identity_servers import IdentityServers
+from homeserver.accounts.identity_servers import Account, IdentityServers
 from homeserver.accounts.standing import Moderation
 from homeserver.accounts.threepids import Threepids
 from homeserver.accounts.validations import Validations
 from homeserver.config.settings import Settings
 from homeserver.core import Core
 from homeserver.http.ratelimit import RateLimiter
+from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.guests import GuestDepartures
+from homeserver.rooms.membership import Memberships
 from homeserver.runtime.tasks import TaskGroup
 
 
@@ -23,9 +25,12 @@ class People:
     validations: Validations
     threepids: Threepids
     guests: GuestDepartures
+    by_address: AddressInvites[Account]
 
 
-def build_people(core: Core, settings: Settings, limiter: RateLimiter, tasks: TaskGroup) -> People:
+def build_people(
+    core: Core, settings: Settings, limiter: RateLimiter, tasks: TaskGroup, memberships: Memberships
+) -> People:
     """Its objects."""
     around, worker = core.around, core.committer
     database, clock = around.database, around.clock
@@ -40,6 +45,7 @@ def build_people(core: Core, settings: Settings, limiter: RateLimiter, tasks: Ta
         validations,
         Threepids(validations, servers, database, worker, clock, lambda: help_uri(settings)),
         guests,
+        AddressInvites(core.rooms, memberships, servers, around.log),
     )
 
 

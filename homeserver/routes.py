@@ -185,8 +185,10 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         TimestampApi(services.reading.timestamps),
         ThreadSubscriptionsApi(services.reading.subscriptions),
         InitialSyncApi(services.reading.glances),
-        CreateRoomApi(services.rooms.creator, config.server_name, bridging.registry),
-        MembershipApi(services.rooms.memberships, services.rooms.aliases),
+        CreateRoomApi(
+            services.rooms.creator, config.server_name, bridging.registry, services.people.by_address
+        ),
+        MembershipApi(services.rooms.memberships, services.rooms.aliases, services.people.by_address),
         AppservicesApi(bridging.registry, bridging.courier, services.rooms.directory),
         ThirdPartyNetworksApi(bridging.networks),
         DirectoryApi(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from homeserver.accounts.account_data import AccountData
 from homeserver.accounts.devices import Devices
 from homeserver.accounts.filters import Filters
+from homeserver.accounts.identity_servers import IdentityServers
 from homeserver.accounts.login import Identity
 from homeserver.accounts.openid import OpenIds
 from homeserver.accounts.passwords import PasswordHasher
@@ -210,7 +211,8 @@ def build_strangers(
     admission = Admission(rooms, core.index, restricted, keys, partial.is_incomplete)
     handshakes = Handshakes(client, around.signer, around.clock, around.entropy)
     invites = RemoteInvites(rooms.tools, admission, client, keys)
-    exchange = Exchange(admission, invites, handshakes, core.config.server_name, around.log)
+    is_valid = IdentityServers(around.http, around.signer).is_valid
+    exchange = Exchange(admission, invites, handshakes, core.config.server_name, is_valid, around.log)
     joins = RemoteJoins(
         rooms,
         core.committer,
@@ -266,7 +268,9 @@ def build_rooms(
         remote.invite,
         around.log,
     )
-    memberships = Memberships(rooms, worker, restricted, gate, succession, remote)
+    memberships = Memberships(
+        rooms, worker, restricted, gate, succession, remote, strangers.exchange.is_valid
+    )
     aliases = Aliases(config.server_name, rooms, worker, core.index, core.servers, queries.alias, make_alias)
     departures = Departures(rooms, core.index, remote, tasks, around.log)
     directory = Directory(rooms, worker, interner)
@@ -419,7 +423,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         pushers=Pushers(database, worker, clock, load_mail_addresses),
         notifying=notifying,
         encryption=encryption,
-        people=build_people(core, settings, limiter, tasks),
+        people=build_people(core, settings, limiter, tasks, rooms.memberships),
         bridging=bridging,
         further=build_further(core, settings, tasks, reading.pagination, rooms.sender, sticky.keeper),
         syncing=build_syncing(

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, Final, TypeGuard
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -21,9 +22,9 @@ from federation.ids import ServerName, UserId, parse_server_name, parse_user_id
 from federation.signing import Signer
 from federation.xmatrix import build
 from homeserver.http.client import HttpClient, HttpLimits, HttpResponse
-from homeserver.http.errors import MatrixError, invalid_param
+from homeserver.http.errors import MatrixError, invalid_param, missing_param
 from homeserver.http.transport import Unreachable
-from homeserver.store.threepids import Binding
+from homeserver.store.threepids import EMAIL, Binding
 
 _PREFIX: Final = "/_matrix/identity/v2"
 _LIMITS: Final = HttpLimits(timeout_s=20.0, max_bytes=64 * 1024, schemes=("https",))
@@ -49,6 +50,29 @@ def parse_account(id_server: str, token: str) -> Account:
     if not token or not token.isascii() or not token.isprintable() or len(token) > 4096:
         raise invalid_param("id_access_token is not a token")
     return Account(server, token)
+
+
+@dataclass(frozen=True, slots=True)
+class Invited:
+    """An address that somebody invites, and where its owner is to be looked up."""
+
+    account: Account
+    medium: str
+    address: str
+
+
+def parse_invited(medium: str, address: str, id_server: str | None, token: str | None) -> Invited:
+    """Refuses (400) what is no address or no identity server."""
+    if id_server is None or token is None:
+        raise missing_param("id_server and id_access_token are needed")
+    if medium not in ("email", "msisdn") or not _is_text(address):
+        raise invalid_param("Only email addresses and phone numbers can be invited")
+    return Invited(parse_account(id_server, token), medium, canonical(medium, address))
+
+
+def canonical(medium: str, address: str) -> str:
+    """An address as it is stored, and looked up: capitals make no other mail address."""
+    return address.strip().lower() if medium == EMAIL else address
 
 
 class IdentityServers:
@@ -117,6 +141,24 @@ class IdentityServers:
             **public_keys[0],
         }
         return token, content
+
+    async def is_valid(self, url: str, public_key: str) -> bool:
+        """Whether an address says that a key is still good."""
+        # spec: client-server-api#third-party-invites
+        if self._http is None or "#" in url:
+            return False
+        asked = f"{url}{'&' if '?' in url else '?'}{urlencode({'public_key': public_key})}"
+        try:
+            response = await self._http.request("GET", asked, limits=_LIMITS)
+        except Unreachable:
+            return False
+        answer = _decode(response.body)
+        return response.status == 200 and answer is not None and answer.get("valid") is True
+
+    @property
+    def possible(self) -> bool:
+        """Whether any can be asked."""
+        return self._http is not None
 
     async def _ask(
         self, account: Account, method: str, path: str, body: Mapping[str, Any] | None

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from homeserver.accounts.identity_servers import Account, IdentityServers
+from homeserver.accounts.identity_servers import Account, IdentityServers, canonical
 from homeserver.accounts.users import threepid_in_use
 from homeserver.accounts.validations import Validations
 from homeserver.db.threads import Database
@@ -121,11 +121,6 @@ class Threepids:
                 result = "no-support"
                 silent.add(binding.id_server)
         return result
-
-
-def canonical(medium: str, address: str) -> str:
-    """An address as it is stored."""
-    return address.strip().lower() if medium == EMAIL else address
 
 
 def proven_threepid(proof: Validation, now_ms: int) -> Threepid:

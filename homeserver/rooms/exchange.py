@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from federation.builder import Draft
@@ -16,7 +16,7 @@ from homeserver.http.transport import build_uri
 from homeserver.rooms.admission import Admission, check_acl
 from homeserver.rooms.handshakes import PREFIX, Handshakes
 from homeserver.rooms.remote_invites import RemoteInvites
-from homeserver.rooms.third_party import Proof, accept_offer, draft_invite, parse_proof
+from homeserver.rooms.third_party import Proof, accept_offer, draft_invite, parse_proof, redeem
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
 
@@ -28,8 +28,16 @@ class Exchange:
     """See the module."""
 
     def __init__(
-        self, admission: Admission, invites: RemoteInvites, handshakes: Handshakes, server_name: str, log: Log
+        self,
+        admission: Admission,
+        invites: RemoteInvites,
+        handshakes: Handshakes,
+        server_name: str,
+        is_valid: Callable[[str, str], Awaitable[bool]],
+        log: Log,
     ) -> None:
+        self.is_valid = is_valid  # asks an address whether a key is still good
+
         self._admission = admission
         self._invites = invites
         self._handshakes = handshakes
@@ -61,12 +69,16 @@ class Exchange:
             raise forbidden("The invited user is not of your server")
         actor = await self._admission.resident(room_id)
 
-        async def job(turn: Turn) -> Draft:
-            await check_acl(turn, origin)
-            # As the identity server signed it: the sender stands beside it.
-            return await draft_invite(turn, room_id, user_id, Proof(signed, sender_id, proof.token))
+        async def draft(proof: Proof) -> Draft:
+            async def job(turn: Turn) -> Draft:
+                await check_acl(turn, origin)
+                return await draft_invite(turn, room_id, user_id, proof)
 
-        await self._invites.invite(actor, await actor.run(job))
+            return await actor.run(job)
+
+        # As the identity server signed it: the sender stands beside it.
+        bare = Proof(signed, sender_id, proof.token)
+        await self._invites.invite(actor, await redeem(self.is_valid, bare, draft))
 
     # --- asked by an identity server -----------------------------------------------------------------
 
@@ -94,7 +106,11 @@ class Exchange:
                 raise
             await self._ask(user_id, room_id, proof)
             return
-        await actor.run(lambda turn: accept_offer(turn, room_id, user_id, proof))
+
+        async def accept(proof: Proof) -> None:
+            await actor.run(lambda turn: accept_offer(turn, room_id, user_id, proof))
+
+        await redeem(self.is_valid, proof, accept)
 
     async def _ask(self, user_id: UserId, room_id: RoomId, proof: Proof) -> None:
         content = {

@@ -37,6 +37,7 @@ class GuestDepartures:
         self._tasks = tasks
         self._log = log
         self._looking: set[int] = set()
+        self._some = False  # whether this server has a guest: most have none, and look at nothing
 
     def start(self) -> None:
         """Look for guests who are where they are not admitted."""
@@ -45,7 +46,11 @@ class GuestDepartures:
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: whatever may have moved a room's guest access has the room looked at."""
         for change in changes:
-            if change.kind == Kind.EVENT:
+            if change.kind == Kind.ACCOUNT:
+                self._some |= change.payload is None or change.payload.guest
+            elif not self._some:
+                continue
+            elif change.kind == Kind.EVENT:
                 placed = change.payload
                 # Of another process's event, and where forks met, it is not known what moved.
                 if placed is None or placed.event.type == GUEST_ACCESS or len(placed.moves) > 1:
@@ -61,6 +66,7 @@ class GuestDepartures:
     async def _resume(self) -> None:
         rooms: set[int] = set()
         for user_nid in await self._tools.database.read(load_guests):
+            self._some = True
             rooms.update(self._index.joined_rooms(user_nid))
         for room_nid in sorted(rooms):
             self._begin(room_nid)

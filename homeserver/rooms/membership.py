@@ -7,7 +7,7 @@ spec: client-server-api#room-membership
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.remote import RemoteMemberships
 from homeserver.rooms.restricted import NobodyHereError, RestrictedJoins, is_restricted
 from homeserver.rooms.succession import Succession
-from homeserver.rooms.third_party import Proof, accept_offer
+from homeserver.rooms.third_party import Proof, accept_offer, redeem
 from homeserver.rooms.turn import Turn
 from homeserver.rooms.types import Requester
 from homeserver.store.members import find_member, forget_room
@@ -51,7 +51,9 @@ class Memberships:
         invites: InviteGate,
         succession: Succession,
         remote: RemoteMemberships,
+        is_valid: Callable[[str, str], Awaitable[bool]],
     ) -> None:
+        self._is_valid = is_valid
         self._rooms = rooms
         self._tools = rooms.tools
         self._worker = worker
@@ -86,9 +88,16 @@ class Memberships:
             await self._remote.join(requester, room_id, content, via)
             came = True
         try:
-            predecessor_id = await self._join_here(
-                requester, room_id, content, came=came, is_guest=is_guest, proof=proof
-            )
+
+            async def join_here(proof: Proof | None) -> RoomId | None:
+                return await self._join_here(
+                    requester, room_id, content, came=came, is_guest=is_guest, proof=proof
+                )
+
+            if proof is None:
+                predecessor_id = await join_here(None)
+            else:
+                predecessor_id = await redeem(self._is_valid, proof, join_here)
         except NobodyHereError:
             if not await self._remote.servers(requester.user_nid, room_id, via):
                 raise
@@ -252,7 +261,13 @@ class Memberships:
     # --- the membership of others --------------------------------------------------------------------
 
     async def invite(
-        self, requester: Requester, room_id: RoomId, target_id: UserId, reason: str | None = None
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        target_id: UserId,
+        reason: str | None = None,
+        *,
+        is_direct: bool = False,
     ) -> None:
         """Invite somebody; 200 again for who is invited."""
         # spec: client-server-api#post_matrixclientv3roomsroomidinvite
@@ -260,7 +275,7 @@ class Memberships:
         await self._invites.check(requester.user_id, [target_id])
         target_nid = await self._tools.interner.find_user(target_id)
         profile = await self._profile(target_nid) if target_nid is not None else {}
-        content = member_content("invite", profile, reason=reason)
+        content = member_content("invite", profile, reason=reason, is_direct=is_direct or None)
 
         draft = _draft(room_id, UserId(requester.user_id), target_id, content)
         is_local = self._remote.is_local(target_id)

@@ -2,22 +2,31 @@
 
 The proof was signed by an identity server, with a key that the offer in the room names. A server that is in the room
 makes the invite itself, in the name of the user who made the offer: of this one event nobody asks for the sender's
-signature. Another one has that user's server make it (``exchange.py``). No identity server is asked whether a key is
-still valid, so an offer that wants that is not taken.
+signature. Another one has that user's server make it (``exchange.py``). Where the offer names an address that tells whether
+a key is still valid, it is asked about the key that signed, outside the turn (``redeem``).
 spec: client-server-api#third-party-invites, server-server-api#third-party-invites
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, TypeAlias, TypeVar
 
 from federation.builder import Draft
+from federation.errors import Malformed
+from federation.hashes import decode_base64
 from federation.ids import RoomId, UserId, parse_user_id
+from federation.signing import signature_key_ids, verify_json
 from homeserver.http.errors import bad_json, forbidden
 from homeserver.rooms.admission import relay_others
 from homeserver.rooms.turn import Turn
+
+T = TypeVar("T")
+Key: TypeAlias = tuple[str, str]
+"""A public key in base64, and the address that says whether it is still valid."""
+# LIMIT(each may have to be asked about)
+KEYS_MOST: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +36,34 @@ class Proof:
     signed: Mapping[str, Any]
     sender_id: UserId
     token: str
+    checked: frozenset[Key] = frozenset()
+    """The keys of which it is known that they are still valid."""
+
+
+class ValidityNeededError(Exception):
+    """A turn needs to know whether these keys are still valid, which takes the network."""
+
+    def __init__(self, keys: tuple[Key, ...]) -> None:
+        super().__init__(keys)
+        self.keys = keys
+
+
+async def redeem(
+    is_valid: Callable[[str, str], Awaitable[bool]], proof: Proof, run: Callable[[Proof], Awaitable[T]]
+) -> T:
+    """Do something with a proof, once more when the validity of its keys is known; refuses (403) invalid ones.
+
+    ``is_valid(url, public_key)`` asks.
+    """
+    # spec: server-server-api#third-party-invites (the key_validity_url is asked by who makes the invite, and nobody later)
+    try:
+        return await run(proof)
+    except ValidityNeededError as needed:
+        for public_key, url in needed.keys:
+            if not await is_valid(url, public_key):
+                raise forbidden("The key of the third-party invite is not valid any more") from None
+        checked = frozenset(needed.keys)
+    return await run(replace(proof, checked=checked))
 
 
 def parse_proof(signed: Mapping[str, Any]) -> Proof:
@@ -54,8 +91,9 @@ async def draft_invite(turn: Turn, room_id: RoomId, user_id: UserId, proof: Proo
     offer = await turn.state("m.room.third_party_invite", proof.token)
     if offer is None or offer.sender != proof.sender_id:
         raise forbidden("The room has no such third-party invite")
-    if _wants_validity(offer.content):
-        raise forbidden("The validity of the invite's key cannot be checked")
+    unsure = _keys_to_check(offer.content, proof)
+    if not proof.checked.issuperset(unsure):
+        raise ValidityNeededError(unsure)
     name = offer.content.get("display_name")
     content = {
         "membership": "invite",
@@ -67,7 +105,34 @@ async def draft_invite(turn: Turn, room_id: RoomId, user_id: UserId, proof: Proo
     return Draft(room_id, "m.room.member", proof.sender_id, content, user_id)
 
 
-def _wants_validity(content: Mapping[str, Any]) -> bool:
+def _keys_to_check(content: Mapping[str, Any], proof: Proof) -> tuple[Key, ...]:
+    """The offer's keys that signed the proof, as far as it says where to ask about them."""
     keys = content.get("public_keys")
-    entries = [content, *(keys if isinstance(keys, list) else ())]
-    return any(isinstance(entry, dict) and entry.get("key_validity_url") for entry in entries)
+    entries = [content, *(keys[:KEYS_MOST] if isinstance(keys, list) else ())]
+    found: dict[Key, None] = {}
+    for entry in entries:
+        if not isinstance(entry, dict):
+            continue
+        public_key, url = entry.get("public_key"), entry.get("key_validity_url")
+        if (
+            isinstance(public_key, str)
+            and isinstance(url, str)
+            and url
+            and _has_signed(public_key, proof.signed)
+        ):
+            found[public_key, url] = None
+    return tuple(found)
+
+
+def _has_signed(public_key: str, signed: Mapping[str, Any]) -> bool:
+    try:
+        key = decode_base64(public_key)
+    except Malformed:
+        return False
+    signatures = signed.get("signatures")
+    if not isinstance(signatures, dict):
+        return False
+    return any(
+        verify_json(signed, entity, dict.fromkeys(signature_key_ids(signatures, entity), key))
+        for entity in signatures
+    )

@@ -72,7 +72,7 @@ def _with_rooms(tx: Tx, change: Change) -> Change:
 def _with_members(tx: Tx, change: Change) -> Change:
     # Which of the three it was matters to nobody who follows: each looks at what the tables say now.
     members = load_user_rooms(tx, -change.topic)
-    return change._replace(payload=AccountChanged(-change.topic, "created", members))
+    return change._replace(payload=AccountChanged(-change.topic, "created", members, guest=True))
 
 
 def _with_told(tx: Tx, change: Change) -> Change:

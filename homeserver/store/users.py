@@ -122,6 +122,8 @@ class AccountChanged:
     """``created``, ``deactivated``, ``admin``, ``standing`` or ``upgraded``."""
     members: Sequence[Member] = ()
     """Of a created account: what rooms had said of this user before (somebody may be invited before they come)."""
+    guest: bool = False
+    """Whether the account may be a guest's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +167,7 @@ def create_account(
         Kind.ACCOUNT,
         -account.user_nid,
         write=lambda late, _: members.extend(load_user_rooms(late, account.user_nid)),
-        payload=AccountChanged(account.user_nid, "created", members),
+        payload=AccountChanged(account.user_nid, "created", members, account.guest),
     )
     _give_address(tx, account)
     if account.display_name:

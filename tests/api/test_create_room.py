@@ -185,8 +185,15 @@ class Invites(RoomsCase):
 
     def test_third_party_and_remote_invites(self) -> None:
         third = {"id_server": "id.example", "id_access_token": "x", "medium": "email", "address": "a@b.c"}
-        answer = self.post(self.alice, "/createRoom", {"invite_3pid": [third]})
-        self.assert_refused(answer, 403, "M_SERVER_NOT_TRUSTED")
+        self.create(invite_3pid=[third])
+        for wrong in (
+            {"medium": "pigeon"},
+            {"id_server": "a b"},
+            {"address": "\0"},
+            {"id_access_token": "\n"},
+        ):
+            answer = self.post(self.alice, "/createRoom", {"invite_3pid": [{**third, **wrong}]})
+            self.assert_refused(answer, 400, "M_INVALID_PARAM")
         # A server that does not answer keeps nobody from a room of their own.
         room_id = self.create(invite=["@x:else.example", BOB])
         self.assertIsNone(self.member(room_id, "@x:else.example"))

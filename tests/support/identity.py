@@ -6,7 +6,7 @@ from base64 import urlsafe_b64encode
 from collections.abc import Mapping
 from hashlib import sha256
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
@@ -32,6 +32,7 @@ class FakeIdentityServer:
         self.answers: dict[str, tuple[int, bytes]] = {}
         self.key = test_key(name, seed=9)
         self.down = False
+        self.key_is_valid = True
 
     def request(
         self, method: str, url: str, *, body: bytes | None = None, headers: Mapping[str, str] = {}, **_: Any
@@ -40,6 +41,11 @@ class FakeIdentityServer:
         if self.down or parts.scheme != "https" or parts.netloc != self.name:
             return fail(Unreachable(f"{url} is not there"))
         path = parts.path.removeprefix("/_matrix/identity/v2")
+        if path == "/pubkey/isvalid":
+            self.asked.append((method, path, None, ""))
+            asked = parse_qs(parts.query).get("public_key", [""])[0]
+            good = self.key_is_valid and asked == unpadded(self.key.public_key)
+            return succeed(HttpResponse(url, 200, msgspec.json.encode({"valid": good})))
         content = None if body is None else msgspec.json.decode(body)
         self.asked.append((method, path, content, headers.get("Authorization", "")))
         scripted = self.answers.get(path)
@@ -75,9 +81,9 @@ class FakeIdentityServer:
             return _json(200, {"token": "sometoken", "public_keys": [key], "display_name": "a...@b..."})
         return _json(404, {"errcode": "M_NOT_FOUND", "error": "?"})
 
-    def sign(self, user_id: str) -> dict[str, Any]:
+    def sign(self, user_id: str, **others: str) -> dict[str, Any]:
         """What it signs when an invited address turns out to be a user's."""
-        return sign_json({"mxid": user_id, "token": "sometoken"}, self.key)
+        return sign_json({"mxid": user_id, "token": "sometoken", **others}, self.key)
 
 
 def hashed(address: str, medium: str) -> str:

@@ -7,16 +7,20 @@ from typing import Any, Literal
 import msgspec
 
 from federation.ids import parse_user_id
+from homeserver.accounts.identity_servers import Account, Invited, parse_invited
 from homeserver.appservices.registry import Registry, check_alias
-from homeserver.http.errors import MatrixError, bad_json
+from homeserver.http.errors import bad_json
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
+from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.create import NewRoom, RoomCreator
 from homeserver.rooms.presets import Preset, StateItem
 
 # LIMIT(a room is created in one transaction: what it starts with must fit there)
 MAX_INVITES = 500
 MAX_INITIAL_STATE = 500
+# LIMIT(an identity server is asked up to three times for each, one after the other)
+MAX_ADDRESSES = 20
 
 
 class _State(msgspec.Struct):
@@ -25,13 +29,20 @@ class _State(msgspec.Struct):
     state_key: str = ""
 
 
+class _Address(msgspec.Struct):
+    id_server: str
+    id_access_token: str
+    medium: str
+    address: str
+
+
 class _Body(msgspec.Struct):
     visibility: Literal["public", "private"] | None = None
     room_alias_name: str | None = None
     name: str | None = None
     topic: str | None = None
     invite: list[str] | None = None
-    invite_3pid: list[dict[str, Any]] | None = None
+    invite_3pid: list[_Address] | None = None
     room_version: str | None = None
     creation_content: dict[str, Any] | None = None
     initial_state: list[_State] | None = None
@@ -40,9 +51,15 @@ class _Body(msgspec.Struct):
     power_level_content_override: dict[str, Any] | None = None
 
 
-# spec-partial: POST /_matrix/client/v3/createRoom: no invite_3pid
 class CreateRoomApi:
-    def __init__(self, creator: RoomCreator, server_name: str, names: Registry) -> None:
+    def __init__(
+        self,
+        creator: RoomCreator,
+        server_name: str,
+        names: Registry,
+        by_address: AddressInvites[Account],
+    ) -> None:
+        self._by_address = by_address
         self._creator = creator
         self._server_name = server_name
         self._names = names
@@ -60,17 +77,27 @@ class CreateRoomApi:
         ]
 
     async def create_room(self, request: Request) -> dict[str, str]:
-        wanted = _parse(request.json(_Body, allow_empty=True))
+        body = request.json(_Body, allow_empty=True)
+        wanted, addresses = _parse(body), _parse_addresses(body)
         if wanted.alias_localpart is not None:
             alias = f"#{wanted.alias_localpart}:{self._server_name}"
             check_alias(self._names, alias, request.requester.appservice_id)
-        return {"room_id": await self._creator.create(request.requester, wanted)}
+        room_id = await self._creator.create(request.requester, wanted)
+        for who in addresses:
+            await self._by_address.try_invite(
+                request.requester, room_id, who.account, who.medium, who.address, wanted.is_direct
+            )
+        return {"room_id": room_id}
+
+
+def _parse_addresses(body: _Body) -> list[Invited]:
+    found = body.invite_3pid or []
+    if len(found) > MAX_ADDRESSES:
+        raise bad_json(f"At most {MAX_ADDRESSES} addresses can be invited at once")
+    return [parse_invited(one.medium, one.address, one.id_server, one.id_access_token) for one in found]
 
 
 def _parse(body: _Body) -> NewRoom:
-    if body.invite_3pid:
-        # No identity server is asked on anybody's behalf.
-        raise MatrixError(403, "M_SERVER_NOT_TRUSTED", "This server does not trust that identity server")
     invite, initial_state = body.invite or [], body.initial_state or []
     if len(invite) > MAX_INVITES or len(initial_state) > MAX_INITIAL_STATE:
         raise bad_json(f"At most {MAX_INVITES} invites and {MAX_INITIAL_STATE} state events are possible")

@@ -16,10 +16,12 @@ from federation.ids import (
     parse_user_id,
     parse_user_id_historical,
 )
-from homeserver.http.errors import MatrixError, missing_param
+from homeserver.accounts.identity_servers import Account, parse_invited
+from homeserver.http.errors import missing_param
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
+from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.membership import Memberships
 from homeserver.rooms.third_party import parse_proof
@@ -38,10 +40,15 @@ class _Target(msgspec.Struct):
     reason: str | None = None
     medium: str | None = None
     address: str | None = None
+    id_server: str | None = None
+    id_access_token: str | None = None
 
 
 class MembershipApi:
-    def __init__(self, memberships: Memberships, aliases: Aliases) -> None:
+    def __init__(
+        self, memberships: Memberships, aliases: Aliases, by_address: AddressInvites[Account]
+    ) -> None:
+        self._by_address = by_address
         self._memberships = memberships
         self._aliases = aliases
 
@@ -111,8 +118,12 @@ class MembershipApi:
     async def invite(self, request: Request, room_id: RoomId) -> bytes:
         body = request.json(_Target)
         if body.user_id is None and body.medium is not None and body.address is not None:
-            # spec: client-server-api#third-party-invites (no identity server is asked on anybody's behalf)
-            raise MatrixError(403, "M_SERVER_NOT_TRUSTED", "This server does not trust that identity server")
+            # spec: client-server-api#third-party-invites
+            who = parse_invited(body.medium, body.address, body.id_server, body.id_access_token)
+            await self._by_address.invite(
+                request.requester, room_id, who.account, who.medium, who.address, body.reason
+            )
+            return EMPTY_JSON
         await self._memberships.invite(request.requester, room_id, _target(body), body.reason)
         return EMPTY_JSON
 

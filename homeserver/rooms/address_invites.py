@@ -1,0 +1,126 @@
+"""Inviting by a mail address: who has it gets an invite; for an address that nobody has, an offer stands in the room.
+
+The identity server that the user named finds the owner, or keeps the invite until there is one. Whether the requester may
+invite at all is known before it is told anything.
+spec: client-server-api#third-party-invites
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Generic, Protocol, TypeVar
+
+from federation.builder import Draft
+from federation.ids import RoomId, UserId
+from homeserver.http.errors import MatrixError, forbidden
+from homeserver.rooms.membership import Memberships
+from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.turn import Turn
+from homeserver.rooms.types import Requester
+from homeserver.runtime.log import Log
+
+Account = TypeVar("Account", contravariant=True)  # noqa: PLC0105 (who the user is at an identity server)
+A = TypeVar("A")
+
+OFFER = "m.room.third_party_invite"
+_MEMBER = "m.room.member"
+# What an identity server may put into its letter, by the state that says it.
+_TOLD = (
+    ("room_name", "m.room.name", "name"),
+    ("room_alias", "m.room.canonical_alias", "alias"),
+    ("room_avatar_url", "m.room.avatar", "url"),
+    ("room_join_rules", "m.room.join_rules", "join_rule"),
+    ("room_type", "m.room.create", "type"),
+)
+
+
+class Directory(Protocol[Account]):
+    """Identity servers."""
+
+    async def look_up(self, account: Account, medium: str, address: str) -> UserId | None:
+        """Whose address it is."""
+
+    async def store_invite(self, account: Account, invite: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """The token and the offer of an invite that is kept there."""
+
+
+class AddressInvites(Generic[A]):
+    """See the module."""
+
+    def __init__(
+        self, rooms: RoomRegistry, memberships: Memberships, directory: Directory[A], log: Log
+    ) -> None:
+        self._rooms = rooms
+        self._memberships = memberships
+        self._directory = directory
+        self._log = log
+
+    async def invite(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        account: A,
+        medium: str,
+        address: str,
+        reason: str | None = None,
+        *,
+        is_direct: bool = False,
+    ) -> None:
+        """Invite the owner of an address, whoever that is or will be."""
+        told = await self._check(requester, room_id)
+        target_id = await self._directory.look_up(account, medium, address)
+        if target_id is not None:
+            await self._memberships.invite(requester, room_id, target_id, reason, is_direct=is_direct)
+            return
+        invite = {
+            "medium": medium,
+            "address": address,
+            "room_id": room_id,
+            "sender": requester.user_id,
+            **told,
+        }
+        token, content = await self._directory.store_invite(account, invite)
+        draft = Draft(room_id, OFFER, UserId(requester.user_id), content, token)
+        actor = await self._rooms.find(room_id)
+
+        async def job(turn: Turn) -> None:
+            await turn.place(draft)
+
+        await actor.run(job)
+
+    async def try_invite(
+        self, requester: Requester, room_id: RoomId, account: A, medium: str, address: str, is_direct: bool
+    ) -> None:
+        """The same for a room that was just made: it is there, whatever an identity server says."""
+        try:
+            await self.invite(requester, room_id, account, medium, address, is_direct=is_direct)
+        except MatrixError as error:
+            self._log.info("address not invited", room_id=room_id, reason=str(error))
+
+    async def _check(self, requester: Requester, room_id: RoomId) -> dict[str, str]:
+        """Refuse (403) who may not invite; what an invite tells of the room and of its sender."""
+        try:
+            actor = await self._rooms.find(room_id)
+        except MatrixError as error:
+            if error.status != 404:
+                raise
+            raise forbidden("You are not in this room") from None
+
+        async def job(turn: Turn) -> dict[str, str]:
+            await turn.load([(_MEMBER, requester.user_id), *((kind, "") for _, kind, _ in _TOLD)])
+            member = turn.lookup(_MEMBER, requester.user_id)
+            if member is None or member.content.get("membership") != "join":
+                raise forbidden("You are not in this room")
+            levels = await turn.power_levels()
+            if levels.user(requester.user_id) < levels.invite:
+                raise forbidden("You may not invite")
+            told = {
+                "sender_display_name": member.content.get("displayname"),
+                "sender_avatar_url": member.content.get("avatar_url"),
+            }
+            for name, kind, key in _TOLD:
+                event = turn.lookup(kind, "")
+                told[name] = None if event is None else event.content.get(key)
+            return {name: value for name, value in told.items() if isinstance(value, str)}
+
+        return await actor.run(job)

@@ -1,0 +1,156 @@
+"""Invites of mail addresses, through an identity server."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.app import TestApp
+from tests.support.databases import DatabaseCase, on_each_database
+from tests.support.identity import FakeIdentityServer, hashed
+
+V3 = "/_matrix/client/v3"
+ALICE, BOB = "@alice:test.example", "@bob:test.example"
+THIRD = {
+    "id_server": "id.example",
+    "id_access_token": "idtoken",
+    "medium": "email",
+    "address": "Bob@Example.org",
+}
+
+
+@on_each_database
+class AddressInvites(DatabaseCase):
+    def setUp(self) -> None:
+        self.identity = FakeIdentityServer()
+        self.app = TestApp(self, self.new_database(), http=self.identity)
+        self.alice, self.bob = self.app.register("alice"), self.app.register("bob")
+        self.room = self.create()
+
+    def create(self, **fields: Any) -> str:
+        body = {"preset": "private_chat", "name": "Den", **fields}
+        room_id: str = self.app.ok("POST", f"{V3}/createRoom", body, self.alice)["room_id"]
+        return room_id
+
+    def invite(self, token: str | None = None, **fields: Any) -> tuple[int, Any]:
+        path = f"{V3}/rooms/{self.room}/invite"
+        return self.app.call("POST", path, {**THIRD, **fields}, token or self.alice)
+
+    def state(self, kind: str, key: str, room_id: str = "") -> tuple[int, Any]:
+        path = f"{V3}/rooms/{room_id or self.room}/state/{kind}/{key}"
+        return self.app.call("GET", path, token=self.alice)
+
+    def says(self, expected: tuple[int, str], found: tuple[int, Any]) -> None:
+        self.assertEqual(expected, (found[0], found[1].get("errcode")))
+
+    def test_an_owner_that_is_known(self) -> None:
+        self.identity.owners["email", "bob@example.org"] = BOB
+        self.assertEqual(self.invite(reason="come"), (200, {}))
+        self.assertEqual(self.state("m.room.member", BOB)[1]["membership"], "invite")
+        self.assertEqual(self.state("m.room.member", BOB)[1]["reason"], "come")
+        lookup = self.identity.asked[1]
+        self.assertEqual(lookup[:2], ("POST", "/lookup"))
+        self.assertEqual(
+            lookup[2],
+            {
+                "addresses": [hashed("bob@example.org", "email")],
+                "algorithm": "sha256",
+                "pepper": "matrixrocks",
+            },
+        )
+        self.assertEqual(self.identity.invites, [])
+
+    def test_an_address_without_an_owner(self) -> None:
+        self.assertEqual(self.invite(), (200, {}))
+        told = self.identity.invites[0]
+        self.assertEqual(
+            told,
+            {
+                "medium": "email", "address": "bob@example.org", "room_id": self.room, "sender": ALICE, "room_name": "Den",
+                "room_join_rules": "invite", "sender_display_name": "alice",
+            },
+        )  # fmt: skip
+        status, offer = self.state("m.room.third_party_invite", "sometoken")
+        self.assertEqual((status, offer["display_name"]), (200, "a...@b..."))
+        self.assertEqual(offer["public_keys"][0]["public_key"], offer["public_key"])
+
+    def test_the_owner_comes(self) -> None:
+        self.invite()
+        body = {"third_party_signed": self.identity.sign(BOB, sender=ALICE)}
+        path = f"{V3}/rooms/{self.room}/join"
+        self.identity.key_is_valid = False
+        self.says((403, "M_FORBIDDEN"), self.app.call("POST", path, body, self.bob))
+        self.identity.down = True
+        self.says((403, "M_FORBIDDEN"), self.app.call("POST", path, body, self.bob))
+        self.identity.key_is_valid, self.identity.down = True, False
+        self.app.ok("POST", path, body, self.bob)
+        self.assertEqual(self.state("m.room.member", BOB)[1]["membership"], "join")
+
+    def test_the_identity_server_tells(self) -> None:
+        self.invite()
+        bound = {
+            "medium": "email",
+            "address": "bob@example.org",
+            "mxid": BOB,
+            "invites": [
+                {
+                    "address": "bob@example.org",
+                    "medium": "email",
+                    "mxid": BOB,
+                    "room_id": self.room,
+                    "sender": ALICE,
+                    "signed": self.identity.sign(BOB),
+                }
+            ],
+        }
+        self.app.ok("PUT", "/_matrix/federation/v1/3pid/onbind", bound)
+        self.assertEqual(self.state("m.room.member", BOB)[1]["membership"], "invite")
+        self.app.ok("POST", f"{V3}/rooms/{self.room}/join", {}, self.bob)
+
+    def test_with_a_new_room(self) -> None:
+        self.identity.owners["email", "bob@example.org"] = BOB
+        room_id = self.create(invite_3pid=[THIRD], is_direct=True)
+        member = self.state("m.room.member", BOB, room_id)[1]
+        self.assertEqual((member["membership"], member["is_direct"]), ("invite", True))
+        # An identity server that is down keeps nobody from a room of their own.
+        self.identity.down = True
+        self.create(invite_3pid=[THIRD])
+
+    def test_who_may(self) -> None:
+        self.says((403, "M_FORBIDDEN"), self.invite(self.bob))
+        levels = self.state("m.room.power_levels", "")[1]
+        self.app.ok(
+            "PUT", f"{V3}/rooms/{self.room}/state/m.room.power_levels", {**levels, "invite": 50}, self.alice
+        )
+        self.app.ok("POST", f"{V3}/rooms/{self.room}/invite", {"user_id": BOB}, self.alice)
+        self.app.ok("POST", f"{V3}/join/{self.room}", {}, self.bob)
+        self.says((403, "M_FORBIDDEN"), self.invite(self.bob))
+        self.assertEqual(self.identity.asked, [])
+
+    def test_refusals(self) -> None:
+        for fields, expected in (
+            ({"id_access_token": "wrong"}, (403, "M_UNAUTHORIZED")),
+            ({"id_server": "elsewhere.example"}, (502, "M_UNKNOWN")),
+            ({"id_server": "a/b"}, (400, "M_INVALID_PARAM")),
+            ({"id_access_token": "a\nb"}, (400, "M_INVALID_PARAM")),
+            ({"medium": "pigeon"}, (400, "M_INVALID_PARAM")),
+            ({"address": "a\0"}, (400, "M_INVALID_PARAM")),
+            ({"address": ""}, (400, "M_INVALID_PARAM")),
+            ({"address": "x" * 1000}, (400, "M_INVALID_PARAM")),
+            ({"id_server": None}, (400, "M_MISSING_PARAM")),
+        ):
+            self.says(expected, self.invite(**fields))
+
+    def test_answers_that_make_no_sense(self) -> None:
+        for path, body in (
+            ("/hash_details", b"{}"), ("/hash_details", b'{"lookup_pepper":1,"algorithms":[]}'), ("/hash_details", b"\xff"),
+            ("/lookup", b'{"mappings":{"' + hashed("bob@example.org", "email").encode() + b'":"bob"}}'),
+            ("/store-invite", b"{}"), ("/store-invite", b'{"token":"a","public_keys":[]}'),
+            ("/store-invite", b'{"token":"a\\u0000","public_keys":[{}]}'),
+            ("/store-invite", b'{"token":"a","public_keys":[{"public_key":"k"}]}'),
+        ):  # fmt: skip
+            self.identity.answers = {path: (200, body)}
+            self.says((502, "M_UNKNOWN"), self.invite())
+        self.identity.answers = {"/lookup": (200, b'{"mappings":[]}')}
+        self.assertEqual(self.invite()[0], 200)
+        self.identity.answers = {"/hash_details": (200, b'{"lookup_pepper":"x","algorithms":["md5"]}')}
+        self.says((400, "M_INVALID_PARAM"), self.invite())
