@@ -38,6 +38,7 @@ class Further:
         """Go on with what an earlier process has left."""
         self.delayed.start()
         self.related.start()
+        self.sticky.start()
         if config.forget_rooms_on_leave:
             self.departed.start()
 

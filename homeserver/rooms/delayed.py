@@ -127,6 +127,7 @@ class DelayedEvents:
         self._wakes_ms = 0
         self._looking = False
         self._again = False
+        self._stopped = False
 
     # --- what clients ask ----------------------------------------------------------------------------
 
@@ -246,12 +247,15 @@ class DelayedEvents:
         self._look()
 
     def stop(self) -> None:
-        """Send nothing more."""
+        """Send nothing more: what is due now is due when the server runs again."""
+        self._stopped = True
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
 
     def _arm(self, due_ms: int) -> None:
+        if self._stopped:
+            return
         if self._timer is not None and self._timer.active():
             if self._wakes_ms <= due_ms:
                 return
@@ -260,6 +264,8 @@ class DelayedEvents:
         self._timer = self._clock.callLater(max(0, due_ms - self._clock.now_ms()) / 1000, self._look)
 
     def _look(self) -> None:
+        if self._stopped:
+            return
         if self._looking:
             self._again = True
         else:
@@ -274,6 +280,8 @@ class DelayedEvents:
             for delay_id, due_ms in found:
                 if due_ms > now_ms:
                     self._arm(due_ms)
+                    break
+                if self._stopped:
                     break
                 if delay_id not in self._sending and len(self._sending) < AT_ONCE:
                     self._sending.add(delay_id)

@@ -31,6 +31,8 @@ class Departed:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
+        if self._tasks.stopped:
+            return
         left = [
             (move.member_nid, change.topic)
             for change in changes

@@ -77,7 +77,7 @@ class RelatedRedactions:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
-        if not self._watched:
+        if not self._watched or self._tasks.stopped:
             return
         for change in changes:
             if change.kind == Kind.EVENT and change.payload is not None:

@@ -54,6 +54,11 @@ class StickyKeeper:
         """What an earlier process knew."""
         self._index.load(await self._rooms.tools.database.read(load_sticky, self._clock.now_ms()))
 
+    def start(self) -> None:
+        """Look again at what an earlier process may have been about to."""
+        for room_nid, hidden in self._index.all_hidden(self._clock.now_ms()).items():
+            self._tasks.spawn("look at sticky events again", self._look_again(room_nid, hidden))
+
     async def sweep(self) -> None:
         """Forget what is over; called now and then."""
         if not self._index.is_empty:
@@ -63,7 +68,7 @@ class StickyKeeper:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
-        if self._index.is_empty:
+        if self._index.is_empty or self._tasks.stopped:
             return
         now_ms = self._clock.now_ms()
         for change in changes:

@@ -39,6 +39,11 @@ class TaskGroup:
     def __len__(self) -> int:
         return len(self._running)
 
+    @property
+    def stopped(self) -> bool:
+        """Whether nothing can be started any more: who follows the log must not try."""
+        return self._stopped
+
     def names(self) -> list[str]:
         """What runs now, oldest first."""
         return list(self._running.values())

@@ -79,6 +79,13 @@ class StickyIndex:
         found = self._shown.get(room_nid, ())
         return [one for one in found if after < one.pos <= upto and one.until_ts_ms > now_ms]
 
+    def all_hidden(self, now_ms: int) -> dict[int, list[Sticky]]:
+        """By room, all that were soft-failed."""
+        return {
+            room_nid: [one for one in found.values() if one.until_ts_ms > now_ms]
+            for room_nid, found in self._hidden.items()
+        }
+
     def hidden(self, room_nid: int, sender_id: str, now_ms: int) -> list[Sticky]:
         """A user's events in a room that were soft-failed."""
         found = self._hidden.get(room_nid)

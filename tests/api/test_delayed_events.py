@@ -439,3 +439,22 @@ class SwitchedOff(DelayedCase):
         self.assertFalse(features["org.matrix.msc4140"])
         can = self.ok("alice", "/_matrix/client/v3/capabilities")["capabilities"]
         self.assertNotIn("org.matrix.msc4140.delayed_events", can)
+
+
+class Ending(DelayedCase):
+    """A server that stops while things happen."""
+
+    def test_nothing_begins_after_the_end(self) -> None:
+        self.scheduled(5000)
+        further, tasks = self.app.app.services.further, self.app.app.services.tasks
+        further.delayed.stop()
+        self.app.wait(tasks.stop())
+        # What was under way is still stored and told: a plan, an event that is now due, and memberships that move.
+        self.scheduled(1000, "another")
+        self.app.advance(10)
+        self.leave("bob", self.room_id)
+        self.assertEqual([], self.bodies(self.page("alice", self.room_id)["chunk"]))
+        self.app.restart()
+        self.app.app.begin()
+        self.pass_time(1)
+        self.assertEqual({"later", "another"}, set(self.bodies(self.page("alice", self.room_id)["chunk"])))

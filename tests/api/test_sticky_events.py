@@ -195,3 +195,12 @@ class StickyTests(TalkCase):
     def test_advertised(self) -> None:
         features = self.app.ok("GET", "/_matrix/client/versions")["unstable_features"]
         self.assertTrue(features["org.matrix.msc4354"])
+
+    def test_a_server_that_stops_amid_memberships(self) -> None:
+        self.stuck()
+        self.app.wait(self.app.app.services.tasks.stop())
+        self.leave("bob", self.room_id)
+        self.assertEqual(
+            "leave",
+            self.ok("alice", self.path(self.room_id, "state", "m.room.member", user("bob")))["membership"],
+        )
