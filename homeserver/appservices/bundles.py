@@ -22,6 +22,7 @@ from homeserver.store.appservices import (
     OwedInvite,
     OwedMessage,
     OwedReceipt,
+    find_excess,
     load_device_names,
     load_logged_in,
 )
@@ -36,6 +37,8 @@ from homeserver.store.unsigned import unsigned_members
 EVENTS_MOST = 100
 MESSAGES_MOST = 100
 RECEIPTS_MOST = 500
+# LIMIT(confirmed messages that wait for a sync of their device, should it be one that syncs)
+KEPT_FOR_SYNC = 1_000
 # LIMIT(bytes of events and messages in one transaction; one alone may still be larger)
 BYTES_MOST = 2 * 1024 * 1024
 
@@ -69,6 +72,7 @@ class Loaded:
     messages: list[tuple[int, int, str]]  # (position, device, message)
     names: dict[int, tuple[str, str]]  # device -> (user, device)
     logged_in: frozenset[int]
+    excess: dict[int, int]  # device -> up to where its messages are too many to be kept for a sync
     keys: list[KeysLeft]
     stripped: dict[int, list[bytes]]  # invite -> what somebody who is not in the room may see of it
 
@@ -118,6 +122,11 @@ def load_bundle(tx: Tx, owed: Sequence[Owed], devices: Collection[int], tools: T
         sorted(messages),
         load_device_names(tx, named) if named else {},
         load_logged_in(tx, sorted(spans)) if spans else frozenset(),
+        {
+            nid: pos
+            for nid in spans
+            if (pos := find_excess(tx, nid, spans[nid][-1], KEPT_FOR_SYNC)) is not None
+        },
         [load_keys_left(tx, device_nid) for device_nid in sorted(devices)],
         _load_stripped(tx, invites, tools) if invites else {},
     )
@@ -272,17 +281,20 @@ class Bundle:
             found.append(_encode({**event, "to_user_id": user_id, "to_device_id": device_id}))
             if self._is_over(user_id, device_nid, loaded):
                 self.delivered[device_nid] = pos
+            elif device_nid in loaded.excess:
+                self.delivered[device_nid] = min(pos, loaded.excess[device_nid])
         return found
 
     def _is_over(self, user_id: str, device_nid: int, loaded: Loaded) -> bool:
         """Whether nobody else comes for a device's messages once the application service has them.
 
-        A device with a token of its own may sync; only where the registration says that it does not (MSC3202), and the
-        user belongs to the application service alone, its messages do not wait for that.
+        Bridges of both kinds are about: those that take messages from transactions, and those that sync as a device of
+        theirs, with its token or with the ``as_token``. Only the registration tells them apart (MSC3202). Somebody who
+        has a token, and is not the application service's alone, may sync whatever it says.
         """
-        if device_nid not in loaded.logged_in:
-            return True
-        return self._service.registration.encryption and self._service.reserves_user(user_id)
+        if not self._service.registration.encryption:
+            return False
+        return device_nid not in loaded.logged_in or self._service.reserves_user(user_id)
 
 
 _SHOWN = ("content", "origin_server_ts", "sender", "state_key", "type")

@@ -177,6 +177,13 @@ _WITH_TOKENS = statement(
     .where(any_of(access_tokens.c.device_nid, "device_nids"))
     .group_by(access_tokens.c.device_nid)
 )
+_EXCESS = statement(
+    select(to_device.c.pos)
+    .where(and_(to_device.c.device_nid == bindparam("device_nid"), to_device.c.pos <= bindparam("upto")))
+    .order_by(to_device.c.pos.desc())
+    .limit(1)
+    .offset(bindparam("keep"))
+)
 _WITH_KEYS = statement(
     select(device_keys.c.device_nid)
     .where(any_of(device_keys.c.user_nid, "user_nids"))
@@ -414,6 +421,12 @@ def load_device_names(tx: Tx, device_nids: Collection[int]) -> dict[int, tuple[s
 def load_logged_in(tx: Tx, device_nids: Collection[int]) -> frozenset[int]:
     """Those of the devices that have a token of their own: somebody may sync with them."""
     return frozenset(tx.column(_WITH_TOKENS, device_nids=list(device_nids)))
+
+
+def find_excess(tx: Tx, device_nid: int, upto: int, keep: int) -> int | None:
+    """Of a device's messages up to a position, where those end that are older than the newest ``keep``."""
+    found: int | None = tx.value(_EXCESS, device_nid=device_nid, upto=upto, keep=keep)
+    return found
 
 
 def load_devices_with_keys(tx: Tx, user_nids: Collection[int], most: int) -> list[int]:

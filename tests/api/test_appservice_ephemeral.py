@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from homeserver.appservices import bundles
 from homeserver.config.registrations import AppserviceRegistration
 from homeserver.db.schema.e2ee import to_device
 from homeserver.db.statements import statement
@@ -152,14 +153,13 @@ class Ephemeral(EphemeralCase):
             "to_device_id": "PHONE",
         }
         self.assertEqual(expected, event)
-        self.assertEqual(0, self.inbox(), "what was confirmed is gone")
+        self.assertEqual(1, self.inbox(), "it may sync as its device")
 
     def test_messages_wait(self) -> None:
         self.make_device()
         self.http.answer = lambda _: None
         for number in range(1, 151):
             self.send_message(number)
-        self.assertEqual(150, self.inbox())
         self.restart()
         self.http.answer = lambda _: (200, {})
         self.forget()
@@ -169,6 +169,23 @@ class Ephemeral(EphemeralCase):
         self.assertEqual(
             [100, 49], [len(one) for one in self.member(TO_DEVICE)][-2:], "the first was on its way"
         )
+
+    def test_old_messages_do_not_wait_for_ever(self) -> None:
+        self.make_device()
+        self.patch(bundles, "KEPT_FOR_SYNC", 5)
+        for number in range(1, 11):
+            self.send_message(number)
+        self.assertEqual(list(range(1, 11)), self.numbers())
+        self.assertEqual(5, self.inbox())
+
+    def test_a_sync_as_the_device(self) -> None:
+        self.make_device()
+        self.send_message(1)
+        query = {"user_id": GHOST, "device_id": "PHONE"}
+        first = self.app.ok("GET", f"{V3}/sync", None, AS_TOKEN, query)
+        self.assertEqual([1], [event["content"]["number"] for event in first["to_device"]["events"]])
+        self.app.ok("GET", f"{V3}/sync", None, AS_TOKEN, {**query, "since": first["next_batch"]})
+        self.settle()
         self.assertEqual(0, self.inbox())
 
     def test_who_syncs_keeps_messages(self) -> None:
@@ -274,6 +291,18 @@ class Encryption(EphemeralCase):
         self.settle(1)
         self.assertEqual([], self.told_of("m.typing"))
         self.assertEqual(1, len(self.told_of("m.typing", "de.sorunome.msc2409.ephemeral")))
+
+    def test_messages_are_gone_once_confirmed(self) -> None:
+        self.make_device()
+        self.http.answer = self.http.silence
+        for number in range(1, 6):
+            self.send_message(number)
+        self.assertEqual(5, self.inbox())
+        self.restart()
+        self.http.answer = lambda _: (200, {})
+        self.settle(400)
+        self.assertEqual([1, 2, 3, 4, 5], list(dict.fromkeys(self.numbers())))
+        self.assertEqual(0, self.inbox())
 
     def test_messages_are_not_kept_for_a_sync(self) -> None:
         body = {

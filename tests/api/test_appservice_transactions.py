@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail
 
-from homeserver.appservices.bundles import BYTES_MOST, EVENTS_MOST
+from homeserver.appservices.bundles import BYTES_MOST, EVENTS_MOST, load_bundle
 from homeserver.appservices.outbox import RETRY_MAX_MS
 from homeserver.config.registrations import AppserviceRegistration, Namespace, Pattern
+from homeserver.db.errors import DatabaseUnavailable
+from homeserver.store.appservices import put_transaction
 from homeserver.store.outside import Told, put_outside
 from homeserver.store.placement import Membership
 from tests.support.app import SERVER_NAME, TestApp
@@ -79,6 +81,20 @@ class BridgeCase(DatabaseCase):
         self.app.restart()
         self.app.app.begin()
         self.settle()
+
+
+class Failing:
+    """A worker or database that fails in one unit of work."""
+
+    def __init__(self, real: Any, unit: Any) -> None:
+        self._real = real
+        self._unit = unit
+
+    def work(self, unit: Any, *args: Any) -> Any:
+        return fail(DatabaseUnavailable("gone")) if unit is self._unit else self._real.work(unit, *args)
+
+    def read(self, unit: Any, *args: Any) -> Any:
+        return fail(DatabaseUnavailable("gone")) if unit is self._unit else self._real.read(unit, *args)
 
 
 @on_each_database
@@ -337,6 +353,26 @@ class Transactions(BridgeCase):
             sizes = [len(str(body)) for body in self.http.transactions()]
             self.assertLess(max(sizes), BYTES_MOST + 100_000)
             self.assertLessEqual(3, len(sizes))
+            expected.clear()
+
+    def test_a_database_that_fails(self) -> None:
+        """Nothing is lost where a transaction, or what belongs into it, cannot be stored or read."""
+        room_id = self.portal()
+        telling = self.app.app.outgoing.telling
+        assert telling is not None
+        deliveries = telling.deliveries
+        expected = []
+        for name, unit in (("_worker", put_transaction), ("_database", load_bundle)):
+            self.forget()
+            real = getattr(deliveries, name)
+            setattr(deliveries, name, Failing(real, unit))
+            for number in range(3):
+                expected.append(f"{name} {number}")
+                self.say(room_id, expected[-1])
+            self.assertEqual([], self.told())
+            setattr(deliveries, name, real)
+            self.settle(10)
+            self.assertEqual(expected, self.told())
             expected.clear()
 
     def test_old_paths(self) -> None:
