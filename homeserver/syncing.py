@@ -85,6 +85,7 @@ def build_syncing(
         devices=devices,
         defaults=_default_data,
         profiles=profiles,
+        sticky=sticky,
     )
     return Syncing(classic, sliding)
 

@@ -11,6 +11,7 @@ from tests.support.databases import on_each_database
 ARGUMENT = "org.matrix.msc4354.sticky_duration_ms"
 DELAY = "org.matrix.msc4140.delay"
 SYNC = "/_matrix/client/v3/sync"
+SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 HOUR_MS = 3_600_000
 
 
@@ -204,3 +205,75 @@ class StickyTests(TalkCase):
             "leave",
             self.ok("alice", self.path(self.room_id, "state", "m.room.member", user("bob")))["membership"],
         )
+
+    # --- sliding sync --------------------------------------------------------------------------------
+
+    def slide(self, pos: str | None = None, name: str = "bob", **asked: Any) -> tuple[str, dict[str, Any]]:
+        """The position, and what the extension says: the token as ``next_batch``, and texts by room."""
+        body = {"extensions": {"org.matrix.msc4354.sticky_events": {"enabled": True, **asked}}}
+        query = {} if pos is None else {"pos": pos}
+        answer = self.app.ok("POST", SLIDING, body, self.tokens[name], query)
+        said = answer["extensions"].get("org.matrix.msc4354.sticky_events", {})
+        return answer["pos"], said
+
+    def texts(self, said: Any) -> list[str]:
+        rooms = said.get("rooms", {})
+        return [event["content"]["body"] for room in rooms.values() for event in room["events"]]
+
+    def test_sliding(self) -> None:
+        pos, said = self.slide()
+        self.assertEqual({}, said)
+        self.stuck("one")
+        self.chatter(3)
+        pos, said = self.slide(pos)
+        self.assertEqual(["one"], self.texts(said))
+        self.assertEqual([self.room_id], list(said["rooms"]))
+        # Until the client takes the token, it is told again: nothing gets lost with an answer.
+        for _ in range(2):
+            self.assertEqual(["one"], self.texts(self.slide(pos)[1]))
+        token = said["next_batch"]
+        self.assertEqual({}, self.slide(pos, since=token)[1])
+        self.stuck("two")
+        self.assertEqual(["two"], self.texts(self.slide(pos, since=token)[1]))
+
+    def test_sliding_pages(self) -> None:
+        for number in range(5):
+            self.stuck(str(number))
+        found: list[str] = []
+        asked: dict[str, Any] = {"limit": 2}
+        for _ in range(3):
+            _, said = self.slide(**asked)
+            self.assertLessEqual(len(self.texts(said)), 2)
+            found += self.texts(said)
+            asked["since"] = said["next_batch"]
+        self.assertEqual([str(number) for number in range(5)], found)
+        self.assertEqual({}, self.slide(**asked)[1])
+
+    def test_sliding_into_a_room(self) -> None:
+        self.stuck("before")
+        self.add("carol")
+        pos, said = self.slide(name="carol")
+        self.assertEqual({}, said)
+        _, said = self.slide()
+        self.join("carol", self.room_id)
+        found = self.slide(pos, name="carol", since=said["next_batch"])[1]
+        self.assertEqual(["before"], self.texts(found))
+
+    def test_sliding_long_poll(self) -> None:
+        pos, _ = self.slide()
+        body = {"extensions": {"org.matrix.msc4354.sticky_events": {"enabled": True}}}
+        query = {"pos": pos, "timeout": "30000"}
+        waiting = self.app.start("POST", SLIDING, body, self.tokens["bob"], query)
+        self.stuck("now")
+        said = self.app.wait(waiting).json["extensions"]["org.matrix.msc4354.sticky_events"]
+        self.assertEqual(["now"], self.texts(said))
+
+    def test_sliding_refused(self) -> None:
+        for since in ("x", "-1", "1" * 30):
+            body = {"extensions": {"org.matrix.msc4354.sticky_events": {"enabled": True, "since": since}}}
+            self.assert_refused(
+                self.app.call("POST", SLIDING, body, self.tokens["bob"]), 400, "M_INVALID_PARAM"
+            )
+        self.stuck("one")
+        body = {"extensions": {"org.matrix.msc4354.sticky_events": {"enabled": False}}}
+        self.assertEqual({}, self.app.ok("POST", SLIDING, body, self.tokens["bob"])["extensions"])

@@ -20,18 +20,20 @@ from homeserver.store.thread_subscriptions import SubscriptionChange
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.threads import told_changes
 from homeserver.stream.tokens import SyncToken
-from homeserver.sync.serialise import account_data_event, encode, receipt_events, typing_event
+from homeserver.sync.serialise import account_data_event, encode, events_object, receipt_events, typing_event
 from homeserver.sync.sliding.connections import JOINED, LIVE, NEVER, NEW_ACCOUNT, Told
 from homeserver.sync.sliding.extras import Extras, ExtrasWanted
 from homeserver.sync.sliding.news import RoomNews
 from homeserver.sync.sliding.plan import Work
 from homeserver.sync.sliding.request import Extensions as Asked
 from homeserver.sync.sliding.request import Scope
+from homeserver.sync.sticky import StickySections
 from homeserver.sync.types import DefaultData, DeviceSections, Requester, Typing
 from homeserver.sync.work import split_counters
 
 TO_DEVICE_MOST = 100
 THREADS_MOST = 500
+STICKY_MOST = 500
 _DIGITS_MOST = 18
 
 
@@ -60,7 +62,9 @@ class Extensions:
         typing: Typing,
         devices: DeviceSections,
         defaults: DefaultData,
+        sticky: StickySections | None = None,
     ) -> None:
+        self._sticky = sticky
         self._index = index
         self._interner = interner
         self._typing = typing
@@ -219,7 +223,32 @@ class Extensions:
             self._write_typing(said, work, asked.typing)
         if extras.threads:
             await self._write_threads(said, extras.threads, min(asked.threads_limit or 0, THREADS_MOST))
+        if asked.sticky_limit is not None and self._sticky is not None:
+            await self._write_sticky(said, work, self._sticky, asked.sticky_limit)
         return said
+
+    async def _write_sticky(self, said: Said, work: Work, sticky: StickySections, limit: int) -> None:
+        """Of every room that the user is in, whatever the windows show: the oldest, and where to go on."""
+        # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4354
+        upto = work.token.pos
+        since = parse_position(work.asked.extensions.sticky_since, upto)
+        joined = self._index.joined_rooms(work.requester.user_nid)
+        standings = self._index.rooms_of(work.requester.user_nid)
+        # Of a room that they have come to since, they have heard nothing.
+        after = {nid: 0 if standings[nid].pos > since else since for nid in joined}
+        found = sticky.find(after, upto, work.now_ms, work.ignored)
+        ordered = sorted(
+            (one.pos, one.event_nid) for rooms in found.values() for one in rooms if one.pos > since
+        )
+        most = max(1, min(limit, STICKY_MOST))
+        end = upto if len(ordered) <= most else ordered[most - 1][0]
+        shown = {nid: [one for one in rooms if one.pos <= end] for nid, rooms in found.items()}
+        written = await sticky.write(shown, work.now_ms)
+        if written:
+            names = await self._interner.room_names(sorted(written))
+            events = (encode(names[nid]) + b":" + events_object(told) for nid, told in written.items())
+            body = b'{"next_batch":"%d","rooms":{%b}}' % (end, b",".join(events))
+            said.add(b"org.matrix.msc4354.sticky_events", body)
 
     def _write_account_data(self, said: Said, work: Work, scope: Scope, extras: Extras) -> None:
         found: list[AccountDatum | AccountDataChanged] = list(extras.account)

@@ -90,6 +90,7 @@ class _ExtensionsJson(msgspec.Struct):
         default=None, name="io.element.msc4308.thread_subscriptions"
     )
     profiles: _ScopedJson | None = msgspec.field(default=None, name="org.matrix.msc4262.profiles")
+    sticky: _ToDeviceJson | None = msgspec.field(default=None, name="org.matrix.msc4354.sticky_events")
 
 
 class _BodyJson(msgspec.Struct):
@@ -183,6 +184,8 @@ class Extensions:
     threads_limit: int | None = None
     profiles: Scope | None = None
     profile_fields: frozenset[str] | None = None  # None: all of them
+    sticky_limit: int | None = None
+    sticky_since: str | None = None
 
     @property
     def of_device(self) -> bool:
@@ -301,6 +304,7 @@ def _filters(json: _FilterJson | None) -> Filters:
 def _extensions(json: _ExtensionsJson) -> Extensions:
     to_device = json.to_device or _ToDeviceJson()
     threads = json.threads or _ToDeviceJson()
+    sticky = json.sticky or _ToDeviceJson()
     profiles = _scope(json.profiles)
     return Extensions(
         bool(to_device.enabled),
@@ -315,6 +319,8 @@ def _extensions(json: _ExtensionsJson) -> Extensions:
         _names(json.profiles.fields, "fields")
         if profiles is not None and json.profiles is not None
         else None,
+        (100 if sticky.limit is None else sticky.limit) if sticky.enabled else None,
+        sticky.since,
     )
 
 

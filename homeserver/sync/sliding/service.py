@@ -31,6 +31,7 @@ from homeserver.sync.sliding.profiles import NAME as PROFILES
 from homeserver.sync.sliding.profiles import ProfileExtension
 from homeserver.sync.sliding.request import Asked
 from homeserver.sync.sliding.rooms import Gathered, Rooms, vanished_room
+from homeserver.sync.sticky import StickySections
 from homeserver.sync.tools import SyncTools
 from homeserver.sync.types import (
     DefaultData,
@@ -86,6 +87,7 @@ class SlidingSync:
         devices: DeviceSections,
         defaults: DefaultData,
         profiles: ProfileNews,
+        sticky: StickySections | None = None,
     ) -> None:
         self._tools = tools
         self._boot = boot
@@ -98,7 +100,7 @@ class SlidingSync:
         self._lazy = lazy = LazyMemory()
         memory = MemoryNews(tools.database, tools.shared, tools.interner, tools.events, lazy)
         self._rooms = Rooms(tools, facts, memory, lazy, unread)
-        self._extensions = Extensions(tools.index, tools.interner, typing, devices, defaults)
+        self._extensions = Extensions(tools.index, tools.interner, typing, devices, defaults, sticky)
         self._profiles = ProfileExtension(profiles, lazy)
         self._waits = Waits(tools.notifier, tools.clock)
         # What happened before was heard of by another process: of it the index knows events, and nothing else.
