@@ -105,6 +105,7 @@ class App:
     def release_waiters(self) -> None:
         """Answer every long poll now."""
         self.core.notifier.release()
+        self.services.reading.old_sync.release()
         self.outgoing.say_goodbye()
 
     async def stop(self) -> None:

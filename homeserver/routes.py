@@ -30,6 +30,7 @@ from homeserver.api.client.membership import MembershipApi
 from homeserver.api.client.messages import MessagesApi
 from homeserver.api.client.mutual_rooms import MutualRoomsApi
 from homeserver.api.client.notifications import NotificationsApi
+from homeserver.api.client.old_sync import OldSyncApi
 from homeserver.api.client.openid import OpenIdApi
 from homeserver.api.client.presence import PresenceApi
 from homeserver.api.client.profile import ProfileApi
@@ -151,6 +152,8 @@ def account_apis(core: Core, services: Services) -> list[HasRoutes]:
             services.people.threepids,
         ),
         ThreepidsApi(services.people.validations, services.people.threepids, services.identity, interactive),
+        DevicesApi(services.devices, services.identity, interactive, services.sessions),
+        ProfileApi(services.profiles),
         ValidateEmailApi(services.people.validations),
     ]
 
@@ -169,8 +172,6 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
             capabilities(config),
             threepids=around.mailer is not None,
         ),
-        DevicesApi(services.devices, services.identity, interactive, services.sessions),
-        ProfileApi(services.profiles),
         AccountDataApi(services.account_data),
         FilterApi(services.filters),
         SendApi(services.rooms.sender, services.further.delayed, services.further.related),
@@ -185,6 +186,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         TimestampApi(services.reading.timestamps),
         ThreadSubscriptionsApi(services.reading.subscriptions),
         InitialSyncApi(services.reading.glances),
+        OldSyncApi(services.reading.old_sync),
         CreateRoomApi(
             services.rooms.creator, config.server_name, bridging.registry, services.people.by_address
         ),

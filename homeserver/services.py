@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial as bind
 
 from homeserver.accounts.account_data import AccountData
 from homeserver.accounts.devices import Devices
@@ -59,6 +60,7 @@ from homeserver.rooms.join_answers import JoinAnswers
 from homeserver.rooms.join_checks import JoinChecks
 from homeserver.rooms.large_answers import LargeAnswers
 from homeserver.rooms.membership import Memberships
+from homeserver.rooms.old_sync import OldSync
 from homeserver.rooms.outsiders import Outsiders
 from homeserver.rooms.pagination import Pagination
 from homeserver.rooms.partial import PartialRooms
@@ -106,6 +108,7 @@ class Reading:
     state: StateReads
     timestamps: Timestamps
     glances: RoomGlances
+    old_sync: OldSync
     subscriptions: ThreadSubscriptions
 
 
@@ -122,12 +125,18 @@ def build_reading(
     archive = Archive(facts, core.client_events)
     sights = Sights(database, interner, core.index, core.changes, archive.facts)
     pagination = Pagination(database, sights, transactions, archive, ignored, clock, incoming.backfills)
+    glances = RoomGlances(database, sights, pagination, archive)
+    old_sync = OldSync(
+        database, interner, core.index, core.changes, sights, pagination, glances, archive, clock
+    )
+    core.changes.subscribe(old_sync.apply)
     return Reading(
         pagination,
         Relationships(database, sights, pagination, archive),
         StateReads(database, interner, sights, archive, clock, partial.whole),
         Timestamps(database, sights, archive.facts, incoming.moments),
-        RoomGlances(database, sights, pagination, archive),
+        glances,
+        old_sync,
         ThreadSubscriptions(database, core.committer, interner, sights, archive, core.events, core.changes),
     )
 
@@ -395,6 +404,8 @@ def build_services(core: Core, peering: Peering) -> Services:
     joining, heard = rooms.strangers.remote.under_way, rooms.strangers.outsiders.heard
     incoming = build_incoming(core, peering, tasks, ephemeral, encryption.edus, joining, heard)
     reading = build_reading(core, incoming, rooms.transactions, facts, ignored, rooms.strangers.partial)
+    if presence is not None:
+        reading.old_sync.presence = bind(presence.changes_for, since_counter=0)
     return Services(
         settings=settings,
         limiter=limiter,
