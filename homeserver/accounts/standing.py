@@ -26,6 +26,8 @@ from homeserver.store.work import Worker
 _PARAMETER: Final = re.compile(r"\{[^}]*\}")
 _CLIENT: Final = "/_matrix/client/v3"
 _ROOM: Final = f"{_CLIENT}/rooms/{{}}"
+_DEHYDRATED: Final = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
+_MSC3391: Final = "/_matrix/client/unstable/org.matrix.msc3391"
 LOCKED_MAY: Final = frozenset({f"POST {_CLIENT}/logout", f"POST {_CLIENT}/logout/all"})
 # spec: client-server-api#account-suspension
 SUSPENDED_MAY: Final = LOCKED_MAY | frozenset(
@@ -59,9 +61,14 @@ SUSPENDED_MAY: Final = LOCKED_MAY | frozenset(
             for method in ("PUT", "DELETE")
             for rest in ("", "/{}", "/{}/{}")
         ),
+        ("PUT", _DEHYDRATED),
+        ("DELETE", _DEHYDRATED),
+        ("POST", f"{_DEHYDRATED}/{{}}/events"),
         # Secret storage is account data, and a client keeps its own state there.
         ("PUT", f"{_CLIENT}/user/{{}}/account_data/{{}}"),
         ("PUT", f"{_CLIENT}/user/{{}}/rooms/{{}}/account_data/{{}}"),
+        ("DELETE", f"{_MSC3391}/user/{{}}/account_data/{{}}"),
+        ("DELETE", f"{_MSC3391}/user/{{}}/rooms/{{}}/account_data/{{}}"),
         ("PUT", f"{_CLIENT}/user/{{}}/rooms/{{}}/tags/{{}}"),
         ("DELETE", f"{_CLIENT}/user/{{}}/rooms/{{}}/tags/{{}}"),
         ("POST", f"{_CLIENT}/pushers/set"),

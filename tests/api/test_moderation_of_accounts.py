@@ -192,6 +192,11 @@ class Suspended(Case):
         self.app.ok("POST", f"{V3}/keys/query", {"device_keys": {}}, self.alice)
         self.app.ok("PUT", f"{V3}/sendToDevice/m.x/1", {"messages": {}}, self.alice)
         self.app.ok("PUT", f"{V3}/user/{ALICE}/account_data/m.x", {}, self.alice)
+        backup = {"algorithm": "m.megolm_backup.v1.curve25519-aes-sha2", "auth_data": {}}
+        self.app.ok("POST", f"{V3}/room_keys/version", backup, self.alice)
+        self.app.ok("PUT", f"{V3}/room_keys/keys", {"rooms": {}}, self.alice, {"version": "1"})
+        msc3391 = "/_matrix/client/unstable/org.matrix.msc3391"
+        self.app.ok("DELETE", f"{msc3391}/user/{ALICE}/account_data/m.x", None, self.alice)
         self.app.ok("PUT", f"{room}/redact/{self.mine}/5", {}, self.alice)
         self.app.ok("POST", f"{room}/leave", {}, self.alice)
         login = {
