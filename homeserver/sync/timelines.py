@@ -113,6 +113,8 @@ class Timelines:
         self._names = names
         self._cache = cache
         self.events: dict[int, ClientEvent] = {}
+        self._memberships: dict[int, Membership] = {}
+        self._visibilities: dict[int, str] = {}
 
     def load(self, nids: Iterable[int]) -> None:
         """Have client events at hand."""
@@ -157,8 +159,13 @@ class Timelines:
 
     def membership(self, event_nid: int) -> Membership:
         """What a membership event that was loaded makes of its user."""
-        event = self.events.get(event_nid)
-        return membership_in(event) if event is not None else Membership.LEAVE
+        known = self._memberships.get(event_nid)
+        if known is None:
+            event = self.events.get(event_nid)
+            if event is None:
+                return Membership.LEAVE
+            known = self._memberships[event_nid] = membership_in(event)
+        return known
 
     def _left(
         self,
@@ -302,6 +309,7 @@ class Timelines:
         joins = [move.pos for move in own_moves if self.membership(move.event_nid) == Membership.JOIN]
         last_join = max(joins, default=first - 1 if standing == Membership.JOIN else 0)
         result: list[tuple[Place, Shown]] = []
+        decided: dict[tuple[tuple[Membership, str], Membership, str, bool], tuple[bool, bool]] = {}
         steps = iter([move for move in watched if move.pos >= first])
         move = next(steps, None)
         for place, event in found:
@@ -314,17 +322,22 @@ class Timelines:
                 if move.pos < place.pos:
                     before = (walk.membership, walk.visibility)
                 move = next(steps, None)
-            # spec: client-server-api#room-history-visibility (before or after, whichever allows)
-            sides = {before, (walk.membership, walk.visibility)}
-            later = last_join > place.pos
-            if any(may_see(visibility, membership.word, later) for membership, visibility in sides):
-                hide = before[0] != Membership.JOIN and not may_see(before[1], None, later)
+            case = (before, walk.membership, walk.visibility, last_join > place.pos)
+            if case not in decided:
+                decided[case] = _decide(*case)
+            seen, hide = decided[case]
+            if seen:
                 result.append((place, Shown(event, walk.membership, hide_previous=hide)))
         return result
 
     def _visibility(self, event_nid: int) -> str:
-        event = self.events.get(event_nid)
-        return visibility_of(event.content_dict() if event is not None else None)
+        known = self._visibilities.get(event_nid)
+        if known is None:
+            event = self.events.get(event_nid)
+            if event is None:
+                return visibility_of(None)
+            known = self._visibilities[event_nid] = visibility_of(event.content_dict())
+        return known
 
     def add_own_ends(self, works: Sequence[RoomWork]) -> None:
         """The reader's own event, where it is all that they may see, or where it came after they had left."""
@@ -378,6 +391,19 @@ class _Walk:
 
     membership: Membership
     visibility: str
+
+
+def _decide(
+    before: tuple[Membership, str], membership: Membership, visibility: str, later: bool
+) -> tuple[bool, bool]:
+    """Whether somebody may see an event, and whether they may not see what it replaced.
+
+    Given what they and the room were before it and after it, and whether they joined later.
+    """
+    # spec: client-server-api#room-history-visibility (before or after, whichever allows)
+    sides = ((before[1], before[0]), (visibility, membership))
+    seen = any(may_see(rule, member.word, later) for rule, member in sides)
+    return seen, before[0] != Membership.JOIN and not may_see(before[1], None, later)
 
 
 def _groups(works: Sequence[RoomWork]) -> list[list[RoomWork]]:

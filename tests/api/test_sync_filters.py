@@ -144,9 +144,9 @@ class FilterTests(TestCase):
             self.assertEqual(event["content"], {})
 
     def test_account_data_filters(self) -> None:
-        self.app.put_account_data(self.alice, "", "org.example.a", {})
-        self.app.put_account_data(self.alice, "", "org.example.b", {})
-        self.app.put_account_data(self.alice, ROOM, "org.example.c", {})
+        self.app.put_account_data(self.alice, "", "org.example.a", {"n": 1})
+        self.app.put_account_data(self.alice, "", "org.example.b", {"n": 1})
+        self.app.put_account_data(self.alice, ROOM, "org.example.c", {"n": 1})
         for since in (None, self.since):
             filter_ = {"account_data": {"types": ["org.example.b"]}, "room": {"account_data": {"types": []}}}
             found = self.app.sync(self.alice, since, filter=filter_)

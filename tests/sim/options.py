@@ -28,6 +28,7 @@ class Options:
     partitions: int
     lies: int  # of the last server; 0: it is honest
     contested: bool  # people are sent away and powers change while others go on
+    sliding: tuple[int, ...]  # the clients that use sliding sync
 
 
 def draw_options(draws: Draws) -> Options:
@@ -52,4 +53,5 @@ def draw_options(draws: Draws) -> Options:
         partitions=draws.below(4),
         lies=lies if servers > 2 else 0,
         contested=draws.chance(40),
+        sliding=draws.pick(((), (1,), (0,), (1, 2), (0, 1, 2, 3, 4))),
     )

@@ -23,6 +23,7 @@ from tests.sim.liar import LyingServer
 from tests.sim.network import NetworkFaults, SimNetwork
 from tests.sim.options import draw_options
 from tests.sim.server import SimServer, signing_key
+from tests.sim.sliding import SlidingClient
 from tests.sim.workload import Workload
 
 SAFETY_MOST_S = 600.0
@@ -64,13 +65,17 @@ class World:
             self.liar = LyingServer(draws, signing_key(last.number), options.lies, self.note)
             self.network.liars[last.name] = self.liar
         self.clients = [
-            SimClient(
-                f"user{number}", self.servers[number % options.servers], self.clock, forks=options.servers > 1
-            )
+            self._client(number, f"user{number}", self.servers[number % options.servers])
             for number in range(options.clients)
         ]
         self.workload = Workload(draws, self.clock, options, self.clients)
         self.fresh: dict[str, View] = {}
+
+    def _client(self, number: int, name: str, server: SimServer) -> SimClient:
+        forks = self.options.servers > 1
+        if number in self.options.sliding:
+            return SlidingClient(name, server, self.clock, self.draws, forks=forks)
+        return SimClient(name, server, self.clock, forks=forks)
 
     @property
     def honest(self) -> list[SimServer]:

@@ -103,14 +103,13 @@ class Lists:
 
     def _order(self, rooms: Mapping[int, Standing]) -> list[int]:
         """The newest first."""
-        last = self._index.last_event
-
-        def when(nid: int) -> tuple[int, int]:
-            standing = rooms[nid]
-            joined = standing.membership == Membership.JOIN
-            return (max(last.get(nid, 0), standing.pos) if joined else standing.pos, nid)
-
-        return sorted(rooms, key=when, reverse=True)
+        last, join = self._index.last_event, Membership.JOIN
+        placed = [
+            (last.get(nid) or one.pos if one.membership == join else one.pos, nid)
+            for nid, one in rooms.items()
+        ]
+        placed.sort(reverse=True)
+        return [nid for _, nid in placed]
 
     async def _filter(
         self, rooms: Mapping[int, Standing], filters: Filters, user: UserFacts, names: Mapping[int, str]

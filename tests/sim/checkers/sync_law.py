@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from tests.sim.client import View
+from tests.sim.client import SimClient, View
+from tests.sim.sliding import SlidingClient
 from tests.sim.world import World
+
+Receipts = Mapping[tuple[str, str, str, str], str]
 
 
 def check(world: World) -> Iterator[str]:
@@ -31,8 +34,18 @@ def check(world: World) -> Iterator[str]:
         if there != fresh.account_data:
             yield f"{client.name}: account data differ from an initial sync's"
         receipts = {key: value for key, value in folded.receipts.items() if key[0] in folded.state}
-        if receipts != fresh.receipts:
+        if isinstance(client, SlidingClient):
+            yield from _compare_own(client, receipts, fresh.receipts)
+        elif receipts != fresh.receipts:
             yield f"{client.name}: receipts differ from an initial sync's: {receipts} and {fresh.receipts}"
+
+
+def _compare_own(client: SimClient, mine: Receipts, fresh: Receipts) -> Iterator[str]:
+    """Sliding sync tells all of the user's own receipts, and of others those at events that it shows, and new ones."""
+    wrong = {key: value for key, value in mine.items() if fresh.get(key) != value}
+    lacking = {key for key in fresh if key[2] == client.user_id and key not in mine}
+    if wrong or lacking:
+        yield f"{client.name}: receipts differ from an initial sync's: {wrong}, lacking {sorted(lacking)}"
 
 
 def _forget_what_went_away(folded: View, fresh: View) -> None:
