@@ -147,6 +147,6 @@ def _is_unknown(response: HttpResponse) -> bool:
         return False
     try:
         errcode = _decode_error(response.body).errcode
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return True
     return errcode in ("", "M_UNRECOGNIZED")

@@ -470,6 +470,29 @@ class Rooms(BridgeCase):
         self.assertEqual([], self.by("bridge"))
 
 
+@on_each_database
+class EveryRoom(BridgeCase):
+    """A bridge that watches every room, whoever is in it, and has no user but its sender."""
+
+    def registrations(self) -> list[AppserviceRegistration]:
+        return [registration(rooms=(Namespace(Pattern("!"), False),))]
+
+    def test_hears_all(self) -> None:
+        first, second = (
+            self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, self.alice)["room_id"]
+            for _ in range(2)
+        )
+        self.say(first, "one")
+        self.http.answer = self.http.silence
+        for number in range(4):
+            self.say(first if number % 2 else second, f"away {number}")
+        self.restart()
+        self.http.answer = lambda _: (200, {})
+        self.settle(400)
+        self.say(second, "back")
+        self.assertEqual(["one", *(f"away {number}" for number in range(4)), "back"], self.told())
+
+
 class Cost(BridgeCase):
     """A message that concerns no application service costs no statement more."""
 
