@@ -70,7 +70,7 @@ class Evaluator:
         decided: dict[tuple[CompiledRules, bool | None], Actions] = {}
         found: list[tuple[int, Actions]] = []
         for user_nid, reader in readers.items():
-            if event.sender in reader.ignored:
+            if reader.ignores(event):
                 continue
             alone = reader.rules.by_name or reader.user_id in named
             among = reader.rules, None if root is None or reader.threads is None else root in reader.threads

@@ -171,7 +171,7 @@ def _evaluate(
     for room_nid, some in stands.items():
         for stand in some:
             event = loaded.get(stand.nid)
-            if event is None or event.sender == reader.user_id or event.sender in reader.ignored:
+            if event is None or event.sender == reader.user_id or reader.ignores(event):
                 continue
             view = EventView(event)
             try:

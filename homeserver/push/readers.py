@@ -10,10 +10,10 @@ from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-import msgspec
-
+from federation.event import Event
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
+from homeserver.moderation.types import EVERYBODY, INVITE_TYPES, InvitePermission, parse_permission
 from homeserver.push.conditions import ME
 from homeserver.push.rules import CompiledRules, compile_rules
 from homeserver.push.rulesets import parse_ruleset
@@ -22,14 +22,12 @@ from homeserver.store.changes import Change, Kind
 from homeserver.store.unread import load_personal
 
 PUSH_RULES = "m.push_rules"
-IGNORED = "m.ignored_user_list"
+_TYPES = (PUSH_RULES, *INVITE_TYPES)
 # LIMIT(memory: some 300 bytes of each, beside their rules)
 MOST = 50_000
 _RULES_BYTES = 32 * 1024 * 1024
 # LIMIT(time: a read unit is one of few threads' for as long as it takes)
 _AT_ONCE = 500
-
-_decode = msgspec.json.Decoder().decode
 
 
 class SharedRules:
@@ -62,6 +60,15 @@ class Reader:
     rules: CompiledRules
     ignored: frozenset[str]
     threads: frozenset[str] | None = None  # see ``conditions.Facts``
+    inviters: InvitePermission = EVERYBODY  # whose invites they are shown
+
+    def ignores(self, event: Event) -> bool:
+        """Whether they do not want to hear of an event, whatever their rules say."""
+        if event.sender in self.ignored:
+            return True
+        if event.type != "m.room.member" or event.state_key != self.user_id:
+            return False
+        return event.content.get("membership") == "invite" and event.sender in self.inviters
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +134,7 @@ class Readers:
             if change.kind == Kind.THREAD_SUBSCRIPTION or (
                 change.kind == Kind.ACCOUNT_DATA
                 and change.ref == 0
-                and (change.payload is None or change.payload.type in (PUSH_RULES, IGNORED))
+                and (change.payload is None or change.payload.type in _TYPES)
             ):
                 self._changes += 1
                 self._known.pop(-change.topic, None)
@@ -142,14 +149,10 @@ def load_readers(tx: Tx, asks: Sequence[ReaderAsk]) -> dict[int, Reader]:
     """Several, in one statement."""
     shared = {ask.user_nid: ask.shared for ask in asks}
     found: dict[int, Reader] = {}
-    for user_nid, one in load_personal(tx, list(shared), (PUSH_RULES, IGNORED)).items():
+    for user_nid, one in load_personal(tx, list(shared), _TYPES).items():
         rules = shared[user_nid].compile(one.stored.get(PUSH_RULES))
         threads = None if one.threads is None else frozenset(one.threads)
-        found[user_nid] = Reader(one.user_id, rules, _ignored(one.stored.get(IGNORED)), threads)
+        # spec: client-server-api#ignoring-users, and MSC4155: hidden invites do not notify
+        inviters = parse_permission({kind: text for kind, text in one.stored.items() if kind in INVITE_TYPES})
+        found[user_nid] = Reader(one.user_id, rules, inviters.ignored, threads, inviters)
     return found
-
-
-def _ignored(stored: str | None) -> frozenset[str]:
-    # spec: client-server-api#mignored_user_list; a client may have written anything there
-    users = _decode(stored).get("ignored_users") if stored is not None else None
-    return frozenset(users) if isinstance(users, dict) else frozenset()

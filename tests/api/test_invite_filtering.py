@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.api.pushing import PushCase, user
 from tests.api.rooms import ALICE, BOB, V3, RoomsCase
 from tests.support.databases import on_each_database
 
@@ -105,3 +106,32 @@ class InviteFiltering(RoomsCase):
         features = self.app.ok("GET", "/_matrix/client/versions")["unstable_features"]
         self.assertTrue(features["org.matrix.msc4155"])
         self.assertTrue(features["org.matrix.msc4380.stable"])
+
+
+@on_each_database
+class HiddenFromPush(PushCase):
+    """Bob's telephone does not ring for an invite that he is not shown."""
+
+    def test_no_notification(self) -> None:
+        self.set_pusher()
+        path = f"/user/{user('bob')}/account_data"
+        for kind, content in (
+            (FILTER, {"ignored_users": [user("alice")]}),
+            (FILTER, {"ignored_servers": ["*"]}),
+            (IGNORED, {"ignored_users": {user("alice"): {}}}),
+        ):
+            self.ok("bob", "PUT", f"{path}/{kind}", content)
+            self.make_room("alice", preset="private_chat", invite=[user("bob")])
+            self.settle()
+            self.assertEqual([], self.gateways.take())
+            self.assertEqual([], self.ok("bob", "GET", "/notifications")["notifications"])
+            self.ok("bob", "PUT", f"{path}/{kind}", {})
+        self.make_room("alice", preset="private_chat", invite=[user("bob")])
+        self.settle()
+        self.assertEqual(["invite"], [one["membership"] for one in self.gateways.take()])
+
+    def test_what_is_said_in_rooms_notifies_all_the_same(self) -> None:
+        self.set_pusher()
+        self.ok("bob", "PUT", f"/user/{user('bob')}/account_data/{FILTER}", {"ignored_servers": ["*"]})
+        self.send()
+        self.assertEqual(1, len(self.gateways.take()))

@@ -192,6 +192,23 @@ class RemoteInvite(NetCase):
         self.assertIsNone(self.membership(room_id))
         self.assertNotIn("rooms", self.sync(self.b, self.bob))
 
+    def test_filtered(self) -> None:
+        # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4155
+        path = f"/user/{BOB}/account_data/org.matrix.msc4155.invite_permission_config"
+        self.ok(self.b, self.bob, "PUT", path, {"blocked_servers": [A]})
+        room_id = self.create(self.a, self.alice)
+        self.refused(self.invite(room_id), 403, "M_INVITE_BLOCKED")
+        self.assertIsNone(self.membership(room_id))
+        # Who is ignored hears nothing of it, and neither does the invited user.
+        self.ok(self.b, self.bob, "PUT", path, {"ignored_servers": ["a.*"]})
+        since = self.sync(self.b, self.bob)["next_batch"]
+        self.assertEqual(200, self.invite(room_id).status)
+        self.assertEqual("invite", self.membership(room_id))
+        self.assertNotIn("rooms", self.sync(self.b, self.bob, since))
+        self.assertNotIn("rooms", self.sync(self.b, self.bob))
+        self.ok(self.b, self.bob, "PUT", path, {"enabled": False, "ignored_servers": ["*"]})
+        self.assertEqual([room_id], list(self.sync(self.b, self.bob)["rooms"]["invite"]))
+
     def test_to_a_room_that_is_not_for_others(self) -> None:
         room_id = self.create(self.a, self.alice, creation_content={"m.federate": False})
         self.refused(self.invite(room_id), 403, "M_FORBIDDEN")
