@@ -15,9 +15,10 @@ from homeserver.db import migrate
 from homeserver.db.engine import Engine, open_engine
 from homeserver.db.errors import DatabaseError
 from homeserver.db.migrations.steps import run_steps, scripts
+from homeserver.db.schema.e2ee import to_device
 from homeserver.db.schema.rooms import event_types
 from homeserver.db.schema.stream import server_facts
-from homeserver.db.statements import statement
+from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx
 from homeserver.store.check import check_db
 from homeserver.store.facts import load_fact, store_fact
@@ -42,6 +43,12 @@ _POSTGRES_SCHEMA = """
     ORDER BY 1, 2, 3
 """
 _TYPES = statement(select(event_types.c.nid, event_types.c.type).order_by(event_types.c.nid))
+_INSERT_MESSAGES = rows(to_device, "device_nid", "pos", "message")
+_PLACES = statement(
+    select(to_device.c.device_nid, to_device.c.pos, to_device.c.place).order_by(
+        to_device.c.device_nid, to_device.c.pos
+    )
+)
 
 
 def _schema_of(url: str) -> list[Any]:
@@ -66,6 +73,14 @@ def _run(engine: Engine, unit: Any, *args: Any) -> Any:
 
 def _all_types(tx: Tx) -> list[Any]:
     return tx.all(_TYPES)
+
+
+def _insert_messages(tx: Tx, waiting: list[tuple[int, int, str]]) -> None:
+    tx.insert(_INSERT_MESSAGES, waiting)
+
+
+def _all_places(tx: Tx) -> list[Any]:
+    return tx.all(_PLACES)
 
 
 @on_each_database
@@ -99,6 +114,14 @@ class Migrations(DatabaseCase):
         self.assertEqual(before, "0001")
         self.patch(migrate, "HEAD", scripts().get_current_head())
         self.assertEqual(migrate.upgrade_engine(engine)[:2], ("0001", migrate.HEAD))
+
+    def test_messages_that_wait_are_numbered(self) -> None:
+        engine = open_engine(self.new_database(no_schema))
+        run_steps(engine, None, "0002")
+        waiting = [(1, 5, "a"), (1, 9, "b"), (2, 6, "c"), (1, 12, "d")]
+        _run(engine, _insert_messages, waiting)
+        run_steps(engine, "0002")
+        self.assertEqual([(1, 5, 1), (1, 9, 2), (1, 12, 3), (2, 6, 1)], _run(engine, _all_places))
 
     def test_a_newer_database_is_refused_unless_it_allows_us(self) -> None:
         url = self.new_database()
