@@ -29,7 +29,8 @@ from tests.sim.workload import Workload
 SAFETY_MOST_S = 600.0
 LIVENESS_MOST_S = 600.0
 SETTLE_S = 60.0  # longer than the longest wait before another server is tried again
-QUIET_S = 700.0  # longer than an idle room stays in memory
+# Longer than an idle room stays in memory, after the last word and what is looked at minutes later once more.
+QUIET_S = 1_000.0
 _STEPS_BETWEEN_LOOKS = 500
 
 
