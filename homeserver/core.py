@@ -25,7 +25,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.store.cache import ByteLru
-from homeserver.store.changes import load_position
+from homeserver.store.changes import load_moved, load_position
 from homeserver.store.client_events import ClientEventCache
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
 from homeserver.store.members import Member, load_last_events, load_local_members
@@ -85,10 +85,10 @@ async def build_core(config: Config, around: Surroundings) -> Core:
     """The pipeline over a database with the current schema."""
     nids = Nids()
     nids.add(await around.database.write(lease_nids, LEASE_SIZE))
-    position, members, last_positions, accounts = await around.database.read(_load_start)
+    position, members, last_positions, accounts, moved = await around.database.read(_load_start)
     interner = Interner(around.database, nids, config.caches.names_bytes // 300)
     changes = ChangeLog(position)
-    index = MembershipIndex(members, last_positions, accounts)
+    index = MembershipIndex(members, last_positions, accounts, moved)
     servers = ServerIndex(around.database, changes, index)
     notifier = Notifier(index)
     committer = Committer(around.database, interner, nids, changes.publish, around.clock, position)
@@ -127,5 +127,6 @@ async def build_core(config: Config, around: Surroundings) -> Core:
     )
 
 
-def _load_start(tx: Tx) -> tuple[int, Sequence[Member], dict[int, int], list[int]]:
-    return load_position(tx), load_local_members(tx), load_last_events(tx), load_account_nids(tx)
+def _load_start(tx: Tx) -> tuple[int, Sequence[Member], dict[int, int], list[int], dict[int, int]]:
+    members, accounts = load_local_members(tx), load_account_nids(tx)
+    return load_position(tx), members, load_last_events(tx), accounts, load_moved(tx)

@@ -23,6 +23,7 @@ from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
 from homeserver.store.account_data import TAG
 from homeserver.store.client_events import ClientEventCache, load_client_events
+from homeserver.store.outside import load_outside
 from homeserver.store.placement import MEMBERSHIPS, Membership
 from homeserver.store.receipts import ReceiptChange
 from homeserver.store.timeline import load_moves_of_key
@@ -166,6 +167,25 @@ def load_room_facts(tx: Tx, room_nids: Collection[int], cache: ClientEventCache)
         )
         for nid in room_nids
     }
+
+
+def load_outside_facts(tx: Tx, user_nid: int, room_nids: Collection[int]) -> dict[int, RoomFacts]:
+    """Facts of rooms that this server is not in, as far as whoever invited a user told of them."""
+    found: dict[int, RoomFacts] = {}
+    for nid, row in load_outside(tx, user_nid, room_nids).items():
+        contents: dict[str, Any] = {}
+        for event in _decode(row.stripped):
+            if isinstance(event, dict) and event.get("state_key") == "":
+                contents[str(event.get("type"))] = event.get("content")
+
+        def text(kind: str, name: str, contents: Mapping[str, Any] = contents) -> str | None:
+            content = contents.get(kind)
+            value = content.get(name) if isinstance(content, dict) else None
+            return value if isinstance(value, str) else None
+
+        encrypted = "m.room.encryption" in contents
+        found[nid] = RoomFacts(encrypted, text("m.room.create", "type"), text("m.room.name", "name"), 0)
+    return {nid: found.get(nid, NO_FACTS) for nid in room_nids}
 
 
 def load_children(tx: Tx, room_nids: Collection[int], cache: ClientEventCache) -> dict[int, frozenset[str]]:

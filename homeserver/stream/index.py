@@ -7,6 +7,7 @@ Estimate: 120 bytes a membership.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from homeserver.store.changes import Change, Kind
@@ -38,12 +39,19 @@ class MembershipIndex:
     """See above. ``apply`` is subscribed to the log before anything that reads from here."""
 
     def __init__(
-        self, members: Iterable[Member], last_positions: Mapping[int, int], accounts: Iterable[int] = ()
+        self,
+        members: Iterable[Member],
+        last_positions: Mapping[int, int],
+        accounts: Iterable[int] = (),
+        moved: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
+        """``last_positions``: of events. ``moved``: when rooms' states moved without one."""
         self._by_user: dict[int, dict[int, Standing]] = {}
         self._joined: dict[int, set[int]] = {}
         self.last_pos: dict[int, int] = dict(last_positions)  # topic -> newest position there
         self.last_event: dict[int, int] = dict(last_positions)  # room -> position of its newest event
+        for room_nid, pos in moved.items():
+            self.last_pos[room_nid] = max(pos, self.last_pos.get(room_nid, 0))
         for user_nid in accounts:
             self.add_local_user(user_nid)
         for member in members:

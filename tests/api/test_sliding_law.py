@@ -42,6 +42,32 @@ VARIANTS: dict[str, list[list[str]]] = {
 }
 
 
+def sliding_body(variant: str, kind: str, room_id: str, since: str | None) -> dict[str, Any]:
+    """A request; the kinds differ in which rooms they show, and how."""
+    required = VARIANTS[variant]
+    scope: dict[str, Any] = {"enabled": True}
+    lists: dict[str, Any] = {"all": {"ranges": [[0, 99]], "timeline_limit": 3, "required_state": required}}
+    subscriptions: dict[str, Any] = {}
+    if kind == "narrow":
+        lists["all"] |= {"ranges": [[0, 0]], "timeline_limit": 1}
+    elif kind == "none":
+        lists = {}
+    elif kind == "subscribe":
+        lists["all"] |= {"ranges": [[0, 1]], "timeline_limit": 1, "required_state": [["m.room.name", ""]]}
+        subscriptions = {room_id: {"timeline_limit": 5, "required_state": required}}
+        scope["lists"] = []
+    elif kind == "bare":
+        lists["all"]["required_state"] = []
+        scope["rooms"] = []
+    device = {"enabled": True} if since is None else {"enabled": True, "since": since}
+    return {
+        "conn_id": "law",
+        "lists": lists,
+        "room_subscriptions": subscriptions,
+        "extensions": {"account_data": scope, "receipts": scope, "to_device": device},
+    }
+
+
 class SlidingWorld(SyncWorld):
     """A client of bob's that looks through windows."""
 
@@ -50,36 +76,9 @@ class SlidingWorld(SyncWorld):
         self.variant = variant
         self.view = SlidingView("@bob:test.example")
 
-    def body(self, kind: str, room_id: str, since: str | None) -> dict[str, Any]:
-        """A request; the kinds differ in which rooms they show, and how."""
-        required = VARIANTS[self.variant]
-        scope: dict[str, Any] = {"enabled": True}
-        lists: dict[str, Any] = {
-            "all": {"ranges": [[0, 99]], "timeline_limit": 3, "required_state": required}
-        }
-        subscriptions: dict[str, Any] = {}
-        if kind == "narrow":
-            lists["all"] |= {"ranges": [[0, 0]], "timeline_limit": 1}
-        elif kind == "none":
-            lists = {}
-        elif kind == "subscribe":
-            lists["all"] |= {"ranges": [[0, 1]], "timeline_limit": 1, "required_state": [["m.room.name", ""]]}
-            subscriptions = {room_id: {"timeline_limit": 5, "required_state": required}}
-            scope["lists"] = []
-        elif kind == "bare":
-            lists["all"]["required_state"] = []
-            scope["rooms"] = []
-        device = {"enabled": True} if since is None else {"enabled": True, "since": since}
-        return {
-            "conn_id": "law",
-            "lists": lists,
-            "room_subscriptions": subscriptions,
-            "extensions": {"account_data": scope, "receipts": scope, "to_device": device},
-        }
-
     def ask(self, kind: str, room_id: str) -> Any:
         query = {} if self.view.pos is None else {"pos": self.view.pos}
-        body = self.body(kind, room_id, self.view.to_device)
+        body = sliding_body(self.variant, kind, room_id, self.view.to_device)
         return self.app.ok("POST", SLIDING, body, self.tokens["bob"], query)
 
     def act(self, kind: str, room_id: str, who: str) -> None:
@@ -95,7 +94,9 @@ class SlidingWorld(SyncWorld):
     def differences(self) -> list[str]:
         self.act("sync", "", "")
         fresh = SlidingView(self.view.user_id)
-        fresh.apply(self.app.ok("POST", SLIDING, self.body("sync", "", None), self.log_in(), {}))
+        fresh.apply(
+            self.app.ok("POST", SLIDING, sliding_body(self.variant, "sync", "", None), self.log_in(), {})
+        )
         found = differences(
             self.view, fresh, lazy="lazy" in self.variant or self.variant == "everything lazily"
         )

@@ -23,7 +23,7 @@ SEEDS = range(1, 6)
 STEPS = 40
 
 
-class _Story:
+class ForkedStory:
     """Alice and bob are here; mallory of the peer has as much power as alice, and eve has none."""
 
     def __init__(self, case: DatabaseCase, variant: str, seed: int) -> None:
@@ -42,10 +42,14 @@ class _Story:
         self.arrive(self.room.join(self.mallory))
         self.arrive(self.room.join(self.eve))
         self.peer = peer
-        self.state_name, self.query = VARIANTS[variant]
-        self.lazy = variant.startswith("lazy")
-        self.views = {name: ClientView(self.state_name) for name in self.tokens}
         self.count = 0
+        self.lazy = "lazy" in variant
+        self.begin(variant)
+
+    def begin(self, variant: str) -> None:
+        """The clients know nothing yet."""
+        self.state_name, self.query = VARIANTS[variant]
+        self.views = {name: ClientView(self.state_name) for name in self.tokens}
 
     def arrive(self, *events: Any) -> None:
         async def job(turn: Turn) -> None:
@@ -109,18 +113,22 @@ class _Story:
         view = self.views[name]
         view.apply(self.app.sync(self.tokens[name], view.since, **self.query))
 
+    def log_in(self, name: str) -> str:
+        """Another device."""
+        login = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": name},
+            "password": "correct horse",
+        }
+        token: str = self.app.ok("POST", "/_matrix/client/v3/login", login)["access_token"]
+        return token
+
     def differences(self) -> list[str]:
         found: list[str] = []
         for name in self.tokens:
             self.sync(name)
             fresh = ClientView(self.state_name)
-            login = {
-                "type": "m.login.password",
-                "identifier": {"type": "m.id.user", "user": name},
-                "password": "correct horse",
-            }
-            other = self.app.ok("POST", "/_matrix/client/v3/login", login)["access_token"]
-            fresh.apply(self.app.sync(other, **self.query))
+            fresh.apply(self.app.sync(self.log_in(name), **self.query))
             quiet = self.app.sync(self.tokens[name], self.views[name].since, **self.query)
             if "rooms" in quiet:
                 found.append(f"{name} after everything: {quiet['rooms']}")
@@ -143,7 +151,7 @@ class ForkedLaw(DatabaseCase):
     def _hold(self, variant: str) -> None:
         # What differs between databases shows with few seeds, and each costs a database of its own.
         for seed in SEEDS if self.dialect == SQLITE else SEEDS[:1]:
-            story = _Story(self, variant, seed)
+            story = ForkedStory(self, variant, seed)
             for number in range(STEPS):
                 story.step()
                 if number % 10 == 9:

@@ -111,8 +111,11 @@ class SlidingView:
                     view.own_receipts[(kind, receipt.get("thread_id", ""))] = event_id
 
 
-def differences(old: SlidingView, new: SlidingView, *, lazy: bool) -> list[str]:
-    """How a view that was built up differs from that of a new client, as far as the new one has been told."""
+def differences(old: SlidingView, new: SlidingView, *, lazy: bool, exact: bool = False) -> list[str]:
+    """How a view that was built up differs from that of a new client, as far as the new one has been told.
+
+    ``exact``: it may not have more state either; it asked for the same all the time.
+    """
     found: list[str] = []
     if old.account_data != new.account_data:
         found.append(f"account data: {old.account_data} for {new.account_data}")
@@ -125,11 +128,11 @@ def differences(old: SlidingView, new: SlidingView, *, lazy: bool) -> list[str]:
             found.append(f"{room_id} is not shown")
         else:
             mine, theirs = old.rooms[room_id], new.rooms[room_id]
-            found += [f"{room_id} {one}" for one in _room_differences(mine, theirs, lazy)]
+            found += [f"{room_id} {one}" for one in _room_differences(mine, theirs, lazy, exact)]
     return found
 
 
-def _room_differences(old: SlidingRoom, new: SlidingRoom, lazy: bool) -> list[str]:
+def _room_differences(old: SlidingRoom, new: SlidingRoom, lazy: bool, exact: bool) -> list[str]:
     found: list[str] = []
     membership = new.members.get("membership")
     if old.members.get("membership") != membership:
@@ -148,7 +151,7 @@ def _room_differences(old: SlidingRoom, new: SlidingRoom, lazy: bool) -> list[st
     for key in sorted(old.state.keys() | new.state.keys()):
         mine, theirs = old.state.get(key), new.state.get(key)
         # A client may know more members than it needs now, and more state than it asks for now.
-        if mine != theirs and theirs is not None:
+        if mine != theirs and (exact or theirs is not None):
             found.append(f"state {key}: {mine} for {theirs}")
     if lazy:
         for event_id in new.timeline:

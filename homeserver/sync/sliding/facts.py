@@ -22,6 +22,7 @@ from homeserver.store.sliding_reads import (
     RoomFacts,
     UserFacts,
     load_children,
+    load_outside_facts,
     load_room_facts,
     load_user_facts,
     parse_direct,
@@ -37,6 +38,7 @@ MAX_SPACES = 5_000
 _WATCHED = frozenset({"m.room.create", "m.room.encryption", "m.room.name"})
 _OUT = (Membership.LEAVE, Membership.BAN)
 T = TypeVar("T")
+K = TypeVar("K")
 _MOVED = frozenset({Kind.STATE_MOVED, Kind.TRUNCATED, Kind.JOIN_PROGRESS})
 
 
@@ -52,6 +54,7 @@ class Facts:
         self._cache = cache
         self._rooms: dict[int, RoomFacts] = {}
         self._children: dict[int, frozenset[str]] = {}
+        self._outside: dict[tuple[int, int], RoomFacts] = {}  # of invites: by user and room
         self._users: dict[int, UserFacts] = {}
         self._loading: list[set[int]] = []  # of each read on its way: the topics that changed meanwhile
 
@@ -66,6 +69,9 @@ class Facts:
             elif kind in _MOVED:
                 self._drop_room(change.topic)
                 self._members_moved(change)
+            elif kind == Kind.OUTSIDE:
+                self._outside.pop((-change.topic, change.ref), None)
+                self._spoil(change.topic)
             elif kind == Kind.ACCOUNT_DATA:
                 self._account_data(change)
 
@@ -133,6 +139,23 @@ class Facts:
         found.update(await self._load(load_room_facts, known, missing, MAX_ROOMS))
         return found
 
+    async def outside(self, user_nid: int, room_nids: Iterable[int]) -> Mapping[int, RoomFacts]:
+        """Facts of rooms that this server is not in, as a user was told of them."""
+        wanted, known = list(room_nids), self._outside
+        found = {nid: known[user_nid, nid] for nid in wanted if (user_nid, nid) in known}
+        missing = [nid for nid in wanted if nid not in found]
+        if missing:
+            changed: set[int] = set()
+            self._loading.append(changed)
+            try:
+                fresh = await self._database.read(load_outside_facts, user_nid, missing)
+            finally:
+                self._loading = [one for one in self._loading if one is not changed]
+            found.update(fresh)
+            if -user_nid not in changed:
+                _put(known, {(user_nid, nid): one for nid, one in fresh.items()}, MAX_ROOMS)
+        return found
+
     async def children(self, room_nids: Iterable[int]) -> frozenset[str]:
         """The ids of the rooms in any of some spaces."""
         wanted, known = list(room_nids), self._children
@@ -184,7 +207,7 @@ class Facts:
         return facts
 
 
-def _put(known: dict[int, T], fresh: Mapping[int, T], most: int) -> None:
+def _put(known: dict[K, T], fresh: Mapping[K, T], most: int) -> None:
     known.update(fresh)
     while len(known) > most:
         del known[next(iter(known))]

@@ -73,7 +73,7 @@ class Lists:
         passed: dict[Filters, Mapping[int, Standing]] = {NO_FILTERS: rooms}
         for name, one in asked.lists.items():
             if one.filters not in passed:
-                passed[one.filters] = await self._filter(rooms, one.filters, user, windows.names)
+                passed[one.filters] = await self._filter(user_nid, rooms, one.filters, user, windows.names)
             fit = passed[one.filters]
             windows.counts[name] = len(fit)
             wanted: Iterable[int] = fit
@@ -112,7 +112,12 @@ class Lists:
         return [nid for _, nid in placed]
 
     async def _filter(
-        self, rooms: Mapping[int, Standing], filters: Filters, user: UserFacts, names: Mapping[int, str]
+        self,
+        user_nid: int,
+        rooms: Mapping[int, Standing],
+        filters: Filters,
+        user: UserFacts,
+        names: Mapping[int, str],
     ) -> Mapping[int, Standing]:
         found = rooms
         if filters.is_invited is not None:
@@ -123,10 +128,14 @@ class Lists:
         if filters.by_user:
             found = {nid: one for nid, one in found.items() if _fits_user(nid, filters, user, names)}
         if filters.by_room:
-            facts = await self._facts.rooms([nid for nid, one in found.items() if not one.outside])
+            inside = await self._facts.rooms([nid for nid, one in found.items() if not one.outside])
+            outside = await self._facts.outside(user_nid, [nid for nid, one in found.items() if one.outside])
             fits = _room_test(filters)
-            # Of a room that this server is not in nothing is known: it passes no filter that asks for something.
-            found = {nid: one for nid, one in found.items() if fits(facts.get(nid, NO_FACTS))}
+            found = {
+                nid: one
+                for nid, one in found.items()
+                if fits((outside if one.outside else inside).get(nid, NO_FACTS))
+            }
         if filters.spaces is not None:
             spaces = [self._interner.known_room(room_id) for room_id in sorted(filters.spaces)]
             if None in spaces:
