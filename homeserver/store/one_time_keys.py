@@ -1,7 +1,7 @@
 """One-time and fallback keys: given out in the order of their upload, each one-time key once.
 
-1. A key is claimed by deleting its row in the writer: who gets the row back has the key, and nobody else, in any
-   process and across restarts.
+1. A key is claimed by choosing its row, which nobody else can choose then, and deleting it in the same transaction: in
+   any process and across restarts.
 2. Whoever counts keys in memory follows ``Kind.DEVICE_KEYS``, whose payload says what is left.
 
 # spec: client-server-api#one-time-and-fallback-keys
@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, func, literal, select, update
+from sqlalchemy import Text, and_, bindparam, cast, delete, func, literal, select, update
 
 from homeserver.db.schema.accounts import devices
 from homeserver.db.schema.e2ee import fallback_keys, one_time_keys
@@ -36,8 +36,9 @@ _SUMMARY = statement(
 )
 _ALGORITHM = _O.algorithm == bindparam("algorithm")
 # Several processes may claim at once: a row that another is about to delete is passed over, not waited for.
+# The name and the key as one value, of which a subquery gives no more: "<characters of the name>:<name><key>".
 _next_key = (
-    select(_O.key_id)
+    select(cast(func.length(_O.key_id), Text) + ":" + _O.key_id + _O.key)
     .where(and_(_O.device_nid == devices.c.nid, _ALGORITHM))
     .order_by(_O.place, _O.key_id)
     .limit(1)
@@ -49,10 +50,14 @@ _NEXT = statement(
         any_pair(devices.c.user_nid, devices.c.device_id, "pairs")
     )
 )
-_TAKE = statement(
-    delete(one_time_keys)
-    .where(and_(any_pair(_O.device_nid, _O.key_id, "pairs"), _ALGORITHM))
-    .returning(_O.device_nid, _O.key_id, _O.key)
+_GIVE_OUT = statement(
+    delete(one_time_keys).where(
+        and_(
+            _O.device_nid == bindparam("the_device"),
+            _O.algorithm == bindparam("the_algorithm"),
+            _O.key_id == bindparam("the_key_id"),
+        )
+    )
 )
 _LEFT = statement(
     select(_O.device_nid, _O.algorithm, func.count())
@@ -222,11 +227,14 @@ def _take(
 ) -> Iterator[tuple[int, str, int, str, str, bool]]:
     """(user, device id, device, name, key, whether the device has less left) of each device that has a key."""
     found = tx.all(_NEXT, algorithm=algorithm, pairs=pairs_text(asked))
-    pairs = [(nid, key_id) for _, _, nid, key_id in found if key_id is not None]
     taken: dict[int, tuple[str, str]] = {}
-    if pairs:
-        for nid, key_id, key in tx.all(_TAKE, algorithm=algorithm, pairs=pairs_text(pairs)):
+    for _, _, nid, both in found:
+        if both is not None:
+            size, _, rest = both.partition(":")
+            key_id, key = rest[: int(size)], rest[int(size) :]
             taken[nid] = (key_id, key)
+            # On PostgreSQL the row is locked since it was chosen: it is there, and nobody else has it.
+            tx.run(_GIVE_OUT, the_device=nid, the_algorithm=algorithm, the_key_id=key_id)
     without = [nid for _, _, nid, _ in found if nid not in taken]
     used: dict[int, bool] = {}
     if without:
