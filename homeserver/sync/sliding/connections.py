@@ -78,7 +78,6 @@ class Connection:
     states: dict[int, State] = field(default_factory=dict)  # by version, in order
     newest: int = 0
     used_ts_ms: int = 0
-    settled: tuple[bytes, int] | None = None  # a body to which everything was told, and the version then
 
     @property
     def size(self) -> int:

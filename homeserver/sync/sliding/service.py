@@ -10,8 +10,12 @@ proposal: MSC4186
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from homeserver.store.placement import Membership
 from homeserver.store.sliding import ConnectionKey
@@ -60,6 +64,13 @@ class SlidingAsk:
     stable: bool  # in the words of the accepted proposal
 
 
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """What came of something that was begun, if that was nothing."""
+
+    failure: Failure
+
+
 @dataclass(slots=True)
 class _Answer:
     """What there is to say, and where the connection is after it."""
@@ -69,6 +80,7 @@ class _Answer:
     token: SyncToken
     state: State
     gathered: Gathered
+    storing: Deferred[int | _Failed] | None = None  # the state is on its way to the tables already
 
 
 class SlidingSync:
@@ -145,7 +157,13 @@ class SlidingSync:
         self, ask: SlidingAsk, connection: Connection, version: int, kept: State, answer: _Answer
     ) -> bytes:
         """Keep what was told, where that is more than before; then it may leave."""
-        if not version or answer.state is not kept:
+        if answer.storing is not None:
+            outcome = await answer.storing
+            if isinstance(outcome, _Failed):
+                outcome.failure.raiseException()
+            else:
+                version = outcome
+        elif not version or answer.state is not kept:
             version = await self._connections.store(connection, version, answer.state)
         device = _name(ask.requester, connection)
         self._rooms.note_members(device, answer.gathered, _stamp(version, answer.token.pos))
@@ -228,6 +246,11 @@ class SlidingSync:
         found = plan(tools.index, work)
         gathered = await self._rooms.gather(work, found, own_key)
         wanted = self._extensions.want(work, gathered.news, gathered.told)
+        storing: Deferred[int | _Failed] | None = None
+        if at is None and ask.asked.extensions.profiles is None:
+            # It leaves in any case: what it tells is kept while the rest is put together.
+            state = after(work, gathered.told, (), ()) or {}
+            storing = _start(self._connections.store(connection, 0, state))
         extras = Extras() if wanted.empty else await tools.database.read(load_extras, wanted)
         self._note_read(work, gathered, extras)
         rooms = await self._rooms.write(work, gathered, standings)
@@ -245,9 +268,10 @@ class SlidingSync:
             b'"rooms":{%b}' % b",".join(encode(names[nid]) + b":" + body for nid, body in rooms.items()),
             b'"extensions":%b' % said.write(),
         ]
-        changed = after(work, gathered.told, found.missed, found.vanished)
+        if storing is None:
+            state = after(work, gathered.told, found.missed, found.vanished) or state
         told = bool(rooms) or said.told or at is None
-        return _Answer(parts, told, token, state if changed is None else changed, gathered)
+        return _Answer(parts, told, token, state, gathered, storing)
 
     async def _look(self, ask: SlidingAsk, state: State) -> tuple[Windows, frozenset[str]]:
         """The windows of a request, as of now."""
@@ -269,6 +293,13 @@ class SlidingSync:
                 continue
             if own_receipts(self._extensions.receipts_of(work, nid, extras), work.requester.user_nid):
                 gathered.news.setdefault(nid, RoomNews(before=work.token.pos)).read = True
+
+
+def _start(storing: Coroutine[Any, Any, int]) -> Deferred[int | _Failed]:
+    """Begin it; a failure is a value, for whoever waits, if anybody still does."""
+    begun: Deferred[int | _Failed] = Deferred.fromCoroutine(storing)
+    begun.addErrback(_Failed)
+    return begun
 
 
 def _name(requester: Requester, connection: Connection) -> tuple[int, int]:
