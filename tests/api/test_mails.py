@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import parse_qs, urlsplit
 
 from homeserver.push import mails as module
-from homeserver.store.pushers import Pusher, put_pusher
+from homeserver.store.threepids import Threepid, put_threepid
 from tests.api.pushing import PushCase, user
 from tests.support.databases import on_each_database
 
@@ -22,9 +22,10 @@ class Mails(PushCase):
         user_nid = core.interner.known_user(user("bob"))
         assert user_nid is not None
         now_ms = int(self.app.time.seconds() * 1000)
-        pusher = Pusher(user_nid, "m.email", ADDRESS, "email", "Mail", ADDRESS, None, "en", "{}", 0, now_ms)
-        self.app.wait(core.committer.work(put_pusher, pusher, True))
-        self.settle()
+        verified = Threepid("email", ADDRESS, now_ms, now_ms)
+        self.app.wait(core.committer.work(put_threepid, user_nid, verified))
+        mail = {"kind": "email", "app_id": "m.email"}
+        self.set_pusher(pushkey=ADDRESS, changes=mail)
 
     def test_after_some_minutes(self) -> None:
         self.state("m.room.name", {"name": "Tom & <i>Jerry</i>"})
