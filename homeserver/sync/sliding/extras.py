@@ -46,6 +46,17 @@ class ExtrasWanted:
             or self.threads_since is not None
         )
 
+    def covers(self, other: ExtrasWanted) -> bool:
+        """Whether what this one loads is all that another would."""
+        return (
+            set(other.receipts_at) <= set(self.receipts_at)
+            and other.receipts_since.items() <= self.receipts_since.items()
+            and set(other.account_of) <= set(self.account_of)
+            and set(other.account_again) <= set(self.account_again)
+            and other.account_since in (None, self.account_since)
+            and other.threads_since in (None, self.threads_since)
+        )
+
 
 @dataclass(slots=True)
 class Extras:

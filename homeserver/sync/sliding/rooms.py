@@ -6,7 +6,7 @@ proposal: MSC4186 (room results)
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from homeserver.db.tx import Tx
 from homeserver.store.client_events import ClientEventCache
@@ -20,6 +20,7 @@ from homeserver.sync.lazy import LazyMemory
 from homeserver.sync.sections import Stripped, load_stripped
 from homeserver.sync.serialise import decode_object, outside_event
 from homeserver.sync.sliding.connections import GONE, JOINED, LIVE, NEVER, STRIPPED, Told
+from homeserver.sync.sliding.extras import Extras, ExtrasWanted, load_extras
 from homeserver.sync.sliding.facts import Facts
 from homeserver.sync.sliding.lists import Relevant
 from homeserver.sync.sliding.memory import MemoryNews
@@ -41,6 +42,7 @@ class _Read:
     stripped: Mapping[int, Standing]
     outside: Mapping[int, Standing]  # of rooms that this server is not in
     strip_keys: Sequence[int]
+    extras: ExtrasWanted
 
 
 @dataclass(slots=True)
@@ -49,6 +51,7 @@ class Gathered:
 
     news: dict[int, RoomNews] = field(default_factory=dict)
     told: dict[int, Told] = field(default_factory=dict)
+    extras: Extras | None = None  # what was read with them
     forgotten: list[int] = field(default_factory=list)  # rooms whose members the client is told of anew
 
 
@@ -73,8 +76,8 @@ class Rooms:
 
     # --- gathering -----------------------------------------------------------------------------------------------
 
-    async def gather(self, work: Work, plan: Plan, own_key: int) -> Gathered:
-        """What is new of the rooms of a plan."""
+    async def gather(self, work: Work, plan: Plan, own_key: int, extras: ExtrasWanted) -> Gathered:
+        """What is new of the rooms of a plan; where the tables are read, ``extras`` with them."""
         result = Gathered()
         tools = self._tools
         reader = self._reader(work, own_key)
@@ -93,8 +96,11 @@ class Rooms:
                 plan.stripped,
                 outside,
                 await tools.keys.ask(STRIPPED_KEYS) if plan.stripped else (),
+                extras,
             )
-            found, stripped = await tools.database.read(_load_rooms, reader, read, tools.events, tools.facts)
+            found, stripped, result.extras = await tools.database.read(
+                _load_rooms, reader, read, tools.events, tools.facts
+            )
             result.news.update(found)
             for nid, one in stripped.items():
                 hidden = plan.stripped[nid].membership == Membership.INVITE and one.sender in work.inviters
@@ -202,7 +208,7 @@ class Rooms:
 
 def _load_rooms(
     tx: Tx, reader: Reader, read: _Read, cache: ClientEventCache, facts: StateFacts
-) -> tuple[dict[int, RoomNews], dict[int, Stripped]]:
+) -> tuple[dict[int, RoomNews], dict[int, Stripped], Extras]:
     found: dict[int, RoomNews] = {}
     stripped: dict[int, Stripped] = {}
     if read.wanted.joined or read.wanted.gone:
@@ -218,7 +224,9 @@ def _load_rooms(
             else:
                 shown = outside_event(event, row.event_id)
                 found[nid] = RoomNews([shown], before=read.wanted.upto, state=[shown], gone=True)
-    return found, stripped
+    wanted = read.extras
+    told = [event_nid for nid in wanted.receipts_at if nid in found for event_nid in found[nid].shown]
+    return found, stripped, load_extras(tx, replace(wanted, shown=told))
 
 
 def vanished_room(user_id: str) -> bytes:

@@ -17,13 +17,22 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
+from homeserver.moderation.types import InvitePermission
 from homeserver.store.placement import Membership
 from homeserver.store.sliding import ConnectionKey
 from homeserver.stream.tokens import SlidingToken, SyncToken, parse_sliding_token
 from homeserver.sync.lazy import LazyMemory
 from homeserver.sync.profiles import ProfileNews
 from homeserver.sync.serialise import encode
-from homeserver.sync.sliding.connections import JOINED, NO_STATE, Connection, Connections, State, unknown_pos
+from homeserver.sync.sliding.connections import (
+    JOINED,
+    NO_STATE,
+    Connection,
+    Connections,
+    State,
+    Told,
+    unknown_pos,
+)
 from homeserver.sync.sliding.extensions import Extensions, own_receipts
 from homeserver.sync.sliding.extras import Extras, load_extras
 from homeserver.sync.sliding.facts import Facts
@@ -220,38 +229,22 @@ class SlidingSync:
         await self._lists.prepare(requester, ask.asked)
         windows, direct = await self._look(ask, state)
         # From here to the first wait: one moment.
-        token = self._token()
-        standings = tools.index.rooms_of(requester.user_nid)
-        for nid in [nid for nid in windows.rooms if nid not in standings]:
-            del windows.rooms[nid]
-        window = tools.windows.find(at.pos) if at is not None else None
-        blind = at is not None and (window is None or at.pos < self._heard_from)
-        now_ms = tools.clock.now_ms()
-        work = Work(
-            requester,
-            ask.asked,
-            state,
-            at,
-            token,
-            window,
-            blind,
-            windows,
-            inviters,
-            direct,
-            now_ms,
-            ask.stable,
-            _name(requester, connection),
-        )
-        standings = dict(standings)
+        work = self._work(ask, connection, state, at, windows, direct, inviters)
+        token, standings = work.token, dict(tools.index.rooms_of(requester.user_nid))
         found = plan(tools.index, work)
-        gathered = await self._rooms.gather(work, found, own_key)
+        # What must be read beside rooms is nearly always known before: then it is read with them.
+        fresh = {order.room_nid: Told() for order in found.joined if order.fresh}
+        first = self._extensions.want(work, {}, fresh)
+        gathered = await self._rooms.gather(work, found, own_key, first)
         wanted = self._extensions.want(work, gathered.news, gathered.told)
         storing: Deferred[int | _Failed] | None = None
         if at is None and ask.asked.extensions.profiles is None:
             # It leaves in any case: what it tells is kept while the rest is put together.
             state = after(work, gathered.told, (), ()) or {}
             storing = _start(self._connections.store(connection, 0, state))
-        extras = Extras() if wanted.empty else await tools.database.read(load_extras, wanted)
+        extras = gathered.extras
+        if extras is None or not first.covers(wanted):
+            extras = Extras() if wanted.empty else await tools.database.read(load_extras, wanted)
         self._note_read(work, gathered, extras)
         rooms = await self._rooms.write(work, gathered, standings)
         names = dict(windows.names)
@@ -272,6 +265,38 @@ class SlidingSync:
             state = after(work, gathered.told, found.missed, found.vanished) or state
         told = bool(rooms) or said.told or at is None
         return _Answer(parts, told, token, state, gathered, storing)
+
+    def _work(
+        self,
+        ask: SlidingAsk,
+        connection: Connection,
+        state: State,
+        at: SyncToken | None,
+        windows: Windows,
+        direct: frozenset[str],
+        inviters: InvitePermission,
+    ) -> Work:
+        """An answer begins, now."""
+        tools, requester = self._tools, ask.requester
+        standings = tools.index.rooms_of(requester.user_nid)
+        for nid in [nid for nid in windows.rooms if nid not in standings]:
+            del windows.rooms[nid]
+        window = tools.windows.find(at.pos) if at is not None else None
+        return Work(
+            requester,
+            ask.asked,
+            state,
+            at,
+            self._token(),
+            window,
+            at is not None and (window is None or at.pos < self._heard_from),
+            windows,
+            inviters,
+            direct,
+            tools.clock.now_ms(),
+            ask.stable,
+            _name(requester, connection),
+        )
 
     async def _look(self, ask: SlidingAsk, state: State) -> tuple[Windows, frozenset[str]]:
         """The windows of a request, as of now."""

@@ -176,6 +176,7 @@ class _Builder:
     def _load_current(self, jobs: Sequence[_Job]) -> dict[int, dict[int, int]]:
         """What may be wanted of the current state of rooms."""
         current: dict[int, dict[int, int]] = {}
+        own = {self._reader.user_id}
         plain: dict[frozenset[str] | None, list[int]] = {}
         everybody: list[int] = []
         named: dict[int, frozenset[str]] = {}
@@ -188,6 +189,9 @@ class _Builder:
                 )
             if wanted.members:
                 everybody.append(job.order.room_nid)
+            elif wanted.users == own and self._reader.keys.own and not job.gone:
+                # Their own membership is in memory.
+                current.setdefault(job.work.room_nid, {})[self._reader.keys.own] = job.work.standing.event_nid
             elif wanted.users:
                 named[job.order.room_nid] = wanted.users
         for types_asked, nids in plain.items():
