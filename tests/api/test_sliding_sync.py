@@ -9,6 +9,7 @@ from twisted.trial.unittest import TestCase
 
 from homeserver.store.sliding import sweep_connections
 from homeserver.stream.chores import CONNECTIONS_KEPT_S
+from homeserver.sync.sliding import lists
 from tests.support.http import Answer
 from tests.support.sync import SyncApp, user_id
 
@@ -518,6 +519,21 @@ class HostileTests(SlidingCase):
         answer = self.ask({"lists": rooms, "room_subscriptions": subscriptions})
         self.assertEqual(list(answer["rooms"]), [room_id])
         self.assertEqual(len(answer["lists"]), 100)
+
+    def test_so_many_filters_for_so_many_rooms(self) -> None:
+        for number in range(4):
+            self.room(f"r{number}")
+        self.patch(lists, "CHECKS_MOST", 11)
+        bodies = [
+            {
+                str(n): {"ranges": [[0, 1]], "timeline_limit": 1, "filters": {"tags": [str(n)]}}
+                for n in range(count)
+            }
+            for count in (2, 3, 4)
+        ]
+        self.ask({"lists": bodies[0]})
+        self.ask({"lists": {**bodies[0], "again": bodies[0]["1"]}})
+        self.assertEqual(self.refused({"lists": bodies[2]}), (400, "M_INVALID_PARAM"))
 
     def test_wishes_with_wildcards_everywhere(self) -> None:
         room_id = self.room(m__room__topic={"topic": "x"})

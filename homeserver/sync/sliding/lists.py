@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
+from homeserver.http.errors import invalid_param
 from homeserver.store.ids import Interner
 from homeserver.store.placement import Membership
 from homeserver.store.sliding_reads import NO_FACTS, RoomFacts, UserFacts
@@ -23,6 +24,8 @@ from homeserver.sync.sliding.required import Required
 from homeserver.sync.types import Requester
 
 _OPEN = (Membership.INVITE, Membership.KNOCK)
+# LIMIT(time in the reactor: each room is held against each different filter, some microseconds each)
+CHECKS_MOST = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +76,8 @@ class Lists:
         passed: dict[Filters, Mapping[int, Standing]] = {NO_FILTERS: rooms}
         for name, one in asked.lists.items():
             if one.filters not in passed:
+                if len(passed) * len(rooms) > CHECKS_MOST:
+                    raise invalid_param("These are too many different lists for so many rooms")
                 passed[one.filters] = await self._filter(user_nid, rooms, one.filters, user, windows.names)
             fit = passed[one.filters]
             windows.counts[name] = len(fit)
