@@ -39,6 +39,7 @@ SUSPENDED_MAY: Final = LOCKED_MAY | frozenset(
         ("POST", f"{_CLIENT}/search"),
         ("POST", f"{_CLIENT}/user_directory/search"),
         ("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"),
+        ("POST", "/_matrix/client/v4/sync"),
         ("POST", f"{_ROOM}/receipt/{{}}/{{}}"),
         ("POST", f"{_ROOM}/read_markers"),
         # Devices, their keys, and what verifies them.

@@ -25,7 +25,8 @@ class Discovery(WorldCase):
     def test_versions(self) -> None:
         answer = self.world.call("GET", "/versions")
         self.assertEqual(200, answer.status)
-        self.assertLessEqual({"v1.1", "v1.4", "v1.10"}, set(answer.json["versions"]))
+        # Old ones too: some clients know no newer.
+        self.assertEqual([f"v1.{minor}" for minor in range(1, 20)], answer.json["versions"])
         self.assertIs(True, answer.json["unstable_features"]["uk.tcpip.msc4133"])
 
     def test_versions_with_a_token(self) -> None:

@@ -24,14 +24,36 @@ VERSIONS: tuple[str, ...] = (
     "v1.10",
     "v1.11",  # authenticated media
     "v1.12",
-    # v1.13 and later follow feature by feature: clients take a version as the promise of all that it added.
+    "v1.13",  # reports of rooms, suspended accounts
+    "v1.14",  # reports of users
+    "v1.15",  # room summaries; without an authority for OAuth 2.0, which `auth_metadata` says as specified
+    "v1.16",  # fields of profiles, the state after a timeline, rooms of version 12
+    "v1.17",  # devices of application services
+    "v1.18",  # suspending and locking, blocking invites, policy servers
+    "v1.19",  # rooms that users share, image packs
 )
-# Features that have landed in a version that is not listed yet, under the names that clients know them by.
+# What clients ask for by name, be it in no version or in one that they do not look at.
 FEATURES: Mapping[str, bool] = MappingProxyType(
     {
         # Profile fields beyond name and picture (v1.16).
         "uk.tcpip.msc4133": True,
         "uk.tcpip.msc4133.stable": True,
+        # Threads and their receipts, private receipts (v1.4).
+        "org.matrix.msc3440.stable": True,
+        "org.matrix.msc3771": True,
+        "org.matrix.msc3773": True,
+        "org.matrix.msc2285.stable": True,
+        # Kinds of rooms in the directory (v1.4).
+        "org.matrix.msc3827.stable": True,
+        # Media that are created first (v1.7), and for which one must be somebody (v1.11).
+        "fi.mau.msc2246.stable": True,
+        "org.matrix.msc3916.stable": True,
+        # Pings between application services and us (v1.7).
+        "fi.mau.msc2659.stable": True,
+        # The state after a timeline (v1.16).
+        "org.matrix.msc4222": True,
+        # Suspending and locking accounts (v1.18).
+        "uk.timedout.msc4323.stable": True,
         # Sliding sync (accepted, and in no version yet).
         "org.matrix.simplified_msc3575": True,
         # Changes of profiles in both kinds of sync, and the fields that say what somebody is up to.
