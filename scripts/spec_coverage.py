@@ -9,6 +9,11 @@ or when a comment says that it is for others to serve, and for us to ask:
 
     # spec-asked: POST /_matrix/some/thing: only such servers serve it
 
+It is *declined* when a comment says why we answer it as an unknown endpoint, as the specification has servers do that
+are without what it is for:
+
+    # spec-declined: GET /_matrix/some/choice: nothing to choose from here
+
 and *missing* otherwise. Beside each stands how calls of it ended in the tests (docs/reference/exercised.tsv, written by
 `python -m tests.runner --record`). Sections come from the anchors in `spec:` comments and docstrings and in the routes.
 
@@ -54,6 +59,8 @@ _SPEC = re.compile(r"\bspec:\s*(.+)")
 _ANCHOR = re.compile(r"[a-z0-9-]+(?:/[a-z0-9-]+)*#[a-z0-9_.-]*[a-z0-9_]")
 _PARTIAL = re.compile(r"#\s*spec-partial:\s*([A-Z]+)\s+(/\S+?):\s+(.+)")
 _ASKED = re.compile(r"#\s*spec-asked:\s*([A-Z]+)\s+(/\S+?):\s+(.+)")
+_DECLINED = re.compile(r"#\s*spec-declined:\s*([A-Z]+)\s+(/\S+?):\s+(.+)")
+STATUSES = ("implemented", "partial", "declined", "missing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +92,11 @@ class RouteLine:
 
 
 def normal_path(path: str) -> str:
-    """The path with nameless parameters, so that ours and the specification's compare."""
-    return _PARAMETER.sub("{}", path)
+    """The path with nameless parameters, so that ours and the specification's compare.
+
+    Where two operations share method and path, the files tell the second one from the first by a space behind it.
+    """
+    return _PARAMETER.sub("{}", path.strip())
 
 
 def endpoints() -> list[Endpoint]:
@@ -156,13 +166,28 @@ def asked_in(text: str) -> dict[tuple[str, str], str]:
     return _reasons(_ASKED, text)
 
 
+def declined_in(text: str) -> dict[tuple[str, str], str]:
+    """What we neither serve nor need to, and why, by endpoint."""
+    return _reasons(_DECLINED, text)
+
+
+def declined() -> dict[tuple[str, str], str]:
+    """The same of all modules."""
+    return {key: reason for _, text in _files() for key, reason in declined_in(text).items()}
+
+
 def _reasons(pattern: re.Pattern[str], text: str) -> dict[tuple[str, str], str]:
     return {(method, normal_path(path)): reason.strip() for method, path, reason in pattern.findall(text)}
 
 
-def status_of(endpoint: Endpoint, served: set[tuple[str, str]], partial: dict[tuple[str, str], str]) -> str:
+def status_of(
+    endpoint: Endpoint,
+    served: set[tuple[str, str]],
+    partial: dict[tuple[str, str], str],
+    refused: dict[tuple[str, str], str],
+) -> str:
     if endpoint.key not in served:
-        return "missing"
+        return "declined" if endpoint.key in refused else "missing"
     return "partial" if endpoint.key in partial else "implemented"
 
 
@@ -177,19 +202,17 @@ def _endpoint_lines(
 ) -> Iterator[str]:
     served = {route.key for route in routes()} | asked.keys()
     every = list(every)
-    statuses = {endpoint: status_of(endpoint, served, partial) for endpoint in every}
+    refused = declined()
+    statuses = {endpoint: status_of(endpoint, served, partial, refused) for endpoint in every}
     outcomes = exercised()
-    yield "| API | implemented | partial | missing | of which deprecated | all |"
-    yield "|---|---|---|---|---|---|"
+    yield "| API | implemented | partial | declined | missing | of which deprecated | all |"
+    yield "|---|---|---|---|---|---|---|"
     for api in sorted({endpoint.api for endpoint in every}):
         ours = [endpoint for endpoint in every if endpoint.api == api]
-        counts = [
-            sum(statuses[endpoint] == word for endpoint in ours)
-            for word in ("implemented", "partial", "missing")
-        ]
+        counts = [sum(statuses[endpoint] == word for endpoint in ours) for word in STATUSES]
         old = sum(endpoint.deprecated and statuses[endpoint] == "missing" for endpoint in ours)
-        yield f"| {api} | {counts[0]} | {counts[1]} | {counts[2]} | {old} | {len(ours)} |"
-    for word in ("partial", "missing", "implemented"):
+        yield f"| {api} | {' | '.join(map(str, counts))} | {old} | {len(ours)} |"
+    for word in ("partial", "declined", "missing", "implemented"):
         chosen = [endpoint for endpoint in every if statuses[endpoint] == word]
         yield from ("", f"## {word.capitalize()} ({len(chosen)})", "")
         if not chosen:
@@ -197,10 +220,15 @@ def _endpoint_lines(
         for endpoint in sorted(chosen, key=lambda item: (item.api, item.path, item.method)):
             old_word = " (deprecated)" if endpoint.deprecated else ""
             reason = f": {partial[endpoint.key]}" if word == "partial" else ""
+            if word == "declined":
+                reason = f": {refused[endpoint.key]}"
             if endpoint.key in asked:
                 reason = f": asked, not served: {asked[endpoint.key]}"
-            seen = f" — {outcomes[endpoint.key]}" if endpoint.key in outcomes and word != "missing" else ""
-            yield f"- `{endpoint.method} {endpoint.path}`{old_word}{reason}{seen}"
+            is_served = word in ("implemented", "partial")
+            seen = f" — {outcomes[endpoint.key]}" if endpoint.key in outcomes and is_served else ""
+            name = f"`{endpoint.method} {endpoint.path.strip()}`"
+            twin = f" ({endpoint.operation})" if endpoint.path.endswith(" ") else ""
+            yield f"- {name}{twin}{old_word}{reason}{seen}"
 
 
 def page() -> str:

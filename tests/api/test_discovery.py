@@ -12,6 +12,7 @@ from homeserver.config.schema import Contact, Federation, Listener, Support, Tls
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Headers, Request
 from homeserver.http.route import Match
+from scripts.spec_coverage import declined
 from tests.support.accounts import WorldCase, default_config, now
 from tests.support.app import TestApp, test_config
 from tests.support.databases import on_each_database
@@ -54,6 +55,19 @@ class SupportPage(unittest.TestCase):
         self.assertEqual(expected, told.ok("GET", "/.well-known/matrix/support"))
         status, json = TestApp(self).call("GET", "/.well-known/matrix/support")
         self.assertEqual((404, "M_NOT_FOUND"), (status, json["errcode"]))
+
+
+class Declined(unittest.TestCase):
+    def test_what_is_for_other_servers_is_unknown_here(self) -> None:
+        app = TestApp(self)
+        found = sorted(declined())
+        self.assertIn(("GET", "/_matrix/client/v1/auth_metadata"), found)
+        for method, path in found:
+            status, json = app.call(method, path.replace("{}", "x"))
+            # spec: client-server-api#common-error-codes
+            self.assertEqual((404, "M_UNRECOGNIZED"), (status, json["errcode"]), path)
+        kinds = {flow["type"] for flow in app.ok("GET", "/_matrix/client/v3/login")["flows"]}
+        self.assertNotIn("m.login.sso", kinds)
 
 
 class WellKnown(unittest.TestCase):

@@ -23,10 +23,12 @@ async def _nobody(_: Request) -> None:
     raise AssertionError
 
 
-def request_of(template: str, target: str, spec: str = "client-server-api#whoami") -> Request:
-    route = Route(method="GET", template=template, handler=_nobody, spec=spec)
+def request_of(
+    template: str, target: str, spec: str = "client-server-api#whoami", method: str = "GET"
+) -> Request:
+    route = Route(method=method, template=template, handler=_nobody, spec=spec)
     match = Match(route, ())
-    return Request("GET", target.encode(), Headers(), match=match, serve=ALL_GROUPS, client_ip="192.0.2.1")
+    return Request(method, target.encode(), Headers(), match=match, serve=ALL_GROUPS, client_ip="192.0.2.1")
 
 
 class WitnessTests(SynchronousTestCase):
@@ -44,6 +46,26 @@ class WitnessTests(SynchronousTestCase):
         for status, wrong in ((200, {"user_id": 1}), (200, {}), (202, {}), (403, {"error": "x"})):
             self.assertNotEqual([], self.seen(WHOAMI, status, wrong), (status, wrong))
         self.assertEqual([], self.witness.take_problems(), "what was taken is gone")
+
+    def test_an_invite_comes_back_without_an_origin_if_it_came_so(self) -> None:
+        if self.witness.judges is False:
+            raise SkipTest("the files of the Matrix specification are not here (see MATRIX_SPEC_DIR)")
+        template = "/_matrix/federation/v2/invite/{room_id:room_id}/{event_id:event_id}"
+        event = {
+            "type": "m.room.member",
+            "sender": "@a:b",
+            "state_key": "@c:d",
+            "origin_server_ts": 1,
+            "content": {"membership": "invite"},
+        }
+        request = request_of(template, "/_matrix/federation/v2/invite/!r:b/$e", method="PUT")
+        for json, is_good in (
+            ({"event": event}, True),
+            ({"event": {**event, "sender": 1}}, False),
+            ({}, False),
+        ):
+            self.witness(request, Answer(200, JSON, _encode(json), json))
+            self.assertEqual(is_good, not self.witness.take_problems(), json)
 
     def test_failures_of_ours_are_seen_without_the_specification(self) -> None:
         self.witness = Witness(None)

@@ -7,7 +7,7 @@ they are, and notes which outcomes each route has had.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from homeserver.http.request import Request
 from tests.conformance.specification import CLIENT_SERVER, SERVER_SERVER, Specification, find_folder
@@ -18,6 +18,12 @@ APIS = (CLIENT_SERVER, SERVER_SERVER)
 MOST = 20
 # Of HTTP itself, whatever an endpoint is: parts, and what the client has already.
 HTTP_STATUSES = frozenset({206, 304})
+# What schemas demand and the text does not, by the end of a template.
+DEVIATIONS: Mapping[str, str] = {
+    # The event comes back with "all other fields untouched", and whoever made it may have left `origin` out: no room
+    # version has it among its fields, and version 11 no longer keeps it in redactions.
+    "/invite/{room_id:room_id}/{event_id:event_id}": '"origin" is a required property',
+}
 
 _OTHER_ANSWERS = (b"event_fields", b"event_format", b"format=event", b"org.matrix.msc4140.delay=")
 
@@ -43,7 +49,8 @@ class Witness:
             return
         operation = self._specification.find(request.method, request.raw_path.decode("ascii"))
         if operation is not None and not _is_beyond(request, answer):
-            found = operation.problems_of_answer(answer.status, answer.headers, answer.body)
+            told = operation.problems_of_answer(answer.status, answer.headers, answer.body)
+            found = [problem for problem in told if not _is_deviation(route.template, problem)]
             self._note(operation.name, answer, found)
 
     def _note(self, name: str, answer: Answer, found: Sequence[str]) -> None:
@@ -55,6 +62,11 @@ class Witness:
         taken = list(self._problems)[:MOST]
         self._problems.clear()
         return taken
+
+
+def _is_deviation(template: str, problem: str) -> bool:
+    """Whether a schema is stricter than the text of the specification."""
+    return any(template.endswith(end) and problem.endswith(words) for end, words in DEVIATIONS.items())
 
 
 def _is_beyond(request: Request, answer: Answer) -> bool:

@@ -19,6 +19,7 @@ ROUTES = [
 # spec: rooms/v12#definitions
 # spec-partial: GET /_matrix/x/{roomId}: no paging yet
 # spec-asked: POST /_matrix/y: others serve it
+# spec-declined: GET /_matrix/z/{id}: nothing to choose from
 '''
 
 
@@ -38,7 +39,11 @@ class Coverage(unittest.TestCase):
         endpoints = spec_coverage.endpoints()
         self.assertEqual(sum(endpoint.api == "client-server" for endpoint in endpoints), 166)
         self.assertEqual(sum(endpoint.api == "server-server" for endpoint in endpoints), 36)
-        self.assertEqual(len({endpoint.key for endpoint in endpoints}), len(endpoints))
+        names = {(endpoint.method, endpoint.path) for endpoint in endpoints}
+        self.assertEqual(len(names), len(endpoints))
+        keys = {endpoint.key for endpoint in endpoints}
+        twins = {endpoint.operation for endpoint in endpoints if endpoint.path.endswith(" ")}
+        self.assertEqual((twins, len(keys)), ({"peekEvents", "inviteUser"}, len(endpoints) - 2))
 
     def test_what_a_module_names(self) -> None:
         self.assertEqual(
@@ -53,12 +58,19 @@ class Coverage(unittest.TestCase):
         self.assertEqual([route.key for route in spec_coverage.routes_in(MODULE)], [("GET", "/_matrix/x/{}")])
         self.assertEqual(spec_coverage.partials_in(MODULE), {("GET", "/_matrix/x/{}"): "no paging yet"})
         self.assertEqual(spec_coverage.asked_in(MODULE), {("POST", "/_matrix/y"): "others serve it"})
+        self.assertEqual(
+            spec_coverage.declined_in(MODULE), {("GET", "/_matrix/z/{}"): "nothing to choose from"}
+        )
 
     def test_status(self) -> None:
         served = {route.key for route in spec_coverage.routes_in(MODULE)}
         partial = spec_coverage.partials_in(MODULE)
         endpoint = Endpoint("client-server", "GET", "/_matrix/x/{roomId}", "getX", False)
         other = Endpoint("client-server", "PUT", "/_matrix/x/{roomId}", "putX", False)
-        self.assertEqual(spec_coverage.status_of(endpoint, served, partial), "partial")
-        self.assertEqual(spec_coverage.status_of(endpoint, served, {}), "implemented")
-        self.assertEqual(spec_coverage.status_of(other, served, partial), "missing")
+        choice = Endpoint("client-server", "GET", "/_matrix/z/{zId}", "getZ", False)
+        refused = spec_coverage.declined_in(MODULE)
+        self.assertEqual(spec_coverage.status_of(endpoint, served, partial, refused), "partial")
+        self.assertEqual(spec_coverage.status_of(endpoint, served, {}, {}), "implemented")
+        self.assertEqual(spec_coverage.status_of(other, served, partial, refused), "missing")
+        self.assertEqual(spec_coverage.status_of(choice, served, partial, refused), "declined")
+        self.assertEqual(spec_coverage.status_of(choice, served, partial, {}), "missing")

@@ -18,6 +18,8 @@ from homeserver.http.route import Auth, Route
 HTTPS_PORT = 443
 _CONTACT_KEYS = ("role", "matrix_id", "email_address")
 
+# spec-declined: GET /.well-known/matrix/policy_server: this is no policy server, and speaks for none
+
 
 class WellKnownApi:
     """The three documents, made once. `extra_client` adds to that of the clients (call relays, account pages)."""
