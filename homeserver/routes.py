@@ -33,6 +33,7 @@ from homeserver.api.client.notifications import NotificationsApi
 from homeserver.api.client.old_sync import OldSyncApi
 from homeserver.api.client.openid import OpenIdApi
 from homeserver.api.client.presence import PresenceApi
+from homeserver.api.client.preview import PreviewApi
 from homeserver.api.client.profile import ProfileApi
 from homeserver.api.client.push_rules import PushRulesApi
 from homeserver.api.client.pushers import PushersApi
@@ -177,6 +178,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         SendApi(services.rooms.sender, services.further.delayed, services.further.related),
         media,
         LegacyMediaApi(services.media.downloads, media),
+        *([PreviewApi(services.media.previews)] if config.url_previews.enabled else []),
         StateApi(services.reading.state),
         MembersApi(services.reading.state),
         MessagesApi(services.reading.pagination),

@@ -166,6 +166,7 @@ class RateLimits:
     invite: RateLimit = option(RateLimit(1, 50), doc="Invites, by user.")
     create_room: RateLimit = option(RateLimit(0.5, 20), doc="Rooms created or upgraded, by user.")
     media: RateLimit = option(RateLimit(10, 100), doc="Uploads and downloads, by user.")
+    preview: RateLimit = option(RateLimit(1, 30), doc="Previews of links, by user.")
     search: RateLimit = option(RateLimit(2, 20), doc="Searches and directory look-ups, by user.")
     write: RateLimit = option(RateLimit(20, 200), doc="Every other change, by user.")
     read: RateLimit = option(RateLimit(100, 500), doc="Every other read, by user or address.")

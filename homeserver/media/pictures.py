@@ -22,22 +22,26 @@ MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 _MAX_HEAD_BYTES: Final = 1000
 _PROGRAM = Path(__file__).with_name("thumbnail_worker.py")
 
-Verdict = Literal["made", "original", "unsupported", "too_large", "lost", "stopped"]
+Verdict = Literal["made", "measured", "original", "unsupported", "too_large", "lost", "stopped"]
 
 
 class _Head(msgspec.Struct):
     verdict: Verdict
     length: int
     content_type: Literal["", "image/jpeg", "image/png", "image/gif", "image/webp"] = ""
+    width: int = 0
+    height: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """What became of a job; ``data`` only of those that were made."""
+    """What became of a job; ``data`` only of those that were made, the size only of those that were measured."""
 
     verdict: Verdict
     content_type: str = ""
     data: bytes = b""
+    width: int = 0
+    height: int = 0
 
 
 class PictureWorker:
@@ -132,7 +136,7 @@ def _exchange(process: subprocess.Popen[bytes], job: bytes) -> Picture:
     data = process.stdout.read(head.length)
     if len(data) != head.length:
         raise ValueError("the worker has ended")
-    return Picture(head.verdict, head.content_type, data)
+    return Picture(head.verdict, head.content_type, data, head.width, head.height)
 
 
 def _bury(process: subprocess.Popen[bytes]) -> None:

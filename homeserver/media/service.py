@@ -7,10 +7,12 @@ from pathlib import Path
 
 from homeserver.config.schema import Media
 from homeserver.db.threads import Database
+from homeserver.http.client import HttpClient
 from homeserver.media.downloads import Downloads
 from homeserver.media.files import MediaFiles
-from homeserver.media.remote import PlainHttp, RemoteMedia
-from homeserver.media.repo import MediaRepository
+from homeserver.media.preview import Previews
+from homeserver.media.remote import RemoteMedia
+from homeserver.media.repo import MEDIA_ID_LENGTH, MediaRepository
 from homeserver.media.sweep import Sweeper
 from homeserver.media.thumbnails import Thumbnails
 from homeserver.media.types import RunInThread
@@ -22,7 +24,7 @@ from homeserver.store.work import Worker
 
 
 class MediaService:
-    """Uploads, downloads, files of other servers, thumbnails, and the sweep of what nobody needs."""
+    """Uploads, downloads, files of other servers, thumbnails, previews of links, and the sweep of what nobody needs."""
 
     def __init__(
         self,
@@ -36,7 +38,7 @@ class MediaService:
         log: Log,
         settings: Callable[[], Media],
         client: PeerClient,
-        http: PlainHttp | None,
+        http: HttpClient | None,
     ) -> None:
         files = MediaFiles(folder)
         self.remote = RemoteMedia(client, http, worker, files, run_in_thread, clock, entropy, log, settings)
@@ -49,6 +51,20 @@ class MediaService:
         self.downloads = Downloads(
             self.repository, self.thumbnails, files, run_in_thread, clock, entropy, log, settings
         )
+        self.previews = Previews(
+            server_name,
+            http,
+            database,
+            worker,
+            files,
+            self.thumbnails,
+            run_in_thread,
+            clock,
+            entropy,
+            log,
+            settings,
+            lambda: entropy.id(MEDIA_ID_LENGTH),
+        )
         self.sweeper = Sweeper(
             database, worker, files, run_in_thread, clock, log, lambda: settings().remote_retention_s
         )
@@ -60,5 +76,6 @@ class MediaService:
     def stop(self) -> None:
         """Let go of the timer, of the worker process, and of what comes in."""
         self.remote.stop()
+        self.previews.stop()
         self.sweeper.stop()
         self.thumbnails.stop()

@@ -17,6 +17,7 @@ from homeserver.media.types import RunInThread
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.log import Log
 from homeserver.store import media as store
+from homeserver.store.previews import drop_old_previews
 from homeserver.store.work import Worker
 
 FIRST_AFTER_S = 600.0
@@ -84,6 +85,7 @@ class Sweeper:
         """One round; how many files went."""
         before_s = self._clock.seconds() - ORPHAN_AGE_S
         await self._worker.work(store.drop_expired, self._clock.now_ms())
+        await self._worker.work(drop_old_previews, self._clock.now_ms(), DROPPED_AT_ONCE)
         await self._drop_remote()
         removed: int = await self._run(self._files.remove_abandoned, before_s)
         for shelf in await self._run(self._files.shelves):

@@ -61,6 +61,20 @@ def make_thumbnail(job: dict[str, Any], max_pixels: int) -> tuple[str, bytes]:
         return encode(reduce(image, target or (width, height), job["method"]))
 
 
+def measure(job: dict[str, Any], max_pixels: int) -> dict[str, Any]:
+    """The type and size of a picture whose first frame can be decoded."""
+    with Image.open(job["path"], formats=FORMATS) as image:
+        width, height = image.size
+        if width * height > max_pixels:
+            raise RefusedError("too_large")
+        content_type = TYPES[image.format or ""]
+        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
+            width, height = height, width
+        image.draft("RGB", (64, 64))
+        image.load()
+    return {"content_type": content_type, "width": width, "height": height}
+
+
 def target_size(
     width: int, height: int, box_width: int, box_height: int, method: str
 ) -> tuple[int, int] | None:
@@ -111,7 +125,10 @@ def encode(image: Image.Image) -> tuple[str, bytes]:
 def answer(line: bytes, max_pixels: int) -> tuple[dict[str, Any], bytes]:
     """One job. Every failure of a decoder is the picture's fault."""
     try:
-        content_type, data = make_thumbnail(json.loads(line), max_pixels)
+        job = json.loads(line)
+        if job["method"] == "measure":
+            return {"verdict": "measured", "length": 0, **measure(job, max_pixels)}, b""
+        content_type, data = make_thumbnail(job, max_pixels)
     except RefusedError as refusal:
         return {"verdict": str(refusal), "length": 0}, b""
     except FileNotFoundError:

@@ -121,6 +121,19 @@ class Thumbnails:
             raise MatrixError(503, "M_UNKNOWN", "Thumbnails cannot be made at the moment")
         raise _unsupported()
 
+    async def measure(self, name: str) -> tuple[str, int, int] | None:
+        """Type, width and height of a file that is a picture which can be opened. Callers bound how many wait."""
+        await self._turn.acquire()
+        try:
+            self._stay()
+            path = self._files.path_of(name)
+            picture: Picture = await self._run(self._worker.make, path, 0, 0, "measure", animated=False)
+        finally:
+            self._turn.release()
+        if picture.verdict != "measured":
+            return None
+        return picture.content_type, picture.width, picture.height
+
     def _make(self, file: MediaFile, size: ThumbnailSize) -> Deferred[Picture]:
         """Wait for a thumbnail that is being made, or will be. Whoever stops waiting does not stop the work: a
         thread cannot be called back, and the next job must not meet this one at the worker."""

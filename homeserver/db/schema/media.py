@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Index, Table
 
-from homeserver.db.schema.base import metadata, nid, small, text
+from homeserver.db.schema.base import CLUSTERED, blob, metadata, nid, small, text
 
 media = Table(
     "media",
@@ -40,4 +40,15 @@ Index(
     media.c.last_access_ts_ms,
     sqlite_where=media.c.user_nid.is_(None),
     postgresql_where=media.c.user_nid.is_(None),
+)
+
+# What was found where a link leads to; rows go when their time is over.
+url_previews = Table(
+    "url_previews",
+    metadata,
+    text("url_hash", primary=True),  # SHA-256 of the address, in hexadecimal
+    blob("body"),  # JSON, as clients get it
+    nid("expires_ts_ms"),
+    Index("url_previews_by_expiry", "expires_ts_ms"),
+    **CLUSTERED,
 )

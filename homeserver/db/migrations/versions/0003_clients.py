@@ -296,6 +296,18 @@ def _related_redactions() -> None:
     op.create_index("related_redactions_by_end", "related_redactions", ["until_ts_ms"])
 
 
+def _url_previews() -> None:
+    op.create_table(
+        "url_previews",
+        _text("url_hash"),
+        _blob("body"),
+        _big("expires_ts_ms"),
+        sa.PrimaryKeyConstraint("url_hash"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("url_previews_by_expiry", "url_previews", ["expires_ts_ms"])
+
+
 def upgrade() -> None:
     """Add what is new."""
     _accounts()
@@ -310,3 +322,4 @@ def upgrade() -> None:
     _sticky_events()
     _sync()
     _related_redactions()
+    _url_previews()
