@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Any
 from unittest import TestCase
@@ -29,6 +29,21 @@ _COLUMNS = (
     "auth_rank",
 )
 _TEXTS = statement(select(event_json.c.nid, event_json.c.json))
+# Texts with what means something in one form of a statement or another.
+_HARD = [
+    "",
+    "plain",
+    "ü 🎂",
+    "a\\b\\\\N",
+    "\\N",
+    "\t\n\r\b\f\v",
+    "'\"%s%%\\.",
+    "\\.\n",
+    "{}",
+    "NULL",
+    '{"a",\\"}',
+    " ",
+]
 _EVENTS = statement(select(*(events.c[name] for name in _COLUMNS)))
 
 
@@ -57,13 +72,12 @@ class Loaded(DatabaseCase):
     def setUp(self) -> None:
         self.app = TestApp(self, database=self.new_database())
 
-    def loaded(self, inserted: Rows, values: list[tuple[Any, ...]], query: Statement) -> list[Any]:
-        """What is read in the transaction that loaded it; it is rolled back."""
+    def read_back(self, query: Statement, write: Callable[[Tx], None]) -> list[Any]:
+        """What is read in the transaction that wrote it; it is rolled back."""
         found: list[Any] = []
 
         def unit(tx: Tx) -> None:
-            tx.load(inserted, [])
-            tx.load(inserted, values)
+            write(tx)
             found.extend(tx.all(query))
             raise _EnoughError
 
@@ -71,10 +85,47 @@ class Loaded(DatabaseCase):
             self.app.wait(self.app.database.write(unit))
         return sorted(found)
 
+    def loaded(self, inserted: Rows, values: list[tuple[Any, ...]], query: Statement) -> list[Any]:
+        def write(tx: Tx) -> None:
+            tx.load(inserted, [])
+            tx.load(inserted, values)
+
+        return self.read_back(query, write)
+
     def test_texts(self) -> None:
-        texts = ["", "plain", "ü 🎂", "a\\b\\\\N", "\\N", "\t\n\r\b\f\v", "'\"%s%%\\.", "\\.\n", "{}"]
-        values = [(number, text) for number, text in enumerate(texts, 1)]
+        values = [(number, text) for number, text in enumerate(_HARD, 1)]
         self.assertEqual(values, self.loaded(rows(event_json, "nid", "json"), values, _TEXTS))
+
+    def test_inserts_of_every_size(self) -> None:
+        """Whatever form the statement has: hundreds of rows are given as arrays on PostgreSQL."""
+        inserted = rows(event_json, "nid", "json")
+        for count in (3, 64, 256, 341):
+            values = [(number, _HARD[number % len(_HARD)]) for number in range(1, count + 1)]
+            self.assertEqual(values, self.read_back(_TEXTS, lambda tx: tx.insert(inserted, values)))  # noqa: B023
+
+    def test_many_numbers(self) -> None:
+        values = [
+            (number, 1, 2, number % 3 or None, 3, f"${number:03}", -(2**62), 2**62, number % 5 or None)
+            for number in range(1, 101)
+        ]
+        inserted = rows(events, *_COLUMNS)
+        self.assertEqual(values, self.read_back(_EVENTS, lambda tx: tx.insert(inserted, values)))
+
+    def test_many_rows_that_are_there_already(self) -> None:
+        first = [(number, "old") for number in range(1, 101)]
+        second = [(number, f"new {number}") for number in range(51, 201)]
+        replacing = rows(event_json, "nid", "json", keys=("nid",), update=("json",))
+        leaving = rows(event_json, "nid", "json", ignore=True)
+        for inserted, expected in (
+            (replacing, {**dict(first), **dict(second)}),
+            (leaving, {**dict(second), **dict(first)}),
+        ):
+
+            def write(tx: Tx, inserted: Rows = inserted) -> None:
+                tx.insert(inserted, first)
+                tx.insert(inserted, second)
+
+            self.assertEqual(sorted(expected.items()), self.read_back(_TEXTS, write))
 
     def test_numbers(self) -> None:
         values = [
