@@ -34,7 +34,7 @@ MAX_PREV_IDS: Final = 1000
 MAX_STATUS_BYTES: Final = 4096
 MAX_MESSAGE_ID: Final = 255
 """The specification says 32 code points; deployed servers exceed it, so only a bound is enforced."""
-_PRESENCE: Final = frozenset(("online", "unavailable", "offline"))
+_PRESENCE: Final = frozenset(("online", "unavailable", "offline", "org.matrix.msc3026.busy"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,13 +31,13 @@ from homeserver.e2ee.signing import CrossSigning
 from homeserver.e2ee.to_device import ToDeviceMessages
 from homeserver.e2ee.uploads import KeyUploads
 from homeserver.ephemeral.presence import Presence
-from homeserver.ephemeral.remote_presence import RemotePresence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
 from homeserver.further import Further, build_further, build_sticky
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.incoming import Incoming, build_incoming
 from homeserver.media.service import MediaService
+from homeserver.momentary import build_presence
 from homeserver.notifying import Notifying, build_notifying
 from homeserver.peering import Peering
 from homeserver.peers.client import Client
@@ -395,7 +395,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     ticker = Ticker()
     typing = Typing(clock, ticker, core.notifier.wake_room)
     core.changes.subscribe(typing.apply)
-    presence = build_presence(core, ticker)
+    presence = build_presence(core, ticker, tasks)
     push_rules, notifying = PushRules(database, worker), build_notifying(core)
     facts, ignored = StateFacts(core.bases), IgnoreLists(database)
     sticky = build_sticky(core, tasks)
@@ -454,18 +454,6 @@ def build_profiles(core: Core, rooms: RoomServices, queries: Queries, bridging: 
         queries.profile,
         None if bridging.existence is None else bridging.existence.make_user,
     )
-
-
-def build_presence(core: Core, ticker: Ticker) -> Presence | None:
-    """Who is online, here and elsewhere; None where nobody wants to know."""
-    if not core.config.presence.enabled:
-        return None
-    clock, index, wake = core.around.clock, core.index, core.notifier.wake_users
-    remote = RemotePresence(clock, ticker, index, wake)
-    presence = Presence(clock, ticker, index, wake, remote)
-    core.changes.subscribe(presence.apply)
-    core.changes.subscribe(remote.apply)
-    return presence
 
 
 def build_ephemeral(core: Core, typing: Typing, presence: Presence | None, tasks: TaskGroup) -> EphemeralEdus:

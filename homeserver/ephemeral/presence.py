@@ -2,9 +2,11 @@
 
 1. Only a change of state or of status message is a change: while somebody is online they count as currently active, so
    that nothing need be told of each action of theirs (``currently_active``).
-2. Changes wake those who wait at most once in ``WAKE_S``, and only through rooms of at most ``WAKE_MEMBERS_MOST`` local
-   members; others hear of it with their next sync. So a hundred clients that connect at once do not wake each other.
-3. A session is a device that syncs. It ends when the device has not synced for a while, by its own rhythm.
+2. Changes wake those who wait at most once in ``WAKE_S``, those of the smallest rooms first, and only through rooms of
+   at most ``WAKE_MEMBERS_MOST`` local members; others hear of it with their next sync (see ``waking.py``).
+3. A session is a device that syncs. It ends when the device has not synced for a while, by its own rhythm. What several
+   say is merged in ``devices.py``.
+4. Nobody is shown before it is known whether they want to appear offline.
 
 # spec: client-server-api#presence
 """
@@ -13,49 +15,45 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
+from itertools import islice
 from typing import Any
 
+import msgspec
+
+from homeserver.ephemeral.devices import BUSY, OFFLINE, ONLINE, UserDevices
 from homeserver.ephemeral.remote_presence import RemotePresence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.store.changes import Change, Kind
 from homeserver.stream.index import MembershipIndex
 
-ONLINE, UNAVAILABLE, OFFLINE = "online", "unavailable", "offline"
-
+# Account data of a user who wants to appear offline to everybody, on all their devices: {"enabled": true}.
+APPEAR_OFFLINE = "im.chaos.appear_offline"
 WAKE_S = 2.0
 WAKE_MEMBERS_MOST = 100
-IDLE_S = 300.0
-_SESSION_S = 60.0
-_SESSION_MOST_S = 180.0
 _SWEEP_S = 5.0
-# LIMIT(memory: some 500 bytes each; the longest unchanged of those who are offline are forgotten)
+# How far one looks for somebody to forget.
+_LOOKED_AT = 100
+# LIMIT(memory: some 600 bytes each; the longest unchanged are forgotten, those who are offline first)
 USERS_MOST = 50_000
-# LIMIT(a user's devices that sync at the same time)
-SESSIONS_MOST = 50
 
 
-@dataclass(slots=True)
-class _Session:
-    """A device that syncs."""
-
-    began_s: float
-    until_s: float
+class _AppearOffline(msgspec.Struct):
+    enabled: bool = False
 
 
-@dataclass(slots=True)
-class _User:
-    """One local user."""
+_decode_choice = msgspec.json.Decoder(_AppearOffline).decode
 
-    user_id: str
-    state: str = OFFLINE
-    status_msg: str | None = None
-    active_s: float | None = None  # when they last did something; None: not since the start
-    sessions: dict[int, _Session] = field(default_factory=dict)
-    until_s: float = 0.0  # without a session: how long an action keeps them here
-    swept_s: float = 0.0  # when the sweep looks at them next; 0: it does not
+
+def appears_offline(content: str | None) -> bool:
+    """Whether this account data says so; what is not understood does not."""
+    if content is None:
+        return False
+    try:
+        return _decode_choice(content).enabled
+    except msgspec.DecodeError:
+        return False
 
 
 class Presence:
@@ -73,7 +71,7 @@ class Presence:
         self._ticker = ticker
         self._index = index
         self._wake_users = wake_users
-        self._users: dict[int, _User] = {}
+        self._users: dict[int, UserDevices] = {}
         self._changed: OrderedDict[int, int] = (
             OrderedDict()
         )  # user -> counter of their last change, oldest first
@@ -84,6 +82,9 @@ class Presence:
         self.remote = remote
         # At each change of a local user. For other servers.
         self.tell: Callable[[int], None] = _tell_nobody
+        # Finds out whether a user wants to appear offline, and calls ``choose``. Without it nobody does.
+        self.ask_choice: Callable[[int], None] | None = None
+        self.closing: list[Callable[[], None]] = []  # what else ends with this
 
     # --- what sync and the API ask -----------------------------------------------------------------------
 
@@ -94,13 +95,17 @@ class Presence:
     def changes_for(self, user_nid: int, since_counter: int) -> Sequence[Mapping[str, Any]]:
         """The ``m.presence`` events of a user and those they share a room with, of what changed after a counter."""
         found: list[Mapping[str, Any]] = []
+        rooms: list[Collection[int]] | None = None
         for other_nid, at in reversed(self._changed.items()):
             if at <= since_counter:
                 break
             user = self._users.get(other_nid)
             if user is None or (not since_counter and user.state == OFFLINE and user.status_msg is None):
                 continue
-            if self._index.shares_room(other_nid, user_nid):
+            if rooms is None:
+                joined = self._index.joined_rooms(user_nid)
+                rooms = [self._index.local_members(room_nid) for room_nid in joined]
+            if other_nid == user_nid or any(other_nid in members for members in rooms):
                 content = self.describe(other_nid)
                 found.append({"type": "m.presence", "sender": user.user_id, "content": content})
         found.reverse()
@@ -115,7 +120,7 @@ class Presence:
         if user.active_s is not None:
             found["last_active_ago"] = int(max(self._clock.monotonic() - user.active_s, 0.0) * 1000)
         if user.state != OFFLINE:
-            found["currently_active"] = user.state == ONLINE
+            found["currently_active"] = user.state in (ONLINE, BUSY)
         if user.status_msg is not None:
             found["status_msg"] = user.status_msg
         return found
@@ -137,44 +142,38 @@ class Presence:
     # --- what happens ------------------------------------------------------------------------------------
 
     def synced(self, user_nid: int, user_id: str, device_nid: int, state: str) -> None:
-        """A device asks for a sync, with this ``set_presence``."""
-        if state == OFFLINE:
-            # spec: client-server-api#get_matrixclientv3sync (set_presence): the client does not say that it is there
-            return
+        """A device asks for a sync, with this ``set_presence``; ``offline``: it does not say that it is there."""
         user, now = self._user(user_nid, user_id), self._clock.monotonic()
-        session = user.sessions.get(device_nid)
-        rhythm = now - session.began_s if session is not None else 0.0
-        until = now + min(max(_SESSION_S, rhythm * 1.25 + 30.0), _SESSION_MOST_S)
-        if session is not None:
-            session.began_s, session.until_s = now, until
-        elif len(user.sessions) < SESSIONS_MOST:
-            user.sessions[device_nid] = _Session(now, until)
-        if user.state == OFFLINE:
-            if state == ONLINE:
-                user.active_s = now
-            self._set(user_nid, user, state)
-        elif state == UNAVAILABLE and user.state == ONLINE and len(user.sessions) == 1:
-            self._set(user_nid, user, UNAVAILABLE)
-        self._plan(user_nid, user)
+        user.synced(device_nid, state, now)
+        self._look(user_nid, user, now)
 
     def acted(self, user_nid: int, user_id: str) -> None:
         """The user did something of their own accord (sent a message): they are online."""
         user, now = self._user(user_nid, user_id), self._clock.monotonic()
-        user.active_s, user.until_s = now, now + _SESSION_S
-        if user.state != ONLINE:
-            self._set(user_nid, user, ONLINE)
-        self._plan(user_nid, user)
+        user.acted(now)
+        self._look(user_nid, user, now)
 
     def put(self, user_nid: int, user_id: str, state: str, status_msg: str | None) -> None:
         """The user says it themselves."""
         user, now = self._user(user_nid, user_id), self._clock.monotonic()
-        user.active_s, user.until_s = now, now + _SESSION_S
-        if state == OFFLINE:
-            user.sessions.clear()
-        if (user.state, user.status_msg) != (state, status_msg):
+        user.say(state, now)
+        if user.status_msg != status_msg:
             user.status_msg = status_msg
-            self._set(user_nid, user, state)
-        self._plan(user_nid, user)
+            self._set(user_nid, user, user.merged(now))
+        self._look(user_nid, user, now)
+
+    def choose(self, user_nid: int, hides: bool | None) -> None:
+        """Whether a user appears offline, from now on."""
+        user, now = self._users.get(user_nid), self._clock.monotonic()
+        if user is not None:
+            user.choose(hides, now)
+            self._look(user_nid, user, now, ask=False)
+
+    def answer_choice(self, user_nid: int, hides: bool | None) -> None:
+        """What ``ask_choice`` found; None: nothing, so the next sync asks again."""
+        user = self._users.get(user_nid)
+        if user is not None and user.asked:  # else they chose meanwhile
+            self.choose(user_nid, hides)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: who sends something, or says that they read something, is active."""
@@ -185,6 +184,9 @@ class Presence:
             if change.kind == Kind.EVENT:
                 if payload.state_key_nid is None and self._index.is_local(payload.sender_nid):
                     self.acted(payload.sender_nid, payload.event.sender)
+            elif change.kind == Kind.ACCOUNT_DATA:
+                if change.ref == 0 and payload.type == APPEAR_OFFLINE:
+                    self.choose(payload.user_nid, appears_offline(payload.content))
             elif change.kind == Kind.RECEIPT and self._index.is_local(payload.user_nid):
                 self.acted(payload.user_nid, payload.user_id)
 
@@ -196,22 +198,36 @@ class Presence:
         self._sweeper = self._waker = None
         if self.remote is not None:
             self.remote.close()
+        for close in self.closing:
+            close()
 
-    def _user(self, user_nid: int, user_id: str) -> _User:
+    def _user(self, user_nid: int, user_id: str) -> UserDevices:
         user = self._users.get(user_nid)
         if user is None:
             if len(self._users) >= USERS_MOST:
                 self._forget_one()
-            user = self._users[user_nid] = _User(user_id)
+            user = self._users[user_nid] = UserDevices(user_id)
+        if user.hides is None and self.ask_choice is None:
+            user.hides = False
         return user
 
     def _forget_one(self) -> None:
-        for user_nid in self._changed:
-            if self._users[user_nid].state == OFFLINE:
-                del self._users[user_nid], self._changed[user_nid]
-                return
+        oldest = (*islice(self._changed, _LOOKED_AT), *islice(self._users, _LOOKED_AT))
+        user_nid = next((nid for nid in oldest if self._users[nid].state == OFFLINE), oldest[0])
+        del self._users[user_nid]
+        self._changed.pop(user_nid, None)
 
-    def _set(self, user_nid: int, user: _User, state: str) -> None:
+    def _look(self, user_nid: int, user: UserDevices, now: float, *, ask: bool = True) -> None:
+        """Tell of it if others see them otherwise now."""
+        if ask and user.hides is None and not user.asked and self.ask_choice is not None:
+            user.asked = True
+            self.ask_choice(user_nid)
+        merged = user.merged(now)
+        if merged != user.state:
+            self._set(user_nid, user, merged)
+        self._plan(user_nid, user, now)
+
+    def _set(self, user_nid: int, user: UserDevices, state: str) -> None:
         user.state = state
         self._changed.pop(user_nid, None)
         self._changed[user_nid] = self._ticker.tick()
@@ -223,48 +239,40 @@ class Presence:
     def _wake(self) -> None:
         self._waker = None
         changed, self._to_wake = sorted(self._to_wake), set()
-        users, index = set(changed), self._index
-        for room_nid in sorted(
-            {room_nid for user_nid in changed for room_nid in index.joined_rooms(user_nid)}
-        ):
-            members = index.local_members(room_nid)
-            if len(members) <= WAKE_MEMBERS_MOST:
-                users.update(members)
-        self._wake_users(sorted(users))
+        index = self._index
+        rooms = {room_nid for user_nid in changed for room_nid in index.joined_rooms(user_nid)}
+        smallest = sorted((len(index.local_members(room_nid)), room_nid) for room_nid in rooms)
+        users = dict.fromkeys(changed)
+        for size, room_nid in smallest:
+            if size > WAKE_MEMBERS_MOST:
+                break
+            users.update(dict.fromkeys(sorted(index.local_members(room_nid))))
+        self._wake_users(list(users))
 
     # --- what time does ----------------------------------------------------------------------------------
 
-    def _plan(self, user_nid: int, user: _User) -> None:
+    def _plan(self, user_nid: int, user: UserDevices, now: float) -> None:
         """Let the sweep look at a user no later than something may end."""
-        if user.state == OFFLINE or user.swept_s:
+        if user.swept_s or not user.is_here(now):
             return  # what ends later than planned is noticed then
-        user.swept_s = self._next_end(user)
+        user.swept_s = max(user.next_end(), now + _SWEEP_S)
         heappush(self._ends, (user.swept_s, user_nid))
         if self._sweeper is None:
             self._sweeper = self._clock.callLater(_SWEEP_S, self._sweep)
-
-    def _next_end(self, user: _User) -> float:
-        ends = max([user.until_s, *(session.until_s for session in user.sessions.values())])
-        if user.state == ONLINE and user.active_s is not None:
-            ends = min(ends, user.active_s + IDLE_S)
-        return max(ends, self._clock.monotonic() + _SWEEP_S)
 
     def _sweep(self) -> None:
         self._sweeper = None
         now = self._clock.monotonic()
         while self._ends and self._ends[0][0] <= now:
-            _, user_nid = heappop(self._ends)
+            at, user_nid = heappop(self._ends)
             user = self._users.get(user_nid)
-            if user is None:
-                continue
+            if user is None or user.swept_s != at:
+                continue  # forgotten meanwhile, and maybe made anew
             user.swept_s = 0.0
-            user.sessions = {nid: one for nid, one in user.sessions.items() if one.until_s > now}
-            if user.state != OFFLINE and not user.sessions and user.until_s <= now:
-                self._set(user_nid, user, OFFLINE)
-            elif user.state == ONLINE and (user.active_s is None or user.active_s + IDLE_S <= now):
-                # spec: client-server-api#idle-timeout
-                self._set(user_nid, user, UNAVAILABLE)
-            self._plan(user_nid, user)
+            user.prune(now)
+            self._look(user_nid, user, now, ask=False)
+            if not user.is_here(now) and user_nid not in self._changed:
+                del self._users[user_nid]  # nobody was ever told of them
         if self._ends and self._sweeper is None:
             self._sweeper = self._clock.callLater(_SWEEP_S, self._sweep)
 

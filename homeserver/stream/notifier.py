@@ -60,6 +60,10 @@ class Notifier:
             if not waiters:
                 del self._waiting[waiter.user_nid]
 
+    def is_waiting(self, user_nid: int) -> bool:
+        """Whether somebody waits for what happens to a user."""
+        return user_nid in self._waiting
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         if not self._waiting:

@@ -44,6 +44,9 @@ from homeserver.sync.wait import Waits
 from homeserver.sync.window import Window
 from homeserver.sync.work import Answer, Ask, Work, join_counters, split_counters
 
+# A timer is up when less than this is left.
+_SLACK_S = 0.01
+
 
 class SyncService:
     """See the module. One for each process; ``boot`` is drawn when it starts."""
@@ -124,7 +127,9 @@ class SyncService:
                 # An answer up to here told nothing: while nothing moves, it would tell nothing again, and again.
                 lambda quiet_at=quiet_at: self._stands(quiet_at) or self._is_quiet(ask, quiet_at),  # type: ignore[misc]
             ):
-                return await self._nothing(requester, at)
+                if ends_s - clock.monotonic() > _SLACK_S:
+                    return await self._nothing(requester, at)  # the server stops
+                # Nobody was woken for some of what happened (presence): it is told now.
 
     # --- is there anything ---------------------------------------------------------------------------------------
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from twisted.trial.unittest import TestCase
 
 from homeserver.config.schema import Switch
+from homeserver.ephemeral import devices, waking
 from homeserver.ephemeral import presence as module
 from homeserver.ephemeral.presence import Presence
 from homeserver.ephemeral.ticker import Ticker
@@ -17,10 +19,12 @@ from homeserver.stream.index import MembershipIndex
 from tests.support.app import TestApp, test_config
 
 V3 = "/_matrix/client/v3"
+BUSY = "org.matrix.msc3026.busy"
 
 
 class PresenceOfMembers(TestCase):
     def setUp(self) -> None:
+        self.transactions = count()
         self.app = TestApp(self)
         self.alice, self.bob, self.carol = (self.app.register(name) for name in ("alice", "bob", "carol"))
         self.room_id = self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, self.alice)[
@@ -103,6 +107,119 @@ class PresenceOfMembers(TestCase):
         self.assertEqual(200, self.put(self.bob, "bob", {"presence": "offline"}))
         self.assertEqual("offline", self.get(self.alice, "bob")["presence"])
 
+    def test_busy(self) -> None:
+        features = self.app.ok("GET", "/_matrix/client/versions")["unstable_features"]
+        self.assertIs(True, features["org.matrix.msc3026.busy_presence"])
+        since = self.sync(self.bob)["next_batch"]
+        self.assertEqual(200, self.put(self.bob, "bob", {"presence": BUSY, "status_msg": "on a call"}))
+        for _ in range(40):  # no idle timer, and what they do does not end it
+            self.app.advance(10)
+            since = self.sync(self.bob, since)["next_batch"]
+        self.say_something(self.bob)
+        found = self.get(self.alice, "bob")
+        expected = (BUSY, True, "on a call")
+        self.assertEqual(expected, (found["presence"], found["currently_active"], found["status_msg"]))
+        self.assertEqual(200, self.put(self.bob, "bob", {"presence": "online"}))
+        self.assertEqual("online", self.get(self.alice, "bob")["presence"])
+        self.sync(self.bob, since, set_presence=BUSY)
+        self.assertEqual(BUSY, self.get(self.alice, "bob")["presence"])
+        self.sync(self.bob, since, set_presence="online")
+        self.assertEqual("online", self.get(self.alice, "bob")["presence"])
+
+    def test_the_most_present_device_counts(self) -> None:
+        phone = self.log_in()
+        for states, expected in (
+            (("unavailable", "online"), "online"),
+            (("unavailable", "unavailable"), "unavailable"),
+            (("online", "unavailable"), "online"),
+            ((BUSY, "online"), BUSY),
+            (("offline", "unavailable"), "unavailable"),
+            (("offline", "offline"), "offline"),
+            (("online", "offline"), "online"),
+        ):
+            for token, state in zip((self.bob, phone), states, strict=True):
+                self.sync(token, set_presence=state)
+            self.assertEqual(expected, self.get(self.alice, "bob")["presence"], states)
+
+    def test_who_hides_by_sync_is_not_given_away_by_what_they_do(self) -> None:
+        self.sync(self.bob, set_presence="offline")
+        self.say_something(self.bob)
+        self.assertEqual("offline", self.get(self.alice, "bob")["presence"])
+
+    def test_offline_by_saying_so_lasts_while_they_are_here(self) -> None:
+        since = self.sync(self.bob)["next_batch"]
+        self.assertEqual(200, self.put(self.bob, "bob", {"presence": "offline"}))
+        for _ in range(10):
+            self.app.advance(30)
+            since = self.sync(self.bob, since)["next_batch"]
+        self.say_something(self.bob)
+        found = self.get(self.alice, "bob")
+        self.assertEqual(("offline", 300_000), (found["presence"], found["last_active_ago"]))
+        for _ in range(30):  # the last device goes
+            self.app.advance(10)
+        self.sync(self.bob, since)
+        self.assertEqual("online", self.get(self.alice, "bob")["presence"])
+
+    def test_appear_offline(self) -> None:
+        since = self.sync(self.alice, set_presence="offline")["next_batch"]
+        self.sync(self.bob)
+        self.choose(enabled=True)
+        phone = self.log_in()
+        self.app.advance(30)
+        self.sync(phone)
+        self.say_something(phone)
+        self.assertEqual(200, self.put(phone, "bob", {"presence": "online", "status_msg": "here"}))
+        found = self.get(self.alice, "bob")
+        expected = {"presence": "offline", "last_active_ago": 30_000, "status_msg": "here"}
+        self.assertEqual(expected, found)
+        answer = self.sync(self.alice, since, set_presence="offline")
+        self.assertEqual({"bob": expected}, self.told(answer))
+        self.choose(enabled=False)
+        self.assertEqual("online", self.get(self.alice, "bob")["presence"])
+        answer = self.sync(self.alice, answer["next_batch"], set_presence="offline")
+        self.assertEqual("online", self.told(answer)["bob"]["presence"])
+
+    def test_appear_offline_outlives_the_process(self) -> None:
+        self.choose(enabled=True)
+        self.app.restart()
+        self.sync(self.bob)
+        self.say_something(self.bob)
+        self.assertEqual({"presence": "offline"}, self.get(self.alice, "bob"))
+
+    def test_other_account_data_hides_nobody(self) -> None:
+        wrong: list[Any] = [{"enabled": "yes"}, {"enabled": 1}, {}, {"enabled": None}]
+        for content in wrong:
+            path = f"{V3}/user/@bob:test.example/account_data/{module.APPEAR_OFFLINE}"
+            self.app.ok("PUT", path, content, self.bob)
+            self.sync(self.bob)
+            self.assertEqual("online", self.get(self.alice, "bob")["presence"], content)
+
+    def log_in(self) -> str:
+        """Another device of bob's."""
+        identifier = {"type": "m.id.user", "user": "bob"}
+        body = {"type": "m.login.password", "identifier": identifier, "password": "correct horse"}
+        token: str = self.app.ok("POST", f"{V3}/login", body)["access_token"]
+        return token
+
+    def choose(self, *, enabled: bool) -> None:
+        path = f"{V3}/user/@bob:test.example/account_data/{module.APPEAR_OFFLINE}"
+        self.app.ok("PUT", path, {"enabled": enabled}, self.bob)
+
+    def say_something(self, token: str) -> None:
+        path = f"{V3}/rooms/{self.room_id}/send/m.room.message/{next(self.transactions)}"
+        self.app.ok("PUT", path, {"msgtype": "m.text", "body": "hello"}, token)
+
+    def test_who_is_not_woken_is_told_when_their_time_is_up(self) -> None:
+        self.patch(module, "WAKE_MEMBERS_MOST", 0)
+        since = self.sync(self.alice, set_presence="offline")["next_batch"]
+        query = {"since": since, "timeout": "30000", "set_presence": "offline"}
+        waiting = self.app.start("GET", f"{V3}/sync", None, self.alice, query)
+        self.put(self.bob, "bob", {"presence": "online"})
+        self.app.advance(20)
+        self.assertNoResult(waiting)
+        self.app.advance(10)
+        self.assertEqual(["bob"], list(self.told(self.app.wait(waiting).json)))
+
     def test_wakes_those_who_wait(self) -> None:
         since = self.sync(self.alice, set_presence="offline")["next_batch"]
         query = {"since": since, "timeout": "30000", "set_presence": "offline"}
@@ -183,7 +300,7 @@ class Alone(TestCase):
             self.presence.put(nid, f"@{nid}:x", "offline" if nid == 2 else "online", "here")
         self.presence.put(4, "@4:x", "online", None)
         self.assertEqual(["@1:x", "@3:x", "@4:x"], [one["sender"] for one in self.presence.changes_for(5, 0)])
-        self.patch(module, "SESSIONS_MOST", 2)
+        self.patch(devices, "SESSIONS_MOST", 2)
         for device_nid in range(10):
             self.presence.synced(1, "@1:x", device_nid, "online")
         self.assertEqual(2, len(self.presence._users[1].sessions))
@@ -194,3 +311,35 @@ class Alone(TestCase):
             self.presence.put(1, "@1:x", "online", str(number))
         self.assertEqual(["4"], [one["content"]["status_msg"] for one in self.presence.changes_for(2, 0)])
         self.assertEqual([], self.presence.changes_for(2, 5))
+
+    def test_memory_of_those_nobody_was_told_of_ends(self) -> None:
+        self.make(2)
+        self.presence.synced(1, "@1:x", 1, "offline")
+        self.assertEqual(1, len(self.presence._users))
+        for _ in range(30):
+            self.app.advance(10)
+        self.assertEqual(0, len(self.presence._users))
+
+
+class AFewAtATime(TestCase):
+    def test_wakes_in_rounds(self) -> None:
+        app = TestApp(self)
+        self.patch(waking, "AT_ONCE", 3)
+        self.patch(waking, "QUEUED_MOST", 7)
+        woken: list[list[int]] = []
+        away = {2, 5}
+        wake = waking.Waking(
+            app.app.core.around.clock, lambda nids: woken.append(list(nids)), lambda nid: nid not in away
+        )
+        self.addCleanup(wake.close)
+        wake([9, 1, 2, 3, 4, 5, 6, 7, 8])
+        self.assertEqual([[9, 1, 3]], woken)
+        away.add(4)  # has got their answer meanwhile
+        wake([10, 6, 11])
+        app.advance(waking.ROUND_S)
+        self.assertEqual([[9, 1, 3], [6, 7, 8]], woken)
+        app.advance(waking.ROUND_S)
+        app.advance(waking.ROUND_S)
+        self.assertEqual([10, 11], woken[2])
+        wake([12])
+        self.assertEqual([[12]], woken[3:])

@@ -13,32 +13,23 @@ import tempfile
 import time
 from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, create_engine, text
 
+from tests.bench.crowd import Crowd
 from tests.bench.figures import Measured, Scale
+from tests.bench.present import measure_presence
 from tests.bench.targets import Target
 from tests.bench.wire import BlockingConnection, expect_ok
 from tests.bench.world import User, World, join_request, sync_request
-from tests.interop.process import ServerProcess
 from tests.interop.synapse import REGISTRATION_SECRET
 
 ASKING = 10
 WARM_UP = 3
 # Far beyond the numbers that a server gives out in a run.
 _FIRST_NID = 10**12
-
-
-@dataclass(frozen=True, slots=True)
-class Crowd:
-    """What a row gets."""
-
-    server: ServerProcess
-    fill: Callable[[str, int], None]  # puts so many into a room of the stopped server
-    scale: Scale
 
 
 def measure_push(crowd: Crowd) -> Measured:
@@ -156,7 +147,7 @@ def fill_synapse(engine: Engine, room_id: str, count: int) -> None:
 _FILL = {"CHAOS": (fill_chaos, "data/chaos.sqlite3"), "Synapse": (fill_synapse, "homeserver.db")}
 
 Row = Callable[[Crowd], Measured]
-ROWS: Mapping[str, Row] = {"push": measure_push}
+ROWS: Mapping[str, Row] = {"push": measure_push, "presence": measure_presence}
 
 
 def run_crowded(

@@ -59,6 +59,15 @@ FIGURES: Sequence[Figure] = (
     Figure("claims", "claims", "one-time keys claimed/s, 16 clients", "/s", True, 10),
     Figure("inbox_s", "inbox", "10,000 waiting messages to a device, all told", "s", False, 10),
     Figure("push_ms", "push", "a message in a room of 10,000, ten are told their counts", "ms", False, 10),
+    Figure(
+        "presence_cores",
+        "presence",
+        "2,000 users online, of the server's processors",
+        "of a core",
+        False,
+        1,
+        at_most=0.1,
+    ),
     Figure("join_1000_s", "join1000", "remote join of 1,000 members, complete", "s", False, 10),
     Figure("join_10000_s", "join10000", "remote join of 10,000 members, complete", "s", False, 10),
     Figure(
@@ -105,6 +114,8 @@ class Scale:
     sliding_rooms: int
     many_rooms: int
     many_devices: int
+    present: int
+    present_s: float
 
 
 FULL = Scale(
@@ -129,6 +140,8 @@ FULL = Scale(
     sliding_rooms=500,
     many_rooms=1_000,
     many_devices=3,
+    present=2_000,
+    present_s=90.0,
 )
 QUICK = Scale(
     sends=100,
@@ -152,6 +165,8 @@ QUICK = Scale(
     sliding_rooms=150,
     many_rooms=150,
     many_devices=3,
+    present=2_000,
+    present_s=45.0,
 )
 
 # Not a figure, but what spoils figures: the cores that other work on the machine used meanwhile.

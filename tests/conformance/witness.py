@@ -23,6 +23,8 @@ DEVIATIONS: Mapping[str, str] = {
     # The event comes back with "all other fields untouched", and whoever made it may have left `origin` out: no room
     # version has it among its fields, and version 11 no longer keeps it in redactions.
     "/invite/{room_id:room_id}/{event_id:event_id}": '"origin" is a required property',
+    # MSC3026 adds a state, which clients only set where `/versions` has its flag.
+    "/presence/{user_id:user_id}/status": '"org.matrix.msc3026.busy" is not one of "online", "offline" or "unavailable"',
 }
 
 _OTHER_ANSWERS = (b"event_fields", b"event_format", b"format=event", b"org.matrix.msc4140.delay=")

@@ -51,6 +51,7 @@ COMPOSITION = frozenset(
         "further",
         "incoming",
         "listening",
+        "momentary",
         "notifying",
         "operations",
         "outgoing",

@@ -22,7 +22,7 @@ _STATUS = "/_matrix/client/v3/presence/{user_id:user_id}/status"
 
 
 class StatusBody(msgspec.Struct):
-    presence: Literal["online", "offline", "unavailable"]
+    presence: Literal["online", "offline", "unavailable", "org.matrix.msc3026.busy"]
     status_msg: str | None = None
 
 

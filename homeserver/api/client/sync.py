@@ -19,7 +19,7 @@ from homeserver.sync.work import Ask
 MAX_TIMEOUT_MS = 120_000
 _KEPT_FILTERS = 2_000
 _UNSTABLE_STATE_AFTER = "org.matrix.msc4222.use_state_after"
-PRESENCE = frozenset(("online", "offline", "unavailable"))
+PRESENCE = frozenset(("online", "offline", "unavailable", "org.matrix.msc3026.busy"))
 _BODY_LIMIT_BYTES = 65_536
 
 SetPresence = Callable[[Requester, str], None]

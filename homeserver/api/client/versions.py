@@ -77,6 +77,8 @@ FEATURES: Mapping[str, bool] = MappingProxyType(
         "com.beeper.msc4169": True,
         # Account data can be deleted.
         "org.matrix.msc3391": True,
+        # Busy, as a presence.
+        "org.matrix.msc3026.busy_presence": True,
         # Dehydrated devices.
         "org.matrix.msc3814": True,
     }
