@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from homeserver.config.docs import reference_markdown
-from scripts import spec_coverage
+from scripts import openapi, spec_coverage
 from scripts.totals import REPOSITORY
 
 
@@ -48,6 +48,7 @@ def _package_lines(folder: Path) -> Iterator[str]:
 
 PAGES: dict[str, Callable[[], str]] = {
     "docs/configuration.md": reference_markdown,
+    "docs/reference/openapi.json": lambda: openapi.page(spec_coverage.all_routes()),
     "docs/reference/packages.md": packages_page,
     "docs/spec-coverage.md": spec_coverage.page,
 }

@@ -29,6 +29,7 @@ import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -105,9 +106,15 @@ def endpoints() -> list[Endpoint]:
 
 
 def routes() -> list[RouteLine]:
+    """What the coverage needs of every route of the server."""
+    return [RouteLine(route.method, route.template, route.spec) for route in all_routes()]
+
+
+@cache
+def all_routes() -> Sequence[Route]:
     """Every route of the server."""
     with tempfile.TemporaryDirectory() as folder:
-        return [RouteLine(route.method, route.template, route.spec) for route in _build_routes(Path(folder))]
+        return _build_routes(Path(folder))
 
 
 def _build_routes(folder: Path) -> Sequence[Route]:
