@@ -13,6 +13,7 @@ import inspect
 import json
 import re
 import textwrap
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,8 +52,8 @@ _ARGUMENTS: dict[str, JsonSchema] = {
     "bool_arg": {"type": "boolean"},
 }
 _BEARER = (Auth.USER, Auth.GUEST_OK, Auth.ADMIN, Auth.APPSERVICE)
-# The same endpoint as clients of another time call it.
-_OLDER = re.compile(r"^/_matrix/(client|media)/(?:r0|v1|unstable)/")
+# The same endpoint may have a path for each time at which clients learnt of it.
+_VERSION = re.compile(r"^/_matrix/(client|media)/(?:r0|v\d|unstable(?:/[a-z-]+(?:\.[a-z0-9_-]+)+)?)/")
 # What any endpoint of a kind may answer, tried in a test of its own or not.
 _OF_BODIES = (
     "400 M_BAD_JSON",
@@ -66,6 +67,11 @@ _OF_ARGUMENTS = ("400 M_INVALID_PARAM", "400 M_MISSING_PARAM")
 _OF_OTHERS = ("502 M_UNKNOWN", "504 M_NOT_YET_UPLOADED")
 _OF_PEERS = ("401 M_UNAUTHORIZED", "403 M_FORBIDDEN")
 _OF_TOKENS = ("401 M_MISSING_TOKEN", "401 M_UNKNOWN_TOKEN")
+_OF_STANDING = {
+    Auth.USER: ("403 M_GUEST_ACCESS_FORBIDDEN",),
+    Auth.ADMIN: ("403 M_FORBIDDEN",),
+    Auth.APPSERVICE: ("403 M_FORBIDDEN",),
+}
 
 
 @dataclass(slots=True)
@@ -150,7 +156,7 @@ def _answers(route: Route, read: Read, seen: str) -> dict[str, JsonSchema]:
     """By status, with the error codes that go with it."""
     outcomes = {one for one in seen.split(", ") if one}
     if route.auth in _BEARER:
-        outcomes.update(_OF_TOKENS)
+        outcomes.update(_OF_TOKENS, _OF_STANDING.get(route.auth, ()))
     if route.auth is Auth.FEDERATION:
         outcomes.update(_OF_PEERS)
     elif read.arguments or "{" in route.template:
@@ -216,17 +222,21 @@ def _schemas(bodies: Sequence[Any]) -> dict[str, JsonSchema]:
     return schemas
 
 
+def _timeless(path: str) -> str:
+    """A path without its version, and its parameters without their names."""
+    return _VERSION.sub(r"/_matrix/\1/", normal_path(path))
+
+
 def document(routes: Sequence[Route]) -> JsonSchema:
     """The whole description: OpenAPI 3.1."""
-    seen = exercised()
+    seen: defaultdict[tuple[str, str], list[str]] = defaultdict(list)
+    for (method, path), outcomes in exercised().items():
+        seen[method, _timeless(path)].append(outcomes)
     paths: dict[str, dict[str, JsonSchema]] = {}
     bodies: dict[str, Any] = {}
     for route in sorted(routes, key=lambda one: (one.template, one.method)):
         path = re.sub(r"\{(\w+)(?::\w+)?\}", r"{\1}", route.template)
-        known = {normal_path(path), normal_path(_OLDER.sub(r"/_matrix/\1/v3/", path))}
-        outcomes = ", ".join(
-            seen[key] for key in ((route.method, one) for one in sorted(known)) if key in seen
-        )
+        outcomes = ", ".join(seen[route.method, _timeless(path)])
         operation, read = _operation(route, outcomes)
         paths.setdefault(path, {})[route.method.lower()] = operation
         bodies.update({_name(body): body for body in read.bodies})

@@ -23,7 +23,10 @@ NEVER_FAILS: Mapping[str, str] = {
     "GET /_matrix/client/v3/login": "open to everybody, without an argument",
 }
 # What has no success here, and why.
-NEVER_SUCCEEDS: Mapping[str, str] = {}
+NEVER_SUCCEEDS: Mapping[str, str] = {
+    f"POST /_matrix/client/v3/{what}/msisdn/requestToken": "this server sends no text messages, and says so"
+    for what in ("register", "account/password", "account/3pid")
+}
 
 
 def by_route(met: Iterable[Met]) -> dict[tuple[str, str], set[tuple[int, str]]]:

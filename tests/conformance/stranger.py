@@ -13,7 +13,6 @@ from typing import Any
 import requests
 import schemathesis
 from hypothesis import strategies as st
-from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.core.transport import Response
 from schemathesis.specs.openapi.checks import (
@@ -29,16 +28,12 @@ from tests.support.app import SERVER_NAME, TestApp
 from tests.support.http import Answer, path_of
 
 DESCRIPTION = REPOSITORY / "docs" / "reference" / "openapi.json"
-CHECKS = [
-    not_a_server_error,
-    status_code_conformance,
-    content_type_conformance,
-    response_schema_conformance,
-]
+# A 500 is declared nowhere; other statuses of this kind are, where another server is to blame.
+CHECKS = [status_code_conformance, content_type_conformance, response_schema_conformance]
 BASE_URL = f"https://{SERVER_NAME}"
 V3 = "/_matrix/client/v3"
 # The longest that any handler waits before it answers.
-PATIENCE_S = 120
+PATIENCE_S = 610
 
 
 @cache
@@ -122,10 +117,10 @@ class Stranger:
         answers: list[Any] = []
         call.addBoth(answers.append)
         self.app.advance(0)
-        for _ in range(PATIENCE_S):
+        for _ in range(0, PATIENCE_S, 10):
             if answers:
                 break
-            self.app.advance(1)
+            self.app.advance(10)
         waiting: Deferred[Any] = Deferred()
         waiting.callback(answers[0] if answers else None)
         answer: Answer = self.app.wait(waiting)
