@@ -23,6 +23,7 @@ from schemathesis.specs.openapi.checks import (
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from homeserver.extensions import load_extensions
 from scripts.totals import REPOSITORY
 from tests.support.app import SERVER_NAME, TestApp
 from tests.support.http import Answer, path_of
@@ -55,8 +56,8 @@ def cases(draw: Any, of: list[Any] | None = None) -> tuple[Any, dict[str, int]]:
 class Stranger:
     """Sends cases to a server of its own, and judges the answers."""
 
-    def __init__(self, test: TestCase, database: str | None = None) -> None:
-        self.app = TestApp(test, database) if database else TestApp(test)
+    def __init__(self, test: TestCase) -> None:
+        self.app = TestApp(test, extra_routes=[one.routes for one in load_extensions()])
         self._names = 0
         self._sign_up()
 

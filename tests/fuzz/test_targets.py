@@ -16,6 +16,7 @@ from tests.fuzz import (
     joins,
     keyring,
     multipart,
+    openapi,
     policy,
     queries,
     signing,
@@ -60,6 +61,9 @@ class FuzzTargets(SynchronousTestCase):
 
     def test_multipart(self) -> None:
         as_test(multipart.STRATEGY, multipart.target, EXAMPLES)()
+
+    def test_openapi(self) -> None:
+        as_test(openapi.STRATEGY, openapi.target, EXAMPLES)()
 
     def test_policy(self) -> None:
         as_test(policy.STRATEGY, policy.target, EXAMPLES)()
