@@ -219,6 +219,26 @@ class Media:
     max_pending_uploads: int = option(
         20, minimum=1, maximum=10_000, reloadable=True, doc="Addresses that one user may hold without a file."
     )
+    user_quota_bytes: int | None = option(
+        None,
+        minimum=1,
+        maximum=2**53 - 1,
+        reloadable=True,
+        doc="Bytes that one user may upload in all; `null` for as many as there is room for.",
+    )
+    user_quota_files: int | None = option(
+        None,
+        minimum=1,
+        maximum=2**53 - 1,
+        reloadable=True,
+        doc="Files that one user may upload in all; `null` for any number.",
+    )
+    quota_info_uri: str | None = option(
+        None,
+        check=checks.check_page_url,
+        reloadable=True,
+        doc="A page that explains the two quotas to who has reached one; clients show it.",
+    )
     freeze_unauthenticated_ts_ms: int | None = option(
         None,
         minimum=0,

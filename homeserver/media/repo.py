@@ -29,7 +29,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.store import media as store
-from homeserver.store.media import Filled, MediaRow, Upload
+from homeserver.store.media import Filled, MediaRow, Quota, Upload
 from homeserver.store.work import Worker
 
 PIECE_BYTES = 262_144
@@ -79,17 +79,22 @@ class MediaRepository:
         self, requester: Requester, stream: BodyStream, content_type: str, file_name: str | None
     ) -> str:
         """Store a file under a new address; the address."""
+        await self._check_quota(requester)
         upload = await self._receive(stream, content_type, file_name)
         media_id = self._entropy.id(MEDIA_ID_LENGTH)
-        now_ms = self._clock.now_ms()
-        await self._worker.work(
-            store.insert_media, self.server_name, media_id, requester.user_nid, upload, now_ms
+        now_ms, quota = self._clock.now_ms(), self._quota()
+        kept = await self._worker.work(
+            store.insert_media, self.server_name, media_id, requester.user_nid, upload, now_ms, quota
         )
+        if not kept:
+            # The file goes as an orphan.
+            raise self._over_quota()
         return f"mxc://{self.server_name}/{media_id}"
 
     async def create(self, requester: Requester) -> tuple[str, int]:
         """A new address without a file, and until when the file must have begun to come."""
         # spec: client-server-api#post_matrixmediav1create
+        await self._check_quota(requester)
         settings, now_ms = self._settings(), self._clock.now_ms()
         media_id = self._entropy.id(MEDIA_ID_LENGTH)
         expires_ts_ms = now_ms + settings.pending_upload_lifetime_s * 1000
@@ -124,13 +129,38 @@ class MediaRepository:
             raise forbidden("Somebody else has created this address")
         if row.sha256 is not None:
             raise _taken()
+        await self._check_quota(requester)
         upload = await self._receive(stream, content_type, file_name)
-        filled = await self._worker.work(store.fill_pending, origin, media_id, upload, self._clock.now_ms())
+        now_ms, quota = self._clock.now_ms(), self._quota()
+        filled = await self._worker.work(store.fill_pending, origin, media_id, upload, now_ms, quota)
+        if filled is Filled.OVER_QUOTA:
+            raise self._over_quota()
         if filled is Filled.TAKEN:
             raise _taken()
         if filled is Filled.GONE:
             raise _unknown()
         self._waiters.release((origin, media_id))
+
+    def _quota(self) -> Quota:
+        settings = self._settings()
+        return Quota(settings.user_quota_files, settings.user_quota_bytes)
+
+    async def _check_quota(self, requester: Requester) -> None:
+        """Before anything comes; what comes is counted when it is here, and then it is counted for good."""
+        quota = self._quota()
+        if quota != Quota(None, None):
+            files, size = await self._database.read(store.load_usage, requester.user_nid)
+            # An empty file needs a place and no room.
+            if not quota.holds(files + 1, size):
+                raise self._over_quota()
+
+    def _over_quota(self) -> MatrixError:
+        # spec: client-server-api#content-repo-security-considerations ("total size of media")
+        text, uri = "You have uploaded as much as you may", self._settings().quota_info_uri
+        # spec: client-server-api#common-error-codes (M_USER_LIMIT_EXCEEDED MUST have a page to show)
+        return (
+            forbidden(text) if uri is None else MatrixError(403, "M_USER_LIMIT_EXCEEDED", text, info_uri=uri)
+        )
 
     async def _receive(self, stream: BodyStream, content_type: str, file_name: str | None) -> Upload:
         """The body, on the disk. A file that fits one piece takes one trip to a thread."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, func, null, select, tuple_, update
 
-from homeserver.db.schema.media import media
+from homeserver.db.schema.media import media, media_usage
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 
@@ -53,6 +53,10 @@ _INSERT_REMOTE = rows(
     ),
     ignore=True,
 )
+_USAGE = statement(
+    select(media_usage.c.files, media_usage.c.size).where(media_usage.c.user_nid == bindparam("the_user_nid"))
+)
+_PUT_USAGE = rows(media_usage, "user_nid", "files", "size", keys=("user_nid",), update=("files", "size"))
 _INSERT_PENDING = rows(media, "origin", "media_id", "user_nid", "created_ts_ms", "unused_expires_ts_ms")
 _FILL = statement(
     update(media)
@@ -104,12 +108,24 @@ class Upload(NamedTuple):
     file_name: str | None
 
 
+class Quota(NamedTuple):
+    """What one user may upload in all; None: no such limit."""
+
+    files: int | None
+    size: int | None
+
+    def holds(self, files: int, size: int) -> bool:
+        """Whether so much is within it."""
+        return (self.files is None or files <= self.files) and (self.size is None or size <= self.size)
+
+
 class Filled(Enum):
     """What became of an upload to an address made beforehand."""
 
     DONE = "done"
     GONE = "gone"
     TAKEN = "taken"
+    OVER_QUOTA = "over quota"
 
 
 def load_media(tx: Tx, origin: str, media_id: str) -> MediaRow | None:
@@ -118,10 +134,27 @@ def load_media(tx: Tx, origin: str, media_id: str) -> MediaRow | None:
     return None if found is None else MediaRow(*found)
 
 
+def load_usage(tx: Tx, user_nid: int) -> tuple[int, int]:
+    """How many files a user has uploaded, and how many bytes these are."""
+    found = tx.one(_USAGE, the_user_nid=user_nid)
+    return (0, 0) if found is None else (found[0], found[1])
+
+
+def _count_upload(tx: WriteTx, user_nid: int, size: int, quota: Quota) -> bool:
+    """One more file; False where the quota has no room for it."""
+    files, bytes_ = load_usage(tx, user_nid)
+    if not quota.holds(files + 1, bytes_ + size):
+        return False
+    tx.insert(_PUT_USAGE, [(user_nid, files + 1, bytes_ + size)])
+    return True
+
+
 def insert_media(
-    tx: WriteTx, origin: str, media_id: str, user_nid: int | None, upload: Upload, now_ms: int
-) -> None:
-    """A new address with its file, which MUST be durable already."""
+    tx: WriteTx, origin: str, media_id: str, user_nid: int, upload: Upload, now_ms: int, quota: Quota
+) -> bool:
+    """A new address with its file, which MUST be durable already; False where the quota has no room for it."""
+    if not _count_upload(tx, user_nid, upload.size, quota):
+        return False
     row = (
         origin,
         media_id,
@@ -133,6 +166,7 @@ def insert_media(
         now_ms,
     )
     tx.insert(_INSERT, [row])
+    return True
 
 
 def insert_pending(
@@ -145,13 +179,17 @@ def insert_pending(
     return True
 
 
-def fill_pending(tx: WriteTx, origin: str, media_id: str, upload: Upload, now_ms: int) -> Filled:
+def fill_pending(
+    tx: WriteTx, origin: str, media_id: str, upload: Upload, now_ms: int, quota: Quota
+) -> Filled:
     """Give an address its file, which MUST be durable already. An upload that began in time may end later."""
     row = load_media(tx, origin, media_id)
     if row is None:
         return Filled.GONE
     if row.sha256 is not None:
         return Filled.TAKEN
+    if row.user_nid is not None and not _count_upload(tx, row.user_nid, upload.size, quota):
+        return Filled.OVER_QUOTA
     tx.run(
         _FILL,
         the_origin=origin,

@@ -180,6 +180,15 @@ class Streams(MediaCase):
         self.assertEqual((409, 200), (self.app.wait(first).status, self.app.wait(second).status))
         self.assertEqual(b"other", self.get(address).body)
 
+    def test_side_by_side_within_one_quota(self) -> None:
+        self.configure(user_quota_bytes=500_000)
+        begun = [self.begin() for _ in range(4)]
+        for body, _ in begun:
+            body.asked.callback(b"x" * 200_000)
+            body.asked.callback(None)
+        statuses = [self.app.wait(answer).status for _, answer in begun]
+        self.assertEqual([200, 200, 403, 403], statuses)
+
     def test_begun_in_time_and_ended_late(self) -> None:
         address = self.create()
         body, answer = self.begin("PUT", f"{UPLOAD}/{address}")
@@ -313,6 +322,50 @@ class Sweep(MediaCase):
         self.assertEqual(["media without an address removed"], self.app.log.events("info"))
         files.store("t", [b"orphan"], self.app.time.seconds() - 1)
         self.app.advance(ORPHAN_AGE_S)
+        self.assertEqual([], self.stored())
+
+
+@on_each_database
+class Quotas(MediaCase):
+    """# spec: client-server-api#content-repo-security-considerations"""
+
+    def test_bytes(self) -> None:
+        self.configure(user_quota_bytes=1000)
+        self.upload(b"x" * 600)
+        self.refused(self.post(b"x" * 401), 403, "M_FORBIDDEN")
+        address = self.create()
+        path = f"{UPLOAD}/{address}"
+        self.refused(self.app.answer("PUT", path, b"x" * 401, self.alice), 403, "M_FORBIDDEN")
+        self.assertEqual(200, self.app.answer("PUT", path, b"x" * 400, self.alice).status)
+        self.upload(b"")
+        self.assertEqual(200, self.post(b"x" * 1000, token=self.bob).status)
+        self.configure(user_quota_bytes=999)
+        self.refused(self.post(b""), 403, "M_FORBIDDEN")
+        self.configure(user_quota_bytes=None)
+        self.upload(b"x" * 2000)
+
+    def test_files(self) -> None:
+        held = self.create()
+        self.configure(user_quota_files=2)
+        for _ in range(2):
+            self.upload(b"same")
+        self.refused(self.post(b""), 403, "M_FORBIDDEN")
+        self.refused(self.app.answer("POST", CREATE, None, self.alice), 403, "M_FORBIDDEN")
+        self.refused(self.app.answer("PUT", f"{UPLOAD}/{held}", b"", self.alice), 403, "M_FORBIDDEN")
+        self.create(self.bob)
+
+    def test_a_page_that_explains_it(self) -> None:
+        self.configure(user_quota_files=1, quota_info_uri="https://test.example/quota")
+        self.upload(b"x")
+        answer = self.post(b"x")
+        self.refused(answer, 403, "M_USER_LIMIT_EXCEEDED")
+        self.assertEqual("https://test.example/quota", answer.json["info_uri"])
+
+    def test_refused_files_do_not_stay(self) -> None:
+        self.configure(user_quota_bytes=5)
+        self.refused(self.post(b"too much"), 403, "M_FORBIDDEN")
+        self.app.advance(ORPHAN_AGE_S + 1)
+        self.app.wait(Deferred.fromCoroutine(self.app.app.services.media.sweeper.sweep()))
         self.assertEqual([], self.stored())
 
 

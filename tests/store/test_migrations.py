@@ -16,12 +16,14 @@ from homeserver.db.engine import Engine, open_engine
 from homeserver.db.errors import DatabaseError
 from homeserver.db.migrations.steps import run_steps, scripts
 from homeserver.db.schema.e2ee import to_device
+from homeserver.db.schema.media import media
 from homeserver.db.schema.rooms import event_types
 from homeserver.db.schema.stream import server_facts
 from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx
 from homeserver.store.check import check_db
 from homeserver.store.facts import load_fact, store_fact
+from homeserver.store.media import load_usage
 from tests.support.databases import SQLITE, DatabaseCase, no_schema, on_each_database
 
 # A column that was added stands elsewhere in the text of its table, so tables are compared by what SQLite makes of them.
@@ -44,6 +46,7 @@ _POSTGRES_SCHEMA = """
 """
 _TYPES = statement(select(event_types.c.nid, event_types.c.type).order_by(event_types.c.nid))
 _INSERT_MESSAGES = rows(to_device, "device_nid", "pos", "message")
+_INSERT_UPLOADS = rows(media, "origin", "media_id", "user_nid", "sha256", "size", "created_ts_ms")
 _PLACES = statement(
     select(to_device.c.device_nid, to_device.c.pos, to_device.c.place).order_by(
         to_device.c.device_nid, to_device.c.pos
@@ -77,6 +80,10 @@ def _all_types(tx: Tx) -> list[Any]:
 
 def _insert_messages(tx: Tx, waiting: list[tuple[int, int, str]]) -> None:
     tx.insert(_INSERT_MESSAGES, waiting)
+
+
+def _insert_uploads(tx: Tx, uploads: list[tuple[str, int | None, str | None, int | None]]) -> None:
+    tx.insert(_INSERT_UPLOADS, [("test.example", *upload, 1) for upload in uploads])
 
 
 def _all_places(tx: Tx) -> list[Any]:
@@ -122,6 +129,17 @@ class Migrations(DatabaseCase):
         _run(engine, _insert_messages, waiting)
         run_steps(engine, "0002")
         self.assertEqual([(1, 5, 1), (1, 9, 2), (1, 12, 3), (2, 6, 1)], _run(engine, _all_places))
+
+    def test_what_was_uploaded_is_counted(self) -> None:
+        engine = open_engine(self.new_database(no_schema))
+        run_steps(engine, None, "0002")
+        _run(
+            engine,
+            _insert_uploads,
+            [("a", 1, "x", 5), ("b", 1, "y", 7), ("c", 2, None, None), ("d", None, "x", 5)],
+        )
+        run_steps(engine, "0002")
+        self.assertEqual([(2, 12), (0, 0)], _run(engine, lambda tx: [load_usage(tx, 1), load_usage(tx, 2)]))
 
     def test_a_newer_database_is_refused_unless_it_allows_us(self) -> None:
         url = self.new_database()

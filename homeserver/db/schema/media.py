@@ -42,6 +42,15 @@ Index(
     postgresql_where=media.c.user_nid.is_(None),
 )
 
+# How much each user has uploaded: quotas are asked at each upload.
+media_usage = Table(
+    "media_usage",
+    metadata,
+    nid("user_nid", primary=True),
+    nid("files"),
+    nid("size"),  # bytes
+)
+
 # What was found where a link leads to; rows go when their time is over.
 url_previews = Table(
     "url_previews",

@@ -59,6 +59,7 @@ from homeserver.store.checks.delayed import DELAYED
 from homeserver.store.checks.e2ee import ENCRYPTION
 from homeserver.store.checks.incoming import INCOMING
 from homeserver.store.checks.key_backups import KEY_BACKUPS
+from homeserver.store.checks.media import MEDIA
 from homeserver.store.checks.moderation import MODERATION
 from homeserver.store.checks.outside import OUTSIDE
 from homeserver.store.checks.push import PUSH
@@ -400,4 +401,5 @@ RULES: tuple[Rule, ...] = (
     *DELAYED,
     *APPSERVICES,
     *STICKY,
+    *MEDIA,
 )

@@ -296,7 +296,23 @@ def _related_redactions() -> None:
     op.create_index("related_redactions_by_end", "related_redactions", ["until_ts_ms"])
 
 
-def _url_previews() -> None:
+_COUNT_UPLOADS = """
+    INSERT INTO media_usage (user_nid, files, size)
+    SELECT user_nid, count(*), sum(size) FROM media
+    WHERE user_nid IS NOT NULL AND sha256 IS NOT NULL GROUP BY user_nid
+"""
+
+
+def _media() -> None:
+    """How much each user has uploaded; previews of links."""
+    op.create_table(
+        "media_usage",
+        _big("user_nid"),
+        _big("files"),
+        _big("size"),
+        sa.PrimaryKeyConstraint("user_nid"),
+    )
+    op.execute(_COUNT_UPLOADS)
     op.create_table(
         "url_previews",
         _text("url_hash"),
@@ -322,4 +338,4 @@ def upgrade() -> None:
     _sticky_events()
     _sync()
     _related_redactions()
-    _url_previews()
+    _media()
