@@ -14,7 +14,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from typing import Any
@@ -95,21 +95,38 @@ class Presence:
     def changes_for(self, user_nid: int, since_counter: int) -> Sequence[Mapping[str, Any]]:
         """The ``m.presence`` events of a user and those they share a room with, of what changed after a counter."""
         found: list[Mapping[str, Any]] = []
-        rooms: list[Collection[int]] | None = None
-        for other_nid, at in reversed(self._changed.items()):
-            if at <= since_counter:
-                break
-            user = self._users.get(other_nid)
-            if user is None or (not since_counter and user.state == OFFLINE and user.status_msg is None):
-                continue
-            if rooms is None:
-                joined = self._index.joined_rooms(user_nid)
-                rooms = [self._index.local_members(room_nid) for room_nid in joined]
-            if other_nid == user_nid or any(other_nid in members for members in rooms):
+        for other_nid in self._seen(user_nid, since_counter):
+            user = self._users[other_nid]
+            if since_counter or user.state != OFFLINE or user.status_msg is not None:
                 content = self.describe(other_nid)
                 found.append({"type": "m.presence", "sender": user.user_id, "content": content})
         found.reverse()
         return found if self.remote is None else [*found, *self.remote.changes_for(user_nid, since_counter)]
+
+    def changed(self, user_nid: int, since_counter: int) -> bool:
+        """Whether ``changes_for`` has anything."""
+        if not since_counter:
+            return bool(self.changes_for(user_nid, 0))
+        if next(self._seen(user_nid, since_counter), None) is not None:
+            return True
+        return self.remote is not None and bool(self.remote.changes_for(user_nid, since_counter))
+
+    def _seen(self, user_nid: int, since_counter: int) -> Iterator[int]:
+        """The local users whose changes after a counter concern a user, newest first."""
+        rooms: list[Collection[int]] | None = None
+        for other_nid, at in reversed(self._changed.items()):
+            if at <= since_counter:
+                return
+            if rooms is None:
+                joined = self._index.joined_rooms(user_nid)
+                rooms = [self._index.local_members(room_nid) for room_nid in joined]
+            if other_nid == user_nid:
+                yield other_nid
+                continue
+            for members in rooms:
+                if other_nid in members:
+                    yield other_nid
+                    break
 
     def describe(self, user_nid: int) -> dict[str, Any]:
         """A user's presence as clients are told it."""

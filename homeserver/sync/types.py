@@ -51,6 +51,9 @@ class Presence(Protocol):
     def changes_for(self, user_nid: int, since_counter: int) -> Sequence[Mapping[str, Any]]:
         """The ``m.presence`` events that concern a user, of what changed after the counter had that value."""
 
+    def changed(self, user_nid: int, since_counter: int) -> bool:
+        """Whether there are any."""
+
 
 class Tally(Protocol):
     """Unread notifications of a room or of a thread."""
@@ -181,6 +184,9 @@ class NoPresence:
 
     def changes_for(self, user_nid: int, since_counter: int) -> Sequence[Mapping[str, Any]]:
         return ()
+
+    def changed(self, user_nid: int, since_counter: int) -> bool:
+        return False
 
 
 class _Zero:

@@ -164,7 +164,7 @@ class SyncService:
         typing, presence = self._typing, self._presence
         if typing.counter != typing_at and typing.changed_since(index.joined_rooms(user_nid), typing_at):
             return False
-        if presence.counter != presence_at and presence.changes_for(user_nid, presence_at):
+        if presence.counter != presence_at and presence.changed(user_nid, presence_at):
             return False
         return not self._devices.changed(requester, at, tools.log.position)
 
