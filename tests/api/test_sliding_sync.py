@@ -143,6 +143,11 @@ class ListTests(SlidingCase):
         self.app.put_account_data(self.bob, "", "m.direct", {"@alice:test.example": [room_id]})
         answer = self.ask(direct, answer["pos"])
         self.assertIs(answer["rooms"][room_id]["is_dm"], True)
+        # A client that was told so must hear when it ends; a new one is told nothing, which says the same.
+        self.app.put_account_data(self.bob, "", "m.direct", {})
+        answer = self.ask(one_list(), answer["pos"])
+        self.assertIs(answer["rooms"][room_id]["is_dm"], False)
+        self.assertNotIn("is_dm", self.ask(one_list())["rooms"][room_id])
 
     def test_several_rules_for_one_room_add_up(self) -> None:
         room_id = self.room(m__room__name={"name": "Hall"}, m__room__topic={"topic": "Echo"})

@@ -82,6 +82,8 @@ class SlidingView:
         for name in _MEMBERS:
             if name in room:
                 view.members[name] = room[name]
+        if view.members.get("is_dm") is False:
+            del view.members["is_dm"]  # no longer; of a room that never was nothing is said
         if "name" in room:
             view.members.pop("heroes", None) if room["name"] is not None else None
         if view.members.get("name", "") is None:
