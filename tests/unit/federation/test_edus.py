@@ -113,6 +113,7 @@ class Edus(SynchronousTestCase):
             "status_msg": "hi",
         }
         bare = {"user_id": "@v:example.org", "presence": "offline", "status_msg": None}
+        busy = {"user_id": "@w:example.org", "presence": "org.matrix.msc3026.busy"}
         bad: list[Any] = [
             7,
             {**full, "user_id": FOREIGN},
@@ -122,14 +123,18 @@ class Edus(SynchronousTestCase):
             {**full, "status_msg": "x" * 5000},
             {**full, "currently_active": "yes"},
         ]
-        parsed = parse("m.presence", {"push": [*bad, full, bare]})
+        parsed = parse("m.presence", {"push": [*bad, full, bare, busy]})
         assert isinstance(parsed, edus.Presence)
         self.assertEqual(
             [
                 (u.user_id, u.presence, u.status_msg, u.last_active_ago_ms, u.currently_active)
                 for u in parsed.updates
             ],
-            [(USER, "online", "hi", 5, True), ("@v:example.org", "offline", None, 0, False)],
+            [
+                (USER, "online", "hi", 5, True),
+                ("@v:example.org", "offline", None, 0, False),
+                ("@w:example.org", "org.matrix.msc3026.busy", None, 0, False),
+            ],
         )
         self.refuses("m.presence", {"push": {}})
         self.refuses("m.presence", {"push": [full] * (edus.MAX_PRESENCE + 1)})
