@@ -17,7 +17,7 @@ from threading import Lock
 from typing import BinaryIO
 
 _HASH = re.compile(r"[0-9a-f]{64}")
-_VARIANT = re.compile(r"[a-z0-9-]{1,40}\.(?:jpeg|png)")
+_VARIANT = re.compile(r"[a-z0-9-]{1,40}\.(?:jpeg|png|webp)")
 # LIMIT(a file has so many thumbnails; the five usual sizes by two methods fit, invented ones end here)
 MAX_VARIANTS = 16
 
@@ -108,7 +108,7 @@ class MediaFiles:
     def find_thumbnail(self, name: str, variant: str) -> Path | None:
         """A thumbnail that was made before; ``variant`` is without the ending."""
         folder = _below(self._thumbnails, name)
-        for ending in ("jpeg", "png"):
+        for ending in ("jpeg", "png", "webp"):
             path = folder / f"{variant}.{ending}"
             if path.is_file():
                 return path

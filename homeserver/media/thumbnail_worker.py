@@ -21,6 +21,16 @@ TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "
 QUALITY = 82
 MAX_PROFILE_BYTES = 8192
 MIB = 1024 * 1024
+# LIMIT(animations with more frames, or with more to decode or to keep than this, get a still thumbnail)
+MAX_FRAMES = 300
+MAX_DECODED = 4
+"""Times as many pixels as a still picture may have."""
+MAX_KEPT_BYTES = 64 * MIB
+# Of the processor, and well within what the server waits for a job: there must be time for a still one.
+ANIMATION_S = 4.0
+# Shorter frames are shown by browsers for this long.
+SHORTEST_MS, SHORT_MS = 20, 100
+LONGEST_MS = 60_000
 
 
 class RefusedError(Exception):
@@ -58,7 +68,58 @@ def make_thumbnail(job: dict[str, Any], max_pixels: int) -> tuple[str, bytes]:
         target = target_size(width, height, job["width"], job["height"], job["method"])
         if target is None and (job["animated"] or not is_animated):
             return content_type, b""
+        if job["animated"] and is_animated and target is not None:
+            moving = animate(image, target, job["method"], max_pixels)
+            if moving is not None:
+                return "image/webp", moving
+            image.seek(0)
         return encode(reduce(image, target or (width, height), job["method"]))
+
+
+def animate(image: Image.Image, target: tuple[int, int], method: str, max_pixels: int) -> bytes | None:
+    """All frames in the target's size, as WebP; None where a limit says that it had better stand still."""
+    # spec: client-server-api#get_matrixclientv1mediathumbnailservernamemediaid (animated)
+    deadline = processor_s() + ANIMATION_S
+    most = min(
+        MAX_FRAMES,
+        MAX_DECODED * max_pixels // (image.width * image.height),
+        MAX_KEPT_BYTES // (4 * target[0] * target[1]),
+    )
+    repeats = image.info.get("loop")
+    frames: list[Image.Image] = []
+    durations: list[int] = []
+    while True:
+        # Frames are counted as they come: a head may promise any number.
+        try:
+            image.seek(len(frames))
+        except EOFError:
+            break
+        if len(frames) >= most or processor_s() > deadline:
+            return None
+        frame = reduce(image, target, method).convert("RGBA")
+        frame.info.clear()
+        frames.append(frame)
+        durations.append(shown_for(image.info.get("duration")))
+    # A GIF that says nothing of repeats is shown once, and what it counts comes after the first time.
+    loop = 1 if repeats is None else repeats + (image.format == "GIF" and repeats > 0)
+    out = io.BytesIO()
+    frames[0].save(
+        out, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=loop, method=1
+    )
+    return out.getvalue()
+
+
+def processor_s() -> float:
+    """What this process has had of the processor."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def shown_for(duration: object) -> int:
+    """Milliseconds of a frame, as browsers take them."""
+    if not isinstance(duration, int | float) or not duration >= SHORTEST_MS:
+        return SHORT_MS
+    return int(min(duration, LONGEST_MS))
 
 
 def measure(job: dict[str, Any], max_pixels: int) -> dict[str, Any]:

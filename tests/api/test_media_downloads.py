@@ -232,6 +232,20 @@ class Thumbnails(MediaCase):
         still = self.thumbnail(address, 100, 100, "scale", animated=False)
         self.assertEqual("image/jpeg", still.headers["content-type"])
 
+    def test_animations_made_smaller(self) -> None:
+        address = self.upload(animation(400, 400), "image/gif")
+        for _ in range(2):
+            moving = self.thumbnail(address, 96, 96, "crop", animated=True)
+            self.assertEqual((200, "image/webp"), (moving.status, moving.headers["content-type"]))
+            self.assertEqual('inline; filename="thumbnail.webp"', moving.headers["content-disposition"])
+            self.assertTrue(load(moving.body).is_animated)  # type: ignore[attr-defined]
+        self.assertEqual(["crop-96x96-animated.webp"], self.stored("thumbnails"))
+        for still in (
+            self.thumbnail(address, 96, 96, "crop"),
+            self.thumbnail(address, 96, 96, "crop", animated=False),
+        ):
+            self.assertEqual("image/jpeg", still.headers["content-type"])
+
     def test_refused(self) -> None:
         address = self.upload(picture(100, 100))
         for width in (0, -1, "x", "1.5", 10**20):

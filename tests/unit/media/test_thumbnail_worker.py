@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from twisted.trial import unittest
 
+from homeserver.media import thumbnail_worker
 from homeserver.media.pictures import Picture, PictureWorker
-from homeserver.media.thumbnail_worker import answer, target_size
+from homeserver.media.thumbnail_worker import answer, shown_for, target_size
 from homeserver.media.thumbnails import next_size
-from tests.unit.media.pictures import animation, load, picture, turned
+from tests.unit.media.pictures import animation, load, picture, save, turned
 
 MAX_PIXELS = 4_000_000
 SIDES = st.integers(1, 5000)
@@ -138,8 +139,57 @@ class Made(unittest.TestCase):
         self.assertEqual(("made", (50, 40)), (head["verdict"], load(data).size))
         head, _ = self.make(animation(50, 40), 96, 96, animated=True)
         self.assertEqual(("original", "image/gif"), (head["verdict"], head["content_type"]))
-        head, data = self.make(animation(200, 200), 96, 96, animated=True)
-        self.assertEqual("made", head["verdict"])
+
+    def test_animations_move_where_wanted(self) -> None:
+        for kind in ("GIF", "WEBP", "PNG"):
+            for method in ("scale", "crop"):
+                head, data = self.make(animation(200, 200, kind), 96, 96, method, animated=True)
+                self.assertEqual(("made", "image/webp"), (head["verdict"], head["content_type"]), kind)
+                small = load(data)
+                self.assertEqual(((96, 96), 2), (small.size, small.n_frames))  # type: ignore[attr-defined]
+                colours = []
+                for number in range(2):
+                    small.seek(number)
+                    colours.append(small.convert("RGB").getpixel((50, 50)))
+                    self.assertEqual(100, small.info["duration"])
+                (red, _, _), (_, _, blue) = colours  # type: ignore[misc]
+                self.assertTrue(red > 200 and blue > 200)
+            head, data = self.make(animation(200, 200, kind), 96, 96)
+            self.assertFalse(getattr(load(data), "is_animated", False))
+            self.assertIn(head["content_type"], ("image/jpeg", "image/png"))
+
+    def test_repeats(self) -> None:
+        frames = [Image.new("RGB", (200, 200), colour) for colour in ("red", "blue")]
+        for options, expected in (({}, 1), ({"loop": 0}, 0), ({"loop": 2}, 3)):
+            data = save(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=5, **options)
+            _, small = self.make(data, 96, 96, animated=True)
+            self.assertEqual(expected, load(small).info["loop"], options)
+
+    def test_animations_that_are_too_much_stand_still(self) -> None:
+        for name, value in (
+            ("MAX_FRAMES", 1),
+            ("MAX_DECODED", 0),
+            ("MAX_KEPT_BYTES", 1),
+            ("ANIMATION_S", -1.0),
+        ):
+            limited = self.patch(thumbnail_worker, name, value)
+            head, data = self.make(animation(200, 200), 96, 96, animated=True)
+            self.assertEqual(("made", "image/jpeg"), (head["verdict"], head["content_type"]), name)
+            self.assertTrue(load(data).getpixel((50, 50))[0] > 200)  # type: ignore[index]
+            limited.restore()
+
+    def test_many_frames_of_nearly_nothing(self) -> None:
+        frames = [Image.new("P", (1900, 1900), number % 2) for number in range(40)]
+        data = save(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=10)
+        self.assertLess(len(data), 1_000_000)
+        head, _ = self.make(data, 96, 96, animated=True)
+        self.assertIn(
+            (head["verdict"], head["content_type"]), [("made", "image/jpeg"), ("made", "image/png")]
+        )
+
+    def test_how_long_a_frame_is_shown(self) -> None:
+        given = [None, 0, 10, 20, 55.5, 10**9, float("nan"), "x"]
+        self.assertEqual([100, 100, 100, 20, 55, 60_000, 100, 100], [shown_for(one) for one in given])
 
     def test_refused(self) -> None:
         whole = picture(400, 400)
