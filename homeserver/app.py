@@ -82,6 +82,7 @@ class App:
         self.services.people.guests.start()
         self.services.rooms.strangers.partial.start()
         self.services.further.begin(self.core.config)
+        self.services.reading.finding.begin()
         self.services.media.begin()
         self.services.tasks.spawn_restarting("go on with staged events", self.services.incoming.filler.start)
         self.outgoing.begin()

@@ -135,6 +135,7 @@ def build_outgoing(core: Core, peering: Peering, services: Services) -> Outgoing
         devices = DevicesOut(server_name, servers, index, sender, around.database, core.events)
         events = EventsOut(server_name, servers, sender, pdus, around.database, devices, notes)
         following.append(Follower(FOLLOWER, events.handle, memory=sender))
+    following.append(services.reading.finding.follower)
     pushing = build_pushing(core, services.notifying, followers.store_soon)
     if pushing is not None:
         following.append(pushing.follower)

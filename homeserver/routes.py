@@ -44,6 +44,7 @@ from homeserver.api.client.register import RegisterApi
 from homeserver.api.client.relations import RelationsApi
 from homeserver.api.client.reports import ReportsApi
 from homeserver.api.client.room_keys import RoomKeysApi
+from homeserver.api.client.search import SearchApi
 from homeserver.api.client.send import SendApi
 from homeserver.api.client.send_to_device import SendToDeviceApi
 from homeserver.api.client.sliding_sync import SlidingSyncApi
@@ -183,6 +184,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         MembersApi(services.reading.state),
         MessagesApi(services.reading.pagination),
         RelationsApi(services.reading.relationships),
+        SearchApi(services.reading.finding.searches),
         EventApi(services.reading.pagination),
         ContextApi(services.reading.pagination),
         TimestampApi(services.reading.timestamps),

@@ -33,6 +33,7 @@ from homeserver.e2ee.uploads import KeyUploads
 from homeserver.ephemeral.presence import Presence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
+from homeserver.finding import Finding, build_finding
 from homeserver.further import Further, build_further, build_sticky
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.incoming import Incoming, build_incoming
@@ -110,6 +111,7 @@ class Reading:
     glances: RoomGlances
     old_sync: OldSync
     subscriptions: ThreadSubscriptions
+    finding: Finding
 
 
 def build_reading(
@@ -119,6 +121,7 @@ def build_reading(
     facts: StateFacts,
     ignored: IgnoreLists,
     partial: PartialRooms,
+    tasks: TaskGroup,
 ) -> Reading:
     """What reads rooms, over one memory of what never changes."""
     database, interner, clock = core.around.database, core.interner, core.around.clock
@@ -138,6 +141,7 @@ def build_reading(
         glances,
         old_sync,
         ThreadSubscriptions(database, core.committer, interner, sights, archive, core.events, core.changes),
+        build_finding(core, sights, pagination, archive, tasks),
     )
 
 
@@ -403,7 +407,9 @@ def build_services(core: Core, peering: Peering) -> Services:
     ephemeral = build_ephemeral(core, typing, presence, tasks)
     joining, heard = rooms.strangers.remote.under_way, rooms.strangers.outsiders.heard
     incoming = build_incoming(core, peering, tasks, ephemeral, encryption.edus, joining, heard)
-    reading = build_reading(core, incoming, rooms.transactions, facts, ignored, rooms.strangers.partial)
+    reading = build_reading(
+        core, incoming, rooms.transactions, facts, ignored, rooms.strangers.partial, tasks
+    )
     if presence is not None:
         reading.old_sync.presence = bind(presence.changes_for, since_counter=0)
     return Services(

@@ -18,6 +18,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 from homeserver.db.engine import Engine, open_engine
 from homeserver.db.errors import DatabaseError
 from homeserver.db.schema import metadata
+from homeserver.db.schema.search import DDL, derived
 from homeserver.db.schema.start import insert_first_rows
 from homeserver.db.schema.stream import server_facts
 from homeserver.db.statements import POSTGRESQL, SQLITE, compile_ddl, rows, statement
@@ -47,10 +48,12 @@ _SET_FACTS = rows(server_facts, "name", "value", keys=("name",), update=("value"
 
 def create_schema(tx: Tx) -> None:
     """Every table and index, in an empty database, and what it then says of itself."""
-    for one in metadata.sorted_tables:
+    for one in [*metadata.sorted_tables, *derived.sorted_tables]:
         tx.script(compile_ddl(CreateTable(one), tx.dialect))
         for index in sorted(one.indexes, key=lambda index: str(index.name)):
             tx.script(compile_ddl(CreateIndex(index), tx.dialect))
+    for text in DDL[tx.dialect]:
+        tx.script(text)
     tx.insert(_SET_FACTS, [(_SCHEMA_FACT, HEAD), (_READER_FACT, OLDEST_READER)])
 
 

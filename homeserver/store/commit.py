@@ -34,6 +34,7 @@ from homeserver.store.changes import Kind
 from homeserver.store.members import PUT_MEMBERS
 from homeserver.store.placement import Bundle, Place, Placement, StateMove, StateMoved
 from homeserver.store.relations import write_relations
+from homeserver.store.search import queue_for_search, searched_type
 from homeserver.store.state import INSERT_SNAPSHOTS, snapshot_row
 
 _HEADS = statement(
@@ -236,6 +237,8 @@ def _write_history(tx: Tx, placements: Sequence[Placement]) -> None:
         placed.pos = oldest[placed.room_nid] = min(oldest.get(placed.room_nid, 0), 0) - 1
     tx.insert(_INSERT_TIMELINE, [(placed.room_nid, placed.pos, placed.nid) for placed in placements])
     write_relations(tx, placements)
+    targets = [one.redacts_target for one in placements if one.redacts_target is not None]
+    queue_for_search(tx, [one.nid for one in placements if searched_type(one.type_nid)], targets)
 
 
 def write_positions(tx: Tx, placements: Sequence[Placement], first: int) -> None:

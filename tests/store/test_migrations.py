@@ -34,7 +34,8 @@ _SQLITE_SCHEMA = """
     SELECT tables.name, indexes.origin, members.name, indexes."unique", indexes.partial, members.cid, members.seqno, ''
     FROM pragma_table_list AS tables, pragma_index_list(tables.name) AS indexes, pragma_index_info(indexes.name) AS members
     UNION ALL
-    SELECT name, sql, '', '', '', '', '', '' FROM sqlite_master WHERE type = 'index' AND sql IS NOT NULL
+    SELECT name, sql, '', '', '', '', '', '' FROM sqlite_master
+    WHERE (type = 'index' AND sql IS NOT NULL) OR sql LIKE 'CREATE VIRTUAL%'
     ORDER BY 1, 2, 3, 4, 5, 6, 7, 8
 """
 _POSTGRES_SCHEMA = """

@@ -48,6 +48,7 @@ COMPOSITION = frozenset(
         "core",
         "doctor",
         "extensions",
+        "finding",
         "further",
         "incoming",
         "listening",

@@ -69,6 +69,7 @@ from homeserver.store.checks.rules import ahead as _ahead
 from homeserver.store.checks.rules import none_of as _none_of
 from homeserver.store.checks.rules import points_nowhere as _points_nowhere
 from homeserver.store.checks.rules import rule as _rule
+from homeserver.store.checks.search import SEARCH
 from homeserver.store.checks.sticky import STICKY
 from homeserver.store.checks.sync import SYNC
 from homeserver.store.placement import Membership
@@ -400,6 +401,7 @@ RULES: tuple[Rule, ...] = (
     *PUSH,
     *DELAYED,
     *APPSERVICES,
+    *SEARCH,
     *STICKY,
     *MEDIA,
 )

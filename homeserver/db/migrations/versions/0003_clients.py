@@ -324,6 +324,34 @@ def _media() -> None:
     op.create_index("url_previews_by_expiry", "url_previews", ["expires_ts_ms"])
 
 
+def _search() -> None:
+    """The text search. Its index is filled by the server, in the background."""
+    op.create_table(
+        "search_documents",
+        _big("event_nid"),
+        _big("place"),
+        _big("room_nid"),
+        sa.PrimaryKeyConstraint("event_nid"),
+        sa.UniqueConstraint("place"),
+    )
+    op.create_table("search_queue", _big("event_nid"), sa.PrimaryKeyConstraint("event_nid"))
+    op.create_table(
+        "search_progress",
+        _small("id"),
+        _big("below"),
+        sa.PrimaryKeyConstraint("id"),
+        sqlite_with_rowid=False,
+    )
+    if op.get_bind().dialect.name == "sqlite":
+        op.execute(
+            "CREATE VIRTUAL TABLE search_words USING fts5(marks, words, content='',"
+            " tokenize=\"unicode61 remove_diacritics 0 categories 'L* N* M*'\")"
+        )
+    else:
+        op.execute("CREATE TABLE search_words (place BIGINT PRIMARY KEY, words TSVECTOR NOT NULL)")
+        op.execute("CREATE INDEX search_words_by_word ON search_words USING gin (words)")
+
+
 def upgrade() -> None:
     """Add what is new."""
     _accounts()
@@ -339,3 +367,4 @@ def upgrade() -> None:
     _sync()
     _related_redactions()
     _media()
+    _search()

@@ -1,0 +1,42 @@
+"""The text search: its index, and who asks it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from homeserver.core import Core
+from homeserver.rooms.pagination import Pagination
+from homeserver.rooms.reading import Archive
+from homeserver.rooms.search import Searches
+from homeserver.rooms.search_index import FOLLOWER, SearchIndex
+from homeserver.rooms.visibility import Sights
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.stream.followers import Follower
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """See the module."""
+
+    index: SearchIndex
+    searches: Searches
+    tasks: TaskGroup
+
+    @property
+    def follower(self) -> Follower:
+        """What fills the index."""
+        return Follower(FOLLOWER, self.index.handle, memory=self.index)
+
+    def begin(self) -> None:
+        """Index what was there before, in the background."""
+        self.tasks.spawn_restarting("index older texts", self.index.fill)
+
+
+def build_finding(
+    core: Core, sights: Sights, pagination: Pagination, archive: Archive, tasks: TaskGroup
+) -> Finding:
+    """Over what reads rooms."""
+    database = core.around.database
+    index = SearchIndex(database, core.committer, core.around.clock)
+    searches = Searches(database, core.interner, core.index, sights, pagination, archive, index)
+    return Finding(index, searches, tasks)

@@ -1,0 +1,365 @@
+"""The index of texts: which messages, names and topics hold which words.
+
+Words are made here and not by the databases: what one finds, the other finds. They are what Unicode calls letters, digits
+and marks, folded (``Café`` is ``cafe``); each character of a script without spaces is a word, and a run of them a phrase.
+
+Beside its words a text has marks: its room, its sender, which sort it is. So that a search in some rooms meets only them.
+
+# spec: client-server-api#server-side-search
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import and_, bindparam, cast, column, delete, func, insert, literal_column, select, table
+from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy.sql import ClauseElement
+
+from homeserver.db.schema.rooms import events
+from homeserver.db.schema.search import (
+    fts_words,
+    search_documents,
+    search_progress,
+    search_queue,
+    vector_words,
+)
+from homeserver.db.schema.start import WELL_KNOWN_TYPES
+from homeserver.db.statements import SQLITE, Statement, any_of, rows, statement
+from homeserver.db.tx import Tx
+from homeserver.store.events import load_json, load_redactions
+
+# LIMIT(PostgreSQL: a word has at most 2,046 bytes): longer ones are cut, here and in what is searched for.
+_WORD_MOST = 64
+# LIMIT(time: each word is a walk through an index)
+WORDS_MOST = 20
+_ROOMS_AS_MARKS = 100
+_PIECE = 1_000
+_TYPES = {
+    WELL_KNOWN_TYPES["m.room.message"]: "body",
+    WELL_KNOWN_TYPES["m.room.name"]: "name",
+    WELL_KNOWN_TYPES["m.room.topic"]: "topic",
+}
+_ASCII_WORD = re.compile(r"[0-9a-z]+")
+_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_WORD_PARTS = frozenset(("L", "N", "M"))
+NEWEST_PLACE = 2**63 - 1
+_LATEST_MS = 2**42 - 1
+
+
+class Document(NamedTuple):
+    """The text of an event."""
+
+    place: int
+    nid: int
+    room_nid: int
+    marks: str
+    words: list[str]
+
+
+# --- words ---------------------------------------------------------------------------------------------------------
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in order."""
+    if text.isascii():
+        return [word[:_WORD_MOST] for word in _ASCII_WORD.findall(text.lower())]
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", text).casefold())
+    words: list[str] = []
+    run: list[str] = []
+    for character in folded:
+        if "\u0300" <= character <= "\u036f":
+            continue  # an accent
+        if unicodedata.category(character)[0] not in _WORD_PARTS:
+            _end_run(words, run)
+        elif _UNSPACED.match(character):
+            _end_run(words, run)
+            words.append(character)
+        else:
+            run.append(character)
+    _end_run(words, run)
+    return words
+
+
+def _end_run(words: list[str], run: list[str]) -> None:
+    if run:
+        words.append("".join(run[:_WORD_MOST]))
+        run.clear()
+
+
+def phrases_of(term: str) -> list[list[str]]:
+    """What is looked for: each must be there. At most ``WORDS_MOST`` words of it count."""
+    found: list[list[str]] = []
+    count = 0
+    for part in term.split():
+        words = words_of(part)[: WORDS_MOST - count]
+        count += len(words)
+        if words and words not in found:
+            found.append(words)
+    return found
+
+
+# --- what is indexed -----------------------------------------------------------------------------------------------
+
+
+def text_of(json: str, key: str) -> str:
+    """What of an event is searched; "" where that is nothing."""
+    content = msgspec.json.decode(json).get("content")
+    if not isinstance(content, dict):
+        return ""
+    texts = [content.get(key)]
+    if key == "topic":
+        texts += _plain_topics(content.get("m.topic"))
+    return "\n".join(dict.fromkeys(text for text in texts if isinstance(text, str)))
+
+
+def _plain_topics(topic: Any) -> list[Any]:
+    # spec: client-server-api#mroomtopic (a representation without a type is plain text)
+    parts = topic.get("m.text") if isinstance(topic, dict) else None
+    if not isinstance(parts, list):
+        return []
+    plain = [
+        one for one in parts if isinstance(one, dict) and one.get("mimetype", "text/plain") == "text/plain"
+    ]
+    return [one.get("body") for one in plain]
+
+
+_ROWS = statement(
+    select(events.c.nid, events.c.room_nid, events.c.type_nid, events.c.sender_nid, events.c.ts_ms).where(
+        any_of(events.c.nid, "nids")
+    )
+)
+_KNOWN = statement(
+    select(search_documents.c.event_nid, search_documents.c.place).where(
+        any_of(search_documents.c.event_nid, "nids")
+    )
+)
+_INSERT = rows(search_documents, "event_nid", "place", "room_nid", ignore=True)
+_DELETE = statement(delete(search_documents).where(any_of(search_documents.c.event_nid, "nids")))
+_INSERT_FTS = rows(fts_words, "rowid", "marks", "words")
+_INSERT_VECTORS = rows(vector_words, "place", "words", ignore=True)
+_DELETE_VECTORS = statement(delete(vector_words).where(any_of(vector_words.c.place, "places")))
+_NIDS_OF_IDS = statement(select(events.c.nid).where(any_of(events.c.event_id, "ids")))
+_INSERT_QUEUE = rows(search_queue, "event_nid", ignore=True)
+_QUEUE = statement(
+    select(search_queue.c.event_nid).order_by(search_queue.c.event_nid).limit(bindparam("most"))
+)
+_END_QUEUE = statement(delete(search_queue).where(any_of(search_queue.c.event_nid, "nids")))
+_PROGRESS = statement(select(search_progress.c.below).where(search_progress.c.id == 1))
+_SET_PROGRESS = rows(search_progress, "id", "below", keys=("id",), update=("below",))
+_NEWEST_NID = statement(select(func.max(events.c.nid)))
+_BELOW = statement(
+    select(events.c.nid, events.c.type_nid, events.c.state_before)
+    .where(events.c.nid < bindparam("below"))
+    .order_by(events.c.nid.desc())
+    .limit(bindparam("most"))
+)
+
+
+def _forget_fts(_: str) -> ClauseElement:
+    # FTS5's command: a row whose first column, named as the table, says what to do.
+    target = table("search_words", *map(column, ("search_words", "rowid", "marks", "words")))
+    return insert(target).values(
+        search_words="delete",
+        rowid=bindparam("place"),
+        marks=bindparam("old_marks"),
+        words=bindparam("old_words"),
+    )
+
+
+_FORGET_FTS = Statement(_forget_fts)
+
+
+def searched_type(type_nid: int) -> bool:
+    """Whether events of a type are indexed."""
+    return type_nid in _TYPES
+
+
+def queue_for_search(tx: Tx, nids: Collection[int], redacted_ids: Collection[str]) -> None:
+    """Events that came as history, and those that were redacted by such: the index is to look at them."""
+    if redacted_ids:
+        nids = [*nids, *tx.column(_NIDS_OF_IDS, ids=list(redacted_ids))]
+    tx.insert(_INSERT_QUEUE, [(nid,) for nid in dict.fromkeys(nids)])
+
+
+def find_events(tx: Tx, event_ids: Collection[str]) -> list[int]:
+    """Numbers of events by their ids; unknown ones are absent."""
+    return tx.column(_NIDS_OF_IDS, ids=list(event_ids))
+
+
+def refresh(tx: Tx, nids: Collection[int]) -> None:
+    """Bring the index up to date with some events: in it, or not in it where they are redacted. Idempotent."""
+    if not nids:
+        return
+    redacted = load_redactions(tx, list(nids))
+    known: dict[int, int] = dict(tx.all(_KNOWN, nids=list(nids)))
+    wanted = [nid for nid in nids if (nid in redacted) == (nid in known)]
+    documents = _load_documents(tx, wanted)
+    new = [one for one in documents if one.nid not in redacted and one.words]
+    _forget(tx, [one for one in documents if one.nid in redacted], known)
+    tx.insert(_INSERT, [(one.nid, one.place, one.room_nid) for one in new])
+    if tx.dialect == SQLITE:
+        # Two events of one place: the second cannot be found. It takes the same millisecond and a million events between.
+        kept: dict[int, int] = dict(tx.all(_KNOWN, nids=[one.nid for one in new]))
+        new = [one for one in new if one.nid in kept]
+        tx.insert(_INSERT_FTS, [(one.place, one.marks, " ".join(one.words)) for one in new])
+    else:
+        tx.insert(_INSERT_VECTORS, [(one.place, _vector(one)) for one in new])
+
+
+def _forget(tx: Tx, documents: Sequence[Document], known: dict[int, int]) -> None:
+    if not documents:
+        return
+    if tx.dialect == SQLITE:
+        for one in documents:
+            tx.run(_FORGET_FTS, place=known[one.nid], old_marks=one.marks, old_words=" ".join(one.words))
+    else:
+        tx.run(_DELETE_VECTORS, places=[known[one.nid] for one in documents])
+    tx.run(_DELETE, nids=[one.nid for one in documents])
+
+
+def _load_documents(tx: Tx, nids: Sequence[int]) -> list[Document]:
+    found = [row for row in tx.all(_ROWS, nids=list(nids)) if row[2] in _TYPES] if nids else []
+    texts = {one.nid: one.json for one in load_json(tx, [row[0] for row in found])} if found else {}
+    documents: list[Document] = []
+    for nid, room_nid, type_nid, sender_nid, ts_ms in found:
+        if nid in texts:
+            place = (min(max(ts_ms, 0), _LATEST_MS) << 20) | (nid & 0xFFFFF)
+            marks = f"r{room_nid} s{sender_nid} k{_TYPES[type_nid]}"
+            words = words_of(text_of(texts[nid], _TYPES[type_nid]))
+            documents.append(Document(place, nid, room_nid, marks, words))
+    return documents
+
+
+def _vector(document: Document) -> str:
+    """A tsvector's text form. Words hold nothing that would have to be escaped, and no word begins with a slash."""
+    places: dict[str, list[str]] = {}
+    for number, word in enumerate(document.words, 1):
+        places.setdefault(word, []).append(str(min(number, 16_383)))
+    marks = [f"'/{mark}'" for mark in document.marks.split()]
+    return " ".join([*marks, *(f"'{word}':{','.join(at[:255])}" for word, at in places.items())])
+
+
+def has_queue(tx: Tx) -> bool:
+    """Whether anything is queued."""
+    return bool(tx.column(_QUEUE, most=1))
+
+
+def drain_queue(tx: Tx, most: int = _PIECE) -> int:
+    """Look at some of what is queued; how many they were."""
+    nids = tx.column(_QUEUE, most=most)
+    if nids:
+        refresh(tx, nids)
+        tx.run(_END_QUEUE, nids=nids)
+    return len(nids)
+
+
+def index_older(tx: Tx, most: int = _PIECE) -> bool:
+    """Index some of what was said before there was an index, the newest first; whether there may be more."""
+    below = tx.value(_PROGRESS)
+    if below is None:
+        below = int(tx.value(_NEWEST_NID) or 0) + 1
+    found = tx.all(_BELOW, below=below, most=most) if below else []
+    refresh(tx, [nid for nid, type_nid, state in found if type_nid in _TYPES and state is not None])
+    more = len(found) == most
+    tx.insert(_SET_PROGRESS, [(1, found[-1][0] if more else 0)])
+    return more
+
+
+# --- searching -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What is looked for, and where."""
+
+    phrases: Sequence[Sequence[str]]
+    room_nids: Collection[int]
+    keys: Collection[str]  # of body, name, topic
+    sender_nids: Collection[int] | None = None  # None: whoever
+
+
+class Hit(NamedTuple):
+    """An event that fits."""
+
+    place: int
+    nid: int
+    room_nid: int
+
+
+_HIT = (search_documents.c.place, search_documents.c.event_nid, search_documents.c.room_nid)
+_IN_ROOMS = any_of(search_documents.c.room_nid, "room_nids")
+
+
+def _find(dialect: str) -> ClauseElement:
+    if dialect == SQLITE:
+        place: Any = literal_column("search_words.rowid")
+        fits: Any = literal_column("search_words").op("MATCH")(bindparam("query"))
+        source = fts_words.join(search_documents, search_documents.c.place == place)
+    else:
+        place = vector_words.c.place
+        fits = vector_words.c.words.op("@@")(cast(bindparam("query"), TSQUERY))
+        source = vector_words.join(search_documents, search_documents.c.place == place)
+    return (
+        select(*_HIT)
+        .select_from(source)
+        .where(and_(fits, place < bindparam("below"), _IN_ROOMS))
+        .order_by(place.desc())
+        .limit(bindparam("most"))
+    )
+
+
+_FIND = Statement(_find)
+
+
+def find_hits(tx: Tx, search: Search, below: int, most: int) -> list[Hit]:
+    """The newest events before a place that fit, newest first."""
+    if not search.phrases or not search.room_nids or not search.keys or search.sender_nids == []:
+        return []
+    query = _fts_query(search) if tx.dialect == SQLITE else _vector_query(search)
+    found = tx.all(_FIND, query=query, below=below, room_nids=sorted(search.room_nids), most=most)
+    return [Hit(*row) for row in found]
+
+
+def _marks(search: Search) -> list[list[str]]:
+    """Groups of marks: of each group one must be there."""
+    groups = [[f"k{key}" for key in search.keys]]
+    if len(search.room_nids) <= _ROOMS_AS_MARKS:
+        groups.append([f"r{nid}" for nid in sorted(search.room_nids)])
+    if search.sender_nids is not None:
+        groups.append([f"s{nid}" for nid in sorted(search.sender_nids)])
+    return groups
+
+
+def _is_beginning(phrase: Sequence[str]) -> bool:
+    """Whether a word also stands for longer ones: very short ones begin too many."""
+    return len(phrase[-1]) > 2
+
+
+def _fts_query(search: Search) -> str:
+    # Everything is quoted, and no word holds a quote: nothing of it is FTS5's language.
+    parts = ["marks : (" + " OR ".join(f'"{mark}"' for mark in group) + ")" for group in _marks(search)]
+    for phrase in search.phrases:
+        more = " *" if _is_beginning(phrase) else ""
+        parts.append(f'words : "{" ".join(phrase)}"{more}')
+    return " AND ".join(parts)
+
+
+def _vector_query(search: Search) -> str:
+    parts = ["(" + " | ".join(f"'/{mark}'" for mark in group) + ")" for group in _marks(search)]
+    for phrase in search.phrases:
+        words = [f"'{word}'" for word in phrase]
+        if _is_beginning(phrase):
+            words[-1] += ":*"
+        parts.append("(" + " <-> ".join(words) + ")")
+    return " & ".join(parts)
+
+
+def load_texts(tx: Tx, nids: Collection[int]) -> dict[int, list[str]]:
+    """The words of events by nid."""
+    return {one.nid: one.words for one in _load_documents(tx, list(nids))}
