@@ -96,7 +96,7 @@ class HasRoutes(Protocol):
 
 def build_routes(core: Core, peering: Peering, services: Services) -> list[Route]:
     """Every endpoint that this server answers."""
-    apis = account_apis(core, services) + client_apis(core, services)
+    apis = account_apis(core, services) + client_apis(core, services) + reading_apis(services)
     if core.config.federation.enabled:
         apis += federation_apis(core, peering, services)
     return [route for api in apis for route in api.routes()]
@@ -160,6 +160,23 @@ def account_apis(core: Core, services: Services) -> list[HasRoutes]:
     ]
 
 
+def reading_apis(services: Services) -> list[HasRoutes]:
+    """How clients look into rooms, beside sync."""
+    return [
+        StateApi(services.reading.state),
+        MembersApi(services.reading.state),
+        MessagesApi(services.reading.pagination),
+        RelationsApi(services.reading.relationships),
+        SearchApi(services.reading.finding.searches),
+        EventApi(services.reading.pagination),
+        ContextApi(services.reading.pagination),
+        TimestampApi(services.reading.timestamps),
+        ThreadSubscriptionsApi(services.reading.subscriptions),
+        InitialSyncApi(services.reading.glances),
+        OldSyncApi(services.reading.old_sync),
+    ]
+
+
 def client_apis(core: Core, services: Services) -> list[HasRoutes]:
     """What clients ask."""
     config, around = core.config, core.around
@@ -180,17 +197,6 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         media,
         LegacyMediaApi(services.media.downloads, media),
         *([PreviewApi(services.media.previews)] if config.url_previews.enabled else []),
-        StateApi(services.reading.state),
-        MembersApi(services.reading.state),
-        MessagesApi(services.reading.pagination),
-        RelationsApi(services.reading.relationships),
-        SearchApi(services.reading.finding.searches),
-        EventApi(services.reading.pagination),
-        ContextApi(services.reading.pagination),
-        TimestampApi(services.reading.timestamps),
-        ThreadSubscriptionsApi(services.reading.subscriptions),
-        InitialSyncApi(services.reading.glances),
-        OldSyncApi(services.reading.old_sync),
         CreateRoomApi(
             services.rooms.creator, config.server_name, bridging.registry, services.people.by_address
         ),
