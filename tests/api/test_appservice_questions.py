@@ -17,6 +17,7 @@ from tests.support.app import SERVER_NAME
 from tests.support.appservices import AS_TOKEN, HS_TOKEN, Asked, registration
 from tests.support.databases import on_each_database
 
+NICK = {"userid": "@_bridge_n:a", "protocol": "irc", "fields": {"nick": "n"}}
 PING = "/_matrix/client/v1/appservice/bridge/ping"
 
 
@@ -173,7 +174,9 @@ class Lookups(Questions):
                 return 200, {"not": "a list"}
             return 200, [{"alias": "#_bridge_x:a", "protocol": "irc", "fields": {}}, {"alias": 5}, 7]
         if path in ("/thirdparty/user/irc", "/thirdparty/user"):
-            return (200, []) if name == "bridge" else (500, {})
+            self.query = asked.query
+            is_known = "n" in asked.query or asked.query.get("userid") == ["@_bridge_n:a"]
+            return (200, [NICK] if is_known else []) if name == "bridge" else (500, {})
         return 200, ["junk"]
 
     def setUp(self) -> None:
@@ -202,6 +205,10 @@ class Lookups(Questions):
         self.assertEqual({"channel": ["#x"]}, self.query)
         self.assertEqual(found, self.get("location", alias="#_bridge_x:a")[1])
         self.assertEqual({"alias": ["#_bridge_x:a"]}, self.query)
+        self.assertEqual((200, [NICK]), self.get("user/irc", n="n", access_token="secret"))
+        self.assertEqual({"n": ["n"]}, self.query)
+        self.assertEqual((200, [NICK]), self.get("user", userid="@_bridge_n:a"))
+        self.assertEqual({"userid": ["@_bridge_n:a"]}, self.query)
         for path in ("user/irc", "user?userid=@x:a", "location/unknown"):
             self.refused(self.get(path), 404, "M_NOT_FOUND")
         self.refused(self.get("user"), 400, "M_MISSING_PARAM")

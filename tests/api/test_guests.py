@@ -44,6 +44,11 @@ class GuestCase(DatabaseCase):
 
 @on_each_database
 class Registering(GuestCase):
+    def test_guests_upload_nothing(self) -> None:
+        _, token = self.guest()
+        for path in ("/_matrix/media/v1/create", "/_matrix/media/v3/upload"):
+            self.says((403, "M_GUEST_ACCESS_FORBIDDEN"), self.app.call("POST", path, None, token))
+
     def test_a_guest(self) -> None:
         user_id, token = self.guest(
             {"initial_device_display_name": "Web", "username": "ignored", "device_id": "X"}

@@ -16,7 +16,7 @@ from homeserver.http.errors import ClientGone, MatrixError
 from homeserver.http.response import Response
 from homeserver.media.files import Spool
 from homeserver.media.sweep import ORPHAN_AGE_S
-from tests.api.media import CREATE, DOWNLOAD, UPLOAD, MediaCase
+from tests.api.media import CREATE, DOWNLOAD, OLD, OLD_THUMBNAIL, THUMBNAIL, UPLOAD, MediaCase
 from tests.support.app import SERVER_NAME, TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.http import Answer, Query
@@ -279,6 +279,16 @@ class UploadLater(MediaCase):
         self.refused(longest[0], 504, "M_NOT_YET_UPLOADED")
         self.refused(self.get(address, query={"timeout_ms": -1}), 400, "M_INVALID_PARAM")
         self.refused(self.get(address, query={"timeout_ms": "soon"}), 400, "M_INVALID_PARAM")
+
+    def test_not_uploaded_yet_by_every_path(self) -> None:
+        address = self.create()
+        for top in (DOWNLOAD, OLD):
+            for path in (address, f"{address}/report.pdf"):
+                self.refused(self.get(path, None, {"timeout_ms": 0}, top), 504, "M_NOT_YET_UPLOADED")
+        size = {"width": 32, "height": 32, "timeout_ms": 0}
+        for top in (THUMBNAIL, OLD_THUMBNAIL):
+            self.refused(self.get(address, None, size, top), 504, "M_NOT_YET_UPLOADED")
+            self.refused(self.get(address, None, {**size, "width": -1}, top), 400, "M_INVALID_PARAM")
 
 
 @on_each_database

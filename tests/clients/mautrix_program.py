@@ -182,7 +182,9 @@ async def verify(bridge: Bridge, alice: Person, notes: Notes) -> None:
     check(repeated == 0, "no transaction was told twice to a bridge that answers")
     await bridge.ghost("bob").send_text(notes.room_id, "we go on")
     await bridge.wait_until(lambda: "we go on" in heard(), "and it goes on")
-    check(await bridge.service.ping_self() >= 0, "the server still reaches the bridge")
+    # It raises where the ping fails, and gives -1 for a duration of less than a millisecond.
+    await bridge.service.ping_self()
+    check(True, "the server still reaches the bridge")
 
 
 async def main(registrations: str, phase: str, base_url: str, notes_file: str) -> None:

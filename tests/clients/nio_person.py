@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 import nio
@@ -26,13 +27,18 @@ def demand(answer: object, kind: type[Answer], what: str) -> Answer:
 
 
 class Person:
-    """A logged-in client and everything that its syncs have shown it."""
+    """A logged-in client and everything that its syncs have shown it. With a folder for its keys it encrypts."""
 
-    def __init__(self, base_url: str, name: str) -> None:
+    def __init__(self, base_url: str, name: str, *, store: Path | None = None) -> None:
         config = nio.AsyncClientConfig(
-            encryption_enabled=False, store_sync_tokens=False, max_timeouts=0, max_limit_exceeded=0
+            encryption_enabled=store is not None,
+            store_sync_tokens=False,
+            max_timeouts=0,
+            max_limit_exceeded=0,
         )
-        self.client = nio.AsyncClient(base_url, name, config=config)
+        self.client = nio.AsyncClient(
+            base_url, name, store_path="" if store is None else str(store), config=config
+        )
         self.timeline: list[nio.Event] = []
         self.typing: list[list[str]] = []
         self.receipts: list[nio.Receipt] = []
@@ -73,7 +79,21 @@ class Person:
         for room_id, room in response.rooms.join.items():
             if room.timeline.limited and room.timeline.prev_batch:
                 self.prev_batch[room_id] = room.timeline.prev_batch
+        if self.client.olm is not None:
+            await self._keep_keys()
         return response
+
+    async def _keep_keys(self) -> None:
+        """What nio's own loop does between syncs."""
+        if self.client.should_upload_keys:
+            demand(await self.client.keys_upload(), nio.KeysUploadResponse, "key upload")
+        if self.client.should_query_keys:
+            demand(await self.client.keys_query(), nio.KeysQueryResponse, "key query")
+        if self.client.should_claim_keys:
+            wanted = self.client.get_users_for_key_claiming()
+            demand(await self.client.keys_claim(wanted), nio.KeysClaimResponse, "key claim")
+        for answer in await self.client.send_to_device_messages():
+            demand(answer, nio.ToDeviceResponse, "message to a device")
 
     async def wait_until(self, holds: Callable[[], bool], what: str) -> None:
         """Sync until the client shows it."""

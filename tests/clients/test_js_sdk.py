@@ -54,3 +54,21 @@ class JsSdkStoryTests(ProgramCase):
 
     def test_own_devices_on_postgresql(self) -> None:
         self.tell("own_devices", "postgresql")
+
+    def test_threads_on_sqlite(self) -> None:
+        self.tell("threads", "sqlite")
+
+    def test_threads_on_postgresql(self) -> None:
+        self.tell("threads", "postgresql")
+
+    def test_spaces_on_sqlite(self) -> None:
+        self.tell("spaces", "sqlite")
+
+    def test_spaces_on_postgresql(self) -> None:
+        self.tell("spaces", "postgresql")
+
+    def test_sliding_on_sqlite(self) -> None:
+        self.tell("sliding", "sqlite")
+
+    def test_sliding_on_postgresql(self) -> None:
+        self.tell("sliding", "postgresql")

@@ -13,3 +13,13 @@ class NioTests(ProgramCase):
 
     def test_on_postgresql(self) -> None:
         self.run_program(python_program("tests.clients.nio_program"), "postgresql")
+
+
+class NioSecretTests(ProgramCase):
+    """An encrypted conversation, with a second device that is given the keys of the first."""
+
+    def test_on_sqlite(self) -> None:
+        self.run_once(python_program("tests.clients.nio_secrets"), "sqlite")
+
+    def test_on_postgresql(self) -> None:
+        self.run_once(python_program("tests.clients.nio_secrets"), "postgresql")

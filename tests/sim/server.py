@@ -145,7 +145,8 @@ class SimServer:
         def started(app: App) -> None:
             app.services.hasher._cost = Cost(1, 8192)
             app.begin(housekeeping_s=HOUSEKEEPING_S)
-            self.app, self._http, self.life = app, HttpHarness(app.router), life
+            self._http = HttpHarness(app.router, is_heard=lambda: not life.dead)
+            self.app, self.life = app, life
             self.note("up", self.lives)
 
         def failed(failure: Failure) -> None:

@@ -26,12 +26,12 @@ export function resume(baseUrl, account, extra = {}) {
 }
 
 /** Begin to sync, as Element does, and wait for the first one. */
-export async function start(client, initialSyncLimit = 20) {
+export async function start(client, initialSyncLimit = 20, extra = {}) {
     let prepared = false;
     client.on(ClientEvent.Sync, (state) => {
         prepared ||= state === SyncState.Prepared;
     });
-    await client.startClient({ initialSyncLimit, lazyLoadMembers: true, threadSupport: true });
+    await client.startClient({ initialSyncLimit, lazyLoadMembers: true, threadSupport: true, ...extra });
     await waitUntil(() => prepared, `${client.getUserId()} has synced`);
 }
 
@@ -87,4 +87,24 @@ export function copiesOf(client, roomId, eventId) {
 export async function say(client, roomId, body, txnId) {
     const { event_id: eventId } = await client.sendMessage(roomId, { msgtype: "m.text", body }, txnId);
     return eventId;
+}
+
+/** Somebody new, on one device that does not encrypt, synced. */
+export async function appearOpenly(baseUrl, name) {
+    const client = resume(baseUrl, await logIn(baseUrl, await register(baseUrl, name)));
+    await start(client);
+    return client;
+}
+
+/** A public room that the others join, known to the clients of all. */
+export async function makeOpenRoom(owner, others, fields) {
+    const { room_id: roomId } = await owner.createRoom({ preset: "public_chat", ...fields });
+    for (const other of others) {
+        await other.joinRoom(roomId);
+        await waitUntil(
+            () => [owner, other].every((client) => client.getRoom(roomId)?.getMyMembership() === "join"),
+            `${other.getUserId()} has joined ${fields.name}`,
+        );
+    }
+    return roomId;
 }
