@@ -9,6 +9,7 @@ token travels in a header, and in the query string only where the paths of old d
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import ceil
 from typing import Any, Final
 from urllib.parse import quote, urlencode
 
@@ -81,7 +82,7 @@ class Courier:
         return found
 
     async def ping(self, service: Appservice, transaction_id: str | None) -> int:
-        """How many milliseconds its answer took. Raises the MatrixError that the application service is told."""
+        """How many milliseconds its answer took, begun ones counted. Raises the MatrixError that the application service is told."""
         # spec: application-service-api#pinging
         if service.registration.url is None:
             raise MatrixError(400, "M_URL_NOT_SET", "The application service has no URL")
@@ -102,7 +103,8 @@ class Courier:
             refused.extra["status"] = response.status
             refused.extra["body"] = response.body[:10_000].decode("utf-8", "replace")
             raise refused
-        return max(int((self._clock.monotonic() - began_s) * 1000), 0)
+        # Never 0: mautrix takes that for no answer.
+        return max(ceil((self._clock.monotonic() - began_s) * 1000), 1)
 
     # --- ways --------------------------------------------------------------------------------------------
 
