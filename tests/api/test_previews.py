@@ -251,6 +251,7 @@ class Previews(PreviewCase):
             (
                 b"<div>" * 200_000,
                 b"".join(b"<b a=%d>" % one for one in range(40_000)) + b"<p>" * 150_000,
+                b"<p>" + b"".join(b"<b a=%d>" % one for one in range(20_000)) + b"<p>x" * 150_000,
                 b"<meta property='og:%s' content='x'>" * 10_000,
                 b"".join(b"<meta property=og:x%d content='%s'>" % (one, b"y" * 900) for one in range(1_000)),
                 b"<title>" + b"t" * 900_000,
