@@ -1,4 +1,4 @@
-"""The text search: its index, and who asks it."""
+"""What is searched for by words: texts and people."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from homeserver.core import Core
 from homeserver.rooms.pagination import Pagination
-from homeserver.rooms.reading import Archive
+from homeserver.rooms.people import UserDirectory
+from homeserver.rooms.reading import Archive, Ignoring
 from homeserver.rooms.search import Searches
 from homeserver.rooms.search_index import FOLLOWER, SearchIndex
 from homeserver.rooms.visibility import Sights
@@ -20,6 +21,7 @@ class Finding:
 
     index: SearchIndex
     searches: Searches
+    people: UserDirectory
     tasks: TaskGroup
 
     @property
@@ -33,10 +35,11 @@ class Finding:
 
 
 def build_finding(
-    core: Core, sights: Sights, pagination: Pagination, archive: Archive, tasks: TaskGroup
+    core: Core, sights: Sights, pagination: Pagination, archive: Archive, ignoring: Ignoring, tasks: TaskGroup
 ) -> Finding:
     """Over what reads rooms."""
     database = core.around.database
     index = SearchIndex(database, core.committer, core.around.clock)
     searches = Searches(database, core.interner, core.index, sights, pagination, archive, index)
-    return Finding(index, searches, tasks)
+    people = UserDirectory(database, core.index, ignoring, index)
+    return Finding(index, searches, people, tasks)

@@ -57,6 +57,7 @@ from homeserver.api.client.threepids import ThreepidsApi
 from homeserver.api.client.timestamp import TimestampApi
 from homeserver.api.client.typing import TypingApi
 from homeserver.api.client.upgrade import UpgradeApi
+from homeserver.api.client.user_directory import UserDirectoryApi
 from homeserver.api.client.versions import VersionsApi
 from homeserver.api.client.voip import VoipApi
 from homeserver.api.client.wellknown import WellKnownApi
@@ -168,6 +169,7 @@ def reading_apis(services: Services) -> list[HasRoutes]:
         MessagesApi(services.reading.pagination),
         RelationsApi(services.reading.relationships),
         SearchApi(services.reading.finding.searches),
+        UserDirectoryApi(services.reading.finding.people),
         EventApi(services.reading.pagination),
         ContextApi(services.reading.pagination),
         TimestampApi(services.reading.timestamps),

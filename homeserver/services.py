@@ -141,7 +141,7 @@ def build_reading(
         glances,
         old_sync,
         ThreadSubscriptions(database, core.committer, interner, sights, archive, core.events, core.changes),
-        build_finding(core, sights, pagination, archive, tasks),
+        build_finding(core, sights, pagination, archive, ignored, tasks),
     )
 
 

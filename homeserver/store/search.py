@@ -44,6 +44,8 @@ _TYPES = {
     WELL_KNOWN_TYPES["m.room.message"]: "body",
     WELL_KNOWN_TYPES["m.room.name"]: "name",
     WELL_KNOWN_TYPES["m.room.topic"]: "topic",
+    # For the user directory: whoever searches messages does not ask for these.
+    WELL_KNOWN_TYPES["m.room.member"]: "member",
 }
 _ASCII_WORD = re.compile(r"[0-9a-z]+")
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
@@ -109,9 +111,14 @@ def phrases_of(term: str) -> list[list[str]]:
 
 def text_of(json: str, key: str) -> str:
     """What of an event is searched; "" where that is nothing."""
-    content = msgspec.json.decode(json).get("content")
+    event = msgspec.json.decode(json)
+    content = event.get("content")
     if not isinstance(content, dict):
         return ""
+    if key == "member":
+        name = content.get("displayname")
+        named = isinstance(name, str) and content.get("membership") == "join"
+        return f"{name}\n{event['state_key']}" if named else str(event["state_key"])
     texts = [content.get(key)]
     if key == "topic":
         texts += _plain_topics(content.get("m.topic"))
@@ -282,6 +289,7 @@ class Search:
     room_nids: Collection[int]
     keys: Collection[str]  # of body, name, topic
     sender_nids: Collection[int] | None = None  # None: whoever
+    shortest: int = 3  # a word of so many letters also stands for longer ones: very short ones begin too many
 
 
 class Hit(NamedTuple):
@@ -336,16 +344,11 @@ def _marks(search: Search) -> list[list[str]]:
     return groups
 
 
-def _is_beginning(phrase: Sequence[str]) -> bool:
-    """Whether a word also stands for longer ones: very short ones begin too many."""
-    return len(phrase[-1]) > 2
-
-
 def _fts_query(search: Search) -> str:
     # Everything is quoted, and no word holds a quote: nothing of it is FTS5's language.
     parts = ["marks : (" + " OR ".join(f'"{mark}"' for mark in group) + ")" for group in _marks(search)]
     for phrase in search.phrases:
-        more = " *" if _is_beginning(phrase) else ""
+        more = " *" if len(phrase[-1]) >= search.shortest else ""
         parts.append(f'words : "{" ".join(phrase)}"{more}')
     return " AND ".join(parts)
 
@@ -354,7 +357,7 @@ def _vector_query(search: Search) -> str:
     parts = ["(" + " | ".join(f"'/{mark}'" for mark in group) + ")" for group in _marks(search)]
     for phrase in search.phrases:
         words = [f"'{word}'" for word in phrase]
-        if _is_beginning(phrase):
+        if len(phrase[-1]) >= search.shortest:
             words[-1] += ":*"
         parts.append("(" + " <-> ".join(words) + ")")
     return " & ".join(parts)

@@ -7,7 +7,9 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from twisted.internet.defer import Deferred
 
+from homeserver.db.schema.rooms import events
 from homeserver.db.schema.search import search_documents, search_progress
+from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import statement
 from homeserver.db.tx import WriteTx
 from homeserver.rooms import search
@@ -15,7 +17,11 @@ from homeserver.store.search import index_older, words_of
 from tests.api.talk import V3, TalkCase, user
 from tests.support.databases import on_each_database
 
-_COUNT = statement(select(func.count()).select_from(search_documents))
+_COUNT = statement(
+    select(func.count())
+    .select_from(search_documents.join(events, events.c.nid == search_documents.c.event_nid))
+    .where(events.c.type_nid == WELL_KNOWN_TYPES["m.room.message"])
+)
 
 
 class SearchCase(TalkCase):

@@ -1,0 +1,86 @@
+"""People as the rooms show them, for the user directory. spec: client-server-api#user-directory"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+
+import msgspec
+from sqlalchemy import and_, bindparam, select
+
+from homeserver.db.schema.rooms import current_state, event_json, events, redactions, rooms, state_keys
+from homeserver.db.schema.start import WELL_KNOWN_TYPES
+from homeserver.db.statements import any_of, statement
+from homeserver.db.tx import Tx
+
+# LIMIT(time: each is a look into what two events of the room say): of more rooms that others are in, the newest
+_ROOMS_MOST = 5_000
+_OPEN_TYPES = (WELL_KNOWN_TYPES["m.room.join_rules"], WELL_KNOWN_TYPES["m.room.history_visibility"])
+
+_OPEN_KEYS = statement(
+    select(state_keys.c.nid).where(and_(any_of(state_keys.c.type_nid, "types"), state_keys.c.state_key == ""))
+)
+# Rooms first: by the keys alone the database would walk through the members of every room.
+_NEWEST = statement(select(rooms.c.nid).order_by(rooms.c.nid.desc()).limit(bindparam("most")))
+_OPEN = statement(
+    select(current_state.c.room_nid, event_json.c.json)
+    .select_from(current_state.join(event_json, event_json.c.nid == current_state.c.event_nid))
+    .where(and_(any_of(current_state.c.room_nid, "room_nids"), any_of(current_state.c.state_key_nid, "keys")))
+)
+# Of memberships that were found by their words: those that are in force, and not redacted.
+_IN_FORCE = statement(
+    select(events.c.nid, event_json.c.json)
+    .select_from(
+        events.join(
+            current_state,
+            and_(
+                current_state.c.room_nid == events.c.room_nid,
+                current_state.c.state_key_nid == events.c.state_key_nid,
+                current_state.c.event_nid == events.c.nid,
+            ),
+        )
+        .join(event_json, event_json.c.nid == events.c.nid)
+        .outerjoin(redactions, redactions.c.target_id == events.c.event_id)
+    )
+    .where(and_(any_of(events.c.nid, "nids"), redactions.c.by_nid.is_(None)))
+)
+
+
+class _Content(msgspec.Struct):
+    join_rule: Any = None
+    history_visibility: Any = None
+    membership: Any = None
+    displayname: Any = None
+    avatar_url: Any = None
+
+
+class _Event(msgspec.Struct):
+    state_key: str
+    content: _Content
+
+
+_decode = msgspec.json.Decoder(_Event).decode
+
+
+def load_open_rooms(tx: Tx) -> set[int]:
+    """The rooms that anybody may join or read."""
+    keys = tx.column(_OPEN_KEYS, types=list(_OPEN_TYPES))
+    found: set[int] = set()
+    newest = tx.column(_NEWEST, most=_ROOMS_MOST)
+    for room_nid, json in tx.all(_OPEN, room_nids=newest, keys=keys):
+        content = _decode(json).content
+        if content.join_rule == "public" or content.history_visibility == "world_readable":
+            found.add(room_nid)
+    return found
+
+
+def load_people(tx: Tx, nids: Collection[int]) -> dict[int, dict[str, str]]:
+    """Those who are in a room by these memberships, by event nid, as the directory shows them."""
+    found: dict[int, dict[str, str]] = {}
+    for nid, json in tx.all(_IN_FORCE, nids=list(nids)):
+        event = _decode(json)
+        if event.content.membership == "join":
+            person = {"user_id": event.state_key}
+            named = (("display_name", event.content.displayname), ("avatar_url", event.content.avatar_url))
+            found[nid] = person | {name: value for name, value in named if isinstance(value, str)}
+    return found
