@@ -320,6 +320,25 @@ class Alone(TestCase):
             self.app.advance(10)
         self.assertEqual(0, len(self.presence._users))
 
+    def test_nobody_is_shown_before_it_is_known_whether_they_hide(self) -> None:
+        self.make(2)
+        asked: list[int] = []
+        self.presence.ask_choice = asked.append
+        self.presence.synced(1, "@1:x", 1, "online")
+        self.presence.acted(1, "@1:x")
+        self.assertEqual((False, [1]), (self.presence.is_present(1), asked))
+        self.presence.answer_choice(1, None)  # the database is away
+        self.presence.synced(1, "@1:x", 1, "online")
+        self.assertEqual((False, [1, 1]), (self.presence.is_present(1), asked))
+        self.presence.choose(1, hides=True)
+        self.presence.answer_choice(1, False)  # of before they chose
+        self.assertEqual({"presence": "offline"}, self.presence.describe(1))
+        self.assertFalse(self.presence.changed(2, 0))
+        self.presence.synced(2, "@2:x", 2, "online")
+        self.presence.answer_choice(2, False)
+        self.assertTrue(self.presence.is_present(2))
+        self.assertTrue(self.presence.changed(1, 0))
+
 
 class AFewAtATime(TestCase):
     def test_wakes_in_rounds(self) -> None:
