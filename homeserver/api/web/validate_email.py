@@ -7,21 +7,13 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from homeserver.accounts.validations import PATH, Validations
+from homeserver.api.web.letters import letter_page, letter_routes
 from homeserver.http.request import Request
 from homeserver.http.response import Response
-from homeserver.http.route import Auth, Handler, Route
+from homeserver.http.route import Route
 from homeserver.store.validations import Purpose
 
-_HTML: Final = b"text/html; charset=utf-8"
-_HEADERS: Final = (
-    (
-        b"Content-Security-Policy",
-        b"default-src 'none'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
-    ),
-    (b"X-Content-Type-Options", b"nosniff"),
-    (b"Referrer-Policy", b"no-referrer"),
-    (b"Cache-Control", b"no-store"),
-)
+_TITLE: Final = "Confirm your address"
 _QUESTIONS: Final = {
     Purpose.REGISTER: "Create an account with the address {}?",
     Purpose.ADD: "Add the address {} to an account?",
@@ -37,25 +29,25 @@ class ValidateEmailApi:
         self._validations = validations
 
     def routes(self) -> list[Route]:
-        return [_route("GET", self.ask), _route("POST", self.confirm)]
+        return letter_routes(PATH, self.ask, self.confirm, "docs/reference/web.md#validate_email")
 
     async def ask(self, request: Request) -> Response:
         """A button: programs that look into mails follow links, and prove nothing with that."""
         sid, client_secret, _ = _arguments(request)
         found = await self._validations.find(sid, client_secret)
         if found is None:
-            return _page(404, _NOT_GOOD)
+            return letter_page(404, _TITLE, _NOT_GOOD)
         question = _QUESTIONS[Purpose(found.purpose)].format(escape(found.address))
-        return _page(
-            200, f'<p>{question}</p><form method="post"><button type="submit">Confirm</button></form>'
+        return letter_page(
+            200, _TITLE, f'<p>{question}</p><form method="post"><button type="submit">Confirm</button></form>'
         )
 
     async def confirm(self, request: Request) -> Response:
         found = await self._validations.submit(*_arguments(request))
         if found is None:
-            return _page(404, _NOT_GOOD)
-        return _page(
-            200, f"<p>The address {escape(found.address)} is confirmed.</p>{_onward(found.next_link)}"
+            return letter_page(404, _TITLE, _NOT_GOOD)
+        return letter_page(
+            200, _TITLE, f"<p>The address {escape(found.address)} is confirmed.</p>{_onward(found.next_link)}"
         )
 
 
@@ -69,24 +61,3 @@ def _onward(next_link: str | None) -> str:
         return "<p>Go on where you began.</p>"
     host = urlsplit(next_link).hostname or ""
     return f'<p><a href="{escape(next_link)}" rel="noopener noreferrer">Go on at {escape(host)}</a></p>'
-
-
-def _page(status: int, text: str) -> Response:
-    page = (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Confirm your address</title></head><body><main>{text}</main></body></html>"
-    )
-    return Response(status, page.encode(), list(_HEADERS), content_type=_HTML)
-
-
-def _route(method: str, handler: Handler) -> Route:
-    return Route(
-        method=method,
-        template=PATH,
-        handler=handler,
-        auth=Auth.NONE,
-        limit="read" if method == "GET" else "write",
-        max_body=1024,
-        spec="docs/reference/web.md#validate_email",
-    )
