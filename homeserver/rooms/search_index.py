@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import islice
 
 from homeserver.db.threads import Database
 from homeserver.runtime.clock import Clock, sleep
 from homeserver.store.changes import Change, Kind
+from homeserver.store.placement import moves_of
 from homeserver.store.search import drain_queue, find_events, has_queue, index_older, refresh, searched_type
 from homeserver.store.work import Worker
 from homeserver.stream.followers import Unit
@@ -37,6 +39,9 @@ class SearchIndex:
         """Note what these changes add, and what they redact."""
         redacted: list[str] = []
         for change in changes:
+            # A join brings a state whose events are in no timeline: its members are people to find.
+            members = [move.event_nid for move in moves_of(change) if move.member_nid and move.event_nid]
+            self._noted.update(dict.fromkeys(members))
             if change.kind == Kind.EVENT and change.payload is not None:
                 if searched_type(change.payload.type_nid):
                     self._noted[change.ref] = None
@@ -58,8 +63,7 @@ class SearchIndex:
 
     async def write(self) -> None:
         """Bring the index up to date, with the events that came as history too."""
-        nids = list(self._noted)
-        if nids:
+        while nids := list(islice(self._noted, _NOTED_MOST)):
             await self._worker.work(refresh, nids)
             self._forget(nids)
         while await self._database.read(has_queue):

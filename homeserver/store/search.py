@@ -47,6 +47,7 @@ _TYPES = {
     # For the user directory: whoever searches messages does not ask for these.
     WELL_KNOWN_TYPES["m.room.member"]: "member",
 }
+_MEMBER = WELL_KNOWN_TYPES["m.room.member"]
 _ASCII_WORD = re.compile(r"[0-9a-z]+")
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _WORD_PARTS = frozenset(("L", "N", "M"))
@@ -272,7 +273,8 @@ def index_older(tx: Tx, most: int = _PIECE) -> bool:
     if below is None:
         below = int(tx.value(_NEWEST_NID) or 0) + 1
     found = tx.all(_BELOW, below=below, most=most) if below else []
-    refresh(tx, [nid for nid, type_nid, state in found if type_nid in _TYPES and state is not None])
+    placed = [nid for nid, type_nid, state in found if state is not None or type_nid == _MEMBER]
+    refresh(tx, placed)
     more = len(found) == most
     tx.insert(_SET_PROGRESS, [(1, found[-1][0] if more else 0)])
     return more
