@@ -10,9 +10,11 @@ from urllib.parse import quote as percent_encode
 from homeserver.runtime.clock import sleep
 from tests.sim.clock import SimClock
 from tests.sim.server import ConnectionLostError, SimServer
+from tests.support.keys import KeyDevice
 
 _FILTER = '{"room":{"timeline":{"limit":20}}}'
 _RETRY_S = 0.4
+KEY_KIND = "signed_curve25519"
 
 
 def quote(text: str) -> str:
@@ -37,6 +39,7 @@ class View:
     invited: set[str] = field(default_factory=set)
     account_data: dict[tuple[str, str], Any] = field(default_factory=dict)  # (room or "", type) -> content
     receipts: dict[tuple[str, str, str, str], str] = field(default_factory=dict)
+    one_time_keys: int = 0  # that are left for others
 
     def fold(self, sync: Mapping[str, Any]) -> None:
         """Take in one sync."""
@@ -60,6 +63,12 @@ class View:
         self.invited |= set(rooms.get("invite", {}))
         for event in sync.get("account_data", {}).get("events", []):
             self.account_data[("", event["type"])] = event["content"]
+        self.fold_keys(sync)
+
+    def fold_keys(self, told: Mapping[str, Any]) -> None:
+        """What either sync says of one's own keys; nothing where nothing changed."""
+        if "device_one_time_keys_count" in told:
+            self.one_time_keys = told["device_one_time_keys_count"].get(KEY_KIND, 0)
 
     def _fold_receipts(self, room_id: str, content: Mapping[str, Any]) -> None:
         for event_id, kinds in content.items():
@@ -77,6 +86,10 @@ class SimClient:
         self.server = server
         self.clock = clock
         self.token = ""
+        self.device_id = ""
+        self.uploaded: set[str] = set()  # ids of one-time keys
+        self.repeated: set[str] = set()  # those sent again, which may have been there, and claimed, before
+        self.claimed: list[tuple[str, str]] = []  # whose, and which
         self.view = View()
         self.since = ""
         self.segments: list[Segment] = []
@@ -124,7 +137,7 @@ class SimClient:
             }
             status, json = await self.ask("POST", "/_matrix/client/v3/login", login)
         self.expect(status, 200, "register", json)
-        self.token = json["access_token"]
+        self.token, self.device_id = json["access_token"], json["device_id"]
 
     def expect(self, status: int, wanted: int, what: str, json: Any) -> None:
         """What must be so."""
@@ -161,6 +174,28 @@ class SimClient:
         self._txn += 1
         path = f"/_matrix/client/v3/sendToDevice/{event_type}/t{self._txn}"
         status, _ = await self.ask("PUT", path, {"messages": {user_id: {"*": content}}})
+        return status
+
+    async def upload_keys(self, *names: str) -> int:
+        """One-time keys, and those of the device."""
+        device = KeyDevice(self.user_id, self.device_id)
+        keys = device.one_time_keys(*names)
+        self.uploaded |= set(keys)
+        body = {"device_keys": device.keys(), "one_time_keys": keys}
+        status, _ = await self.ask_once("POST", "/_matrix/client/v3/keys/upload", body)
+        if status not in (0, 429, 502, 503, 504):
+            return status
+        self.repeated |= set(keys)
+        await sleep(self.clock, _RETRY_S)  # type: ignore[arg-type]
+        return (await self.ask("POST", "/_matrix/client/v3/keys/upload", body))[0]
+
+    async def claim_key(self, user_id: str, device_id: str) -> int:
+        """A one-time key of somebody's, if there is one; one whose answer was lost is lost."""
+        body = {"one_time_keys": {user_id: {device_id: KEY_KIND}}}
+        status, json = await self.ask("POST", "/_matrix/client/v3/keys/claim", body)
+        if status == 200:
+            found = json["one_time_keys"].get(user_id, {}).get(device_id, {})
+            self.claimed += [(user_id, key_id) for key_id in found]
         return status
 
     async def leave(self, room_id: str) -> int:

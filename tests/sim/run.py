@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.sim.checkers import convergence, followers, memory, queues, sends, sync_law, to_device
+from tests.sim.checkers import convergence, followers, keys, memory, queues, sends, sync_law, to_device
 from tests.sim.draws import Draws, shrink
 from tests.sim.world import World
 
@@ -18,6 +18,7 @@ AT_END = (
     sync_law.check,
     convergence.check,
     to_device.check,
+    keys.check,
     followers.check,
     memory.check,
 )

@@ -33,6 +33,7 @@ class SlidingView(View):
                 self.account_data[(room_id, event["type"])] = event["content"]
         for room_id, event in extensions.get("receipts", {}).get("rooms", {}).items():
             self._fold_receipts(room_id, event["content"])
+        self.fold_keys(extensions.get("e2ee", {}))
 
     def _fold_room(self, room_id: str, room: Mapping[str, Any]) -> None:
         self.invited.discard(room_id)

@@ -73,7 +73,7 @@ class Workload:
             client.expect(status, 200, what, None)
 
     async def _step(self, client: SimClient, room_id: str, inside: set[str], text: str) -> None:
-        what = self._draws.below(110)
+        what = self._draws.below(130)
         if what < 40:
             self._expect(client, await client.send(room_id, text), "send")
         elif what < 60:
@@ -100,8 +100,20 @@ class Workload:
             client.expect(status, 200, "account data", None)
         elif what < 100:
             await self._invite(client)
-        else:
+        elif what < 110:
             await self._hand_over(client, text)
+        else:
+            await self._keys(client, text)
+
+    async def _keys(self, client: SimClient, text: str) -> None:
+        """One's own are uploaded, or one of somebody's is claimed, wherever they live."""
+        others = [one for one in self._clients if len(one.uploaded) > len(client.claimed)]
+        if self._draws.chance(40) or not others:
+            names = [f"{text.replace(' ', '')}{part}" for part in range(1 + self._draws.below(3))]
+            client.expect(await client.upload_keys(*names), 200, "upload keys", None)
+        else:
+            other = self._draws.pick(others)
+            client.expect(await client.claim_key(other.user_id, other.device_id), 200, "claim a key", None)
 
     async def _change(self, client: SimClient, room_id: str, text: str) -> None:
         """State, and in contested rooms who may be there and do what."""

@@ -33,6 +33,8 @@ def check(world: World) -> Iterator[str]:
         }
         if there != fresh.account_data:
             yield f"{client.name}: account data differ from an initial sync's"
+        if folded.one_time_keys != fresh.one_time_keys:
+            yield f"{client.name}: {folded.one_time_keys} one-time keys are left, initially {fresh.one_time_keys}"
         receipts = {key: value for key, value in folded.receipts.items() if key[0] in folded.state}
         if isinstance(client, SlidingClient):
             yield from _compare_own(client, receipts, fresh.receipts)
