@@ -72,3 +72,9 @@ class JsSdkStoryTests(ProgramCase):
 
     def test_sliding_on_postgresql(self) -> None:
         self.tell("sliding", "postgresql")
+
+    def test_search_on_sqlite(self) -> None:
+        self.tell("search", "sqlite")
+
+    def test_search_on_postgresql(self) -> None:
+        self.tell("search", "postgresql")
