@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from homeserver.core import Core
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.ephemeral.presence import APPEAR_OFFLINE, Presence, appears_offline
 from homeserver.ephemeral.remote_presence import RemotePresence
 from homeserver.ephemeral.ticker import Ticker
@@ -27,10 +28,14 @@ def build_presence(core: Core, ticker: Ticker, tasks: TaskGroup) -> Presence | N
         try:
             content = await database.read(load_account_data, user_nid, 0, APPEAR_OFFLINE)
             hides = appears_offline(content)
+        except DatabaseUnavailable:
+            pass  # unknown, so not shown: it is asked again at the next sign of the user
         finally:
             presence.answer_choice(user_nid, hides)
 
     def ask_choice(user_nid: int) -> None:
+        if tasks.stopped:
+            return
         tasks.spawn("find out who appears offline", find_out(user_nid))
 
     presence.ask_choice = ask_choice
