@@ -25,7 +25,7 @@ from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.events import load_memberships
 from homeserver.store.outside import Told, load_told
 from homeserver.store.placement import Membership
-from homeserver.store.receipts import ReceiptChange
+from homeserver.store.receipts import CHANGE_COLUMNS, CHANGE_ROWS, ReceiptChange
 from homeserver.store.stays import Stay
 from homeserver.store.to_device import drop_delivered
 
@@ -123,20 +123,8 @@ _EVENTS = statement(
     .limit(bindparam("most"))
 )
 _RECEIPTS = statement(
-    select(
-        _R.pos,
-        _R.room_nid,
-        user_ids.c.user_id,
-        _R.user_nid,
-        _R.kind,
-        _R.thread,
-        events.c.event_id,
-        _R.ts_ms,
-        _R.event_nid,
-    )
-    .select_from(
-        receipts.join(user_ids, user_ids.c.nid == _R.user_nid).join(events, events.c.nid == _R.event_nid)
-    )
+    select(_R.pos, *CHANGE_COLUMNS)
+    .select_from(CHANGE_ROWS)
     .where(and_(any_of(_R.room_nid, "room_nids"), _R.pos > bindparam("after"), _R.pos <= bindparam("upto")))
     .order_by(_R.pos)
     .limit(bindparam("most"))

@@ -72,20 +72,23 @@ _KNOWN = statement(
         )
     )
 )
+# The fields of a ``ReceiptChange``, and where they come from.
+CHANGE_COLUMNS = (
+    _R.room_nid,
+    user_ids.c.user_id,
+    _R.user_nid,
+    _R.kind,
+    _R.thread,
+    events.c.event_id,
+    _R.ts_ms,
+    _R.event_nid,
+)
+CHANGE_ROWS = receipts.join(user_ids, user_ids.c.nid == _R.user_nid).join(
+    events, events.c.nid == _R.event_nid
+)
 _SINCE = statement(
-    select(
-        _R.room_nid,
-        user_ids.c.user_id,
-        _R.user_nid,
-        _R.kind,
-        _R.thread,
-        events.c.event_id,
-        _R.ts_ms,
-        _R.event_nid,
-    )
-    .select_from(
-        receipts.join(user_ids, user_ids.c.nid == _R.user_nid).join(events, events.c.nid == _R.event_nid)
-    )
+    select(*CHANGE_COLUMNS)
+    .select_from(CHANGE_ROWS)
     .where(and_(any_of(_R.room_nid, "room_nids"), _R.pos > bindparam("since"), _R.pos <= bindparam("upto")))
     .order_by(_R.room_nid, _R.pos)
 )

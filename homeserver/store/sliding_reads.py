@@ -16,7 +16,6 @@ from homeserver.db.schema.rooms import (
     rooms,
     state_keys,
     timeline,
-    user_ids,
 )
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
@@ -25,7 +24,7 @@ from homeserver.store.account_data import TAG
 from homeserver.store.client_events import ClientEventCache, load_client_events
 from homeserver.store.outside import load_outside
 from homeserver.store.placement import MEMBERSHIPS, Membership
-from homeserver.store.receipts import ReceiptChange
+from homeserver.store.receipts import CHANGE_COLUMNS, CHANGE_ROWS, ReceiptChange
 from homeserver.store.timeline import load_moves_of_key
 
 DIRECT = "m.direct"
@@ -97,19 +96,8 @@ _STATE_BUT_MEMBERS = statement(
 )
 _R = receipts.c
 _RECEIPTS_AT = statement(
-    select(
-        _R.room_nid,
-        user_ids.c.user_id,
-        _R.user_nid,
-        _R.kind,
-        _R.thread,
-        events.c.event_id,
-        _R.ts_ms,
-        _R.event_nid,
-    )
-    .select_from(
-        receipts.join(user_ids, user_ids.c.nid == _R.user_nid).join(events, events.c.nid == _R.event_nid)
-    )
+    select(*CHANGE_COLUMNS)
+    .select_from(CHANGE_ROWS)
     .where(
         and_(
             any_of(_R.room_nid, "room_nids"),
