@@ -9,8 +9,8 @@ spec: client-server-api#reporting-content
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
+from homeserver.accounts.types import Requester
 from homeserver.db.threads import Database
 from homeserver.http.errors import MatrixError, bad_json, invalid_param, limit_exceeded, not_found
 from homeserver.runtime.clock import Clock
@@ -25,20 +25,6 @@ from homeserver.stream.index import MembershipIndex
 REASON_MOST = 10_000
 LIFETIME_S = 365 * 86_400
 _RETRY_AFTER_MS = 3_600_000
-
-
-class Requester(Protocol):
-    """Who reports (``homeserver.accounts.types.Requester`` is one)."""
-
-    @property
-    def user_id(self) -> str: ...
-    @property
-    def user_nid(self) -> int: ...
-    @property
-    def device_nid(self) -> int: ...
-    @property
-    def device_id(self) -> str | None: ...
-
 
 SeeEvent = Callable[[Requester, str, str], Awaitable[object]]
 """Raises 404 where a user may not see an event of a room, or it is not there."""
