@@ -39,6 +39,7 @@ from homeserver.http.errors import (
     too_large,
     user_suspended,
 )
+from homeserver.rooms.turn import Finish
 from homeserver.rooms.types import Requester
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.entropy import Entropy
@@ -63,7 +64,6 @@ from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
 T = TypeVar("T")
-Finish = Callable[[WriteTx, str], object]
 SendOnce = Callable[[Draft, Finish], Awaitable[str]]
 
 KEPT_S = 7 * 86_400

@@ -24,7 +24,7 @@ from homeserver.rooms.remote import RemoteMemberships
 from homeserver.rooms.restricted import NobodyHereError, RestrictedJoins, is_restricted
 from homeserver.rooms.succession import Succession
 from homeserver.rooms.third_party import Proof, accept_offer, redeem
-from homeserver.rooms.turn import Turn
+from homeserver.rooms.turn import Finish, Turn, finished
 from homeserver.rooms.types import Requester
 from homeserver.store.members import find_member, forget_room
 from homeserver.store.placement import Membership
@@ -158,7 +158,7 @@ class Memberships:
             return
         content[AUTHORISED_BY] = await self._restricted.authorise(turn, join_rules, user_nid)
 
-    async def set_member(self, draft: Draft, finish: Callable[[WriteTx, str], object] | None = None) -> str:
+    async def set_member(self, draft: Draft, finish: Finish | None = None) -> str:
         """Set a member event as a client wrote it (``PUT /state/m.room.member/…``); the event id.
 
         ``finish`` is stored with the event; of an invite that another server signs first, after it.
@@ -191,10 +191,8 @@ class Memberships:
                 if account is not None and account.guest and before != "join":
                     await _check_guest(turn)
                 await self._vouch(turn, user_nid, before, content)
-            event_id = (await turn.place(replace(draft, content=content))).event.event_id
-            if finish is not None:
-                turn.extra.append(lambda tx: finish(tx, event_id))
-            return event_id
+            placed = await turn.place(replace(draft, content=content))
+            return finished(turn, placed.event.event_id, finish)
 
         return await actor.run(job)
 

@@ -10,13 +10,13 @@ from typing import Any
 from federation.builder import Draft
 from federation.event import Event
 from federation.ids import EventId, RoomId, UserId, parse_event_id, parse_user_id_historical
-from homeserver.db.tx import Tx, WriteTx
+from homeserver.db.tx import Tx
 from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found, user_suspended
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.annotations import check_annotation
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.transactions import TransactionCache
-from homeserver.rooms.turn import Turn
+from homeserver.rooms.turn import Finish, Turn, finished
 from homeserver.rooms.types import Requester
 from homeserver.store.events import find_row
 from homeserver.store.parsed import EventCache, load_events
@@ -24,8 +24,6 @@ from homeserver.store.placement import ClientTransaction
 
 REDACTION = "m.room.redaction"
 StateCheck = Callable[[RoomId, Mapping[str, Any]], Awaitable[None]]
-Finish = Callable[[WriteTx, str], object]
-"""What is stored with an event, whose id it gets, or not at all."""
 SetMember = Callable[[Draft, Finish | None], Awaitable[str]]
 _LEVELS = ("ban", "events_default", "invite", "kick", "redact", "state_default", "users_default")
 _LEVELS_BY_NAME = ("events", "notifications", "users")
@@ -138,7 +136,7 @@ class Sender:
             if target_id is not None:
                 await self._check_redaction(turn, draft.sender, target_id, is_suspended)
             placed = await turn.place(draft, transaction=transaction, redacts_target=target_id)
-            return _finished(turn, placed.event.event_id, finish)
+            return finished(turn, placed.event.event_id, finish)
 
         return await actor.run(job)
 
@@ -158,7 +156,7 @@ class Sender:
         async def job(turn: Turn) -> str:
             if draft.type == "m.room.power_levels" and turn.head.rules.integer_power_levels:
                 _check_levels(draft.content)
-            return _finished(turn, (await turn.place(draft)).event.event_id, finish)
+            return finished(turn, (await turn.place(draft)).event.event_id, finish)
 
         return await actor.run(job)
 
@@ -184,13 +182,6 @@ class Sender:
     async def _find(self, event_id: str, turn: Turn) -> Event | None:
         tools = self._rooms.tools
         return await tools.database.read(_load_in_room, event_id, turn.head.room_nid, tools.events)
-
-
-def _finished(turn: Turn, event_id: str, finish: Finish | None) -> str:
-    """The event is placed, and what belongs to it is stored in the same transaction."""
-    if finish is not None:
-        turn.extra.append(lambda tx: finish(tx, event_id))
-    return event_id
 
 
 def _as_redaction(draft: Draft) -> Draft:

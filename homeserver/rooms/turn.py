@@ -70,6 +70,10 @@ class RoomTools:
     entropy: Entropy
 
 
+Finish = Callable[[WriteTx, str], object]
+"""What is stored with an event, whose id it gets, or not at all."""
+
+
 class SignatureNeeded(Exception):  # noqa: N818 (nothing is wrong: the job runs again with the signature)
     """A turn came to an event that the room's policy server must sign first."""
 
@@ -530,3 +534,10 @@ def _is_of(draft: Draft, event: Event) -> bool:
 
 def _load_events(tx: Tx, nids: list[int], cache: EventCache) -> dict[int, Event]:
     return load_events(tx, nids, cache)
+
+
+def finished(turn: Turn, event_id: str, finish: Finish | None) -> str:
+    """The event is placed, and what belongs to it is stored in the same transaction."""
+    if finish is not None:
+        turn.extra.append(lambda tx: finish(tx, event_id))
+    return event_id
