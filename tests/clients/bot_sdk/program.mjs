@@ -2,6 +2,8 @@
 
 import { readFileSync } from "node:fs";
 
+import { check, waitUntil } from "../js/check.mjs";
+import { report } from "../js/platform.mjs";
 import {
     Appservice,
     AutojoinRoomsMixin,
@@ -13,33 +15,9 @@ import {
 
 const V3 = "/_matrix/client/v3";
 const PASSWORD = "correct horse battery";
-const WAIT_MS = 30_000;
-const POLL_MS = 20;
 
 const [, , registrationFile, baseUrl] = process.argv;
 const settings = JSON.parse(readFileSync(registrationFile, "utf8"));
-
-function report(text) {
-    process.stdout.write(`${text}\n`);
-}
-
-function check(holds, what) {
-    if (!holds) {
-        throw new Error(`not so: ${what}`);
-    }
-    report(`checked: ${what}`);
-}
-
-async function waitUntil(holds, what) {
-    const deadline = Date.now() + WAIT_MS;
-    while (!holds()) {
-        if (Date.now() > deadline) {
-            throw new Error(`waited ${WAIT_MS / 1000} s in vain until: ${what}`);
-        }
-        await new Promise((resolve) => setTimeout(resolve, POLL_MS));
-    }
-    check(true, what);
-}
 
 async function refusal(promise) {
     try {
