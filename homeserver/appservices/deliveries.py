@@ -37,7 +37,7 @@ from homeserver.store.appservices import (
 )
 from homeserver.store.client_events import ClientEventCache
 from homeserver.store.device_lists import load_changed_users, load_sharing
-from homeserver.store.ids import Interner, StateKey
+from homeserver.store.ids import STRIPPED, Interner
 from homeserver.store.state import BaseCache
 from homeserver.store.work import Worker
 
@@ -49,16 +49,6 @@ OWED_AT_ONCE = 1_000
 LOOK_MOST = 50_000
 _PEEK = 1_000
 _DATABASE_WAIT_MS = 5_000
-# spec: client-server-api#stripped-state
-STRIPPED: tuple[StateKey, ...] = (
-    ("m.room.create", ""),
-    ("m.room.join_rules", ""),
-    ("m.room.name", ""),
-    ("m.room.avatar", ""),
-    ("m.room.topic", ""),
-    ("m.room.canonical_alias", ""),
-    ("m.room.encryption", ""),
-)
 _KEYS_MOST = 1_000
 
 
@@ -96,7 +86,6 @@ class Deliveries:
         self._interner = interner
         self._cache = cache
         self._bases = bases
-        self._strip_keys: dict[StateKey, int] = {}
         self._rooms_since = rooms_since
         self._typing_in = typing_in
         self._presence = presence
@@ -305,10 +294,8 @@ class Deliveries:
         """The numbers of what is told with invites, where there may be one; a key that no room ever used has none."""
         if not any(isinstance(one, OwedEvent) and one.own for one in owed):
             return []
-        for key in STRIPPED:
-            if key not in self._strip_keys and (found := await self._interner.find_key(key)) is not None:
-                self._strip_keys[key] = found
-        return list(self._strip_keys.values())
+        numbers = [await self._interner.find_key(key) for key in STRIPPED]
+        return [number for number in numbers if number is not None]
 
     async def _names(self, owed: Sequence[Owed], moment: Moment) -> Names:
         rooms = set(moment.typing)

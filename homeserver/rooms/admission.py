@@ -33,6 +33,7 @@ from homeserver.rooms.signed import check_signed, parse_event
 from homeserver.rooms.templates import make_template
 from homeserver.rooms.turn import RoomTools, Turn
 from homeserver.store.events import find_row
+from homeserver.store.ids import STRIPPED
 from homeserver.store.outgoing import Relay, relay
 from homeserver.store.peer_reads import load_texts
 from homeserver.stream.index import MembershipIndex
@@ -43,15 +44,6 @@ _MEMBER = "m.room.member"
 _JOIN_RULES = ("m.room.join_rules", "")
 _CREATE = ("m.room.create", "")
 _ACL = ("m.room.server_acl", "")
-STRIPPED = (
-    _CREATE,
-    _JOIN_RULES,
-    ("m.room.name", ""),
-    ("m.room.avatar", ""),
-    ("m.room.topic", ""),
-    ("m.room.canonical_alias", ""),
-    ("m.room.encryption", ""),
-)
 
 
 @dataclass(frozen=True, slots=True)

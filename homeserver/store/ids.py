@@ -26,6 +26,17 @@ from homeserver.db.tx import Tx
 
 StateKey = tuple[str, str]
 
+# What whoever is asked into a room, or looks into it, is told of its state. spec: client-server-api#stripped-state
+STRIPPED: tuple[StateKey, ...] = (
+    ("m.room.create", ""),
+    ("m.room.join_rules", ""),
+    ("m.room.name", ""),
+    ("m.room.avatar", ""),
+    ("m.room.topic", ""),
+    ("m.room.canonical_alias", ""),
+    ("m.room.encryption", ""),
+)
+
 LEASE_SIZE = 100_000
 _ESCAPE = "\x01"
 

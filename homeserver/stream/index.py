@@ -131,6 +131,16 @@ class MembershipIndex:
         """The rooms that a local user is in."""
         return [nid for nid, one in self.rooms_of(user_nid).items() if one.membership == Membership.JOIN]
 
+    def has_news(self, user_nid: int, pos: int) -> bool:
+        """Whether anything happened after a position to a local user, or in a room that they are in."""
+        last_pos = self.last_pos
+        if last_pos.get(-user_nid, 0) > pos:
+            return True
+        for room_nid, standing in self.rooms_of(user_nid).items():
+            if standing.membership == Membership.JOIN and last_pos.get(room_nid, 0) > pos:
+                return True
+        return False
+
     def rooms_since(self, pos: int) -> list[int]:
         """The rooms in which something happened after a position."""
         return [topic for topic, newest in self.last_pos.items() if topic > 0 and newest > pos]

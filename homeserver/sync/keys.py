@@ -13,16 +13,6 @@ _NAMING: tuple[StateKey, ...] = (
     ("m.room.name", ""),
     ("m.room.canonical_alias", ""),
 )
-# spec: client-server-api#stripped-state
-STRIPPED: tuple[StateKey, ...] = (
-    ("m.room.create", ""),
-    ("m.room.join_rules", ""),
-    ("m.room.name", ""),
-    ("m.room.avatar", ""),
-    ("m.room.topic", ""),
-    ("m.room.canonical_alias", ""),
-    ("m.room.encryption", ""),
-)
 
 
 class KeyNumbers:

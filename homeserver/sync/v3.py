@@ -13,12 +13,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
-from homeserver.store.placement import Membership
+from homeserver.store.ids import STRIPPED
 from homeserver.stream.index import Standing
 from homeserver.stream.tokens import SyncToken, parse_sync_token
 from homeserver.sync.assemble import Assembler
 from homeserver.sync.bulk import Order
-from homeserver.sync.keys import STRIPPED
 from homeserver.sync.lazy import LazyMemory
 from homeserver.sync.memory import MemoryRooms
 from homeserver.sync.plan import plan_initial, plan_since
@@ -42,7 +41,7 @@ from homeserver.sync.types import (
 )
 from homeserver.sync.wait import Waits
 from homeserver.sync.window import Window
-from homeserver.sync.work import Answer, Ask, Work, join_counters, split_counters
+from homeserver.sync.work import Answer, Ask, Moments, Work, split_counters
 
 # A timer is up when less than this is left.
 _SLACK_S = 0.01
@@ -68,6 +67,7 @@ class SyncService:
         self._boot = boot
         self._typing: Typing = typing or NoTyping()
         self._presence: Presence = presence or NoPresence()
+        self._moments = Moments(tools.log, self._typing, self._presence, boot)
         self._unread: Unread = unread or NoUnread()
         self._devices: DeviceSections = devices or NoEncryption()
         self._ignored = tools.ignored
@@ -110,7 +110,7 @@ class SyncService:
         ends_s = clock.monotonic() + ask.timeout_s
         while True:
             if self._is_quiet(ask, at):
-                at = self._token()
+                at = self._moments.now()
             else:
                 answer = await self._answer(ask, at)
                 if answer.told:
@@ -125,22 +125,13 @@ class SyncService:
                 requester.device_nid,
                 left_s,
                 # An answer up to here told nothing: while nothing moves, it would tell nothing again, and again.
-                lambda quiet_at=quiet_at: self._stands(quiet_at) or self._is_quiet(ask, quiet_at),  # type: ignore[misc]
+                lambda quiet_at=quiet_at: self._moments.stands(quiet_at) or self._is_quiet(ask, quiet_at),  # type: ignore[misc]
             ):
                 if ends_s - clock.monotonic() > _SLACK_S:
                     return await self._nothing(requester, at)  # the server stops
                 # Nobody was woken for some of what happened (presence): it is told now.
 
     # --- is there anything ---------------------------------------------------------------------------------------
-
-    def _token(self) -> SyncToken:
-        ephemeral = join_counters(self._typing.counter, self._presence.counter)
-        return SyncToken(self._tools.log.position, ephemeral, self._boot)
-
-    def _stands(self, at: SyncToken) -> bool:
-        """Whether nothing at all has happened since this token."""
-        now = self._token()
-        return (now.pos, now.ephemeral) == (at.pos, at.ephemeral)
 
     def _is_quiet(self, ask: Ask, at: SyncToken) -> bool:
         """Whether nothing can have changed for a user: a comparison of positions."""
@@ -151,12 +142,8 @@ class SyncService:
         if tools.log.position > pos:
             if pos < self._heard_from:
                 return False
-            last_pos = index.last_pos
-            if last_pos.get(-user_nid, 0) > pos:
+            if index.has_news(user_nid, pos):
                 return False
-            for room_nid, standing in index.rooms_of(user_nid).items():
-                if standing.membership == Membership.JOIN and last_pos.get(room_nid, 0) > pos:
-                    return False
             fields = ask.filter.profile_fields
             if fields and self._profiles is not None and self._profiles.changed(user_nid, pos, fields):
                 return False
@@ -183,7 +170,7 @@ class SyncService:
         if preparing is not None:
             await preparing
         # From here to the first wait: one moment.
-        token = self._token()
+        token = self._moments.now()
         since = at.pos if at is not None else 0
         window: Window | None = None
         if at is not None and not ask.filter.federation_format and not ask.filter.by_room:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from homeserver.moderation.types import InvitePermission
+from homeserver.stream.log import ChangeLog
 from homeserver.stream.tokens import SyncToken
 from homeserver.sync.filters import SyncFilter
 from homeserver.sync.plan import Plan
 from homeserver.sync.timelines import Keys, Reader
-from homeserver.sync.types import Requester
+from homeserver.sync.types import Presence, Requester, Typing
 from homeserver.sync.window import Window
 
 # A token has one number for what is only in memory: typing above, presence below.
@@ -25,6 +26,26 @@ def join_counters(typing: int, presence: int) -> int:
 def split_counters(ephemeral: int) -> tuple[int, int]:
     """The counters of typing and of presence in the ephemeral part of a token."""
     return ephemeral >> _PRESENCE_BITS, ephemeral & _PRESENCE_MASK
+
+
+class Moments:
+    """Where the log, typing and presence are: one token for the three of them."""
+
+    def __init__(self, log: ChangeLog, typing: Typing, presence: Presence, boot: str) -> None:
+        self._log = log
+        self._typing = typing
+        self._presence = presence
+        self._boot = boot
+
+    def now(self) -> SyncToken:
+        """The token of this moment."""
+        ephemeral = join_counters(self._typing.counter, self._presence.counter)
+        return SyncToken(self._log.position, ephemeral, self._boot)
+
+    def stands(self, at: SyncToken) -> bool:
+        """Whether nothing at all has happened since a token."""
+        now = self.now()
+        return (now.pos, now.ephemeral) == (at.pos, at.ephemeral)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field, replace
 
 from homeserver.db.tx import Tx
 from homeserver.store.client_events import ClientEventCache
+from homeserver.store.ids import STRIPPED as STRIPPED_KEYS
 from homeserver.store.outside import load_outside
 from homeserver.store.placement import Membership
 from homeserver.store.sliding_reads import NO_FACTS
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import Standing
-from homeserver.sync.keys import STRIPPED as STRIPPED_KEYS
 from homeserver.sync.lazy import LazyMemory
 from homeserver.sync.sections import Stripped, load_stripped
 from homeserver.sync.serialise import decode_object, outside_event

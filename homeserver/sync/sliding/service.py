@@ -18,7 +18,6 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from homeserver.moderation.types import InvitePermission
-from homeserver.store.placement import Membership
 from homeserver.store.sliding import ConnectionKey
 from homeserver.stream.tokens import SlidingToken, SyncToken, parse_sliding_token
 from homeserver.sync.lazy import LazyMemory
@@ -56,7 +55,7 @@ from homeserver.sync.types import (
     Unread,
 )
 from homeserver.sync.wait import Waits
-from homeserver.sync.work import join_counters, split_counters
+from homeserver.sync.work import Moments, split_counters
 
 # What was looked at may change while something about it is read: then it is looked at again, so often.
 _LOOKS = 3
@@ -115,7 +114,7 @@ class SlidingSync:
         self._connections = connections
         self._facts = facts
         self._typing = typing
-        self._presence: Presence = presence or NoPresence()
+        self._moments = Moments(tools.log, typing, presence or NoPresence(), boot)
         self._devices = devices
         self._lists = Lists(tools.index, tools.interner, facts)
         self._lazy = lazy = LazyMemory()
@@ -157,7 +156,7 @@ class SlidingSync:
                 requester.device_nid,
                 left_s,
                 # An answer up to here told nothing: while nothing moves, it would tell nothing again, and again.
-                lambda quiet_at=quiet_at: self._stands(quiet_at) or self._is_quiet(ask, quiet_at),  # type: ignore[misc]
+                lambda quiet_at=quiet_at: self._moments.stands(quiet_at) or self._is_quiet(ask, quiet_at),  # type: ignore[misc]
             ):
                 break
         return await self._finish(ask, connection, token.version, kept, answer)
@@ -184,25 +183,11 @@ class SlidingSync:
 
     # --- is there anything ---------------------------------------------------------------------------------------
 
-    def _token(self) -> SyncToken:
-        ephemeral = join_counters(self._typing.counter, self._presence.counter)
-        return SyncToken(self._tools.log.position, ephemeral, self._boot)
-
-    def _stands(self, at: SyncToken) -> bool:
-        """Whether nothing at all has happened since this position."""
-        now = self._token()
-        return (now.pos, now.ephemeral) == (at.pos, at.ephemeral)
-
     def _is_quiet(self, ask: SlidingAsk, at: SyncToken) -> bool:
         """Whether nothing can have changed for a user: a comparison of positions."""
         index, user_nid, pos = self._tools.index, ask.requester.user_nid, at.pos
-        if self._tools.log.position > pos:
-            last_pos = index.last_pos
-            if last_pos.get(-user_nid, 0) > pos:
-                return False
-            for room_nid, standing in index.rooms_of(user_nid).items():
-                if standing.membership == Membership.JOIN and last_pos.get(room_nid, 0) > pos:
-                    return False
+        if self._tools.log.position > pos and index.has_news(user_nid, pos):
+            return False
         if ask.asked.extensions.typing is not None:
             typing_at, _ = split_counters(at.ephemeral)
             typing = self._typing
@@ -287,7 +272,7 @@ class SlidingSync:
             ask.asked,
             state,
             at,
-            self._token(),
+            self._moments.now(),
             window,
             at is not None and (window is None or at.pos < self._heard_from),
             windows,
