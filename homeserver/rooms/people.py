@@ -8,7 +8,10 @@ those do who deactivate their account) is in it no more.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
 from homeserver.rooms.reading import Ignoring
 from homeserver.rooms.search_index import SearchIndex
 from homeserver.rooms.types import Requester
@@ -35,17 +38,21 @@ class UserDirectory:
         """At most ``limit`` people, and whether there are more."""
         await self._texts.write()
         ignored = await self._ignoring.load(requester.user_nid)
-        rooms = await self._database.read(load_open_rooms)
-        rooms.update(self._index.joined_rooms(requester.user_nid))
-        # Typing a name begins with its first letter.
-        search = Search(phrases_of(term), sorted(rooms), ("member",), shortest=1)
-        hits = await self._database.read(find_hits, search, NEWEST_PLACE, _LOOKED_AT)
-        people = await self._database.read(load_people, [hit.nid for hit in hits])
+        joined = self._index.joined_rooms(requester.user_nid)
         found: dict[str, dict[str, str]] = {}
-        for hit in hits:
-            person = people.get(hit.nid)
-            if person is not None and person["user_id"] not in ignored:
+        for person in await self._database.read(_find, term, joined):
+            if person["user_id"] not in ignored:
                 found.setdefault(person["user_id"], person)
         # Stable: those with a profile first, and of each the newest first.
         ordered = sorted(found.values(), key=lambda person: "display_name" not in person)
         return ordered[:limit], len(ordered) > limit
+
+
+def _find(tx: Tx, term: str, joined: Collection[int]) -> list[dict[str, str]]:
+    """Everybody whom the words fit, the newest membership first, whoever asks: some of them more than once."""
+    rooms = load_open_rooms(tx).union(joined)
+    # Typing a name begins with its first letter.
+    search = Search(phrases_of(term), sorted(rooms), ("member",), shortest=1)
+    nids = [hit.nid for hit in find_hits(tx, search, NEWEST_PLACE, _LOOKED_AT)]
+    people = load_people(tx, nids)
+    return [people[nid] for nid in nids if nid in people]
