@@ -34,7 +34,7 @@ from homeserver.rooms.search_index import SearchIndex
 from homeserver.rooms.types import Requester
 from homeserver.rooms.visibility import Sights
 from homeserver.store.client_events import join
-from homeserver.store.history import BEGINNING, load_history_rows, load_span, state_after
+from homeserver.store.history import BEGINNING, HistoryRow, load_history_rows, load_span, state_after
 from homeserver.store.ids import Interner
 from homeserver.store.placement import Membership
 from homeserver.store.search import NEWEST_PLACE, Hit, Search, find_hits, load_texts, phrases_of
@@ -278,20 +278,14 @@ def _find_visible(
     tx: Tx, archive: Archive, askers: Mapping[int, Asker | None], hits: Sequence[Hit], wanted: Filter
 ) -> list[tuple[Hit, Found]]:
     rows = load_history_rows(tx, [hit.nid for hit in hits])
-    seen: dict[int, Found] = {}
-    for room_nid in dict.fromkeys(hit.room_nid for hit in hits):
-        asker = askers[room_nid]
-        if asker is None:
+    by_room: dict[int, tuple[Asker, list[HistoryRow]]] = {}
+    for hit in hits:
+        row, asker = rows.get(hit.nid), askers[hit.room_nid]
+        if row is None or asker is None or row.pos is None or row.pos > asker.sight.upto or row.redacted_by:
             continue
-        of_room = [
-            row
-            for hit in hits
-            if hit.room_nid == room_nid
-            and (row := rows.get(hit.nid)) is not None
-            and row.pos is not None
-            and row.pos <= asker.sight.upto
-            and not row.redacted_by
-        ]
+        by_room.setdefault(hit.room_nid, (asker, []))[1].append(row)
+    seen: dict[int, Found] = {}
+    for asker, of_room in by_room.values():
         for one in find_seen(tx, archive, asker.sight, of_room):
             event = one.event
             if wanted.accepts(event.type, event.sender, event.has_url) and not (
