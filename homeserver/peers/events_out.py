@@ -1,7 +1,9 @@
 """Which events go to which servers: a follower of the log.
 
 An event of a user of ours goes to every server that was in its room before or after it. An event of another server's
-user that joined or left by us goes there as well, but to its own server. For each event this costs a look into memory.
+user that joined or left by us goes there as well, but to its own server. A join that another server let in is told by
+that one (``Placement.told``); one that was made here is told from here, even if nobody of ours was in the room before it.
+For each event this costs a look into memory.
 
 # spec: server-server-api#transactions
 """
@@ -61,22 +63,12 @@ class EventsOut:
     async def _event(self, change: Change, placed: Placement) -> None:
         event = placed.event
         servers = await self._servers.servers_at(change.topic, change.pos)
-        if len(servers) > 1 and await self._is_entrance(change, placed):
-            return
         removed = _removed_server(placed)
         if removed is not None and removed not in servers:
             servers = [*servers, removed]
         if len(servers) > 1:
             self._pdus.put(event.event_id, placed.json)
             self._enqueue(servers, PduRef(change.pos, event.event_id), self._server_name)
-
-    async def _is_entrance(self, change: Change, placed: Placement) -> bool:
-        """Whether this server comes into the room with this join: then another let it in, and tells the others."""
-        event = placed.event
-        if event.type != "m.room.member" or event.content.get("membership") != "join":
-            return False
-        first = placed.prev_nid == 0
-        return await self._servers.came(change.topic, self._server_name, change.pos, first=first)
 
     async def _relay(self, change: Change) -> None:
         relay: Relay | None = change.payload

@@ -131,7 +131,8 @@ class Assembler:
         """The rooms that the reader is in and that something is to be said of."""
         plan = work.plan
         found = [nid for nid in pieces if nid not in plan.left]
-        known = set(found)
+        # Those that were left too: by now the reader may be in them again, and that is told by the next answer.
+        known = set(pieces)
         standings = self._index.rooms_of(work.ask.requester.user_nid)
         for nid in (*account, *ephemeral):
             if nid and nid not in known and nid in work.names:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from homeserver.sync.sections import load_sections
 from tests.support.sync import SyncApp, room_path, user_id
 
 ROOM = "!room:test.example"
@@ -366,6 +368,40 @@ class IncrementalTests(TestCase):
         since = self.sync()["next_batch"]
         self.app.say(ROOM, "alice", "heard again")
         self.assertEqual(bodies(self.app.sync(self.bob, since)["rooms"]["join"][ROOM]), ["heard again"])
+
+
+class MovingTests(TestCase):
+    """Memberships that move while an answer is read from the tables."""
+
+    def test_a_room_that_was_left_and_is_joined_again_meanwhile(self) -> None:
+        app = SyncApp(self)
+        app.register("alice")
+        bob = app.register("bob")
+        app.make_room("alice")
+        app.member(ROOM, "bob", "join")
+        since = app.sync(bob)["next_batch"]
+        app.put_account_data(bob, ROOM, "m.note", {"kept": True})
+        app.say(ROOM, "alice", "heard once")
+        app.member(ROOM, "bob", "leave")
+        gate: Deferred[None] = Deferred()
+        read = app.database.read
+
+        def slowly(unit: Any, *args: Any, **kwargs: Any) -> Deferred[Any]:
+            found = read(unit, *args, **kwargs)
+            return found if unit is not load_sections else gate.addCallback(lambda _: found)
+
+        self.patch(app.database, "read", slowly)
+        poll = app.poll(bob, since)
+        app.advance(0)
+        app.member(ROOM, "bob", "join")
+        self.assertFalse(poll.called)
+        gate.callback(None)
+        rooms = app.wait(poll).json["rooms"]
+        # The moment that the answer is of is that of the leave; the join comes with the next.
+        self.assertNotIn("join", rooms)
+        left = rooms["leave"][ROOM]
+        self.assertEqual(["heard once", "m.room.member"], bodies(left))
+        self.assertEqual(["m.note"], [one["type"] for one in left["account_data"]["events"]])
 
 
 class PollTests(TestCase):

@@ -19,7 +19,7 @@ from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.transport import PeerRequest, PeerResponse
 from homeserver.rooms import join_answers, remote_joins
 from homeserver.store import room_answers
-from tests.federation.people import VERSIONS, A, B, C, NetCase
+from tests.federation.people import V3, VERSIONS, A, B, C, NetCase
 from tests.support.databases import on_each_database
 
 ALICE, BOB, CAROL = f"@alice:{A}", f"@bob:{B}", f"@carol:{C}"
@@ -128,6 +128,24 @@ class RemoteJoin(JoinCase):
         for server, token in ((self.a, self.alice), (self.b, self.bob)):
             timeline = self.sync(server, token)["rooms"]["join"][room_id]["timeline"]["events"]
             self.assertEqual(["back", "welcome"], [one["content"].get("body") for one in timeline[-2:]])
+
+    def test_left_and_rejoined_at_once(self) -> None:
+        """While a leave is on its way to the disk, a join is made here on top of it: then nobody else can tell of it."""
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        self.join(self.b, self.bob, room_id, A)
+        self.net.settle()
+        path = f"{V3}/rooms/{quote(room_id)}"
+        leaving = self.b.start("POST", f"{path}/leave", {}, self.bob)
+        joining = self.b.start("POST", f"{V3}/join/{quote(room_id)}", {}, self.bob, {"via": [A]})
+        self.assertEqual([200, 200], [self.net.wait(leaving).status, self.net.wait(joining).status])
+        self.net.settle()
+        member = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(BOB)}"
+        self.assertEqual("join", self.ok(self.a, self.alice, "GET", member)["membership"])
+        self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob))
+        self.say(self.a, self.alice, room_id, "welcome")
+        self.net.settle()
+        events = self.sync(self.b, self.bob)["rooms"]["join"][room_id]["timeline"]["events"]
+        self.assertEqual("welcome", events[-1]["content"].get("body"))
 
 
 @on_each_database

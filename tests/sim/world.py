@@ -28,7 +28,8 @@ from tests.sim.workload import Workload
 
 SAFETY_MOST_S = 600.0
 LIVENESS_MOST_S = 600.0
-SETTLE_S = 60.0  # longer than the longest wait before another server is tried again
+# Longer than a transaction whose answer got lost waits for it (60 s), and then until it is sent again.
+SETTLE_S = 130.0
 # Longer than an idle room stays in memory, after the last word and what is looked at minutes later once more.
 QUIET_S = 1_000.0
 _STEPS_BETWEEN_LOOKS = 500
