@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from homeserver.api.client import dehydrated_device
 from homeserver.api.client.account import AccountApi
 from homeserver.api.client.account_data import AccountDataApi
 from homeserver.api.client.admin import AdminApi
@@ -187,7 +188,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
     media = MediaApi(services.media.repository, services.media.downloads)
     return [
         VersionsApi(unstable_features(config)),
-        WellKnownApi(config, well_known_foci(config.calls)),
+        WellKnownApi(config, {**dehydrated_device.WELL_KNOWN, **well_known_foci(config.calls)}),
         CapabilitiesApi(
             lambda: settings.config.default_room_version,
             capabilities(config),

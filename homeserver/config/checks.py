@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
+
+import msgspec
 
 from federation.errors import Malformed
 from federation.ids import parse_server_name, parse_user_id
@@ -12,6 +16,29 @@ from homeserver.http.mail import bare_address
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_.\-]{0,254}")
 _EMAIL_ADDRESS = re.compile(r"[^\s@<>\"]{1,64}@[^\s@<>\"]{1,255}")
 _HOST = re.compile(r"[A-Za-z0-9._:%\-]{1,255}")
+
+
+_JSON_MOST_BYTES = 64 * 1024
+
+
+def check_json(value: object) -> None:
+    """Dates and the like are plain YAML, and no JSON."""
+    try:
+        # Only what is JSON already comes back as it was.
+        if msgspec.json.decode(encoded := msgspec.json.encode(value)) == value:
+            if len(encoded) <= _JSON_MOST_BYTES:
+                return
+            raise ValueError(f"must not be larger than {_JSON_MOST_BYTES} bytes")
+    except (TypeError, UnicodeEncodeError, RecursionError, msgspec.MsgspecError):
+        pass
+    raise ValueError(
+        "must hold only texts, numbers, true, false, null, lists and mappings with texts as keys"
+    )
+
+
+def check_client_well_known(value: Mapping[str, Any]) -> None:
+    if "m.homeserver" in value:
+        raise ValueError("must not have m.homeserver: it is made of public_url")
 
 
 def check_server_name(text: str) -> None:

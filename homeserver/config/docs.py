@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -128,7 +128,7 @@ def _type_text(hint: Any) -> str:
         return ", ".join(f"`{choice}`" for choice in get_args(hint))
     if origin is tuple:
         return f"list of {_type_text(get_args(hint)[0])}"
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) or origin is Mapping:
         return "mapping"
     return {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path"}[hint]
 

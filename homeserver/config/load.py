@@ -20,6 +20,7 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import yaml
 
+from homeserver.config import checks
 from homeserver.config.options import Option, default_of, key_of, option_of
 from homeserver.config.schema import Config, IpNetwork
 
@@ -181,6 +182,8 @@ class _Reader:
             return self._read_choice(get_args(hint), value, path)
         if origin is tuple:
             return self._read_list(get_args(hint)[0], option, value, path)
+        if origin is Mapping:
+            return self._read_free(option, value, path)
         if dataclasses.is_dataclass(hint) and isinstance(hint, type):
             base = default if isinstance(default, hint) else MISSING
             return self.read_section(hint, {} if value is None and base is not MISSING else value, path, base)
@@ -243,6 +246,21 @@ class _Reader:
             for index, item in enumerate(value)
         ]
         return tuple(items)
+
+    def _read_free(self, option: Option, value: object, path: str) -> Mapping[str, Any]:
+        """Whatever JSON can say."""
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            self._expected("keys and values", value, path, option)
+            return {}
+        try:
+            checks.check_json(value)
+            if option.check is not None:
+                option.check(value)
+        except ValueError as error:
+            self.problems.append(f"{path}: {error}")
+        return value
 
     def _read_network(self, value: object, path: str) -> IpNetwork | None:
         if isinstance(value, str):

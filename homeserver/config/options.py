@@ -6,7 +6,7 @@ The loader, the sample file and the reference page all read these declarations; 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field
 from typing import Any
 
@@ -23,7 +23,7 @@ class Option:
     maximum: float | None = None
     reloadable: bool = False  # takes effect on SIGHUP; all others need a restart
     secret: bool = False  # never shown
-    check: Callable[[str], object] | None = None  # raises ValueError with one clear line
+    check: Callable[[Any], object] | None = None  # raises ValueError with one clear line
     default_text: str = ""  # how the reference describes a default that is derived from other keys
     in_sample: bool = False
 
@@ -34,6 +34,11 @@ def option(default: Any = MISSING, *, doc: str, **details: Any) -> Any:
     if default is MISSING:
         return field(metadata={METADATA_KEY: described}, repr=not described.secret)
     return field(default=default, metadata={METADATA_KEY: described}, repr=not described.secret)
+
+
+def free(*, check: Callable[[Mapping[str, Any]], object] | None = None, doc: str) -> Any:
+    """Declare a mapping of whatever JSON can say; none of it means anything to the server."""
+    return field(default_factory=dict, metadata={METADATA_KEY: Option(doc=doc, check=check)})
 
 
 def section(kind: Callable[[], Any], *, doc: str, in_sample: bool = False) -> Any:

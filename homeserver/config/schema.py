@@ -8,14 +8,15 @@ to the folder of the configuration file. All defaults work; only `server_name` i
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from federation.ids import ServerName, parse_server_name
 from homeserver.config import checks
-from homeserver.config.options import option, section
+from homeserver.config.options import free, option, section
 
 IpNetwork: TypeAlias = IPv4Network | IPv6Network
 Serve: TypeAlias = Literal["client", "federation", "web", "health", "metrics"]
@@ -439,6 +440,12 @@ class Config:
     delayed_events: DelayedEvents = section(DelayedEvents, doc="Events that clients send later (MSC4140).")
     support: Support = section(
         Support, doc="Whom to ask for help, as `/.well-known/matrix/support` tells it."
+    )
+    client_well_known: Mapping[str, Any] = free(
+        check=checks.check_client_well_known,
+        doc="What `/.well-known/matrix/client` says beside this server's address, for clients that look there for "
+        "how they are to behave (`io.element.e2ee`, `m.identity_server`, `m.tile_server`). It wins over what the "
+        "server says by itself, and `null` takes that out.",
     )
 
     @property

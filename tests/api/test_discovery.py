@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.trial import unittest
 
 from homeserver.api.client.wellknown import WellKnownApi
@@ -87,6 +88,18 @@ class WellKnown(unittest.TestCase):
         expected = '{"m.homeserver":{"base_url":"https://home.example"},"im.chaos.x":1}'
         self.assertEqual((200, expected), self.get("client"))
         self.assertIn("https://chat.example", self.get("client", public_url="https://chat.example/")[1])
+
+    def test_what_the_administrator_adds(self) -> None:
+        added = {"im.chaos.x": 2, "io.element.e2ee": {"default": False}}
+        self.assertEqual({**added, "m.homeserver": {"base_url": "https://home.example"}}, self.client(added))
+        self.assertNotIn("im.chaos.x", self.client({"im.chaos.x": None}))
+
+    def client(self, added: dict[str, Any]) -> Any:
+        return msgspec.json.decode(self.get("client", client_well_known=added)[1])
+
+    def test_dehydrated_devices_are_offered(self) -> None:
+        """Without this key Element makes none."""
+        self.assertIs(True, TestApp(self).ok("GET", "/.well-known/matrix/client")["org.matrix.msc3814"])
 
     def test_server(self) -> None:
         self.assertEqual((404, "M_NOT_FOUND"), self.get("server"))

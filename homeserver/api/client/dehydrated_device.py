@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,6 +14,8 @@ from homeserver.http.route import Auth, Route
 _ROOT = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
 _EVENTS = f"{_ROOT}/{{device_id:device_id}}/events"
 _MAX_BODY = 1024 * 1024
+# Clients of Element use them only where the server's own document asks for it.
+WELL_KNOWN: Final = {"org.matrix.msc3814": True}
 
 
 class DeviceBody(msgspec.Struct):

@@ -25,8 +25,10 @@ class WellKnownApi:
     """The three documents, made once. `extra_client` adds to that of the clients (call relays, account pages)."""
 
     def __init__(self, config: Config, extra_client: Mapping[str, Any] = MappingProxyType({})) -> None:
-        document = {"m.homeserver": {"base_url": config.base_url}, **extra_client}
-        self._client = msgspec.json.encode(document)
+        document = {"m.homeserver": {"base_url": config.base_url}, **extra_client, **config.client_well_known}
+        self._client = msgspec.json.encode(
+            {key: value for key, value in document.items() if value is not None}
+        )
         server = _server(config)
         self._server = None if server is None else msgspec.json.encode({"m.server": server})
         support = _support(config.support)

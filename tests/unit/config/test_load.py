@@ -203,6 +203,26 @@ class LoadTests(SynchronousTestCase):
             error = self.assertRaises(ConfigError, parse, minimal(f"support: {{{bad}}}\n"))
             self.assertIn(f"support.{problem}", str(error))
 
+    def test_what_clients_are_told_is_any_json(self) -> None:
+        text = 'client_well_known: {io.element.e2ee: {default: false}, m.x: [1, 2.5, null, "a"]}'
+        expected = {"io.element.e2ee": {"default": False}, "m.x": [1, 2.5, None, "a"]}
+        self.assertEqual(expected, parse(minimal(text)).client_well_known)
+        self.assertEqual({}, parse(minimal("client_well_known: null")).client_well_known)
+        no_json = "must hold only texts, numbers, true, false, null, lists and mappings with texts as keys"
+        for value, problem in (
+            ("[1]", "expected keys and values, not a list"),
+            ("{m.homeserver: {base_url: x}}", "must not have m.homeserver: it is made of public_url"),
+            ("{a: 2026-01-01}", no_json),
+            ("{1: a}", no_json),
+            ("{a: .nan}", no_json),
+            ("{a: !!binary aGk=}", no_json),
+            ('{a: "\\uD800"}', no_json),
+            (f"{{a: {'b' * 65_536}}}", "must not be larger than 65536 bytes"),
+        ):
+            with self.assertRaises(ConfigError) as raised:
+                parse(minimal(f"client_well_known: {value}"))
+            self.assertEqual([f"client_well_known: {problem}"], raised.exception.problems, value)
+
     def test_email_uses_the_key_from(self) -> None:
         email = parse(minimal("email: {smtp_host: mail, from: chaos@example.org}\n")).email
         assert email is not None
