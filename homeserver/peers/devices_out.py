@@ -78,8 +78,7 @@ class DevicesOut:
         if server == self._server_name:
             await self._owe(change.topic, change.pos)
         elif self._index.local_members(change.topic):
-            first = move.prev_nid == 0
-            if await self._servers.came(change.topic, server, change.pos, first=first):
+            if await self._servers.came(change.topic, server, change.pos):
                 self._sender.owe_devices(server, change.pos, change.topic, fresh=True)
 
     async def _owe(self, room_nid: int, pos: int) -> None:

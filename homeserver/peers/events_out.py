@@ -5,6 +5,10 @@ user that joined or left by us goes there as well, but to its own server. A join
 that one (``Placement.told``); one that was made here is told from here, even if nobody of ours was in the room before it.
 For each event this costs a look into memory.
 
+After a crash the last seconds are looked at again, and a destination that was away gets what is ours from the timelines:
+neither knows of ``told``, so such a join may be sent once more to each server of its room. That is allowed (they have it,
+or lack it and are glad of it), and bounded by the joins of those seconds, or by what one destination is owed.
+
 # spec: server-server-api#transactions
 """
 

@@ -86,8 +86,7 @@ class StickyKeeper:
         server = server_of(move.user_id)
         shown = self._index.shown(change.topic, 0, change.pos, now_ms)
         ours = [one for one in shown if server_of(one.sender_id) == self._server_name]
-        first = move.prev_nid == 0
-        if ours and await self._servers.came(change.topic, server, change.pos, first=first):
+        if ours and await self._servers.came(change.topic, server, change.pos):
             await self._worker.work(relay_sticky, ours)
 
     async def _look_again(self, room_nid: int, hidden: Sequence[Sticky]) -> None:

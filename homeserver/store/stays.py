@@ -117,6 +117,13 @@ class Stay(NamedTuple):
             inside = not inside
         return inside
 
+    def came(self, pos: int) -> bool:
+        """Whether it comes into the room with the event at a position."""
+        if pos not in self.changes:
+            return False
+        was_in = self.at_first ^ bool(self.changes.index(pos) % 2)
+        return not was_in
+
 
 def server_of(user_id: str) -> str:
     """The domain of a user id."""

@@ -18,7 +18,7 @@ from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.store.changes import Change, Kind
 from homeserver.store.placement import Membership, Placement, moves_of
-from homeserver.store.stays import Occupancy, Turn, load_occupancy, server_of
+from homeserver.store.stays import Occupancy, Turn, load_occupancy, load_stays, server_of
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 
@@ -72,6 +72,10 @@ class _Room:
             self.turns.append(Turn(pos, server, joins))
             if len(self.turns) > TURNS_MOST:
                 self.since = self.turns.popleft().pos + 1
+
+    def saw(self, pos: int) -> bool:
+        """Whether all turns of a position are known: of the first that was read, first memberships are left out."""
+        return pos > self.since or (pos == self.since and pos > self.at)
 
     def around(self, pos: int) -> Collection[str]:
         """The servers before or after the event at a position."""
@@ -147,13 +151,13 @@ class ServerIndex:
         """The servers that were in a room before or after the event at a position."""
         return self._with_others(room_nid, (await self._room_at(room_nid, pos)).around(pos))
 
-    async def came(self, room_nid: int, server: str, pos: int, *, first: bool) -> bool:
-        """Whether a server came into a room with the membership at a position; ``first``: the user's first one."""
-        room = await self._room_at(room_nid, pos)
-        if any(turn.came and turn.pos == pos and turn.server == server for turn in room.turns):
-            return True
-        # Where the room was read just now, first memberships of that position are not among the turns.
-        return first and room.counts.get(server) == 1
+    async def came(self, room_nid: int, server: str, pos: int) -> bool:
+        """Whether a server came into a room with the membership at a position."""
+        room = self._touch(room_nid)
+        if room is not None and room.saw(pos):
+            return any(turn.came and turn.pos == pos and turn.server == server for turn in room.turns)
+        stays = await self._database.read(load_stays, server, [room_nid], pos - 1)
+        return room_nid in stays and stays[room_nid].came(pos)
 
     async def servers_of_user(self, user_nid: int) -> set[str]:
         """The servers with which a local user shares a room, this one included."""

@@ -21,6 +21,7 @@ from homeserver.rooms import join_answers, remote_joins
 from homeserver.store import room_answers
 from tests.federation.people import V3, VERSIONS, A, B, C, NetCase
 from tests.support.databases import on_each_database
+from tests.support.keys import KeyDevice
 
 ALICE, BOB, CAROL = f"@alice:{A}", f"@bob:{B}", f"@carol:{C}"
 
@@ -146,6 +147,34 @@ class RemoteJoin(JoinCase):
         self.net.settle()
         events = self.sync(self.b, self.bob)["rooms"]["join"][room_id]["timeline"]["events"]
         self.assertEqual("welcome", events[-1]["content"].get("body"))
+
+    def test_devices_and_what_sticks_where_one_left_and_rejoined_at_once(self) -> None:
+        """Whoever left is followed no more: both servers say again, once, what the other let go of."""
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        self.join(self.b, self.bob, room_id, A)
+        device_id = self.ok(self.b, self.bob, "GET", "/account/whoami")["device_id"]
+        keys = KeyDevice(BOB, device_id).keys()
+        self.ok(self.b, self.bob, "POST", "/keys/upload", {"device_keys": keys})
+        sent = f"/rooms/{quote(room_id)}/send/m.rtc.member/x"
+        sticky = {"org.matrix.msc4354.sticky_duration_ms": "3600000"}
+        self.ok(self.a, self.alice, "PUT", sent, {"body": "stuck"}, sticky)
+        self.net.settle()
+        before = len(self.net.sent("/v1/send/"))
+        path = f"{V3}/rooms/{quote(room_id)}"
+        leaving = self.b.start("POST", f"{path}/leave", {}, self.bob)
+        joining = self.b.start("POST", f"{V3}/join/{quote(room_id)}", {}, self.bob, {"via": [A]})
+        self.assertEqual([200, 200], [self.net.wait(leaving).status, self.net.wait(joining).status])
+        self.net.settle()
+        told = [(one.origin, one.json) for one in self.net.sent("/v1/send/")[before:]]
+        devices = [
+            edu["content"]["device_id"]
+            for origin, body in told
+            for edu in body.get("edus", ())
+            if origin == B and edu["edu_type"] == "m.device_list_update"
+        ]
+        self.assertEqual([device_id], devices)
+        again = [pdu for origin, body in told for pdu in body["pdus"] if origin == A]
+        self.assertEqual(["stuck"], [pdu["content"].get("body") for pdu in again])
 
 
 @on_each_database

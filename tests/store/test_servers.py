@@ -51,6 +51,10 @@ class Servers(DatabaseCase):
             self.app.wait(Deferred.fromCoroutine((index or self.index).servers_at(self.room_nid, pos)))
         )
 
+    def came(self, pos: int, server: str, index: ServerIndex | None = None) -> bool:
+        asked = (index or self.index).came(self.room_nid, server, pos)
+        return self.app.wait(Deferred.fromCoroutine(asked))
+
     def fresh(self, budget: int = 1_000_000) -> ServerIndex:
         """An index that knows nothing yet, as after a restart."""
         core = self.app.app.core
@@ -84,6 +88,34 @@ class Servers(DatabaseCase):
         old_first = self.fresh()
         self.assertEqual(self.at(joined, old_first), ["one.example", OURS])
         self.assertEqual(self.at(later, old_first), [OURS, "two.example"])
+
+    def test_who_came_with_a_membership(self) -> None:
+        """However late it is asked, and whoever of the same server came or went since."""
+        self.join("@a:one.example")
+        first = self.pos
+        self.join("@b:one.example")
+        second = self.pos
+        self.assertTrue(self.came(first, "one.example", self.fresh()))
+        self.leave("@a:one.example")
+        self.leave("@b:one.example")
+        went = self.pos
+        self.join("@a:one.example")
+        again = self.pos
+        self.join("@c:two.example", "@d:two.example")
+        self.leave("@c:two.example", "@d:two.example")
+        last = self.pos
+        for index in (self.index, self.fresh()):
+            found = [pos for pos in range(first, last + 1) if self.came(pos, "one.example", index)]
+            self.assertEqual([first, again], found)
+        # Asked for one position alone, of a room that is not in memory, or that came there for another one.
+        for pos in (first, second, went, again):
+            index = self.fresh()
+            self.assertEqual(pos in (first, again), self.came(pos, "one.example", index))
+            self.assertEqual(
+                [first, again],
+                [one for one in (first, second, went, again) if self.came(one, "one.example", index)],
+            )
+        self.assertFalse(self.came(first, "two.example", self.fresh()))
 
     def test_a_kick_a_ban_and_who_was_only_invited(self) -> None:
         self.join("@a:one.example", "@b:two.example")
