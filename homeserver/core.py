@@ -27,11 +27,13 @@ from homeserver.runtime.log import Log
 from homeserver.store.cache import ByteLru
 from homeserver.store.changes import load_moved, load_position
 from homeserver.store.client_events import ClientEventCache
+from homeserver.store.erasures import ErasedUsers, load_all_erasures
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
 from homeserver.store.members import Member, load_last_events, load_local_members
 from homeserver.store.parsed import EventCache
 from homeserver.store.state import BaseCache
 from homeserver.store.users import load_account_nids
+from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 from homeserver.stream.notifier import Notifier
@@ -79,6 +81,7 @@ class Core:
     bases: BaseCache
     authenticator: Authenticator
     threads: ThreadIndex
+    facts: StateFacts
 
 
 async def build_core(config: Config, around: Surroundings) -> Core:
@@ -102,11 +105,13 @@ async def build_core(config: Config, around: Surroundings) -> Core:
     rooms = RoomRegistry(tools, committer)
     authenticator = Authenticator(around.database, committer, around.clock)
     threads = ThreadIndex(around.database)
+    erased = ErasedUsers(await around.database.read(load_all_erasures))
     # In this order: who is woken finds the indexes up to date.
     changes.subscribe(index.apply)
     changes.subscribe(servers.apply)
     changes.subscribe(authenticator.apply)
     changes.subscribe(threads.apply)
+    changes.subscribe(erased.apply)
     changes.subscribe(notifier.apply)
     return Core(
         config,
@@ -124,6 +129,7 @@ async def build_core(config: Config, around: Surroundings) -> Core:
         bases,
         authenticator,
         threads,
+        StateFacts(bases, erased),
     )
 
 

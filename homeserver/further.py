@@ -59,7 +59,9 @@ def build_sticky(core: Core, tasks: TaskGroup) -> StickyServices:
         core.config.server_name, core.rooms, core.committer, index, core.servers, tasks, around.clock
     )
     core.changes.subscribe(keeper.apply)
-    return StickyServices(keeper, StickySections(index, around.database, core.client_events))
+    return StickyServices(
+        keeper, StickySections(index, around.database, core.client_events, core.facts.erased)
+    )
 
 
 def build_further(

@@ -160,7 +160,7 @@ def build_peer_reading(core: Core, facts: StateFacts, partial: PartialRooms) -> 
     history = PeerHistory(
         core.config.server_name, database, core.interner, core.changes, gate, facts, core.around.clock
     )
-    return PeerReading(gate, history, PeerState(database, gate, core.bases, partial.is_incomplete))
+    return PeerReading(gate, history, PeerState(database, gate, facts, partial.is_incomplete))
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ def build_strangers(
     )
     return Strangers(
         admission,
-        JoinAnswers(core.config.server_name, around.database, core.interner, core.bases),
+        JoinAnswers(core.config.server_name, around.database, core.interner, core.facts),
         outsiders,
         exchange,
         RemoteMemberships(rooms, core.index, handshakes, joins, outsiders, invites, exchange, partial),
@@ -401,7 +401,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     core.changes.subscribe(typing.apply)
     presence = build_presence(core, ticker, tasks)
     push_rules, notifying = PushRules(database, worker), build_notifying(core)
-    facts, ignored = StateFacts(core.bases), IgnoreLists(database)
+    facts, ignored = core.facts, IgnoreLists(database)
     sticky = build_sticky(core, tasks)
     encryption = build_encryption(core, peering, tasks, facts)
     ephemeral = build_ephemeral(core, typing, presence, tasks)

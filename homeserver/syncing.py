@@ -56,7 +56,7 @@ def build_syncing(
         ignored,
         KeyNumbers(core.interner),
         Windows(core.changes),
-        SharedRooms(around.database, core.client_events),
+        SharedRooms(around.database, core.client_events, facts),
     )
     boot = around.entropy.id(8)
     profiles = ProfileNews(around.database, core.interner, core.index, core.changes)

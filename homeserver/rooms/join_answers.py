@@ -14,13 +14,13 @@ from dataclasses import dataclass
 import msgspec
 
 from federation.event import Event, stored_bytes
-from federation.versions import RoomRules
+from federation.ids import domain_of
 from homeserver.db.threads import Database
 from homeserver.rooms.admission import Admitted
 from homeserver.store.ids import Interner
-from homeserver.store.peer_reads import load_texts
+from homeserver.store.peer_sight import load_texts_for
 from homeserver.store.room_answers import JoinAnswer, load_join_answer
-from homeserver.store.state import BaseCache
+from homeserver.store.visibility_reads import StateFacts
 
 CHUNK = 500
 _NAMING = (("m.room.name", ""), ("m.room.canonical_alias", ""))
@@ -32,25 +32,28 @@ class PreparedAnswer:
     """The join as it was placed, and the numbers of what goes with it."""
 
     event: Event
+    room_nid: int
     events: JoinAnswer
 
 
 class JoinAnswers:
     """See the module."""
 
-    def __init__(self, server_name: str, database: Database, interner: Interner, bases: BaseCache) -> None:
+    def __init__(self, server_name: str, database: Database, interner: Interner, facts: StateFacts) -> None:
         self._server_name = server_name
         self._database = database
         self._interner = interner
-        self._bases = bases
+        self._facts = facts
 
     async def load(self, admitted: Admitted, *, omit_members: bool) -> PreparedAnswer:
         """What goes into the answer to a join that was placed."""
         naming = [await self._interner.find_key(key) or 0 for key in _NAMING]
         found = await self._database.read(
-            load_join_answer, admitted.nid, self._bases, omit_members=omit_members, naming=naming
+            load_join_answer, admitted.nid, self._facts.bases, omit_members=omit_members, naming=naming
         )
-        return PreparedAnswer(admitted.event, found)
+        room_nid = await self._interner.find_room(admitted.event.room_id)
+        assert room_nid is not None  # an event of it was placed
+        return PreparedAnswer(admitted.event, room_nid, found)
 
     async def write(self, answer: PreparedAnswer) -> AsyncIterator[bytes]:
         """The body in pieces."""
@@ -61,15 +64,16 @@ class JoinAnswers:
         else:
             yield b',"members_omitted":false'
         yield b',"state":['
-        async for piece in self._write_events(events.state, answer.event.rules):
+        async for piece in self._write_events(answer, events.state):
             yield piece
         yield b'],"auth_chain":['
-        async for piece in self._write_events(events.auth_chain, answer.event.rules):
+        async for piece in self._write_events(answer, events.auth_chain):
             yield piece
         yield b"]}"
 
-    async def _write_events(self, nids: Sequence[int], rules: RoomRules) -> AsyncIterator[bytes]:
+    async def _write_events(self, answer: PreparedAnswer, nids: Sequence[int]) -> AsyncIterator[bytes]:
+        room_nid, server, rules = answer.room_nid, domain_of(answer.event.sender), answer.event.rules
         for start in range(0, len(nids), CHUNK):
             chunk = nids[start : start + CHUNK]
-            texts = await self._database.read(load_texts, chunk, rules)
+            texts = await self._database.read(load_texts_for, room_nid, server, chunk, rules, self._facts)
             yield (b"," if start else b"") + b",".join([texts[nid] for nid in chunk])

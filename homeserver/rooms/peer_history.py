@@ -25,7 +25,7 @@ from homeserver.store.client_events import join
 from homeserver.store.history import TimedRow, load_nearest
 from homeserver.store.ids import Interner, StateKey
 from homeserver.store.peer_reads import as_redacted, find_room_of
-from homeserver.store.peer_sight import Onlooker, visible_to
+from homeserver.store.peer_sight import Onlooker, find_erased, visible_to
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.store.walks import Link, load_links, walk_by_breadth, walk_by_depth
 from homeserver.stream.log import ChangeLog
@@ -107,11 +107,12 @@ class PeerHistory:
                 # An outlier authorises others: whoever takes part may have it.
                 if not visit.resident:
                     raise not_in_room()
-                return _as_seen(visit, link, is_visible=True)
-            is_visible = visible_to(tx, _onlooker(visit, key), [link.row()], self._facts)[0]
-            if not is_visible and not visit.resident:
-                raise not_in_room()
-            return _as_seen(visit, link, is_visible=is_visible)
+                is_visible = True
+            else:
+                is_visible = visible_to(tx, _onlooker(visit, key), [link.row()], self._facts)[0]
+                if not is_visible and not visit.resident:
+                    raise not_in_room()
+            return self._as_seen(tx, visit, [link], [is_visible])[0]
 
         return self._transaction([await self._database.read(unit)])
 
@@ -147,8 +148,20 @@ class PeerHistory:
 
     def _write(self, tx: Tx, visit: Visit, key: int, links: Sequence[Link]) -> list[bytes]:
         seen = visible_to(tx, _onlooker(visit, key), [link.row() for link in links], self._facts)
+        return self._as_seen(tx, visit, links, seen)
+
+    def _as_seen(self, tx: Tx, visit: Visit, links: Sequence[Link], seen: Sequence[bool]) -> list[bytes]:
+        whole = {
+            link.nid: link.json
+            for link, is_visible in zip(links, seen, strict=True)
+            if is_visible and not link.redacted_by
+        }
+        erased = find_erased(tx, visit.room.nid, visit.server, whole, self._facts)
         return [
-            _as_seen(visit, link, is_visible=is_visible) for link, is_visible in zip(links, seen, strict=True)
+            link.json.encode()
+            if link.nid in whole and link.nid not in erased
+            else as_redacted(link.json, visit.room.rules)
+            for link in links
         ]
 
     def _transaction(self, pdus: Sequence[bytes]) -> bytes:
@@ -161,9 +174,3 @@ class PeerHistory:
 
 def _onlooker(visit: Visit, key: int) -> Onlooker:
     return Onlooker(visit.server, visit.room.nid, visit.resident, key)
-
-
-def _as_seen(visit: Visit, link: Link, *, is_visible: bool) -> bytes:
-    if is_visible and not link.redacted_by:
-        return link.json.encode()
-    return as_redacted(link.json, visit.room.rules)

@@ -21,6 +21,7 @@ from homeserver.store.history import (
 )
 from homeserver.store.placement import Membership
 from homeserver.store.unsigned import PlainEvents, transaction_id, unsigned_members
+from homeserver.store.veil import veil
 from homeserver.store.visibility_reads import StateFacts, look
 
 # LIMIT(a filter that nothing fits, or a history that the reader may not see: the client asks again from there)
@@ -114,6 +115,7 @@ def find_seen(tx: Tx, archive: Archive, sight: Sight, rows: Sequence[HistoryRow]
     if not redacted:
         return []
     events = load_seen(tx, redacted, archive.client_events)
+    events = veil(tx, events, sight.reader.member_key, archive.facts, archive.client_events)
     return [
         Found(row, events[row.nid], view)
         for row, view in zip(rows, views, strict=True)
@@ -239,6 +241,7 @@ def _find_replaced(
         return {}
     rows = load_history_rows(tx, previous_nids)
     events = load_seen(tx, {nid: row.redacted_by for nid, row in rows.items()}, archive.client_events)
+    events = veil(tx, events, sight.reader.member_key, archive.facts, archive.client_events)
     ordered = list(rows.values())
     views = look(tx, sight.reader, ordered, archive.facts)
     hidden = {row.nid: view is None for row, view in zip(ordered, views, strict=True)}
@@ -272,6 +275,7 @@ def write_state(
 ) -> list[bytes]:
     """State events as bytes."""
     events = load_client_events(tx, nids, archive.client_events)
+    events = veil(tx, events, asker.sight.reader.member_key, archive.facts, archive.client_events)
     room_id, now_ms = asker.sight.room_id, asker.now_ms
     return [
         event.render(unsigned_members(event, now_ms), room_id)

@@ -18,7 +18,7 @@ from homeserver.rooms.reading import Archive, Asker, LoadSpan, find_seen, scan, 
 from homeserver.rooms.types import Requester
 from homeserver.rooms.visibility import Sights
 from homeserver.store.bundles import may_have_thread
-from homeserver.store.client_events import join, load_as_redacted
+from homeserver.store.client_events import ERASED, join, load_as_redacted
 from homeserver.store.history import BEGINNING, HistoryRow, load_history_rows
 from homeserver.store.relations import (
     Kind,
@@ -27,6 +27,7 @@ from homeserver.store.relations import (
     load_descendants,
     load_threads,
 )
+from homeserver.store.veil import find_strangers
 from homeserver.stream.tokens import parse_timeline_token, timeline_token
 
 # The specification asks for three at least.
@@ -116,7 +117,9 @@ def _write_children(
             ignored=asker.ignored,
             load=load,
         )
-        parts.append(join(write_events(tx, archive, asker, scanned.found)))
+        # What is redacted relates to nothing.
+        found = [one for one in scanned.found if one.event.redacted_by != ERASED]
+        parts.append(join(write_events(tx, archive, asker, found)))
         if scanned.edge is not None:
             parts += [b',"next_batch":', _encode(timeline_token(scanned.edge))]
     else:
@@ -163,6 +166,7 @@ def _loader(tx: Tx, asker: Asker, asked: ChildrenAsked) -> LoadSpan:
 def _write_threads(tx: Tx, archive: Archive, asker: Asker, asked: ThreadsAsked, high: int | None) -> bytes:
     sight = asker.sight
     ignored = find_user_nids(tx, asker.ignored) if asker.ignored else set()
+    ignored |= find_strangers(tx, sight.room_nid, sight.reader.member_key, archive.facts)
     places = load_threads(
         tx,
         sight.room_nid,

@@ -288,6 +288,8 @@ def _find_visible(
     for asker, of_room in by_room.values():
         for one in find_seen(tx, archive, asker.sight, of_room):
             event = one.event
+            if event.redacted_by:
+                continue  # for this reader: what it says was erased
             if wanted.accepts(event.type, event.sender, event.has_url) and not (
                 event.state_key is None and event.sender in asker.ignored
             ):

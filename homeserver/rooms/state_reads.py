@@ -24,6 +24,7 @@ from homeserver.store.members import load_members
 from homeserver.store.placement import MEMBERSHIPS, Membership
 from homeserver.store.timeline import load_moves, load_moves_of_key, load_state, load_state_at, undo
 from homeserver.store.unsigned import unsigned_members
+from homeserver.store.veil import veil
 from homeserver.stream.tokens import parse_timeline_token
 
 
@@ -116,7 +117,8 @@ def _find_state(tx: Tx, sight: Sight, key_nid: int, archive: Archive) -> ClientE
         moves = load_moves_of_key(tx, [sight.room_nid], key_nid, sight.departed, END).get(sight.room_nid, [])
         state = undo(state, moves, sight.departed)
     event_nid = state.get(key_nid, 0)
-    return load_client_events(tx, [event_nid], archive.client_events).get(event_nid) if event_nid else None
+    found = load_client_events(tx, [event_nid] if event_nid else [], archive.client_events)
+    return veil(tx, found, sight.reader.member_key, archive.facts, archive.client_events).get(event_nid)
 
 
 def load_room_state(tx: Tx, sight: Sight) -> list[int]:

@@ -29,6 +29,7 @@ from homeserver.store.relations import (
     load_in_threads,
 )
 from homeserver.store.unsigned import unsigned_members
+from homeserver.store.veil import find_hidden
 from homeserver.store.visibility_reads import Reader, StateFacts, look
 
 # LIMIT(the answer grows with what others send): so many references of an event are listed, the newest.
@@ -106,8 +107,11 @@ def load_bundles(
     if not counts:
         return {}
     ignored = find_user_nids(tx, viewer.ignored) if viewer.ignored else set()
+    counts = _drop_erased(tx, viewer, counts, facts)
     work = _Work(viewer, events, [one for one in counts if one.sender_nid not in ignored])
     children = [one for one in _load_children(tx, work) if one.sender_nid not in ignored]
+    hidden = _find_hidden(tx, viewer, children, facts)
+    children = [one for one in children if one.row.nid not in hidden]
     _look(tx, work, children, facts, cache)
     latest = {nid: work.children[nid] for nid in work.latest.values() if nid in work.children}
     inner = {nid: room_ids[root_nid] for root_nid, nid in work.latest.items()}
@@ -115,6 +119,34 @@ def load_bundles(
     nested = load_bundles(tx, viewer, inner, latest, facts, cache)
     found = {nid: _write(work, nid, room_ids[nid], nested) for nid in events if nid in work.parents}
     return {nid: data for nid, data in found.items() if data}
+
+
+def _drop_erased(tx: Tx, viewer: Viewer, counts: list[Count], facts: StateFacts) -> list[Count]:
+    """Without what erased users have in threads, where the viewer is shown none of it.
+
+    LIMIT(one statement: for a viewer who was away, their newest event there decides for all of them)
+    """
+    erased = facts.erased.by_nid
+    doubted = {
+        (one.parent_nid, one.newest)
+        for one in counts
+        if one.rel_type == IN_THREAD and erased and one.sender_nid in erased
+    }
+    if not doubted:
+        return counts
+    found = load_in_threads(tx, {nid for nid, _ in doubted}, sorted({pos for _, pos in doubted}))
+    newest = [one for one in found if (one.parent_nid, one.row.pos) in doubted]
+    hidden = _find_hidden(tx, viewer, newest, facts)
+    gone = {(one.parent_nid, one.row.pos) for one in newest if one.row.nid in hidden}
+    return [one for one in counts if (one.parent_nid, one.newest) not in gone]
+
+
+def _find_hidden(tx: Tx, viewer: Viewer, children: Sequence[Child], facts: StateFacts) -> set[int]:
+    """The children that the viewer would be shown redacted: these relate to nothing."""
+    erased = facts.erased.by_nid
+    suspects = {one.row.nid: erased[one.sender_nid] for one in children if one.sender_nid in erased}
+    key = viewer.reader.member_key
+    return find_hidden(tx, suspects, lambda _: [key] if key else [], facts) if suspects else set()
 
 
 @dataclass(slots=True)

@@ -11,8 +11,8 @@ here ever changes.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -68,6 +68,7 @@ class ClientEvent:
     redacted_by: int = 0
     because: bytes = b""  # of a redacted event: the ``redacted_because`` member of unsigned
     sticky_ms: int = 0  # for how long it reaches everybody in the room
+    redacted_by_user: str = ""  # who sent the redaction
 
     def render(self, unsigned: bytes = b"", room_id: str | None = None) -> bytes:
         """The whole object. ``unsigned``: the members of its unsigned object, without braces."""
@@ -85,6 +86,10 @@ class ClientEvent:
     def content_dict(self) -> Any:
         """The content, parsed."""
         return _decode_any(self.content)
+
+
+# In the place of a redaction: the event is seen redacted because who sent it wanted to be erased (store/veil.py).
+ERASED: Final = -1
 
 
 class Key(NamedTuple):
@@ -116,7 +121,10 @@ def load_client_events(tx: Tx, nids: Collection[int], cache: ClientEventCache) -
 
 
 def load_seen(tx: Tx, redacted: Mapping[int, int], cache: ClientEventCache) -> dict[int, ClientEvent]:
-    """As :func:`load_client_events`, of events whose redactions (0: none) are known. No read where all are cached."""
+    """As :func:`load_client_events`, of events whose redactions (0: none) are known. No read where all are cached.
+
+    Those whose redaction is ``ERASED`` are seen as redacted, without one.
+    """
     found: dict[int, ClientEvent] = {}
     missing: list[int] = []
     cached = cache.get_many(map(Key._make, redacted.items()))
@@ -127,14 +135,17 @@ def load_seen(tx: Tx, redacted: Mapping[int, int], cache: ClientEventCache) -> d
             found[nid] = event
     if not missing:
         return found
-    by_nids = sorted({redacted[nid] for nid in missing if redacted[nid]})
+    by_nids = sorted({redacted[nid] for nid in missing if redacted[nid] > 0})
     rows = {row.nid: row for row in load_json(tx, [*missing, *by_nids])}
     for nid in missing:
         row = rows.get(nid)
         if row is None:
             continue
         by = rows.get(redacted[nid])
-        event = _plain(row) if by is None else _redacted(row, by)
+        if redacted[nid] == ERASED:
+            event = _erased(row)
+        else:
+            event = _plain(row) if by is None else _redacted(row, by)
         cache.put(Key(nid, event.redacted_by), event)
         found[nid] = event
     return found
@@ -149,9 +160,24 @@ def _redacted(row: StoredJson, by: StoredJson) -> ClientEvent:
     rules = ROOM_VERSIONS[row.version]
     kept = redact(_decode_any(row.json), rules)
     # spec: client-server-api#redactions: the redaction stands in unsigned.redacted_because
-    because = _plain(by).render(room_id=None)
-    unsigned = b'"redacted_because":' + because
-    return _make(row.nid, row.event_id, _encode(kept), unsigned, by.nid, rules.redacts_in_content)
+    redaction = _plain(by)
+    event = _make(row.nid, row.event_id, _encode(kept), _because(redaction), by.nid, rules.redacts_in_content)
+    return replace(event, redacted_by_user=redaction.sender)
+
+
+def _because(redaction: ClientEvent) -> bytes:
+    return b'"redacted_because":' + redaction.render(room_id=None)
+
+
+def redacted_through(event: ClientEvent, redaction: ClientEvent) -> ClientEvent:
+    """A redacted event, with its redaction as somebody sees that."""
+    return replace(event, because=_because(redaction))
+
+
+def _erased(row: StoredJson) -> ClientEvent:
+    rules = ROOM_VERSIONS[row.version]
+    kept = _encode(redact(_decode_any(row.json), rules))
+    return _make(row.nid, row.event_id, kept, b"", ERASED, rules.redacts_in_content)
 
 
 def load_as_redacted(tx: Tx, nids: Collection[int]) -> dict[int, ClientEvent]:

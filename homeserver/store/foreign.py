@@ -17,6 +17,7 @@ from homeserver.db.tx import Tx
 from homeserver.store.changes import Change, Kind, load_changes
 from homeserver.store.cross_signing import OthersSigned
 from homeserver.store.device_lists import ListChanged, load_rooms_of
+from homeserver.store.erasures import load_erasures
 from homeserver.store.events import load_json, load_memberships, load_redacting, load_rows
 from homeserver.store.members import load_user_rooms
 from homeserver.store.outside import load_told
@@ -72,7 +73,9 @@ def _with_rooms(tx: Tx, change: Change) -> Change:
 def _with_members(tx: Tx, change: Change) -> Change:
     # Which of the three it was matters to nobody who follows: each looks at what the tables say now.
     members = load_user_rooms(tx, -change.topic)
-    return change._replace(payload=AccountChanged(-change.topic, "created", members, guest=True))
+    erasures = load_erasures(tx, [-change.topic])
+    payload = AccountChanged(-change.topic, "created", members, guest=True, erasures=erasures)
+    return change._replace(payload=payload)
 
 
 def _with_told(tx: Tx, change: Change) -> Change:

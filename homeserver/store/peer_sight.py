@@ -11,14 +11,25 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+import msgspec
+
+from federation.versions import RoomRules
 from federation.visibility import DEFAULT_VISIBILITY
 from homeserver.db.tx import Tx
 from homeserver.store.history import HistoryRow
-from homeserver.store.peer_reads import load_keys_of_server
+from homeserver.store.peer_reads import as_redacted, load_keys_of_server, load_texts
 from homeserver.store.state import Snapshot
+from homeserver.store.veil import find_hidden
 from homeserver.store.visibility_reads import StateFacts
 
 _USERS_AT_ONCE = 500
+
+
+class _Sent(msgspec.Struct):
+    sender: str
+
+
+_decode_sender = msgspec.json.Decoder(_Sent).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +40,23 @@ class Onlooker:
     room_nid: int
     resident: bool  # one of its users is in the room now
     visibility_key: int  # state key nid of m.room.history_visibility; 0: no room has one
+
+
+def find_erased(
+    tx: Tx, room_nid: int, server: str, texts: Mapping[int, bytes | str], facts: StateFacts
+) -> set[int]:
+    """Which events of a room a server gets redacted because they are of erased users. ``texts``: by nid."""
+    erased = facts.erased.by_id
+    if not erased:
+        return set()
+    suspects = {nid: erased[user_id] for nid, text in texts.items() if (user_id := _sender(text)) in erased}
+    if not suspects:
+        return set()
+    return find_hidden(tx, suspects, lambda _: load_keys_of_server(tx, room_nid, server), facts)
+
+
+def _sender(text: bytes | str) -> str:
+    return _decode_sender(text).sender
 
 
 def visible_to(tx: Tx, onlooker: Onlooker, rows: Sequence[HistoryRow], facts: StateFacts) -> list[bool]:
@@ -82,3 +110,13 @@ def _seen_by(
             if any(words.get(event_nid) in enough for event_nid in event_nids):
                 seen.add(nid)
     return seen
+
+
+def load_texts_for(
+    tx: Tx, room_nid: int, server: str, nids: Sequence[int], rules: RoomRules, facts: StateFacts
+) -> dict[int, bytes]:
+    """As ``load_texts``, for one server that the events of a room are sent to."""
+    texts = load_texts(tx, nids, rules)
+    for nid in find_erased(tx, room_nid, server, texts, facts):
+        texts[nid] = as_redacted(texts[nid], rules)
+    return texts

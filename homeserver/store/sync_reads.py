@@ -106,11 +106,11 @@ def load_transaction_keys(
     return dict(found)
 
 
-def load_raw_events(tx: Tx, nids: Collection[int]) -> dict[int, bytes]:
-    """Events as servers exchange them, redacted where they were redacted."""
+def load_raw_events(tx: Tx, nids: Collection[int], erased: Collection[int]) -> dict[int, bytes]:
+    """Events as servers exchange them, redacted where they were redacted or are ``erased`` for the reader."""
     if not nids:
         return {}
-    redacted = load_redactions(tx, list(nids))
+    redacted = {*load_redactions(tx, list(nids)), *erased}
     found: dict[int, bytes] = {}
     for row in load_json(tx, nids):
         text = row.json.encode()

@@ -6,14 +6,16 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from sqlalchemy import BindParameter, and_, bindparam, delete, func, null, select, update
+from sqlalchemy import BindParameter, and_, bindparam, case, delete, func, null, select, update
 
-from homeserver.db.schema.accounts import account_data, accounts, filters, profiles
+from homeserver.db.schema.accounts import account_data, accounts, filters, profiles, receipts
 from homeserver.db.schema.rooms import user_ids
+from homeserver.db.schema.sync import thread_subscriptions
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.devices import Login, drop_all_devices, log_in
+from homeserver.store.erasures import Erasure, put_erasure
 from homeserver.store.key_backups import drop_user_backups
 from homeserver.store.members import Member, load_user_rooms
 from homeserver.store.openid import drop_openid_tokens
@@ -74,7 +76,13 @@ _STANDING = statement(
 _DEACTIVATE = statement(
     update(accounts)
     .where(_A.user_nid == _USER)
-    .values(deactivated=1, password_hash=null(), admin=0, erased=bindparam("erase_flag"))
+    .values(
+        deactivated=1,
+        password_hash=null(),
+        admin=0,
+        # What was asked for once is not taken back.
+        erased=case((_A.erased == 1, 1), else_=bindparam("erase_flag")),
+    )
 )
 _UPGRADE = statement(
     update(accounts)
@@ -93,8 +101,9 @@ _ALL = statement(select(_A.user_nid))
 _NIDS_OF = statement(select(_A.user_nid).where(any_of(_A.user_nid, "nids")))
 _DEACTIVATED = statement(select(_A.user_nid).where(_A.deactivated == 1).order_by(_A.user_nid))
 _ERASE_PROFILE = statement(delete(profiles).where(profiles.c.user_nid == _USER))
-_ERASE_DATA = statement(delete(account_data).where(account_data.c.user_nid == _USER))
-_ERASE_FILTERS = statement(delete(filters).where(filters.c.user_nid == _USER))
+# What somebody kept here, and what they had read: no event, and of no use to anybody else.
+_ERASED_TABLES = (account_data, filters, receipts, thread_subscriptions)
+_ERASE = tuple(statement(delete(table).where(table.c.user_nid == _USER)) for table in _ERASED_TABLES)
 
 
 class Account(NamedTuple):
@@ -124,6 +133,8 @@ class AccountChanged:
     """Of a created account: what rooms had said of this user before (somebody may be invited before they come)."""
     guest: bool = False
     """Whether the account may be a guest's."""
+    erasures: Sequence[Erasure] = ()
+    """Of an account that ended: from when on newcomers see its events redacted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +284,10 @@ def set_standing(tx: WriteTx, user_nid: int, *, suspended: bool | None, locked: 
 
 
 def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
-    """End every way to log in, for good. What the user wrote in rooms is for followers to deal with."""
+    """End every way to log in, for good. ``erase``: newcomers see what the user wrote in its redacted form.
+
+    Leaving the rooms is for a follower.
+    """
     # spec: client-server-api#account-deactivation
     drop_all_devices(tx, user_nid)
     drop_user_tokens(tx, user_nid)
@@ -285,6 +299,12 @@ def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
     tx.run(_ERASE_PROFILE, the_user_nid=user_nid)
     drop_user_pushers(tx, user_nid)
     if erase:
-        tx.run(_ERASE_DATA, the_user_nid=user_nid)
-        tx.run(_ERASE_FILTERS, the_user_nid=user_nid)
-    tx.claim(Kind.ACCOUNT, -user_nid, payload=AccountChanged(user_nid, "deactivated"))
+        for one in _ERASE:
+            tx.run(one, the_user_nid=user_nid)
+    erasures: list[Erasure] = []
+    tx.claim(
+        Kind.ACCOUNT,
+        -user_nid,
+        write=lambda late, pos: erasures.extend(put_erasure(late, user_nid, pos)) if erase else None,
+        payload=AccountChanged(user_nid, "deactivated", erasures=erasures),
+    )

@@ -17,6 +17,7 @@ import msgspec
 from federation.visibility import DEFAULT_VISIBILITY, may_see, visibility_of
 from homeserver.db.tx import Tx
 from homeserver.store.cache import ByteLru
+from homeserver.store.erasures import ErasedUsers
 from homeserver.store.events import load_json
 from homeserver.store.history import HistoryRow
 from homeserver.store.placement import MEMBERSHIPS, Membership
@@ -50,12 +51,20 @@ class Reader:
 
 
 class StateFacts:
-    """The states that events were sent on, and what memberships and visibilities said. Shared by all threads."""
+    """The states that events were sent on, what memberships and visibilities said, whose events are erased.
+
+    Shared by all threads.
+    """
 
     def __init__(
-        self, bases: BaseCache, snapshots_bytes: int = 12 * 1024 * 1024, words_bytes: int = 4 * 1024 * 1024
+        self,
+        bases: BaseCache,
+        erased: ErasedUsers,
+        snapshots_bytes: int = 12 * 1024 * 1024,
+        words_bytes: int = 4 * 1024 * 1024,
     ) -> None:
         self.bases = bases
+        self.erased = erased
         self._snapshots: ByteLru[int, Snapshot] = ByteLru(
             snapshots_bytes, lambda one: 300 + 100 * len(one.delta)
         )

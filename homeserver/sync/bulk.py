@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from homeserver.db.tx import Tx
 from homeserver.store import visibility_reads
-from homeserver.store.client_events import ClientEvent, ClientEventCache
+from homeserver.store.client_events import ERASED, ClientEvent, ClientEventCache
 from homeserver.store.sync_reads import load_raw_events, load_summaries
 from homeserver.store.timeline import load_member_keys, load_state, load_state_without_members, undo
 from homeserver.stream.index import Standing
@@ -74,8 +74,7 @@ class _Builder:
         self._reader = reader
         self._order = order
         self._cache = cache
-        self._facts = facts
-        self._timelines = Timelines(tx, reader, order.names, cache)
+        self._timelines = Timelines(tx, reader, order.names, cache, facts)
         self._events = self._timelines.events
         self._lazy = reader.filter.lazy
 
@@ -102,10 +101,12 @@ class _Builder:
                     work.members[shown.event.state_key] = shown.event.nid
         raw: dict[int, bytes] | None = None
         if self._reader.filter.federation_format:
-            told = [one.event.nid for work in works for one in work.shown]
-            raw = load_raw_events(self._tx, [*told, *(one.nid for work in works for one in work.state)])
+            told = [one.event for work in works for one in work.shown]
+            told += [one for work in works for one in work.state]
+            erased = {one.nid for one in told if one.redacted_by == ERASED}
+            raw = load_raw_events(self._tx, [one.nid for one in told], erased)
         writer = Writer(self._reader.filter, self._reader.now_ms, raw)
-        related = timelines.relate(works, order.upto, self._facts) if raw is None else {}
+        related = timelines.relate(works, order.upto) if raw is None else {}
         return Built(works, self._events, timelines.transactions(works), related, writer)
 
     def _steady(self) -> list[RoomWork]:

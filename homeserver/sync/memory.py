@@ -94,7 +94,7 @@ class MemoryRooms:
                 missing[user_id] = nid
         if not missing:
             return
-        events = await self._shared.load_events(list(missing.values()))
+        events = await self._shared.load_events(list(missing.values()), reader)
         wants = reader.filter.state
         writer = Writer(reader.filter, reader.now_ms)
         told = [

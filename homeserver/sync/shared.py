@@ -22,6 +22,8 @@ from homeserver.store.client_events import (
 from homeserver.store.placement import Membership, Placement
 from homeserver.store.state import Snapshot
 from homeserver.store.sync_reads import Summary, load_summaries
+from homeserver.store.veil import veil
+from homeserver.store.visibility_reads import StateFacts
 from homeserver.sync.filters import SyncFilter
 from homeserver.sync.related import Relations, find_children, find_related
 from homeserver.sync.serialise import Writer, events_object, timeline_object
@@ -70,9 +72,10 @@ class _Extras:
 class SharedRooms:
     """Builds them, and keeps them with their window."""
 
-    def __init__(self, database: Database, cache: ClientEventCache) -> None:
+    def __init__(self, database: Database, cache: ClientEventCache, facts: StateFacts) -> None:
         self._database = database
         self._cache = cache
+        self._facts = facts
 
     def known(
         self, window: Window, room_nid: int, filter_: SyncFilter, now_ms: int, *, state_after: bool
@@ -104,7 +107,7 @@ class SharedRooms:
             last = topic.placements[-1].state_after
             names = [last.get(keys.name), last.get(keys.alias)] if changed else []
             extras = await self._database.read(
-                _load_extras, room_nid, [*previous, *redacted], names, self._cache, changed
+                _load_extras, room_nid, [*previous, *redacted], names, self._cache, self._facts, changed
             )
         relations = _relate(topic.placements, extras, self._cache, now_ms)
         room = _write(chosen, extras, relations, filter_, now_ms)
@@ -113,9 +116,15 @@ class SharedRooms:
         window.shared[(room_nid, filter_.key, state_after)] = room
         return room
 
-    async def load_events(self, nids: Sequence[int]) -> dict[int, ClientEvent]:
+    async def load_events(self, nids: Sequence[int], reader: Reader) -> dict[int, ClientEvent]:
         """Client events (members that a device was not told of)."""
-        return await self._database.read(load_client_events, list(nids), self._cache)
+        return await self._database.read(_load, list(nids), reader.keys.own, self._cache, self._facts)
+
+
+def _load(
+    tx: Tx, nids: Sequence[int], member_key: int, cache: ClientEventCache, facts: StateFacts
+) -> dict[int, ClientEvent]:
+    return veil(tx, load_client_events(tx, nids, cache), member_key, facts, cache)
 
 
 @dataclass(slots=True)
@@ -193,10 +202,17 @@ def _passes(event: ClientEvent, filter_: SyncFilter) -> bool:
 
 
 def _load_extras(
-    tx: Tx, room_nid: int, nids: Sequence[int], names: Sequence[int], cache: ClientEventCache, summarise: bool
+    tx: Tx,
+    room_nid: int,
+    nids: Sequence[int],
+    names: Sequence[int],
+    cache: ClientEventCache,
+    facts: StateFacts,
+    summarise: bool,
 ) -> _Extras:
     wanted = sorted({*nids, *(nid for nid in names if nid)})
-    events = load_client_events(tx, wanted, cache)
+    # What an erased user's state said before it was replaced: for all, as if none of them had been there before.
+    events = _load(tx, wanted, 0, cache, facts)
     if not summarise:
         return _Extras(events, None)
     named = [events[nid] for nid in names if nid in events]

@@ -32,6 +32,7 @@ from homeserver.store.timeline import (
     load_state_at,
     undo,
 )
+from homeserver.store.veil import veil
 from homeserver.stream.index import Standing
 from homeserver.sync.filters import SyncFilter
 from homeserver.sync.serialise import transaction_id
@@ -107,11 +108,19 @@ class RoomWork:
 class Timelines:
     """The state of one read unit. ``events`` holds whatever it loaded, by nid."""
 
-    def __init__(self, tx: Tx, reader: Reader, names: Mapping[int, str], cache: ClientEventCache) -> None:
+    def __init__(
+        self,
+        tx: Tx,
+        reader: Reader,
+        names: Mapping[int, str],
+        cache: ClientEventCache,
+        facts: visibility_reads.StateFacts,
+    ) -> None:
         self._tx = tx
         self._reader = reader
         self._names = names
         self._cache = cache
+        self._facts = facts
         self.events: dict[int, ClientEvent] = {}
         self._memberships: dict[int, Membership] = {}
         self._visibilities: dict[int, str] = {}
@@ -120,7 +129,8 @@ class Timelines:
         """Have client events at hand."""
         missing = sorted({nid for nid in nids if nid not in self.events})
         if missing:
-            self.events.update(load_client_events(self._tx, missing, self._cache))
+            found = load_client_events(self._tx, missing, self._cache)
+            self.events.update(veil(self._tx, found, self._reader.keys.own, self._facts, self._cache))
 
     # --- which rooms, from where to where ------------------------------------------------------------------------
 
@@ -371,9 +381,7 @@ class Timelines:
         found = {nid: transaction_id(key, events[nid]) for nid, key in keys.items()}
         return {nid: txn_id for nid, txn_id in found.items() if txn_id is not None}
 
-    def relate(
-        self, works: Sequence[RoomWork], upto: int, facts: visibility_reads.StateFacts
-    ) -> dict[int, bytes]:
+    def relate(self, works: Sequence[RoomWork], upto: int) -> dict[int, bytes]:
         """What relates to the events of rooms that the reader is in, summed up; one read for all of them."""
         reader = self._reader
         inside = [work for work in works if not work.left and not work.only_nid]
@@ -382,7 +390,7 @@ class Timelines:
         keys = reader.keys
         eyes = visibility_reads.Reader(reader.user_id, keys.own, keys.visibility, joined=True)
         viewer = Viewer(eyes, reader.user_nid, reader.ignored, upto, reader.now_ms)
-        return load_bundles(self._tx, viewer, room_ids, events, facts, self._cache)
+        return load_bundles(self._tx, viewer, room_ids, events, self._facts, self._cache)
 
 
 @dataclass(slots=True)

@@ -32,7 +32,6 @@ class DeactivateBody(msgspec.Struct):
     erase: bool | None = None
 
 
-# spec-partial: POST /_matrix/client/v3/account/deactivate: erase leaves events as they are for who joins later
 class AccountApi:
     """`policy` is asked each time, as the configuration may be reloaded."""
 

@@ -21,6 +21,13 @@ accounts = Table(
     small("suspended", default=0),
     small("locked", default=0),
 )
+# Whose events are shown in their redacted form to those who came later; read as a whole at the start.
+erasures = Table(
+    "erasures",
+    metadata,
+    nid("user_nid", primary=True),
+    nid("pos"),  # of the erasure, in the order of all changes
+)
 devices = Table(
     "devices",
     metadata,

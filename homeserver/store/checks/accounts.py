@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import func, select
 
-from homeserver.db.schema.accounts import accounts
+from homeserver.db.schema.accounts import accounts, erasures
 from homeserver.db.schema.threepids import threepid_bindings, threepids, validations
 from homeserver.store.checks.rules import Rule, none_of, points_nowhere, rule
 from homeserver.store.validations import Purpose
@@ -16,6 +16,18 @@ ADDRESSES: tuple[Rule, ...] = (
         "a deactivated account has addresses",
         select(threepids.c.user_nid, threepids.c.address).where(
             threepids.c.user_nid == accounts.c.user_nid, accounts.c.deactivated != 0
+        ),
+    ),
+    rule(
+        "an erased account without its erasure",
+        select(accounts.c.user_nid).where(
+            accounts.c.erased != 0, accounts.c.user_nid.not_in(select(erasures.c.user_nid))
+        ),
+    ),
+    rule(
+        "an erasure of an account that is not erased",
+        select(erasures.c.user_nid).where(
+            erasures.c.user_nid.not_in(select(accounts.c.user_nid).where(accounts.c.erased != 0))
         ),
     ),
     rule(

@@ -137,7 +137,7 @@ class MemoryNews:
             name_nid = room.snapshot.get(reader.keys.name) if reader.keys.name else 0
             named = False
             if name_nid:
-                event = (await self._shared.load_events([name_nid])).get(name_nid)
+                event = (await self._shared.load_events([name_nid], reader)).get(name_nid)
                 named = event is not None and text_in(event, "name") is not None
             found = await self._database.read(load_room_summaries, {room_nid: named}, self._cache)
             known = window.shared[key] = found[room_nid]
@@ -165,7 +165,7 @@ class MemoryNews:
                 missing[user_id] = nid
         if not missing:
             return
-        events = await self._shared.load_events(list(missing.values()))
+        events = await self._shared.load_events(list(missing.values()), reader)
         writer = Writer(reader.filter, reader.now_ms)
         news.state = [
             *news.state,

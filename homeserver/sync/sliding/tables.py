@@ -83,8 +83,7 @@ class _Builder:
         self._reader = reader
         self._wanted = wanted
         self._cache = cache
-        self._facts = facts
-        self._timelines = Timelines(tx, reader, wanted.names, cache)
+        self._timelines = Timelines(tx, reader, wanted.names, cache, facts)
         self._events = self._timelines.events
 
     def build(self) -> dict[int, RoomNews]:
@@ -103,7 +102,7 @@ class _Builder:
             shown,
             self._events,
             timelines.transactions(shown),
-            timelines.relate(shown, upto, self._facts),
+            timelines.relate(shown, upto),
             Writer(self._reader.filter, self._reader.now_ms),
         )
         return {job.order.room_nid: self._write(job, built, summaries) for job in jobs}

@@ -352,6 +352,19 @@ def _search() -> None:
         op.execute("CREATE INDEX search_words_by_word ON search_words USING gin (words)")
 
 
+# Who asked for it before: whoever is in a room by now has had their events.
+_ERASED_BEFORE = """
+    INSERT INTO erasures (user_nid, pos)
+    SELECT user_nid, coalesce((SELECT max(pos) FROM stream), 0) FROM accounts WHERE erased <> 0
+"""
+
+
+def _erasures() -> None:
+    """Since when the events of users who wanted it are shown in their redacted form to newcomers."""
+    op.create_table("erasures", _big("user_nid"), _big("pos"), sa.PrimaryKeyConstraint("user_nid"))
+    op.execute(_ERASED_BEFORE)
+
+
 def upgrade() -> None:
     """Add what is new."""
     _accounts()
@@ -368,3 +381,4 @@ def upgrade() -> None:
     _related_redactions()
     _media()
     _search()
+    _erasures()
