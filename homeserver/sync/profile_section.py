@@ -31,7 +31,7 @@ class ProfileSection:
         if not work.initial:
             if self._news.changed(user_nid, work.since, fields):
                 updates = await self._news.updates(user_nid, work.since, work.token.pos, fields)
-            updates.update(self._news.departed(user_nid, work.since, work.token.pos))
+            updates.update(await self._news.departed(user_nid, work.since, work.token.pos, fields))
         # Of users whom the client hears of for the first time it is told all that it asks for.
         joined = {nid: piece for nid, piece in pieces.items() if nid not in work.plan.left}
         if filter_.lazy:
@@ -39,8 +39,8 @@ class ProfileSection:
             users = await self._news.numbers(names)
         else:
             fresh = [nid for nid, piece in joined.items() if piece.fresh or work.initial]
-            users = self._news.members(fresh)
-        updates = merge(await self._news.full(users, fields), updates)
+            users = await self._news.members(fresh, fields)
+        updates = merge(await self._news.full(user_nid, users, fields), updates)
         if not updates:
             return b""
         named = await self._news.name(updates)

@@ -1,6 +1,6 @@
 """Profiles as sync tells them: what changed of those with whom a user shares a room.
 
-1. Only profiles of users of this server: of others nobody tells us.
+1. Of users of other servers nobody tells us but their rooms, and these of names and pictures (``remote_profiles.py``).
 2. What is told is the profile as it is now. Of several changes only the last is told, and one may be told twice.
 3. Whether there is anything is known from memory; where the memory does not reach back, the tables are asked.
 
@@ -18,8 +18,11 @@ from homeserver.store.changes import Change, Kind
 from homeserver.store.ids import Interner
 from homeserver.store.placement import Membership, moves_of
 from homeserver.store.profiles import Changed, ProfileChanged, load_changes, load_fields
+from homeserver.store.remote_profiles import SHOWN, Shown
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
+from homeserver.sync.remote_profiles import RemoteNews
+from homeserver.sync.serialise import encode
 
 _KEPT = 10_000
 # LIMIT(profiles in one answer beside those that changed: clients ask for what they show)
@@ -53,9 +56,11 @@ class ProfileNews:
         self._log = changes
         self._recent: deque[Changed] = deque()
         self._floor = changes.position
+        self._remote = RemoteNews(database, index, changes.position)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
+        self._remote.apply(changes)
         for change in changes:
             if change.kind != Kind.PROFILE:
                 continue
@@ -71,7 +76,9 @@ class ProfileNews:
         """Whether there may be news for a user after a position; from memory."""
         if since < self._floor:
             return True
-        return any(self._concerns(user_nid, one, fields) for one in self._since(since))
+        if any(self._concerns(user_nid, one, fields) for one in self._since(since)):
+            return True
+        return _of_rooms(fields) and self._remote.changed(user_nid, since)
 
     def _since(self, since: int) -> Iterable[Changed]:
         """The newest first."""
@@ -102,54 +109,87 @@ class ProfileNews:
                     {name: profile[name] for name in sorted(names) if name in profile},
                     sorted(name for name in names if name not in profile),
                 )
+        if _of_rooms(fields):
+            for nid, shown in (await self._remote.updates(user_nid, since, upto)).items():
+                told = _told(shown, fields)
+                if told.updated or told.removed:
+                    result[nid] = told
         return result
 
-    def departed(self, user_nid: int, since: int, upto: int) -> Updates:
-        """Users of this server who left the last room that they shared with a user, as far as the log tells."""
+    async def departed(self, user_nid: int, since: int, upto: int, fields: Fields) -> Updates:
+        """Users who left the last room that they shared with a user, as far as the log tells."""
         changes = self._log.since(since) or ()
         gone: dict[int, None] = {}
+        left: dict[int, None] = {}
         for change in changes:
             if change.pos > upto or change.topic <= 0:
                 continue
             for move in moves_of(change):
                 if move.member_nid == user_nid and move.membership != Membership.JOIN:
                     gone.update(dict.fromkeys(sorted(self._index.local_members(change.topic))))
+                    left[change.topic] = None
                 elif move.member_nid and move.membership in (Membership.LEAVE, Membership.BAN):
                     standing = self._index.standing(user_nid, change.topic)
                     if standing is not None and standing.membership == Membership.JOIN:
                         gone[move.member_nid] = None
         index = self._index
-        return {nid: None for nid in gone if index.is_local(nid) and not index.shares_room(user_nid, nid)}
+        found: Updates = {
+            nid: None for nid in gone if index.is_local(nid) and not index.shares_room(user_nid, nid)
+        }
+        if _of_rooms(fields):
+            others = [nid for nid in gone if not index.is_local(nid)]
+            found.update(dict.fromkeys(await self._remote.strangers(user_nid, others, left, FULL_MOST)))
+        return found
 
-    async def full(self, user_nids: Collection[int], fields: Fields) -> Updates:
-        """The profiles of some users, as far as they are of this server and asked for."""
-        local = sorted(nid for nid in user_nids if self._index.is_local(nid))[:FULL_MOST]
-        if not local or (fields is not None and not fields):
+    async def full(self, user_nid: int, others: Collection[int], fields: Fields) -> Updates:
+        """The profiles of some users for another, as far as they are asked for and known here."""
+        if fields is not None and not fields:
             return {}
+        wanted = sorted(others)[:FULL_MOST]
+        local = [nid for nid in wanted if self._index.is_local(nid)]
         result: Updates = {}
-        for nid, profile in (await self._database.read(load_fields, local)).items():
+        for nid, profile in (await self._database.read(load_fields, local)).items() if local else ():
             told = {name: value for name, value in profile.items() if fields is None or name in fields}
             if told:
                 result[nid] = Update(told)
+        if len(local) < len(wanted) and _of_rooms(fields):
+            remote = [nid for nid in wanted if not self._index.is_local(nid)]
+            for nid, shown in (await self._remote.full(user_nid, remote)).items():
+                updated = _told(shown, fields).updated
+                if updated:
+                    result[nid] = Update(updated)
         return result
 
     async def numbers(self, user_ids: Iterable[str]) -> Collection[int]:
         """The numbers of users, of those who are known."""
         return (await self._interner.find_users(user_ids)).values()
 
-    def members(self, room_nids: Iterable[int]) -> Collection[int]:
-        """The users of this server who are in some rooms, at most so many as are told of at once."""
+    async def members(self, room_nids: Collection[int], fields: Fields) -> Collection[int]:
+        """Those who are in some rooms, our own users first, at most so many as are told of at once."""
         found: dict[int, None] = {}
         for room_nid in room_nids:
             found.update(dict.fromkeys(sorted(self._index.local_members(room_nid))))
             if len(found) > FULL_MOST:
                 break
+        if _of_rooms(fields):
+            found.update(dict.fromkeys(await self._remote.members(room_nids, FULL_MOST - len(found))))
         return list(found)[:FULL_MOST]
 
     async def name(self, updates: Updates) -> Mapping[str, Update | None]:
         """The same by user id."""
         names = await self._interner.user_names(updates)
         return {names[nid]: one for nid, one in updates.items() if nid in names}
+
+
+def _of_rooms(fields: Fields) -> bool:
+    """Whether a field is asked for that rooms show."""
+    return fields is None or not SHOWN.isdisjoint(fields)
+
+
+def _told(shown: Shown, fields: Fields) -> Update:
+    asked = {name: value for name, value in shown.items() if fields is None or name in fields}
+    updated = {name: encode(value).decode() for name, value in asked.items() if value is not None}
+    return Update(updated, sorted(name for name in asked if asked[name] is None))
 
 
 def merge(first: Updates, second: Updates) -> Updates:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from twisted.trial.unittest import TestCase
-
+from tests.api.servers import place_event
+from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.sync import SyncApp, user_id
 
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
@@ -14,12 +14,14 @@ EXTENSION = "org.matrix.msc4262.profiles"
 USERS = "org.matrix.msc4429.users"
 STATUS = "org.matrix.msc4426.status"
 ALICE, BOB = user_id("alice"), user_id("bob")
+FAR, FARTHER = "@far:elsewhere.example", "@farther:elsewhere.example"
+PICTURE = "mxc://elsewhere.example/far"
 BUSY = {"text": "busy", "emoji": "🏊"}
 
 
-class ProfileCase(TestCase):
+class ProfileCase(DatabaseCase):
     def setUp(self) -> None:
-        self.app = SyncApp(self)
+        self.app = SyncApp(self, database=self.new_database())
         self.alice = self.app.register("alice")
         self.bob = self.app.register("bob")
 
@@ -35,7 +37,14 @@ class ProfileCase(TestCase):
     def drop(self, field: str) -> None:
         self.app.ok("DELETE", f"/_matrix/client/v3/profile/{ALICE}/{field}", None, self.alice)
 
+    def far(self, room_id: str, membership: str = "join", who: str = FAR, **content: Any) -> str:
+        """A user of another server says what they are in a room; the event."""
+        return place_event(
+            self.app, room_id, "m.room.member", {"membership": membership, **content}, who, who
+        )
 
+
+@on_each_database
 class StatusTests(ProfileCase):
     def test_shapes(self) -> None:
         for field in ("m.status", STATUS):
@@ -61,6 +70,7 @@ class StatusTests(ProfileCase):
             self.assertEqual((status, body["errcode"]), (400, code), value)
 
 
+@on_each_database
 class SlidingProfileTests(ProfileCase):
     def ask(
         self, pos: str | None = None, fields: list[str] | None = None, required: Any = (), **changes: Any
@@ -144,6 +154,59 @@ class SlidingProfileTests(ProfileCase):
         pos, users = self.ask(pos, fields=[STATUS], required=lazy)
         self.assertEqual(set(users), {user_id("carol")})
 
+    def test_users_of_other_servers_by_their_memberships(self) -> None:
+        one, other = self.share("one"), self.share("other")
+        for room_id in (one, other):
+            self.far(room_id, displayname="Far")
+        pos, users = self.ask()
+        self.assertEqual({"updated": {"displayname": "Far"}}, users[FAR])
+        self.assertEqual({}, self.ask(pos)[1])
+        for room_id in (one, other):
+            self.far(room_id, displayname="Farther", avatar_url=PICTURE)
+        again = pos
+        pos, users = self.ask(again)
+        self.assertEqual({FAR: {"updated": {"displayname": "Farther", "avatar_url": PICTURE}}}, users)
+        # What is said again, leaving one of several rooms, and what is no name, changes nothing.
+        self.far(one, displayname="Farther", avatar_url=PICTURE)
+        self.far(one, "leave")
+        pos, users = self.ask(pos)
+        self.assertEqual({}, users)
+        self.far(other, displayname=["x"], avatar_url=PICTURE)
+        pos, users = self.ask(pos)
+        self.assertEqual({FAR: {"removed": ["displayname"]}}, users)
+        self.app.restart()
+        pos, users = self.ask(again)
+        self.assertEqual({FAR: {"updated": {"avatar_url": PICTURE}, "removed": ["displayname"]}}, users)
+        self.far(other, displayname="Last", avatar_url=PICTURE)
+        pos, users = self.ask(pos, fields=["avatar_url", STATUS])
+        self.assertEqual({FAR: {"updated": {"avatar_url": PICTURE}}}, users)
+        self.far(other, "leave")
+        self.assertEqual({FAR: None}, self.ask(pos, fields=["avatar_url", STATUS])[1])
+
+    def test_other_servers_users_where_the_reader_leaves_and_who_is_a_stranger(self) -> None:
+        room_id = self.share()
+        self.far(room_id, displayname="Far")
+        elsewhere = self.app.make_room("alice", "!elsewhere:test.example")
+        self.far(elsewhere, who=FARTHER, displayname="Farther")
+        pos, users = self.ask()
+        self.assertNotIn(FARTHER, users)
+        self.far(elsewhere, who=FARTHER, displayname="Still farther")
+        self.assertEqual({}, self.ask(pos)[1])
+        self.app.member(room_id, "bob", "leave")
+        pos, users = self.ask(pos)
+        self.assertEqual({ALICE: None, FAR: None}, users)
+        self.far(room_id, displayname="Unseen")
+        self.assertEqual({}, self.ask(pos)[1])
+
+    def test_a_redacted_name_is_none(self) -> None:
+        room_id = self.share()
+        named = self.far(room_id, displayname="Rude")
+        self.app.redact(room_id, "alice", named)
+        pos, users = self.ask()
+        self.assertNotIn(FAR, users)
+        self.far(room_id, displayname="Kind")
+        self.assertEqual({FAR: {"updated": {"displayname": "Kind"}}}, self.ask(pos)[1])
+
     def test_a_change_wakes(self) -> None:
         self.share()
         pos, _ = self.ask()
@@ -159,6 +222,7 @@ class SlidingProfileTests(ProfileCase):
         self.assertTrue(features["org.matrix.msc4262"] and features["org.matrix.msc4429"])
 
 
+@on_each_database
 class ClassicProfileTests(ProfileCase):
     def filter(self, *ids: str) -> dict[str, Any]:
         return {"filter": {"org.matrix.msc4429.profile_fields": {"ids": list(ids)}}}
@@ -214,6 +278,26 @@ class ClassicProfileTests(ProfileCase):
         self.app.member(room_id, "alice", "leave")
         answer = self.app.sync(self.bob, answer["next_batch"], **asked)
         self.assertEqual(answer[USERS], {ALICE: {"profile_updates": None}})
+
+    def test_users_of_other_servers(self) -> None:
+        room_id = self.share()
+        self.far(room_id, displayname="Far", avatar_url=PICTURE)
+        asked = self.filter("displayname", STATUS)
+        lazy = {"filter": {**asked["filter"], "room": {"state": {"lazy_load_members": True}}}}
+        told = [self.app.sync(self.bob, **query) for query in (asked, lazy)]
+        for answer in told:
+            self.assertEqual({"profile_updates": {"displayname": "Far"}}, answer[USERS][FAR])
+        since = told[0]["next_batch"]
+        self.assertNotIn(USERS, self.app.sync(self.bob, since, **self.filter(STATUS)))
+        self.far(room_id, displayname="Farther")
+        answer = self.app.sync(self.bob, since, **asked)
+        self.assertEqual({FAR: {"profile_updates": {"displayname": "Farther"}}}, answer[USERS])
+        self.app.restart()
+        answer = self.app.sync(self.bob, since, **asked)
+        self.assertEqual({FAR: {"profile_updates": {"displayname": "Farther"}}}, answer[USERS])
+        self.far(room_id, "leave")
+        answer = self.app.sync(self.bob, answer["next_batch"], **asked)
+        self.assertEqual({FAR: {"profile_updates": None}}, answer[USERS])
 
     def test_hostile_filters(self) -> None:
         hostile: tuple[Any, ...] = ([], {"ids": "x"}, {"ids": [1]}, {"ids": ["x"] * 1001})

@@ -53,11 +53,11 @@ class ProfileExtension:
             since = account.sent or work.since
             if self._news.changed(user_nid, since, fields):
                 updates = await self._news.updates(user_nid, since, work.token.pos, fields)
-            updates.update(self._news.departed(user_nid, since, work.token.pos))
+            updates.update(await self._news.departed(user_nid, since, work.token.pos, fields))
         asked_for = _wishes(fields)
         more = account.sent == NEVER or bool(asked_for - account.wishes)
         users = await self._users(work, news, told, everywhere=more)
-        updates = merge(await self._news.full(users, fields), updates)
+        updates = merge(await self._news.full(user_nid, users, fields), updates)
         if (account.sent, account.wishes) != (LIVE, asked_for):
             told[0] = account._replace(sent=LIVE, wishes=asked_for)
         if not updates:
@@ -92,7 +92,7 @@ class ProfileExtension:
                     names.update(dict.fromkeys(one.summary.heroes))
             if everywhere:
                 names.update(dict.fromkeys(self._lazy.sent(work.device, nid)))
-        found = dict.fromkeys(self._news.members(rooms))
+        found = dict.fromkeys(await self._news.members(rooms, work.asked.extensions.profile_fields))
         found.update(dict.fromkeys(await self._news.numbers(names)))
         return found
 
