@@ -36,7 +36,12 @@ from homeserver.store.appservices import (
     store_progress,
 )
 from homeserver.store.client_events import ClientEventCache
-from homeserver.store.device_lists import load_changed_users, load_sharing
+from homeserver.store.device_lists import (
+    load_changed_users,
+    load_joined,
+    load_member_moves,
+    load_sharing,
+)
 from homeserver.store.ids import STRIPPED, Interner
 from homeserver.store.state import BaseCache
 from homeserver.store.work import Worker
@@ -265,9 +270,12 @@ class Deliveries:
         found, looked = await self._database.read(load_owed, ask)
         if box.service.registration.encryption:
             # While it was away keys may have been used up, and others may have new ones.
-            devices, changed = await self._database.read(_load_keys, ask, interest.rooms)
+            devices, changed, left = await self._database.read(_load_keys, ask, interest.rooms)
             box.devices.update(devices)
-            box.changed.update(changed)
+            for user_nid in changed:
+                box.note(box.changed, user_nid)
+            for user_nid in left:
+                box.note(box.left, user_nid)
         box.backlog.extend(found)
         box.looked = looked
 
@@ -334,12 +342,18 @@ class Deliveries:
         self._saving, self._forgetting = [], []
 
 
-def _load_keys(tx: Tx, ask: Ask, room_nids: Sequence[int]) -> tuple[list[int], set[int]]:
-    """Devices of its users with keys, and users whose keys changed and who concern it."""
+def _load_keys(tx: Tx, ask: Ask, room_nids: Sequence[int]) -> tuple[list[int], list[int], list[int]]:
+    """Devices of its users with keys; users who concern it and came to, or whose keys changed; those who do no more."""
     changed = set(load_changed_users(tx, ask.after, ask.upto))
-    sharing = load_sharing(tx, changed, room_nids) if changed else frozenset()
+    moves = load_member_moves(tx, sorted(ask.rooms), ask.after, ask.upto)
+    # Where its own users moved, they may have met everybody, or left them.
+    crossed = {move.room_nid for move in moves if move.user_nid in ask.user_nids}
+    concerned = crossed.union(room_nids)
+    moved = {move.user_nid for move in moves if move.room_nid in concerned} | load_joined(tx, sorted(crossed))
+    others = (changed | moved) - ask.user_nids
+    sharing = load_sharing(tx, others, room_nids) if others else set()
     devices = load_devices_with_keys(tx, sorted(ask.user_nids), _KEYS_MOST)
-    return devices, {nid for nid in changed if nid in sharing or nid in ask.user_nids}
+    return devices, sorted(sharing | (changed & ask.user_nids)), sorted(moved - sharing - ask.user_nids)
 
 
 def latest_retry_ms(now_ms: int) -> int:

@@ -1,6 +1,6 @@
 """The follower that tells application services: looks at every change once, and puts it into the outboxes it concerns.
 
-Nothing is read for an event: interest is decided from memory (``interest.py``).
+Nothing is read for a message: interest is decided from memory (``interest.py``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from homeserver.store.appservices import (
     load_users_of,
 )
 from homeserver.store.changes import Change, Kind, load_cursors, load_position
-from homeserver.store.device_lists import ListChanged
+from homeserver.store.device_lists import ListChanged, load_joined, load_sharing
 from homeserver.store.ids import Interner
 from homeserver.store.outside import Told
 from homeserver.store.parsed import EventCache
@@ -93,10 +93,13 @@ class AppserviceFollowing:
         for change in changes:
             kind = change.kind
             if kind == Kind.EVENT:
-                self._event(change)
+                await self._event(change)
             elif kind == Kind.STATE_MOVED:
                 for box in self._boxes:
+                    before = box.interest.is_in(change.topic)
                     box.interest.moved(change)
+                    if box.service.registration.encryption:
+                        await self._members(box, change, before=before)
             elif kind == Kind.RECEIPT:
                 self._receipt(change)
             elif kind == Kind.TO_DEVICE:
@@ -116,17 +119,18 @@ class AppserviceFollowing:
 
     # --- what is owed ------------------------------------------------------------------------------------
 
-    def _event(self, change: Change) -> None:
+    async def _event(self, change: Change) -> None:
         placed = change.payload
         if placed is None:
             return
         for box in self._boxes:
+            before = box.interest.is_in(change.topic)
             if box.interest.event(change, placed):
                 users = box.interest.user_nids
                 own = any(move.member_nid in users and move.event_nid == placed.nid for move in placed.moves)
                 box.add(OwedEvent(change.pos, change.topic, placed.nid, placed.prev_nid, own))
             if placed.moves and box.service.registration.encryption:
-                self._members(box, change)
+                await self._members(box, change, before=before)
 
     def _receipt(self, change: Change) -> None:
         moved: ReceiptChange | None = change.payload
@@ -187,20 +191,35 @@ class AppserviceFollowing:
                 if user_nid in interest.user_nids or any(interest.is_in(room_nid) for room_nid in rooms):
                     box.note(box.changed, user_nid)
 
-    def _members(self, box: Outbox, change: Change) -> None:
-        """Who comes into a room of its users is followed from then on; who leaves the last one is not."""
-        interest = box.interest
-        for move in moves_of(change):
-            if not move.member_nid or move.member_nid in interest.user_nids:
-                continue
-            if move.membership == Membership.JOIN and move.event_nid:
-                box.left.discard(move.member_nid)
-                if interest.is_in(change.topic) and not self._was_joined(move):
-                    box.note(box.changed, move.member_nid)
-            elif interest.is_in(change.topic) and self._index.is_local(move.member_nid):
-                rooms = self._index.joined_rooms(move.member_nid)
-                if not any(interest.is_in(room_nid) for room_nid in rooms if room_nid != change.topic):
-                    box.note(box.left, move.member_nid)
+    async def _members(self, box: Outbox, change: Change, *, before: bool) -> None:
+        """Who comes to share a room with its users is followed from then on; who shares none any more is not.
+
+        ``before``: whether the room concerned it before the change.
+        """
+        interest, room_nid = box.interest, change.topic
+        now = interest.is_in(room_nid)
+        came: set[int] = set()
+        went: set[int] = set()
+        if now != before:
+            # The first of its users came, or the last one left: with all who are there.
+            (came if now else went).update(await self._database.read(load_joined, [room_nid]))
+        elif now:
+            for move in moves_of(change):
+                if not move.member_nid:
+                    continue
+                if not (move.membership == Membership.JOIN and move.event_nid):
+                    went.add(move.member_nid)
+                elif not self._was_joined(move):
+                    came.add(move.member_nid)
+        went -= interest.user_nids
+        if went:
+            went -= await self._database.read(load_sharing, went, interest.rooms)
+        for user_nid in sorted(came - interest.user_nids):
+            box.left.discard(user_nid)
+            box.note(box.changed, user_nid)
+        for user_nid in sorted(went):
+            box.changed.discard(user_nid)
+            box.note(box.left, user_nid)
 
     def _was_joined(self, move: StateMove) -> bool:
         """Whether only their name or picture changed, as far as memory tells."""

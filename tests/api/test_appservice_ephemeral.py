@@ -10,13 +10,16 @@ from homeserver.appservices import bundles
 from homeserver.config.registrations import AppserviceRegistration
 from homeserver.db.schema.e2ee import to_device
 from homeserver.db.statements import statement
+from tests.api.servers import set_membership
 from tests.api.test_appservice_transactions import GHOST, V3, BridgeCase
 from tests.support.app import SERVER_NAME
 from tests.support.appservices import AS_TOKEN, registration
 from tests.support.databases import on_each_database
 from tests.support.keys import KeyDevice
 
-ALICE = f"@alice:{SERVER_NAME}"
+ALICE, BOB = f"@alice:{SERVER_NAME}", f"@bob:{SERVER_NAME}"
+EVE = f"@_bridge_eve:{SERVER_NAME}"
+FAR, FARTHER = "@far:elsewhere.example", "@farther:elsewhere.example"
 COUNT = statement(select(func.count()).select_from(to_device))
 TO_DEVICE = "de.sorunome.msc2409.to_device"
 
@@ -281,6 +284,76 @@ class Encryption(EphemeralCase):
         self.app.ok("POST", f"{V3}/rooms/{room_id}/leave", {}, self.alice)
         self.settle(1)
         self.assertEqual([{"changed": [], "left": [ALICE]}], self.member("device_lists"))
+
+    def shared(self) -> str:
+        """A room of alice's, with bob, somebody of another server, and no ghost."""
+        room_id: str = self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, self.alice)[
+            "room_id"
+        ]
+        self.app.ok("POST", f"{V3}/join/{room_id}", {}, self.app.register("bob"))
+        set_membership(self.app, room_id, FAR, "join")
+        self.make_ghost("_bridge_eve")
+        self.settle(1)
+        self.forget()
+        return room_id
+
+    def lists(self) -> list[tuple[list[str], list[str]]]:
+        return [(one["changed"], one["left"]) for one in self.member("device_lists")]
+
+    def test_device_lists_of_a_room_that_a_ghost_enters(self) -> None:
+        """From the first ghost on everybody there is followed, until the last one has left."""
+        room_id = self.shared()
+        other = self.portal()
+        self.settle(1)
+        self.forget()
+        self.as_ghost("POST", f"{V3}/join/{room_id}", {})
+        self.settle(1)
+        self.assertEqual([([ALICE, BOB, FAR], [])], self.lists())
+        self.as_ghost("POST", f"{V3}/join/{room_id}", {}, EVE)
+        self.as_ghost("POST", f"{V3}/rooms/{room_id}/leave", {})
+        self.settle(1)
+        self.assertEqual(1, len(self.lists()))
+        set_membership(self.app, room_id, FAR, "leave")
+        set_membership(self.app, room_id, FARTHER, "join")
+        self.settle(1)
+        self.assertEqual([([], [FAR]), ([FARTHER], [])], self.lists()[-2:])
+        self.as_ghost("POST", f"{V3}/rooms/{room_id}/leave", {}, EVE)
+        self.settle(1)
+        # With alice another room is shared.
+        self.assertEqual(([], [BOB, FARTHER]), self.lists()[-1])
+        self.app.ok("POST", f"{V3}/rooms/{other}/leave", {}, self.alice)
+        self.settle(1)
+        self.assertEqual(([], [ALICE]), self.lists()[-1])
+
+    def test_device_lists_of_who_came_and_went_while_it_was_away(self) -> None:
+        room_id = self.shared()
+        left = self.portal()
+        self.settle(1)
+        self.http.answer = lambda _: None
+        self.as_ghost("POST", f"{V3}/join/{room_id}", {})
+        set_membership(self.app, left, FARTHER, "join")
+        set_membership(self.app, left, FARTHER, "leave")
+        self.settle(1)
+        self.restart()
+        self.http.answer = lambda _: (200, {})
+        self.forget()
+        self.settle(400)
+        changed = {user_id for one, _ in self.lists() for user_id in one}
+        gone = {user_id for _, one in self.lists() for user_id in one}
+        self.assertEqual(({ALICE, BOB, FAR}, {FARTHER}), (changed - {GHOST}, gone))
+
+    def test_device_lists_in_sync_where_a_ghost_enters(self) -> None:
+        """Those who were there are told of the ghost, and a sync as the ghost of them."""
+        self.upload(self.make_device(), AS_TOKEN, user_id=GHOST, device_id="PHONE")
+        room_id = self.shared()
+        since = self.app.ok("GET", f"{V3}/sync", None, self.alice)["next_batch"]
+        query = {"user_id": GHOST, "device_id": "PHONE"}
+        ghost_since = self.app.ok("GET", f"{V3}/sync", None, AS_TOKEN, query)["next_batch"]
+        self.as_ghost("POST", f"{V3}/join/{room_id}", {})
+        told = self.app.ok("GET", f"{V3}/sync", None, self.alice, {"since": since})
+        self.assertEqual({"changed": [GHOST], "left": []}, told["device_lists"])
+        told = self.app.ok("GET", f"{V3}/sync", None, AS_TOKEN, {**query, "since": ghost_since})
+        self.assertEqual({"changed": [ALICE, BOB, FAR], "left": []}, told["device_lists"])
 
     def test_old_name_of_ephemeral(self) -> None:
         room_id = self.portal()
