@@ -78,6 +78,8 @@ from homeserver.api.federation.state import PeerStateApi
 from homeserver.api.federation.third_party import ThirdPartyApi
 from homeserver.api.federation.user_keys import UserKeysApi
 from homeserver.api.federation.version import FederationVersionApi
+from homeserver.api.web.auth_fallback import AuthFallbackApi
+from homeserver.api.web.login_fallback import LoginFallbackApi
 from homeserver.api.web.unsubscribe import UnsubscribeApi
 from homeserver.api.web.validate_email import ValidateEmailApi
 from homeserver.calls.rtc import well_known_foci
@@ -159,6 +161,8 @@ def account_apis(core: Core, services: Services) -> list[HasRoutes]:
         DevicesApi(services.devices, services.identity, interactive, services.sessions),
         ProfileApi(services.profiles),
         ValidateEmailApi(services.people.validations),
+        AuthFallbackApi(config.server_name, interactive, services.limiter, around.entropy),
+        LoginFallbackApi(config.server_name),
     ]
 
 

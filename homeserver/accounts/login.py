@@ -72,7 +72,7 @@ class Identity:
         async def check(auth: dict[str, Any]) -> None:
             await self._check_owner(requester, auth)
 
-        return Offer([[PASSWORD]], {PASSWORD: check})
+        return Offer([[PASSWORD]], {PASSWORD: check}, user_id=requester.user_id)
 
     async def _check_owner(self, requester: Requester, auth: dict[str, Any]) -> None:
         # spec: client-server-api#password-based

@@ -4,7 +4,9 @@ Contract:
 1. A session belongs to one method, path and user, and from its first completed stage on to one body as well: what a
    person confirmed is what is done. (Before that the body may change: clients ask with an empty one to learn flows.)
 2. Stages are completed in a flow's order; a completed session is used up.
-3. Sessions are bounded in number and age, and live in memory only: a restart makes the client ask again.
+3. A stage may also be completed on a page of this server (`complete`); then the body is bound by the next request, and
+   the page says what it is for.
+4. Sessions are bounded in number and age, and live in memory only: a restart makes the client ask again.
 spec: client-server-api#user-interactive-authentication-api
 """
 
@@ -61,6 +63,22 @@ class Offer:
     flows: Sequence[Sequence[str]]
     stages: Mapping[str, Stage]
     params: Mapping[str, Any] = field(default_factory=dict)
+    user_id: str = ""  # who has to prove that it is they, where that is known
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A session as a page shows it."""
+
+    method: str
+    path: str
+    offer: Offer
+    next_stages: frozenset[str]
+    completed: frozenset[str]
+
+
+class UnknownSessionError(Exception):
+    """There is no such session (any more), or the stage is not its next one."""
 
 
 @dataclass(slots=True)
@@ -68,6 +86,7 @@ class _Session:
     session_id: str
     place: tuple[str, str, int]
     ends_s: float
+    offer: Offer  # as it was when the client asked last
     body_hash: bytes | None = None
     results: dict[str, Any] = field(default_factory=dict)
 
@@ -121,10 +140,13 @@ class InteractiveAuth:
         place = (request.method, request.path, user_nid)
         auth = body.get("auth")
         if auth is None:
-            raise InteractiveAuthNeededError(self._start(place).state(offer))
+            raise InteractiveAuthNeededError(self._start(place, offer).state(offer))
         if not isinstance(auth, dict):
             raise bad_json("auth must be an object")
         session = self._find(auth, place, offer)
+        session.offer = offer
+        if session.results and session.body_hash is None:
+            session.body_hash = _hash_body(body)  # completed on a page
         kind = auth.get("type")
         if kind is not None:
             await self._attempt(session, kind, auth, body, offer)
@@ -134,21 +156,48 @@ class InteractiveAuth:
         if self._sessions.pop(session.session_id, None) is None:
             # Two requests completed it at the same time; one of them has used it up.
             raise InteractiveAuthNeededError(
-                self._start(place).state(offer), "M_UNKNOWN", "The session is used up"
+                self._start(place, offer).state(offer), "M_UNKNOWN", "The session is used up"
             )
         return session.results
+
+    def look(self, session_id: str) -> Pending | None:
+        """A session, for a page on which a stage can be completed."""
+        session = self._alive(session_id)
+        if session is None:
+            return None
+        method, path, _ = session.place
+        following = frozenset(session.next_stages(session.offer))
+        return Pending(method, path, session.offer, following, frozenset(session.results))
+
+    async def complete(self, session_id: str, kind: str, auth: dict[str, Any]) -> None:
+        """Complete a stage for a client that repeats its request afterwards, with the session alone.
+
+        Raises UnknownSessionError, StageRefusedError, or what the stage raises.
+        """
+        # spec: client-server-api#fallback
+        session = self._alive(session_id)
+        if session is None or kind not in session.next_stages(session.offer):
+            raise UnknownSessionError
+        result = await session.offer.stages[kind](auth)
+        if self._alive(session_id) is not session or kind not in session.next_stages(session.offer):
+            raise UnknownSessionError  # another request was faster
+        session.results[kind] = result
+
+    def _alive(self, session_id: str) -> _Session | None:
+        session = self._sessions.get(session_id)
+        return None if session is None or session.ends_s <= self._clock.monotonic() else session
 
     def _find(self, auth: dict[str, Any], place: tuple[str, str, int], offer: Offer) -> _Session:
         session_id = auth.get("session")
         if session_id is None:
             # A stage that needs nothing from the session may come at once (bots register so).
-            return self._start(place)
+            return self._start(place, offer)
         if not isinstance(session_id, str):
             raise bad_json("session must be a string")
-        session = self._sessions.get(session_id)
-        if session is None or session.ends_s <= self._clock.monotonic():
+        session = self._alive(session_id)
+        if session is None:
             raise InteractiveAuthNeededError(
-                self._start(place).state(offer), "M_UNKNOWN", "The session is not known (any more)"
+                self._start(place, offer).state(offer), "M_UNKNOWN", "The session is not known (any more)"
             )
         if session.place != place:
             raise forbidden("The session belongs to another request")
@@ -182,14 +231,14 @@ class InteractiveAuth:
         if session.body_hash is not None and session.body_hash != _hash_body(body):
             raise forbidden("The request changed while it was being confirmed")
 
-    def _start(self, place: tuple[str, str, int]) -> _Session:
+    def _start(self, place: tuple[str, str, int], offer: Offer) -> _Session:
         now_s = self._clock.monotonic()
         while self._sessions:
             oldest = next(iter(self._sessions.values()))
             if oldest.ends_s > now_s and len(self._sessions) < self._max_sessions:
                 break
             del self._sessions[oldest.session_id]
-        session = _Session(self._entropy.token(18), place, now_s + self._lifetime_s)
+        session = _Session(self._entropy.token(18), place, now_s + self._lifetime_s, offer)
         self._sessions[session.session_id] = session
         return session
 

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlencode, urlsplit
 
 from homeserver.accounts.letters import about_no_account, about_own_account, with_link
-from homeserver.accounts.uia import Stage, StageRefusedError
+from homeserver.accounts.uia import StageRefusedError
 from homeserver.accounts.users import threepid_in_use
 from homeserver.config.schema import Config
 from homeserver.db.threads import Database
@@ -160,20 +161,27 @@ class Validations:
         """A proof is good once; whether this was the time."""
         return await self._worker.work(validations.use_up, proof.sid)
 
-    def stage(self, purpose: Purpose) -> Stage:
+    def stage(self, purpose: Purpose) -> AddressStage:
         """The stage of interactive authentication that asks for such a proof; its result is the proof."""
-        # spec: client-server-api#email-based-identity--homeserver
+        return AddressStage(self, purpose)
 
-        async def check(auth: dict[str, Any]) -> Validation:
-            creds = auth.get("threepid_creds", auth.get("threepidCreds"))
-            if not isinstance(creds, dict):
-                raise missing_param("threepid_creds is missing")
-            found = await self.proven(purpose, creds.get("sid"), creds.get("client_secret"))
-            if found is None:
-                raise StageRefusedError("M_THREEPID_AUTH_FAILED", "The address is not confirmed (yet)")
-            return found
 
-        return check
+@dataclass(frozen=True, slots=True)
+class AddressStage:
+    """See :meth:`Validations.stage`."""
+
+    # spec: client-server-api#email-based-identity--homeserver
+    validations: Validations
+    purpose: Purpose
+
+    async def __call__(self, auth: dict[str, Any]) -> Validation:
+        creds = auth.get("threepid_creds", auth.get("threepidCreds"))
+        if not isinstance(creds, dict):
+            raise missing_param("threepid_creds is missing")
+        found = await self.validations.proven(self.purpose, creds.get("sid"), creds.get("client_secret"))
+        if found is None:
+            raise StageRefusedError("M_THREEPID_AUTH_FAILED", "The address is not confirmed (yet)")
+        return found
 
 
 def is_sid(text: str) -> bool:

@@ -7,7 +7,13 @@ from typing import Any
 from twisted.internet import task
 from twisted.trial import unittest
 
-from homeserver.accounts.uia import InteractiveAuth, InteractiveAuthNeededError, Offer, StageRefusedError
+from homeserver.accounts.uia import (
+    InteractiveAuth,
+    InteractiveAuthNeededError,
+    Offer,
+    StageRefusedError,
+    UnknownSessionError,
+)
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Headers, Request
 from homeserver.http.route import Match, Route
@@ -110,3 +116,31 @@ class Stages(unittest.TestCase):
         self.assertEqual("M_UNKNOWN", over["errcode"])
         self.assertNotEqual(session, over["session"])
         self.assertNotIn("completed", over)
+
+    def test_a_stage_that_a_page_completes(self) -> None:
+        session = self.attempt(None, {"to": "do"})["session"]
+        pending = self.interactive.look(session)
+        assert pending is not None
+        self.assertEqual(("POST", "/x", {"a"}), (pending.method, pending.path, pending.next_stages))
+        for kind in ("b", "unknown"):
+            self.assertRaises(
+                UnknownSessionError, now, self.interactive.complete(session, kind, {"type": kind})
+            )
+        with self.assertRaises(StageRefusedError):
+            now(self.interactive.complete(session, "a", {"type": "a", "wrong": True}))
+        now(self.interactive.complete(session, "a", {"type": "a"}))
+        # The request that comes next is the one that is being confirmed, and no other after that.
+        self.assertEqual(["a"], self.attempt({"session": session}, {"to": "do"})["completed"])
+        now(self.interactive.complete(session, "b", {"type": "b"}))
+        with self.assertRaises(MatrixError) as raised:
+            self.attempt({"session": session}, {"to": "do more"})
+        self.assertEqual((403, "M_FORBIDDEN"), (raised.exception.status, raised.exception.errcode))
+        done = self.attempt({"session": session}, {"to": "do"})
+        self.assertEqual({"a": "result of a", "b": "result of b"}, done)
+        self.assertRaises(UnknownSessionError, now, self.interactive.complete(session, "b", {"type": "b"}))
+
+    def test_a_page_comes_too_late(self) -> None:
+        session = self.attempt(None)["session"]
+        self.time.advance(901)
+        self.assertIsNone(self.interactive.look(session))
+        self.assertRaises(UnknownSessionError, now, self.interactive.complete(session, "a", {"type": "a"}))

@@ -2,93 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import socket
 import subprocess
-import sys
-import tempfile
-import threading
 from collections import Counter
-from pathlib import Path
 
 from PIL import Image
-from twisted.trial import unittest
 
-BROWSER_VARIABLE = "CHAOS_CHROMIUM"
-START_TIMEOUT_S = 30.0
-BROWSER_TIMEOUT_S = 60.0
-CONFIGURATION = """\
-server_name: page.example
-public_url: http://127.0.0.1:{port}
-data_dir: ./data
-listeners:
-  - {{bind: 127.0.0.1, port: {port}, serve: [client, web, health]}}
-"""
+from tests.e2e.support import BROWSER_TIMEOUT_S, BrowserCase
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-class FirstPage(unittest.TestCase):
-    """`chaos serve` and Chromium, as two real processes."""
-
-    timeout = 120
-
-    def setUp(self) -> None:
-        self.browser = os.environ.get(BROWSER_VARIABLE, "none: run it by `make e2e`, which finds Chromium")
-        if self.browser.startswith("none:"):
-            raise unittest.SkipTest(self.browser.removeprefix("none:").strip())
-        self.folder = Path(tempfile.mkdtemp(prefix="chaos-e2e-"))
-        self.port = _free_port()
-        (self.folder / "chaos.yaml").write_text(CONFIGURATION.format(port=self.port))
-        self.server = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "homeserver",
-                "serve",
-                "--dev",
-                "--config",
-                str(self.folder / "chaos.yaml"),
-            ],
-            cwd=self.folder,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        self.addCleanup(self.stop_server)
-        self.wait_until_it_listens()
-
-    def wait_until_it_listens(self) -> None:
-        lines: list[str] = []
-        listening = threading.Event()
-
-        def read() -> None:
-            assert self.server.stdout is not None
-            for line in self.server.stdout:
-                lines.append(line)
-                if line.startswith("listening on"):
-                    listening.set()
-            listening.set()
-
-        self.reader = threading.Thread(target=read, daemon=True)
-        self.reader.start()
-        listening.wait(START_TIMEOUT_S)
-        if not any(line.startswith("listening on") for line in lines):
-            self.fail("the server did not start:\n" + "".join(lines))
-
-    def stop_server(self) -> None:
-        self.server.send_signal(signal.SIGTERM)
-        self.assertEqual(self.server.wait(10), 0)
-        self.reader.join(10)
-        assert self.server.stdout is not None
-        self.server.stdout.close()
+class FirstPage(BrowserCase):
+    """See the module."""
 
     def page(self, path: str) -> str:
         """The document as the browser has it when all scripts are done."""

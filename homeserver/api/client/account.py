@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -115,7 +116,7 @@ class AccountApi:
         offer = Offer([], {}) if requester is None else self._identity.password_offer(requester)
         if self._validations.possible:
             by_mail = self._validations.stage(Purpose.PASSWORD)
-            offer = Offer([*offer.flows, [STAGE]], {**offer.stages, STAGE: by_mail})
+            offer = replace(offer, flows=[*offer.flows, [STAGE]], stages={**offer.stages, STAGE: by_mail})
         user_nid = 0 if requester is None else requester.user_nid
         whole = request.json(allow_empty=True)
         results = await self._interactive.confirm(request, whole, offer, user_nid=user_nid)
