@@ -41,7 +41,7 @@ class Arrival:
     What others tell of states is believed only as far as parents are missing. ``states``: the whole states after those
     of its ``prev_events`` that are not here, each as event ids, all of them here; they are resolved together with the
     states after the parents that are here. ``state_before``: the whole state before the event, in their stead.
-    ``historic``: of backfill; it goes before everything that the timeline holds, and the current state is not asked.
+    ``historic``: of backfill; it goes where history is missing (``store/past.py``), and the current state is not asked.
     """
 
     event: Event
@@ -130,6 +130,7 @@ async def adopt_room(turn: Turn, join: Event, state: Sequence[EventId], *, parti
     placed.linear = False
     placed.told = True  # by who let us in
     placed.missing = tuple(one for one in join.prev_event_ids if not hold.has_state(one))
+    placed.above_hole = bool(placed.missing) and bool(old.version)
     placed.state_after = turn.keep(before, {placed.state_key_nid or 0: placed.nid})
     placed.moves = await turn.moves(old.snapshot, placed.state_after)
     extremity = Extremity(placed.nid, join.reference(), join.depth, placed.state_after)
@@ -215,8 +216,10 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
         if arrival.doubted and isinstance(verdict, Reject):
             return Missing((), (), state_ids=True)
     if isinstance(verdict, Accept) and not arrival.historic:
-        # Who came in on a branch that nobody knew of here is in the room, unless the current state says otherwise.
-        branch = before if is_told else None
+        # Who came in on a branch that nobody knew of here is in the room, unless the current state says otherwise. The same
+        # where we came back through somebody who did not know of it either: that branch has ended here.
+        unknown = is_told or not (linear or await _is_heard_of(hold.turn, event.sender))
+        branch = before if unknown else None
         verdict = await _judge_now(hold, event, signed, branch, is_current=linear)
     placed = await _make(hold, event, before, verdict)
     if placed.state_key_nid is not None and not isinstance(verdict, Reject):
@@ -229,6 +232,13 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     await _settle(hold, arrival, placed, verdict, linear=linear)
     by_state = isinstance(verdict, Reject) and isinstance(await _check_auth_events(hold, event), Accept)
     return Placed(placed.nid, verdict, by_state)
+
+
+async def _is_heard_of(turn: Turn, user_id: str) -> bool:
+    """Whether the current state says anything of a user's membership."""
+    key = ("m.room.member", user_id)
+    key_nid = turn.tools.interner.known_key(key) or await turn.tools.interner.find_key(key)
+    return bool(key_nid and turn.head.snapshot.get(key_nid))
 
 
 def _is_on_top(turn: Turn, event: Event) -> bool:
@@ -389,6 +399,9 @@ async def _settle(hold: Hold, arrival: Arrival, placed: Placement, verdict: Verd
         placed.place, placed.linear = Place.NOWHERE, False
     elif arrival.historic:
         placed.place, placed.linear = Place.HISTORY, False
+    elif placed.missing and hold.turn.head.version and not hold.turn.head.partial:
+        # In a room that is not complete it may have to leave the timeline yet.
+        placed.above_hole = True
     # Before the head: a resolution asks for the event itself.
     hold.turn.note(placed)
     hold.note(placed)

@@ -1,6 +1,6 @@
 """History that other servers have: fetched when somebody reads back to where ours has a hole.
 
-MUSTs: 1. a room is fetched for once at a time, and all who read it share that; 2. who waits, waits a few seconds at most,
+MUSTs: 1. a hole is fetched for once at a time, and all who read there share that; 2. who waits, waits a few seconds at most,
 and the fetch goes on without them; 3. what could not be had is not asked for again at once, and then of other servers first;
 4. nothing is believed that the flow and the room's actor have not checked.
 
@@ -106,32 +106,36 @@ class Backfills:
         self._clock = clock
         self._tasks = tasks
         self._failures = _Failures(clock)
-        self._waiters: dict[int, list[Deferred[bool]]] = {}
+        self._waiters: dict[tuple[int, int], list[Deferred[bool]]] = {}  # by room and hole
 
     def may(self, room_nid: int) -> bool:
         """Whether it makes sense to ask: nobody tells a server about a room that it is not in."""
         return bool(self._index.local_members(room_nid))
 
-    def begin(self, room_id: str, room_nid: int) -> bool:
-        """Start to fetch what comes before our history, unless that is under way; False where it cannot be."""
-        if room_nid in self._waiters:
+    def begin(self, room_id: str, room_nid: int, top: int = 0) -> bool:
+        """Start to fetch what comes before our history, unless that is under way; False where it cannot be.
+
+        ``top``: what is missing in the hole below that position. -1: whatever is missing, wherever.
+        """
+        place = (room_nid, top)
+        if place in self._waiters:
             return True
         if len(self._waiters) >= RUNNING_MOST or not self.may(room_nid):
             return False
-        self._waiters[room_nid] = []
+        self._waiters[place] = []
         try:
-            self._tasks.spawn("backfill", self._run(room_id, room_nid))
+            self._tasks.spawn("backfill", self._run(room_id, room_nid, top))
         except RuntimeError:
             # The server is stopping.
-            del self._waiters[room_nid]
+            del self._waiters[place]
             return False
         return True
 
-    async def more(self, room_id: str, room_nid: int, wait_s: float) -> bool:
+    async def more(self, room_id: str, room_nid: int, wait_s: float, top: int = 0) -> bool:
         """Fetch, and wait for it so long: whether anything came."""
-        if not self.begin(room_id, room_nid):
+        if not self.begin(room_id, room_nid, top):
             return False
-        waiters = self._waiters.get(room_nid)
+        waiters = self._waiters.get((room_nid, top))
         if waiters is None:
             return False  # it has failed already
         waiter: Deferred[bool] = Deferred()
@@ -165,7 +169,7 @@ class Backfills:
             wait_s = until_s - self._clock.monotonic()
             if event_id in known.placed:
                 return True
-            if wait_s <= 0 or not await self.more(room.room_id, room.room_nid, wait_s):
+            if wait_s <= 0 or not await self.more(room.room_id, room.room_nid, wait_s, -1):
                 return False
         return False
 
@@ -184,20 +188,20 @@ class Backfills:
 
     # --- one fetch -----------------------------------------------------------------------------------
 
-    async def _run(self, room_id: str, room_nid: int) -> None:
+    async def _run(self, room_id: str, room_nid: int, top: int) -> None:
         came = False
         try:
-            came = await self._fetch(room_id, room_nid)
+            came = await self._fetch(room_id, room_nid, top)
         except (DatabaseError, MatrixError):
             # No time to write, a room that is gone, or one whose inbox is full: whoever asks again may have more luck.
             return
         finally:
-            for waiter in self._waiters.pop(room_nid, ()):
+            for waiter in self._waiters.pop((room_nid, top), ()):
                 if not waiter.called:
                     waiter.callback(came)
 
-    async def _fetch(self, room_id: str, room_nid: int) -> bool:
-        gaps = self._choose(room_nid, await self._database.read(load_gaps, room_nid, _GAPS_MOST))
+    async def _fetch(self, room_id: str, room_nid: int, top: int) -> bool:
+        gaps = self._choose(room_nid, await self._database.read(load_gaps, room_nid, top, _GAPS_MOST))
         if not gaps:
             return False
         filling = Deferred.fromCoroutine(self._fill(room_id, room_nid, gaps))
@@ -221,7 +225,7 @@ class Backfills:
         return came
 
     async def _fill(self, room_id: str, room_nid: int, gaps: Sequence[Gap]) -> bool:
-        """Fetch one page of history and put it before all that the room's timeline holds: whether that was anything."""
+        """Fetch one page of history and put it where it is missing: whether that was anything."""
         attempts = max(self._failures.count(room_nid, gap.missing_id) for gap in gaps)
         room = await self.room(room_id, room_nid, *(gap.user_id.partition(":")[2] for gap in gaps))
         room = replace(room, servers=_turned(room.servers, attempts))

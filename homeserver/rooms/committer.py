@@ -26,7 +26,7 @@ from homeserver.db.errors import DatabaseError, DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import INSERT_CHANGES, Change, Kind, load_position, take_positions
-from homeserver.store.commit import write_events, write_positions
+from homeserver.store.commit import span_of, write_events, write_positions
 from homeserver.store.foreign import load_foreign
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
 from homeserver.store.placement import Bundle, Placement
@@ -283,7 +283,8 @@ def _is_from_driver(error: Exception) -> bool:
 
 def _take_places(write: WriteTx, placements: list[Placement], known: int) -> list[Change]:
     """Positions for what the batch did, and before it what other processes did since the position ``known``."""
-    count = len(placements) + len(write.claims)
+    span = span_of(placements)
+    count = span + len(write.claims)
     last = take_positions(write, count) if count else load_position(write)
     first = last - count + 1
     foreign = load_foreign(write, known, first - 1) if first - 1 > known else []
@@ -292,7 +293,7 @@ def _take_places(write: WriteTx, placements: list[Placement], known: int) -> lis
     if placements:
         write_positions(write, placements, first)
     changes = [Change(one.pos, Kind.EVENT, one.room_nid, one.nid, one) for one in placements]
-    for pos, claim in enumerate(write.claims, first + len(placements)):
+    for pos, claim in enumerate(write.claims, first + span):
         if claim.write is not None:
             claim.write(write, pos)
         changes.append(Change(pos, claim.kind, claim.topic, claim.ref, claim.payload))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -33,8 +34,9 @@ from homeserver.rooms.types import Requester
 from homeserver.rooms.visibility import Sight, Sights
 from homeserver.runtime.clock import Clock, sleep
 from homeserver.store.client_events import join
-from homeserver.store.gaps import has_gaps
+from homeserver.store.gaps import has_gaps, has_gaps_below
 from homeserver.store.history import BEGINNING, find_history_row, find_member_keys, members_among, state_after
+from homeserver.store.past import find_open_hole
 from homeserver.stream.tokens import asked_in_vain, parse_timeline_token, timeline_token
 
 # How long a reader waits for history that other servers have, and how many fetches that may be.
@@ -54,10 +56,10 @@ class Past(Protocol):
     def may(self, room_nid: int) -> bool:
         """Whether other servers would tell us some."""
 
-    def begin(self, room_id: str, room_nid: int) -> bool:
-        """Start to fetch some."""
+    def begin(self, room_id: str, room_nid: int, top: int = 0) -> bool:
+        """Start to fetch some, of the hole below ``top``."""
 
-    async def more(self, room_id: str, room_nid: int, wait_s: float) -> bool:
+    async def more(self, room_id: str, room_nid: int, wait_s: float, top: int = 0) -> bool:
         """Fetch some and wait for it so long: whether it came."""
 
     async def bring(self, room_id: str, room_nid: int, event_id: str, wait_s: float) -> bool:
@@ -72,6 +74,7 @@ class _Answer(NamedTuple):
     is_short: bool = False  # the reader wanted more than there was
     is_empty: bool = False
     if_never: bytes | None = None  # of an empty one: what to say instead where no more is to be had, ever
+    hole: int = 0  # it ends above this hole, in which history is missing
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +115,10 @@ class Pagination:
         low, high = _bounds(asked, sight)
         asker = await self.asker(requester, sight)
 
-        def read() -> Deferred[_Answer]:
-            return self._database.read(_write_page, self._archive, asker, asked, low, high)
+        def read(across: bool) -> Deferred[_Answer]:
+            return self._database.read(_write_page, self._archive, asker, asked, low, high, across=across)
 
-        return await self._with_past(sight, read, await read())
+        return await self._with_past(sight, read, await read(False))
 
     async def event(self, requester: Requester, room_id: str, event_id: str) -> bytes:
         """One event; 404 M_NOT_FOUND where the reader may not see it, for whatever reason."""
@@ -136,10 +139,12 @@ class Pagination:
         sight = await self._sights.find(requester, room_id)
         asker = await self.asker(requester, sight)
 
-        def read() -> Deferred[_Answer]:
-            return self._database.read(_write_context, self._archive, asker, event_id, limit, wanted)
+        def read(across: bool) -> Deferred[_Answer]:
+            return self._database.read(
+                _write_context, self._archive, asker, event_id, limit, wanted, across=across
+            )
 
-        answer = await self._with_event(sight, event_id, read)
+        answer = await self._with_event(sight, event_id, partial(read, False))
         return await self._with_past(sight, read, answer)
 
     async def _with_event(self, sight: Sight, event_id: str, read: Callable[[], Deferred[T]]) -> T:
@@ -155,8 +160,12 @@ class Pagination:
                 raise
         return await read()
 
-    async def _with_past(self, sight: Sight, read: Callable[[], Deferred[_Answer]], answer: _Answer) -> bytes:
+    async def _with_past(
+        self, sight: Sight, read: Callable[[bool], Deferred[_Answer]], answer: _Answer
+    ) -> bytes:
         """The answer, read again as long as it is short of history that other servers have, within limits.
+
+        ``read`` is told whether to go across holes that are still open: that is, where nobody fills them just now.
 
         # spec: server-server-api#backfilling-and-retrieving-missing-events
         """
@@ -167,9 +176,10 @@ class Pagination:
             wait_s = until_s - self._clock.monotonic()
             if not answer.is_short or wait_s <= 0:
                 break
-            came = await past.more(sight.room_id, room_nid, wait_s)
+            hole = answer.hole
+            came = await past.more(sight.room_id, room_nid, wait_s, hole)
             # Also where nothing came: another fetch may have ended between the page and this one.
-            answer = await read()
+            answer = await read(bool(hole) and not came)
             if not came:
                 break
         if answer.is_empty and answer.is_short and not came:
@@ -179,7 +189,7 @@ class Pagination:
             await sleep(self._clock, max(until_s - self._clock.monotonic(), 0.0))
         if answer.goes_on and not answer.is_short:
             # So that the next page need not wait.
-            past.begin(sight.room_id, room_nid)
+            past.begin(sight.room_id, room_nid, answer.hole)
         return answer.body
 
     async def asker(self, requester: Requester, sight: Sight) -> Asker:
@@ -220,20 +230,51 @@ def _goes_on(tx: Tx, sight: Sight, low: int, scanned: Scanned) -> bool:
     """Whether a search backwards came to the end of our history, and there is more elsewhere."""
     if low != BEGINNING or scanned.edge is not None:
         return False
-    return has_gaps(tx, sight.room_nid) if scanned.has_gaps is None else scanned.has_gaps
+    if scanned.gap_top is None or scanned.gap_top > 0:
+        return has_gaps_below(tx, sight.room_nid)
+    return scanned.gap_top == 0
 
 
-def _write_page(tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: int, high: int) -> _Answer:
+def _scan_back(
+    tx: Tx,
+    archive: Archive,
+    asker: Asker,
+    low: int,
+    high: int,
+    limit: int,
+    wanted: Filter | None,
+    *,
+    across: bool,
+) -> tuple[Scanned, int]:
+    """What a search backwards finds. Unless it goes ``across`` holes it ends above one that is open; and which that is."""
+    search = partial(scan, tx, archive, asker.sight, backwards=True, ignored=asker.ignored)
+    scanned = search(low, high, limit, wanted)
+    if across or scanned.gap_top in (-1, 0):
+        return scanned, 0
+    hole = find_open_hole(tx, asker.sight.room_nid, low, high)
+    if hole is None or (scanned.edge is not None and scanned.edge >= hole.edge):
+        return scanned, 0
+    scanned = search(hole.edge, high, limit, wanted)
+    return scanned, hole.top if scanned.edge is None else 0
+
+
+def _write_page(
+    tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: int, high: int, *, across: bool
+) -> _Answer:
     backwards, wanted, sight = asked.backwards, asked.wanted, asker.sight
     start = asked.from_token or timeline_token(high if backwards else low)
     nothing = b'{"start":%b,"chunk":[]}' % _encode(start)
     if low >= high or (wanted is not None and not wanted.rooms.accepts(sight.room_id)):
         return _Answer(nothing)
-    scanned = scan(
-        tx, archive, sight, low, high, asked.limit, wanted, backwards=backwards, ignored=asker.ignored
-    )
+    hole = 0
+    if backwards:
+        scanned, hole = _scan_back(tx, archive, asker, low, high, asked.limit, wanted, across=across)
+    else:
+        scanned = scan(
+            tx, archive, sight, low, high, asked.limit, wanted, backwards=False, ignored=asker.ignored
+        )
     parts = [b'{"start":', _encode(start)]
-    goes_on = backwards and _goes_on(tx, sight, low, scanned)
+    goes_on = bool(hole) or (backwards and _goes_on(tx, sight, low, scanned))
     edge = scanned.end if goes_on else scanned.edge
     is_empty = not scanned.found
     end = asked.to_token
@@ -249,7 +290,7 @@ def _write_page(tx: Tx, archive: Archive, asker: Asker, asked: PageAsked, low: i
         parts += [b',"state":', join(write_senders(tx, archive, asker, scanned.found))]
     parts.append(b"}")
     is_short = goes_on and len(scanned.found) < asked.limit
-    return _Answer(b"".join(parts), goes_on, is_short, is_empty, nothing if is_empty else None)
+    return _Answer(b"".join(parts), goes_on, is_short, is_empty, nothing if is_empty else None, hole)
 
 
 def find_event(tx: Tx, archive: Archive, sight: Sight, event_id: str) -> Found:
@@ -268,7 +309,14 @@ def _write_event(tx: Tx, archive: Archive, asker: Asker, event_id: str) -> bytes
 
 
 def _write_context(
-    tx: Tx, archive: Archive, asker: Asker, event_id: str, limit: int, wanted: Filter | None
+    tx: Tx,
+    archive: Archive,
+    asker: Asker,
+    event_id: str,
+    limit: int,
+    wanted: Filter | None,
+    *,
+    across: bool,
 ) -> _Answer:
     sight = asker.sight
     middle = find_event(tx, archive, sight, event_id)
@@ -276,9 +324,7 @@ def _write_context(
     assert pos is not None
     before_most = limit // 2
     ignored, after_most = asker.ignored, limit - before_most
-    before = scan(
-        tx, archive, sight, BEGINNING, pos - 1, before_most, wanted, backwards=True, ignored=ignored
-    )
+    before, hole = _scan_back(tx, archive, asker, BEGINNING, pos - 1, before_most, wanted, across=across)
     after = scan(tx, archive, sight, pos, sight.upto, after_most, wanted, backwards=False, ignored=ignored)
     # Where a side came to its end, the token still stands for it: later events come after it.
     start = before.edge if before.edge is not None else _before([middle, *before.found])
@@ -291,7 +337,7 @@ def _write_context(
         state = {key_nid: nid for key_nid, nid in state.items() if key_nid not in others}
     written = write_events(tx, archive, asker, shown)
     at = len(before.found)
-    goes_on = _goes_on(tx, sight, BEGINNING, before)
+    goes_on = bool(hole) or _goes_on(tx, sight, BEGINNING, before)
     body = b'{"start":%b,"end":%b,"events_before":%b,"event":%b,"events_after":%b,"state":%b}' % (
         _encode(timeline_token(start)),
         _encode(timeline_token(end)),
@@ -300,7 +346,7 @@ def _write_context(
         join(written[at + 1 :]),
         join(write_state(tx, archive, asker, list(state.values()), wanted)),
     )
-    return _Answer(body, goes_on, goes_on and len(before.found) < before_most)
+    return _Answer(body, goes_on, goes_on and len(before.found) < before_most, hole=hole)
 
 
 def _before(found: list[Found]) -> int:

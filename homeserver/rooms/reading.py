@@ -105,7 +105,7 @@ class Scanned:
     found: list[Found]
     edge: int | None  # the point to go on from; None where there is nothing beyond
     end: int = 0  # where there is nothing beyond: the point up to which was searched
-    has_gaps: bool | None = None  # whether history of the room is missing; None: nobody has looked
+    gap_top: int | None = None  # as ``HistoryRow`` has it
 
 
 def find_seen(tx: Tx, archive: Archive, sight: Sight, rows: Sequence[HistoryRow]) -> list[Found]:
@@ -154,21 +154,21 @@ def scan(
         ended = len(rows) < most
         if not ended:
             rows.pop()
+        gap_top = rows[0].gap_top if rows else None
         seen = {one.row.nid: one for one in find_seen(tx, archive, sight, rows)}
         for place, row in enumerate(rows):
             if len(found) >= limit:
-                return Scanned(
-                    found, _edge(rows[place - 1], backwards) if place else high if backwards else low
-                )
+                edge = _edge(rows[place - 1], backwards) if place else high if backwards else low
+                return Scanned(found, edge, gap_top=gap_top)
             one = seen.get(row.nid)
             if one is not None and _wants(wanted, one.event) and not _is_hidden(one.event, ignored):
                 found.append(one)
         edge = _edge(rows[-1], backwards) if rows else high if backwards else low
         if ended:
-            return Scanned(found, None, edge, rows[-1].has_gaps if rows else None)
+            return Scanned(found, None, edge, gap_top)
         scanned += len(rows)
         if len(found) >= limit or scanned >= SCANNED_MOST:
-            return Scanned(found, edge)
+            return Scanned(found, edge, gap_top=gap_top)
         low, high = (low, edge) if backwards else (edge, high)
 
 

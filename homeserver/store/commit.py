@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, func, select
+from sqlalchemy import and_, bindparam, delete, select, update
 
 from homeserver.db.errors import Conflict
 from homeserver.db.schema.rooms import (
@@ -32,6 +32,7 @@ from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.members import PUT_MEMBERS
+from homeserver.store.past import HOLE, place_history
 from homeserver.store.placement import Bundle, Place, Placement, StateMove, StateMoved
 from homeserver.store.relations import write_relations
 from homeserver.store.search import queue_for_search, searched_type
@@ -76,7 +77,7 @@ _INSERT_EDGES = rows(edges, "parent_id", "child_nid", ignore=True)
 _INSERT_AUTH = rows(auth_edges, "child_nid", "parent_nid", ignore=True)
 _INSERT_REDACTIONS = rows(redactions, "target_id", "by_nid", ignore=True)
 _INSERT_TRANSACTIONS = rows(client_transactions, "device_nid", "room_nid", "txn_key", "event_nid", "ts_ms")
-_INSERT_TIMELINE = rows(timeline, "room_nid", "pos", "event_nid")
+_INSERT_TIMELINE = rows(timeline, "room_nid", "pos", "event_nid", "mark")
 _INSERT_STATE_LOG = rows(state_log, "room_nid", "pos", "state_key_nid", "event_nid", "prev_nid")
 _INSERT_CURRENT = rows(
     current_state,
@@ -86,7 +87,20 @@ _INSERT_CURRENT = rows(
     keys=("room_nid", "state_key_nid"),
     update=("event_nid",),
 )
-_INSERT_GAPS = rows(gaps, "room_nid", "missing_id", ignore=True)
+_INSERT_GAPS = rows(gaps, "room_nid", "missing_id", "top", ignore=True)
+# Within a transaction: the gap is below an event that has no position yet.
+_UNPLACED = -1
+_PLACE_GAPS = statement(
+    update(gaps)
+    .where(
+        and_(
+            gaps.c.room_nid == bindparam("of_room"),
+            gaps.c.top == bindparam("unplaced"),
+            any_of(gaps.c.missing_id, "ids"),
+        )
+    )
+    .values(top=bindparam("at"))
+)
 _CLOSE_GAPS = statement(
     delete(gaps).where(and_(gaps.c.room_nid == bindparam("of_room"), any_of(gaps.c.missing_id, "ids")))
 )
@@ -102,11 +116,6 @@ _REMOVE_MEMBERS = statement(
     delete(members).where(
         and_(members.c.room_nid == bindparam("of_room"), any_of(members.c.user_nid, "users"))
     )
-)
-_OLDEST = statement(
-    select(timeline.c.room_nid, func.min(timeline.c.pos))
-    .where(any_of(timeline.c.room_nid, "room_nids"))
-    .group_by(timeline.c.room_nid)
 )
 _encode = msgspec.json.Encoder().encode
 
@@ -211,9 +220,16 @@ def _write_around(tx: Tx, placements: Sequence[Placement]) -> None:
     """What only events from elsewhere need: their gaps, their place in the past, redactions that came too early."""
     tx.insert(_PLACE_EVENTS, [_event_row(placed) for placed in placements if not placed.is_new])
     placed_here = [one for one in placements if one.place is not Place.OUTLIER]
+    history = [placed for placed in placements if placed.place is Place.HISTORY]
+    tops = place_history(tx, history) if history else {}
     for room_nid in sorted({placed.room_nid for placed in placed_here}):
         of_room = [placed for placed in placed_here if placed.room_nid == room_nid]
-        tx.insert(_INSERT_GAPS, [(room_nid, missing) for placed in of_room for missing in placed.missing])
+        missing = [
+            (room_nid, missing_id, _UNPLACED if placed.above_hole else tops.get(placed.nid, 0))
+            for placed in of_room
+            for missing_id in placed.missing
+        ]
+        tx.insert(_INSERT_GAPS, missing)
         tx.run(_CLOSE_GAPS, of_room=room_nid, ids=[placed.event.event_id for placed in of_room])
     early = [
         (placed.event.redacts, placed.nid)
@@ -225,30 +241,40 @@ def _write_around(tx: Tx, placements: Sequence[Placement]) -> None:
     if redacted:
         tx.insert(_INSERT_REDACTIONS, [(placed.event.event_id, placed.redacted_by) for placed in redacted])
         tx.run(_END_WAITING, ids=[placed.event.event_id for placed in redacted])
-    _write_history(tx, [placed for placed in placements if placed.place is Place.HISTORY])
+    if history:
+        _write_history(tx, history)
 
 
 def _write_history(tx: Tx, placements: Sequence[Placement]) -> None:
-    """Backfilled events, the oldest first, go below everything that their room's timeline holds."""
-    if not placements:
-        return
-    oldest: dict[int, int] = dict(tx.all(_OLDEST, room_nids=sorted({one.room_nid for one in placements})))
-    for placed in reversed(placements):
-        placed.pos = oldest[placed.room_nid] = min(oldest.get(placed.room_nid, 0), 0) - 1
-    tx.insert(_INSERT_TIMELINE, [(placed.room_nid, placed.pos, placed.nid) for placed in placements])
+    """Backfilled events, which have their positions already."""
+    tx.insert(_INSERT_TIMELINE, [_timeline_row(placed) for placed in placements])
     write_relations(tx, placements)
     targets = [one.redacts_target for one in placements if one.redacts_target is not None]
     queue_for_search(tx, [one.nid for one in placements if searched_type(one.type_nid)], targets)
 
 
+def _timeline_row(placed: Placement) -> tuple[int, int, int, int]:
+    return placed.room_nid, placed.pos, placed.nid, int(placed.mark)
+
+
+def span_of(placements: Sequence[Placement]) -> int:
+    """How many positions placements take, with those that stay free below them."""
+    return len(placements) + HOLE * sum(placed.above_hole for placed in placements)
+
+
 def write_positions(tx: Tx, placements: Sequence[Placement], first: int) -> None:
     """Give the placements the positions from ``first`` on and write the rows that carry them."""
     moves: list[tuple[int, int, StateMove]] = []
-    for pos, placed in enumerate(placements, first):
+    pos = first
+    for placed in placements:
+        if placed.above_hole:
+            pos += HOLE
+            tx.run(_PLACE_GAPS, of_room=placed.room_nid, unplaced=_UNPLACED, ids=list(placed.missing), at=pos)
         placed.pos = pos
         for move in placed.moves:
             moves.append((placed.room_nid, pos, move))
-    tx.insert(_INSERT_TIMELINE, [(placed.room_nid, placed.pos, placed.nid) for placed in placements])
+        pos += 1
+    tx.insert(_INSERT_TIMELINE, [_timeline_row(placed) for placed in placements])
     write_moves(tx, moves)
     write_relations(tx, placements)
 

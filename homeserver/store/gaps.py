@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, exists, func, select
+from sqlalchemy import and_, bindparam, exists, func, literal_column, or_, select
 
 from homeserver.db.schema.rooms import edges, events, gaps, members, user_ids
 from homeserver.db.statements import SQLITE, Statement, any_of, statement
@@ -17,6 +17,7 @@ from homeserver.store.placement import Membership
 
 _OF_ROOM = gaps.c.room_nid == bindparam("room_nid")
 _HAS = statement(select(exists().where(_OF_ROOM)))
+_HAS_BELOW = statement(select(exists().where(and_(_OF_ROOM, gaps.c.top == literal_column("0")))))
 _CHILDREN = (
     gaps.join(edges, edges.c.parent_id == gaps.c.missing_id)
     .join(events, and_(events.c.nid == edges.c.child_nid, events.c.room_nid == gaps.c.room_nid))
@@ -26,7 +27,7 @@ _depth = func.max(events.c.depth)
 _GAPS = statement(
     select(gaps.c.missing_id, _depth, func.max(user_ids.c.user_id))
     .select_from(_CHILDREN)
-    .where(_OF_ROOM)
+    .where(and_(_OF_ROOM, or_(bindparam("top") < literal_column("0"), gaps.c.top == bindparam("top"))))
     .group_by(gaps.c.missing_id)
     .order_by(_depth.desc(), gaps.c.missing_id)
     .limit(bindparam("most"))
@@ -73,9 +74,14 @@ def has_gaps(tx: Tx, room_nid: int) -> bool:
     return bool(tx.value(_HAS, room_nid=room_nid))
 
 
-def load_gaps(tx: Tx, room_nid: int, most: int) -> list[Gap]:
-    """Where history is missing, the newest first."""
-    return [Gap(*row) for row in tx.all(_GAPS, room_nid=room_nid, most=most)]
+def has_gaps_below(tx: Tx, room_nid: int) -> bool:
+    """Whether history is missing below all that is here."""
+    return bool(tx.value(_HAS_BELOW, room_nid=room_nid))
+
+
+def load_gaps(tx: Tx, room_nid: int, top: int, most: int) -> list[Gap]:
+    """Where history is missing in the hole below ``top`` (0: below everything; -1: anywhere), the newest first."""
+    return [Gap(*row) for row in tx.all(_GAPS, room_nid=room_nid, top=top, most=most)]
 
 
 def load_after_gaps(tx: Tx, room_nid: int, nids: Collection[int]) -> set[int]:

@@ -32,7 +32,8 @@ class HistoryRow(NamedTuple):
     state_before: int | None  # None: an event without known state
     redacted_by: int  # nid of the redaction, or 0
     related: bool = True  # False: nothing relates to it
-    has_gaps: bool | None = None  # whether history of the room is missing; None: not looked for
+    # Where history of the room is missing: the highest ``gaps.top`` (0: below everything), or -1; None: not looked for.
+    gap_top: int | None = None
 
 
 _COLUMNS = (
@@ -56,12 +57,12 @@ _RELATED = (
     .where(and_(relations.c.target_id == events.c.event_id, relations.c.room_nid == events.c.room_nid))
     .label("related")
 )
-_HAS_GAPS = exists().where(gaps.c.room_nid == bindparam("room_nid")).label("has_gaps")
+_GAP_TOP = func.coalesce(
+    select(func.max(gaps.c.top)).where(gaps.c.room_nid == bindparam("room_nid")).scalar_subquery(),
+    literal_column("-1"),
+).label("gap_top")
 _SPAN = (
-    select(*_COLUMNS, _RELATED, _HAS_GAPS)
-    .select_from(_FROM_TIMELINE)
-    .where(_IN_SPAN)
-    .limit(bindparam("most"))
+    select(*_COLUMNS, _RELATED, _GAP_TOP).select_from(_FROM_TIMELINE).where(_IN_SPAN).limit(bindparam("most"))
 )
 _FORWARDS = statement(_SPAN.order_by(timeline.c.pos))
 _BACKWARDS = statement(_SPAN.order_by(timeline.c.pos.desc()))

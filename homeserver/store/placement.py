@@ -40,9 +40,19 @@ class Place(Enum):
     """Where an event goes."""
 
     TIMELINE = auto()  # the newest of its room
-    HISTORY = auto()  # backfilled: before all that the timeline holds
+    HISTORY = auto()  # backfilled: where history was missing
     NOWHERE = auto()  # soft-failed or rejected: stored with its state, shown to nobody
     OUTLIER = auto()  # without known state
+
+
+class Mark(IntEnum):
+    """What is special about an event's place in the timeline. Numbers are stored."""
+
+    NONE = 0
+    ABOVE_HOLE = (
+        1  # parents were missing when it came: what fills the hole goes below it, into free positions
+    )
+    HISTORY = 2  # backfilled: it is no news to anybody
 
 
 class StateMove(NamedTuple):
@@ -123,6 +133,14 @@ class Placement:
     redacted_by: int = 0  # nid of a redaction that came before what it redacts
     awaits_target: bool = False  # a redaction of what has not come yet
     told: bool = False  # another server tells the room's servers of it, although it is ours
+    above_hole: bool = False  # the room has a timeline, and what came between it and this event is missing
+
+    @property
+    def mark(self) -> Mark:
+        """For the timeline."""
+        if self.place is Place.HISTORY:
+            return Mark.HISTORY
+        return Mark.ABOVE_HOLE if self.above_hole else Mark.NONE
 
     @property
     def is_plain(self) -> bool:

@@ -1,6 +1,6 @@
 """The order of events in rooms, and how their current state moved: reads in bulk, bounded, in both directions.
 
-A position is where the server put an event (``stream``); what was backfilled has negative ones. A reader's snapshot
+A position is where the server put an event (``stream``, ``past``). A reader's snapshot
 of the database may be ahead of the position that the caller has in mind, hence ``upto`` everywhere: state at an
 earlier position is the current state with the newer rows of ``state_log`` undone.
 """
@@ -25,6 +25,7 @@ class Place(NamedTuple):
     room_nid: int
     pos: int
     event_nid: int
+    mark: int = 0  # store.placement.Mark
 
 
 class Move(NamedTuple):
@@ -39,7 +40,7 @@ class Move(NamedTuple):
 
 _UPTO: ColumnElement[int] = bindparam("upto")
 _FIRST: ColumnElement[int] = bindparam("first")
-_PLACE = (timeline.c.room_nid, timeline.c.pos, timeline.c.event_nid)
+_PLACE = (timeline.c.room_nid, timeline.c.pos, timeline.c.event_nid, timeline.c.mark)
 _MOVE = (
     state_log.c.room_nid,
     state_log.c.pos,

@@ -43,14 +43,16 @@ class ChangeLog:
         for subscriber in self._subscribers:
             subscriber(changes)
 
-    def since(self, pos: int) -> list[Change] | None:
-        """The changes after a position, oldest first; None where some are forgotten."""
+    def since(self, pos: int, most: int | None = None) -> list[Change] | None:
+        """The changes after a position, oldest first; None where some are forgotten, or there are more than ``most``."""
         if pos < self.floor:
             return None
         found: list[Change] = []
         for change in reversed(self._recent):
             if change.pos <= pos:
                 break
+            if len(found) == most:
+                return None
             found.append(change)
         found.reverse()
         return found

@@ -2,7 +2,8 @@
 
 Runs in a database thread. Both kinds of sync build on it: what else they tell of a room is their own.
 
-1. The timeline is what was committed in ``(since, upto]``, the newest first until there are enough.
+1. The timeline is what was committed in ``(since, upto]``, the newest first until there are enough, or up to an event that
+   came while what is before it was missing: what fills that hole is found by paging back.
 2. Visibility is decided by what the room's state was at the event's place in our order.
 
 spec: client-server-api#get_matrixclientv3sync
@@ -18,7 +19,7 @@ from homeserver.db.tx import Tx
 from homeserver.store import visibility_reads
 from homeserver.store.bundles import Viewer, load_bundles
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
-from homeserver.store.placement import MEMBERSHIPS, Membership
+from homeserver.store.placement import MEMBERSHIPS, Mark, Membership
 from homeserver.store.sync_reads import Summary, load_transaction_keys
 from homeserver.store.timeline import (
     Move,
@@ -41,6 +42,7 @@ from homeserver.sync.serialise import transaction_id
 _REACH = (1, 5, 25)
 # LIMIT(events looked at for one answer because the filter kept the first ones out)
 _REACH_MOST = 20_000
+_ABOVE_HOLE = int(Mark.ABOVE_HOLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +97,7 @@ class RoomWork:
     limit: int = 0  # of the timeline
     places: list[Place] = field(default_factory=list)
     more: bool = False
+    above_hole: bool = False  # history is or was missing before the first of the places
     moves: list[Move] = field(default_factory=list)
     keyed: dict[int, int] = field(default_factory=dict)
     shown: list[Shown] = field(default_factory=list)
@@ -254,7 +257,11 @@ class Timelines:
             for work in group:
                 found = [one for one in places.get(work.room_nid, []) if one.pos > work.since]
                 work.more = len(found) > most
-                work.places = [one for one in (found[1:] if work.more else found) if one.pos <= work.upto]
+                seen = [one for one in (found[1:] if work.more else found) if one.pos <= work.upto]
+                tops = [at for at, one in enumerate(seen) if one.mark == _ABOVE_HOLE]
+                work.above_hole = bool(tops)
+                work.more = work.more and not tops
+                work.places = seen[tops[-1] :] if tops else seen
                 if work.room_nid in moves:
                     work.moves = [one for one in moves[work.room_nid] if one.pos > work.since]
 
@@ -285,7 +292,7 @@ class Timelines:
         if len(accepted) < limit and work.more and not enough:
             return False
         dropped = max(0, len(accepted) - limit)
-        work.limited = work.more or dropped > 0
+        work.limited = work.more or work.above_hole or dropped > 0
         accepted = accepted[dropped:]
         if accepted and len(accepted) == limit:
             work.start = accepted[0][0].pos

@@ -56,8 +56,6 @@ class Windows:
     def find(self, since: int) -> Window | None:
         """The window from a token up to now; None where the log does not reach back, or too much happened."""
         upto = self._log.position
-        if upto - since > MAX_CHANGES:
-            return None
         window = self._kept.get((since, upto))
         if window is None:
             window = self._make(since, upto)
@@ -68,7 +66,7 @@ class Windows:
         return window
 
     def _make(self, since: int, upto: int) -> Window | None:
-        changes = self._log.since(since)
+        changes = self._log.since(since, MAX_CHANGES)
         if changes is None:
             return None
         topics: dict[int, Topic] = {}

@@ -56,11 +56,11 @@ class _EndsBetween:
     def may(self, room_nid: int) -> bool:
         return self._past.may(room_nid)
 
-    def begin(self, room_id: str, room_nid: int) -> bool:
-        return self._past.begin(room_id, room_nid)
+    def begin(self, room_id: str, room_nid: int, top: int = 0) -> bool:
+        return self._past.begin(room_id, room_nid, top)
 
-    async def more(self, room_id: str, room_nid: int, wait_s: float) -> bool:
-        await self._past.more(room_id, room_nid, wait_s)
+    async def more(self, room_id: str, room_nid: int, wait_s: float, top: int = 0) -> bool:
+        await self._past.more(room_id, room_nid, wait_s, top)
         return False
 
     async def bring(self, room_id: str, room_nid: int, event_id: str, wait_s: float) -> bool:

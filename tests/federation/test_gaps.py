@@ -15,8 +15,9 @@ from tests.support.databases import on_each_database
 from tests.support.federation import NetServer
 
 
-@on_each_database
-class LostMessages(NetCase):
+class LosingCase(NetCase):
+    """A room of alice's that bob is in from elsewhere; what is said in it can be lost on the way."""
+
     def setUp(self) -> None:
         super().setUp()
         self.room_id = self.create(self.a, self.alice, preset="public_chat")
@@ -38,6 +39,9 @@ class LostMessages(NetCase):
         chunk = self.ok(server, token, "GET", path, None, {"dir": "b", "limit": most})["chunk"]
         return [one["content"]["body"] for one in reversed(chunk) if one["type"] == "m.room.message"]
 
+
+@on_each_database
+class LostMessages(LosingCase):
     def test_some_messages(self) -> None:
         self.lose(A)
         for number in range(30):

@@ -15,9 +15,12 @@ metadata = MetaData()
 BIG = BigInteger().with_variant(Integer, "sqlite")
 
 
-def nid(name: str, *, primary: bool = False, optional: bool = False) -> Column[int]:
+def nid(
+    name: str, *, primary: bool = False, optional: bool = False, default: int | None = None
+) -> Column[int]:
     """A 64-bit integer column."""
-    return Column(name, BIG, primary_key=primary, nullable=optional, autoincrement=False)
+    extra: dict[str, Any] = {} if default is None else {"server_default": str(default)}
+    return Column(name, BIG, primary_key=primary, nullable=optional, autoincrement=False, **extra)
 
 
 def text(name: str, *, primary: bool = False, optional: bool = False, unique: bool = False) -> Column[str]:

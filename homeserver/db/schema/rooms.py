@@ -48,13 +48,15 @@ events = Table(
 # Written once. Apart from ``events`` because most readers of rows do not want the text and the reverse.
 event_json = Table("event_json", metadata, nid("nid", primary=True), text("json"))
 
-# Being in a room's timeline is having a row here. Positive: committed here; negative: backfilled.
+# Being in a room's timeline is having a row here. Positive: committed here, or backfilled into the positions that are left
+# free below an event whose parents are missing (``store/past.py``); negative: backfilled below all of them.
 timeline = Table(
     "timeline",
     metadata,
     nid("room_nid", primary=True),
     nid("pos", primary=True),
     nid("event_nid"),
+    small("mark", default=0),  # store.placement.Mark
     # event -> its place, for /context, receipts and visibility.
     Index("timeline_by_event", "event_nid", unique=True),
     **CLUSTERED,
@@ -73,8 +75,16 @@ auth_edges = Table(
     Index("auth_edges_by_parent", "parent_nid"),
     **CLUSTERED,
 )
-# Parents that we have not: where history must be fetched from another server.
-gaps = Table("gaps", metadata, nid("room_nid", primary=True), text("missing_id", primary=True), **CLUSTERED)
+# Parents that we have not: where history must be fetched from another server. It goes below the event at ``top``, into the
+# positions that are free there, or where that is 0 below everything else.
+gaps = Table(
+    "gaps",
+    metadata,
+    nid("room_nid", primary=True),
+    text("missing_id", primary=True),
+    nid("top", default=0),
+    **CLUSTERED,
+)
 
 # What was the newest of a room when the last user of this server left it: successors are unknown, and no longer awaited.
 ends = Table("ends", metadata, nid("event_nid", primary=True))

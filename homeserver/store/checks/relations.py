@@ -72,9 +72,17 @@ from homeserver.store.checks.rules import rule as _rule
 from homeserver.store.checks.search import SEARCH
 from homeserver.store.checks.sticky import STICKY
 from homeserver.store.checks.sync import SYNC
-from homeserver.store.placement import Membership
+from homeserver.store.past import HOLE
+from homeserver.store.placement import Mark, Membership
 
 _OLDEST_CHANGE = select(func.min(changes.c.pos)).scalar_subquery()
+_top = timeline.alias("top")
+# How often positions were left free above the oldest change.
+_HOLES = (
+    select(func.count())
+    .where(_top.c.mark == int(Mark.ABOVE_HOLE), _top.c.pos > _OLDEST_CHANGE)
+    .scalar_subquery()
+)
 _EVENT_KEY = events.join(state_keys, state_keys.c.nid == events.c.state_key_nid)
 
 
@@ -230,10 +238,40 @@ _EVENTS = (
         ),
     ),
     _rule(
+        "a place is marked as what it is not",
+        select(timeline.c.room_nid, timeline.c.pos, timeline.c.mark).where(
+            or_(
+                _none_of(timeline.c.mark, Mark),
+                and_(timeline.c.pos < 0, timeline.c.mark != int(Mark.HISTORY)),
+            )
+        ),
+    ),
+    _rule(
+        "what was fetched stands in no hole",
+        select(timeline.c.room_nid, timeline.c.pos).where(
+            timeline.c.pos > 0,
+            timeline.c.mark == int(Mark.HISTORY),
+            ~exists(
+                select(literal(1)).where(
+                    _top.c.room_nid == timeline.c.room_nid,
+                    _top.c.mark == int(Mark.ABOVE_HOLE),
+                    _top.c.pos > timeline.c.pos,
+                    _top.c.pos <= timeline.c.pos + HOLE,
+                )
+            ),
+        ),
+    ),
+    _rule(
+        "a gap is below a place where no hole is",
+        select(gaps.c.room_nid, gaps.c.missing_id, gaps.c.top)
+        .select_from(gaps.outerjoin(_top, and_(_top.c.room_nid == gaps.c.room_nid, _top.c.pos == gaps.c.top)))
+        .where(gaps.c.top != 0, or_(_top.c.mark.is_(None), _top.c.mark != int(Mark.ABOVE_HOLE))),
+    ),
+    _rule(
         "a head's version is below the number of its events",
         select(room_heads.c.room_nid, room_heads.c.version)
         .select_from(room_heads.join(timeline, timeline.c.room_nid == room_heads.c.room_nid))
-        .where(timeline.c.pos > 0)
+        .where(timeline.c.mark != int(Mark.HISTORY))
         .group_by(room_heads.c.room_nid, room_heads.c.version)
         .having(func.count() > room_heads.c.version),
     ),
@@ -256,7 +294,7 @@ _STREAM = (
     _rule(
         "the log of changes has holes",
         select(func.min(changes.c.pos), func.max(changes.c.pos), func.count()).having(
-            func.count() != func.max(changes.c.pos) - func.min(changes.c.pos) + 1
+            func.count() + HOLE * _HOLES != func.max(changes.c.pos) - func.min(changes.c.pos) + 1
         ),
     ),
     _rule(
@@ -269,6 +307,7 @@ _STREAM = (
         .select_from(timeline.outerjoin(_logged, _logged.c.pos == timeline.c.pos))
         .where(
             timeline.c.pos >= _OLDEST_CHANGE,
+            timeline.c.mark != int(Mark.HISTORY),
             or_(
                 _logged.c.pos.is_(None),
                 _logged.c.kind != int(Kind.EVENT),

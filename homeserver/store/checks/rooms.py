@@ -31,7 +31,8 @@ from homeserver.db.schema.rooms import (
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Row, Tx
-from homeserver.store.placement import MEMBERSHIPS
+from homeserver.store.history import BEGINNING
+from homeserver.store.placement import MEMBERSHIPS, Mark
 from homeserver.store.state import Base, Snapshot, diff, empty_snapshot, unpack
 
 _IN_ROOM: Any = bindparam("room_nid")
@@ -96,7 +97,7 @@ _DEPTHS = statement(
     select(events.c.nid, events.c.room_nid, events.c.depth).where(any_of(events.c.nid, "nids"))
 )
 _CHILDREN = statement(
-    select(edges.c.parent_id, events.c.event_id, timeline.c.pos)
+    select(edges.c.parent_id, events.c.event_id, timeline.c.pos, timeline.c.mark)
     .select_from(
         edges.join(events, events.c.nid == edges.c.child_nid).outerjoin(
             timeline, timeline.c.event_nid == events.c.nid
@@ -108,7 +109,7 @@ _CHILDREN = statement(
 _NEWER = statement(
     select(events.c.event_id, events.c.nid, timeline.c.pos)
     .select_from(timeline.join(events, events.c.nid == timeline.c.event_nid))
-    .where(timeline.c.room_nid == _IN_ROOM, timeline.c.pos > 0)
+    .where(timeline.c.room_nid == _IN_ROOM, timeline.c.mark != int(Mark.HISTORY))
 )
 _ENDS = statement(
     select(ends.c.event_nid)
@@ -134,7 +135,8 @@ _STEPS = statement(
     )
     .where(
         _parents.c.room_nid == _IN_ROOM,
-        _parent_place.c.pos > 0,
+        _parent_place.c.mark != int(Mark.HISTORY),
+        _child_place.c.mark == int(Mark.NONE),
         _child_place.c.pos > _parent_place.c.pos,
     )
 )
@@ -316,11 +318,13 @@ class _Timeline:
 
     def __init__(self, tx: Tx, room_nid: int) -> None:
         self._children: dict[str, list[str]] = {}
-        self._shown: dict[str, int] = {}  # by event id, where
-        for parent_id, child_id, pos in tx.all(_CHILDREN, room_nid=room_nid):
+        self._shown: dict[
+            str, int
+        ] = {}  # by event id, where (what was fetched ends nothing: as if it were the oldest)
+        for parent_id, child_id, pos, mark in tx.all(_CHILDREN, room_nid=room_nid):
             self._children.setdefault(parent_id, []).append(child_id)
             if pos is not None:
-                self._shown[child_id] = pos
+                self._shown[child_id] = BEGINNING if mark == Mark.HISTORY else pos
         self._newer = {nid: (event_id, pos) for event_id, nid, pos in tx.all(_NEWER, room_nid=room_nid)}
 
     def leaves(self, ended: set[int]) -> set[int]:

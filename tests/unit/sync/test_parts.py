@@ -21,7 +21,7 @@ from homeserver.sync.ignored import IgnoreLists
 from homeserver.sync.lazy import LazyMemory
 from homeserver.sync.serialise import receipt_events, transaction_id
 from homeserver.sync.wait import Turns
-from homeserver.sync.window import Windows
+from homeserver.sync.window import MAX_CHANGES, Windows
 
 DEVICE = (1, 2)
 
@@ -145,8 +145,14 @@ class WindowTests(SynchronousTestCase):
 
     def test_too_much_happened(self) -> None:
         log = ChangeLog(0)
-        log.publish([Change(10_000, Kind.ACCOUNT, -1, 0, None)])
+        log.publish([Change(pos, Kind.ACCOUNT, -1, 0, None) for pos in range(1, MAX_CHANGES + 2)])
         self.assertIsNone(Windows(log).find(0))
+        self.assertIsNotNone(Windows(log).find(1))
+
+    def test_positions_that_stay_free_are_no_changes(self) -> None:
+        log = ChangeLog(0)
+        log.publish([Change(100 * MAX_CHANGES, Kind.ACCOUNT, -1, 0, None)])
+        self.assertIsNotNone(Windows(log).find(0))
 
 
 class ReceiptTests(SynchronousTestCase):

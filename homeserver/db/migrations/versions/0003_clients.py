@@ -16,9 +16,9 @@ down_revision = "0002"
 oldest_reader = "0003"
 
 
-def _big(name: str, *, nullable: bool = False) -> sa.Column[Any]:
+def _big(name: str, *, nullable: bool = False, default: str | None = None) -> sa.Column[Any]:
     kind = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-    return sa.Column(name, kind, nullable=nullable, autoincrement=False)
+    return sa.Column(name, kind, nullable=nullable, autoincrement=False, server_default=default)
 
 
 def _small(name: str, *, nullable: bool = False, default: str | None = None) -> sa.Column[Any]:
@@ -365,6 +365,13 @@ def _erasures() -> None:
     op.execute(_ERASED_BEFORE)
 
 
+def _holes() -> None:
+    """History that is missing in the middle of a timeline, and goes there when it comes."""
+    op.add_column("timeline", _small("mark", default="0"))
+    op.execute("UPDATE timeline SET mark = 2 WHERE pos < 0")
+    op.add_column("gaps", _big("top", default="0"))
+
+
 def upgrade() -> None:
     """Add what is new."""
     _accounts()
@@ -382,3 +389,4 @@ def upgrade() -> None:
     _media()
     _search()
     _erasures()
+    _holes()
