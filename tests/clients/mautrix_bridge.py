@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 from mautrix.appservice import AppService
 from mautrix.appservice.api.intent import IntentAPI
-from mautrix.appservice.state_store import FileASStateStore
+from mautrix.appservice.state_store import ASStateStore, FileASStateStore
 from mautrix.types import UserID
 
 from tests.clients.notes import CheckError, check
@@ -26,7 +26,15 @@ WAIT_S = 60.0
 class Bridge:
     """One process of the bridge. ``registrations``: what the server reads, the bridge's own and the puppets'."""
 
-    def __init__(self, base_url: str, registrations: dict[str, Any], folder: Path) -> None:
+    def __init__(
+        self,
+        base_url: str,
+        registrations: dict[str, Any],
+        folder: Path,
+        *,
+        state_store: ASStateStore | None = None,
+        encrypts: bool = False,
+    ) -> None:
         own, self.puppets = registrations["bridge"], registrations["puppets"]
         self.domain: str = registrations["server_name"]
         self.base_url = base_url
@@ -43,10 +51,12 @@ class Bridge:
             bot_localpart=own["sender_localpart"],
             id=own["id"],
             ephemeral_events=True,
+            encryption_events=encrypts,
             bridge_name="tests",
             query_user=self._query_user,
             query_alias=self._query_alias,
-            state_store=FileASStateStore(path=str(folder / "mautrix-state.json"), binary=False),
+            state_store=state_store
+            or FileASStateStore(path=str(folder / "mautrix-state.json"), binary=False),
             aiohttp_params={"middlewares": [self._middleware]},
         )
         self.service.matrix_event_handler(self._on_event)

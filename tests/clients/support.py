@@ -35,8 +35,8 @@ class ProgramError(AssertionError):
 class ProgramCase(unittest.TestCase):
     """Base of the cases: `run_program` with the arguments that start the program."""
 
-    def run_program(self, program: Sequence[str], database: str) -> None:
-        """talk; burst, killed in its middle; restart; verify."""
+    def run_program(self, program: Sequence[str], database: str, *, bursts: bool = True) -> None:
+        """talk; burst, killed in its middle (or killed without one); restart; verify."""
         with ExitStack() as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="clients-")))
             address = self._make_database(database, folder.name)
@@ -47,7 +47,10 @@ class ProgramCase(unittest.TestCase):
             notes = str(folder / "notes.json")
             try:
                 run_phase([*program, "talk", server.base_url, notes])
-                run_burst([*program, "burst", server.base_url, notes], server)
+                if bursts:
+                    run_burst([*program, "burst", server.base_url, notes], server)
+                else:
+                    server.kill()
                 server.start()
                 run_phase([*program, "verify", server.base_url, notes])
             except ProgramError as error:
