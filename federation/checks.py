@@ -84,12 +84,17 @@ def check_hash(event: Event, hash_is_valid: bool) -> Event:
     return parse_stored(event.event_id, redact(event.json, event.rules), event.rules)
 
 
-def check_auth_events(event: Event, auth: AuthEvents) -> Verdict:
-    """Check 4: the rules about the auth events, and then all the others with the auth events as the state."""
+def check_auth_events(event: Event, auth: AuthEvents, lookup: StateLookup | None = None) -> Verdict:
+    """Check 4: the rules about the auth events, and then all the others with the auth events as the state.
+
+    `lookup`: what `lookup_in` makes of them, where it is at hand.
+    """
     verdict = check_state_independent(event, auth.events, create=auth.create, rejected=auth.rejected)
     if not isinstance(verdict, Accept):
         return verdict
-    return check_state_dependent(event, lookup_in(auth.events, event.rules, auth.create))
+    if lookup is None:
+        lookup = lookup_in(auth.events, event.rules, auth.create)
+    return check_state_dependent(event, lookup)
 
 
 def lookup_in(events: Sequence[Event], rules: RoomRules, create: Event | None = None) -> StateLookup:

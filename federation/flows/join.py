@@ -1,9 +1,18 @@
 """What a server says of a room that we join: read, verified, put in order and judged, without believing any of it.
 
-The work goes in steps that a thread can do in chunks, as the answer may hold tens of thousands of events: `read_answer`,
-`Lot.peek` (whose keys are needed), `Lot.check` (format, signatures, hashes), `Lot.sort` (auth events before what rests on
-them; no recursion), `Lot.judge` (each by its own auth events), `Lot.conclude` (does the state let
-us in?). Between the steps only texts and names are kept, never all events at once.
+The work goes in steps that a thread can do in chunks, as the answer may hold tens of thousands of events:
+
+1. `read_answer`; `Lot.peek`: whose keys are needed, and in which order to go through the events: create events first,
+   members last, so that auth events mostly come before what rests on them.
+2. `Lot.check` of the create events, and `Lot.find_create`.
+3. `Lot.check` of all others, a chunk after the other or several side by side: format, signatures, hashes. What has its
+   auth events judged already is judged by them in the same go, while it is parsed. `Lot.take` keeps what came of it; what
+   had to wait becomes `ready` when the last of its auth events is judged, and is judged by `Lot.judge` (no recursion).
+4. `Lot.held` tells what holds so far, auth events first: it may be stored while the next chunks are checked, for no
+   verdict depends on what comes later.
+5. `Lot.conclude`: does the state let us in?
+
+Between the steps only texts and names are kept, never all events at once.
 
 An event that does not hold is left out, and with it what rests on it: rooms have events of servers whose keys nobody
 has any more. If the answer is to be refused for that, `conclude` says so. What would be missing for no other reason than
@@ -14,18 +23,18 @@ that a server did not answer just now is counted in `awaited`: its keys may be h
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from federation.auth.select import CREATE, StateKey, auth_keys_for
+from federation.auth.select import CREATE, StateKey, StateLookup, auth_keys_for
 from federation.canonical import MAX_INTEGER
-from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_of
+from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_in, lookup_of
 from federation.errors import Malformed
-from federation.event import Event, parse_stored, parse_with_texts, reference_ids, stored_bytes
+from federation.event import MAX_AUTH_EVENTS, Event, parse_stored, parse_with_texts, reference_ids, stored_bytes
 from federation.hashes import check_content_hash
 from federation.ids import EventId, KeyId, RoomId, ServerName, UserId, parse_server_name
 from federation.keyring import ServerKeys
@@ -37,7 +46,9 @@ from federation.versions import RoomRules
 MAX_EVENTS: Final = 500_000
 MAX_SERVERS: Final = 20_000
 MAX_KEY_IDS: Final = 16
+# LIMIT(events that are kept parsed: 2,000 by themselves, and in sets of auth events 2,560)
 _REMEMBERED: Final = 2_000
+_AUTH_SETS: Final = 256
 _MEMBER: Final = "m.room.member"
 
 
@@ -81,8 +92,9 @@ class _PeekContent(msgspec.Struct, frozen=True):
 
 
 class _Peek(msgspec.Struct):
-    """Enough of an event to know whose keys it takes to check it."""
+    """Enough of an event to know whose keys it takes to check it, and when to."""
 
+    type: str = ""
     sender: str = ""
     event_id: str = ""
     origin_server_ts: int = 0
@@ -170,10 +182,19 @@ class _Entry:
     auth_ids: tuple[EventId, ...]
 
 
-class Checked(NamedTuple):
-    """What came of a chunk: events that passed, each with its text, and servers whose keys lacked, once an event."""
+class Passed(NamedTuple):
+    """An event that passed checks 1 to 3."""
 
-    entries: list[tuple[_Entry, bytes]]
+    entry: _Entry
+    text: bytes
+    problem: str | None
+    """Why its auth events forbid it; empty: they do not; None: not all of them are judged yet."""
+
+
+class Checked(NamedTuple):
+    """What came of a chunk: events that passed, and servers whose keys lacked, once an event."""
+
+    passed: list[Passed]
     lacking: list[ServerName]
 
 
@@ -185,22 +206,41 @@ class Conclusion:
     problem: str | None = None
 
 
+class _Auth(NamedTuple):
+    """What an event is judged by, alike for all events that cite the same."""
+
+    events: AuthEvents
+    lookup: StateLookup
+
+
 class Lot:
-    """The events of one answer on their way; see the module. One thread at a time."""
+    """The events of one answer on their way; see the module.
+
+    `check` may run in several threads side by side, also beside anything else. Of the other steps one at a time.
+    """
 
     def __init__(self, answer: JoinAnswer, room_id: RoomId, rules: RoomRules) -> None:
         self.size = len(answer.texts)
+        self.creates = 0
+        """So many come before all others: create events, and what cannot even be looked at."""
         self.members_omitted = answer.members_omitted
         self.servers = answer.servers
         self._room_id = room_id
         self._rules = rules
         self._texts: list[bytes] = answer.texts
         self._in_state = answer.state
+        self._plan: list[int] = []  # places, in the order of the checks
         self._entries: dict[EventId, _Entry] = {}
-        self._order: list[EventId] = []
+        self._waiting: dict[EventId, int] = {}  # event -> how many of its auth events are not judged
+        self._children: dict[EventId, list[EventId]] = {}  # auth event -> who waits for it
+        self._ready: deque[EventId] = deque()
+        self._order: list[EventId] = []  # of what is judged
         self._rejected: dict[EventId, str] = {}
+        # Read by `check`, whatever else goes on: an event comes in here when all else is known of it.
+        self._judged: set[EventId] = set()
         self._create: Event | None = None
-        self._recent: OrderedDict[EventId, Event] = OrderedDict()
+        self._recent: dict[EventId, Event] = {}
+        self._auth: dict[tuple[EventId, ...], _Auth] = {}
         self.awaited: Counter[ServerName] = Counter()
         """Servers without whose keys events were left out: how many, of those that did not answer."""
 
@@ -211,11 +251,19 @@ class Lot:
         decode = msgspec.json.Decoder(_Peek).decode
         key_ids: dict[str, dict[KeyId, None]] = {}
         newest: dict[str, int] = {}
-        for text in self._texts:
+        creates: list[int] = []
+        members: list[int] = []
+        others: list[int] = []
+        for place, text in enumerate(self._texts):
             try:
                 event = decode(text)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                creates.append(place)
                 continue
+            if event.type == _MEMBER:
+                members.append(place)
+            else:
+                (creates if event.type == CREATE[0] else others).append(place)
             authoriser_id = event.content.join_authorised_via_users_server
             named = (event.sender, event.event_id, authoriser_id if isinstance(authoriser_id, str) else "")
             for server in dict.fromkeys(one.partition(":")[2] for one in named):
@@ -223,6 +271,8 @@ class Lot:
                 if found and (server in key_ids or len(key_ids) < MAX_SERVERS):
                     key_ids.setdefault(server, {}).update(dict.fromkeys(found))
                     newest[server] = max(newest.get(server, 0), min(event.origin_server_ts, MAX_INTEGER))
+        self.creates = len(creates)
+        self._plan = [*creates, *others, *members]
         return [
             Signatures(server, tuple(key_ids[server])[:MAX_KEY_IDS], newest[server])
             for server in _servers(list(key_ids))
@@ -239,11 +289,11 @@ class Lot:
     ) -> Checked:
         """Checks 1 to 3 of a chunk: state events of this room, signed with these keys, redacted where the hash is wrong.
 
-        Changes nothing, so several threads may do it side by side. ``silent``: servers that did not give their keys.
+        And check 4, of those whose auth events are judged already. ``silent``: servers that did not give their keys.
         """
         decode = msgspec.json.Decoder(dict[str, Any]).decode
         found = Checked([], [])
-        for place in range(start, min(start + count, self.size)):
+        for place in self._plan[start : start + count]:
             try:
                 parsed = parse_with_texts(decode(self._texts[place]), self._rules, is_old=True)
             except (Malformed, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -253,7 +303,8 @@ class Lot:
             if (
                 event.room_id != self._room_id
                 or event.state_key is None
-                or "\0" in event.type + event.state_key
+                or "\0" in event.type
+                or "\0" in event.state_key
             ):
                 continue
             required = required_signers(event)
@@ -266,91 +317,102 @@ class Lot:
                     event = parse_stored(event.event_id, redact(event.json, event.rules), event.rules)
                     text = stored_bytes(event)
                 entry = _Entry(place, event.event_id, event.key(), event.auth_event_ids)
-                found.entries.append((entry, text))
+                is_due = self._create is not None and self._judged.issuperset(entry.auth_ids)
+                found.passed.append(Passed(entry, text, self._judge(event) if is_due else None))
         return found
 
     def take(self, checked: Checked) -> None:
         """Keep what a chunk brought; of several forms of one event the first."""
-        for entry, text in checked.entries:
-            if entry.event_id not in self._entries:
-                self._entries[entry.event_id] = entry
-                self._texts[entry.place] = text
-        self.awaited.update(checked.lacking)
-
-    # --- all together --------------------------------------------------------------------------------
-
-    def sort(self) -> None:
-        """Put the events in an order in which auth events come first; drops what rests on what is not here."""
-        entries = self._entries
-        waiting_for: dict[EventId, int] = {}
-        children: dict[EventId, list[EventId]] = {}
-        ready: deque[EventId] = deque()
-        for event_id, entry in entries.items():
-            parents = dict.fromkeys(entry.auth_ids)
-            if any(parent not in entries for parent in parents):
+        for entry, text, problem in checked.passed:
+            event_id = entry.event_id
+            if event_id in self._entries:
                 continue
-            waiting_for[event_id] = len(parents)
-            for parent in parents:
-                children.setdefault(parent, []).append(event_id)
-            if not parents and entry.key == CREATE:
-                # Where the room's id implies it, nothing names it and everything rests on it.
-                ready.appendleft(event_id)
-            elif not parents:
-                ready.append(event_id)
-        while ready:
-            event_id = ready.popleft()
-            self._order.append(event_id)
-            for child in children.get(event_id, ()):
-                waiting_for[child] -= 1
-                if not waiting_for[child]:
-                    ready.append(child)
-        # What is in a circle is never ready.
-        self._entries = {event_id: entries[event_id] for event_id in self._order}
+            self._entries[event_id] = entry
+            self._texts[entry.place] = text
+            if problem is not None:
+                self._settle(event_id, problem)
+                continue
+            waits_for = [one for one in dict.fromkeys(entry.auth_ids) if one not in self._judged]
+            self._waiting[event_id] = len(waits_for)
+            for auth_id in waits_for:
+                self._children.setdefault(auth_id, []).append(event_id)
+            if not waits_for:
+                self._ready.append(event_id)
+        self.awaited.update(checked.lacking)
 
     def find_create(self) -> str | None:
         """Find the room's create event in the state; what is wrong with it, if anything."""
-        creates = [entry for entry in self._entries.values() if entry.key == CREATE]
-        told = [entry for entry in creates if entry.place in self._in_state]
-        if len(told) != 1:
+        told = [one for one in self._entries.values() if one.key == CREATE and one.place in self._in_state]
+        if len(told) != 1 or told[0].auth_ids:
             return "the state has no create event that holds"
         create = self._load(told[0])
         if create.content.get("room_version", "1") != self._rules.version:
             return "the create event is of another room version"
         self._create = create
-        for entry in creates:
-            if entry is not told[0]:
-                self._rejected[entry.event_id] = "the room has another create event"
         return None
 
-    def judge(self, start: int, count: int) -> None:
-        """Check 4 of a chunk, in the order of ``sort``."""
-        for event_id in self._order[start : start + count]:
-            if event_id in self._rejected:
-                continue
-            event = self._load(self._entries[event_id])
-            verdict = check_auth_events(event, self._auth_of(event))
-            if not isinstance(verdict, Accept):
-                self._rejected[event_id] = getattr(verdict, "reason", "not authorised")
+    @property
+    def is_ready(self) -> bool:
+        """Whether events wait for nothing but to be judged."""
+        return bool(self._ready)
 
-    def _auth_of(self, event: Event) -> AuthEvents:
-        auth_ids = [auth_id for auth_id in event.auth_event_ids if auth_id in self._entries]
-        events = [self._load(self._entries[auth_id]) for auth_id in auth_ids]
-        return AuthEvents(events, [one for one in auth_ids if one in self._rejected], self._create)
+    def judge(self, count: int) -> None:
+        """Check 4 of so many events that are ready for it, and of what becomes so by that."""
+        for _ in range(min(count, self.size)):
+            if not self._ready:
+                return
+            event_id = self._ready.popleft()
+            del self._waiting[event_id]
+            self._settle(event_id, self._judge(self._load(self._entries[event_id])))
+
+    def _judge(self, event: Event) -> str:
+        """Why the auth events forbid an event, all of which are judged; empty where they do not."""
+        if event.type == CREATE[0] and self._create is not None and event.event_id != self._create.event_id:
+            return "the room has another create event"
+        auth = self._auth_of(event)
+        verdict = check_auth_events(event, auth.events, auth.lookup)
+        return "" if isinstance(verdict, Accept) else getattr(verdict, "reason", "not authorised")
+
+    def _settle(self, event_id: EventId, problem: str) -> None:
+        if problem:
+            self._rejected[event_id] = problem
+        self._order.append(event_id)
+        self._judged.add(event_id)
+        for child in self._children.pop(event_id, ()):
+            self._waiting[child] -= 1
+            if not self._waiting[child]:
+                self._ready.append(child)
+
+    def _auth_of(self, event: Event) -> _Auth:
+        auth = self._auth.get(event.auth_event_ids)
+        if auth is None:
+            auth_ids = [auth_id for auth_id in event.auth_event_ids if auth_id in self._judged]
+            events = [self._load(self._entries[auth_id]) for auth_id in auth_ids]
+            cited = AuthEvents(events, [one for one in auth_ids if one in self._rejected], self._create)
+            auth = _Auth(cited, lookup_in(events, self._rules, self._create))
+            if len(auth_ids) <= MAX_AUTH_EVENTS:
+                if len(self._auth) >= _AUTH_SETS:
+                    self._auth.clear()
+                self._auth[event.auth_event_ids] = auth
+        return auth
+
+    # --- all together --------------------------------------------------------------------------------
 
     def conclude(self, join: Event, *, partial: bool = False) -> Conclusion:
         """The state, and whether it lets us in. ``partial``: members may be missing."""
         state: dict[StateKey, EventId] = {}
-        for event_id, entry in self._entries.items():
+        for event_id in self._order:
+            entry = self._entries[event_id]
             if entry.place not in self._in_state or event_id in self._rejected:
                 continue
             if state.setdefault(entry.key, event_id) != event_id:
                 return Conclusion({}, f"the state has two events at {entry.key[0]}")
-        cited = self._auth_of(join)
-        verdict = check_auth_events(join, cited)
+        auth = self._auth_of(join)
+        verdict = check_auth_events(join, auth.events, auth.lookup)
         if isinstance(verdict, Accept):
             if partial:
                 # What it cites of members is the state there, as far as that is told.
-                for one in cited.events:
+                for one in auth.events.events:
                     if one.type == _MEMBER:
                         state.setdefault(one.key(), one.event_id)
             keys = auth_keys_for(join.rules, join.type, join.sender, join.state_key, join.content)
@@ -367,7 +429,7 @@ class Lot:
 
     @property
     def dropped(self) -> int:
-        """How many events did not hold."""
+        """How many events do not hold; of those that are judged or never can be."""
         return self.size - len(self._order) + len(self._rejected)
 
     def held(self, start: int, count: int) -> list[Held]:
@@ -398,11 +460,9 @@ class Lot:
         event = self._recent.get(entry.event_id)
         if event is None:
             event = parse_stored(entry.event_id, self._texts[entry.place], self._rules)
+            if len(self._recent) >= _REMEMBERED:
+                self._recent.clear()
             self._recent[entry.event_id] = event
-            if len(self._recent) > _REMEMBERED:
-                self._recent.popitem(last=False)
-        else:
-            self._recent.move_to_end(entry.event_id)
         return event
 
 

@@ -1,5 +1,8 @@
 """The driver of ``federation.flows.join``: verifies an answer to ``send_join`` in chunks, off the reactor.
 
+What holds may be stored while the rest is checked (``Keep``): no verdict depends on what comes later. Where the answer
+is refused in the end, events of the room are stored that nothing points to, each of them sound by itself.
+
 Keys are asked for in bulk before anything is checked; what cannot be had then is missing, and the events that need it
 are left out. Whose server did not answer is told (`Verified.awaited`): the join is not complete before it was asked again.
 """
@@ -7,7 +10,7 @@ are left out. Whose server did not answer is told (`Verified.awaited`): the join
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +33,8 @@ SIDE_BY_SIDE = 2
 AWAITED_MOST = 1_000
 
 RunInThread = Callable[..., Deferred[Any]]
+Keep = Callable[[Lot], Awaitable[None]]
+"""Told now and then that more of a lot holds than before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,9 +63,11 @@ class JoinChecks:
         join = await self._cosigned(join, answer.event)
         return await self._conclude(server, join, lot, awaited)
 
-    async def verify_state(self, server: ServerName, join: Event, body: bytes) -> Verified:
+    async def verify_state(
+        self, server: ServerName, join: Event, body: bytes, keep: Keep | None = None
+    ) -> Verified:
         """Verify what a server says of the whole state before our join."""
-        lot, awaited = await self._check(await self._run(read_state, body), join)
+        lot, awaited = await self._check(await self._run(read_state, body), join, keep)
         return await self._conclude(server, join, lot, awaited)
 
     async def ask_again(self, awaited: Sequence[Wanted]) -> bool:
@@ -68,28 +75,42 @@ class JoinChecks:
         silent = await self._keys.fetch_many(awaited)
         return len(silent) < len(awaited)
 
-    async def _check(self, answer: JoinAnswer, join: Event) -> tuple[Lot, tuple[Wanted, ...]]:
+    async def _check(
+        self, answer: JoinAnswer, join: Event, keep: Keep | None = None
+    ) -> tuple[Lot, tuple[Wanted, ...]]:
         lot = Lot(answer, join.room_id, join.rules)
         wanted = await self._wanted(lot, join.rules)
         silent = await self._keys.fetch_many(wanted)
-        # Signatures are checked outside of the interpreter's lock, the better part of all this.
         keys = await self._keys.stored([one.server_name for one in wanted])
-        running: deque[Deferred[Checked]] = deque()
-        for start in range(0, lot.size, CHUNK):
-            running.append(self._run(lot.check, start, CHUNK, keys, silent))
-            if len(running) == SIDE_BY_SIDE:
-                lot.take(await running.popleft())
-        while running:
-            lot.take(await running.popleft())
-        await self._run(lot.sort)
+        for start in range(0, lot.creates, CHUNK):
+            lot.take(await self._run(lot.check, start, min(CHUNK, lot.creates - start), keys, silent))
         problem = await self._run(lot.find_create)
         if problem is not None:
             raise Malformed(problem)
-        for start in range(0, len(lot), CHUNK):
-            await self._run(lot.judge, start, CHUNK)
+        await self._judge(lot)
+        # Signatures are checked outside of the interpreter's lock, the better part of all this.
+        running: deque[Deferred[Checked]] = deque()
+        starts = deque(range(lot.creates, lot.size, CHUNK))
+
+        def check_next() -> None:
+            while starts and len(running) < SIDE_BY_SIDE:
+                running.append(self._run(lot.check, starts.popleft(), CHUNK, keys, silent))
+
+        check_next()
+        while running:
+            checked = await running.popleft()
+            check_next()
+            lot.take(checked)
+            await self._judge(lot)
+            if keep is not None:
+                await keep(lot)
         by_server = {one.server_name: one for one in wanted}
         awaited = [by_server[name] for name, _ in lot.awaited.most_common(AWAITED_MOST) if name in by_server]
         return lot, tuple(awaited)
+
+    async def _judge(self, lot: Lot) -> None:
+        while lot.is_ready:
+            await self._run(lot.judge, CHUNK)
 
     async def _conclude(
         self, server: ServerName, join: Event, lot: Lot, awaited: tuple[Wanted, ...]

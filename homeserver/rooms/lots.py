@@ -1,4 +1,6 @@
-"""Storing the events of an answer that was verified: as outliers of its room, in chunks, each in a turn of its actor.
+"""Storing the events of an answer that hold: as outliers of its room, in chunks, each in a turn of its actor.
+
+That may begin while the rest of the answer is verified (``Storing.keep``).
 
 What a lot says of its events was judged already: each by its own auth events, which are of the lot themselves. That
 stands where the events that it was judged by are stored as they were judged (``_Chunks.trusted``); then nothing is
@@ -27,35 +29,66 @@ from homeserver.store.outliers import Here, OutlierRows, find_here, write_outlie
 # Twice what one statement inserts.
 AT_ONCE = 512
 
-Tell = Callable[[int], Awaitable[None]]
-"""Hears how many events of the lot are stored or on their way."""
+Tell = Callable[[int, int], Awaitable[None]]
+"""Hears how many events of the lot are stored or on their way, and how many there are at most."""
 
 
-async def store_lot(actor: RoomActor, lot: Lot, run_in_thread: RunInThread, tell: Tell | None = None) -> None:
-    """Store the events of a lot that hold. While a chunk is on its way to the disk the next is prepared."""
-    chunks = _Chunks(lot)
-    storing: deque[Deferred[None]] = deque()
+async def store_lot(actor: RoomActor, lot: Lot, run_in_thread: RunInThread) -> None:
+    """Store the events of a lot that hold."""
+    storing = Storing(actor, run_in_thread)
     try:
-        for start in range(0, len(lot), AT_ONCE):
-            held: list[Held] = await run_in_thread(lot.held, start, AT_ONCE)
-            storing.append(actor.run(partial(chunks.place, held)))
-            if len(storing) > 1:
-                await storing.popleft()
-            if tell is not None:
-                await tell(start)
-        while storing:
-            await storing.popleft()
+        await storing.finish(lot)
     finally:
-        for one in storing:
+        storing.abandon()
+
+
+class Storing:
+    """The events of one lot on their way to the disk. While a chunk is written the next is prepared.
+
+    Whoever makes one MUST call ``abandon`` in the end, however it ends.
+    """
+
+    def __init__(self, actor: RoomActor, run_in_thread: RunInThread, tell: Tell | None = None) -> None:
+        self._actor = actor
+        self._run = run_in_thread
+        self._tell = tell
+        self._chunks = _Chunks()
+        self._begun = 0
+        self._storing: deque[Deferred[None]] = deque()
+
+    async def keep(self, lot: Lot) -> None:
+        """Begin to store what holds by now, but for a rest."""
+        while len(lot) - self._begun >= AT_ONCE:
+            await self._store(lot)
+
+    async def finish(self, lot: Lot) -> None:
+        """Store the rest of a lot of which nothing more is checked; it is on the disk then."""
+        while self._begun < len(lot):
+            await self._store(lot)
+        while self._storing:
+            await self._storing.popleft()
+
+    def abandon(self) -> None:
+        """What is not stored by now may be or not."""
+        for one in self._storing:
             # What rests on a chunk that is not stored is not stored either, and nobody waits for it.
             one.addErrback(lambda _: None)
+        self._storing.clear()
+
+    async def _store(self, lot: Lot) -> None:
+        start, self._begun = self._begun, min(self._begun + AT_ONCE, len(lot))
+        held: list[Held] = await self._run(lot.held, start, self._begun - start)
+        self._storing.append(self._actor.run(partial(self._chunks.place, held)))
+        if len(self._storing) > 1:
+            await self._storing.popleft()
+        if self._tell is not None:
+            await self._tell(start, lot.size)
 
 
 class _Chunks:
     """What has been stored of a lot."""
 
-    def __init__(self, lot: Lot) -> None:
-        self._lot = lot
+    def __init__(self) -> None:
         # Events that are stored with the text by which others of the lot were judged: their numbers and ranks.
         self.trusted: dict[EventId, tuple[int, int]] = {}
 

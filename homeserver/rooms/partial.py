@@ -35,7 +35,7 @@ from homeserver.rooms.completion import complete_room
 from homeserver.rooms.handshakes import PREFIX, heard
 from homeserver.rooms.join_checks import JoinChecks, RunInThread, Verified
 from homeserver.rooms.large_answers import LargeAnswers
-from homeserver.rooms.lots import AT_ONCE, store_lot
+from homeserver.rooms.lots import AT_ONCE, Storing
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.clock import Clock, sleep
@@ -275,14 +275,17 @@ class PartialRooms:
             return None
         actor = await self._rooms.find(room_id)
         event = await actor.run(lambda turn: _load(turn, join.join_nid))
+        storing = Storing(actor, self._run, partial(self._tell, join))
         try:
-            verified = await self._checks.verify_state(server, event, body.whole())
+            verified = await self._checks.verify_state(server, event, body.whole(), storing.keep)
+            await storing.finish(verified.lot)
         except Malformed as error:
             self._log.warning(
                 "state of a joined room refused", server=server, room_id=room_id, reason=error.message
             )
             return None
-        await self._store(join, room_id, verified)
+        finally:
+            storing.abandon()
         lacking = join._replace(attempts=max(join.attempts, 1)) if verified.awaited else None
         state = list(verified.conclusion.state.values())
         total = None if join.attempts else len(verified.lot)
@@ -313,15 +316,10 @@ class PartialRooms:
         actor = await self._rooms.find(RoomId(room_id))
         return await actor.run(job)
 
-    async def _store(self, join: PartialJoin, room_id: str, verified: Verified) -> None:
-        actor, lot = await self._rooms.find(RoomId(room_id)), verified.lot
-
-        async def tell(done: int) -> None:
-            if not join.attempts and done and done % (AT_ONCE * _TELL_EVERY) == 0:
-                users = sorted(self._index.local_members(join.room_nid))
-                await self._worker.work(put_progress, users, join.room_nid, done, len(lot), False)
-
-        await store_lot(actor, lot, self._run, tell)
+    async def _tell(self, join: PartialJoin, done: int, size: int) -> None:
+        if not join.attempts and done and done % (AT_ONCE * _TELL_EVERY) == 0:
+            users = sorted(self._index.local_members(join.room_nid))
+            await self._worker.work(put_progress, users, join.room_nid, done, size, False)
 
 
 def put_progress(

@@ -100,12 +100,14 @@ def _check(lot: Lot) -> None:
     known = {KEY.server_name: ServerKeys(KEY.server_name, {KEY.key_id: key}, 0, MAX_INTEGER)}
     for one in lot.peek():
         assert one.key_ids
-    lot.take(lot.check(0, lot.size, known, {OWN.server_name}))
-    lot.sort()
+    lot.take(lot.check(0, lot.creates, known, {OWN.server_name}))
     problem = lot.find_create()
     if problem is not None:
         return
-    lot.judge(0, len(lot))
+    lot.judge(lot.size)
+    for start in range(lot.creates, lot.size, 2):
+        lot.take(lot.check(start, 2, known, {OWN.server_name}))
+        lot.judge(lot.size)
     seen: set[str] = set()
     for held in lot.held(0, len(lot)):
         event = parse_stored(held.event_id, held.text, RULES)

@@ -66,14 +66,17 @@ def join(auth: tuple[str, ...] = ("create", "rule")) -> Event:
 
 
 class Answers(TestCase):
-    def lot(self, *state: Any, chain: tuple[Any, ...] = (), **others: Any) -> Lot:
+    def lot(self, *state: Any, chain: tuple[Any, ...] = (), chunk: int = 9_999, **others: Any) -> Lot:
         """Everything that one does with an answer before the conclusion."""
         body = msgspec.json.encode({"state": list(state), "auth_chain": list(chain), **others})
         lot = Lot(read_answer(body), ROOM, RULES)
-        lot.take(lot.check(0, lot.size, KEYS))
-        lot.sort()
+        lot.peek()
+        lot.take(lot.check(0, lot.creates, KEYS))
         self.problem = lot.find_create()
-        lot.judge(0, len(lot))
+        lot.judge(lot.size)
+        for start in range(lot.creates, lot.size, chunk):
+            lot.take(lot.check(start, chunk, KEYS))
+            lot.judge(lot.size)
         return lot
 
     def names(self, lot: Lot) -> list[str]:
