@@ -34,7 +34,14 @@ from federation.auth.select import CREATE, StateKey, StateLookup, auth_keys_for
 from federation.canonical import MAX_INTEGER
 from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_in, lookup_of
 from federation.errors import Malformed
-from federation.event import MAX_AUTH_EVENTS, Event, parse_stored, parse_with_texts, reference_ids, stored_bytes
+from federation.event import (
+    MAX_AUTH_EVENTS,
+    Event,
+    parse_stored,
+    parse_with_texts,
+    reference_ids,
+    stored_bytes,
+)
 from federation.hashes import check_content_hash
 from federation.ids import EventId, KeyId, RoomId, ServerName, UserId, parse_server_name
 from federation.keyring import ServerKeys
@@ -52,6 +59,10 @@ _AUTH_SETS: Final = 256
 _MEMBER: Final = "m.room.member"
 
 
+class _Content(msgspec.Struct):
+    membership: Any = None
+
+
 class _Fields(msgspec.Struct):
     """Of an event that was checked: what its row says."""
 
@@ -61,6 +72,7 @@ class _Fields(msgspec.Struct):
     depth: int
     origin_server_ts: int
     prev_events: list[Any]
+    content: _Content
 
 
 class Held(NamedTuple):
@@ -74,6 +86,7 @@ class Held(NamedTuple):
     prev_ids: tuple[EventId, ...]
     auth_ids: tuple[EventId, ...]
     text: bytes  # canonical
+    membership: str  # of a membership, as it spells it; else empty
 
 
 EventKeys = Mapping[ServerName, Mapping[KeyId, bytes]]
@@ -442,6 +455,7 @@ class Lot:
             entry = self._entries[event_id]
             text = self._texts[entry.place]
             fields = decode(text)
+            word = fields.content.membership if entry.key[0] == _MEMBER else None
             found.append(
                 Held(
                     event_id,
@@ -452,6 +466,7 @@ class Lot:
                     reference_ids(fields.prev_events, self._rules),
                     entry.auth_ids,
                     text,
+                    word if isinstance(word, str) else "",
                 )
             )
         return found

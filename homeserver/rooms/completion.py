@@ -14,16 +14,18 @@ same once more when they have come or nobody waits for them any longer.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from federation.auth.select import CREATE, POWER_LEVELS, auth_keys_for
 from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_of
 from federation.ids import EventId
 from federation.verdict import ACCEPT, Accept, Reject, Verdict
-from homeserver.rooms.hold import Hold
+from homeserver.rooms.hold import Hold, near
+from homeserver.rooms.lots import Stored
 from homeserver.rooms.turn import Turn
 from homeserver.store.commit import move_state
+from homeserver.store.outliers import find_rejected
 from homeserver.store.partial import (
     PartialJoin,
     Since,
@@ -47,18 +49,24 @@ class _Review:
 
 
 async def complete_room(
-    turn: Turn, join: PartialJoin, state: Sequence[EventId] | None, *, lacking: PartialJoin | None = None
+    turn: Turn,
+    join: PartialJoin,
+    state: Sequence[EventId] | None,
+    *,
+    lacking: PartialJoin | None = None,
+    stored: Mapping[EventId, Stored] | None = None,
 ) -> bool:
     """Make a partial room whole; ``state`` is the whole state before the join. False: an event of it is not here.
 
     ``state`` None: what is here has to do. ``lacking``: it is not quite whole, and this is noted for it: events are
-    still held to the members that they cite. Everything that was placed before MUST be stored already.
+    still held to the members that they cite. ``stored``: what is known of events of that state that were stored just now.
+    Everything that was placed before MUST be stored already.
     """
     if not turn.head.partial:
         return True
     tools = turn.tools
     hold = Hold(turn)
-    full = await hold.snapshot_of(state) if state is not None else None
+    full = await _snapshot_of(turn, hold, state, stored or {}) if state is not None else None
     if state is not None and full is None:
         return False
     found = await tools.database.read(load_since, join.join_nid, tools.events, tools.bases)
@@ -70,7 +78,9 @@ async def complete_room(
     for since in _parents_first(found, join.join_id):
         told = (full or since.before) if since.row.nid == join.join_nid else None
         await _review(turn, hold, review, since, told)
-    moves = await turn.settle(turn.head, _extremities(turn, review, {one.event.event_id for one in found}))
+    words = {one.nid: one.membership for one in (stored or {}).values()}
+    newest = _extremities(turn, review, {one.event.event_id for one in found})
+    moves = await turn.settle(turn.head, newest, words)
     withdrawn = review.withdrawn
     if lacking is None:
         turn.extra.append(lambda tx: end_partial_join(tx, join.room_nid, join.join_nid))
@@ -81,6 +91,18 @@ async def complete_room(
     if moves:
         turn.extra.append(lambda tx: move_state(tx, join.room_nid, moves))
     return True
+
+
+async def _snapshot_of(
+    turn: Turn, hold: Hold, state: Sequence[EventId], stored: Mapping[EventId, Stored]
+) -> Snapshot | None:
+    rows = [stored[one] for one in state if one in stored]
+    if len(rows) == len(state):
+        # But for what became of them since: they may have come by another way as well, and been rejected.
+        rejected = await turn.tools.database.read(find_rejected, [row.nid for row in rows])
+        if rejected is not None:
+            return near(turn, {row.key_nid: row.nid for row in rows if row.nid not in rejected})
+    return await hold.snapshot_of(state)
 
 
 def _parents_first(found: Sequence[Since], join_id: EventId) -> list[Since]:

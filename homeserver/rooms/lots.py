@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
 
@@ -28,6 +29,16 @@ from homeserver.store.outliers import Here, OutlierRows, find_here, write_outlie
 
 # Twice what one statement inserts.
 AT_ONCE = 512
+
+
+class Stored(NamedTuple):
+    """An event that is stored with the text by which others of its lot were judged."""
+
+    nid: int
+    rank: int
+    key_nid: int
+    membership: str  # see Held
+
 
 Tell = Callable[[int, int], Awaitable[None]]
 """Hears how many events of the lot are stored or on their way, and how many there are at most."""
@@ -45,7 +56,7 @@ async def store_lot(actor: RoomActor, lot: Lot, run_in_thread: RunInThread) -> N
 class Storing:
     """The events of one lot on their way to the disk. While a chunk is written the next is prepared.
 
-    Whoever makes one MUST call ``abandon`` in the end, however it ends.
+    ``stored``: what ``finish`` leaves on the disk as the lot has it, so that it need not be read again. Whoever makes one MUST call ``abandon`` in the end, however it ends.
     """
 
     def __init__(self, actor: RoomActor, run_in_thread: RunInThread, tell: Tell | None = None) -> None:
@@ -53,6 +64,7 @@ class Storing:
         self._run = run_in_thread
         self._tell = tell
         self._chunks = _Chunks()
+        self.stored = self._chunks.trusted
         self._begun = 0
         self._storing: deque[Deferred[None]] = deque()
 
@@ -89,8 +101,7 @@ class _Chunks:
     """What has been stored of a lot."""
 
     def __init__(self) -> None:
-        # Events that are stored with the text by which others of the lot were judged: their numbers and ranks.
-        self.trusted: dict[EventId, tuple[int, int]] = {}
+        self.trusted: dict[EventId, Stored] = {}
 
     async def place(self, held: Sequence[Held], turn: Turn) -> None:
         """One chunk; a job, which may run more than once."""
@@ -110,7 +121,7 @@ class _Chunks:
             if known is not None:
                 if not _is_same(known, one, turn):
                     return False
-                self.trusted[one.event_id] = known.nid, known.rank
+                self.trusted[one.event_id] = Stored(known.nid, known.rank, known.key_nid, one.membership)
             elif any(auth_id not in self.trusted and auth_id not in seen for auth_id in one.auth_ids):
                 return False
             seen.add(one.event_id)
@@ -127,16 +138,16 @@ class _Chunks:
             sender_nid = interner.known_user(one.sender) or await interner.user(one.sender)
             key_nid = interner.known_key(one.key) or await interner.state_key(one.key)
             type_nid = interner.known_type(one.key[0]) or await interner.event_type(one.key[0])
-            cited = dict.fromkeys([trusted[auth_id] for auth_id in one.auth_ids])
-            rank = 1 + max([rank for _, rank in cited], default=0)
+            cited = [trusted[auth_id] for auth_id in dict.fromkeys(one.auth_ids)]
+            rank = 1 + max([other.rank for other in cited], default=0)
             nid = interner.take_nid()
-            trusted[one.event_id] = nid, rank
+            trusted[one.event_id] = Stored(nid, rank, key_nid, one.membership)
             new.events.append(
                 (nid, room_nid, type_nid, key_nid, sender_nid, one.event_id, one.depth, one.ts_ms, rank)
             )
             new.json.append((nid, one.text.decode()))
             new.edges += [(parent_id, nid) for parent_id in dict.fromkeys(one.prev_ids)]
-            new.auth += [(nid, auth_nid) for auth_nid, _ in cited]
+            new.auth += [(nid, auth_nid) for auth_nid in dict.fromkeys([other.nid for other in cited])]
         if held:
             turn.extra.append(partial(write_outliers, new=new))
 
@@ -148,9 +159,11 @@ class _Chunks:
             self.trusted.pop(one.event_id, None)
             known = here.get(one.event_id)
             if isinstance(outcome, Placed) and isinstance(outcome.verdict, Accept):
-                self.trusted[one.event_id] = outcome.nid, turn.tools.ranks.get(outcome.nid) or 0
+                key_nid = await turn.tools.interner.state_key(one.key)
+                rank = turn.tools.ranks.get(outcome.nid) or 0
+                self.trusted[one.event_id] = Stored(outcome.nid, rank, key_nid, one.membership)
             elif isinstance(outcome, AlreadyHere) and known is not None and _is_same(known, one, turn):
-                self.trusted[one.event_id] = known.nid, known.rank
+                self.trusted[one.event_id] = Stored(known.nid, known.rank, known.key_nid, one.membership)
 
 
 def _is_same(known: Here, held: Held, turn: Turn) -> bool:

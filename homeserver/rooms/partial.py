@@ -14,7 +14,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -33,9 +33,9 @@ from homeserver.http.transport import build_uri
 from homeserver.peers.types import PeerClient
 from homeserver.rooms.completion import complete_room
 from homeserver.rooms.handshakes import PREFIX, heard
-from homeserver.rooms.join_checks import JoinChecks, RunInThread, Verified
+from homeserver.rooms.join_checks import JoinChecks, RunInThread
 from homeserver.rooms.large_answers import LargeAnswers
-from homeserver.rooms.lots import AT_ONCE, Storing
+from homeserver.rooms.lots import AT_ONCE, Stored, Storing
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.clock import Clock, sleep
@@ -289,7 +289,9 @@ class PartialRooms:
         lacking = join._replace(attempts=max(join.attempts, 1)) if verified.awaited else None
         state = list(verified.conclusion.state.values())
         total = None if join.attempts else len(verified.lot)
-        if not self._is_current(join) or not await self._finish(join, room_id, state, lacking, total):
+        if not self._is_current(join) or not await self._finish(
+            join, room_id, state, lacking, total, storing.stored
+        ):
             return None
         return verified.awaited
 
@@ -300,13 +302,14 @@ class PartialRooms:
         state: Sequence[EventId] | None,
         lacking: PartialJoin | None = None,
         total: int | None = None,
+        stored: Mapping[EventId, Stored] | None = None,
     ) -> bool:
         """See ``complete_room``; with ``total`` clients hear that so many events came, and are all."""
 
         async def job(turn: Turn) -> bool:
             # What was placed before is on its way to the disk: this comes back after it has arrived there.
             await self._worker.work(_nothing)
-            if not await complete_room(turn, join, state, lacking=lacking):
+            if not await complete_room(turn, join, state, lacking=lacking, stored=stored):
                 return False
             if total is not None:
                 users = sorted(self._index.local_members(join.room_nid))

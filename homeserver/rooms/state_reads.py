@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.store.client_events import ClientEvent, join, load_client_events
 from homeserver.store.history import END, load_current_members, members_among
 from homeserver.store.ids import Interner
-from homeserver.store.members import load_members
+from homeserver.store.members import load_joined, load_members
 from homeserver.store.placement import MEMBERSHIPS, Membership
 from homeserver.store.timeline import load_moves, load_moves_of_key, load_state, load_state_at, undo
 from homeserver.store.unsigned import unsigned_members
@@ -35,7 +35,13 @@ class _MemberContent(msgspec.Struct):
     avatar_url: Any = None
 
 
-_decode_member = msgspec.json.Decoder(_MemberContent).decode
+class _Member(msgspec.Struct):
+    """A stored membership, of which nothing else is looked at."""
+
+    content: _MemberContent
+
+
+_decode_member = msgspec.json.Decoder(_Member).decode
 
 
 class StateReads:
@@ -105,7 +111,7 @@ class StateReads:
         """Who is in the room, with their names and pictures there; for its members alone."""
         sight = await self._sights.find_joined(requester, room_id)
         await self._whole(sight.room_nid)
-        return await self._database.read(_load_joined, sight, self._archive)
+        return await self._database.read(_load_profiles, sight.room_nid)
 
     async def _asker(self, requester: Requester, room_id: str) -> Asker:
         return Asker(await self._sights.find(requester, room_id), self._clock.now_ms(), {})
@@ -161,17 +167,11 @@ def _members_at(tx: Tx, room_nid: int, upto: int) -> list[int]:
     return [nid for nid in earlier.values() if nid]
 
 
-def _load_joined(tx: Tx, sight: Sight, archive: Archive) -> dict[str, dict[str, str]]:
-    members = load_members(tx, sight.room_nid)
-    nids = [one.event_nid for one in members if one.membership == Membership.JOIN]
-    return _profiles(list(load_client_events(tx, nids, archive.client_events).values()))
-
-
-def _profiles(events: Sequence[ClientEvent]) -> dict[str, dict[str, str]]:
+def _load_profiles(tx: Tx, room_nid: int) -> dict[str, dict[str, str]]:
     joined: dict[str, dict[str, str]] = {}
-    for event in events:
-        content = _decode_member(event.content)
-        profile = joined[event.state_key or ""] = {}
+    for user_id, text in load_joined(tx, room_nid).items():
+        profile = joined[user_id] = {}
+        content = _decode_member(text).content if text is not None else _MemberContent()
         if isinstance(content.displayname, str):
             profile["display_name"] = content.displayname
         if isinstance(content.avatar_url, str):

@@ -274,13 +274,16 @@ class Turn:
         self.resolved[names] = resolved
         return resolved
 
-    async def moves(self, before: Snapshot, after: Snapshot) -> tuple[StateMove, ...]:
-        """How the current state moves from one state to another."""
+    async def moves(
+        self, before: Snapshot, after: Snapshot, words: Mapping[int, str] = MappingProxyType({})
+    ) -> tuple[StateMove, ...]:
+        """How the current state moves from one state to another. ``words``: what membership events say, where known."""
         changed = diff(before, after)
         names = await self.tools.interner.key_names(changed)
         members = {key: names[key][1] for key in changed if names[key][0] == _MEMBER}
         await self.tools.interner.find_users(members.values())
-        words = await self._memberships([new for key, (_, new) in changed.items() if new and key in members])
+        new_nids = [new for key, (_, new) in changed.items() if new and key in members]
+        memberships = await self._memberships(new_nids, words)
         found: list[StateMove] = []
         for key, (old, new) in changed.items():
             user_id = members.get(key)
@@ -288,14 +291,15 @@ class Turn:
                 found.append(StateMove(key, new, old))
             else:
                 nid = self.tools.interner.known_user(user_id) or await self.tools.interner.user(user_id)
-                found.append(StateMove(key, new, old, nid, user_id, words.get(new, Membership.LEAVE)))
+                found.append(StateMove(key, new, old, nid, user_id, memberships.get(new, Membership.LEAVE)))
         return tuple(found)
 
-    async def _memberships(self, nids: Sequence[int]) -> dict[int, Membership]:
+    async def _memberships(self, nids: Sequence[int], known: Mapping[int, str]) -> dict[int, Membership]:
         wanted = set(nids)
-        words: dict[int, Any] = {
-            one.nid: one.event.content.get("membership") for one in self.unstored() if one.nid in wanted
-        }
+        words: dict[int, Any] = {nid: known[nid] for nid in nids if nid in known}
+        words.update(
+            (one.nid, one.event.content.get("membership")) for one in self.unstored() if one.nid in wanted
+        )
         missing = [nid for nid in nids if nid not in words]
         if missing:
             words.update(await self.tools.database.read(load_memberships, missing))
@@ -496,10 +500,18 @@ class Turn:
         others = before.extremities[:-MAX_PREV_EVENTS]
         placed.moves = await self.settle(before, [*others, *self.head.extremities])
 
-    async def settle(self, before: RoomHead, extremities: Sequence[Extremity]) -> tuple[StateMove, ...]:
-        """The room's newest events are these now; how the current state moves to what their states resolve to."""
+    async def settle(
+        self,
+        before: RoomHead,
+        extremities: Sequence[Extremity],
+        words: Mapping[int, str] = MappingProxyType({}),
+    ) -> tuple[StateMove, ...]:
+        """The room's newest events are these now; how the current state moves to what their states resolve to.
+
+        ``words``: see ``moves``.
+        """
         snapshot = await self.resolve([one.after for one in extremities])
-        moves = await self.moves(before.snapshot, snapshot)
+        moves = await self.moves(before.snapshot, snapshot, words)
         self.head = replace(
             before,
             version=before.version + 1,

@@ -8,10 +8,12 @@ from typing import NamedTuple
 from sqlalchemy import and_, bindparam, func, select, update
 
 from homeserver.db.schema.accounts import accounts
-from homeserver.db.schema.rooms import members, timeline
+from homeserver.db.schema.rooms import event_json, members, timeline, user_ids
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Row, Tx, WriteTx
 from homeserver.store.changes import Kind
+from homeserver.store.events import load_redactions
+from homeserver.store.ids import true_name
 from homeserver.store.placement import Membership
 
 
@@ -46,6 +48,12 @@ _ONE = statement(
         and_(members.c.room_nid == bindparam("room_nid"), members.c.user_nid == bindparam("user_nid"))
     )
 )
+_JOINED = statement(
+    select(user_ids.c.user_id, members.c.event_nid)
+    .select_from(members.join(user_ids, user_ids.c.nid == members.c.user_nid))
+    .where(and_(members.c.room_nid == bindparam("room_nid"), members.c.membership == int(Membership.JOIN)))
+)
+_TEXTS = statement(select(event_json.c.nid, event_json.c.json).where(any_of(event_json.c.nid, "nids")))
 _COUNTS = statement(
     select(members.c.membership, func.count())
     .where(members.c.room_nid == bindparam("room_nid"))
@@ -101,6 +109,16 @@ def load_joined_rooms(tx: Tx, user_nids: Collection[int]) -> dict[int, list[int]
     for user_nid, room_nid in tx.all(_JOINED_ROOMS, user_nids=list(user_nids)):
         found.setdefault(user_nid, []).append(room_nid)
     return found
+
+
+def load_joined(tx: Tx, room_nid: int) -> dict[str, str | None]:
+    """Who is in a room: user id -> the text of the event that says so, None where that is redacted."""
+    users = [(true_name(user_id), event_nid) for user_id, event_nid in tx.all(_JOINED, room_nid=room_nid)]
+    nids = [event_nid for _, event_nid in users]
+    texts: dict[int, str] = dict(tx.all(_TEXTS, nids=nids))
+    for event_nid in load_redactions(tx, nids):
+        texts.pop(event_nid, None)
+    return {user_id: texts.get(event_nid) for user_id, event_nid in users}
 
 
 def find_member(tx: Tx, room_nid: int, user_nid: int) -> Member | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import select
+from sqlalchemy import and_, func, select
 
 from homeserver.db.schema.rooms import (
     auth_edges,
@@ -28,6 +28,7 @@ _HERE = statement(
         events.c.room_nid,
         events.c.rejected_reason,
         events.c.auth_rank,
+        events.c.state_key_nid,
         event_json.c.json,
     )
     .select_from(events.join(event_json, event_json.c.nid == events.c.nid))
@@ -35,6 +36,10 @@ _HERE = statement(
 )
 _WAITING = statement(
     select(waiting_redactions.c.target_id).where(any_of(waiting_redactions.c.target_id, "ids"))
+)
+_COUNT = statement(select(func.count()).select_from(events).where(any_of(events.c.nid, "nids")))
+_REJECTED = statement(
+    select(events.c.nid).where(and_(any_of(events.c.nid, "nids"), events.c.rejected_reason.is_not(None)))
 )
 _EVENTS = rows(
     events,
@@ -60,6 +65,7 @@ class Here(NamedTuple):
     room_nid: int
     is_rejected: bool
     rank: int
+    key_nid: int
     text: str
 
 
@@ -77,10 +83,17 @@ def find_here(tx: Tx, event_ids: Sequence[str]) -> tuple[dict[str, Here], set[st
     """Those of some events that are here, of whatever room; and those for which a redaction waits."""
     ids = list(event_ids)
     found = {
-        event_id: Here(nid, room_nid, reason is not None, rank or 0, text)
-        for event_id, nid, room_nid, reason, rank, text in tx.all(_HERE, ids=ids)
+        event_id: Here(nid, room_nid, reason is not None, rank or 0, key_nid or 0, text)
+        for event_id, nid, room_nid, reason, rank, key_nid, text in tx.all(_HERE, ids=ids)
     }
     return found, set(tx.column(_WAITING, ids=ids))
+
+
+def find_rejected(tx: Tx, nids: Sequence[int]) -> set[int] | None:
+    """Which of some events are rejected; None where not all of them are here."""
+    if tx.value(_COUNT, nids=list(nids)) != len(nids):
+        return None
+    return set(tx.column(_REJECTED, nids=list(nids)))
 
 
 def write_outliers(tx: Tx, new: OutlierRows) -> None:
