@@ -16,8 +16,8 @@ from federation.ids import EventId
 from federation.redaction import redact
 from federation.versions import RoomRules
 
-_NOT_HASHED: Final = frozenset(("unsigned", "signatures", "hashes"))
-_TO_URLSAFE: Final = str.maketrans("+/", "-_")
+_NOT_HASHED: Final = ("unsigned", "signatures", "hashes")
+_TO_URLSAFE: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URLSAFE: Final = str.maketrans("-_", "+/")
 
 
@@ -41,7 +41,9 @@ def decode_base64(text: str, *, urlsafe: bool = False) -> bytes:
 
 def content_hash(event_json: dict[str, Any], *, strict: bool = True) -> str:
     """Unpadded base64 SHA-256 over the whole event without `unsigned`, `signatures` and `hashes`."""
-    hashed = {key: value for key, value in event_json.items() if key not in _NOT_HASHED}
+    hashed = event_json.copy()
+    for key in _NOT_HASHED:
+        hashed.pop(key, None)
     return unpadded(sha256(encode_by_rules(hashed, strict=strict)).digest())
 
 
@@ -75,10 +77,10 @@ def reference_hash(event_json: dict[str, Any], rules: RoomRules) -> str:
 
 def event_id_of(redacted: bytes, rules: RoomRules) -> EventId:
     """The event id that follows from the redacted bytes; only for versions whose ids are hashes."""
-    encoded = unpadded(sha256(redacted).digest())
+    encoded = binascii.b2a_base64(sha256(redacted).digest(), newline=False).rstrip(b"=")
     if rules.event_id_format == "hash_urlsafe_base64":
         encoded = encoded.translate(_TO_URLSAFE)
-    return EventId("$" + encoded)
+    return EventId("$" + encoded.decode("ascii"))
 
 
 def compute_event_id(event_json: dict[str, Any], rules: RoomRules) -> EventId:

@@ -27,6 +27,7 @@ _TOP_LEVEL: Final = (
     "origin_server_ts",
 )
 _TOP_LEVEL_UNTIL_V11: Final = (*_TOP_LEVEL, "prev_state", "origin", "membership")
+_NOTHING_ELSE: Final = frozenset((*_TOP_LEVEL, "content"))
 _POWER_LEVEL_KEYS: Final = (
     "ban",
     "events",
@@ -42,8 +43,11 @@ _POWER_LEVEL_KEYS: Final = (
 def redact(event_json: dict[str, Any], rules: RoomRules) -> dict[str, Any]:
     """The redacted event: `unsigned` and everything else that is not protected is gone."""
     redaction = rules.redaction
-    keys = _TOP_LEVEL_UNTIL_V11 if redaction.keep_origin_membership_prev_state else _TOP_LEVEL
-    result = {key: event_json[key] for key in keys if key in event_json}
+    if event_json.keys() <= _NOTHING_ELSE:
+        result = event_json.copy()
+    else:
+        keys = _TOP_LEVEL_UNTIL_V11 if redaction.keep_origin_membership_prev_state else _TOP_LEVEL
+        result = {key: event_json[key] for key in keys if key in event_json}
     content = event_json.get("content")
     result["content"] = (
         redact_content(event_json.get("type"), content, redaction) if type(content) is dict else {}

@@ -102,7 +102,7 @@ def signature_key_ids(signatures: Any, entity: str) -> tuple[KeyId, ...]:
     by_key = signatures.get(entity) if type(signatures) is dict else None
     if type(by_key) is not dict:
         return ()
-    return tuple(KeyId(key_id) for key_id in by_key if key_id.startswith("ed25519:"))
+    return tuple([KeyId(key_id) for key_id in by_key if key_id.startswith("ed25519:")])
 
 
 def _check_entity(signatures: Any, entity: str, keys: Mapping[KeyId, bytes], message: bytes) -> str | None:

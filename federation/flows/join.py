@@ -47,7 +47,7 @@ from federation.ids import EventId, KeyId, RoomId, ServerName, UserId, parse_ser
 from federation.keyring import ServerKeys
 from federation.redaction import redact
 from federation.signing import required_signers, signature_key_ids, verify_event_signatures
-from federation.verdict import Accept
+from federation.verdict import Accept, Verdict
 from federation.versions import RoomRules
 
 MAX_EVENTS: Final = 500_000
@@ -224,6 +224,8 @@ class _Auth(NamedTuple):
 
     events: AuthEvents
     lookup: StateLookup
+    joins: dict[str, str] | None
+    """What was found of plain joins, by the user's server. None where memberships are cited: there users differ."""
 
 
 class Lot:
@@ -277,9 +279,12 @@ class Lot:
                 members.append(place)
             else:
                 (creates if event.type == CREATE[0] else others).append(place)
+            servers = [event.sender.partition(":")[2]]
             authoriser_id = event.content.join_authorised_via_users_server
-            named = (event.sender, event.event_id, authoriser_id if isinstance(authoriser_id, str) else "")
-            for server in dict.fromkeys(one.partition(":")[2] for one in named):
+            if event.event_id or isinstance(authoriser_id, str):
+                named = (event.event_id, authoriser_id if isinstance(authoriser_id, str) else "")
+                servers = list(dict.fromkeys([*servers, *[one.partition(":")[2] for one in named]]))
+            for server in servers:
                 found = signature_key_ids(event.signatures, server)
                 if found and (server in key_ids or len(key_ids) < MAX_SERVERS):
                     key_ids.setdefault(server, {}).update(dict.fromkeys(found))
@@ -383,8 +388,13 @@ class Lot:
         if event.type == CREATE[0] and self._create is not None and event.event_id != self._create.event_id:
             return "the room has another create event"
         auth = self._auth_of(event)
-        verdict = check_auth_events(event, auth.events, auth.lookup)
-        return "" if isinstance(verdict, Accept) else getattr(verdict, "reason", "not authorised")
+        if auth.joins is None or self._create is None or not _is_plain_join(event, self._create):
+            return _problem_of(check_auth_events(event, auth.events, auth.lookup))
+        server = event.sender.partition(":")[2]
+        problem = auth.joins.get(server)
+        if problem is None:
+            problem = auth.joins[server] = _problem_of(check_auth_events(event, auth.events, auth.lookup))
+        return problem
 
     def _settle(self, event_id: EventId, problem: str) -> None:
         if problem:
@@ -402,7 +412,8 @@ class Lot:
             auth_ids = [auth_id for auth_id in event.auth_event_ids if auth_id in self._judged]
             events = [self._load(self._entries[auth_id]) for auth_id in auth_ids]
             cited = AuthEvents(events, [one for one in auth_ids if one in self._rejected], self._create)
-            auth = _Auth(cited, lookup_in(events, self._rules, self._create))
+            users_differ = any(one.type == _MEMBER for one in events)
+            auth = _Auth(cited, lookup_in(events, self._rules, self._create), None if users_differ else {})
             if len(auth_ids) <= MAX_AUTH_EVENTS:
                 if len(self._auth) >= _AUTH_SETS:
                     self._auth.clear()
@@ -485,6 +496,26 @@ def signers_of(event: Event) -> list[tuple[ServerName, tuple[KeyId, ...]]]:
     """Who must have signed an event, and under which keys they say they did."""
     signatures: Collection[Any] = event.json.get("signatures", {})
     return [(server, signature_key_ids(signatures, server)) for server in sorted(required_signers(event))]
+
+
+def _is_plain_join(event: Event, create: Event) -> bool:
+    """A user lets themselves in, by nobody's leave and not as the room's first.
+
+    Where no membership is cited the rules ask of such an event nothing but what it cites, and whose server it is of. In a
+    large room nearly all events are of this kind, and cite the same.
+    """
+    content = event.content
+    return (
+        event.type == _MEMBER
+        and event.state_key == event.sender
+        and content.get("membership") == "join"
+        and "join_authorised_via_users_server" not in content
+        and event.prev_event_ids != (create.event_id,)
+    )
+
+
+def _problem_of(verdict: Verdict) -> str:
+    return "" if isinstance(verdict, Accept) else getattr(verdict, "reason", "not authorised")
 
 
 def _lacking(

@@ -130,24 +130,33 @@ class _Chunks:
     async def _place_at_once(self, held: Sequence[Held], turn: Turn) -> None:
         """Write the rows of events that are not here."""
         interner = turn.tools.interner
-        await interner.bind_users(sorted({one.sender for one in held}))
-        await interner.bind_keys(sorted({one.key for one in held}))
+        await interner.bind_users(one.sender for one in held)
+        await interner.bind_keys(one.key for one in held)
         room_nid, new, trusted = turn.head.room_nid, OutlierRows(), self.trusted
+        cited: dict[
+            tuple[EventId, ...], tuple[int, list[int]]
+        ] = {}  # rank of what cites these, and their numbers
         for one in held:
             # Bound a moment ago; where so many names are new that it was forgotten since, it is looked up.
             sender_nid = interner.known_user(one.sender) or await interner.user(one.sender)
             key_nid = interner.known_key(one.key) or await interner.state_key(one.key)
             type_nid = interner.known_type(one.key[0]) or await interner.event_type(one.key[0])
-            cited = [trusted[auth_id] for auth_id in dict.fromkeys(one.auth_ids)]
-            rank = 1 + max([other.rank for other in cited], default=0)
+            found = cited.get(one.auth_ids)
+            if found is None:
+                auth = [trusted[auth_id] for auth_id in dict.fromkeys(one.auth_ids)]
+                rank = 1 + max([other.rank for other in auth], default=0)
+                found = cited[one.auth_ids] = rank, list(dict.fromkeys([other.nid for other in auth]))
+            rank, auth_nids = found
             nid = interner.take_nid()
             trusted[one.event_id] = Stored(nid, rank, key_nid, one.membership)
             new.events.append(
                 (nid, room_nid, type_nid, key_nid, sender_nid, one.event_id, one.depth, one.ts_ms, rank)
             )
             new.json.append((nid, one.text.decode()))
-            new.edges += [(parent_id, nid) for parent_id in dict.fromkeys(one.prev_ids)]
-            new.auth += [(nid, auth_nid) for auth_nid in dict.fromkeys([other.nid for other in cited])]
+            for parent_id in one.prev_ids if len(one.prev_ids) < 2 else dict.fromkeys(one.prev_ids):
+                new.edges.append((parent_id, nid))
+            for auth_nid in auth_nids:
+                new.auth.append((nid, auth_nid))
         if held:
             turn.extra.append(partial(write_outliers, new=new))
 
