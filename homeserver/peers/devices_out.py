@@ -54,9 +54,9 @@ class DevicesOut:
             joins = [move for move in moves_of(change) if move.membership == Membership.JOIN]
             # Where one of us comes into a room, the servers of all who are there hear of them.
             ours = [move for move in joins if server_of(move.user_id) == self._server_name]
-            for move in ours or joins:
-                if not self._was_joined(move):
-                    await self._join(change, move)
+            new = [server_of(move.user_id) for move in ours or joins if not self._was_joined(move)]
+            for server in dict.fromkeys(new):
+                await self._join(change, server)
 
     async def _message(self, change: Change) -> None:
         if change.payload is not None:
@@ -73,8 +73,7 @@ class DevicesOut:
         for room_nid in rooms:
             await self._owe(room_nid, change.pos)
 
-    async def _join(self, change: Change, move: StateMove) -> None:
-        server = server_of(move.user_id)
+    async def _join(self, change: Change, server: str) -> None:
         if server == self._server_name:
             await self._owe(change.topic, change.pos)
         elif self._index.local_members(change.topic):
