@@ -8,6 +8,7 @@ from urllib.parse import quote
 from sqlalchemy import bindparam, update
 
 from federation.event import Event
+from federation.flows.join import Lot
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.schema.rooms import events
 from homeserver.db.statements import statement
@@ -79,6 +80,24 @@ class Lots(NetCase):
         self.enter(room_id)
         self.assert_same_state(room_id, (self.a, self.alice), (self.c, self.carol))
         self.assertEqual(0, self.slowly)
+
+    def test_what_is_rejected_before_the_room_is_complete(self) -> None:
+        self.patch(room_answers, "FEW_MEMBERS", 0)
+        room_id = self.make("10")
+        event_id = self.member(room_id, BOB)
+        finish = lots.Storing.finish
+
+        async def reject(storing: lots.Storing, lot: Lot) -> None:
+            await finish(storing, lot)
+            await self.c.database.write(_reject, event_id)
+
+        self.patch(lots.Storing, "finish", reject)
+        self.enter(room_id)
+        known = self.state(self.c, self.carol, room_id)
+        self.assertNotIn(("m.room.member", BOB), known)
+        self.assertEqual(
+            {**self.state(self.a, self.alice, room_id)}, {**known, ("m.room.member", BOB): event_id}
+        )
 
     def test_what_is_here_is_left_alone(self) -> None:
         room_id = self.make()

@@ -11,8 +11,11 @@ from federation.hashes import compute_event_id
 from federation.ids import ServerName
 from federation.signing import hash_and_sign_event
 from federation.versions import ROOM_VERSIONS
+from homeserver.db.tx import Tx
 from homeserver.http.transport import PeerRequest, PeerResponse
+from homeserver.rooms import join_checks, lots
 from homeserver.store import room_answers
+from homeserver.store.outliers import OutlierRows, write_outliers
 from tests.federation.people import VERSIONS, A, B, C, NetCase
 from tests.support.databases import on_each_database
 
@@ -166,6 +169,51 @@ class Partial(PartialCase):
         self.release()
         self.assertTrue(self.progress(room_id)["finished"])
         self.assert_same_state(room_id, (self.b, self.bob), (self.c, self.carol))
+
+    def test_a_state_that_is_refused_when_most_of_it_is_stored(self) -> None:
+        self.patch(lots, "AT_ONCE", 1)
+        self.patch(join_checks, "CHUNK", 2)
+        earlier: list[Any] = []
+        stored: list[int] = []
+        lies = [0]
+
+        def note(origin: ServerName, request: PeerRequest) -> PeerResponse | None:
+            if origin == B and "/send_join/" in request.uri:
+                earlier.append(msgspec.json.decode(request.body or b""))
+            return None
+
+        def lie(origin: ServerName, request: PeerRequest, response: PeerResponse) -> PeerResponse | None:
+            if origin != C or "/state/" not in request.uri or not lies:
+                return None
+            lies.pop()
+            told = msgspec.json.decode(response.body)
+            # What bob was before is true as well, and no state says two things of him.
+            return PeerResponse(200, msgspec.json.encode({**told, "pdus": [*told["pdus"], *earlier]}))
+
+        def count(tx: Tx, new: OutlierRows) -> None:
+            stored.append(len(lies))
+            write_outliers(tx, new)
+
+        self.net.tamper(note)
+        self.net.tamper_answers(lie)
+        room_id = self.create(self.a, self.alice, preset="public_chat", name="Big")
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        member = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(BOB)}"
+        self.ok(self.b, self.bob, "PUT", member, {"membership": "join", "displayname": "Bobby"})
+        self.net.advance(1)
+        self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
+        self.net.settle()
+        self.patch(lots, "write_outliers", count)
+        self.held = False
+        self.net.advance(3)
+        self.assertEqual([], lies)
+        self.assertIn("two events", str(self.c.log.entries))
+        self.release()
+        # Of the answer that was believed, what was stored before the other was refused was not stored again.
+        self.assertEqual([], lies)
+        self.assertTrue(stored)
+        self.assertTrue(self.progress(room_id)["finished"])
+        self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob), (self.c, self.carol))
 
     def test_lies_about_the_state(self) -> None:
         room_id = self.make()

@@ -8,12 +8,14 @@ from unittest import TestCase
 import msgspec
 
 from federation.canonical import MAX_INTEGER
+from federation.checks import AuthEvents, check_auth_events
 from federation.errors import Malformed
 from federation.event import Event, parse_untrusted
 from federation.flows.join import Conclusion, Lot, read_answer, read_state
 from federation.ids import RoomId, ServerName
 from federation.keyring import ServerKeys, VerifyKey
 from federation.signing import SigningKey, hash_and_sign_event
+from federation.verdict import Accept
 from federation.versions import ROOM_VERSIONS
 
 # Its ids are free to choose: so events can name each other.
@@ -126,6 +128,100 @@ class Answers(TestCase):
             )
         lot = self.lot(CREATE, chain=tuple(reversed(chain)))
         self.assertEqual(3_002, len(self.names(lot)))
+
+    def test_the_chunks_make_no_difference(self) -> None:
+        members = [
+            make(
+                f"m{number}",
+                "m.room.member",
+                {"membership": ("join", "leave")[number % 2]},
+                f"@m{number}:a.example",
+                ("create", "rule") if number % 3 else ("create", "rule", "alice"),
+                sender=f"@m{number}:a.example",
+            )
+            for number in range(12)
+        ]
+        again = make("again", "m.room.member", {"membership": "leave"}, BOB, ("create", "m2"), sender=BOB)
+        state = [*members, again, RULE, MEMBER, CREATE]
+        whole = self.lot(*state)
+        self.assertIn("m2", self.names(whole))
+        self.assertNotIn("m1", self.names(whole))  # who was not in cannot leave
+        for chunk in (1, 2, 3, 5):
+            for some in (state, state[::-1], state[7:] + state[:7]):
+                lot = self.lot(*some, chunk=chunk)
+                self.assertEqual(sorted(self.names(whole)), sorted(self.names(lot)))
+                self.assertEqual(whole.conclude(join()).state, lot.conclude(join()).state)
+                self.assertEqual(whole.dropped, lot.dropped)
+
+    def test_joins_that_are_judged_alike(self) -> None:
+        """Of plain joins one verdict stands for all, as long as the rules ask of nothing else."""
+        other = SigningKey.from_seed(ServerName("b.example"), "k", b"\x0a" * 32)
+        keys = {
+            **KEYS,
+            other.server_name: ServerKeys(
+                other.server_name,
+                {other.key_id: VerifyKey(other.key_id, other.public_key, MAX_INTEGER)},
+                0,
+                MAX_INTEGER,
+            ),
+        }
+        rules = ROOM_VERSIONS["11"]
+
+        def build(event_type: str, content: Any, state_key: str, sender: str, *on: Event) -> Event:
+            fields = {
+                "type": event_type,
+                "sender": sender,
+                "state_key": state_key,
+                "content": content,
+                "room_id": ROOM,
+                "depth": 1,
+                "origin_server_ts": 1,
+                "prev_events": [on[-1].event_id] if on else [],
+                "auth_events": [one.event_id for one in on],
+            }
+            key = KEY if sender.endswith("a.example") else other
+            return parse_untrusted(hash_and_sign_event(fields, rules, key), rules)
+
+        for federates in (True, False):
+            for join_rule in ("public", "invite"):
+                content = {"room_version": "11", "m.federate": federates}
+                create = build("m.room.create", content, "", ALICE)
+                alice = build("m.room.member", {"membership": "join"}, ALICE, ALICE, create)
+                rule = build("m.room.join_rules", {"join_rule": join_rule}, "", ALICE, create, alice)
+                joins: list[Event] = []
+                for sender in (ALICE, BOB, "@x:b.example", "@y:a.example", "@z:b.example"):
+                    for word in ("join", "leave", 7):
+                        joins += [
+                            build("m.room.member", {"membership": word}, sender, sender, create, rule),
+                            build(
+                                "m.room.member", {"membership": word}, "@w:a.example", sender, create, rule
+                            ),
+                            build("m.room.member", {"membership": word}, sender, sender, rule, create),
+                            build("m.room.member", {"membership": word}, sender, sender, create, alice, rule),
+                        ]
+                everything = [create, alice, rule, *joins]
+                body = msgspec.json.encode({"state": [one.json for one in everything], "auth_chain": []})
+                lot = Lot(read_answer(body), ROOM, rules)
+                lot.peek()
+                lot.take(lot.check(0, lot.creates, keys))
+                self.assertIsNone(lot.find_create())
+                lot.judge(9)
+                for start in range(lot.creates, lot.size, 4):
+                    lot.take(lot.check(start, 4, keys))
+                    lot.judge(lot.size)
+                by_id = {one.event_id: one for one in everything}
+                expected = {
+                    one.event_id
+                    for one in everything
+                    if isinstance(
+                        check_auth_events(
+                            one, AuthEvents([by_id[auth_id] for auth_id in one.auth_event_ids], (), create)
+                        ),
+                        Accept,
+                    )
+                }
+                self.assertEqual(expected, {one.event_id for one in lot.held(0, len(lot))})
+                self.assertTrue(any(one.event_id in expected for one in joins) or join_rule == "invite")
 
     def test_what_is_missing_takes_what_rests_on_it(self) -> None:
         self.assertEqual(["create"], self.names(self.lot(CREATE, RULE)))
