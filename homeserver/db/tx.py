@@ -4,7 +4,7 @@ Functions of ``homeserver.store`` take a ``Tx`` first and are otherwise ordinary
 of statements in their one hop to a database thread. Rules:
 
 1. A ``Tx`` MUST NOT outlive the function that it was given to.
-2. ``run`` and ``insert`` MAY be delayed until the next read or the commit (PostgreSQL sends them together, in one
+2. ``run``, ``insert`` and ``delete`` MAY be delayed until the next read or the commit (PostgreSQL sends them together, in one
    round trip), so an error of theirs shows there.
 3. What carries a position MUST be written by ``WriteTx.claim``, never with a position taken earlier: positions are
    taken last in the transaction, under the lock of the ``stream`` row.
@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from homeserver.db.statements import POSTGRESQL, SQLITE, Rows, Statement, Text, prepared_form
+from homeserver.db.statements import POSTGRESQL, SQLITE, Keys, Rows, Statement, Text, prepared_form
 
 Row = tuple[Any, ...]
 
@@ -37,6 +37,10 @@ class Tx:
 
     def insert(self, rows: Rows, values: Sequence[Row]) -> None:
         """Insert many rows."""
+        raise NotImplementedError
+
+    def delete(self, keys: Keys, values: Sequence[Row]) -> None:
+        """Delete many rows by their keys; one that is not there is none."""
         raise NotImplementedError
 
     def load(self, rows: Rows, values: Sequence[Row]) -> None:
@@ -90,6 +94,10 @@ class SqliteTx(Tx):
 
     def insert(self, rows: Rows, values: Sequence[Row]) -> None:
         for sql, arguments in rows.chunks(SQLITE, values):
+            self._execute(sql, arguments)
+
+    def delete(self, keys: Keys, values: Sequence[Row]) -> None:
+        for sql, arguments in keys.chunks(SQLITE, values):
             self._execute(sql, arguments)
 
     def script(self, sql: str) -> None:
@@ -205,6 +213,10 @@ class PostgresTx(Tx):
         for sql, arguments in rows.chunks(POSTGRESQL, values):
             self._put(sql, arguments)
 
+    def delete(self, keys: Keys, values: Sequence[Row]) -> None:
+        for sql, arguments in keys.chunks(POSTGRESQL, values):
+            self._put(sql, arguments)
+
     def load(self, rows: Rows, values: Sequence[Row]) -> None:
         # A statement of as many rows costs PostgreSQL three times that to parse.
         if not values:
@@ -287,6 +299,9 @@ class WriteTx(Tx):
 
     def insert(self, rows: Rows, values: Sequence[Row]) -> None:
         self._tx.insert(rows, values)
+
+    def delete(self, keys: Keys, values: Sequence[Row]) -> None:
+        self._tx.delete(keys, values)
 
     def load(self, rows: Rows, values: Sequence[Row]) -> None:
         self._tx.load(rows, values)

@@ -30,7 +30,7 @@ from homeserver.store.cross_signing import OthersSigned
 from homeserver.store.device_lists import ListChanged
 from homeserver.store.devices import DevicesChanged
 from homeserver.store.ids import Interner
-from homeserver.store.one_time_keys import KeysLeft, load_keys_left
+from homeserver.store.one_time_keys import KeysLeft, KeysTaken, load_keys_left
 from homeserver.store.placement import Membership, moves_of
 from homeserver.store.to_device import drop_delivered, load_ends, load_page
 from homeserver.store.visibility_reads import StateFacts
@@ -181,8 +181,12 @@ class DeviceNews:
             return
         if change.payload is None:
             self._forget(change.ref)
+            return
+        if isinstance(change.payload, KeysTaken):
+            device.left = device.left.after(change.payload)
         else:
-            device.left, device.keys_pos = change.payload, change.pos
+            device.left = change.payload
+        device.keys_pos = change.pos
 
     def _list_changed(self, change: Change) -> None:
         payload = change.payload
@@ -289,9 +293,9 @@ class DeviceNews:
         inbox = await self._waiting(requester.device_nid, since, upto, most)
         if device is not None:
             device.page_at = since if inbox.upto < upto else -1
-        if inbox.messages:
+        if inbox.events:
             told = True
-            members.append(b'"to_device":{"events":[%b]}' % b",".join(inbox.messages))
+            members.append(b"".join((b'"to_device":{"events":[', inbox.events, b"]}")))
         lists = await self._lists_member(requester.user_nid, at, upto)
         if lists is not None:
             told = True
@@ -306,10 +310,8 @@ class DeviceNews:
     async def _waiting(self, device_nid: int, since: int, upto: int, most: int) -> Inbox:
         device = self._devices.get(device_nid)
         if not device_nid or since >= upto or (device is not None and device.newest <= since):
-            return Inbox((), upto)
-        page = await self._database.read(load_page, device_nid, since, upto, most)
-        end = upto if not page.has_more else page.messages[-1].pos if page.messages else since
-        return Inbox([one.message.encode() for one in page.messages], end)
+            return Inbox(b"", upto)
+        return await self._database.read(_load_inbox, device_nid, since, upto, most)
 
     # --- by themselves, for sliding sync -----------------------------------------------------------------------------
 
@@ -389,3 +391,9 @@ def _keys_member(left: KeysLeft) -> bytes:
 
 def _load_device(tx: Tx, device_nid: int) -> tuple[KeysLeft, int, int]:
     return load_keys_left(tx, device_nid), *load_ends(tx, device_nid)
+
+
+def _load_inbox(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> Inbox:
+    page = load_page(tx, device_nid, since, upto, most)
+    end = upto if not page.has_more else page.messages[-1].pos if page.messages else since
+    return Inbox(",".join([one.message for one in page.messages]).encode(), end)

@@ -1,7 +1,7 @@
 """One-time and fallback keys: given out in the order of their upload, each one-time key once.
 
 1. A key is claimed by choosing its row, which nobody else can choose then, and deleting it in the same transaction: in
-   any process and across restarts.
+   any process and across restarts. All claims of a unit of work take two statements.
 2. Whoever counts keys in memory follows ``Kind.DEVICE_KEYS``, whose payload says what is left.
 
 # spec: client-server-api#one-time-and-fallback-keys
@@ -9,7 +9,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from sqlalchemy import Text, and_, bindparam, cast, delete, func, literal, selec
 
 from homeserver.db.schema.accounts import devices
 from homeserver.db.schema.e2ee import fallback_keys, one_time_keys
-from homeserver.db.statements import any_of, any_pair, pairs_text, rows, statement
+from homeserver.db.statements import any_of, any_pair, gone, pairs_text, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.device_life import check_alive
@@ -45,20 +45,18 @@ _next_key = (
     .with_for_update(skip_locked=True)
     .scalar_subquery()
 )
+_there = (
+    select(func.count())
+    .select_from(one_time_keys)
+    .where(and_(_O.device_nid == devices.c.nid, _ALGORITHM))
+    .scalar_subquery()
+)
 _NEXT = statement(
-    select(devices.c.user_nid, devices.c.device_id, devices.c.nid, _next_key).where(
+    select(devices.c.user_nid, devices.c.device_id, devices.c.nid, _there, _next_key).where(
         any_pair(devices.c.user_nid, devices.c.device_id, "pairs")
     )
 )
-_GIVE_OUT = statement(
-    delete(one_time_keys).where(
-        and_(
-            _O.device_nid == bindparam("the_device"),
-            _O.algorithm == bindparam("the_algorithm"),
-            _O.key_id == bindparam("the_key_id"),
-        )
-    )
-)
+_GIVE_OUT = gone(one_time_keys, "device_nid", "algorithm", "key_id")
 _LEFT = statement(
     select(_O.device_nid, _O.algorithm, func.count())
     .where(any_of(_O.device_nid, "nids"))
@@ -85,9 +83,9 @@ _FALLBACKS = statement(
     .where(_F.device_nid == bindparam("device_nid"))
     .order_by(_F.algorithm)
 )
-_USE_FALLBACK = statement(
+_USE_FALLBACKS = statement(
     update(fallback_keys)
-    .where(and_(_F.device_nid == bindparam("the_device"), _F.algorithm == bindparam("the_algorithm")))
+    .where(and_(any_of(_F.device_nid, "the_devices"), _F.algorithm == bindparam("the_algorithm")))
     .values(used=1)
 )
 _FALLBACKS_OF = statement(
@@ -126,13 +124,27 @@ class Claimed(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class KeysLeft:
-    """What a device has left: payload of ``Kind.DEVICE_KEYS``."""
+    """What a device has left: payload of ``Kind.DEVICE_KEYS`` where more than one algorithm may have changed."""
 
     device_nid: int
     counts: Mapping[str, int] = field(
         default_factory=dict
     )  # by algorithm, without those of which there are none
     unused_fallbacks: Sequence[str] = ()
+
+    def after(self, taken: KeysTaken) -> KeysLeft:
+        """The same after a claim."""
+        counts = {name: count for name, count in self.counts.items() if name != taken.algorithm}
+        if taken.left:
+            counts[taken.algorithm] = taken.left
+        return KeysLeft(self.device_nid, counts, self.unused_fallbacks)
+
+
+class KeysTaken(NamedTuple):
+    """What a device has left of one algorithm after a claim: the other payload of ``Kind.DEVICE_KEYS``."""
+
+    algorithm: str
+    left: int
 
 
 class KeyExistsError(Exception):
@@ -200,7 +212,6 @@ def _put_fallbacks(tx: WriteTx, device_nid: int, fallbacks: Sequence[NewKey]) ->
 def claim_keys(tx: WriteTx, wanted: Sequence[Wanted]) -> list[Claimed | None]:
     """For each a one-time key, else the fallback key, else nothing."""
     answers: dict[int, Claimed] = {}
-    touched: dict[int, int] = {}
     left = list(enumerate(wanted))
     while left:
         # Of a device one key at a time, and one algorithm: in practice there is no other, and nobody asks twice.
@@ -212,40 +223,47 @@ def claim_keys(tx: WriteTx, wanted: Sequence[Wanted]) -> list[Claimed | None]:
                 asked[one.user_nid, one.device_id] = place
             else:
                 rest.append((place, one))
-        for user_nid, device_id, device_nid, name, key, is_change in _take(tx, algorithm, list(asked)):
-            answers[asked[user_nid, device_id]] = Claimed(user_nid, device_id, name, key)
-            if is_change:
-                touched[device_nid] = user_nid
+        for claimed in _take(tx, algorithm, list(asked)):
+            answers[asked[claimed.user_nid, claimed.device_id]] = claimed
         left = rest
-    for device_nid, keys_left in load_keys_left_of(tx, touched).items() if touched else ():
-        tx.claim(Kind.DEVICE_KEYS, -touched[device_nid], device_nid, payload=keys_left)
     return [answers.get(place) for place in range(len(wanted))]
 
 
-def _take(
-    tx: WriteTx, algorithm: str, asked: Sequence[tuple[int, str]]
-) -> Iterator[tuple[int, str, int, str, str, bool]]:
-    """(user, device id, device, name, key, whether the device has less left) of each device that has a key."""
-    found = tx.all(_NEXT, algorithm=algorithm, pairs=pairs_text(asked))
-    taken: dict[int, tuple[str, str]] = {}
-    for _, _, nid, both in found:
-        if both is not None:
-            size, _, rest = both.partition(":")
-            key_id, key = rest[: int(size)], rest[int(size) :]
-            taken[nid] = (key_id, key)
-            # On PostgreSQL the row is locked since it was chosen: it is there, and nobody else has it.
-            tx.run(_GIVE_OUT, the_device=nid, the_algorithm=algorithm, the_key_id=key_id)
-    without = [nid for _, _, nid, _ in found if nid not in taken]
-    used: dict[int, bool] = {}
+def _take(tx: WriteTx, algorithm: str, asked: Sequence[tuple[int, str]]) -> list[Claimed]:
+    """A key of each device that has one."""
+    found: list[Claimed] = []
+    taken: list[tuple[int, str, str]] = []
+    without: dict[int, tuple[int, str]] = {}
+    for user_nid, device_id, nid, there, both in tx.all(_NEXT, algorithm=algorithm, pairs=pairs_text(asked)):
+        if both is None:
+            without[nid] = (user_nid, device_id)
+            continue
+        size, _, rest = both.partition(":")
+        key_id, key = rest[: int(size)], rest[int(size) :]
+        taken.append((nid, algorithm, key_id))
+        found.append(Claimed(user_nid, device_id, f"{algorithm}:{key_id}", key))
+        tx.claim(Kind.DEVICE_KEYS, -user_nid, nid, payload=KeysTaken(algorithm, there - 1))
+    if taken:
+        # On PostgreSQL the rows are locked since they were chosen: they are there, and nobody else has them.
+        tx.delete(_GIVE_OUT, taken)
     if without:
-        for nid, key_id, key, was_used in tx.all(_FALLBACKS_OF, nids=without, algorithm=algorithm):
-            taken[nid], used[nid] = (key_id, key), bool(was_used)
-            if not was_used:
-                tx.run(_USE_FALLBACK, the_device=nid, the_algorithm=algorithm)
-    for user_nid, device_id, nid, _ in found:
-        if nid in taken:
-            key_id, key = taken[nid]
-            yield user_nid, device_id, nid, f"{algorithm}:{key_id}", key, not used.get(nid, False)
+        found += _take_fallbacks(tx, algorithm, without)
+    return found
+
+
+def _take_fallbacks(tx: WriteTx, algorithm: str, without: Mapping[int, tuple[int, str]]) -> list[Claimed]:
+    """The fallback key of each device that has one; ``without`` are (user, device id) by device."""
+    found: list[Claimed] = []
+    fresh: list[int] = []
+    for nid, key_id, key, was_used in tx.all(_FALLBACKS_OF, nids=list(without), algorithm=algorithm):
+        found.append(Claimed(*without[nid], f"{algorithm}:{key_id}", key))
+        if not was_used:
+            fresh.append(nid)
+    if fresh:
+        tx.run(_USE_FALLBACKS, the_devices=fresh, the_algorithm=algorithm)
+        for nid, left in load_keys_left_of(tx, fresh).items():
+            tx.claim(Kind.DEVICE_KEYS, -without[nid][0], nid, payload=left)
+    return found
 
 
 def drop_one_time_keys(tx: WriteTx, device_nids: Collection[int]) -> None:

@@ -30,8 +30,10 @@ OUTBOX_MOST = 100_000
 SEEN_MOST = 20_000
 # LIMIT(bytes of messages in one answer; a message alone may still be larger)
 PAGE_BYTES = 4 * 1024 * 1024
-# Messages that are read by one statement, so that large ones do not pile up unseen.
-_READ_AT_ONCE = 101
+# Messages that are read by one statement, so that large ones do not pile up unseen; more where those before were small.
+_READ_FIRST = 101
+_READ_MOST = 404
+_SMALL_BYTES = PAGE_BYTES // 4
 ALL_DEVICES = "*"
 
 _T = to_device.c
@@ -275,7 +277,7 @@ def _addressees(tx: Tx, messages: Sequence[ToDevice]) -> list[tuple[int, int, st
 def load_waiting(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> list[Waiting]:
     """The oldest messages in ``(since, upto]``."""
     found = tx.all(_WAITING, device_nid=device_nid, since=since, upto=upto, most=most)
-    return [Waiting(*row) for row in found]
+    return list(map(Waiting._make, found))
 
 
 class Page(NamedTuple):
@@ -289,8 +291,9 @@ def load_page(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> Page
     """The oldest messages in ``(since, upto]``: as many as fit into one answer, at least one of them."""
     shown: list[Waiting] = []
     size = 0
+    at_once = _READ_FIRST
     while True:
-        wanted = min(_READ_AT_ONCE, most + 1 - len(shown))
+        wanted = min(at_once, most + 1 - len(shown))
         found = load_waiting(tx, device_nid, since, upto, wanted)
         for one in found:
             size += len(one.message)
@@ -300,6 +303,7 @@ def load_page(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> Page
         if len(found) < wanted:
             return Page(shown, has_more=False)
         since = found[-1].pos
+        at_once = _READ_MOST if size < _SMALL_BYTES else _READ_FIRST
 
 
 def load_ends(tx: Tx, device_nid: int) -> tuple[int, int]:

@@ -220,6 +220,36 @@ class OneTimeKeys(KeysCase):
         self.assertEqual(({}, [SIGNED]), self.left())
         self.assertEqual(self.phone.fallback_key("f2"), self.claim(self.bob, ALICE, "PHONE"))
 
+    def test_what_is_left_is_the_same_after_a_restart(self) -> None:
+        self.upload(
+            one_time_keys={**self.phone.one_time_keys("a", "b"), "curve25519:x": "x", "curve25519:y": "y"},
+            fallback_keys=self.phone.fallback_key("f"),
+        )
+        for algorithm in ("curve25519", SIGNED, SIGNED, "curve25519", SIGNED, "curve25519", SIGNED):
+            self.left()  # it is in memory now
+            self.claim(self.bob, ALICE, "PHONE", algorithm)
+            left = self.left()
+            self.app.restart()
+            self.assertEqual(left, self.left())
+        self.assertEqual(({}, []), self.left())
+
+    def test_claims_that_come_together(self) -> None:
+        """Of one device and of several, of both kinds of keys, some of them for nothing."""
+        token, desk = self.device("alice", "DESK")
+        self.ok(token, "/keys/upload", {"one_time_keys": desk.one_time_keys("d")})
+        self.upload(
+            one_time_keys=self.phone.one_time_keys("a", "b", "c"), fallback_keys=self.phone.fallback_key("f")
+        )
+        wanted = {"one_time_keys": {ALICE: {"PHONE": SIGNED, "DESK": SIGNED, "NOWHERE": SIGNED}}}
+        asked = [self.app.start("POST", f"{V3}/keys/claim", wanted, self.bob) for _ in range(5)]
+        found = [self.app.wait(one).json["one_time_keys"][ALICE] for one in asked]
+        given = [name for one in found for name in one["PHONE"]]
+        expected = [f"{SIGNED}:{key_id}" for key_id in ("a", "b", "c", "f", "f")]
+        self.assertEqual(expected, sorted(given))
+        self.assertEqual(1, sum("DESK" in one for one in found))
+        self.assertFalse(any("NOWHERE" in one for one in found))
+        self.assertEqual(({}, []), self.left())
+
     def test_a_sync_that_waits_hears_of_a_claim(self) -> None:
         self.upload(one_time_keys=self.phone.one_time_keys("a", "b"))
         since = self.sync(self.token)["next_batch"]

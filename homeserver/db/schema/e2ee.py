@@ -74,7 +74,7 @@ to_device = Table(
     text("message"),  # the event as sync tells it
     # One more than that of the message before it: so the ends of an inbox say how much waits.
     small("place", default=0),
-    **CLUSTERED,
+    # Not clustered: SQLite would put a message of a kilobyte on a page of its own beside its row.
 )
 # Messages that wait for another server: the content of an EDU each.
 to_device_out = Table(

@@ -210,8 +210,8 @@ class Extensions:
             since = parse_position(asked.to_device_since, upto)
             most = TO_DEVICE_MOST if asked.to_device_limit is None else asked.to_device_limit
             inbox = await self._devices.messages(requester, since, upto, most)
-            body = b'{"next_batch":"%d","events":[%b]}' % (inbox.upto, b",".join(inbox.messages))
-            said.add(b"to_device", body, told=bool(inbox.messages))
+            body = b'{"next_batch":"%d","events":[%b]}' % (inbox.upto, inbox.events)
+            said.add(b"to_device", body, told=bool(inbox.events))
         if asked.e2ee:
             members, told = await self._devices.keys(requester, work.at, upto)
             said.add(b"e2ee", b"{" + members + b"}", told=told)

@@ -153,12 +153,31 @@ _NUMBER_MESSAGES = """
         SELECT device_nid, pos, row_number() OVER (PARTITION BY device_nid ORDER BY pos) AS place FROM to_device
     ) AS numbered WHERE numbered.device_nid = to_device.device_nid AND numbered.pos = to_device.pos
 """
+_COPY_MESSAGES = """
+    INSERT INTO new_to_device (device_nid, pos, message, place)
+        SELECT device_nid, pos, message, row_number() OVER (PARTITION BY device_nid ORDER BY pos) FROM to_device
+        ORDER BY pos
+"""
 
 
 def _inboxes() -> None:
     """How much waits for a device, without counting it."""
-    op.add_column("to_device", _small("place", default="0"))
-    op.execute(_NUMBER_MESSAGES)
+    if op.get_bind().dialect.name == "postgresql":
+        op.add_column("to_device", _small("place", default="0"))
+        op.execute(_NUMBER_MESSAGES)
+        return
+    # SQLite's trees without row ids put what is longer than a kilobyte on a page of its own: a message was two pages.
+    op.create_table(
+        "new_to_device",
+        _big("device_nid"),
+        _big("pos"),
+        _text("message"),
+        _small("place", default="0"),
+        sa.PrimaryKeyConstraint("device_nid", "pos"),
+    )
+    op.execute(_COPY_MESSAGES)
+    op.drop_table("to_device")
+    op.rename_table("new_to_device", "to_device")
 
 
 def _dehydrated_devices() -> None:
