@@ -13,12 +13,13 @@ from homeserver.bridging import rate_key
 from homeserver.config.schema import Config
 from homeserver.core import Core, Surroundings, build_core
 from homeserver.db.errors import DatabaseUnavailable
-from homeserver.http.errors import MatrixError
+from homeserver.http.errors import MatrixError, UserLimitReachedError
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 from homeserver.http.router import Router
 from homeserver.outgoing import Outgoing, build_outgoing
 from homeserver.peering import Peering, build_peering
+from homeserver.people import help_uri
 from homeserver.routes import build_routes
 from homeserver.runtime.clock import DelayedCall
 from homeserver.services import Services, build_services, limit_classes
@@ -69,6 +70,8 @@ class App:
 
     def _translate(self, error: Exception) -> MatrixError | None:
         """A database that cannot answer is a 503: nothing was stored, and a retry may succeed."""
+        if isinstance(error, UserLimitReachedError):
+            return error.to_refusal(help_uri(self.peering.settings))
         if not isinstance(error, DatabaseUnavailable):
             return None
         self.core.around.log.error("database unavailable", problem=str(error))

@@ -8,6 +8,7 @@ from homeserver.accounts.identity_servers import Account, IdentityServers
 from homeserver.accounts.standing import Moderation
 from homeserver.accounts.threepids import Threepids
 from homeserver.accounts.validations import Validations
+from homeserver.api.web.limits import PATH as LIMITS
 from homeserver.config.settings import Settings
 from homeserver.core import Core
 from homeserver.http.ratelimit import RateLimiter
@@ -43,7 +44,7 @@ def build_people(
     return People(
         Moderation(core.config.server_name, database, worker),
         validations,
-        Threepids(validations, servers, database, worker, clock, lambda: help_uri(settings)),
+        Threepids(validations, servers, database, worker, clock),
         guests,
         AddressInvites(core.rooms, memberships, servers, around.log),
     )
@@ -52,4 +53,4 @@ def build_people(
 def help_uri(settings: Settings) -> str:
     """Where people read about the limits of their accounts."""
     config = settings.config
-    return config.support.support_page or config.base_url
+    return config.support.support_page or f"{config.base_url}{LIMITS}"

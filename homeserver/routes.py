@@ -79,6 +79,7 @@ from homeserver.api.federation.third_party import ThirdPartyApi
 from homeserver.api.federation.user_keys import UserKeysApi
 from homeserver.api.federation.version import FederationVersionApi
 from homeserver.api.web.auth_fallback import AuthFallbackApi
+from homeserver.api.web.limits import LimitsApi
 from homeserver.api.web.login_fallback import LoginFallbackApi
 from homeserver.api.web.unsubscribe import UnsubscribeApi
 from homeserver.api.web.validate_email import ValidateEmailApi
@@ -163,6 +164,7 @@ def account_apis(core: Core, services: Services) -> list[HasRoutes]:
         ValidateEmailApi(services.people.validations),
         AuthFallbackApi(config.server_name, interactive, services.limiter, around.entropy),
         LoginFallbackApi(config.server_name),
+        LimitsApi(settings.get),
     ]
 
 

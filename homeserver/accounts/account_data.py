@@ -10,7 +10,7 @@ import msgspec
 
 from homeserver.accounts.types import Requester
 from homeserver.db.threads import Database
-from homeserver.http.errors import MatrixError, bad_json, not_found, too_large
+from homeserver.http.errors import MatrixError, UserLimitReachedError, bad_json, not_found, too_large
 from homeserver.store import account_data as store
 from homeserver.store.ids import Interner
 from homeserver.store.work import Worker
@@ -102,7 +102,7 @@ class AccountData:
         try:
             await self._worker.work(unit, *args)
         except store.TooMuchAccountDataError:
-            raise too_large("There is too much account data already") from None
+            raise UserLimitReachedError("There is too much account data already") from None
 
     async def _find_room(self, room_id: str | None) -> int | None:
         return 0 if room_id is None else await self._interner.find_room(room_id)

@@ -14,7 +14,7 @@ from typing import Any
 from homeserver.accounts.types import Requester
 from homeserver.config.schema import Sessions as SessionsConfig
 from homeserver.db.threads import Database
-from homeserver.http.errors import MatrixError, forbidden, unknown_token, user_locked
+from homeserver.http.errors import UserLimitReachedError, forbidden, unknown_token, user_locked
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.store import devices, tokens
@@ -166,8 +166,6 @@ def _device_refused() -> Iterator[None]:
     try:
         yield
     except devices.TooManyDevicesError:
-        raise MatrixError(
-            400, "M_RESOURCE_LIMIT_EXCEEDED", "This account has too many devices: log some out"
-        ) from None
+        raise UserLimitReachedError("This account has too many devices: log some out") from None
     except devices.DeviceIdTakenError:
         raise forbidden("The device ID is the public key of a cross-signing key") from None

@@ -9,7 +9,6 @@ spec: client-server-api#adding-account-administrative-contact-information
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from homeserver.accounts.identity_servers import Account, IdentityServers, canonical
@@ -17,7 +16,7 @@ from homeserver.accounts.users import threepid_in_use
 from homeserver.accounts.validations import Validations
 from homeserver.db.threads import Database
 from homeserver.db.tx import WriteTx
-from homeserver.http.errors import MatrixError
+from homeserver.http.errors import MatrixError, UserLimitReachedError
 from homeserver.runtime.clock import Clock
 from homeserver.store import threepids
 from homeserver.store.threepids import EMAIL, Binding, Threepid, ThreepidInUseError, TooManyThreepidsError
@@ -30,7 +29,7 @@ class ProofUsedUpError(Exception):
 
 
 class Threepids:
-    """See the module. `help_uri`: where people read about limits."""
+    """See the module."""
 
     def __init__(
         self,
@@ -39,14 +38,12 @@ class Threepids:
         database: Database,
         worker: Worker,
         clock: Clock,
-        help_uri: Callable[[], str],
     ) -> None:
         self._validations = validations
         self._servers = servers
         self._database = database
         self._worker = worker
         self._clock = clock
-        self._help_uri = help_uri
 
     async def load(self, user_nid: int) -> list[dict[str, Any]]:
         """A user's addresses, as clients are told them."""
@@ -73,12 +70,7 @@ class Threepids:
         except ThreepidInUseError:
             raise threepid_in_use() from None
         except TooManyThreepidsError:
-            raise MatrixError(
-                403,
-                "M_USER_LIMIT_EXCEEDED",
-                "The account has as many addresses as it may have",
-                info_uri=self._help_uri(),
-            ) from None
+            raise UserLimitReachedError("The account has as many addresses as it may have") from None
 
     async def delete(self, user_nid: int, user_id: str, medium: str, address: str, server: str | None) -> str:
         """Remove an address, and unbind it; the result of the latter."""

@@ -238,7 +238,7 @@ class Media:
         None,
         check=checks.check_page_url,
         reloadable=True,
-        doc="A page that explains the two quotas to who has reached one; clients show it.",
+        doc="A page that explains the two quotas to who has reached one; clients show it. `null`: one of the server's.",
     )
     freeze_unauthenticated_ts_ms: int | None = option(
         None,

@@ -23,6 +23,7 @@ from homeserver.e2ee.types import Requester
 from homeserver.http.errors import (
     ClientGone,
     MatrixError,
+    UserLimitReachedError,
     invalid_param,
     not_found,
     too_large,
@@ -97,7 +98,7 @@ class KeyBackups:
         except NoAccountError:
             raise unknown_token() from None
         except TooManyBackupsError:
-            raise too_large("There are too many backups already: delete old ones first") from None
+            raise UserLimitReachedError("There are too many backups already: delete old ones first") from None
         return str(version)
 
     async def get(self, requester: Requester, version: str | None) -> dict[str, Any]:
@@ -167,7 +168,7 @@ class KeyBackups:
                 current_version=str(old.args[0]),
             ) from None
         except BackupFullError:
-            raise too_large("The user's backups are full") from None
+            raise UserLimitReachedError("The backups of this account are full") from None
         return _told(backup)
 
     async def get_keys(self, requester: Requester, version: str, room_id: str | None) -> Body:

@@ -18,7 +18,14 @@ from homeserver.e2ee.sections import MESSAGES_MOST
 from homeserver.e2ee.shapes import check_device_keys, is_name
 from homeserver.e2ee.types import Requester
 from homeserver.e2ee.uploads import read_keys, upload_errors
-from homeserver.http.errors import bad_json, forbidden, invalid_param, not_found, too_large
+from homeserver.http.errors import (
+    UserLimitReachedError,
+    bad_json,
+    forbidden,
+    invalid_param,
+    not_found,
+    too_large,
+)
 from homeserver.runtime.clock import Clock
 from homeserver.store.dehydrated import (
     DeviceInUseError,
@@ -82,7 +89,7 @@ class DehydratedDevices:
         except (DeviceInUseError, DeviceIdTakenError):
             raise invalid_param("Another of the user's devices or keys has this name") from None
         except TooManyDevicesError:
-            raise too_large("The user has too many devices") from None
+            raise UserLimitReachedError("This account has too many devices: log some out") from None
 
     async def get(self, requester: Requester) -> dict[str, Any]:
         """The device and what its client left with it."""

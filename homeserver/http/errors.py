@@ -41,6 +41,19 @@ class MatrixError(Exception):
         return Response(self.status, msgspec.json.encode(self.to_json()), list(self.headers))
 
 
+class UserLimitReachedError(Exception):
+    """The account has as much of something as it may have. Where people read about that, whoever answers knows."""
+
+    # spec: client-server-api#common-error-codes (M_USER_LIMIT_EXCEEDED)
+    def __init__(self, error: str) -> None:
+        super().__init__(error)
+        self.error = error
+
+    def to_refusal(self, info_uri: str) -> MatrixError:
+        """As the client is told it."""
+        return MatrixError(403, "M_USER_LIMIT_EXCEEDED", self.error, info_uri=info_uri)
+
+
 class ClientGone(Exception):  # noqa: N818 (what happened, and nobody's error)
     """The client closed the connection before the request or its answer was complete: nobody waits any more."""
 

@@ -19,7 +19,14 @@ from twisted.python.failure import Failure
 from homeserver.accounts.types import Requester
 from homeserver.config.schema import Media
 from homeserver.db.threads import Database
-from homeserver.http.errors import MatrixError, forbidden, invalid_param, not_found, too_large
+from homeserver.http.errors import (
+    MatrixError,
+    UserLimitReachedError,
+    forbidden,
+    invalid_param,
+    not_found,
+    too_large,
+)
 from homeserver.http.request import BodyStream
 from homeserver.media.files import MediaFiles, Spool
 from homeserver.media.remote import RemoteMedia
@@ -154,13 +161,13 @@ class MediaRepository:
             if not quota.holds(files + 1, size):
                 raise self._over_quota()
 
-    def _over_quota(self) -> MatrixError:
+    def _over_quota(self) -> Exception:
         # spec: client-server-api#content-repo-security-considerations ("total size of media")
-        text, uri = "You have uploaded as much as you may", self._settings().quota_info_uri
-        # spec: client-server-api#common-error-codes (M_USER_LIMIT_EXCEEDED MUST have a page to show)
-        return (
-            forbidden(text) if uri is None else MatrixError(403, "M_USER_LIMIT_EXCEEDED", text, info_uri=uri)
+        reached, uri = (
+            UserLimitReachedError("You have uploaded as much as you may"),
+            self._settings().quota_info_uri,
         )
+        return reached if uri is None else reached.to_refusal(uri)
 
     async def _receive(self, stream: BodyStream, content_type: str, file_name: str | None) -> Upload:
         """The body, on the disk. A file that fits one piece takes one trip to a thread."""

@@ -10,7 +10,14 @@ import msgspec
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
-from homeserver.http.errors import MatrixError, invalid_param, missing_param, too_large, unknown_token
+from homeserver.http.errors import (
+    MatrixError,
+    UserLimitReachedError,
+    invalid_param,
+    missing_param,
+    too_large,
+    unknown_token,
+)
 from homeserver.runtime.clock import Clock
 from homeserver.store.device_life import NoDeviceError
 from homeserver.store.pushers import (
@@ -100,7 +107,7 @@ class Pushers:
         try:
             await self._worker.work(put_pusher, pusher, body.append)
         except TooManyPushersError:
-            raise too_large("There are too many pushers") from None
+            raise UserLimitReachedError("There are too many pushers") from None
         except NoDeviceError:
             raise unknown_token() from None
 

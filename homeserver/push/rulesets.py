@@ -13,7 +13,14 @@ from typing import Any, Final
 
 import msgspec
 
-from homeserver.http.errors import MatrixError, bad_json, invalid_param, missing_param, not_found, too_large
+from homeserver.http.errors import (
+    MatrixError,
+    UserLimitReachedError,
+    bad_json,
+    invalid_param,
+    missing_param,
+    not_found,
+)
 from homeserver.push.conditions import is_simple
 from homeserver.push.defaults import (
     MASTER,
@@ -113,7 +120,7 @@ class Ruleset:
             len(one.get("pattern", "")) for rule in own for one in (rule, *rule.get("conditions", ()))
         )
         if len(own) > MAX_RULES or patterns > MAX_PATTERN_LENGTH or len(self.to_json()) > MAX_SET_BYTES:
-            raise too_large("There are too many push rules")
+            raise UserLimitReachedError("There are too many push rules")
 
 
 def parse_ruleset(stored: str | None, user_id: str) -> Ruleset:

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import WriteTx
-from homeserver.http.errors import too_large
+from homeserver.http.errors import UserLimitReachedError
 from homeserver.push.readers import PUSH_RULES
 from homeserver.push.rulesets import Ruleset, parse_ruleset
 from homeserver.store.account_data import TooMuchAccountDataError, load_account_data, put_account_data
@@ -49,7 +49,7 @@ class PushRules:
         try:
             await self._worker.work(_edit, owner.user_nid, owner.user_id, edit)
         except TooMuchAccountDataError:
-            raise too_large("There is too much account data already") from None
+            raise UserLimitReachedError("There is too much account data already") from None
 
 
 def _edit(tx: WriteTx, user_nid: int, user_id: str, edit: Edit) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from homeserver.db.threads import Database
-from homeserver.http.errors import forbidden, invalid_param, not_found, too_large
+from homeserver.http.errors import UserLimitReachedError, forbidden, invalid_param, not_found
 from homeserver.rooms.types import Requester
 from homeserver.runtime.clock import Clock
 from homeserver.store.account_data import TooMuchAccountDataError
@@ -89,4 +89,4 @@ class Receipts:
         try:
             await self._worker.work(put_markers, requester.user_nid, room_nid, changes, fully_read)
         except TooMuchAccountDataError:
-            raise too_large("There is too much account data already") from None
+            raise UserLimitReachedError("There is too much account data already") from None

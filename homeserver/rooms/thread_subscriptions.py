@@ -10,7 +10,7 @@ from typing import Any
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
-from homeserver.http.errors import MatrixError, invalid_param, not_found, too_large
+from homeserver.http.errors import MatrixError, UserLimitReachedError, invalid_param, not_found
 from homeserver.rooms.pagination import find_event, no_event
 from homeserver.rooms.reading import Archive
 from homeserver.rooms.types import Requester
@@ -85,7 +85,7 @@ class ThreadSubscriptions:
                 409, _PREFIX + "M_CONFLICTING_UNSUBSCRIPTION", "You unsubscribed after this event"
             ) from None
         except TooManySubscriptionsError:
-            raise too_large("You are subscribed to too many threads") from None
+            raise UserLimitReachedError("You are subscribed to too many threads") from None
 
     async def drop(self, requester: Requester, room_id: str, root_id: str) -> None:
         """Unsubscribe, if they are subscribed."""

@@ -87,7 +87,7 @@ class AccountDataEndpoints(DataCase):
     def test_amount_is_bounded(self) -> None:
         self.patch(store, "MAX_ROWS_PER_USER", 2)
         statuses = [self.call("PUT", f"/account_data/x{number}", {"x": 1}).status for number in range(3)]
-        self.assertEqual([200, 200, 413], statuses)
+        self.assertEqual([200, 200, 403], statuses)
         self.assertEqual(200, self.call("PUT", "/account_data/x0", {"again": True}).status)
 
     def test_what_changed_since(self) -> None:
@@ -168,7 +168,7 @@ class Tags(DataCase):
     def test_number_is_bounded(self) -> None:
         self.patch(store, "MAX_TAGS_PER_ROOM", 1)
         self.assertEqual(
-            [200, 413], [self.call("PUT", f"{self.TAGS}/{name}", {}).status for name in ("a", "b")]
+            [200, 403], [self.call("PUT", f"{self.TAGS}/{name}", {}).status for name in ("a", "b")]
         )
 
 

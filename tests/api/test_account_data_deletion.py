@@ -110,7 +110,9 @@ class Deletion(RoomsCase):
             for number in range(4):
                 self.put(self.places[0], {"x": 1}, f"org.example.{number}")
             path = f"{V3}{self.places[0]}/account_data/one.more"
-            self.assert_refused(self.app.call("PUT", path, {"x": 1}, self.alice), 413, "M_TOO_LARGE")
+            self.assert_refused(
+                self.app.call("PUT", path, {"x": 1}, self.alice), 403, "M_USER_LIMIT_EXCEEDED"
+            )
 
     def test_clients_are_told(self) -> None:
         features = self.app.ok("GET", "/_matrix/client/versions")["unstable_features"]

@@ -170,7 +170,7 @@ class DehydratedDevices(DehydratedCase):
         large = {**DATA, "x": "x" * dehydration.MAX_DATA_BYTES}
         self.refused(413, "M_TOO_LARGE", device_data=large)
         with patch.object(device_store, "MAX_DEVICES_PER_USER", 2):
-            self.refused(413, "M_TOO_LARGE")
+            self.refused(403, "M_USER_LIMIT_EXCEEDED")
         # And nothing of it stayed.
         self.assert_refused(self.app.call("GET", ROOT, None, self.token), 404, "M_NOT_FOUND")
 

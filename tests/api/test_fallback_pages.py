@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
+from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
 from pathlib import Path
@@ -15,7 +16,8 @@ from urllib.parse import quote, urlencode
 
 from twisted.internet.defer import Deferred
 
-from homeserver.config.schema import RateLimit, RateLimits, Registration
+from homeserver.config.schema import Media, RateLimit, RateLimits, Registration
+from homeserver.store import account_data, devices
 from tests.api.test_threepids import MailCase
 from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
@@ -269,3 +271,32 @@ class LoginPage(PagesCase):
         policy = answer.headers["content-security-policy"]
         self.assertRegex(policy, re.compile(r"connect-src 'self'"))
         self.assertIn("form-action 'none'", policy)
+
+
+class Limits(PagesCase):
+    """What a client shows who has reached a limit of the account."""
+
+    def test_too_many_devices(self) -> None:
+        self.app = TestApp(self)
+        self.app.register("alice")
+        self.patch(devices, "MAX_DEVICES_PER_USER", 1)
+        body = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "alice"}}
+        status, json = self.app.call("POST", f"{V3}/login", {**body, "password": PASSWORD})
+        self.assertEqual((403, "M_USER_LIMIT_EXCEEDED"), (status, json["errcode"]))
+        self.assertEqual("https://test.example/_chaos/limits", json["info_uri"])
+
+    def test_the_page(self) -> None:
+        media = Media(user_quota_bytes=1_000_000)
+        self.app = TestApp(self, config=test_config(data_dir=Path(self.mktemp()), media=media))
+        page = self.check(self.app.answer("GET", "/_chaos/limits"))
+        for text in ("Devices", "no limit", "1,000,000 bytes"):
+            self.assertIn(text, page.text)
+
+    def test_a_page_of_theirs(self) -> None:
+        support = replace(test_config().support, support_page="https://help.example/")
+        self.app = TestApp(self, config=test_config(data_dir=Path(self.mktemp()), support=support))
+        alice = self.app.register("alice")
+        self.patch(account_data, "MAX_ROWS_PER_USER", 0)
+        path = f"{V3}/user/@alice:test.example/account_data/x"
+        status, json = self.app.call("PUT", path, {}, alice)
+        self.assertEqual((403, "https://help.example/"), (status, json["info_uri"]))

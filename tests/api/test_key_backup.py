@@ -171,7 +171,9 @@ class Versions(BackupCase):
         with patch.object(store, "MAX_BACKUPS", 2):
             first = self.new()
             self.new()
-            self.assert_refused(self.app.call("POST", VERSION, good, self.alice), 413, "M_TOO_LARGE")
+            self.assert_refused(
+                self.app.call("POST", VERSION, good, self.alice), 403, "M_USER_LIMIT_EXCEEDED"
+            )
             self.app.ok("DELETE", f"{VERSION}/{first}", None, self.alice)
             self.new()
 
@@ -346,7 +348,7 @@ class Keys(BackupCase):
             second = self.new()
             self.put(second, {ROOM: {"a": key(), "b": key()}})
             body = {"sessions": {"c": key()}}
-            self.assert_refused(self.send("PUT", second, body, ROOM), 413, "M_TOO_LARGE")
+            self.assert_refused(self.send("PUT", second, body, ROOM), 403, "M_USER_LIMIT_EXCEEDED")
             # What takes no more than what it replaces still goes in.
             self.put(second, {ROOM: {"b": key(verified=True)}})
             self.done("DELETE", self.version)

@@ -342,15 +342,15 @@ class Quotas(MediaCase):
     def test_bytes(self) -> None:
         self.configure(user_quota_bytes=1000)
         self.upload(b"x" * 600)
-        self.refused(self.post(b"x" * 401), 403, "M_FORBIDDEN")
+        self.refused(self.post(b"x" * 401), 403, "M_USER_LIMIT_EXCEEDED")
         address = self.create()
         path = f"{UPLOAD}/{address}"
-        self.refused(self.app.answer("PUT", path, b"x" * 401, self.alice), 403, "M_FORBIDDEN")
+        self.refused(self.app.answer("PUT", path, b"x" * 401, self.alice), 403, "M_USER_LIMIT_EXCEEDED")
         self.assertEqual(200, self.app.answer("PUT", path, b"x" * 400, self.alice).status)
         self.upload(b"")
         self.assertEqual(200, self.post(b"x" * 1000, token=self.bob).status)
         self.configure(user_quota_bytes=999)
-        self.refused(self.post(b""), 403, "M_FORBIDDEN")
+        self.refused(self.post(b""), 403, "M_USER_LIMIT_EXCEEDED")
         self.configure(user_quota_bytes=None)
         self.upload(b"x" * 2000)
 
@@ -359,9 +359,11 @@ class Quotas(MediaCase):
         self.configure(user_quota_files=2)
         for _ in range(2):
             self.upload(b"same")
-        self.refused(self.post(b""), 403, "M_FORBIDDEN")
-        self.refused(self.app.answer("POST", CREATE, None, self.alice), 403, "M_FORBIDDEN")
-        self.refused(self.app.answer("PUT", f"{UPLOAD}/{held}", b"", self.alice), 403, "M_FORBIDDEN")
+        self.refused(self.post(b""), 403, "M_USER_LIMIT_EXCEEDED")
+        self.refused(self.app.answer("POST", CREATE, None, self.alice), 403, "M_USER_LIMIT_EXCEEDED")
+        self.refused(
+            self.app.answer("PUT", f"{UPLOAD}/{held}", b"", self.alice), 403, "M_USER_LIMIT_EXCEEDED"
+        )
         self.create(self.bob)
 
     def test_a_page_that_explains_it(self) -> None:
@@ -373,7 +375,7 @@ class Quotas(MediaCase):
 
     def test_refused_files_do_not_stay(self) -> None:
         self.configure(user_quota_bytes=5)
-        self.refused(self.post(b"too much"), 403, "M_FORBIDDEN")
+        self.refused(self.post(b"too much"), 403, "M_USER_LIMIT_EXCEEDED")
         self.app.advance(ORPHAN_AGE_S + 1)
         self.app.wait(Deferred.fromCoroutine(self.app.app.services.media.sweeper.sweep()))
         self.assertEqual([], self.stored())

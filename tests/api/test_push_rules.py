@@ -169,4 +169,4 @@ class Pushers(PushCase):
         self.assertEqual((413, "M_TOO_LARGE"), self.set(data={"url": URL, "x": "x" * 20_000}))
         self.patch(store, "MAX_PER_USER", 1)
         self.assertEqual([{}, {}], [self.set(), self.set()])
-        self.assertEqual((413, "M_TOO_LARGE"), self.set(pushkey="other"))
+        self.assertEqual((403, "M_USER_LIMIT_EXCEEDED"), self.set(pushkey="other"))

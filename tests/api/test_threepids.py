@@ -261,7 +261,7 @@ class Adding(MailCase):
         self.have("a@b.c")
         status, answer = self.add(self.proven("account/3pid", "d@e.f"))
         self.assertEqual((status, answer["errcode"]), (403, "M_USER_LIMIT_EXCEEDED"))
-        self.assertEqual(answer["info_uri"], "https://test.example")
+        self.assertEqual(answer["info_uri"], "https://test.example/_chaos/limits")
 
     def test_mail_pushers_end_with_the_address(self) -> None:
         self.have()

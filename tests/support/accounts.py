@@ -46,6 +46,7 @@ from homeserver.appservices.registry import Registry
 from homeserver.config.schema import Config, RateLimits, Registration
 from homeserver.db.engine import open_engine
 from homeserver.db.threads import InlineDatabase
+from homeserver.http.errors import MatrixError, UserLimitReachedError
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.http.route import Route
 from homeserver.http.router import Router
@@ -83,6 +84,13 @@ def default_config(**changes: Any) -> Config:
         rate_limits=RateLimits(enabled=False),
     )
     return replace(base, **changes)
+
+
+def _translate(error: Exception) -> MatrixError | None:
+    """As the whole server does it."""
+    if isinstance(error, UserLimitReachedError):
+        return error.to_refusal("https://home.example/help")
+    return None
 
 
 class AccountsWorld:
@@ -140,7 +148,6 @@ class AccountsWorld:
             self.database,
             self.worker,
             self.clock,
-            lambda: "https://home.example/help",
         )
         self.profiles = Profiles(SERVER_NAME, *parts, self._on_profile_change)
         self.account_data = AccountData(*parts)
@@ -150,6 +157,7 @@ class AccountsWorld:
             ratelimit=self.ratelimit,
             new_error_id=lambda: "bug",
             log_failure=self._log_failure,
+            translate=_translate,
         )
         self.http = HttpHarness(self.router)
 
