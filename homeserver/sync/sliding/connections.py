@@ -102,7 +102,7 @@ class Connections:
 
     def begin(self, key: ConnectionKey) -> Connection:
         """A client starts anew."""
-        # Not kept before its first answer is stored: a request that fails leaves the connection as it was.
+        # Not kept before its first answer is stored: a request that is refused leaves the connection as it was.
         return Connection(key, self._entropy.id(8))
 
     async def find(self, key: ConnectionKey, epoch: str, version: int) -> tuple[Connection, State]:
@@ -152,12 +152,13 @@ class Connections:
         except NoDeviceError:
             raise unknown_pos() from None
         connection.used_ts_ms = now_ms
-        if not acknowledged or self._known.get(connection.key) is connection:
+        known = self._known.get(connection.key) is connection
+        if known or not acknowledged:
             before = connection.size
             connection.states[version] = state
             for old in [one for one in sorted(connection.states) if one != acknowledged][:-VERSIONS_KEPT]:
                 del connection.states[old]
-            if acknowledged:
+            if known:
                 self._resize(connection.key, connection.size - before)
             else:
                 self._keep(connection)

@@ -123,13 +123,25 @@ class Rooms:
             state_after=True,
         )
 
+    def foresee(self, work: Work, plan: Plan) -> dict[int, Told] | None:
+        """What the client will have been told of each room, where no read is needed to know that; else None."""
+        told: dict[int, Told] = {}
+        for order in plan.joined:
+            if not order.fresh:
+                return None
+            told[order.room_nid] = self._fresh(work, order)
+        self._note_others(work, plan, told)
+        return told
+
     def _note(self, work: Work, plan: Plan, result: Gathered) -> None:
         """What the client was told of each room."""
-        told = result.told
         for order in plan.joined:
             news = result.news.get(order.room_nid)
             if news is not None:
-                told[order.room_nid] = self._joined(work, order, news, result)
+                result.told[order.room_nid] = self._joined(work, order, news, result)
+        self._note_others(work, plan, result.told)
+
+    def _note_others(self, work: Work, plan: Plan, told: dict[int, Told]) -> None:
         for order in plan.gone:
             told[order.room_nid] = Told(
                 LIVE, NEVER, NEVER, kind=GONE, direct=self._is_direct(work, order.room_nid)
@@ -147,18 +159,20 @@ class Rooms:
                 # It is kept up to date of less than before.
                 told[nid] = entry._replace(wishes=relevant.wishes)
 
+    def _fresh(self, work: Work, order: RoomOrder) -> Told:
+        relevant = order.relevant
+        direct = self._is_direct(work, order.room_nid)
+        return Told(LIVE, NEVER, NEVER, relevant.limit, relevant.wishes, JOINED, direct)
+
     def _joined(self, work: Work, order: RoomOrder, news: RoomNews, result: Gathered) -> Told:
-        relevant, direct = order.relevant, self._is_direct(work, order.room_nid)
-        entry = work.state.get(order.room_nid)
+        relevant, entry = order.relevant, work.state.get(order.room_nid)
         if news.initial or entry is None:
             result.forgotten.append(order.room_nid)
-            limit = relevant.limit
-            told = Told(LIVE, NEVER, NEVER, limit, relevant.wishes, JOINED, direct)
-        else:
-            # With a gap the client has no more than what it is told now.
-            limit = relevant.limit if news.limited or news.wide else entry.limit
-            told = entry._replace(sent=LIVE, limit=limit, wishes=relevant.wishes, direct=direct)
-        return told
+            return self._fresh(work, order)
+        # With a gap the client has no more than what it is told now.
+        limit = relevant.limit if news.limited or news.wide else entry.limit
+        direct = self._is_direct(work, order.room_nid)
+        return entry._replace(sent=LIVE, limit=limit, wishes=relevant.wishes, direct=direct)
 
     def _is_direct(self, work: Work, nid: int) -> bool:
         return work.windows.names.get(nid) in work.direct

@@ -38,7 +38,7 @@ from homeserver.sync.sliding.facts import Facts
 from homeserver.sync.sliding.lists import Lists, Windows
 from homeserver.sync.sliding.memory import MemoryNews
 from homeserver.sync.sliding.news import RoomNews
-from homeserver.sync.sliding.plan import Work, after, plan
+from homeserver.sync.sliding.plan import Plan, Work, after, plan
 from homeserver.sync.sliding.profiles import NAME as PROFILES
 from homeserver.sync.sliding.profiles import ProfileExtension
 from homeserver.sync.sliding.request import Asked
@@ -79,6 +79,15 @@ class _Failed:
     failure: Failure
 
 
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A state that is on its way to the tables before what it is the state after has been read."""
+
+    told: dict[int, Told]
+    state: State
+    version: Deferred[int | _Failed]
+
+
 @dataclass(slots=True)
 class _Answer:
     """What there is to say, and where the connection is after it."""
@@ -88,7 +97,7 @@ class _Answer:
     token: SyncToken
     state: State
     gathered: Gathered
-    storing: Deferred[int | _Failed] | None = None  # the state is on its way to the tables already
+    begun: _Begun | None = None
 
 
 class SlidingSync:
@@ -132,7 +141,7 @@ class SlidingSync:
         key = ConnectionKey(requester.user_nid, requester.device_nid, ask.asked.conn_id)
         if ask.pos is None:
             connection = self._connections.begin(key)
-            answer = await self._answer(ask, connection, NO_STATE, None)
+            answer = await self._answer(ask, connection, 0, NO_STATE, None)
             return await self._finish(ask, connection, 0, NO_STATE, answer)
         token = parse_sliding_token(ask.pos, self._boot)
         if token is None:
@@ -145,7 +154,7 @@ class SlidingSync:
         clock = self._tools.clock
         ends_s = clock.monotonic() + ask.timeout_s
         while True:
-            answer = await self._answer(ask, connection, state, at)
+            answer = await self._answer(ask, connection, token.version, state, at)
             left_s = ends_s - clock.monotonic()
             if answer.told or left_s <= 0:
                 break
@@ -165,8 +174,8 @@ class SlidingSync:
         self, ask: SlidingAsk, connection: Connection, version: int, kept: State, answer: _Answer
     ) -> bytes:
         """Keep what was told, where that is more than before; then it may leave."""
-        if answer.storing is not None:
-            outcome = await answer.storing
+        if answer.begun is not None:
+            outcome = await answer.begun.version
             if isinstance(outcome, _Failed):
                 outcome.failure.raiseException()
             else:
@@ -200,7 +209,7 @@ class SlidingSync:
     # --- answers -------------------------------------------------------------------------------------------------
 
     async def _answer(
-        self, ask: SlidingAsk, connection: Connection, state: State, at: SyncToken | None
+        self, ask: SlidingAsk, connection: Connection, version: int, state: State, at: SyncToken | None
     ) -> _Answer:
         tools, requester = self._tools, ask.requester
         inviters = tools.ignored.known_invites(requester.user_nid)
@@ -217,16 +226,16 @@ class SlidingSync:
         work = self._work(ask, connection, state, at, windows, direct, inviters)
         token, standings = work.token, dict(tools.index.rooms_of(requester.user_nid))
         found = plan(tools.index, work)
+        foreseen = self._rooms.foresee(work, found)
         # What must be read beside rooms is nearly always known before: then it is read with them.
-        fresh = {order.room_nid: Told() for order in found.joined if order.fresh}
-        first = self._extensions.want(work, {}, fresh)
+        first = self._extensions.want(
+            work,
+            {},
+            foreseen if foreseen is not None else {one.room_nid: Told() for one in found.joined if one.fresh},
+        )
+        begun = self._begin(work, found, connection, version, foreseen)
         gathered = await self._rooms.gather(work, found, own_key, first)
         wanted = self._extensions.want(work, gathered.news, gathered.told)
-        storing: Deferred[int | _Failed] | None = None
-        if at is None and ask.asked.extensions.profiles is None:
-            # It leaves in any case: what it tells is kept while the rest is put together.
-            state = after(work, gathered.told, (), ()) or {}
-            storing = _start(self._connections.store(connection, 0, state))
         extras = gathered.extras
         if extras is None or not first.covers(wanted):
             extras = Extras() if wanted.empty else await tools.database.read(load_extras, wanted)
@@ -246,10 +255,31 @@ class SlidingSync:
             b'"rooms":{%b}' % b",".join(encode(names[nid]) + b":" + body for nid, body in rooms.items()),
             b'"extensions":%b' % said.write(),
         ]
-        if storing is None:
+        if begun is not None and begun.told == gathered.told:
+            state = begun.state
+        else:
+            begun = None
             state = after(work, gathered.told, found.missed, found.vanished) or state
         told = bool(rooms) or said.told or at is None
-        return _Answer(parts, told, token, state, gathered, storing)
+        return _Answer(parts, told, token, state, gathered, begun)
+
+    def _begin(
+        self, work: Work, found: Plan, connection: Connection, version: int, foreseen: dict[int, Told] | None
+    ) -> _Begun | None:
+        """Store what the connection will have been told while that is being read: the disk takes as long as the read.
+
+        Only for answers that leave in any case. Should the read tell otherwise after all, that is stored as well.
+        """
+        if foreseen is None or not (work.at is None or found.joined):
+            return None
+        if work.at is None and work.asked.extensions.profiles is not None:
+            return None  # of whom it tells is known when the rooms are
+        state = after(work, foreseen, found.missed, found.vanished)
+        if state is None:
+            if work.at is not None:
+                return None
+            state = {}
+        return _Begun(foreseen, state, _start(self._connections.store(connection, version, state)))
 
     def _work(
         self,
