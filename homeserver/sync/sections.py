@@ -195,14 +195,15 @@ def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:
 
 def write_timeline(work: RoomWork, built: Built) -> list[bytes]:
     """The events of a room's timeline."""
+    write, events, transactions, related = built.writer.write, built.events, built.transactions, built.related
     return [
-        built.writer.write(
+        write(
             one.event,
             one.membership,
-            built.events.get(one.previous_nid),
-            built.transactions.get(one.event.nid),
+            events.get(one.previous_nid) if one.previous_nid else None,
+            transactions.get(one.event.nid),
             hide_previous=one.hide_previous,
-            relations=built.related.get(one.event.nid, b""),
+            relations=related.get(one.event.nid, b""),
         )
         for one in work.shown
     ]

@@ -13,7 +13,7 @@ import msgspec
 from homeserver.store.client_events import ClientEvent
 from homeserver.store.placement import Membership
 from homeserver.store.receipts import ReceiptChange
-from homeserver.store.unsigned import unsigned_members
+from homeserver.store.unsigned import render_plain, unsigned_members
 from homeserver.stream.tokens import timeline_token
 from homeserver.sync.filters import SyncFilter, pick_fields
 from homeserver.sync.types import Counts, Tally
@@ -29,11 +29,12 @@ _PRIVATE = 1
 class Writer:
     """Writes events in the form that a filter asks for. ``raw``: federation format, the stored events by nid."""
 
-    __slots__ = ("_fields", "_raw", "now_ms")
+    __slots__ = ("_fields", "_plain", "_raw", "now_ms")
 
     def __init__(self, filter_: SyncFilter, now_ms: int, raw: Mapping[int, bytes] | None = None) -> None:
         self._fields = filter_.event_fields
         self._raw = raw
+        self._plain = raw is None and filter_.event_fields is None
         self.now_ms = now_ms
 
     def write(
@@ -47,6 +48,10 @@ class Writer:
         relations: bytes = b"",
     ) -> bytes:
         """One event. ``hide_previous``: the reader may know which event was replaced, and not what it said."""
+        if previous is None and txn_id is None and not relations and self._plain:
+            data = render_plain(event, self.now_ms, membership)
+            if data:
+                return data
         if self._raw is not None and event.nid in self._raw:
             data = self._raw[event.nid]
         else:

@@ -127,6 +127,7 @@ class Timelines:
         self.events: dict[int, ClientEvent] = {}
         self._memberships: dict[int, Membership] = {}
         self._visibilities: dict[int, str] = {}
+        self._decided: dict[tuple[tuple[Membership, str], Membership, str, bool], tuple[bool, bool]] = {}
 
     def load(self, nids: Iterable[int]) -> None:
         """Have client events at hand."""
@@ -276,31 +277,28 @@ class Timelines:
     def _choose(self, work: RoomWork, *, enough: bool = False) -> bool:
         """Take the events that the reader may see and wants. False: look further back, unless that was enough."""
         reader, filter_, limit = self._reader, self._reader.filter.timeline, work.limit
-        accepted: list[tuple[Place, Shown]] = []
-        replaced = {move.event_nid: move.prev_nid for move in work.moves}
         if not filter_.rooms.accepts(self._names[work.room_nid]):
             work.start = work.upto + 1
             return True
-        for place, shown in self._visible(work):
-            event = shown.event
-            if event.state_key is None and event.sender in reader.ignored:
-                continue  # spec: client-server-api#ignoring-users (state events are sent all the same)
-            if filter_.accepts(event.type, event.sender, event.has_url):
-                shown.previous_nid = replaced.get(event.nid, 0)
-                shown.pos = place.pos
-                accepted.append((place, shown))
+        accepted = self._visible(work)
+        if reader.ignored or not filter_.everything:
+            accepted = [one for one in accepted if self._passes(one.event)]
         if len(accepted) < limit and work.more and not enough:
             return False
         dropped = max(0, len(accepted) - limit)
         work.limited = work.more or work.above_hole or dropped > 0
         accepted = accepted[dropped:]
         if accepted and len(accepted) == limit:
-            work.start = accepted[0][0].pos
+            work.start = accepted[0].pos
         elif work.places and not dropped:
             work.start = work.places[0].pos
         else:
             work.start = work.upto + 1
-        work.shown = [shown for _, shown in accepted]
+        replaced = {move.event_nid: move.prev_nid for move in work.moves if move.prev_nid}
+        if replaced:
+            for shown in accepted:
+                shown.previous_nid = replaced.get(shown.event.nid, 0)
+        work.shown = accepted
         if work.since == 0 and work.places and not work.limited:
             first = self.events.get(work.places[0].event_nid)
             # History may go further back, here or elsewhere; or the client has a part of it already.
@@ -309,42 +307,47 @@ class Timelines:
             )
         return True
 
-    def _visible(self, work: RoomWork) -> list[tuple[Place, Shown]]:
+    def _passes(self, event: ClientEvent) -> bool:
+        reader = self._reader
+        if event.state_key is None and event.sender in reader.ignored:
+            return False  # spec: client-server-api#ignoring-users (state events are sent all the same)
+        return reader.filter.timeline.accepts(event.type, event.sender, event.has_url)
+
+    def _visible(self, work: RoomWork) -> list[Shown]:
         """The events that the reader may see, each with their membership at it."""
-        keys = self._reader.keys
+        keys, events = self._reader.keys, self.events
         own_moves = [move for move in work.moves if move.key_nid == keys.own]
         first = work.places[0].pos if work.places else 0
         standing = work.standing.membership
-        found = [
-            (place, self.events[place.event_nid]) for place in work.places if place.event_nid in self.events
-        ]
+        found = [(pos, events[nid]) for _, pos, nid in work.places if nid in events]
         if standing == Membership.JOIN and not any(move.pos >= first for move in own_moves):
-            return [(place, Shown(event, standing)) for place, event in found]
+            return [Shown(event, standing, pos=pos) for pos, event in found]
         watched = [move for move in work.moves if move.key_nid in (keys.own, keys.visibility)]
         base = undo(work.keyed, watched, first - 1)
-        walk = _Walk(self.membership(base.get(keys.own, 0)), self._visibility(base.get(keys.visibility, 0)))
+        membership = self.membership(base.get(keys.own, 0))
+        visibility = self._visibility(base.get(keys.visibility, 0))
         joins = [move.pos for move in own_moves if self.membership(move.event_nid) == Membership.JOIN]
         last_join = max(joins, default=first - 1 if standing == Membership.JOIN else 0)
-        result: list[tuple[Place, Shown]] = []
-        decided: dict[tuple[tuple[Membership, str], Membership, str, bool], tuple[bool, bool]] = {}
+        result: list[Shown] = []
+        decided = self._decided  # of many rooms the few cases that there are, each once
         steps = iter([move for move in watched if move.pos >= first])
         move = next(steps, None)
-        for place, event in found:
-            before = (walk.membership, walk.visibility)
-            while move is not None and move.pos <= place.pos:
+        for pos, event in found:
+            before = (membership, visibility)
+            while move is not None and move.pos <= pos:
                 if move.key_nid == keys.own:
-                    walk.membership = self.membership(move.event_nid)
+                    membership = self.membership(move.event_nid)
                 else:
-                    walk.visibility = self._visibility(move.event_nid)
-                if move.pos < place.pos:
-                    before = (walk.membership, walk.visibility)
+                    visibility = self._visibility(move.event_nid)
+                if move.pos < pos:
+                    before = (membership, visibility)
                 move = next(steps, None)
-            case = (before, walk.membership, walk.visibility, last_join > place.pos)
+            case = (before, membership, visibility, last_join > pos)
             if case not in decided:
                 decided[case] = _decide(*case)
             seen, hide = decided[case]
             if seen:
-                result.append((place, Shown(event, walk.membership, hide_previous=hide)))
+                result.append(Shown(event, membership, hide_previous=hide, pos=pos))
         return result
 
     def _visibility(self, event_nid: int) -> str:
@@ -398,14 +401,6 @@ class Timelines:
         eyes = visibility_reads.Reader(reader.user_id, keys.own, keys.visibility, joined=True)
         viewer = Viewer(eyes, reader.user_nid, reader.ignored, upto, reader.now_ms)
         return load_bundles(self._tx, viewer, room_ids, events, self._facts, self._cache)
-
-
-@dataclass(slots=True)
-class _Walk:
-    """Where a walk along a timeline is."""
-
-    membership: Membership
-    visibility: str
 
 
 def _decide(

@@ -92,6 +92,24 @@ def is_lazy(wishes: Collection[Required]) -> bool:
     return any(one.lazy for one in wishes) and not any(one.all_members for one in wishes)
 
 
+class Choices:
+    """A set of wishes, held against the state of many rooms: what was asked before is not thought about again."""
+
+    def __init__(self, wishes: frozenset[Required]) -> None:
+        self.wanted = combine(wishes)
+        self.lazy = is_lazy(wishes)
+        self._wishes = wishes
+        self._known: dict[tuple[str, str], bool] = {}
+
+    def wants(self, event_type: str, state_key: str) -> bool:
+        """Whether anybody wants a piece of state."""
+        element = (event_type, state_key)
+        known = self._known.get(element)
+        if known is None:
+            known = self._known[element] = wants(self._wishes, event_type, state_key)
+        return known
+
+
 def parse_pairs(pairs: Iterable[tuple[str, str]], user_id: str) -> Required:
     """The experimental form: pairs with ``*``, ``$ME`` and ``$LAZY``."""
     include: set[Element] = set()

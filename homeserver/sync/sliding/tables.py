@@ -22,7 +22,7 @@ from homeserver.sync.lazy import Sent
 from homeserver.sync.sections import write_timeline
 from homeserver.sync.serialise import Writer
 from homeserver.sync.sliding.news import NULL, Hero, RoomNews, RoomOrder, RoomSummary, names_of, stub
-from homeserver.sync.sliding.required import Required, combine, is_lazy, wants
+from homeserver.sync.sliding.required import Choices, Required, is_lazy
 from homeserver.sync.timelines import Reader, RoomWork, Timelines, text_in
 
 _MEMBER = "m.room.member"
@@ -85,6 +85,8 @@ class _Builder:
         self._cache = cache
         self._timelines = Timelines(tx, reader, wanted.names, cache, facts)
         self._events = self._timelines.events
+        self._choices: dict[frozenset[Required], Choices] = {}
+        self._writer = Writer(reader.filter, reader.now_ms)
 
     def build(self) -> dict[int, RoomNews]:
         timelines, upto = self._timelines, self._wanted.upto
@@ -103,9 +105,15 @@ class _Builder:
             self._events,
             timelines.transactions(shown),
             timelines.relate(shown, upto),
-            Writer(self._reader.filter, self._reader.now_ms),
+            self._writer,
         )
         return {job.order.room_nid: self._write(job, built, summaries) for job in jobs}
+
+    def _choices_of(self, wishes: frozenset[Required]) -> Choices:
+        found = self._choices.get(wishes)
+        if found is None:
+            found = self._choices[wishes] = Choices(wishes)
+        return found
 
     # --- which rooms, from where to where ------------------------------------------------------------------------
 
@@ -180,7 +188,7 @@ class _Builder:
         everybody: list[int] = []
         named: dict[int, frozenset[str]] = {}
         for job in jobs:
-            wanted = combine(job.wishes)
+            wanted = self._choices_of(job.wishes).wanted
             types = wanted.types | set(_NAMING) if job.full else wanted.types
             if wanted.everything or types:
                 plain.setdefault(None if wanted.everything else frozenset(types), []).append(
@@ -205,7 +213,7 @@ class _Builder:
         needed = {
             job.work.room_nid: _needed(job.shown) | (_needed(job.peek) if job.peek is not None else set())
             for job in jobs
-            if is_lazy(job.order.relevant.wishes) and not job.work.only_nid
+            if self._choices_of(job.order.relevant.wishes).lazy and not job.work.only_nid
         }
         members = load_members(self._tx, needed)
         for job in jobs:
@@ -222,9 +230,9 @@ class _Builder:
 
     def _chosen(self, job: _Job) -> list[bytes]:
         """The state to tell: events, and stubs of what is gone."""
-        wishes = job.order.relevant.wishes
+        choices = self._choices_of(job.order.relevant.wishes)
         # Whoever loads members as they are needed keeps those that it has up to date by what changed.
-        moved_members = GAP_MEMBERS_MOST if is_lazy(wishes) and not job.full else 0
+        moved_members = GAP_MEMBERS_MOST if choices.lazy and not job.full else 0
         needed = set(job.work.members.values())
         told: list[ClientEvent] = []
         stubs: list[bytes] = []
@@ -232,7 +240,7 @@ class _Builder:
             event = self._at(job, key_nid)
             if event is None or event.state_key is None:
                 continue
-            if nid not in needed and not wants(wishes, event.type, event.state_key):
+            if nid not in needed and not choices.wants(event.type, event.state_key):
                 if event.type != _MEMBER or key_nid not in job.moved or not moved_members:
                     continue
                 moved_members -= 1
@@ -246,8 +254,7 @@ class _Builder:
             # Clients take whoever is in a room for joined, unless the room's state says something else.
             own = [one.event for one in job.shown.shown if _is_own(one.event, self._reader.user_id)]
             told += [event for event in own[-1:] if event not in told]
-        writer = Writer(self._reader.filter, self._reader.now_ms)
-        return [*map(writer.write, told), *stubs]
+        return [*map(self._writer.write, told), *stubs]
 
     def _at(self, job: _Job, key_nid: int) -> ClientEvent | None:
         """The event at a key; where it is gone, the one that was there."""
