@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from homeserver.http.errors import invalid_param
 from homeserver.store.account_data import AccountDataChanged, AccountDatum
 from homeserver.store.ids import Interner
+from homeserver.store.placement import Membership
 from homeserver.store.receipts import ReceiptChange
 from homeserver.store.thread_subscriptions import SubscriptionChange
 from homeserver.stream.index import MembershipIndex
@@ -89,6 +90,8 @@ class Extensions:
         for nid in self._rooms(work, told):
             entry = told.get(nid) or work.state[nid]
             changed = work.at is not None and (work.blind or last_pos.get(nid, 0) > work.since)
+            if entry.receipts == LIVE and not changed and nid not in news:
+                continue
             inside = scope is not None and self._covers(scope, work, nid)
             if not inside or entry.kind != JOINED:
                 if entry.receipts == LIVE and changed and self._has_receipts(work, nid):
@@ -156,7 +159,7 @@ class Extensions:
         changed = self._own_rooms(work) if moved else frozenset()
         for nid in dict.fromkeys((*work.windows.rooms, *(changed if changed is not None else work.state))):
             entry = told.get(nid) or work.state.get(nid)
-            if not nid or entry is None:
+            if not nid or entry is None or (entry.account == LIVE and not moved):
                 continue
             if scope is not None and self._covers(scope, work, nid):
                 if entry.account != LIVE:
@@ -274,7 +277,7 @@ class Extensions:
 
     def _write_receipts(self, said: Said, work: Work, scope: Scope, extras: Extras) -> None:
         rooms: dict[int, bytes] = {}
-        for nid in work.windows.rooms:
+        for nid in self.with_receipts(work, extras):
             receipts = self.receipts_of(work, nid, extras)
             if receipts and self._covers(scope, work, nid):
                 # LIMIT(one object has one place for an event, kind and user: of several threads' receipts at one
@@ -286,6 +289,11 @@ class Extensions:
         if rooms:
             said.add(b"receipts", b'{"rooms":%b}' % _rooms(work, rooms))
 
+    def with_receipts(self, work: Work, extras: Extras) -> list[int]:
+        """The rooms in the windows of whose receipts there may be news."""
+        topics = work.window.topics if work.window is not None else {}
+        return [nid for nid in work.windows.rooms if nid in extras.receipts or nid in topics]
+
     def receipts_of(self, work: Work, nid: int, extras: Extras) -> Sequence[ReceiptChange]:
         """The receipts that are news of a room."""
         if nid in extras.receipts:
@@ -296,12 +304,23 @@ class Extensions:
     def _write_typing(self, said: Said, work: Work, scope: Scope) -> None:
         typing = self._typing
         at = split_counters(work.at.ephemeral)[0] if work.at is not None else 0
-        joined = set(self._index.joined_rooms(work.requester.user_nid))
-        inside = [nid for nid in work.windows.rooms if nid in joined and self._covers(scope, work, nid)]
-        changed = set(typing.changed_since(inside, at)) if typing.counter != at else set()
+        standings, state = self._index.rooms_of(work.requester.user_nid), work.state
+        moved = typing.counter != at
+        # Where nobody began or stopped, rooms that the client has are as they were.
+        rooms_asked = [
+            nid for nid in work.windows.rooms if moved or nid not in state or state[nid].sent != LIVE
+        ]
+        inside = [
+            nid
+            for nid in rooms_asked
+            if nid in standings
+            and standings[nid].membership == Membership.JOIN
+            and self._covers(scope, work, nid)
+        ]
+        changed = set(typing.changed_since(inside, at)) if moved else set()
         rooms: dict[int, bytes] = {}
         for nid in inside:
-            entry = work.state.get(nid)
+            entry = state.get(nid)
             new = entry is None or entry.sent != LIVE
             if nid not in changed and not new:
                 continue

@@ -26,6 +26,8 @@ from homeserver.sync.types import Requester
 _OPEN = (Membership.INVITE, Membership.KNOCK)
 # LIMIT(time in the reactor: each room is held against each different filter, some microseconds each)
 CHECKS_MOST = 200_000
+# LIMIT(memory: some kilobytes each; a client asks for two or three, and clients of one kind for the same)
+WISHES_KEPT = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +46,7 @@ class Windows:
 
     counts: dict[str, int] = field(default_factory=dict)
     rooms: dict[int, Relevant] = field(default_factory=dict)
-    names: dict[int, str] = field(default_factory=dict)  # of all rooms that the user has anything to do with
+    names: dict[int, str] = field(default_factory=dict)  # of those at least
 
 
 class Lists:
@@ -54,6 +56,7 @@ class Lists:
         self._index = index
         self._interner = interner
         self._facts = facts
+        self._wishes: dict[frozenset[Required], frozenset[Required]] = {}
 
     async def prepare(self, requester: Requester, asked: Asked) -> None:
         """Have at hand what ``look`` takes from memory."""
@@ -64,13 +67,15 @@ class Lists:
         """The rooms of each list's window, and those that are subscribed to."""
         index, user_nid = self._index, requester.user_nid
         user = await self._facts.user(user_nid, requester.user_id)
-        standings = index.rooms_of(user_nid)
+        standings, join = index.rooms_of(user_nid), Membership.JOIN
         rooms = {
             nid: standing
             for nid, standing in standings.items()
-            if standing.membership == Membership.JOIN or _is_shown(nid, standing, user, state)
+            if standing.membership is join or _is_shown(nid, standing, user, state)
         }
-        windows = Windows(names=await self._names(rooms))
+        windows = Windows()
+        if any(one.filters.by_name for one in asked.lists.values()):
+            windows.names = await self._names(rooms)
         rules: dict[int, list[str]] = {}
         ordered: list[int] | None = None
         passed: dict[Filters, Mapping[int, Standing]] = {NO_FILTERS: rooms}
@@ -94,7 +99,9 @@ class Lists:
             if room_nid is not None and room_nid in rooms:
                 subscribed[room_nid] = config
                 rules.setdefault(room_nid, [])
-        _combine(windows, asked, rules, subscribed)
+        self._combine(windows, asked, rules, subscribed)
+        if not windows.names:
+            windows.names = await self._names(windows.rooms)
         return windows
 
     async def _names(self, rooms: Iterable[int]) -> dict[int, str]:
@@ -109,12 +116,41 @@ class Lists:
     def _order(self, rooms: Mapping[int, Standing]) -> list[int]:
         """The newest first."""
         last, join = self._index.last_event, Membership.JOIN
-        placed = [
-            (last.get(nid) or one.pos if one.membership == join else one.pos, nid)
-            for nid, one in rooms.items()
-        ]
-        placed.sort(reverse=True)
-        return [nid for _, nid in placed]
+        placed = {
+            nid: last.get(nid) or one.pos if one.membership is join else one.pos for nid, one in rooms.items()
+        }
+        return sorted(placed, key=placed.__getitem__, reverse=True)
+
+    def _combine(
+        self,
+        windows: Windows,
+        asked: Asked,
+        rules: Mapping[int, list[str]],
+        subscribed: Mapping[int, RoomConfig],
+    ) -> None:
+        """Rooms that the same rules ask for share one object."""
+        combined: dict[tuple[tuple[str, ...], RoomConfig | None], Relevant] = {}
+        for nid, names in rules.items():
+            own = subscribed.get(nid)
+            key = (tuple(names), own)
+            relevant = combined.get(key)
+            if relevant is None:
+                configs = [asked.lists[name].config for name in names]
+                if own is not None:
+                    configs.append(own)
+                relevant = combined[key] = Relevant(
+                    max(one.limit for one in configs),
+                    self._same(frozenset(one.required for one in configs)),
+                    dict.fromkeys(names),
+                    own is not None,
+                )
+            windows.rooms[nid] = relevant
+
+    def _same(self, wishes: frozenset[Required]) -> frozenset[Required]:
+        """Equal wishes of different requests are one object: rooms by the hundred are held against them."""
+        if len(self._wishes) >= WISHES_KEPT:
+            self._wishes.clear()
+        return self._wishes.setdefault(wishes, wishes)
 
     async def _filter(
         self,
@@ -197,25 +233,3 @@ def _room_test(filters: Filters) -> Callable[[RoomFacts], bool]:
         return filters.name_like is None or filters.name_like in (facts.name or "").casefold()
 
     return fits
-
-
-def _combine(
-    windows: Windows, asked: Asked, rules: Mapping[int, list[str]], subscribed: Mapping[int, RoomConfig]
-) -> None:
-    """Rooms that the same rules ask for share one object."""
-    combined: dict[tuple[tuple[str, ...], RoomConfig | None], Relevant] = {}
-    for nid, names in rules.items():
-        own = subscribed.get(nid)
-        key = (tuple(names), own)
-        relevant = combined.get(key)
-        if relevant is None:
-            configs = [asked.lists[name].config for name in names]
-            if own is not None:
-                configs.append(own)
-            relevant = combined[key] = Relevant(
-                max(one.limit for one in configs),
-                frozenset(one.required for one in configs),
-                dict.fromkeys(names),
-                own is not None,
-            )
-        windows.rooms[nid] = relevant

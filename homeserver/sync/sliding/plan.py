@@ -105,6 +105,8 @@ def _plan_room(
     result: Plan, index: MembershipIndex, work: Work, nid: int, standing: Standing, relevant: Relevant
 ) -> None:
     told = work.state.get(nid)
+    if told is not None and _is_settled(index, work, nid, standing, relevant, told):
+        return
     since = 0 if told is None else told.sent or work.since
     if standing.membership in _OPEN:
         if told is None or told.kind != STRIPPED or standing.pos > since or _direct_changed(work, nid, told):
@@ -137,6 +139,21 @@ def _plan_room(
             or _direct_changed(work, nid, told)
         ):
             result.joined.append(order)
+
+
+def _is_settled(
+    index: MembershipIndex, work: Work, nid: int, standing: Standing, relevant: Relevant, told: Told
+) -> bool:
+    """Whether a room is as the client was told, which most are: asked first, and without ado."""
+    return (
+        told.sent == LIVE
+        and told.kind == JOINED
+        and told.wishes is relevant.wishes
+        and relevant.limit <= told.limit
+        and standing.membership == Membership.JOIN
+        and not _happened(index, nid, standing, work.since)
+        and not _direct_changed(work, nid, told)
+    )
 
 
 def _direct_changed(work: Work, nid: int, told: Told) -> bool:

@@ -133,6 +133,11 @@ class Filters:
         """Whether the user's account data decides."""
         return self.is_dm is not None or self.tags is not None or bool(self.not_tags)
 
+    @property
+    def by_name(self) -> bool:
+        """Whether it takes the rooms' ids to decide."""
+        return self.is_dm is not None or self.spaces is not None
+
 
 NO_FILTERS = Filters()
 

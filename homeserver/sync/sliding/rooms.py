@@ -76,7 +76,9 @@ class Rooms:
 
     # --- gathering -----------------------------------------------------------------------------------------------
 
-    async def gather(self, work: Work, plan: Plan, own_key: int, extras: ExtrasWanted) -> Gathered:
+    async def gather(
+        self, work: Work, plan: Plan, own_key: int, extras: ExtrasWanted, foreseen: dict[int, Told] | None
+    ) -> Gathered:
         """What is new of the rooms of a plan; where the tables are read, ``extras`` with them."""
         result = Gathered()
         tools = self._tools
@@ -107,7 +109,11 @@ class Rooms:
                 if not hidden:
                     # spec: client-server-api#invite-permission
                     result.news[nid] = RoomNews(stripped=one.events, initial=True)
-        self._note(work, plan, result)
+        if foreseen is None:
+            self._note(work, plan, result)
+        else:
+            result.told = foreseen
+            result.forgotten = [order.room_nid for order in plan.joined]
         return result
 
     def _reader(self, work: Work, own_key: int) -> Reader:
@@ -150,12 +156,9 @@ class Rooms:
             told[nid] = Told(LIVE, NEVER, NEVER, kind=STRIPPED, direct=self._is_direct(work, nid))
         for nid, relevant in work.windows.rooms.items():
             entry = work.state.get(nid)
-            if (
-                entry is not None
-                and entry.kind == JOINED
-                and nid not in told
-                and entry.wishes != relevant.wishes
-            ):
+            if entry is None or entry.wishes is relevant.wishes or entry.kind != JOINED:
+                continue
+            if nid not in told and entry.wishes != relevant.wishes:
                 # It is kept up to date of less than before.
                 told[nid] = entry._replace(wishes=relevant.wishes)
 

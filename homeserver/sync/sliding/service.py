@@ -228,14 +228,11 @@ class SlidingSync:
         found = plan(tools.index, work)
         foreseen = self._rooms.foresee(work, found)
         # What must be read beside rooms is nearly always known before: then it is read with them.
-        first = self._extensions.want(
-            work,
-            {},
-            foreseen if foreseen is not None else {one.room_nid: Told() for one in found.joined if one.fresh},
-        )
+        fresh = {order.room_nid: Told() for order in found.joined if order.fresh}
+        first = self._extensions.want(work, {}, fresh if foreseen is None else foreseen)
         begun = self._begin(work, found, connection, version, foreseen)
-        gathered = await self._rooms.gather(work, found, own_key, first)
-        wanted = self._extensions.want(work, gathered.news, gathered.told)
+        gathered = await self._rooms.gather(work, found, own_key, first, foreseen)
+        wanted = first if foreseen is not None else self._extensions.want(work, gathered.news, gathered.told)
         extras = gathered.extras
         if extras is None or not first.covers(wanted):
             extras = Extras() if wanted.empty else await tools.database.read(load_extras, wanted)
@@ -279,7 +276,7 @@ class SlidingSync:
             if work.at is not None:
                 return None
             state = {}
-        return _Begun(foreseen, state, _start(self._connections.store(connection, version, state)))
+        return _Begun(dict(foreseen), state, _start(self._connections.store(connection, version, state)))
 
     def _work(
         self,
@@ -327,7 +324,7 @@ class SlidingSync:
 
     def _note_read(self, work: Work, gathered: Gathered, extras: Extras) -> None:
         """Where the user has read something the counts have changed, which is news."""
-        for nid in work.windows.rooms:
+        for nid in self._extensions.with_receipts(work, extras):
             entry = work.state.get(nid)
             if entry is None or entry.kind != JOINED:
                 continue
