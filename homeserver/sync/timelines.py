@@ -319,7 +319,7 @@ class Timelines:
         own_moves = [move for move in work.moves if move.key_nid == keys.own]
         first = work.places[0].pos if work.places else 0
         standing = work.standing.membership
-        found = [(pos, events[nid]) for _, pos, nid in work.places if nid in events]
+        found = [(one.pos, events[one.event_nid]) for one in work.places if one.event_nid in events]
         if standing == Membership.JOIN and not any(move.pos >= first for move in own_moves):
             return [Shown(event, standing, pos=pos) for pos, event in found]
         watched = [move for move in work.moves if move.key_nid in (keys.own, keys.visibility)]
