@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from sqlalchemy import Engine
+
 from tests.bench.figures import Scale
 from tests.interop.process import ServerProcess
 
@@ -14,5 +16,6 @@ class Crowd:
     """See above."""
 
     server: ServerProcess
-    fill: Callable[[str, int], None]  # puts so many into a room of the stopped server
+    product: str  # CHAOS or Synapse: whose tables they are
+    open_database: Callable[[], Engine]  # of the server, while it is stopped
     scale: Scale

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, create_engine, text
 from tests.bench.crowd import Crowd
 from tests.bench.figures import Measured, Scale
 from tests.bench.present import measure_presence
+from tests.bench.searching import measure_search
 from tests.bench.targets import Target
 from tests.bench.wire import BlockingConnection, expect_ok
 from tests.bench.world import User, World, join_request, sync_request
@@ -43,7 +44,9 @@ def measure_push(crowd: Crowd) -> Measured:
     world = World(server.port, REGISTRATION_SECRET)
     users, late, room_id = _gather(world)
     server.stop()
-    crowd.fill(room_id, crowd.scale.crowd)
+    engine = crowd.open_database()
+    _FILL[crowd.product](engine, room_id, crowd.scale.crowd)
+    engine.dispose()
     server.start()
     # One more, so that nobody goes by what they remember of the room.
     world.ask(join_request(late, room_id))
@@ -144,10 +147,11 @@ def fill_synapse(engine: Engine, room_id: str, count: int) -> None:
             connection.execute(text(statement), rows)
 
 
-_FILL = {"CHAOS": (fill_chaos, "data/chaos.sqlite3"), "Synapse": (fill_synapse, "homeserver.db")}
+_FILL = {"CHAOS": fill_chaos, "Synapse": fill_synapse}
+_FILE = {"CHAOS": "data/chaos.sqlite3", "Synapse": "homeserver.db"}
 
 Row = Callable[[Crowd], Measured]
-ROWS: Mapping[str, Row] = {"push": measure_push, "presence": measure_presence}
+ROWS: Mapping[str, Row] = {"push": measure_push, "presence": measure_presence, "search": measure_search}
 
 
 def run_crowded(
@@ -169,21 +173,17 @@ def run_crowded(
 
 def _run_row(row: Row, target: Target, database: str, scale: Scale) -> Measured:
     product = target.name.split()[0]
-    fill, file_name = _FILL[product]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"bench-{product.lower()}-")))
         server = stack.enter_context(target.prepare(folder / "server", database))
         server.start()
 
-        def put(room_id: str, count: int) -> None:
-            url = f"sqlite:///{folder / 'server' / file_name}"
-            if database != "sqlite":
-                url = database.replace("postgresql://", "postgresql+psycopg2://", 1)
-            engine = create_engine(url)
-            fill(engine, room_id, count)
-            engine.dispose()
+        def open_database() -> Engine:
+            if database == "sqlite":
+                return create_engine(f"sqlite:///{folder / 'server' / _FILE[product]}")
+            return create_engine(database.replace("postgresql://", "postgresql+psycopg2://", 1))
 
         try:
-            return row(Crowd(server, put, scale))
+            return row(Crowd(server, product, open_database, scale))
         except Exception as error:
             raise AssertionError(server.explain(f"failed in a crowded row ({error!r})")) from error

@@ -59,6 +59,7 @@ FIGURES: Sequence[Figure] = (
     Figure("claims", "claims", "one-time keys claimed/s, 16 clients", "/s", True, 10),
     Figure("inbox_s", "inbox", "10,000 waiting messages to a device, all told", "s", False, 10),
     Figure("push_ms", "push", "a message in a room of 10,000, ten are told their counts", "ms", False, 10),
+    Figure("search_ms", "search", "search in 1,000,000 messages, median of all questions", "ms", False, 10),
     Figure(
         "presence_cores",
         "presence",
@@ -116,6 +117,8 @@ class Scale:
     many_devices: int
     present: int
     present_s: float
+    texts: int
+    searches: int
 
 
 FULL = Scale(
@@ -142,6 +145,8 @@ FULL = Scale(
     many_devices=3,
     present=2_000,
     present_s=90.0,
+    texts=1_000_000,
+    searches=5,
 )
 QUICK = Scale(
     sends=100,
@@ -167,6 +172,8 @@ QUICK = Scale(
     many_devices=3,
     present=2_000,
     present_s=45.0,
+    texts=20_000,
+    searches=3,
 )
 
 # Not a figure, but what spoils figures: the cores that other work on the machine used meanwhile.
