@@ -16,7 +16,8 @@ from homeserver.rooms.reading import Ignoring
 from homeserver.rooms.search_index import SearchIndex
 from homeserver.rooms.types import Requester
 from homeserver.store.people import load_open_rooms, load_people
-from homeserver.store.search import NEWEST_PLACE, Search, find_hits, phrases_of
+from homeserver.store.search import phrases_of
+from homeserver.store.search_hits import NEWEST_PLACE, Search, find_hits
 from homeserver.stream.index import MembershipIndex
 
 # LIMIT(time): so many memberships that fit are looked at, the newest first.

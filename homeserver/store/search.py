@@ -3,7 +3,8 @@
 Words are made here and not by the databases: what one finds, the other finds. They are what Unicode calls letters, digits
 and marks, folded (``Café`` is ``cafe``); each character of a script without spaces is a word, and a run of them a phrase.
 
-Beside its words a text has marks: its room, its sender, which sort it is. So that a search in some rooms meets only them.
+Beside its words a text has marks: its room, its sender, which sort it is. So that a search in some rooms meets only them
+(``store/search_hits.py``).
 
 # spec: client-server-api#server-side-search
 """
@@ -13,12 +14,10 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import and_, bindparam, cast, column, delete, func, insert, literal_column, select, table
-from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy import bindparam, column, delete, func, insert, select, table
 from sqlalchemy.sql import ClauseElement
 
 from homeserver.db.schema.rooms import events
@@ -38,7 +37,6 @@ from homeserver.store.events import load_json, load_redactions
 _WORD_MOST = 64
 # LIMIT(time: each word is a walk through an index)
 WORDS_MOST = 20
-_ROOMS_AS_MARKS = 100
 _PIECE = 1_000
 _TYPES = {
     WELL_KNOWN_TYPES["m.room.message"]: "body",
@@ -51,7 +49,6 @@ _MEMBER = WELL_KNOWN_TYPES["m.room.member"]
 _ASCII_WORD = re.compile(r"[0-9a-z]+")
 _UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _WORD_PARTS = frozenset(("L", "N", "M"))
-NEWEST_PLACE = 2**63 - 1
 _LATEST_MS = 2**42 - 1
 
 
@@ -120,6 +117,11 @@ def text_of(json: str, key: str) -> str:
         name = content.get("displayname")
         named = isinstance(name, str) and content.get("membership") == "join"
         return f"{name}\n{event['state_key']}" if named else str(event["state_key"])
+    return text_in(content, key)
+
+
+def text_in(content: dict[str, Any], key: str) -> str:
+    """What of the content of a message, a name or a topic is searched."""
     texts = [content.get(key)]
     if key == "topic":
         texts += _plain_topics(content.get("m.topic"))
@@ -278,93 +280,3 @@ def index_older(tx: Tx, most: int = _PIECE) -> bool:
     more = len(found) == most
     tx.insert(_SET_PROGRESS, [(1, found[-1][0] if more else 0)])
     return more
-
-
-# --- searching -----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Search:
-    """What is looked for, and where."""
-
-    phrases: Sequence[Sequence[str]]
-    room_nids: Collection[int]
-    keys: Collection[str]  # of body, name, topic
-    sender_nids: Collection[int] | None = None  # None: whoever
-    shortest: int = 3  # a word of so many letters also stands for longer ones: very short ones begin too many
-
-
-class Hit(NamedTuple):
-    """An event that fits."""
-
-    place: int
-    nid: int
-    room_nid: int
-
-
-_HIT = (search_documents.c.place, search_documents.c.event_nid, search_documents.c.room_nid)
-_IN_ROOMS = any_of(search_documents.c.room_nid, "room_nids")
-
-
-def _find(dialect: str) -> ClauseElement:
-    if dialect == SQLITE:
-        place: Any = literal_column("search_words.rowid")
-        fits: Any = literal_column("search_words").op("MATCH")(bindparam("query"))
-        source = fts_words.join(search_documents, search_documents.c.place == place)
-    else:
-        place = vector_words.c.place
-        fits = vector_words.c.words.op("@@")(cast(bindparam("query"), TSQUERY))
-        source = vector_words.join(search_documents, search_documents.c.place == place)
-    return (
-        select(*_HIT)
-        .select_from(source)
-        .where(and_(fits, place < bindparam("below"), _IN_ROOMS))
-        .order_by(place.desc())
-        .limit(bindparam("most"))
-    )
-
-
-_FIND = Statement(_find)
-
-
-def find_hits(tx: Tx, search: Search, below: int, most: int) -> list[Hit]:
-    """The newest events before a place that fit, newest first."""
-    if not search.phrases or not search.room_nids or not search.keys or search.sender_nids == []:
-        return []
-    query = _fts_query(search) if tx.dialect == SQLITE else _vector_query(search)
-    found = tx.all(_FIND, query=query, below=below, room_nids=sorted(search.room_nids), most=most)
-    return [Hit(*row) for row in found]
-
-
-def _marks(search: Search) -> list[list[str]]:
-    """Groups of marks: of each group one must be there."""
-    groups = [[f"k{key}" for key in search.keys]]
-    if len(search.room_nids) <= _ROOMS_AS_MARKS:
-        groups.append([f"r{nid}" for nid in sorted(search.room_nids)])
-    if search.sender_nids is not None:
-        groups.append([f"s{nid}" for nid in sorted(search.sender_nids)])
-    return groups
-
-
-def _fts_query(search: Search) -> str:
-    # Everything is quoted, and no word holds a quote: nothing of it is FTS5's language.
-    parts = ["marks : (" + " OR ".join(f'"{mark}"' for mark in group) + ")" for group in _marks(search)]
-    for phrase in search.phrases:
-        more = " *" if len(phrase[-1]) >= search.shortest else ""
-        parts.append(f'words : "{" ".join(phrase)}"{more}')
-    return " AND ".join(parts)
-
-
-def _vector_query(search: Search) -> str:
-    parts = ["(" + " | ".join(f"'/{mark}'" for mark in group) + ")" for group in _marks(search)]
-    for phrase in search.phrases:
-        words = [f"'{word}'" for word in phrase]
-        if len(phrase[-1]) >= search.shortest:
-            words[-1] += ":*"
-        parts.append("(" + " <-> ".join(words) + ")")
-    return " & ".join(parts)
-
-
-def load_texts(tx: Tx, nids: Collection[int]) -> dict[int, list[str]]:
-    """The words of events by nid."""
-    return {one.nid: one.words for one in _load_documents(tx, list(nids))}

@@ -32,8 +32,8 @@ class SearchCase(TalkCase):
         self.app.app.begin()
         self.app.advance(0)
 
-    def find(self, name: str, term: str, token: str | None = None, **fields: Any) -> Any:
-        body: dict[str, Any] = {"search_categories": {"room_events": {"search_term": term, **fields}}}
+    def find(self, name: str, search_term: str, token: str | None = None, **fields: Any) -> Any:
+        body: dict[str, Any] = {"search_categories": {"room_events": {"search_term": search_term, **fields}}}
         query = {} if token is None else {"next_batch": token}
         answer = self.app.ok("POST", f"{V3}/search", body, self.tokens[name], query)
         return answer["search_categories"]["room_events"]
@@ -175,6 +175,7 @@ class Orders(SearchCase):
 
     def test_more_than_a_window(self) -> None:
         self.patch(search, "_WINDOW", 4)
+        self.patch(search, "_FIRST", 4)
         seen_by_bob, other = self.make_room(joined=("bob",)), self.make_room(visibility="joined")
         self.say("alice", seen_by_bob, "fish first")
         for number in range(6):

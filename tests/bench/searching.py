@@ -110,14 +110,10 @@ def _ask(connection: BlockingConnection, user: User, question: Question, times: 
     found = _Found()
     terms = itertools.islice(itertools.cycle(question.terms), times + 1)
     for number, term in enumerate(terms):
-        token: str | None = None
-        for _ in range(1 + question.second_page):
-            request = _request(user, term, question.fields, token)
-            started_s = time.perf_counter()
-            response = connection.request(request)
-            taken_ms = (time.perf_counter() - started_s) * 1000
-            answer = expect_ok(response).json()["search_categories"]["room_events"]
-            token = answer.get("next_batch")
+        answer, taken_ms = _ask_once(connection, _request(user, term, question.fields))
+        if question.second_page:
+            request = _request(user, term, question.fields, answer["next_batch"])
+            answer, taken_ms = _ask_once(connection, request)
         if not answer["results"]:
             raise AssertionError(f"nothing found of {term}")
         if number:
@@ -126,7 +122,15 @@ def _ask(connection: BlockingConnection, user: User, question: Question, times: 
     return found
 
 
-def _request(user: User, term: str, fields: Mapping[str, Any], token: str | None) -> bytes:
+def _ask_once(connection: BlockingConnection, request: bytes) -> tuple[dict[str, Any], float]:
+    started_s = time.perf_counter()
+    response = connection.request(request)
+    taken_ms = (time.perf_counter() - started_s) * 1000
+    answer: dict[str, Any] = expect_ok(response).json()["search_categories"]["room_events"]
+    return answer, taken_ms
+
+
+def _request(user: User, term: str, fields: Mapping[str, Any], token: str | None = None) -> bytes:
     content = {
         "search_categories": {"room_events": {"search_term": term, "keys": ["content.body"], **fields}}
     }

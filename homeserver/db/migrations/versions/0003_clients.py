@@ -368,6 +368,7 @@ def _search() -> None:
         )
     else:
         op.execute("CREATE TABLE search_words (place BIGINT PRIMARY KEY, words TSVECTOR NOT NULL)")
+        op.execute("ALTER TABLE search_words ALTER COLUMN words SET STATISTICS 0")
         op.execute("CREATE INDEX search_words_by_word ON search_words USING gin (words)")
 
 
