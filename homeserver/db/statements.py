@@ -46,7 +46,7 @@ _ONE_ROW = re.compile(r" VALUES (\([^()]*\))")
 _ARRAYS_FROM = 64
 _CAST = re.compile(r"%s::(\w+)")
 _INTEGERS = frozenset({"BIGINT", "INTEGER", "SMALLINT"})
-_TEXTS = frozenset({"TEXT", "VARCHAR"})
+_TEXTS = frozenset({"TEXT", "VARCHAR", "TSVECTOR"})
 _encode_json = msgspec.json.Encoder().encode
 
 

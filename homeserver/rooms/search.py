@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from homeserver.db.schema.start import FIRST_FREE_NID
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.http.errors import MatrixError
@@ -34,10 +33,11 @@ from homeserver.rooms.search_results import group_results, write_results
 from homeserver.rooms.types import Requester
 from homeserver.rooms.visibility import Sights
 from homeserver.store.history import HistoryRow, load_history_rows
-from homeserver.store.ids import Interner
+from homeserver.store.ids import Interner, StateKey
 from homeserver.store.placement import Membership
 from homeserver.store.search import phrases_of
-from homeserver.store.search_hits import NEWEST_PLACE, Hit, Search, find_hits, newest_nid
+from homeserver.store.search_hits import NEWEST_PLACE, Hit, Search, find_hits
+from homeserver.store.timeline import load_state_at
 from homeserver.stream.index import MembershipIndex
 
 # How many that fit are looked for first, where a page of the newest is wanted, and how many else.
@@ -46,6 +46,7 @@ _FIRST, _WINDOW = 100, 500
 _WINDOWS_MOST = 4
 _SLICE = 50
 _WAS_THERE = (Membership.JOIN, Membership.LEAVE, Membership.BAN)
+_ENCRYPTION: StateKey = ("m.room.encryption", "")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -110,28 +111,36 @@ class Searches:
     ) -> Window:
         """A window with something in it; in the order of time, with enough for a page and one more."""
         window = Window(start.top)
+        encryption_key = (
+            self._interner.known_key(_ENCRYPTION) or await self._interner.find_key(_ENCRYPTION) or 0
+        )
         enough = None if asked.by_rank else asked.limit + 1
         most, below = _WINDOW if asked.by_rank else max(_FIRST, min(2 * asked.limit, _WINDOW)), start.top
-        for number in range(_WINDOWS_MOST):
-            hits, newest = await self._database.read(_find_hits, search, below, most)
+        for _ in range(_WINDOWS_MOST):
+            hits = await self._database.read(find_hits, search, below, most)
             window.rest = hits[-1].place if len(hits) == most else None
             if start.bottom is not None and below > start.bottom:
                 # Of a window that was opened with others in it: these alone.
                 hits, window.rest = [hit for hit in hits if hit.place >= start.bottom], start.bottom
-            if not number:
-                _count(window, start, hits, newest)
             for room_nid in dict.fromkeys(hit.room_nid for hit in hits):
                 if room_nid not in askers:
                     askers[room_nid] = await self._asker(requester, rooms[room_nid])
             wanting = None if enough is None else enough - len(window.hits)
-            window.hits += await self._database.read(
-                _find_visible, self._archive, askers, hits, asked.wanted, wanting
+            seen, left = await self._database.read(
+                _find_visible, self._archive, askers, hits, asked.wanted, encryption_key, wanting
             )
-            if enough is not None and len(window.hits) >= enough:
-                # Perhaps not all were looked at.
+            window.hits += seen
+            window.count = len(window.hits) + left
+            if start.count is not None:
+                window.count = start.count
+            elif window.rest is not None and window.hits:
+                upto = max(asker.sight.upto for asker in askers.values() if asker is not None)
+                window.count = estimate([found.row.pos or 0 for _, found in window.hits], upto)
+            if left:
                 window.rest = window.hits[-1][0].place
+            if (enough is not None and len(window.hits) >= enough) or window.rest is None:
                 break
-            if window.rest is None or (asked.by_rank and window.hits):
+            if asked.by_rank and window.hits:
                 break
             below, most = window.rest, _WINDOW
             if asked.by_rank:
@@ -139,8 +148,6 @@ class Searches:
         if window.top == NEWEST_PLACE and window.hits:
             # The next page is of the same window, although more is said meanwhile.
             window.top = window.hits[0][0].place + 1
-        if start.count is None and window.rest is None and start.top == NEWEST_PLACE:
-            window.count = len(window.hits)
         return window
 
     async def _asker(self, requester: Requester, room_id: str) -> Asker | None:
@@ -185,37 +192,26 @@ class Searches:
         return b"{" + b",".join(parts) + b"}"
 
 
-def _find_hits(tx: Tx, search: Search, below: int, most: int) -> tuple[list[Hit], int]:
-    hits = find_hits(tx, search, below, most)
-    return hits, newest_nid(tx) if below == NEWEST_PLACE and len(hits) == most else 0
-
-
-def _count(window: Window, start: Start, hits: Sequence[Hit], newest: int) -> None:
-    """What the first page said, or an estimate of it."""
-    if start.count is not None:
-        window.count = start.count
-    elif hits:
-        window.count = len(hits)
-        if window.rest is not None:
-            window.count = estimate(hits, newest or hits[0].nid, FIRST_FREE_NID)
-
-
 def _find_visible(
     tx: Tx,
     archive: Archive,
     askers: Mapping[int, Asker | None],
     hits: Sequence[Hit],
     wanted: Filter,
+    encryption_key: int,
     enough: int | None,
-) -> list[tuple[Hit, Found]]:
-    """Those that the searcher may see and wants; where that is ``enough``, not all are looked at."""
+) -> tuple[list[tuple[Hit, Found]], int]:
+    """Those that the searcher may see and wants; and how many were not looked at, where they are ``enough``."""
+    # spec: client-server-api#room_events (rooms that are end to end encrypted are not searched)
+    encrypted = load_state_at(tx, {hit.room_nid for hit in hits}, [encryption_key]) if encryption_key else {}
+    hits = [hit for hit in hits if hit.room_nid not in encrypted]
     size = len(hits) if enough is None else _SLICE
     found: list[tuple[Hit, Found]] = []
     for at in range(0, len(hits), size or 1):
         found += _visible_among(tx, archive, askers, hits[at : at + size], wanted)
         if enough is not None and len(found) >= enough:
-            return found[:enough]
-    return found
+            return found, max(len(hits) - at - size, 0)
+    return found, 0
 
 
 def _visible_among(

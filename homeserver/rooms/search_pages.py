@@ -125,13 +125,14 @@ def group_token(
     return None if window.rest is None else f"s{window.rest}_0_{group}"
 
 
-def estimate(hits: Sequence[Hit], newest_nid: int, oldest_nid: int) -> int:
-    """About how many fit in all, by the newest of them: as if they were strewn evenly over all events.
+def estimate(positions: Sequence[int], upto: int) -> int:
+    """About how many fit in all, by the positions of the newest of them: as if they were strewn evenly over the log.
 
     Counting them would mean to go through all, and the specification is content with an approximate number.
     """
-    span = max(newest_nid - min(hit.nid for hit in hits), 1)
-    return max(len(hits), len(hits) * (newest_nid - oldest_nid) // span)
+    placed = [pos for pos in positions if pos > 0]  # what came as history says nothing of how much there is
+    span = max(upto - min(placed, default=0), 1)
+    return max(len(positions), len(placed) * upto // span)
 
 
 def highlights(term: str) -> list[str]:

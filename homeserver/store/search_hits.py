@@ -16,13 +16,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, and_, bindparam, cast, func, literal_column, select
+from sqlalchemy import BindParameter, and_, bindparam, cast, literal_column, select
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.sql import ClauseElement
 
-from homeserver.db.schema.rooms import events
 from homeserver.db.schema.search import fts_words, search_documents, vector_words
-from homeserver.db.statements import SQLITE, Statement, any_of, statement
+from homeserver.db.statements import SQLITE, Statement, any_of
 from homeserver.db.tx import Tx
 
 NEWEST_PLACE = 2**63 - 1
@@ -57,7 +56,6 @@ _HIT = (search_documents.c.place, search_documents.c.event_nid, search_documents
 _IN_ROOMS = any_of(search_documents.c.room_nid, "room_nids")
 _BELOW: BindParameter[Any] = bindparam("below")
 _MOST: BindParameter[Any] = bindparam("most")
-_NEWEST_NID = statement(select(func.max(events.c.nid)))
 
 
 def _match(*, in_rooms: bool) -> ClauseElement:
@@ -144,11 +142,6 @@ def _find_vectors(tx: Tx, search: Search, below: int, most: int) -> list[Any]:
     arguments = {"query": _vector_query(search), "below": below, "room_nids": rooms, "most": most}
     found = tx.all(_WALK, looked_at=_TEXTS_EACH * most, **arguments)
     return found if len(found) == most else tx.all(_GATHER, **arguments)
-
-
-def newest_nid(tx: Tx) -> int:
-    """The number that was given out last."""
-    return int(tx.value(_NEWEST_NID) or 0)
 
 
 def _marks(search: Search, *, in_rooms: bool) -> list[list[str]]:

@@ -142,6 +142,14 @@ class Search(SearchCase):
         self.send("alice", room_id, {"body": "fish", "ciphertext": "fish"}, "m.room.encrypted")
         self.assertEqual([], self.texts("alice", "fish"))
 
+    def test_encrypted_rooms_are_not_searched(self) -> None:
+        room_id, other = self.make_room(), self.make_room()
+        self.say("alice", room_id, "fish before")
+        self.say("alice", other, "fish elsewhere")
+        self.set_state("alice", room_id, "m.room.encryption", {"algorithm": "m.megolm.v1.aes-sha2"})
+        self.say("alice", room_id, "fish of a bot")
+        self.assertEqual(["fish elsewhere"], self.texts("alice", "fish"))
+
 
 @on_each_database
 class Orders(SearchCase):

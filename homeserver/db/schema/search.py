@@ -14,6 +14,13 @@ from homeserver.db.statements import POSTGRESQL, SQLITE
 
 derived = MetaData()
 
+
+class Vector(TSVECTOR):
+    """With its type in the text of statements: then many rows go as one array for each column."""
+
+    render_bind_cast = True
+
+
 # Which events can be found. ``place`` orders them by their time: milliseconds since 1970, then some bits of the nid.
 search_documents = Table(
     "search_documents",
@@ -46,4 +53,4 @@ DDL = {
 # Only for the statements: it is never made from here.
 
 fts_words = Table("search_words", MetaData(), nid("rowid"), text("marks"), text("words"))
-vector_words = Table("search_words", MetaData(), nid("place", primary=True), Column("words", TSVECTOR))
+vector_words = Table("search_words", MetaData(), nid("place", primary=True), Column("words", Vector()))
