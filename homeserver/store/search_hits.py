@@ -1,11 +1,11 @@
 """The newest texts that hold some words, from the index that ``store/search.py`` keeps. See docs/how/search.md.
 
-A word may be in every third text and a room may hold next to nothing, so each database looks in two ways, of which the
-first is bounded and the second is taken where the first does not find enough:
+A word may be in every third text, and a room may hold next to nothing. So each database looks in two ways, of which the
+first is bounded and enough for what is common, and the second is for what is not:
 
 1. SQLite goes through the newest texts with the words, wherever they are, and PostgreSQL through the newest of all texts.
-   What is common is found there, after a few hundred of them.
-2. The index brings the texts together that have the words *and* the marks of the rooms: not many any more.
+2. The index brings together the texts that have the words, and where the rooms are a small part of all, those that have
+   the marks of the rooms as well.
 
 # spec: client-server-api#server-side-search
 """
@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import BindParameter, and_, bindparam, cast, literal_column, select
+from sqlalchemy import BindParameter, and_, bindparam, cast, func, literal_column, select
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.sql import ClauseElement
 
@@ -25,12 +25,16 @@ from homeserver.db.statements import SQLITE, Statement, any_of
 from homeserver.db.tx import Tx
 
 NEWEST_PLACE = 2**63 - 1
-# LIMIT(time: the longer the list of rooms, the slower it is brought together with the words)
-_ROOMS_AS_MARKS = 100
+# LIMIT(time: the longer the list of rooms, the longer it takes to bring it together with the words)
+_FEW_ROOMS, _ROOMS_AS_MARKS = 4, 100
 # LIMIT(time: SQLite puts together all texts with all words that begin so, before it gives the first)
 _OPEN_ENDS_MOST = 4
-# How many are gone through for each one that is wanted.
-_MATCHES_EACH, _TEXTS_EACH = 4, 64
+# How many are gone through for each one that is wanted: in SQLite with the words, in PostgreSQL of all texts.
+_MATCHES_EACH, _TEXTS_EACH = 4, 200
+# PostgreSQL first glances at so many, and only goes through more where a tenth of what is wanted was among them.
+_GLANCE_EACH, _PROMISING = 16, 10
+# Of so many texts it is counted how many are in the rooms. Less than a fourth is a small part.
+_SAMPLE, _SMALL_PART = 256, 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +113,20 @@ def _gather(_: str) -> ClauseElement:
     return _hits_of(fitting)
 
 
+def _in_sample(_: str) -> ClauseElement:
+    sample = (
+        select(search_documents.c.room_nid)
+        .where(search_documents.c.place < _BELOW)
+        .order_by(search_documents.c.place.desc())
+        .limit(bindparam("looked_at"))
+        .subquery("sample")
+    )
+    return select(func.count()).select_from(sample).where(any_of(sample.c.room_nid, "room_nids"))
+
+
 _ANYWHERE = Statement(lambda _: _match(in_rooms=False))
 _IN_ORDER = Statement(lambda _: _match(in_rooms=True))
-_WALK, _GATHER = Statement(_walk), Statement(_gather)
+_WALK, _GATHER, _IN_SAMPLE = Statement(_walk), Statement(_gather), Statement(_in_sample)
 
 
 def find_hits(tx: Tx, search: Search, below: int, most: int) -> list[Hit]:
@@ -139,9 +154,19 @@ def _find_in_fts(tx: Tx, search: Search, below: int, most: int) -> list[Any]:
 
 def _find_vectors(tx: Tx, search: Search, below: int, most: int) -> list[Any]:
     rooms = sorted(search.room_nids)
-    arguments = {"query": _vector_query(search), "below": below, "room_nids": rooms, "most": most}
-    found = tx.all(_WALK, looked_at=_TEXTS_EACH * most, **arguments)
-    return found if len(found) == most else tx.all(_GATHER, **arguments)
+    few = len(rooms) <= _FEW_ROOMS
+    arguments: dict[str, Any] = {"below": below, "room_nids": rooms, "most": most}
+    query = _vector_query(search, in_rooms=few)
+    found = tx.all(_WALK, query=query, looked_at=_GLANCE_EACH * most, **arguments)
+    if most > len(found) >= most / _PROMISING:
+        found = tx.all(_WALK, query=query, looked_at=_TEXTS_EACH * most, **arguments)
+    if len(found) == most:
+        return found
+    if not few and len(rooms) <= _ROOMS_AS_MARKS:
+        in_rooms = int(tx.value(_IN_SAMPLE, below=below, room_nids=rooms, looked_at=_SAMPLE))
+        if in_rooms * _SMALL_PART < _SAMPLE:
+            query = _vector_query(search, in_rooms=True)
+    return tx.all(_GATHER, query=query, **arguments)
 
 
 def _marks(search: Search, *, in_rooms: bool) -> list[list[str]]:
@@ -170,8 +195,8 @@ def _fts_query(search: Search, *, in_rooms: bool) -> str:
     return " AND ".join(parts)
 
 
-def _vector_query(search: Search) -> str:
-    marks = _marks(search, in_rooms=len(search.room_nids) <= _ROOMS_AS_MARKS)
+def _vector_query(search: Search, *, in_rooms: bool) -> str:
+    marks = _marks(search, in_rooms=in_rooms)
     parts = ["(" + " | ".join(f"'/{mark}'" for mark in group) + ")" for group in marks]
     for phrase, is_open in zip(search.phrases, _open_ends(search), strict=True):
         words = [f"'{word}'" for word in phrase]

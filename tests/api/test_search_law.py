@@ -63,7 +63,7 @@ QUESTIONS = st.fixed_dictionaries(
     },
 )
 # As they are, and so small that every page is put together from several.
-WINDOWS = st.sampled_from(((100, 500, 4, 64), (2, 3, 1, 1)))
+WINDOWS = st.sampled_from(((100, 500, 4, 16, 4), (2, 3, 1, 1, 0), (2, 3, 1, 1, 4)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +126,16 @@ class AgainstModel(SearchCase):
         self.add(name)
         scene = self.play(name, actions)
         history = self.histories(name, scene)
-        first, window, matches, texts = sizes
+        first, window, matches, glance, few = sizes
         with (
             mock.patch.multiple(search, _FIRST=first, _WINDOW=window),
-            mock.patch.multiple(search_hits, _MATCHES_EACH=matches, _TEXTS_EACH=texts),
+            mock.patch.multiple(
+                search_hits,
+                _MATCHES_EACH=matches,
+                _GLANCE_EACH=glance,
+                _TEXTS_EACH=2 * glance,
+                _FEW_ROOMS=few,
+            ),
         ):
             for question in questions:
                 self.compare(name, scene, history, self.named(question, scene), is_small=first < 100)

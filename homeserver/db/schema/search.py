@@ -47,7 +47,7 @@ DDL = {
         "CREATE TABLE search_words (place BIGINT PRIMARY KEY, words TSVECTOR NOT NULL)",
         # Without statistics every search seems selective to the planner, and that is the plan that is wanted of it.
         "ALTER TABLE search_words ALTER COLUMN words SET STATISTICS 0",
-        "CREATE INDEX search_words_by_word ON search_words USING gin (words)",
+        "CREATE INDEX search_words_by_word ON search_words USING gin (words) WITH (gin_pending_list_limit = 256)",
     ),
 }
 # Only for the statements: it is never made from here.

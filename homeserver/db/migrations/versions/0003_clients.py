@@ -369,7 +369,9 @@ def _search() -> None:
     else:
         op.execute("CREATE TABLE search_words (place BIGINT PRIMARY KEY, words TSVECTOR NOT NULL)")
         op.execute("ALTER TABLE search_words ALTER COLUMN words SET STATISTICS 0")
-        op.execute("CREATE INDEX search_words_by_word ON search_words USING gin (words)")
+        op.execute(
+            "CREATE INDEX search_words_by_word ON search_words USING gin (words) WITH (gin_pending_list_limit = 256)"
+        )
 
 
 # Who asked for it before: whoever is in a room by now has had their events.
