@@ -58,13 +58,13 @@ from homeserver.store.delayed import (
     schedule,
 )
 from homeserver.store.ids import Interner
-from homeserver.store.placement import Membership
+from homeserver.store.placement import DELAYED, ClientTransaction, Membership
 from homeserver.store.users import load_account
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
 T = TypeVar("T")
-SendOnce = Callable[[Draft, Finish], Awaitable[str]]
+SendOnce = Callable[[Draft, Finish, ClientTransaction], Awaitable[str]]
 
 KEPT_S = 7 * 86_400
 # LIMIT(how many are on their way at once: a room that is slow must not hold up the others)
@@ -338,7 +338,9 @@ class DelayedEvents:
                 raise MatrixError(403, "M_USER_DEACTIVATED", "The account is no more")
             if account.suspended:
                 raise user_suspended()
-            await self._send_once(draft, finish)
+            # By its id its user's devices know the event again.
+            known_as = ClientTransaction(-found.user_nid, f"{DELAYED}{found.type}/{found.delay_id}")
+            await self._send_once(draft, finish, known_as)
         except EndedError:
             return  # it was stored after all, although the database could not say so
         except MatrixError as error:

@@ -27,7 +27,7 @@ from homeserver.rooms.third_party import Proof, accept_offer, redeem
 from homeserver.rooms.turn import Finish, Turn, finished
 from homeserver.rooms.types import Requester
 from homeserver.store.members import find_member, forget_room
-from homeserver.store.placement import Membership
+from homeserver.store.placement import ClientTransaction, Membership
 from homeserver.store.profiles import load_names_and_avatars
 from homeserver.store.users import load_account
 from homeserver.store.work import Worker
@@ -158,7 +158,9 @@ class Memberships:
             return
         content[AUTHORISED_BY] = await self._restricted.authorise(turn, join_rules, user_nid)
 
-    async def set_member(self, draft: Draft, finish: Finish | None = None) -> str:
+    async def set_member(
+        self, draft: Draft, finish: Finish | None = None, transaction: ClientTransaction | None = None
+    ) -> str:
         """Set a member event as a client wrote it (``PUT /state/m.room.member/…``); the event id.
 
         ``finish`` is stored with the event; of an invite that another server signs first, after it.
@@ -191,7 +193,7 @@ class Memberships:
                 if account is not None and account.guest and before != "join":
                     await _check_guest(turn)
                 await self._vouch(turn, user_nid, before, content)
-            placed = await turn.place(replace(draft, content=content))
+            placed = await turn.place(replace(draft, content=content), transaction=transaction)
             return finished(turn, placed.event.event_id, finish)
 
         return await actor.run(job)

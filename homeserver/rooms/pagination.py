@@ -194,10 +194,9 @@ class Pagination:
 
     async def asker(self, requester: Requester, sight: Sight) -> Asker:
         """Who asks, now."""
-        transactions, device_nid = self._transactions, requester.device_nid
-        sent = transactions.sent_by(device_nid) if device_nid else {}
+        sent = self._transactions.known_to(requester.user_nid, requester.device_nid)
         if sent is None:
-            sent = await transactions.load_sent_by(device_nid)
+            sent = await self._transactions.load_known_to(requester.user_nid, requester.device_nid)
         ignored = self._ignoring.known(requester.user_nid)
         if ignored is None:
             ignored = await self._ignoring.load(requester.user_nid)

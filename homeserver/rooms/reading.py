@@ -20,7 +20,7 @@ from homeserver.store.history import (
     load_span,
 )
 from homeserver.store.placement import Membership
-from homeserver.store.unsigned import PlainEvents, transaction_id, unsigned_members
+from homeserver.store.unsigned import PlainEvents, sent_as, unsigned_members
 from homeserver.store.veil import veil
 from homeserver.store.visibility_reads import StateFacts, look
 
@@ -80,7 +80,7 @@ class Archive:
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who reads, when, and what their device has sent lately (event id -> transaction key)."""
+    """Who reads, when, and by what their device knows what they sent lately (event id -> transaction key)."""
 
     sight: Sight
     now_ms: int
@@ -201,14 +201,13 @@ def write_events(tx: Tx, archive: Archive, asker: Asker, found: Sequence[Found])
             # Nearly every event of a page: nothing is said of it but its age and the reader's membership.
             written.append(plain.render(event, one.membership))
             continue
-        txn_id = transaction_id(key, event) if key is not None else None
         previous, hidden = replaced.get(nid, (None, False))
         unsigned = unsigned_members(
             event,
             now_ms,
             membership=one.membership,
             previous=previous,
-            txn_id=txn_id,
+            sent_as=sent_as(key, event) if key is not None else b"",
             hide_previous=hidden,
             relations=related.get(nid, b""),
         )

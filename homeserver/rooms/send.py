@@ -24,7 +24,7 @@ from homeserver.store.placement import ClientTransaction
 
 REDACTION = "m.room.redaction"
 StateCheck = Callable[[RoomId, Mapping[str, Any]], Awaitable[None]]
-SetMember = Callable[[Draft, Finish | None], Awaitable[str]]
+SetMember = Callable[[Draft, Finish | None, ClientTransaction | None], Awaitable[str]]
 _LEVELS = ("ban", "events_default", "invite", "kick", "redact", "state_default", "users_default")
 _LEVELS_BY_NAME = ("events", "notifications", "users")
 
@@ -68,7 +68,7 @@ class Sender:
         key = f"{endpoint}/{what}/{txn_id}"
         # A token without a device is told apart by its user.
         device_nid = requester.device_nid or -requester.user_nid
-        transaction = ClientTransaction(device_nid, key, txn_id)
+        transaction = ClientTransaction(device_nid, key)
         transactions, room_nid = self._transactions, actor.room_nid
         while True:
             if transactions.is_loaded(device_nid):
@@ -99,13 +99,19 @@ class Sender:
                 raise
             raise forbidden("You are not in this room") from None
 
-    async def send_once(self, draft: Draft, finish: Finish) -> str:
-        """Send what has waited, a message or state; ``finish`` is stored with it. The event id."""
-        if draft.state_key is not None:
-            return await self.put_state(draft, finish)
+    async def send_once(
+        self, draft: Draft, finish: Finish, transaction: ClientTransaction | None = None
+    ) -> str:
+        """Send what has waited, a message or state; ``finish`` is stored with it, and by what its user knows it."""
         assert draft.room_id is not None
         actor = self._rooms.known(draft.room_id) or await self._actor(draft.room_id)
-        return await self._place(actor, draft, None, finish)
+        if draft.state_key is not None:
+            event_id = await self.put_state(draft, finish, transaction)
+        else:
+            event_id = await self._place(actor, draft, transaction, finish)
+        if transaction is not None:
+            self._transactions.put(transaction.device_nid, actor.room_nid, transaction.txn_key, event_id)
+        return event_id
 
     async def _place(
         self,
@@ -140,7 +146,9 @@ class Sender:
 
         return await actor.run(job)
 
-    async def put_state(self, draft: Draft, finish: Finish | None = None) -> str:
+    async def put_state(
+        self, draft: Draft, finish: Finish | None = None, transaction: ClientTransaction | None = None
+    ) -> str:
         """Set a state event; the event id."""
         room_id = draft.room_id
         assert room_id is not None and draft.state_key is not None
@@ -151,12 +159,13 @@ class Sender:
         if draft.type == "m.room.member":
             parse_user_id_historical(draft.state_key)
             if self._set_member is not None:
-                return await self._set_member(draft, finish)
+                return await self._set_member(draft, finish, transaction)
 
         async def job(turn: Turn) -> str:
             if draft.type == "m.room.power_levels" and turn.head.rules.integer_power_levels:
                 _check_levels(draft.content)
-            return finished(turn, (await turn.place(draft)).event.event_id, finish)
+            placed = await turn.place(draft, transaction=transaction)
+            return finished(turn, placed.event.event_id, finish)
 
         return await actor.run(job)
 

@@ -9,6 +9,7 @@ stored (the actor then runs the job again, and it looks into the table).
 
 from __future__ import annotations
 
+from collections import ChainMap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -16,9 +17,12 @@ from twisted.internet.defer import Deferred
 
 from homeserver.db.threads import Database
 from homeserver.store.events import find_transaction, load_transactions
+from homeserver.store.placement import DELAYED
 
 _DEVICES_MOST = 20_000
 _PER_DEVICE_MOST = 500
+
+_NOTHING: dict[str, str] = {}
 
 _Key = tuple[int, str]  # room nid, transaction key
 
@@ -30,6 +34,9 @@ class _Device:
     loaded: bool = False
     answers: dict[_Key, str] = field(default_factory=dict)
     sent: dict[str, str] = field(default_factory=dict)  # event id -> transaction key, of the same
+    delayed: dict[str, str] = field(
+        default_factory=dict
+    )  # of these, delayed events (of a user, not of a device)
 
 
 class TransactionCache:
@@ -66,21 +73,32 @@ class TransactionCache:
         device = self._devices.setdefault(device_nid, _Device())
         device.answers[(room_nid, txn_key)] = event_id
         device.sent[event_id] = txn_key
+        if txn_key.startswith(DELAYED):
+            device.delayed[event_id] = txn_key
         if len(device.answers) > _PER_DEVICE_MOST:
-            oldest = next(iter(device.answers))
-            device.sent.pop(device.answers.pop(oldest), None)
+            oldest = device.answers.pop(next(iter(device.answers)))
+            device.sent.pop(oldest, None)
+            device.delayed.pop(oldest, None)
 
     # --- the sender's own events ---------------------------------------------------------------------
 
-    def sent_by(self, device_nid: int) -> Mapping[str, str] | None:
-        """What a device has sent lately, event id -> transaction key; None where the database must be asked."""
-        device = self._devices.get(device_nid)
-        return device.sent if device is not None and device.loaded else None
+    def known_to(self, user_nid: int, device_nid: int) -> Mapping[str, str] | None:
+        """By what a user's device knows what it has sent lately, and what was delayed for any of theirs.
 
-    async def load_sent_by(self, device_nid: int) -> Mapping[str, str]:
-        """As :meth:`sent_by`, from the database."""
-        await self._load(device_nid)
-        return self._devices[device_nid].sent
+        Event id -> transaction key; None where the database must be asked.
+        """
+        device, user = self._devices.get(device_nid), self._devices.get(-user_nid)
+        if (device_nid and (device is None or not device.loaded)) or user is None or not user.loaded:
+            return None
+        sent = device.sent if device_nid and device is not None else _NOTHING
+        return ChainMap(user.delayed, sent) if user.delayed else sent
+
+    async def load_known_to(self, user_nid: int, device_nid: int) -> Mapping[str, str]:
+        """As :meth:`known_to`, from the database."""
+        for nid in (device_nid, -user_nid):
+            if nid and not self.is_loaded(nid):
+                await self._load(nid)
+        return self.known_to(user_nid, device_nid) or {}
 
     # --- requests under way --------------------------------------------------------------------------
 
@@ -111,4 +129,5 @@ class TransactionCache:
         stored = {(room_nid, key): event_id for room_nid, key, _, event_id in reversed(found)}
         device.answers = {**stored, **device.answers}
         device.sent = {event_id: key for (_, key), event_id in device.answers.items()}
+        device.delayed = {event_id: key for event_id, key in device.sent.items() if key.startswith(DELAYED)}
         device.loaded = True

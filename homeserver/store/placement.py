@@ -96,13 +96,22 @@ class RoomHead:
     partial: bool = False  # members are missing from the states: the join is not complete
 
 
+# How the key of a delayed event begins: what its sender knows it by is the id that it had while it waited.
+DELAYED = "delay/"
+
+
 @dataclass(frozen=True, slots=True)
 class ClientTransaction:
     """Under which transaction id a device sent an event."""
 
-    device_nid: int
+    device_nid: int  # negative: that user, without a device
     txn_key: str  # endpoint, event type and transaction id: the scope of the specification
-    txn_id: str
+
+    def is_for(self, user_nid: int, device_nid: int) -> bool:
+        """Whether this device of the sender is told of it."""
+        return self.device_nid == device_nid or (
+            self.device_nid == -user_nid and self.txn_key.startswith(DELAYED)
+        )
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 import msgspec
-from sqlalchemy import and_, bindparam, case, func, or_, select
+from sqlalchemy import and_, case, func, or_, select
 
 from federation.redaction import redact
 from federation.versions import ROOM_VERSIONS
@@ -14,7 +14,7 @@ from homeserver.db.schema.rooms import client_transactions, members, user_ids
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
 from homeserver.store.events import load_json, load_redactions
-from homeserver.store.placement import Membership
+from homeserver.store.placement import ClientTransaction, Membership
 
 HEROES = 5
 
@@ -45,9 +45,11 @@ _HEROES = statement(
     .order_by(_RANKED.c.room_nid, _RANKED.c.rank)
 )
 _TRANSACTIONS = statement(
-    select(client_transactions.c.event_nid, client_transactions.c.txn_key).where(
+    select(
+        client_transactions.c.event_nid, client_transactions.c.device_nid, client_transactions.c.txn_key
+    ).where(
         and_(
-            client_transactions.c.device_nid == bindparam("device_nid"),
+            any_of(client_transactions.c.device_nid, "device_nids"),
             any_of(client_transactions.c.room_nid, "room_nids"),
             any_of(client_transactions.c.event_nid, "nids"),
         )
@@ -99,11 +101,16 @@ def load_summaries(tx: Tx, room_nids: Collection[int], unnamed: Collection[int])
 
 
 def load_transaction_keys(
-    tx: Tx, device_nid: int, room_nids: Collection[int], event_nids: Collection[int]
+    tx: Tx, user_nid: int, device_nid: int, room_nids: Collection[int], event_nids: Collection[int]
 ) -> dict[int, str]:
-    """Under which transaction keys a device sent some of these events: event nid -> key."""
-    found = tx.all(_TRANSACTIONS, device_nid=device_nid, room_nids=list(room_nids), nids=list(event_nids))
-    return dict(found)
+    """By which keys a user's device knows some of their events: event nid -> key."""
+    found = tx.all(
+        _TRANSACTIONS, device_nids=[device_nid, -user_nid], room_nids=list(room_nids), nids=list(event_nids)
+    )
+    # What a token without a device has sent is nobody else's; what was delayed, all of the user's.
+    return {
+        nid: key for nid, of_nid, key in found if ClientTransaction(of_nid, key).is_for(user_nid, device_nid)
+    }
 
 
 def load_raw_events(tx: Tx, nids: Collection[int], erased: Collection[int]) -> dict[int, bytes]:

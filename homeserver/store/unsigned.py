@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from homeserver.store.client_events import ClientEvent
-from homeserver.store.placement import Membership
+from homeserver.store.placement import DELAYED, Membership
 
 _encode = msgspec.json.Encoder().encode
 
@@ -29,15 +29,15 @@ def unsigned_members(
     *,
     membership: Membership | None = None,
     previous: ClientEvent | None = None,
-    txn_id: str | None = None,
+    sent_as: bytes = b"",
     hide_previous: bool = False,
     relations: bytes = b"",
 ) -> bytes:
     """The members of ``unsigned`` without braces.
 
     ``membership``: the reader's, at the event. ``previous``: the state event that this one replaced; with
-    ``hide_previous`` the reader may know which one, and not what it said. ``txn_id``: only for the device that sent
-    the event. ``relations``: the member ``m.relations``. ``redacted_because`` is part of the event itself.
+    ``hide_previous`` the reader may know which one, and not what it said. ``sent_as``: see the function
+    of that name. ``relations``: the member ``m.relations``. ``redacted_because`` is part of the event itself.
     """
     age = now_ms - event.ts_ms
     parts = b'"age":%d' % (max(0, age))
@@ -47,8 +47,8 @@ def unsigned_members(
         if not hide_previous:
             parts += b',"prev_content":' + previous.content
         parts += b',"replaces_state":' + _encode(previous.event_id)
-    if txn_id is not None:
-        parts += b',"transaction_id":' + _encode(txn_id)
+    if sent_as:
+        parts += b"," + sent_as
     if relations:
         parts += b"," + relations
     if event.sticky_ms:
@@ -78,6 +78,19 @@ def render_plain(event: ClientEvent, now_ms: int, membership: Membership | None)
         return b""
     known = b"" if membership is None else _MEMBERSHIP[membership]
     return b'%b,"unsigned":{"age":%d%b}}' % (event.head, max(0, now_ms - event.ts_ms), known)
+
+
+def sent_as(txn_key: str, event: ClientEvent) -> bytes:
+    """By what its sender knows an event: the member for a stored key, nothing where that is of another event.
+
+    The id of a transaction is for the device that sent the event, that of a delayed event for all of its sender's.
+    """
+    found = transaction_id(txn_key, event)
+    if found is None:
+        return b""
+    # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4140
+    name = b"org.matrix.msc4140.delay_id" if txn_key.startswith(DELAYED) else b"transaction_id"
+    return b'"%b":%b' % (name, _encode(found))
 
 
 class PlainEvents:

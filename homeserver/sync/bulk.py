@@ -47,7 +47,7 @@ class Built:
 
     rooms: list[RoomWork]
     events: Mapping[int, ClientEvent]
-    transactions: Mapping[int, str]
+    sent_as: Mapping[int, bytes]
     related: Mapping[int, bytes]  # what relates to them, summed up
     writer: Writer
 
@@ -107,7 +107,7 @@ class _Builder:
             raw = load_raw_events(self._tx, [one.nid for one in told], erased)
         writer = Writer(self._reader.filter, self._reader.now_ms, raw)
         related = timelines.relate(works, order.upto) if raw is None else {}
-        return Built(works, self._events, timelines.transactions(works), related, writer)
+        return Built(works, self._events, timelines.sent_as(works), related, writer)
 
     def _steady(self) -> list[RoomWork]:
         order = self._order

@@ -195,13 +195,13 @@ def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:
 
 def write_timeline(work: RoomWork, built: Built) -> list[bytes]:
     """The events of a room's timeline."""
-    write, events, transactions, related = built.writer.write, built.events, built.transactions, built.related
+    write, events, sent_as, related = built.writer.write, built.events, built.sent_as, built.related
     return [
         write(
             one.event,
             one.membership,
             events.get(one.previous_nid) if one.previous_nid else None,
-            transactions.get(one.event.nid),
+            sent_as.get(one.event.nid, b""),
             hide_previous=one.hide_previous,
             relations=related.get(one.event.nid, b""),
         )

@@ -42,13 +42,13 @@ class Writer:
         event: ClientEvent,
         membership: Membership | None = None,
         previous: ClientEvent | None = None,
-        txn_id: str | None = None,
+        sent_as: bytes = b"",
         *,
         hide_previous: bool = False,
         relations: bytes = b"",
     ) -> bytes:
         """One event. ``hide_previous``: the reader may know which event was replaced, and not what it said."""
-        if previous is None and txn_id is None and not relations and self._plain:
+        if previous is None and not sent_as and not relations and self._plain:
             data = render_plain(event, self.now_ms, membership)
             if data:
                 return data
@@ -57,7 +57,12 @@ class Writer:
         else:
             shown = None if hide_previous else previous
             unsigned = unsigned_members(
-                event, self.now_ms, membership=membership, previous=shown, txn_id=txn_id, relations=relations
+                event,
+                self.now_ms,
+                membership=membership,
+                previous=shown,
+                sent_as=sent_as,
+                relations=relations,
             )
             if hide_previous and previous is not None:
                 unsigned += b',"replaces_state":' + encode(previous.event_id)
@@ -165,13 +170,3 @@ def receipt_events(
         else:
             bodies.append({one.event_id: {_RECEIPT_KINDS[one.kind]: {one.user_id: receipt}}})
     return [encode({"type": "m.receipt", "content": body}) for body in bodies]
-
-
-def transaction_id(key: str, event: ClientEvent) -> str | None:
-    """The transaction id in a stored key, which is ``endpoint/what/id``; both others may hold slashes."""
-    endpoint, _, rest = key.partition("/")
-    what = event.type
-    if endpoint == "redact":
-        what = _decode(event.head + b"}").get("redacts", "")
-    prefix = f"{what}/"
-    return rest[len(prefix) :] if rest.startswith(prefix) else None

@@ -22,6 +22,7 @@ from homeserver.store.client_events import (
 from homeserver.store.placement import Membership, Placement
 from homeserver.store.state import Snapshot
 from homeserver.store.sync_reads import Summary, load_summaries
+from homeserver.store.unsigned import sent_as
 from homeserver.store.veil import veil
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.sync.filters import SyncFilter
@@ -296,7 +297,7 @@ def timeline_for(room: SharedRoom, reader: Reader) -> bytes:
 def events_for(room: SharedRoom, reader: Reader) -> list[bytes]:
     """Its events, as that device gets them; the very list of the room's where nothing differs."""
     ignored, device_nid = reader.ignored, reader.device_nid
-    own = room.own.get(device_nid, ()) if device_nid else ()
+    own = [*room.own.get(device_nid, ()), *room.own.get(-reader.user_nid, ())] if room.own else ()
     some_ignored = bool(ignored) and not ignored.isdisjoint(room.senders)
     relations = room.relations
     if relations is None:
@@ -313,12 +314,12 @@ def events_for(room: SharedRoom, reader: Reader) -> list[bytes]:
     for place in theirs:
         event, placed = room.shown[place]
         transaction = placed.transaction
-        mine = transaction is not None and transaction.device_nid == device_nid
+        mine = transaction is not None and transaction.is_for(reader.user_nid, device_nid)
         written[place] = writer.write(
             event,
             Membership.JOIN,
             room.previous.get(event.nid),
-            transaction.txn_id if transaction is not None and mine else None,
+            sent_as(transaction.txn_key, event) if transaction is not None and mine else b"",
             relations=relations.find(event, reader.user_id, ignored) if relations is not None else b"",
         )
     if some_ignored:

@@ -33,10 +33,10 @@ from homeserver.store.timeline import (
     load_state_at,
     undo,
 )
+from homeserver.store.unsigned import sent_as
 from homeserver.store.veil import veil
 from homeserver.stream.index import Standing
 from homeserver.sync.filters import SyncFilter
-from homeserver.sync.serialise import transaction_id
 
 # How much further back than asked for it looks for events that pass the filter.
 _REACH = (1, 5, 25)
@@ -372,11 +372,9 @@ class Timelines:
             if self._reader.filter.timeline.accepts(event.type, event.sender, event.has_url):
                 work.shown.append(Shown(event, work.standing.membership, pos=work.standing.pos))
 
-    def transactions(self, works: Sequence[RoomWork]) -> dict[int, str]:
-        """The transaction ids under which the reader's device sent some of the events, by nid."""
+    def sent_as(self, works: Sequence[RoomWork]) -> dict[int, bytes]:
+        """By what the reader's device knows the events that they sent, by nid, as members of ``unsigned``."""
         reader = self._reader
-        if not reader.device_nid:
-            return {}
         own = [
             (work.room_nid, one.event)
             for work in works
@@ -387,9 +385,9 @@ class Timelines:
             return {}
         events = {event.nid: event for _, event in own}
         rooms = {room_nid for room_nid, _ in own}
-        keys = load_transaction_keys(self._tx, reader.device_nid, rooms, events.keys())
-        found = {nid: transaction_id(key, events[nid]) for nid, key in keys.items()}
-        return {nid: txn_id for nid, txn_id in found.items() if txn_id is not None}
+        keys = load_transaction_keys(self._tx, reader.user_nid, reader.device_nid, rooms, events.keys())
+        found = {nid: sent_as(key, events[nid]) for nid, key in keys.items()}
+        return {nid: member for nid, member in found.items() if member}
 
     def relate(self, works: Sequence[RoomWork], upto: int) -> dict[int, bytes]:
         """What relates to the events of rooms that the reader is in, summed up; one read for all of them."""

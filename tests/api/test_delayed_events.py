@@ -18,6 +18,15 @@ PREFIX = "/_matrix/client/unstable/org.matrix.msc4140"
 DELAY = "org.matrix.msc4140.delay"
 MEMBER = "org.matrix.msc3401.call.member"
 DAY_MS = 86_400_000
+DELAY_ID = "org.matrix.msc4140.delay_id"
+
+
+def _delay_ids(events: Sequence[Any]) -> dict[str, str]:
+    return {
+        event["content"]["body"]: event["unsigned"][DELAY_ID]
+        for event in events
+        if DELAY_ID in event["unsigned"]
+    }
 
 
 class DelayedCase(TalkCase):
@@ -104,6 +113,48 @@ class Scheduling(DelayedCase):
         self.assertEqual(["event_id", "finalised_ts"], sorted(end))
         self.pass_time(100)
         self.assertEqual(["later"], self.said())
+
+    def test_its_sender_knows_it_again(self) -> None:
+        """By the id that it had, on all of their devices; and nobody else does."""
+        member = self.scheduled(1_000, "a message")
+        path = self.path(self.room_id, "state", "org.example.state", "")
+        state = self.app.ok("PUT", path, {"body": "a state"}, self.tokens["alice"], {DELAY: "2000"})[
+            "delay_id"
+        ]
+        phone = self.app.ok(
+            "POST",
+            "/_matrix/client/v3/login",
+            {
+                "type": "m.login.password",
+                "identifier": {"type": "m.id.user", "user": "alice"},
+                "password": "correct horse",
+            },
+        )["access_token"]
+        tokens = (self.tokens["alice"], phone, self.tokens["bob"])
+        since = {token: self.look_at(token)[0] for token in tokens}
+        history = self.path(self.room_id, "messages")
+        # Read before: what is sent from then on must be known as well.
+        for token in tokens:
+            self.app.ok("GET", history, None, token, {"dir": "b"})
+        self.pass_time(1.5)
+        self.pass_time(1.5)
+        self.say("alice", self.room_id, "at once")
+        expected = {"a message": member, "a state": state}
+        for restarted in (False, True):
+            if restarted:
+                self.app.restart()
+            for token, ids in zip(tokens, (expected, expected, {}), strict=True):
+                self.assertEqual(ids, self.look_at(token, since[token])[1])
+                self.assertEqual(ids, self.look_at(token)[1])
+                page = self.app.ok("GET", history, None, token, {"dir": "b", "limit": "3"})["chunk"]
+                self.assertEqual(ids, _delay_ids(page))
+                one = self.app.ok("GET", self.path(self.room_id, "event", page[1]["event_id"]), None, token)
+                self.assertEqual(ids.get("a state"), one["unsigned"].get(DELAY_ID))
+
+    def look_at(self, token: str, since: str | None = None) -> tuple[str, dict[str, str]]:
+        """The position, and by what the reader knows the events of the room."""
+        answer = self.app.ok("GET", "/_matrix/client/v3/sync", None, token, {"since": since} if since else {})
+        return answer["next_batch"], _delay_ids(answer["rooms"]["join"][self.room_id]["timeline"]["events"])
 
     def test_in_the_order_of_their_times(self) -> None:
         for seconds in (5, 1, 9, 3, 7):

@@ -103,7 +103,7 @@ class _Builder:
         built = Built(
             shown,
             self._events,
-            timelines.transactions(shown),
+            timelines.sent_as(shown),
             timelines.relate(shown, upto),
             self._writer,
         )

@@ -16,10 +16,11 @@ from homeserver.store.client_events import ClientEvent
 from homeserver.store.placement import Placement
 from homeserver.store.receipts import PRIVATE, READ, ReceiptChange
 from homeserver.store.state import empty_snapshot
+from homeserver.store.unsigned import sent_as, transaction_id
 from homeserver.stream.log import ChangeLog
 from homeserver.sync.ignored import IgnoreLists
 from homeserver.sync.lazy import LazyMemory
-from homeserver.sync.serialise import receipt_events, transaction_id
+from homeserver.sync.serialise import receipt_events
 from homeserver.sync.wait import Turns
 from homeserver.sync.window import MAX_CHANGES, Windows
 
@@ -193,6 +194,9 @@ class TransactionIdTests(SynchronousTestCase):
         redaction = self.event("m.room.redaction", b'{"redacts":"$x/y"')
         self.assertEqual(transaction_id("redact/$x/y/z", redaction), "z")
         self.assertIsNone(transaction_id("send/other/1", self.event("a")))
+        self.assertEqual(b"", sent_as("send/other/1", self.event("a")))
+        self.assertEqual(b'"transaction_id":"c/d"', sent_as("send/a/b/c/d", self.event("a/b")))
+        self.assertEqual(b'"org.matrix.msc4140.delay_id":"x"', sent_as("delay/a/b/x", self.event("a/b")))
 
 
 class Later:
