@@ -2,7 +2,8 @@
 
 It is started by its path, in isolation, and imports nothing but the standard library. On standard input: a line of JSON
 (`{"charset": …}`, what the answer's header said), then the page. On standard output: one object of JSON,
-`{"properties": {…}, "images": […]}`; the addresses of images are as they stand in the page.
+`{"properties": {…}, "plain": {…}, "images": […], "picture": …, "oembed": …, "base": …}`: what the page says of itself, what else
+it could be called by, and addresses as they stand in the page.
 
 A tree is never built, so memory grows with the page alone; time and memory are limited by the system besides.
 """
@@ -41,8 +42,12 @@ _CHARSETS = frozenset(
 )
 # What does not show, or shows what is not the page.
 _SILENT = frozenset({"script", "style", "noscript", "template", "svg", "nav", "header", "footer", "aside"})
-_TITLES = ("og:title", "twitter:title", "<title>", "<h1>")
-_DESCRIPTIONS = ("og:description", "twitter:description", "description", "<p>")
+_TITLES = ("og:title", "twitter:title")
+_DESCRIPTIONS = ("og:description", "twitter:description", "description")
+# What stands in for these where a page does not have them.
+_PLAIN = {"og:title": ("<title>", "<h1>"), "og:description": ("<p>",)}
+_TEXTS = ("<title>", "<h1>", "<p>")
+_OEMBED = "application/json+oembed"
 _IMAGES = ("og:image:secure_url", "og:image", "og:image:url", "twitter:image", "twitter:image:src", "image")
 
 
@@ -81,6 +86,7 @@ class Reader(HTMLParser):
         self.found: dict[str, str] = {}
         self.base = ""
         self.first_picture = ""
+        self.oembed = ""
         self._silent = 0
         self._inside = ""
         self._text: list[str] = []
@@ -95,6 +101,9 @@ class Reader(HTMLParser):
             self.base = values.get("href", "")
         elif tag == "link" and values.get("rel", "").lower() == "image_src":
             self._note("image", values.get("href", ""))
+        elif tag == "link" and not self.oembed and values.get("type", "").strip().lower() == _OEMBED:
+            if "alternate" in values.get("rel", "").lower().split():
+                self.oembed = values.get("href", "").strip()
         elif tag == "img" and not self._silent and not self.first_picture:
             self.first_picture = values.get("src", "")
         elif tag in _SILENT:
@@ -135,7 +144,7 @@ class Reader(HTMLParser):
             self._note(name.strip().lower(), content)
 
     def _note(self, name: str, value: str) -> None:
-        is_used = _OPEN_GRAPH.fullmatch(name) or name in (*_TITLES, *_DESCRIPTIONS, *_IMAGES)
+        is_used = _OPEN_GRAPH.fullmatch(name) or name in (*_TITLES, *_DESCRIPTIONS, *_TEXTS, *_IMAGES)
         if name in self.found or not is_used or len(self.found) >= 4 * MAX_PROPERTIES:
             return
         text = _BLANKS.sub(" ", value).strip()
@@ -155,10 +164,26 @@ def summary(reader: Reader) -> dict[str, Any]:
             break
         if name.startswith("og:") and not name.startswith(_OF_IMAGE):
             properties.setdefault(name, value[:MAX_VALUE])
+    plain = {
+        target: next((found[name] for name in sources if name in found), "")
+        for target, sources in _PLAIN.items()
+        if target not in properties
+    }
     images = [found[name] for name in _IMAGES if name in found]
-    images.append(reader.first_picture.strip())
     usable = list(dict.fromkeys(url for url in images if 0 < len(url) <= MAX_URL))
-    return {"properties": properties, "images": usable[:MAX_IMAGES], "base": reader.base.strip()[:MAX_URL]}
+    return {
+        "properties": properties,
+        "plain": {target: value[:MAX_VALUE] for target, value in plain.items() if value},
+        "images": usable[:MAX_IMAGES],
+        "picture": _address(reader.first_picture),
+        "oembed": _address(reader.oembed),
+        "base": reader.base.strip()[:MAX_URL],
+    }
+
+
+def _address(text: str) -> str:
+    text = text.strip()
+    return text if len(text) <= MAX_URL else ""
 
 
 def read(page: bytes, charset: str) -> dict[str, Any]:

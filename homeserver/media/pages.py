@@ -16,10 +16,13 @@ _PROGRAM = Path(__file__).with_name("page_worker.py")
 
 
 class Page(msgspec.Struct, frozen=True):
-    """What a page says of itself; ``images`` and ``base`` are addresses as they stand there."""
+    """What a page says of itself; addresses are as they stand there."""
 
     properties: dict[str, str] = {}
+    plain: dict[str, str] = {}  # what else it could be called by
     images: list[str] = []
+    picture: str = ""  # the first that it shows
+    oembed: str = ""  # where its site says more
     base: str = ""
 
 

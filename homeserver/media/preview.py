@@ -24,6 +24,8 @@ from homeserver.http.client import HttpLimits, HttpResponse, parse_url
 from homeserver.http.errors import MatrixError, invalid_param, limit_exceeded
 from homeserver.http.transport import Unreachable
 from homeserver.media.files import MediaFiles
+from homeserver.media.oembed import MAX_BYTES as MAX_OEMBED
+from homeserver.media.oembed import Embedded, parse_oembed
 from homeserver.media.pages import Page, read_page
 from homeserver.media.slots import Full, Slots
 from homeserver.media.thumbnails import Thumbnails
@@ -49,7 +51,9 @@ RETRY_AFTER_MS: Final = 5_000
 _SCHEMES: Final = ("https", "http")
 _PAGES: Final = frozenset({"text/html", "application/xhtml+xml"})
 _WANT_PAGE: Final = {"Accept": "text/html,application/xhtml+xml,image/*;q=0.9,*/*;q=0.5"}
+_WANT_JSON: Final = {"Accept": "application/json"}
 _WANT_IMAGE: Final = {"Accept": "image/png,image/jpeg,image/webp,image/gif"}
+_NOTHING: Final = Embedded({}, "")
 
 Preview = dict[str, Any]
 
@@ -126,10 +130,10 @@ class Previews:
         await self._worker.work(keep_preview, self._server_name, key, body, now_ms, now_ms + KEEP_MS, image)
         return preview
 
-    async def _ask(self, url: str, headers: Mapping[str, str]) -> HttpResponse:
+    async def _ask(self, url: str, headers: Mapping[str, str], most_bytes: int = MAX_BYTES) -> HttpResponse:
         if self._http is None:
             raise Unreachable("nothing outside is asked")
-        most = min(MAX_BYTES, self._settings().max_upload_bytes)
+        most = min(most_bytes, self._settings().max_upload_bytes)
         limits = HttpLimits(PAGE_S, most, MAX_REDIRECTS, _SCHEMES)
         answer = await self._http.request("GET", url, headers=headers, limits=limits)
         if answer.status != 200:
@@ -148,15 +152,29 @@ class Previews:
         if page is None:
             self._log.debug("a page could not be read", url=answer.url[:200])
             return {}, None
-        for address in _addresses(page, answer.url):
+        more = await self._more(page, answer.url)
+        properties: Preview = {**page.plain, **more.properties, **page.properties}
+        for address in _addresses(page, more, answer.url):
             try:
                 picture = await self._ask(address, _WANT_IMAGE)
             except Unreachable:
                 continue
-            preview, image = await self._with_image(dict(page.properties), picture.body)
+            preview, image = await self._with_image(properties, picture.body)
             if image is not None:
                 return preview, image
-        return dict(page.properties), None
+        return properties, None
+
+    async def _more(self, page: Page, url: str) -> Embedded:
+        """What the page's site says of it by oEmbed, where the page itself does not say enough."""
+        enough = page.images and {"og:title", "og:description"} <= page.properties.keys()
+        address = "" if enough or not page.oembed else _whole(page.oembed, page, url)
+        if not address:
+            return _NOTHING
+        try:
+            answer = await self._ask(address, _WANT_JSON, MAX_OEMBED)
+        except Unreachable:
+            return _NOTHING
+        return parse_oembed(answer.body) or _NOTHING
 
     async def _with_image(self, preview: Preview, data: bytes) -> tuple[Preview, tuple[str, Upload] | None]:
         """Store a picture, if it is one. A file that turns out to be none is swept as an orphan."""
@@ -201,14 +219,17 @@ def _content_type(answer: HttpResponse) -> tuple[str, str]:
     return message.get_content_type(), charset if isinstance(charset, str) else ""
 
 
-def _addresses(page: Page, url: str) -> list[str]:
-    """Where the pictures are, the best first; the rules of the page's own base are the browsers'."""
-    found: list[str] = []
-    for image in page.images:
-        try:
-            address = urldefrag(urljoin(urljoin(url, page.base), image)).url
-            parse_url(address, _SCHEMES, verify=True)
-        except (Unreachable, ValueError):
-            continue
-        found.append(address)
-    return found
+def _addresses(page: Page, more: Embedded, url: str) -> list[str]:
+    """Where the pictures are, the best first."""
+    found = [_whole(image, page, url) for image in (*page.images, more.image, page.picture) if image]
+    return list(dict.fromkeys(address for address in found if address))
+
+
+def _whole(address: str, page: Page, url: str) -> str:
+    """An address that a page names, if it may be asked; the rules of the page's own base are the browsers'."""
+    try:
+        whole = urldefrag(urljoin(urljoin(url, page.base), address)).url
+        parse_url(whole, _SCHEMES, verify=True)
+    except (Unreachable, ValueError):
+        return ""
+    return whole

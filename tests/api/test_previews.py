@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from twisted.internet.defer import Deferred
 from homeserver.config.schema import Media, RateLimit, RateLimits, Switch
 from homeserver.http.client import HttpLimits, HttpResponse
 from homeserver.http.transport import Unreachable
+from homeserver.media.oembed import MAX_BYTES as MAX_OEMBED
 from homeserver.media.preview import FETCHES_EACH, KEEP_MS, MAX_REDIRECTS
 from homeserver.media.sweep import ORPHAN_AGE_S
 from tests.api.media import DOWNLOAD
@@ -134,6 +136,74 @@ class Previews(PreviewCase):
             self.app.advance(KEEP_MS / 1000)
             found = self.preview(page)
             self.assertEqual((title, description), (found.get("og:title"), found.get("og:description")), page)
+
+    def test_what_its_site_says(self) -> None:
+        said = {
+            "version": "1.0",
+            "type": "video",
+            "title": " A  film ",
+            "author_name": "Ada",
+            "provider_name": "Films",
+            "thumbnail_url": "https://i.example/still",
+            "html": "<script>alert(1)</script>",
+        }
+        self.web.pages["https://i.example/still"] = (200, "image/png", picture(20, 10))
+        self.web.pages["https://blog.example/oembed?url=x"] = (200, "text/plain", json.dumps(said).encode())
+        link = '<link rel="alternate" type="application/json+oembed" href="/oembed?url=x#y">'
+        found = self.preview(f"<title>Films: a film</title>{link}<img src=logo.png>")
+        named = {"og:title": "A film", "og:description": "Ada", "og:site_name": "Films"}
+        self.assertEqual(named, {name: found[name] for name in named})
+        self.assertEqual((20, 10), (found["og:image:width"], found["og:image:height"]))
+        self.assertNotIn("alert(1)", str(found))
+        self.assertNotIn("https://blog.example/logo.png", self.web.asked)
+        # What a page says of itself goes before.
+        page = f'{link}<meta property="og:title" content="Own"><p>{"A paragraph of its own. " * 3}</p>'
+        found = self.preview(page, url="https://blog.example/own")
+        self.assertEqual(("Own", "Ada"), (found["og:title"], found["og:description"]))
+
+    def test_its_site_is_not_asked_in_vain(self) -> None:
+        link = '<link rel="alternate" type="application/json+oembed" href="{}">'
+        whole = (
+            '<meta property="og:title" content="T"><meta property="og:description" content="D">'
+            '<meta property="og:image" content="i.png">'
+        )
+        for number, head in enumerate(
+            (
+                link.format("/oembed") + whole,
+                link.format("file:///etc/passwd"),
+                link.format("http://[::1"),
+                link.format("https://" + "x" * 5000),
+                link.format("/oembed").replace("alternate", "stylesheet"),
+                link.format("/oembed").replace("json", "xml"),
+            )
+        ):
+            self.preview(f"{head}<title>T</title>", url=f"https://blog.example/{number}")
+        self.assertEqual([], [url for url in self.web.asked if "oembed" in url or "passwd" in url])
+
+    def test_hostile_oembed(self) -> None:
+        link = '<title>T</title><link rel="alternate" type="application/json+oembed" href="/oembed">'
+        for number, body in enumerate(
+            (
+                b"",
+                b"<html>",
+                b"[1]",
+                b"\xff",
+                b"[" * 60_000,
+                b'{"x":' * 10_000,
+                b'{"title":{"a":1},"thumbnail_url":["x"],"type":1}',
+                b'{"title":"\\u0000 \\n","thumbnail_url":"javascript:alert(1)","type":"photo","url":"//["}',
+            )
+        ):
+            self.web.pages["https://blog.example/oembed"] = (200, "application/json", body)
+            found = self.preview(link, url=f"https://blog.example/{number}")
+            self.assertEqual({"og:title": "T"}, found, body[:50])
+        # A name is cut short, and no more than so much is taken in.
+        self.web.pages["https://blog.example/oembed"] = (200, "x/y", b'{"title":"%b"}' % (b"t" * 50_000))
+        found = self.preview(link, url="https://blog.example/long")
+        self.assertEqual("t" * 1000, found["og:title"])
+        self.assertEqual(MAX_OEMBED, self.web.limits[-1].max_bytes)
+        self.web.pages["https://blog.example/oembed"] = (404, "application/json", b'{"title":"x"}')
+        self.assertEqual({"og:title": "T"}, self.preview(link, url="https://blog.example/gone"))
 
     def test_a_link_to_a_picture(self) -> None:
         for kind in ("JPEG", "PNG", "GIF", "WEBP"):

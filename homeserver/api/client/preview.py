@@ -36,6 +36,7 @@ class PreviewApi:
         )
 
     async def preview(self, request: Request) -> dict[str, Any]:
-        # The moment (ts) is a wish; what is shown is as new as what is kept.
+        # What is kept is of the last hours: at the moment asked for (ts) it was as new as that, or it is newer,
+        # which the specification allows. Older ones are not there to be asked for.
         request.int_arg("ts", 0)
         return await self._previews.get(request.required_arg("url"))
