@@ -12,7 +12,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from federation.auth.select import CREATE, POWER_LEVELS, StateLookup
 from federation.errors import Malformed
 from federation.event import Event
 from federation.ids import parse_user_id_historical
@@ -126,12 +125,6 @@ def parse_power_levels(event: Event | None, create: Event, rules: RoomRules) -> 
         notifications=_parse_levels(content.get("notifications"), rules),
         **scalars,
     )
-
-
-def load_power_levels(lookup: StateLookup, rules: RoomRules) -> PowerLevels | None:
-    """The levels of the state behind `lookup`; None where that state has no create event."""
-    create = lookup(*CREATE)
-    return None if create is None else parse_power_levels(lookup(*POWER_LEVELS), create, rules)
 
 
 def check_power_levels_event(

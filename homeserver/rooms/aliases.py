@@ -98,10 +98,6 @@ class Aliases:
         located = await self.locate(alias)
         return {"room_id": located.room_id, "servers": list(located.servers)}
 
-    async def resolve_room(self, where: RoomId | RoomAlias) -> RoomId:
-        """The room id, of the endpoints that take either."""
-        return RoomId(where) if where[:1] == "!" else (await self.locate(RoomAlias(where))).room_id
-
     async def of_room(self, requester: Requester, room_id: RoomId) -> list[str]:
         """The aliases of a room here, for its members; for everybody where anybody may read it."""
         # spec: client-server-api#get_matrixclientv3roomsroomidaliases

@@ -79,7 +79,7 @@ class RemoteReceipts:
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: an event that receipts wait for may be among them."""
-        if not self._waiting:
+        if not self._waiting or self._tasks.stopped:
             return
         for change in changes:
             if change.kind != Kind.EVENT or change.payload is None:

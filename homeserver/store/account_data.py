@@ -80,9 +80,6 @@ _OF_ROOMS_KEPT = statement(
 _FORGET_DELETED = statement(
     delete(account_data).where(and_(_D.user_nid == _USER, _D.content == DELETED)).returning(_D.type)
 )
-_TYPE_OF_ALL = statement(
-    select(_D.room_nid, _D.content).where(and_(_D.user_nid == _USER, _D.type == bindparam("type")))
-)
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
@@ -129,11 +126,6 @@ def load_account_data_of(
     """
     found = tx.all(_OF_ROOMS if deleted else _OF_ROOMS_KEPT, user_nid=user_nid, rooms=room_nids, upto=upto)
     return [AccountDatum(*row) for row in found]
-
-
-def load_type_of_all_rooms(tx: Tx, user_nid: int, type_: str) -> dict[int, str]:
-    """One type's content wherever the user keeps it, by room (tags, read markers)."""
-    return dict(tx.all(_TYPE_OF_ALL, user_nid=user_nid, type=type_))
 
 
 def load_types_of_users(tx: Tx, user_nids: Sequence[int], types: Sequence[str]) -> dict[int, dict[str, str]]:

@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from math import isqrt
 
-from sqlalchemy import bindparam, select
+from sqlalchemy import select
 
 from homeserver.db.schema.rooms import snapshots
 from homeserver.db.statements import any_of, rows, statement
@@ -32,7 +32,6 @@ _LOAD = statement(
         snapshots.c.nid, snapshots.c.room_nid, snapshots.c.base_nid, snapshots.c.size, snapshots.c.data
     ).where(any_of(snapshots.c.nid, "nids"))
 )
-_BY_ROOM = statement(select(snapshots.c.nid).where(snapshots.c.room_nid == bindparam("room_nid")))
 
 
 class Base:
@@ -202,8 +201,3 @@ def lookup(tx: Tx, nid: int, keys: list[int], bases: BaseCache) -> dict[int, int
     snapshot = load_snapshot(tx, nid, bases)
     found = {key: snapshot.get(key) for key in keys}
     return {key: event for key, event in found.items() if event}
-
-
-def load_room_snapshots(tx: Tx, room_nid: int) -> list[int]:
-    """Every snapshot of a room (for collection and purging)."""
-    return tx.column(_BY_ROOM, room_nid=room_nid)

@@ -113,7 +113,6 @@ _FORWARDS = statement(
     .order_by(timeline.c.pos)
     .limit(bindparam("most"))
 )
-_PLACES = statement(select(*_PLACE).where(any_of(timeline.c.event_nid, "nids")))
 _MOVES_SINCE = statement(
     select(*_MOVE)
     .where(and_(any_of(state_log.c.room_nid, "room_nids"), state_log.c.pos > bindparam("since")))
@@ -188,11 +187,6 @@ def load_page(
     """At most ``most`` events of a room in ``(low, high]``: the oldest first, or with ``backwards`` the newest."""
     found = tx.all(_BACKWARDS if backwards else _FORWARDS, room_nid=room_nid, low=low, high=high, most=most)
     return [Place(*row) for row in found]
-
-
-def load_places(tx: Tx, event_nids: Collection[int]) -> dict[int, Place]:
-    """Where events stand; those that stand in no timeline are absent."""
-    return {row[2]: Place(*row) for row in tx.all(_PLACES, nids=list(event_nids))}
 
 
 # --- the state's moves -------------------------------------------------------------------------------------------

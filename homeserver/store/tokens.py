@@ -142,9 +142,6 @@ _USE_REGISTRATION = statement(
     .values(completed=_RT.completed + 1)
     .returning(_RT.completed)
 )
-_DROP_REGISTRATION = statement(
-    delete(registration_tokens).where(_RT.token == bindparam("token")).returning(_RT.token)
-)
 
 
 def hash_token(token: str) -> bytes:
@@ -319,8 +316,3 @@ def use_registration_token(tx: Tx, token: str, now_ms: int) -> None:
     """Count one registration, in its own transaction. Raises RegistrationTokenRefusedError."""
     if tx.value(_USE_REGISTRATION, the_token=token, now_ms=now_ms) is None:
         raise RegistrationTokenRefusedError
-
-
-def drop_registration_token(tx: WriteTx, token: str) -> bool:
-    """Whether there was such a token."""
-    return tx.value(_DROP_REGISTRATION, token=token) is not None

@@ -10,6 +10,7 @@ from homeserver.peers.edus_in import TYPING_MS
 from homeserver.peers.edus_out import RECEIPTS_WAIT_S, RENEW_S
 from homeserver.peers.presence_out import EVERY_S, REPEAT_S
 from homeserver.rooms import remote_receipts
+from homeserver.runtime.tasks import TaskGroup
 from tests.api.rooms import V3
 from tests.api.sending import HOME, SEND, Mailbox, SendingCase
 from tests.api.servers import place_event, set_membership
@@ -222,6 +223,21 @@ class ReceiptsIn(Moments):
         sink.apply([change])
         self.net.settle()
         self.assertEqual((self.receipts(), sink.waiting), ({event_id: {"m.read": {USER: {"ts": 5}}}}, 0))
+
+    def test_an_event_that_comes_while_the_server_stops(self) -> None:
+        event_id = self.say("last")
+        log = self.home.app.core.changes
+        changes = log.since(log.position - 1)
+        assert changes is not None
+        sink = self._sink()
+        self.patch(remote_receipts, "find_targets", lambda *_: {})
+        self.receipt(event_id)
+        around = self.home.app.core.around
+        tasks = TaskGroup(around.clock, around.log)
+        tasks.stop()
+        self.patch(sink, "_tasks", tasks)
+        sink.apply(changes)  # who follows the log does not raise
+        self.assertEqual(1, sink.waiting)
 
     def test_those_that_wait_are_bounded(self) -> None:
         self.patch(remote_receipts, "WAITING_MOST", 3)
