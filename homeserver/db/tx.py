@@ -17,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import psycopg2.errors
+
 from homeserver.db.statements import POSTGRESQL, SQLITE, Keys, Rows, Statement, Text, prepared_form
 
 Row = tuple[Any, ...]
@@ -29,6 +31,13 @@ class Tx:
 
     def all(self, statement: Statement, /, **params: Any) -> list[Row]:
         """Every row of the answer."""
+        raise NotImplementedError
+
+    def all_within(self, limit_ms: int, statement: Statement, /, **params: Any) -> list[Row] | None:
+        """As :meth:`all`, or None where the database needs longer; the last statement of its unit.
+
+        LIMIT(SQLite: within its text index it cannot be stopped, and takes the time that it takes.)
+        """
         raise NotImplementedError
 
     def run(self, statement: Statement, /, **params: Any) -> None:
@@ -87,6 +96,9 @@ class SqliteTx(Tx):
     def all(self, statement: Statement, /, **params: Any) -> list[Row]:
         text = statement.text(SQLITE)
         return self._execute(text.sql, text.arguments(params, SQLITE)).fetchall()  # type: ignore[no-any-return]
+
+    def all_within(self, limit_ms: int, statement: Statement, /, **params: Any) -> list[Row] | None:  # noqa: ARG002
+        return self.all(statement, **params)
 
     def run(self, statement: Statement, /, **params: Any) -> None:
         text = statement.text(SQLITE)
@@ -205,6 +217,14 @@ class PostgresTx(Tx):
         self.flush()
         return self._cursor.fetchall()  # type: ignore[no-any-return]
 
+    def all_within(self, limit_ms: int, statement: Statement, /, **params: Any) -> list[Row] | None:
+        self.script(f"SAVEPOINT unhurried; SET LOCAL statement_timeout = {limit_ms:d}")
+        try:
+            return self.all(statement, **params)
+        except psycopg2.errors.QueryCanceled:
+            self._cursor.execute("ROLLBACK TO SAVEPOINT unhurried")
+            return None
+
     def run(self, statement: Statement, /, **params: Any) -> None:
         text = statement.text(POSTGRESQL)
         self._put(text.sql, text.arguments(params, POSTGRESQL))
@@ -293,6 +313,9 @@ class WriteTx(Tx):
 
     def all(self, statement: Statement, /, **params: Any) -> list[Row]:
         return self._tx.all(statement, **params)
+
+    def all_within(self, limit_ms: int, statement: Statement, /, **params: Any) -> list[Row] | None:
+        return self._tx.all_within(limit_ms, statement, **params)
 
     def run(self, statement: Statement, /, **params: Any) -> None:
         self._tx.run(statement, **params)

@@ -16,7 +16,7 @@ from homeserver.rooms.reading import Ignoring
 from homeserver.rooms.search_index import SearchIndex
 from homeserver.rooms.types import Requester
 from homeserver.store.people import load_open_rooms, load_people
-from homeserver.store.search import phrases_of
+from homeserver.store.search import names_of, phrases_of
 from homeserver.store.search_hits import NEWEST_PLACE, Search, find_hits
 from homeserver.stream.index import MembershipIndex
 
@@ -53,7 +53,7 @@ def _find(tx: Tx, term: str, joined: Collection[int]) -> list[dict[str, str]]:
     """Everybody whom the words fit, the newest membership first, whoever asks: some of them more than once."""
     rooms = load_open_rooms(tx).union(joined)
     # Typing a name begins with its first letter.
-    search = Search(phrases_of(term), sorted(rooms), ("member",), shortest=1)
+    search = Search(names_of(phrases_of(term)), sorted(rooms), ("member",), shortest=1)
     nids = [hit.nid for hit in find_hits(tx, search, NEWEST_PLACE, _LOOKED_AT)]
     people = load_people(tx, nids)
     return [people[nid] for nid in nids if nid in people]

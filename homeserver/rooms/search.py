@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import msgspec
+from twisted.internet.defer import DeferredSemaphore
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
@@ -45,6 +46,8 @@ _FIRST, _WINDOW = 100, 500
 # LIMIT(time): so many windows without enough that the searcher may see, then they are told to go on.
 _WINDOWS_MOST = 4
 _SLICE = 50
+# Of the connections to the database that read, so many at most are taken by searches for words.
+_AT_ONCE = 1
 _WAS_THERE = (Membership.JOIN, Membership.LEAVE, Membership.BAN)
 _ENCRYPTION: StateKey = ("m.room.encryption", "")
 _encode = msgspec.json.Encoder().encode
@@ -70,6 +73,7 @@ class Searches:
         self._pagination = pagination
         self._archive = archive
         self._texts = texts
+        self._turns = DeferredSemaphore(_AT_ONCE)
 
     async def search(self, requester: Requester, asked: SearchAsked) -> bytes:
         """The ``room_events`` of the answer."""
@@ -117,7 +121,7 @@ class Searches:
         enough = None if asked.by_rank else asked.limit + 1
         most, below = _WINDOW if asked.by_rank else max(_FIRST, min(2 * asked.limit, _WINDOW)), start.top
         for _ in range(_WINDOWS_MOST):
-            hits = await self._database.read(find_hits, search, below, most)
+            hits = await self._turns.run(self._database.read, find_hits, search, below, most)
             window.rest = hits[-1].place if len(hits) == most else None
             if start.bottom is not None and below > start.bottom:
                 # Of a window that was opened with others in it: these alone.

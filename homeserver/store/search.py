@@ -38,6 +38,7 @@ _WORD_MOST = 64
 # LIMIT(time: each word is a walk through an index)
 WORDS_MOST = 20
 _PIECE = 1_000
+_OF_PEOPLE = "\u01c3"  # a letter to both databases, in nobody's alphabet but those of click languages
 _TYPES = {
     WELL_KNOWN_TYPES["m.room.message"]: "body",
     WELL_KNOWN_TYPES["m.room.name"]: "name",
@@ -90,6 +91,11 @@ def _end_run(words: list[str], run: list[str]) -> None:
     if run:
         words.append("".join(run[:_WORD_MOST]))
         run.clear()
+
+
+def names_of(phrases: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Words of people, as the index has them: apart from those of messages, of which too many begin with any letter."""
+    return [[_OF_PEOPLE + word for word in phrase] for phrase in phrases]
 
 
 def phrases_of(term: str) -> list[list[str]]:
@@ -242,6 +248,8 @@ def _load_documents(tx: Tx, nids: Sequence[int]) -> list[Document]:
             place = (min(max(ts_ms, 0), _LATEST_MS) << 20) | (nid & 0xFFFFF)
             marks = f"r{room_nid} s{sender_nid} k{_TYPES[type_nid]}"
             words = words_of(text_of(texts[nid], _TYPES[type_nid]))
+            if type_nid == _MEMBER:
+                (words,) = names_of([words])
             documents.append(Document(place, nid, room_nid, marks, words))
     return documents
 

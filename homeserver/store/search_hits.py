@@ -35,6 +35,8 @@ _MATCHES_EACH, _TEXTS_EACH = 4, 200
 _GLANCE_EACH, _PROMISING = 16, 10
 # Of so many texts it is counted how many are in the rooms. Less than a fourth is a small part.
 _SAMPLE, _SMALL_PART = 256, 4
+# LIMIT(time: nobody else reads on this connection meanwhile)
+_GATHERING_MOST_MS = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,10 @@ _WALK, _GATHER, _IN_SAMPLE = Statement(_walk), Statement(_gather), Statement(_in
 
 
 def find_hits(tx: Tx, search: Search, below: int, most: int) -> list[Hit]:
-    """The newest events before a place that fit, newest first; fewer than ``most`` only where there are no more."""
+    """The newest events before a place that fit, newest first; fewer than ``most`` only where there are no more.
+
+    (Or where it would take seconds to find out: many words that are common and never meet, on a very large server.)
+    """
     if not search.phrases or not search.room_nids or not search.keys or search.sender_nids == []:
         return []
     found = (
@@ -166,7 +171,8 @@ def _find_vectors(tx: Tx, search: Search, below: int, most: int) -> list[Any]:
         in_rooms = int(tx.value(_IN_SAMPLE, below=below, room_nids=rooms, looked_at=_SAMPLE))
         if in_rooms * _SMALL_PART < _SAMPLE:
             query = _vector_query(search, in_rooms=True)
-    return tx.all(_GATHER, query=query, **arguments)
+    gathered = tx.all_within(_GATHERING_MOST_MS, _GATHER, query=query, **arguments)
+    return found if gathered is None else gathered
 
 
 def _marks(search: Search, *, in_rooms: bool) -> list[list[str]]:

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 from unittest import TestCase
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, func, select
 
 from homeserver import store
 from homeserver.db.schema.e2ee import one_time_keys
@@ -164,3 +164,24 @@ def _all_rows() -> Iterator[tuple[str, Rows]]:
         for name, value in vars(import_module(module.name)).items():
             if isinstance(value, Rows):
                 yield f"{module.name}.{name}", value
+
+
+_LONG = statement(select(func.count()).select_from(func.generate_series(1, bindparam("most"))))
+_SHORT = statement(select(event_json.c.nid))
+
+
+@on_each_database
+class Limited(DatabaseCase):
+    """Statements that may only take so long, where the database can be stopped."""
+
+    def test_what_takes_too_long_is_none_and_the_unit_goes_on(self) -> None:
+        app = TestApp(self, "sqlite::memory:" if self.dialect == SQLITE else self.new_database())
+
+        def unit(tx: Tx) -> None:
+            self.assertEqual([], tx.all_within(60_000, _SHORT))
+            if self.dialect == POSTGRESQL:
+                self.assertIsNone(tx.all_within(1, _LONG, most=10**9))
+                self.assertEqual([], tx.all_within(60_000, _SHORT))
+
+        for _ in range(2):  # the second time the statements are prepared already
+            app.wait(app.database.read(unit))
