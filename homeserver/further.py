@@ -53,15 +53,13 @@ class StickyServices:
 
 def build_sticky(core: Core, tasks: TaskGroup) -> StickyServices:
     """What follows sticky events."""
-    around, index = core.around, StickyIndex()
+    around, index = core.around, StickyIndex(core.facts.erased)
     core.changes.subscribe(index.apply)
     keeper = StickyKeeper(
         core.config.server_name, core.rooms, core.committer, index, core.servers, tasks, around.clock
     )
     core.changes.subscribe(keeper.apply)
-    return StickyServices(
-        keeper, StickySections(index, around.database, core.client_events, core.facts.erased)
-    )
+    return StickyServices(keeper, StickySections(index, around.database, core.client_events))
 
 
 def build_further(

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import and_, bindparam, delete, exists, select
 
 from federation.ids import EventId
-from homeserver.db.schema.rooms import events, user_ids
+from homeserver.db.schema.rooms import events, redactions, user_ids
 from homeserver.db.schema.sticky import sticky_events
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Row, Tx, WriteTx
 from homeserver.store.changes import Kind
-from homeserver.store.events import load_json
+from homeserver.store.events import load_json, load_redactions
 from homeserver.store.outgoing import Relay, relay
 
 _S = sticky_events.c
@@ -33,7 +33,12 @@ _FROM = sticky_events.join(events, events.c.nid == _S.event_nid).join(
 _ALL = statement(
     select(*_COLUMNS)
     .select_from(_FROM)
-    .where(_S.until_ts_ms > bindparam("now_ms"))
+    .where(
+        and_(
+            _S.until_ts_ms > bindparam("now_ms"),
+            ~exists().where(redactions.c.target_id == events.c.event_id),
+        )
+    )
     .order_by(_S.pos, _S.event_nid)
 )
 _SOME = statement(select(*_COLUMNS).select_from(_FROM).where(any_of(_S.event_nid, "nids")))
@@ -64,7 +69,7 @@ def stick(tx: WriteTx, sticky: Sticky, *, shown: bool) -> None:
 
 
 def load_sticky(tx: Tx, now_ms: int) -> list[Sticky]:
-    """All that are not over (at the start), in the order in which they are shown."""
+    """All that are not over nor redacted (at the start), in the order in which they are shown."""
     return [_sticky(row) for row in tx.all(_ALL, now_ms=now_ms)]
 
 
@@ -85,9 +90,10 @@ def sweep_sticky(tx: Tx, now_ms: int) -> None:
 
 def relay_sticky(tx: WriteTx, found: Sequence[Sticky]) -> None:
     """Send them to the servers of their room once more, in their order: one of these is new there."""
-    texts = {row.nid: row for row in load_json(tx, [one.event_nid for one in found])}
+    nids = [one.event_nid for one in found]
+    texts, redacted = {row.nid: row for row in load_json(tx, nids)}, load_redactions(tx, nids)
     for one in found:
         row = texts.get(one.event_nid)
-        if row is not None:
+        if row is not None and one.event_nid not in redacted:
             payload = Relay(EventId(one.event_id), one.room_nid, one.sender_id, row.json.encode())
             relay(tx, one.event_nid, payload)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from homeserver.store.changes import Change, Kind
+from homeserver.store.erasures import ErasedUsers
 from homeserver.store.sticky import Sticky
 
 ROOM_MOST = 1_000
@@ -17,7 +18,8 @@ ROOM_MOST = 1_000
 class StickyIndex:
     """See the module. Who asks says what time it is: what is over is not told, and forgotten now and then."""
 
-    def __init__(self) -> None:
+    def __init__(self, erased: ErasedUsers) -> None:
+        self._erased = erased
         self._shown: dict[int, list[Sticky]] = {}  # by room, in the order of their positions
         self._hidden: dict[int, dict[int, Sticky]] = {}  # by room and event: soft-failed
 
@@ -77,7 +79,13 @@ class StickyIndex:
     def shown(self, room_nid: int, after: int, upto: int, now_ms: int) -> list[Sticky]:
         """Those of a room that came in ``(after, upto]`` and are still on, oldest first."""
         found = self._shown.get(room_nid, ())
-        return [one for one in found if after < one.pos <= upto and one.until_ts_ms > now_ms]
+        # What is redacted is not sticky: so it is, for everybody, with what newcomers would get redacted.
+        erased = self._erased.by_id
+        return [
+            one
+            for one in found
+            if after < one.pos <= upto and one.until_ts_ms > now_ms and one.sender_id not in erased
+        ]
 
     def all_hidden(self, now_ms: int) -> dict[int, list[Sticky]]:
         """By room, all that were soft-failed."""

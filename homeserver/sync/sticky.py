@@ -13,7 +13,6 @@ from collections.abc import Collection, Mapping
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
-from homeserver.store.erasures import ErasedUsers
 from homeserver.store.sticky import Sticky
 from homeserver.store.unsigned import unsigned_members
 from homeserver.stream.sticky import StickyIndex
@@ -22,10 +21,7 @@ from homeserver.stream.sticky import StickyIndex
 class StickySections:
     """For classic sync and for sliding sync."""
 
-    def __init__(
-        self, index: StickyIndex, database: Database, cache: ClientEventCache, erased: ErasedUsers
-    ) -> None:
-        self._erased = erased
+    def __init__(self, index: StickyIndex, database: Database, cache: ClientEventCache) -> None:
         self._index = index
         self._database = database
         self._cache = cache
@@ -39,9 +35,7 @@ class StickySections:
         found: dict[int, list[Sticky]] = {}
         for room_nid, pos in after.items():
             shown = self._index.shown(room_nid, pos, upto, now_ms)
-            # What is redacted is not sticky, and so it is for all with what newcomers would get redacted.
-            erased = self._erased.by_id
-            told = [one for one in shown if one.sender_id not in ignored and one.sender_id not in erased]
+            told = [one for one in shown if one.sender_id not in ignored]
             if told:
                 found[room_nid] = told
         return found

@@ -12,6 +12,8 @@ import msgspec
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from homeserver.store.erasures import ErasedUsers
+from homeserver.store.foreign import load_foreign
 from tests.api.talk import V3, TalkCase, user
 from tests.support.databases import on_each_database
 
@@ -261,6 +263,25 @@ class Erasure(ErasureCase):
         again = self.app.call("POST", f"{V3}/account/deactivate", {"erase": True}, self.tokens["bob"])
         self.assert_refused(again, 401, "M_UNKNOWN_TOKEN")
 
+    def test_once_and_for_all(self) -> None:
+        """What was asked for is not taken back; and another process hears of it."""
+        accounts = self.app.app.services.accounts
+        self.wait(accounts.deactivate(user("bob"), erase=False))
+        self.assertEqual({}, self.app.app.core.facts.erased.by_id)
+        self.wait(accounts.deactivate(user("bob"), erase=True))
+        known = self.app.app.core.facts.erased.by_id
+        self.assertEqual({user("bob")}, set(known))
+        self.wait(accounts.deactivate(user("bob"), erase=False))
+        self.wait(accounts.deactivate(user("bob"), erase=True))
+        self.assertEqual(known, self.app.app.core.facts.erased.by_id)
+        self.pump()
+        elsewhere = ErasedUsers(())
+        position = self.app.app.core.changes.position
+        elsewhere.apply(self.app.wait(self.app.database.read(load_foreign, 0, position)))
+        self.assertEqual(known, elsewhere.by_id)
+        account = self.wait(accounts.find(user("bob")))
+        self.assertEqual((1, 1), (account.deactivated, account.erased))
+
     def test_rooms_of_others_cost_nothing(self) -> None:
         other = self.make_room(joined=("carol",))
         for number in range(5):
@@ -293,7 +314,7 @@ ACTIONS = st.lists(
 class AgainstModel(ErasureCase):
     """Whoever had sight of an event before the erasure sees it whole; whoever sees it besides sees it redacted."""
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
     @given(ACTIONS, st.booleans())
     def test_carol(self, actions: list[str], away: bool) -> None:
         self.setUp()

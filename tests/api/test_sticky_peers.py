@@ -133,3 +133,32 @@ class Sent(NetCase):
         self.net.advance(1)
         told = self.sync(self.b, self.bob, since=told["next_batch"], filter=FILTER)
         self.assertEqual(["third"], section(told, room_id))
+
+    def test_what_was_taken_back_is_not_told(self) -> None:
+        """Not after a restart either, and nothing of somebody who was erased."""
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        bob = self.a.register("erased")
+        self.ok(self.a, bob, "POST", f"/join/{room_id}", {})
+        self.stick(self.a, self.alice, room_id, "slip", HOUR_MS)
+        self.stick(self.a, bob, room_id, "secret", HOUR_MS)
+        self.stick(self.a, self.alice, room_id, "stays", HOUR_MS)
+        events = self.ok(self.a, self.alice, "GET", f"/rooms/{room_id}/messages", query={"dir": "b"})["chunk"]
+        (slip,) = [one["event_id"] for one in events if one["content"].get("body") == "slip"]
+        self.ok(self.a, self.alice, "PUT", f"/rooms/{room_id}/redact/{slip}/x", {})
+        auth = {"type": "m.login.password", "identifier": {"type": "m.id.user", "user": "erased"}}
+        body = {"auth": {**auth, "password": "correct horse"}, "erase": True}
+        self.ok(self.a, bob, "POST", "/account/deactivate", body)
+        self.net.settle()
+        self.a.restart()
+        for number in range(25):
+            self.say(self.a, self.alice, room_id, str(number))
+        self.net.advance(2)
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        for _ in range(20):
+            self.net.advance(1)
+        self.say(self.a, self.alice, room_id, "newest")
+        self.net.advance(1)
+        told = self.sync(self.b, self.bob, filter=FILTER)
+        self.assertEqual(["stays"], section(told, room_id))
+        sent = [one.request.body or b"" for one in self.net.sent("/send/", destination="b.example")]
+        self.assertFalse([body for body in sent if b'"slip"' in body or b'"secret"' in body])
