@@ -3,15 +3,14 @@
 Contract:
 1. A locked account can do nothing but log out; its tokens stay, for the day on which it is unlocked.
 2. A suspended account reads, keeps its keys and devices in order, leaves rooms and redacts what it wrote. Every other
-   change is refused: an endpoint is refused until it is named here.
+   change is refused: an endpoint is refused until its route says otherwise (``Route.suspended_may``).
 3. Whether somebody may ask at all is decided before any account is looked up: the answers tell strangers nothing.
 spec: client-server-api#account-moderation
 """
 
 from __future__ import annotations
 
-import re
-from typing import Any, Final
+from typing import Any
 
 from federation.ids import UserId, domain_of
 from homeserver.accounts.types import Requester
@@ -23,88 +22,12 @@ from homeserver.store.devices import DeviceUse, load_uses
 from homeserver.store.users import Account
 from homeserver.store.work import Worker
 
-_PARAMETER: Final = re.compile(r"\{[^}]*\}")
-_CLIENT: Final = "/_matrix/client/v3"
-_ROOM: Final = f"{_CLIENT}/rooms/{{}}"
-_DEHYDRATED: Final = "/_matrix/client/unstable/org.matrix.msc3814.v1/dehydrated_device"
-_MSC3391: Final = "/_matrix/client/unstable/org.matrix.msc3391"
-LOCKED_MAY: Final = frozenset({f"POST {_CLIENT}/logout", f"POST {_CLIENT}/logout/all"})
-# spec: client-server-api#account-suspension
-SUSPENDED_MAY: Final = LOCKED_MAY | frozenset(
-    f"{method} {template}"
-    for method, template in (
-        # Reading, by endpoints that take a body.
-        ("POST", f"{_CLIENT}/user/{{}}/filter"),
-        ("POST", f"{_CLIENT}/publicRooms"),
-        ("POST", f"{_CLIENT}/search"),
-        ("POST", f"{_CLIENT}/user_directory/search"),
-        ("POST", "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"),
-        ("POST", "/_matrix/client/v4/sync"),
-        ("POST", f"{_ROOM}/receipt/{{}}/{{}}"),
-        ("POST", f"{_ROOM}/read_markers"),
-        # Devices, their keys, and what verifies them.
-        ("PUT", f"{_CLIENT}/devices/{{}}"),
-        ("DELETE", f"{_CLIENT}/devices/{{}}"),
-        ("POST", f"{_CLIENT}/delete_devices"),
-        ("POST", f"{_CLIENT}/keys/upload"),
-        ("POST", f"{_CLIENT}/keys/query"),
-        ("POST", f"{_CLIENT}/keys/claim"),
-        ("POST", f"{_CLIENT}/keys/device_signing/upload"),
-        ("POST", f"{_CLIENT}/keys/signatures/upload"),
-        ("POST", "/_matrix/client/unstable/keys/device_signing/upload"),
-        ("POST", "/_matrix/client/unstable/keys/signatures/upload"),
-        ("PUT", f"{_CLIENT}/sendToDevice/{{}}/{{}}"),
-        ("POST", f"{_CLIENT}/room_keys/version"),
-        ("PUT", f"{_CLIENT}/room_keys/version/{{}}"),
-        ("DELETE", f"{_CLIENT}/room_keys/version/{{}}"),
-        *(
-            (method, f"{_CLIENT}/room_keys/keys{rest}")
-            for method in ("PUT", "DELETE")
-            for rest in ("", "/{}", "/{}/{}")
-        ),
-        ("PUT", _DEHYDRATED),
-        ("DELETE", _DEHYDRATED),
-        ("POST", f"{_DEHYDRATED}/{{}}/events"),
-        # Secret storage is account data, and a client keeps its own state there.
-        ("PUT", f"{_CLIENT}/user/{{}}/account_data/{{}}"),
-        ("PUT", f"{_CLIENT}/user/{{}}/rooms/{{}}/account_data/{{}}"),
-        ("DELETE", f"{_MSC3391}/user/{{}}/account_data/{{}}"),
-        ("DELETE", f"{_MSC3391}/user/{{}}/rooms/{{}}/account_data/{{}}"),
-        ("PUT", f"{_CLIENT}/user/{{}}/rooms/{{}}/tags/{{}}"),
-        ("DELETE", f"{_CLIENT}/user/{{}}/rooms/{{}}/tags/{{}}"),
-        ("POST", f"{_CLIENT}/pushers/set"),
-        ("PUT", f"{_CLIENT}/pushrules/global/{{}}/{{}}"),
-        ("DELETE", f"{_CLIENT}/pushrules/global/{{}}/{{}}"),
-        ("PUT", f"{_CLIENT}/pushrules/global/{{}}/{{}}/enabled"),
-        ("PUT", f"{_CLIENT}/pushrules/global/{{}}/{{}}/actions"),
-        # Going, and taking back what one wrote: `rooms/send.py` looks at what is sent, and whose event is redacted.
-        ("POST", f"{_ROOM}/leave"),
-        ("POST", f"{_ROOM}/forget"),
-        ("PUT", f"{_ROOM}/redact/{{}}/{{}}"),
-        ("PUT", f"{_ROOM}/send/{{}}/{{}}"),
-        # The account itself. Addresses may come, and not go.
-        ("POST", "/_matrix/client/v1/login/get_token"),
-        ("POST", f"{_CLIENT}/account/password"),
-        ("POST", f"{_CLIENT}/account/deactivate"),
-        ("POST", f"{_CLIENT}/account/3pid"),
-        ("POST", f"{_CLIENT}/account/3pid/add"),
-        ("POST", f"{_ROOM}/report"),
-        ("POST", f"{_ROOM}/report/{{}}"),
-        ("POST", f"{_CLIENT}/users/{{}}/report"),
-    )
-)
-
-
-def endpoint_of(route: Route) -> str:
-    """A route's method and path, with nameless parameters."""
-    return f"{route.method} {_PARAMETER.sub('{}', route.template)}"
-
 
 def check_standing(requester: Requester, route: Route) -> None:
     """Refuse what a locked or suspended account may not do."""
-    if requester.is_locked and endpoint_of(route) not in LOCKED_MAY:
+    if requester.is_locked and not route.locked_may:
         raise user_locked()
-    if requester.is_suspended and route.method != "GET" and endpoint_of(route) not in SUSPENDED_MAY:
+    if requester.is_suspended and not route.suspended_may and route.method != "GET":
         raise user_suspended()
 
 

@@ -74,6 +74,10 @@ class Route:
     serve: ListenerGroup = "client"
     cancel_on_disconnect: bool = False
     """Cancel the handler when the client goes away: long polls. Others finish what they began."""
+    suspended_may: bool = False
+    """A suspended account may call it; what it may GET it may in any case."""
+    locked_may: bool = False
+    """A locked account may call it."""
     upgrade: bool = False
     """A GET that may ask for `Upgrade`: the server's upgrade hook takes the connection over."""
 

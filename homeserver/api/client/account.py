@@ -70,6 +70,7 @@ class AccountApi:
                 limit="write",
                 max_body=65_536,
                 spec="client-server-api#post_matrixclientv3accountpassword",
+                suspended_may=True,
             ),
             Route(
                 method="POST",
@@ -79,6 +80,7 @@ class AccountApi:
                 limit="write",
                 max_body=65_536,
                 spec="client-server-api#post_matrixclientv3accountdeactivate",
+                suspended_may=True,
             ),
         ]
 

@@ -40,6 +40,7 @@ class AccountDataApi:
                 auth=Auth.USER,
                 limit="write",
                 spec="client-server-api#put_matrixclientv3useruseridaccount_datatype",
+                suspended_may=True,
             ),
             Route(
                 method="GET",
@@ -56,6 +57,7 @@ class AccountDataApi:
                 auth=Auth.USER,
                 limit="write",
                 spec="client-server-api#put_matrixclientv3useruseridroomsroomidaccount_datatype",
+                suspended_may=True,
             ),
         ]
 
@@ -68,6 +70,7 @@ class AccountDataApi:
                 auth=Auth.USER,
                 limit="write",
                 spec="msc3391#endpoints",
+                suspended_may=True,
             )
             for place in ("", "/rooms/{room_id:room_id}")
         ]
@@ -90,6 +93,7 @@ class AccountDataApi:
                 limit="write",
                 max_body=16_384,
                 spec="client-server-api#put_matrixclientv3useruseridroomsroomidtagstag",
+                suspended_may=True,
             ),
             Route(
                 method="DELETE",
@@ -98,6 +102,7 @@ class AccountDataApi:
                 auth=Auth.USER,
                 limit="write",
                 spec="client-server-api#delete_matrixclientv3useruseridroomsroomidtagstag",
+                suspended_may=True,
             ),
         ]
 

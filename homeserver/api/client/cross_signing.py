@@ -30,6 +30,7 @@ class CrossSigningApi:
                 auth=Auth.USER,
                 limit="write",
                 spec="client-server-api#post_matrixclientv3keysdevice_signingupload",
+                suspended_may=True,
             )
             for version in ("v3", "unstable")  # COMPAT(clients of before v1.1, always)
         ] + [
@@ -41,6 +42,7 @@ class CrossSigningApi:
                 limit="write",
                 max_body=_MAX_BODY,
                 spec="client-server-api#post_matrixclientv3keyssignaturesupload",
+                suspended_may=True,
             )
             for version in ("v3", "unstable")  # COMPAT(clients of before v1.1, always)
         ]

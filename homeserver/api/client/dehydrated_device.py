@@ -42,6 +42,7 @@ class DehydratedDeviceApi:
                 limit="write",
                 max_body=_MAX_BODY,
                 spec="msc3814#dehydrating-a-device",
+                suspended_may=True,
             ),
             Route(
                 method="GET",
@@ -58,6 +59,7 @@ class DehydratedDeviceApi:
                 auth=Auth.USER,
                 limit="write",
                 spec="msc3814#deleting-a-dehydrated-device",
+                suspended_may=True,
             ),
             Route(
                 method="GET",
@@ -75,6 +77,7 @@ class DehydratedDeviceApi:
                 auth=Auth.USER,
                 limit="read",
                 spec="msc3814#rehydrating-a-device",
+                suspended_may=True,
             ),
         ]
 

@@ -57,6 +57,7 @@ class DeviceKeysApi:
                 limit="write",
                 max_body=_MAX_BODY,
                 spec="client-server-api#post_matrixclientv3keysupload",
+                suspended_may=True,
             ),
             Route(
                 method="POST",
@@ -65,6 +66,7 @@ class DeviceKeysApi:
                 auth=Auth.GUEST_OK,
                 limit="read",
                 spec="client-server-api#post_matrixclientv3keysquery",
+                suspended_may=True,
             ),
             Route(
                 method="POST",
@@ -73,6 +75,7 @@ class DeviceKeysApi:
                 auth=Auth.GUEST_OK,
                 limit="write",
                 spec="client-server-api#post_matrixclientv3keysclaim",
+                suspended_may=True,
             ),
             Route(
                 method="GET",

@@ -62,6 +62,7 @@ class DevicesApi:
                 limit="write",
                 max_body=16_384,
                 spec="client-server-api#put_matrixclientv3devicesdeviceid",
+                suspended_may=True,
             ),
             Route(
                 method="DELETE",
@@ -71,6 +72,7 @@ class DevicesApi:
                 limit="write",
                 max_body=65_536,
                 spec="client-server-api#delete_matrixclientv3devicesdeviceid",
+                suspended_may=True,
             ),
             Route(
                 method="POST",
@@ -79,6 +81,7 @@ class DevicesApi:
                 auth=Auth.USER,
                 limit="write",
                 spec="client-server-api#post_matrixclientv3delete_devices",
+                suspended_may=True,
             ),
         ]
 

@@ -88,7 +88,14 @@ class DirectoryApi:
             ),
             _route("PUT", _LISTED, self.put_visibility, "put_matrixclientv3directorylistroomroomid"),
             _route("GET", _PUBLIC, self.get_public_rooms, "get_matrixclientv3publicrooms", Auth.OPTIONAL),
-            _route("POST", _PUBLIC, self.post_public_rooms, "post_matrixclientv3publicrooms", Auth.GUEST_OK),
+            _route(
+                "POST",
+                _PUBLIC,
+                self.post_public_rooms,
+                "post_matrixclientv3publicrooms",
+                Auth.GUEST_OK,
+                suspended_may=True,
+            ),
         ]
 
     # --- aliases -------------------------------------------------------------------------------------
@@ -179,7 +186,21 @@ def _options(body: PublicRoomsBody) -> dict[str, Any]:
     return options
 
 
-def _route(method: str, template: str, handler: Any, anchor: str, auth: Auth = Auth.USER) -> Route:
-    limit = "write" if method in ("PUT", "DELETE") else "search"
-    spec = f"client-server-api#{anchor}"
-    return Route(method=method, template=template, handler=handler, auth=auth, limit=limit, spec=spec)
+def _route(
+    method: str,
+    template: str,
+    handler: Any,
+    anchor: str,
+    auth: Auth = Auth.USER,
+    *,
+    suspended_may: bool = False,
+) -> Route:
+    return Route(
+        method=method,
+        template=template,
+        handler=handler,
+        auth=auth,
+        limit="write" if method in ("PUT", "DELETE") else "search",
+        spec=f"client-server-api#{anchor}",
+        suspended_may=suspended_may,
+    )

@@ -22,6 +22,7 @@ class FilterApi:
                 limit="write",
                 max_body=MAX_FILTER_BYTES,
                 spec="client-server-api#post_matrixclientv3useruseridfilter",
+                suspended_may=True,
             ),
             Route(
                 method="GET",

@@ -80,6 +80,7 @@ class LoginApi:
                 limit="login",
                 max_body=65_536,
                 spec="client-server-api#post_matrixclientv1loginget_token",
+                suspended_may=True,
             ),
         ]
 

@@ -20,6 +20,8 @@ class LogoutApi:
                 handler=self.logout,
                 auth=Auth.GUEST_OK,
                 spec="client-server-api#post_matrixclientv3logout",
+                suspended_may=True,
+                locked_may=True,
             ),
             Route(
                 method="POST",
@@ -27,6 +29,8 @@ class LogoutApi:
                 handler=self.logout_all,
                 auth=Auth.GUEST_OK,
                 spec="client-server-api#post_matrixclientv3logoutall",
+                suspended_may=True,
+                locked_may=True,
             ),
         ]
 

@@ -64,8 +64,10 @@ class MembershipApi:
                 Auth.GUEST_OK,
             ),
             _post(f"{prefix}/knock/{{where:room_id_or_alias}}", self.knock, "join", "knockroomidoralias"),
-            _post(f"{_ROOM}/leave", self.leave, "write", "roomsroomidleave", Auth.GUEST_OK),
-            _post(f"{_ROOM}/forget", self.forget, "write", "roomsroomidforget"),
+            _post(
+                f"{_ROOM}/leave", self.leave, "write", "roomsroomidleave", Auth.GUEST_OK, suspended_may=True
+            ),
+            _post(f"{_ROOM}/forget", self.forget, "write", "roomsroomidforget", suspended_may=True),
             _post(f"{_ROOM}/invite", self.invite, "invite", "roomsroomidinvite"),
             _post(f"{_ROOM}/kick", self.kick, "write", "roomsroomidkick"),
             _post(f"{_ROOM}/ban", self.ban, "write", "roomsroomidban"),
@@ -143,9 +145,24 @@ class MembershipApi:
         return EMPTY_JSON
 
 
-def _post(template: str, handler: Any, limit: str, anchor: str, auth: Auth = Auth.USER) -> Route:
-    spec = f"client-server-api#post_matrixclientv3{anchor}"
-    return Route(method="POST", template=template, handler=handler, auth=auth, limit=limit, spec=spec)
+def _post(
+    template: str,
+    handler: Any,
+    limit: str,
+    anchor: str,
+    auth: Auth = Auth.USER,
+    *,
+    suspended_may: bool = False,
+) -> Route:
+    return Route(
+        method="POST",
+        template=template,
+        handler=handler,
+        auth=auth,
+        limit=limit,
+        spec=f"client-server-api#post_matrixclientv3{anchor}",
+        suspended_may=suspended_may,
+    )
 
 
 def _target(body: _Target) -> UserId:

@@ -83,4 +83,5 @@ def _route(method: str, template: str, handler: Handler, rest: str) -> Route:
         limit="read" if method == "GET" else "write",
         max_body=65_536,
         spec=_SPEC.format(method=method.lower(), rest=rest),
+        suspended_may=True,
     )

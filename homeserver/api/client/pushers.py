@@ -31,6 +31,7 @@ class PushersApi:
                 limit="write",
                 max_body=65_536,
                 spec="client-server-api#post_matrixclientv3pushersset",
+                suspended_may=True,
             ),
         ]
 

@@ -33,6 +33,7 @@ class ReadMarkersApi:
                 limit="write",
                 max_body=16_384,
                 spec="client-server-api#post_matrixclientv3roomsroomidread_markers",
+                suspended_may=True,
             )
         ]
 

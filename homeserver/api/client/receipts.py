@@ -24,6 +24,7 @@ class ReceiptsApi:
                 limit="write",
                 max_body=16_384,
                 spec="client-server-api#post_matrixclientv3roomsroomidreceiptreceipttypeeventid",
+                suspended_may=True,
             )
         ]
 

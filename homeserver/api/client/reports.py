@@ -40,6 +40,7 @@ class ReportsApi:
                 handler=self.room,
                 limit="write",
                 spec="client-server-api#post_matrixclientv3roomsroomidreport",
+                suspended_may=True,
             ),
             Route(
                 method="POST",
@@ -47,6 +48,7 @@ class ReportsApi:
                 handler=self.event,
                 limit="write",
                 spec="client-server-api#post_matrixclientv3roomsroomidreporteventid",
+                suspended_may=True,
             ),
             Route(
                 method="POST",
@@ -55,6 +57,7 @@ class ReportsApi:
                 handler=self.user,
                 limit="write",
                 spec="client-server-api#post_matrixclientv3usersuseridreport",
+                suspended_may=True,
             ),
         ]
 

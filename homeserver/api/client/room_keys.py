@@ -42,6 +42,7 @@ def _route(
         limit="read" if method == "GET" else "write",
         max_body=max_body,
         spec=f"client-server-api#{method.lower()}_matrixclientv3room_keys{anchor}",
+        suspended_may=True,
     )
 
 

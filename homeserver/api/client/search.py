@@ -65,6 +65,7 @@ class SearchApi:
                 handler=self.search,
                 limit="search",
                 spec="client-server-api#post_matrixclientv3search",
+                suspended_may=True,
             )
         ]
 

@@ -60,6 +60,7 @@ class SendApi:
                 limit="send",
                 max_body=_MAX_BODY,
                 spec=_SEND,
+                suspended_may=True,  # for what redacts: see rooms/send.py
             ),
             Route(
                 method="PUT",
@@ -68,6 +69,7 @@ class SendApi:
                 limit="send",
                 max_body=_MAX_BODY,
                 spec=_REDACT,
+                suspended_may=True,
             ),
             Route(
                 method="PUT",

@@ -32,6 +32,7 @@ class SendToDeviceApi:
                 limit="write",
                 max_body=_MAX_BODY,
                 spec="client-server-api#put_matrixclientv3sendtodeviceeventtypetxnid",
+                suspended_may=True,
             )
         ]
 

@@ -30,6 +30,7 @@ class SlidingSyncApi:
                 auth=Auth.GUEST_OK,
                 limit="sync",
                 spec="proposals/4186#api",
+                suspended_may=True,
                 cancel_on_disconnect=True,
             )
             for template, handler in ((_UNSTABLE, self.sync), (_STABLE, self.sync_stable))

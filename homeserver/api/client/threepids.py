@@ -79,8 +79,8 @@ class ThreepidsApi:
         return [
             *tokens,
             _route("GET", "", self.get, "get_matrixclientv3account3pid"),
-            _route("POST", "", self.old_add, "post_matrixclientv3account3pid"),
-            _route("POST", "/add", self.add, "post_matrixclientv3account3pidadd"),
+            _route("POST", "", self.old_add, "post_matrixclientv3account3pid", suspended_may=True),
+            _route("POST", "/add", self.add, "post_matrixclientv3account3pidadd", suspended_may=True),
             _route("POST", "/bind", self.bind, "post_matrixclientv3account3pidbind"),
             _route("POST", "/delete", self.delete, "post_matrixclientv3account3piddelete"),
             _route("POST", "/unbind", self.unbind, "post_matrixclientv3account3pidunbind"),
@@ -152,7 +152,8 @@ def _removal(request: Request) -> tuple[int, str, str, str, str | None]:
     return requester.user_nid, requester.user_id, body.medium, address, server
 
 
-def _route(method: str, path: str, handler: Any, anchor: str) -> Route:
+def _route(method: str, path: str, handler: Any, anchor: str, *, suspended_may: bool = False) -> Route:
+    # Who is suspended may add an address, and take none away.
     return Route(
         method=method,
         template=f"{_V3}/account/3pid{path}",
@@ -161,6 +162,7 @@ def _route(method: str, path: str, handler: Any, anchor: str) -> Route:
         limit="read" if method == "GET" else "write",
         max_body=_MAX_BODY,
         spec=f"client-server-api#{anchor}",
+        suspended_may=suspended_may,
     )
 
 

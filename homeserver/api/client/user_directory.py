@@ -32,6 +32,7 @@ class UserDirectoryApi:
                 handler=self.search,
                 limit="search",
                 spec="client-server-api#post_matrixclientv3user_directorysearch",
+                suspended_may=True,
             )
         ]
 
