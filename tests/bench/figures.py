@@ -57,6 +57,7 @@ FIGURES: Sequence[Figure] = (
     Figure("many_rooms_ms", "many", "first initial sync, 1,000 rooms", "ms", False, 10),
     Figure("idle_syncs", "idle", "idle incremental syncs/s, one client in turn", "/s", True, 8),
     Figure("claims", "claims", "one-time keys claimed/s, 16 clients", "/s", True, 10),
+    Figure("claims_50", "claims50", "one-time keys claimed/s, 50 devices a request", "/s", True, 10),
     Figure("inbox_s", "inbox", "10,000 waiting messages to a device, all told", "s", False, 10),
     Figure("push_ms", "push", "a message in a room of 10,000, ten are told their counts", "ms", False, 10),
     Figure("search_ms", "search", "search in 1,000,000 messages, median of all questions", "ms", False, 10),
@@ -109,6 +110,7 @@ class Scale:
     messages_across: int
     transactions_in: int
     claims_each: int
+    claims_of_all: int
     waiting: int
     crowd: int
     crowd_rounds: int
@@ -137,6 +139,7 @@ FULL = Scale(
     messages_across=2000,
     transactions_in=500,
     claims_each=100,
+    claims_of_all=40,
     waiting=10_000,
     crowd=10_000,
     crowd_rounds=20,
@@ -164,6 +167,7 @@ QUICK = Scale(
     messages_across=400,
     transactions_in=100,
     claims_each=20,
+    claims_of_all=5,
     waiting=1_000,
     crowd=10_000,
     crowd_rounds=8,

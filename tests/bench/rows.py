@@ -13,7 +13,7 @@ import statistics
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-from tests.bench.encryption import measure_claims, measure_inbox
+from tests.bench.encryption import measure_claims, measure_claims_50, measure_inbox
 from tests.bench.figures import Measured, Scale
 from tests.bench.many_rooms import measure_many, measure_sliding
 from tests.bench.wire import BlockingConnection, Connection, Response, build_request, encode, expect_ok
@@ -257,5 +257,6 @@ ROWS: Mapping[str, Row] = {
     "sliding": measure_sliding,
     "many": measure_many,
     "claims": measure_claims,
+    "claims50": measure_claims_50,
     "inbox": measure_inbox,
 }
