@@ -42,7 +42,7 @@ def build_bridging(core: Core, accounts: Accounts) -> Bridging:
     theirs = AppserviceAccounts(registry, accounts, around.clock)
     masquerade = Masquerade(registry, around.database, theirs.make)
     if registry.all:
-        core.changes.subscribe(masquerade.apply)
+        core.changes.subscribe(masquerade.apply, masquerade.kinds)
         core.authenticator.foreign = masquerade
     courier = Courier(around.appservice_http, around.clock)
     existence = Existence(registry, courier, around.database, around.clock) if registry.all else None

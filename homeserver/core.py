@@ -109,9 +109,9 @@ async def build_core(config: Config, around: Surroundings) -> Core:
     # In this order: who is woken finds the indexes up to date.
     changes.subscribe(index.apply)
     changes.subscribe(servers.apply)
-    changes.subscribe(authenticator.apply)
-    changes.subscribe(threads.apply)
-    changes.subscribe(erased.apply)
+    changes.subscribe(authenticator.apply, authenticator.kinds)
+    changes.subscribe(threads.apply, threads.kinds)
+    changes.subscribe(erased.apply, erased.kinds)
     changes.subscribe(notifier.apply)
     return Core(
         config,

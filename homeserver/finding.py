@@ -12,6 +12,7 @@ from homeserver.rooms.search import Searches
 from homeserver.rooms.search_index import FOLLOWER, SearchIndex
 from homeserver.rooms.visibility import Sights
 from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.placement import MOVING
 from homeserver.stream.followers import Follower
 
 
@@ -27,7 +28,7 @@ class Finding:
     @property
     def follower(self) -> Follower:
         """What fills the index."""
-        return Follower(FOLLOWER, self.index.handle, memory=self.index)
+        return Follower(FOLLOWER, self.index.handle, memory=self.index, kinds=MOVING)
 
     def begin(self) -> None:
         """Index what was there before, in the background."""

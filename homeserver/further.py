@@ -54,11 +54,11 @@ class StickyServices:
 def build_sticky(core: Core, tasks: TaskGroup) -> StickyServices:
     """What follows sticky events."""
     around, index = core.around, StickyIndex(core.facts.erased)
-    core.changes.subscribe(index.apply)
+    core.changes.subscribe(index.apply, index.kinds)
     keeper = StickyKeeper(
         core.config.server_name, core.rooms, core.committer, index, core.servers, tasks, around.clock
     )
-    core.changes.subscribe(keeper.apply)
+    core.changes.subscribe(keeper.apply, keeper.kinds)
     return StickyServices(keeper, StickySections(index, around.database, core.client_events))
 
 
@@ -74,10 +74,10 @@ def build_further(
     around, interner, index = core.around, core.interner, core.index
     database, clock = around.database, around.clock
     related = RelatedRedactions(core.rooms, sender, tasks, clock)
-    core.changes.subscribe(related.apply)
+    core.changes.subscribe(related.apply, related.kinds)
     departed = Departed(core.committer, index, tasks)
     if core.config.forget_rooms_on_leave:
-        core.changes.subscribe(departed.apply)
+        core.changes.subscribe(departed.apply, departed.kinds)
     return Further(
         Reports(core.config.server_name, database, core.committer, interner, index, pagination.event, clock),
         MutualRooms(database, interner, index),

@@ -39,6 +39,6 @@ def build_presence(core: Core, ticker: Ticker, tasks: TaskGroup) -> Presence | N
         tasks.spawn("find out who appears offline", find_out(user_nid))
 
     presence.ask_choice = ask_choice
-    core.changes.subscribe(presence.apply)
-    core.changes.subscribe(remote.apply)
+    core.changes.subscribe(presence.apply, presence.kinds)
+    core.changes.subscribe(remote.apply, remote.kinds)
     return presence

@@ -38,7 +38,7 @@ class Notifying:
 def build_notifying(core: Core) -> Notifying:
     """Read models of the log."""
     readers = Readers(core.around.database)
-    core.changes.subscribe(readers.apply)
+    core.changes.subscribe(readers.apply, readers.kinds)
     around = core.around
     unread = Unread(around.database, readers, core.changes, core.index, core.events)
     listing = NotificationList(
@@ -120,7 +120,13 @@ def build_pushing(core: Core, notifying: Notifying, store_soon: Callable[[], Non
         outlets.append(mails)
     evaluator = Evaluator(around.database, notifying.readers, core.index, core.events)
     follower = PushFollower(around.database, core.index, evaluator, core.events, around.clock, outlets)
-    return Pushing(around.database, debts, sender, mails, Follower(FOLLOWER, follower.handle, memory=debts))
+    return Pushing(
+        around.database,
+        debts,
+        sender,
+        mails,
+        Follower(FOLLOWER, follower.handle, memory=debts, kinds=follower.kinds),
+    )
 
 
 def _load(tx: Tx) -> tuple[list[Pusher], list[Debt]]:

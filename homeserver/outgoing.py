@@ -25,9 +25,13 @@ from homeserver.peers.sender import FOLLOWER, STATES, Sender
 from homeserver.runtime.metrics import Metrics
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.services import Services
-from homeserver.store.changes import Change, forget_cursor
+from homeserver.store.changes import Change, Kind, forget_cursor
+from homeserver.store.placement import MOVING
 from homeserver.store.work import Worker
 from homeserver.stream.followers import Follower, Followers
+
+# What other servers may have to hear of.
+_SENT = MOVING | {Kind.RELAYED, Kind.RECEIPT, Kind.TO_DEVICE, Kind.DEVICE_LIST, Kind.SIGNING_KEYS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +138,7 @@ def build_outgoing(core: Core, peering: Peering, services: Services) -> Outgoing
             notes.append(presence_out.note)
         devices = DevicesOut(server_name, servers, index, sender, around.database, core.events)
         events = EventsOut(server_name, servers, sender, pdus, around.database, devices, notes)
-        following.append(Follower(FOLLOWER, events.handle, memory=sender))
+        following.append(Follower(FOLLOWER, events.handle, memory=sender, kinds=_SENT))
     following.append(services.reading.finding.follower)
     pushing = build_pushing(core, services.notifying, followers.store_soon)
     if pushing is not None:

@@ -40,7 +40,7 @@ def build_people(
     )
     servers = IdentityServers(around.http, around.signer)
     guests = GuestDepartures(core.rooms, core.index, tasks, around.log)
-    core.changes.subscribe(guests.apply)
+    core.changes.subscribe(guests.apply, guests.kinds)
     return People(
         Moderation(core.config.server_name, database, worker),
         validations,

@@ -89,6 +89,7 @@ from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.upgrade import RoomUpgrades
 from homeserver.rooms.visibility import Sights
 from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.placement import MOVING
 from homeserver.store.threepids import load_mail_addresses
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.sync.ignored import IgnoreLists
@@ -132,7 +133,7 @@ def build_reading(
     old_sync = OldSync(
         database, interner, core.index, core.changes, sights, pagination, glances, archive, clock
     )
-    core.changes.subscribe(old_sync.apply)
+    core.changes.subscribe(old_sync.apply, old_sync.kinds)
     return Reading(
         pagination,
         Relationships(database, sights, pagination, archive),
@@ -287,8 +288,8 @@ def build_rooms(
     aliases = Aliases(config.server_name, rooms, worker, core.index, core.servers, queries.alias, make_alias)
     departures = Departures(rooms, core.index, remote, tasks, around.log)
     directory = Directory(rooms, worker, interner)
-    core.changes.subscribe(departures.apply)
-    core.changes.subscribe(directory.apply)
+    core.changes.subscribe(departures.apply, departures.kinds)
+    core.changes.subscribe(directory.apply, directory.kinds)
     return RoomServices(
         transactions=transactions,
         sender=Sender(
@@ -325,7 +326,7 @@ def build_encryption(core: Core, peering: Peering, tasks: TaskGroup, facts: Stat
     around, worker, interner, index = core.around, core.committer, core.interner, core.index
     server_name, database, clock = core.config.server_name, around.database, around.clock
     news = DeviceNews(database, worker, interner, index, core.changes, facts)
-    core.changes.subscribe(news.apply)
+    core.changes.subscribe(news.apply, news.kinds)
     remote = RemoteLists(
         peering.client, database, worker, interner, index, core.changes, tasks, clock, around.log
     )
@@ -390,7 +391,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     accounts = Accounts(config.server_name, database, worker, interner, clock, entropy, hasher, sessions)
     tasks = TaskGroup(clock, around.log)
     queries = Queries(peering.client, clock)
-    core.changes.subscribe(queries.apply)
+    core.changes.subscribe(queries.apply, MOVING)
     views = RoomViews(database, interner, core.index, core.servers)
     ask_space = SpaceQueries(peering.client, clock).ask
     bridging = build_bridging(core, accounts)
@@ -398,7 +399,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     # One counter for both: a sync token has one number for what is only in memory.
     ticker = Ticker()
     typing = Typing(clock, ticker, core.notifier.wake_room)
-    core.changes.subscribe(typing.apply)
+    core.changes.subscribe(typing.apply, typing.kinds)
     presence = build_presence(core, ticker, tasks)
     push_rules, notifying = PushRules(database, worker), build_notifying(core)
     facts, ignored = core.facts, IgnoreLists(database)
@@ -466,7 +467,7 @@ def build_ephemeral(core: Core, typing: Typing, presence: Presence | None, tasks
     """Takes what other servers tell of the moment."""
     database = core.around.database
     receipts = RemoteReceipts(database, core.committer, core.events, tasks)
-    core.changes.subscribe(receipts.apply)
+    core.changes.subscribe(receipts.apply, receipts.kinds)
     remote = None if presence is None else presence.remote
     return EphemeralEdus(database, core.interner, core.index, core.servers, typing, receipts, remote)
 

@@ -60,7 +60,7 @@ def build_syncing(
     )
     boot = around.entropy.id(8)
     profiles = ProfileNews(around.database, core.interner, core.index, core.changes)
-    core.changes.subscribe(profiles.apply)
+    core.changes.subscribe(profiles.apply, profiles.kinds)
     classic = SyncService(
         tools,
         boot,
@@ -73,7 +73,7 @@ def build_syncing(
         profiles=profiles,
     )
     room_facts = Facts(around.database, core.interner, core.index, core.client_events)
-    core.changes.subscribe(room_facts.apply)
+    core.changes.subscribe(room_facts.apply, room_facts.kinds)
     sliding = SlidingSync(
         tools,
         boot,

@@ -170,6 +170,8 @@ class Authenticator:
 
     # --- following the log -----------------------------------------------------------------------
 
+    kinds = frozenset({Kind.DEVICES, Kind.ACCOUNT})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Forget what changed. It needs no payload, so it serves changes of other processes just as well."""
         for change in changes:

@@ -113,6 +113,8 @@ class Masquerade:
         self._known[key] = requester
         self._by_user.setdefault(requester.user_nid, set()).add(key)
 
+    kinds = frozenset({Kind.DEVICES, Kind.ACCOUNT})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: forget what changed."""
         for change in changes:

@@ -13,11 +13,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from federation.errors import Malformed
 from federation.ids import domain_of, parse_user_id
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
-from homeserver.e2ee.assembly import Viewer, decode, load_local
+from homeserver.e2ee.assembly import Viewer, load_local
 from homeserver.e2ee.claims import ClaimDesk
 from homeserver.e2ee.shapes import is_name, public_key_of
 from homeserver.e2ee.types import Claims, Found, FoundKeys, RemoteKeys, Requester, UserKeys, Wanted
@@ -89,11 +91,11 @@ class KeyQueries:
         if len(claims) > MAX_CLAIMS:
             raise too_large(f"More than {MAX_CLAIMS} keys in one request")
         local, remote = self._split({user_id: () for user_id, _, _ in claims})
-        ours, theirs = set(local), set(remote)
         found = FoundKeys()
-        if theirs:
+        if remote:
+            theirs = set(remote)
             found = await self._remote.claim([one for one in claims if one[0] in theirs], timeout_s)
-        found.keys.update(await self.claim_local([one for one in claims if one[0] in ours]))
+        found.keys.update(await self._claim_of(local, claims))
         return found
 
     def _split(self, wanted: Wanted) -> tuple[list[str], list[str]]:
@@ -118,6 +120,9 @@ class KeyQueries:
     async def claim_local(self, claims: Claims) -> dict[str, dict[str, dict[str, Any]]]:
         """A key for each of our devices that has one: by user, device and name."""
         local, _ = self._split({user_id: () for user_id, _, _ in claims})
+        return await self._claim_of(local, claims)
+
+    async def _claim_of(self, local: Sequence[str], claims: Claims) -> dict[str, dict[str, dict[str, Any]]]:
         nids = await self._accounts(local)
         asked = [
             WantedKey(nids[user_id], device_id, algorithm)
@@ -129,7 +134,7 @@ class KeyQueries:
         for one in await self._desk.take(asked):
             if one is not None:
                 by_device = found.setdefault(names[one.user_nid], {})
-                by_device.setdefault(one.device_id, {})[one.name] = decode(one.key)
+                by_device.setdefault(one.device_id, {})[one.name] = msgspec.Raw(one.key.encode())
         return found
 
     async def device_list(self, user_id: str) -> tuple[int, UserKeys]:

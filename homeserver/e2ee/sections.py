@@ -136,6 +136,21 @@ class DeviceNews:
 
     # --- following the log ---------------------------------------------------------------------------------------
 
+    # What ``apply`` looks at.
+    kinds = frozenset(
+        {
+            Kind.EVENT,
+            Kind.STATE_MOVED,
+            Kind.TO_DEVICE,
+            Kind.DEVICE_KEYS,
+            Kind.DEVICE_LIST,
+            Kind.SIGNING_KEYS,
+            Kind.DEVICES,
+            Kind.JOIN_PROGRESS,
+            Kind.TRUNCATED,
+        }
+    )
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         for change in changes:

@@ -192,6 +192,8 @@ class Presence:
         if user is not None and user.asked:  # else they chose meanwhile
             self.choose(user_nid, hides)
 
+    kinds = frozenset({Kind.EVENT, Kind.ACCOUNT_DATA, Kind.RECEIPT})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: who sends something, or says that they read something, is active."""
         for change in changes:

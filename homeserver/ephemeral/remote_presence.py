@@ -17,7 +17,7 @@ from typing import Any
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.store.changes import Change
-from homeserver.store.placement import Membership, moves_of
+from homeserver.store.placement import MOVING, Membership, moves_of
 from homeserver.stream.index import MembershipIndex
 
 OFFLINE = "offline"
@@ -136,6 +136,8 @@ class RemotePresence:
             self._note(user_nid)
         if self._sweeper is None:
             self._sweeper = self._clock.callLater(_SWEEP_S, self._sweep)
+
+    kinds = MOVING  # what ``apply`` looks at
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: who is in which room."""

@@ -13,7 +13,7 @@ from heapq import heappop, heappush
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.store.changes import Change
-from homeserver.store.placement import Membership, moves_of
+from homeserver.store.placement import MOVING, Membership, moves_of
 
 # LIMIT(a client that asks for an hour and vanishes would be typing for an hour)
 MAX_TIMEOUT_MS = 120_000
@@ -87,6 +87,8 @@ class Typing:
             del self._rooms[room_nid]
         self._note(room_nid)
         self.tell(room_nid, user_id, False)
+
+    kinds = MOVING  # what ``apply`` looks at
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: who is not in a room does not type there."""

@@ -23,7 +23,7 @@ from homeserver.store.changes import Change, Kind
 from homeserver.store.ids import load_user_names
 from homeserver.store.outside import Told
 from homeserver.store.parsed import EventCache
-from homeserver.store.placement import Membership, Placement
+from homeserver.store.placement import MOVING, Membership, Placement
 from homeserver.store.pushers import Pusher, load_pushers
 from homeserver.store.unread import find_joinings
 from homeserver.stream.index import MembershipIndex
@@ -70,6 +70,9 @@ class PushFollower:
         self._events = events
         self._clock = clock
         self._outlets = outlets
+
+    # What ``handle`` and the evaluator look at.
+    kinds = MOVING | {Kind.OUTSIDE, Kind.RECEIPT, Kind.PUSHER, Kind.TRUNCATED, Kind.JOIN_PROGRESS}
 
     async def handle(self, changes: Sequence[Change]) -> None:
         """Tell the outlets of these changes."""

@@ -128,6 +128,8 @@ class Readers:
                     found[ask.user_nid] = reader
         return found
 
+    kinds = frozenset({Kind.THREAD_SUBSCRIPTION, Kind.ACCOUNT_DATA})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         for change in changes:

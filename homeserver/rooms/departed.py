@@ -13,7 +13,7 @@ from homeserver.db.tx import WriteTx
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change
 from homeserver.store.members import find_member, forget_room
-from homeserver.store.placement import Membership, moves_of
+from homeserver.store.placement import MOVING, Membership, moves_of
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
@@ -28,6 +28,8 @@ class Departed:
         self._worker = worker
         self._index = index
         self._tasks = tasks
+
+    kinds = MOVING  # what ``apply`` looks at
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""

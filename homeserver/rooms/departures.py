@@ -58,6 +58,8 @@ class Departures:
         """Look for deactivated users who are still in rooms."""
         self._tasks.spawn_restarting("departures left over", self._resume)
 
+    kinds = frozenset({Kind.ACCOUNT})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log. The payload is not asked for: another process's changes of accounts have none."""
         for change in changes:

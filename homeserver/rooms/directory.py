@@ -174,6 +174,8 @@ class Directory:
         self._marks += 1
         self._stale.update((room_nid, self._marks) for room_nid in room_nids)
 
+    kinds = frozenset({Kind.DIRECTORY, Kind.EVENT, Kind.STATE_MOVED})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Note the rooms that must be looked at again. Subscribed to the log."""
         if not self._listening:

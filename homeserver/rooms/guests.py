@@ -43,6 +43,8 @@ class GuestDepartures:
         """Look for guests who are where they are not admitted."""
         self._tasks.spawn_restarting("guests left over", self._resume)
 
+    kinds = frozenset({Kind.ACCOUNT, Kind.EVENT, Kind.STATE_MOVED})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: whatever may have moved a room's guest access has the room looked at."""
         for change in changes:

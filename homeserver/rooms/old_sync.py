@@ -78,6 +78,8 @@ class OldSync:
         self.presence: Callable[[int], Sequence[Any]] = _nobody  # what a user is told of others' presence
         self._waiting: dict[_Waiter, None] = {}
 
+    kinds = frozenset({Kind.EVENT})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Wake those who wait for a room in which something happened."""
         if not self._waiting:

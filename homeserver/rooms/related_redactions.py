@@ -75,6 +75,8 @@ class RelatedRedactions:
         for found in list(self._watched.values()):
             self._tasks.spawn("redact what relates", self._redact_all(found))
 
+    kinds = frozenset({Kind.EVENT})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         if not self._watched or self._tasks.stopped:

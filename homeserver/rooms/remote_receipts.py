@@ -77,6 +77,8 @@ class RemoteReceipts:
         if changes:
             await self._worker.work(put_markers, 0, room_nid, changes, None)
 
+    kinds = frozenset({Kind.EVENT})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: an event that receipts wait for may be among them."""
         if not self._waiting or self._tasks.stopped:

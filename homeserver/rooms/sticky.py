@@ -21,7 +21,7 @@ from homeserver.rooms.turn import Turn
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change
-from homeserver.store.placement import Membership, StateMove, moves_of
+from homeserver.store.placement import MOVING, Membership, StateMove, moves_of
 from homeserver.store.stays import server_of
 from homeserver.store.sticky import Sticky, load_sticky, relay_sticky, stick, sweep_sticky
 from homeserver.store.work import Worker
@@ -65,6 +65,8 @@ class StickyKeeper:
             now_ms = self._clock.now_ms()
             self._index.sweep(now_ms)
             await self._worker.work(sweep_sticky, now_ms)
+
+    kinds = MOVING  # what ``apply`` looks at
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""

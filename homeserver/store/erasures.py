@@ -61,6 +61,8 @@ class ErasedUsers:
         self.by_nid: Mapping[int, int] = {}
         self._add(list(found))
 
+    kinds = frozenset({Kind.ACCOUNT})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         for change in changes:

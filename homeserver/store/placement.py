@@ -179,6 +179,10 @@ class Bundle:
     ends: tuple[int, ...] = ()  # extremities that are given up without a successor
 
 
+# The kinds of change with which a room's current state may move.
+MOVING = frozenset({Kind.EVENT, Kind.STATE_MOVED})
+
+
 def moves_of(change: Change) -> Sequence[StateMove]:
     """How the current state of a room moved with a change."""
     if (change.kind == Kind.EVENT or change.kind == Kind.STATE_MOVED) and change.payload is not None:

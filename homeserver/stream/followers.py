@@ -8,6 +8,7 @@ A follower is a name and a function that handles changes in order. It keeps its 
 3. What raises is tried again, later and later, and never skipped. ``lag`` tells how far behind a follower is.
 4. Changes that a follower has not read are not trimmed (``trim_changes``), however long it takes.
 5. A new follower begins at the newest change, or with ``from_start`` at the oldest one that there is.
+6. One that says which ``kinds`` of change concern it is given those, and the last of each batch, which says how far it is.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ class Follower:
     handle: Handle
     from_start: bool = False
     memory: Memory | None = None
+    kinds: frozenset[int] | None = None  # None: every change
 
 
 @dataclass(slots=True)
@@ -163,6 +165,9 @@ class Followers:
     async def _follow(self, one: _Following) -> None:
         while one.pos < self._changes.position and not self._stopped:
             changes, upto = await self._next(one.pos)
+            kinds = one.follower.kinds
+            if changes and kinds is not None:
+                changes = [*(change for change in changes[:-1] if change.kind in kinds), changes[-1]]
             if changes:
                 await one.follower.handle(changes)
             one.pos = upto

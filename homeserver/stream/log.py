@@ -4,12 +4,14 @@ Rules:
 1. ``publish`` is called once per commit, in the order of the commits, in the reactor thread, before anybody who waits
    for that commit is told.
 2. Subscribers MUST be quick and MUST NOT raise: they keep indexes and wake waiters. Slow work is a follower's.
+3. Who says which kinds of change concern them (``kinds``, beside their ``apply``) is not called for a commit without any:
+   most commits are of one kind, and most subscribers look at one or two. They are given all of its changes.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from homeserver.store.changes import Change
 
@@ -27,11 +29,11 @@ class ChangeLog:
         self.floor = position
         self._keep = keep
         self._recent: deque[Change] = deque()
-        self._subscribers: list[Subscriber] = []
+        self._subscribers: list[tuple[Subscriber, frozenset[int] | None]] = []
 
-    def subscribe(self, subscriber: Subscriber) -> None:
-        """Call ``subscriber(changes)`` at each commit, in the order of subscription."""
-        self._subscribers.append(subscriber)
+    def subscribe(self, subscriber: Subscriber, kinds: Collection[int] | None = None) -> None:
+        """Call ``subscriber(changes)`` at each commit (that has one of these kinds), in the order of subscription."""
+        self._subscribers.append((subscriber, None if kinds is None else frozenset(kinds)))
 
     def publish(self, changes: Sequence[Change]) -> None:
         """These changes are committed."""
@@ -40,8 +42,10 @@ class ChangeLog:
         self.position = changes[-1].pos
         while len(recent) > self._keep:
             self.floor = recent.popleft().pos
-        for subscriber in self._subscribers:
-            subscriber(changes)
+        kinds = {change.kind for change in changes}
+        for subscriber, concerned in self._subscribers:
+            if concerned is None or not concerned.isdisjoint(kinds):
+                subscriber(changes)
 
     def since(self, pos: int, most: int | None = None) -> list[Change] | None:
         """The changes after a position, oldest first; None where some are forgotten, or there are more than ``most``."""

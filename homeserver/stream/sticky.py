@@ -33,6 +33,8 @@ class StickyIndex:
         for sticky in stored:
             self._add(sticky)
 
+    kinds = frozenset({Kind.STICKY, Kind.EVENT})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         for change in changes:

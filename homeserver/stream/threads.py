@@ -38,6 +38,8 @@ class ThreadIndex:
                 self._put(user_nid, frozenset(found.get(user_nid, ())))
         return known
 
+    kinds = frozenset({Kind.THREAD_SUBSCRIPTION})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         for change in changes:

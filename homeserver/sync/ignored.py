@@ -49,6 +49,8 @@ class IgnoreLists:
                 self._put(user_nid, found)
         return known
 
+    kinds = frozenset({Kind.ACCOUNT_DATA})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         for change in changes:

@@ -58,6 +58,8 @@ class ProfileNews:
         self._floor = changes.position
         self._remote = RemoteNews(database, index, changes.position)
 
+    kinds = frozenset({Kind.PROFILE, Kind.EVENT, Kind.STATE_MOVED})  # what ``apply`` looks at
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         self._remote.apply(changes)

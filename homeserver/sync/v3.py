@@ -71,7 +71,7 @@ class SyncService:
         self._unread: Unread = unread or NoUnread()
         self._devices: DeviceSections = devices or NoEncryption()
         self._ignored = tools.ignored
-        tools.log.subscribe(self._ignored.apply)
+        tools.log.subscribe(self._ignored.apply, self._ignored.kinds)
         self._lazy = LazyMemory()
         self._windows = tools.windows
         self._waits = Waits(tools.notifier, tools.clock)

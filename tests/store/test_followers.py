@@ -88,6 +88,21 @@ class Following(DatabaseCase):
         self.stop()
         self.assertEqual(self.cursor(), 3)
 
+    def test_those_of_its_kinds_and_the_last(self) -> None:
+        def several(tx: WriteTx) -> None:
+            for user_nid, kind in enumerate(
+                (Kind.PROFILE, Kind.DEVICES, Kind.PROFILE, Kind.PUSHER, Kind.PUSHER), 1
+            ):
+                tx.claim(kind, -user_nid)
+
+        one = Follower("reader", self.reader.handle, kinds=frozenset({Kind.PROFILE}))
+        self.server.wait(Deferred.fromCoroutine(self.followers.start([one])))
+        self.server.wait(self.server.app.core.committer.work(several))
+        self.assertEqual(self.reader.seen, [-1, -3, -5])
+        self.assertEqual(0, self.followers.lag("reader"))
+        self.stop()
+        self.assertEqual(self.cursor(), 5)
+
     def test_from_the_start(self) -> None:
         self.change(1, 2)
         self.start(from_start=True)

@@ -60,6 +60,11 @@ class Facts:
 
     # --- following the log ---------------------------------------------------------------------------------------
 
+    # What ``apply`` looks at.
+    kinds = frozenset(
+        {Kind.EVENT, Kind.STATE_MOVED, Kind.TRUNCATED, Kind.JOIN_PROGRESS, Kind.OUTSIDE, Kind.ACCOUNT_DATA}
+    )
+
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         for change in changes:
