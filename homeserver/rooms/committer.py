@@ -63,6 +63,10 @@ class _Item:
         return max(1, len(self.bundle.placements)) if self.bundle is not None else 1
 
 
+class _RefusedError(Exception):
+    """A unit that is alone in its transaction raised, and took that back with it. ``args[0]`` is the Failure."""
+
+
 @dataclass(slots=True)
 class _Written:
     """What one transaction did, told to the reactor thread."""
@@ -199,6 +203,9 @@ class Committer:
 
     def _finish(self, batch: list[_Item], outcome: _Written | Failure) -> None:
         if isinstance(outcome, Failure):
+            if isinstance(outcome.value, _RefusedError):
+                batch[0].result.errback(outcome.value.args[0])
+                return
             if self.observe_failure is not None:
                 self.observe_failure()
             for item in batch:
@@ -247,6 +254,9 @@ def _write_batch(tx: Tx, batch: list[_Item], names: Sequence[Any], wants_lease: 
     bundles = [item.bundle for item in batch if item.bundle is not None]
     placements = write_events(tx, bundles) if bundles else []
     outcomes: list[Any] = []
+    if len(batch) == 1 and not bundles:
+        outcomes.append(_run_alone(write, batch[0]))
+        batch = []
     for item in batch:
         if item.bundle is not None:
             for extra in item.bundle.extra:
@@ -256,6 +266,19 @@ def _write_batch(tx: Tx, batch: list[_Item], names: Sequence[Any], wants_lease: 
             outcomes.append(_run_unit(write, item))
     changes = _take_places(write, placements, known)
     return _Written(outcomes, changes, lease, names)
+
+
+def _run_alone(write: WriteTx, item: _Item) -> Any:
+    """The transaction is the unit's savepoint: nothing else is in it but what can be written again."""
+    assert item.unit is not None
+    try:
+        return item.unit(write, *item.args, **item.kwargs)
+    except DatabaseError:
+        raise
+    except Exception as error:
+        if _is_from_driver(error):
+            raise
+        raise _RefusedError(Failure()) from None
 
 
 def _run_unit(write: WriteTx, item: _Item) -> Any:

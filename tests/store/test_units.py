@@ -1,0 +1,69 @@
+"""A unit of work that raises takes back what it did, and nothing else: alone in its transaction as among others."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.python.failure import Failure
+
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.changes import Kind, load_cursors, load_position, store_cursors
+from tests.support.app import TestApp
+from tests.support.databases import DatabaseCase, on_each_database
+
+
+class _NoError(Exception):
+    pass
+
+
+def _note(tx: WriteTx, name: str, *, fails: bool = False) -> str:
+    store_cursors(tx, [(name, 0)])
+    tx.claim(Kind.PROFILE, -1)
+    if fails:
+        raise _NoError(name)
+    return name
+
+
+def _noted(tx: Tx) -> set[str]:
+    return {name for name in load_cursors(tx) if name.startswith("unit")}
+
+
+@on_each_database
+class Units(DatabaseCase):
+    def setUp(self) -> None:
+        self.app = TestApp(self, self.new_database())
+        self.committer = self.app.app.core.committer
+        self.failures = 0
+        self.committer.observe_failure = self.count_failure
+        self.position = self.app.wait(self.app.database.read(load_position))
+
+    def count_failure(self) -> None:
+        self.failures += 1
+
+    def run_together(self, *fails: bool) -> list[Any]:
+        """What came of units in one transaction: a name, or what was raised."""
+        began = self.committer.batches
+        working = [self.committer.work(_note, f"unit{place}", fails=one) for place, one in enumerate(fails)]
+        found: list[Any] = []
+        for one in working:
+            one.addBoth(found.append)
+        self.app.wait(self.committer.drained())
+        self.assertEqual(1 if len(fails) > 1 or not fails[0] else 0, self.committer.batches - began)
+        return [getattr(one.value, "args", ()) if isinstance(one, Failure) else one for one in found]
+
+    def check(self, *names: str) -> None:
+        self.assertEqual(set(names), self.app.wait(self.app.database.read(_noted)))
+        self.position += len(names)
+        self.assertEqual(self.position, self.app.wait(self.app.database.read(load_position)))
+        self.assertEqual(self.position, self.app.app.core.changes.position)
+        self.assertEqual(0, self.failures, "a refusal is no failure of the database")
+
+    def test_alone(self) -> None:
+        self.assertEqual([("unit0",)], self.run_together(True))
+        self.check()
+        self.assertEqual(["unit0"], self.run_together(False))
+        self.check("unit0")
+
+    def test_among_others(self) -> None:
+        self.assertEqual(["unit0", ("unit1",), "unit2"], self.run_together(False, True, False))
+        self.check("unit0", "unit2")
