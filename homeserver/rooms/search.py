@@ -34,11 +34,10 @@ from homeserver.rooms.search_results import group_results, write_results
 from homeserver.rooms.types import Requester
 from homeserver.rooms.visibility import Sights
 from homeserver.store.history import HistoryRow, load_history_rows
-from homeserver.store.ids import Interner, StateKey
+from homeserver.store.ids import Interner
 from homeserver.store.placement import Membership
 from homeserver.store.search import phrases_of
-from homeserver.store.search_hits import NEWEST_PLACE, Hit, Search, find_hits
-from homeserver.store.timeline import load_state_at
+from homeserver.store.search_hits import NEWEST_PLACE, Hit, Search, find_encrypted, find_hits
 from homeserver.stream.index import MembershipIndex
 
 # How many that fit are looked for first, where a page of the newest is wanted, and how many else.
@@ -49,7 +48,6 @@ _SLICE = 50
 # Of the connections to the database that read, so many at most are taken by searches for words.
 _AT_ONCE = 1
 _WAS_THERE = (Membership.JOIN, Membership.LEAVE, Membership.BAN)
-_ENCRYPTION: StateKey = ("m.room.encryption", "")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -115,9 +113,6 @@ class Searches:
     ) -> Window:
         """A window with something in it; in the order of time, with enough for a page and one more."""
         window = Window(start.top)
-        encryption_key = (
-            self._interner.known_key(_ENCRYPTION) or await self._interner.find_key(_ENCRYPTION) or 0
-        )
         enough = None if asked.by_rank else asked.limit + 1
         most, below = _WINDOW if asked.by_rank else max(_FIRST, min(2 * asked.limit, _WINDOW)), start.top
         for _ in range(_WINDOWS_MOST):
@@ -131,7 +126,7 @@ class Searches:
                     askers[room_nid] = await self._asker(requester, rooms[room_nid])
             wanting = None if enough is None else enough - len(window.hits)
             seen, left = await self._database.read(
-                _find_visible, self._archive, askers, hits, asked.wanted, encryption_key, wanting
+                _find_visible, self._archive, askers, hits, asked.wanted, wanting
             )
             window.hits += seen
             window.count = len(window.hits) + left
@@ -202,12 +197,11 @@ def _find_visible(
     askers: Mapping[int, Asker | None],
     hits: Sequence[Hit],
     wanted: Filter,
-    encryption_key: int,
     enough: int | None,
 ) -> tuple[list[tuple[Hit, Found]], int]:
     """Those that the searcher may see and wants; and how many were not looked at, where they are ``enough``."""
     # spec: client-server-api#room_events (rooms that are end to end encrypted are not searched)
-    encrypted = load_state_at(tx, {hit.room_nid for hit in hits}, [encryption_key]) if encryption_key else {}
+    encrypted = find_encrypted(tx, {hit.room_nid for hit in hits})
     hits = [hit for hit in hits if hit.room_nid not in encrypted]
     size = len(hits) if enough is None else _SLICE
     found: list[tuple[Hit, Found]] = []

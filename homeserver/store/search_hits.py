@@ -20,8 +20,10 @@ from sqlalchemy import BindParameter, and_, bindparam, cast, func, literal_colum
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.sql import ClauseElement
 
+from homeserver.db.schema.rooms import current_state, state_keys
 from homeserver.db.schema.search import fts_words, search_documents, vector_words
-from homeserver.db.statements import SQLITE, Statement, any_of
+from homeserver.db.schema.start import WELL_KNOWN_TYPES
+from homeserver.db.statements import SQLITE, Statement, any_of, statement
 from homeserver.db.tx import Tx
 
 NEWEST_PLACE = 2**63 - 1
@@ -130,6 +132,18 @@ _ANYWHERE = Statement(lambda _: _match(in_rooms=False))
 _IN_ORDER = Statement(lambda _: _match(in_rooms=True))
 _WALK, _GATHER, _IN_SAMPLE = Statement(_walk), Statement(_gather), Statement(_in_sample)
 
+_ENCRYPTED = statement(
+    select(current_state.c.room_nid)
+    .select_from(current_state.join(state_keys, state_keys.c.nid == current_state.c.state_key_nid))
+    .where(
+        and_(
+            state_keys.c.type_nid == WELL_KNOWN_TYPES["m.room.encryption"],
+            state_keys.c.state_key == "",
+            any_of(current_state.c.room_nid, "room_nids"),
+        )
+    )
+)
+
 
 def find_hits(tx: Tx, search: Search, below: int, most: int) -> list[Hit]:
     """The newest events before a place that fit, newest first; fewer than ``most`` only where there are no more.
@@ -173,6 +187,11 @@ def _find_vectors(tx: Tx, search: Search, below: int, most: int) -> list[Any]:
             query = _vector_query(search, in_rooms=True)
     gathered = tx.all_within(_GATHERING_MOST_MS, _GATHER, query=query, **arguments)
     return found if gathered is None else gathered
+
+
+def find_encrypted(tx: Tx, room_nids: Collection[int]) -> set[int]:
+    """Which of some rooms are end to end encrypted."""
+    return set(tx.column(_ENCRYPTED, room_nids=list(room_nids)))
 
 
 def _marks(search: Search, *, in_rooms: bool) -> list[list[str]]:
