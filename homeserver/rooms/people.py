@@ -53,7 +53,7 @@ def _find(tx: Tx, term: str, joined: Collection[int]) -> list[dict[str, str]]:
     """Everybody whom the words fit, the newest membership first, whoever asks: some of them more than once."""
     rooms = load_open_rooms(tx).union(joined)
     # Typing a name begins with its first letter.
-    search = Search(names_of(phrases_of(term)), sorted(rooms), ("member",), shortest=1)
+    search = Search(names_of(phrases_of(term)), sorted(rooms), ("member",), shortest=1, are_few=True)
     nids = [hit.nid for hit in find_hits(tx, search, NEWEST_PLACE, _LOOKED_AT)]
     people = load_people(tx, nids)
     return [people[nid] for nid in nids if nid in people]

@@ -50,6 +50,7 @@ class Search:
     keys: Collection[str]  # of body, name, topic
     sender_nids: Collection[int] | None = None  # None: whoever
     shortest: int = 3  # a word of so many letters also stands for longer ones: very short ones begin too many
+    are_few: bool = False  # among all texts such ones are few: to go through the newest would be in vain
 
 
 class Hit(NamedTuple):
@@ -176,7 +177,9 @@ def _find_vectors(tx: Tx, search: Search, below: int, most: int) -> list[Any]:
     few = len(rooms) <= _FEW_ROOMS
     arguments: dict[str, Any] = {"below": below, "room_nids": rooms, "most": most}
     query = _vector_query(search, in_rooms=few)
-    found = tx.all(_WALK, query=query, looked_at=_GLANCE_EACH * most, **arguments)
+    found: list[Any] = []
+    if not search.are_few:
+        found = tx.all(_WALK, query=query, looked_at=_GLANCE_EACH * most, **arguments)
     if most > len(found) >= most / _PROMISING:
         found = tx.all(_WALK, query=query, looked_at=_TEXTS_EACH * most, **arguments)
     if len(found) == most:
