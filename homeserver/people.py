@@ -1,4 +1,4 @@
-"""Accounts beyond logging in: their standing and their addresses. Built over the core."""
+"""Accounts beyond logging in: their standing, their addresses, whom they meet. Built over the core."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from homeserver.http.ratelimit import RateLimiter
 from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.guests import GuestDepartures
 from homeserver.rooms.membership import Memberships
+from homeserver.rooms.mutual import MutualRooms
 from homeserver.runtime.tasks import TaskGroup
 
 
@@ -27,6 +28,7 @@ class People:
     threepids: Threepids
     guests: GuestDepartures
     by_address: AddressInvites[Account]
+    mutual: MutualRooms
 
 
 def build_people(
@@ -47,6 +49,7 @@ def build_people(
         Threepids(validations, servers, database, worker, clock),
         guests,
         AddressInvites(core.rooms, memberships, servers, around.log),
+        MutualRooms(database, core.interner, core.index),
     )
 
 

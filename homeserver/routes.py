@@ -84,12 +84,13 @@ from homeserver.api.web.login_fallback import LoginFallbackApi
 from homeserver.api.web.unsubscribe import UnsubscribeApi
 from homeserver.api.web.validate_email import ValidateEmailApi
 from homeserver.calls.rtc import well_known_foci
+from homeserver.calls.turn import TurnCredentials
 from homeserver.core import Core
 from homeserver.ephemeral.presence import Presence
-from homeserver.further import capabilities, unstable_features
 from homeserver.http.route import Route
 from homeserver.peering import Peering
 from homeserver.services import Services
+from homeserver.unattended import capabilities, unstable_features
 
 
 class HasRoutes(Protocol):
@@ -202,7 +203,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         ),
         AccountDataApi(services.account_data),
         FilterApi(services.filters),
-        SendApi(services.rooms.sender, services.further.delayed, services.further.related),
+        SendApi(services.rooms.sender, services.unattended.delayed, services.unattended.related),
         media,
         LegacyMediaApi(services.media.downloads, media),
         *([PreviewApi(services.media.previews)] if config.url_previews.enabled else []),
@@ -238,10 +239,10 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         CrossSigningApi(encryption.signing, services.identity, interactive),
         SendToDeviceApi(encryption.messages),
         RoomKeysApi(encryption.backups),
-        DelayedEventsApi(services.further.delayed),
-        ReportsApi(services.further.reports),
-        MutualRoomsApi(services.further.mutual),
-        VoipApi(services.further.turn, config.calls),
+        DelayedEventsApi(services.unattended.delayed),
+        ReportsApi(services.reports),
+        MutualRoomsApi(services.people.mutual),
+        VoipApi(TurnCredentials(lambda: settings.config.turn, core.around.clock), config.calls),
         DehydratedDeviceApi(encryption.dehydrated),
         SyncApi(services.syncing.classic, around.database, _note_sync(services.presence)),
         SlidingSyncApi(services.syncing.sliding, _note_sync(services.presence)),

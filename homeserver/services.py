@@ -34,10 +34,10 @@ from homeserver.ephemeral.presence import Presence
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
 from homeserver.finding import Finding, build_finding
-from homeserver.further import Further, build_further, build_sticky
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.incoming import Incoming, build_incoming
 from homeserver.media.service import MediaService
+from homeserver.moderation.reports import Reports
 from homeserver.momentary import build_presence
 from homeserver.notifying import Notifying, build_notifying
 from homeserver.peering import Peering
@@ -94,6 +94,7 @@ from homeserver.store.threepids import load_mail_addresses
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.sync.ignored import IgnoreLists
 from homeserver.syncing import Syncing, build_syncing
+from homeserver.unattended import Unattended, build_sticky, build_unattended
 
 
 def limit_classes(limits: RateLimits) -> dict[str, LimitClass]:
@@ -374,7 +375,8 @@ class Services:
     notifying: Notifying
     encryption: Encryption
     syncing: Syncing
-    further: Further
+    reports: Reports
+    unattended: Unattended
     people: People
     bridging: Bridging
 
@@ -443,10 +445,26 @@ def build_services(core: Core, peering: Peering) -> Services:
         encryption=encryption,
         people=build_people(core, settings, limiter, tasks, rooms.memberships),
         bridging=bridging,
-        further=build_further(core, settings, tasks, reading.pagination, rooms.sender, sticky.keeper),
+        reports=build_reports(core, reading),
+        unattended=build_unattended(core, tasks, rooms.sender, sticky.keeper),
         syncing=build_syncing(
             core, facts, ignored, typing, presence, encryption.news, notifying.unread, sticky.sections
         ),
+    )
+
+
+def build_reports(core: Core, reading: Reading) -> Reports:
+    """What users say of events, rooms and each other."""
+    around = core.around
+    find = reading.pagination.event
+    return Reports(
+        core.config.server_name,
+        around.database,
+        core.committer,
+        core.interner,
+        core.index,
+        find,
+        around.clock,
     )
 
 

@@ -22,8 +22,6 @@ from homeserver.store.placement import DELAYED
 _DEVICES_MOST = 20_000
 _PER_DEVICE_MOST = 500
 
-_NOTHING: dict[str, str] = {}
-
 _Key = tuple[int, str]  # room nid, transaction key
 
 
@@ -90,7 +88,7 @@ class TransactionCache:
         device, user = self._devices.get(device_nid), self._devices.get(-user_nid)
         if (device_nid and (device is None or not device.loaded)) or user is None or not user.loaded:
             return None
-        sent = device.sent if device_nid and device is not None else _NOTHING
+        sent = device.sent if device_nid and device is not None else {}
         return ChainMap(user.delayed, sent) if user.delayed else sent
 
     async def load_known_to(self, user_nid: int, device_nid: int) -> Mapping[str, str]:

@@ -424,7 +424,7 @@ class Surviving(DelayedCase):
         # Another look at the same row finds that it has ended.
         found = self.app.wait(self.app.database.read(store.find_delayed, delay_id))
         assert found is not None
-        delayed = self.app.app.services.further.delayed
+        delayed = self.app.app.services.unattended.delayed
         self.wait(delayed._send(found._replace(ended_ts_ms=None, due_ts_ms=0)))
         self.assertEqual(["later"], self.said())
 
@@ -497,8 +497,8 @@ class Ending(DelayedCase):
 
     def test_nothing_begins_after_the_end(self) -> None:
         self.scheduled(5000)
-        further, tasks = self.app.app.services.further, self.app.app.services.tasks
-        further.delayed.stop()
+        unattended, tasks = self.app.app.services.unattended, self.app.app.services.tasks
+        unattended.delayed.stop()
         self.app.wait(tasks.stop())
         # What was under way is still stored and told: a plan, an event that is now due, and memberships that move.
         self.scheduled(1000, "another")

@@ -54,8 +54,8 @@ class LeavingCase(RoomsCase):
 
     def check_what_an_earlier_process_left(self) -> None:
         room_id = self.join()
-        further = self.app.app.services.further
-        self.patch(further.departed, "_forget", _nothing)
+        unattended = self.app.app.services.unattended
+        self.patch(unattended.departed, "_forget", _nothing)
         self.ok(self.bob, f"/rooms/{room_id}/leave")
         self.app.advance(0)
         self.assertEqual(200, self.past(room_id))

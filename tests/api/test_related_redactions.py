@@ -110,7 +110,7 @@ class WithRelations(RelatingCase):
         root = self.say("alice", room_id, "root")
         children = [self.related("alice", room_id, root, "m.thread") for _ in range(5)]
         path = self.path(room_id, "redact", root, "r")
-        related = self.app.app.services.further.related
+        related = self.app.app.services.unattended.related
 
         async def nothing(_: Any) -> None:
             return

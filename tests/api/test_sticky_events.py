@@ -119,7 +119,7 @@ class StickyTests(TalkCase):
 
     def test_swept(self) -> None:
         self.stuck(duration_ms=60_000)
-        keeper = self.app.app.services.further.sticky
+        keeper = self.app.app.services.unattended.sticky
         self.wait(keeper.sweep())
         self.assertFalse(keeper._index.is_empty)
         self.app.advance(61)

@@ -49,7 +49,6 @@ COMPOSITION = frozenset(
         "doctor",
         "extensions",
         "finding",
-        "further",
         "incoming",
         "listening",
         "momentary",
@@ -62,6 +61,7 @@ COMPOSITION = frozenset(
         "seed",
         "services",
         "syncing",
+        "unattended",
     }
 )
 # The layers of the architecture, highest first; names on one line may see each other, domains only each other's types.

@@ -1,19 +1,15 @@
-"""What clients use beyond rooms, messages and keys: reports, calls, and their like."""
+"""What rooms go on with when whoever began it has left: delayed and sticky events, redactions of what relates to an event,
+and forgetting rooms that were left."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from homeserver.calls.turn import TurnCredentials
 from homeserver.config.schema import Config
-from homeserver.config.settings import Settings
 from homeserver.core import Core
-from homeserver.moderation.reports import Reports
 from homeserver.rooms.delayed import DelayedEvents
 from homeserver.rooms.departed import Departed
-from homeserver.rooms.mutual import MutualRooms
-from homeserver.rooms.pagination import Pagination
 from homeserver.rooms.related_redactions import RelatedRedactions
 from homeserver.rooms.send import Sender
 from homeserver.rooms.sticky import StickyKeeper
@@ -23,12 +19,9 @@ from homeserver.sync.sticky import StickySections
 
 
 @dataclass(frozen=True, slots=True)
-class Further:
+class Unattended:
     """See the module."""
 
-    reports: Reports
-    mutual: MutualRooms
-    turn: TurnCredentials
     delayed: DelayedEvents
     sticky: StickyKeeper
     related: RelatedRedactions
@@ -62,35 +55,24 @@ def build_sticky(core: Core, tasks: TaskGroup) -> StickyServices:
     return StickyServices(keeper, StickySections(index, around.database, core.client_events))
 
 
-def build_further(
-    core: Core,
-    settings: Settings,
-    tasks: TaskGroup,
-    pagination: Pagination,
-    sender: Sender,
-    sticky: StickyKeeper,
-) -> Further:
-    """Its objects, over the core and what reads rooms."""
-    around, interner, index = core.around, core.interner, core.index
-    database, clock = around.database, around.clock
-    related = RelatedRedactions(core.rooms, sender, tasks, clock)
+def build_unattended(core: Core, tasks: TaskGroup, sender: Sender, sticky: StickyKeeper) -> Unattended:
+    """Its objects, over the core and what sends."""
+    around = core.around
+    related = RelatedRedactions(core.rooms, sender, tasks, around.clock)
     core.changes.subscribe(related.apply, related.kinds)
-    departed = Departed(core.committer, index, tasks)
+    departed = Departed(core.committer, core.index, tasks)
     if core.config.forget_rooms_on_leave:
         core.changes.subscribe(departed.apply, departed.kinds)
-    return Further(
-        Reports(core.config.server_name, database, core.committer, interner, index, pagination.event, clock),
-        MutualRooms(database, interner, index),
-        TurnCredentials(lambda: settings.config.turn, clock),
+    return Unattended(
         DelayedEvents(
-            database,
+            around.database,
             core.committer,
-            interner,
-            index,
+            core.interner,
+            core.index,
             sender.send_once,
             core.config.delayed_events,
             tasks,
-            clock,
+            around.clock,
             around.entropy,
             around.log,
         ),
