@@ -28,8 +28,7 @@ from homeserver.peers.types import EventKeys
 from homeserver.rooms.signed import is_signed
 
 CHUNK = 256
-# One more than there are processors to expect: while the reactor is at something else, none must stand still.
-SIDE_BY_SIDE = 3
+SIDE_BY_SIDE = 2
 # LIMIT(servers whose keys are waited for: those whose events lack most. The others' events stay out)
 AWAITED_MOST = 1_000
 
