@@ -153,12 +153,9 @@ def read_state(body: bytes) -> JoinAnswer:
 def _read(answer: _Answer) -> JoinAnswer:
     if len(answer.state) + len(answer.auth_chain) > MAX_EVENTS:
         raise Malformed("more events than a room can have")
-    places: dict[bytes, int] = {}
-    for raw in answer.state:
-        places.setdefault(bytes(raw), len(places))
+    places = dict.fromkeys(map(bytes, answer.state))
     state = frozenset(range(len(places)))
-    for raw in answer.auth_chain:
-        places.setdefault(bytes(raw), len(places))
+    places.update(dict.fromkeys(map(bytes, answer.auth_chain)))
     return JoinAnswer(
         list(places),
         state,
@@ -285,14 +282,19 @@ class Lot:
                 named = (event.event_id, authoriser_id if isinstance(authoriser_id, str) else "")
                 servers = list(dict.fromkeys([*servers, *[one.partition(":")[2] for one in named]]))
             for server in servers:
-                found = signature_key_ids(event.signatures, server)
-                if found and (server in key_ids or len(key_ids) < MAX_SERVERS):
-                    key_ids.setdefault(server, {}).update(dict.fromkeys(found))
-                    newest[server] = max(newest.get(server, 0), min(event.origin_server_ts, MAX_INTEGER))
+                known = key_ids.get(server)
+                found = event.signatures.get(server)
+                if known is None or found is None or not known.keys() >= found.keys():
+                    found_ids = signature_key_ids(event.signatures, server)
+                    if not found_ids or (known is None and len(key_ids) >= MAX_SERVERS):
+                        continue
+                    key_ids.setdefault(server, {}).update(dict.fromkeys(found_ids))
+                if event.origin_server_ts > newest.get(server, 0):
+                    newest[server] = min(event.origin_server_ts, MAX_INTEGER)
         self.creates = len(creates)
         self._plan = [*creates, *others, *members]
         return [
-            Signatures(server, tuple(key_ids[server])[:MAX_KEY_IDS], newest[server])
+            Signatures(server, tuple(key_ids[server])[:MAX_KEY_IDS], newest.get(server, 0))
             for server in _servers(list(key_ids))
         ]
 

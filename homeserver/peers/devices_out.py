@@ -52,9 +52,14 @@ class DevicesOut:
                 await self._list(change)
         else:
             joins = [move for move in moves_of(change) if move.membership == Membership.JOIN]
+            servers = [server_of(move.user_id) for move in joins]
             # Where one of us comes into a room, the servers of all who are there hear of them.
-            ours = [move for move in joins if server_of(move.user_id) == self._server_name]
-            new = [server_of(move.user_id) for move in ours or joins if not self._was_joined(move)]
+            ours = self._server_name in servers
+            new = [
+                server
+                for server, move in zip(servers, joins, strict=True)
+                if (not ours or server == self._server_name) and not self._was_joined(move)
+            ]
             for server in dict.fromkeys(new):
                 await self._join(change, server)
 

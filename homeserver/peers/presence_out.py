@@ -90,13 +90,14 @@ class PresenceOut:
     def note(self, change: Change) -> None:
         """Follow the log: who comes to share a room."""
         joins = [move for move in moves_of(change) if move.membership == Membership.JOIN]
-        ours = [move for move in joins if server_of(move.user_id) == self._server_name]
+        servers = [server_of(move.user_id) for move in joins]
+        ours = [move for server, move in zip(servers, joins, strict=True) if server == self._server_name]
         for move in ours:
             if self._presence.is_present(move.member_nid):
                 self._meet(move.member_nid, change.topic, "")
         members = self._index.local_members(change.topic) if joins and not ours else ()
         if len(members) <= MEMBERS_MOST:
-            for server in sorted({server_of(move.user_id) for move in joins}):
+            for server in sorted(set(servers)):
                 for user_nid in members:
                     if self._presence.is_present(user_nid):
                         self._meet(user_nid, change.topic, server)

@@ -281,7 +281,7 @@ class Turn:
         changed = diff(before, after)
         names = await self.tools.interner.key_names(changed)
         members = {key: names[key][1] for key in changed if names[key][0] == _MEMBER}
-        await self.tools.interner.find_users(members.values())
+        users = await self.tools.interner.find_users(members.values())
         new_nids = [new for key, (_, new) in changed.items() if new and key in members]
         memberships = await self._memberships(new_nids, words)
         found: list[StateMove] = []
@@ -290,7 +290,7 @@ class Turn:
             if user_id is None:
                 found.append(StateMove(key, new, old))
             else:
-                nid = self.tools.interner.known_user(user_id) or await self.tools.interner.user(user_id)
+                nid = users.get(user_id) or await self.tools.interner.user(user_id)
                 found.append(StateMove(key, new, old, nid, user_id, memberships.get(new, Membership.LEAVE)))
         return tuple(found)
 

@@ -49,11 +49,14 @@ _ONE = statement(
     )
 )
 _JOINED = statement(
-    select(user_ids.c.user_id, members.c.event_nid)
-    .select_from(members.join(user_ids, user_ids.c.nid == members.c.user_nid))
+    select(members.c.event_nid, user_ids.c.user_id, event_json.c.json)
+    .select_from(
+        members.join(user_ids, user_ids.c.nid == members.c.user_nid).join(
+            event_json, event_json.c.nid == members.c.event_nid
+        )
+    )
     .where(and_(members.c.room_nid == bindparam("room_nid"), members.c.membership == int(Membership.JOIN)))
 )
-_TEXTS = statement(select(event_json.c.nid, event_json.c.json).where(any_of(event_json.c.nid, "nids")))
 _COUNTS = statement(
     select(members.c.membership, func.count())
     .where(members.c.room_nid == bindparam("room_nid"))
@@ -113,12 +116,9 @@ def load_joined_rooms(tx: Tx, user_nids: Collection[int]) -> dict[int, list[int]
 
 def load_joined(tx: Tx, room_nid: int) -> dict[str, str | None]:
     """Who is in a room: user id -> the text of the event that says so, None where that is redacted."""
-    users = [(true_name(user_id), event_nid) for user_id, event_nid in tx.all(_JOINED, room_nid=room_nid)]
-    nids = [event_nid for _, event_nid in users]
-    texts: dict[int, str] = dict(tx.all(_TEXTS, nids=nids))
-    for event_nid in load_redactions(tx, nids):
-        texts.pop(event_nid, None)
-    return {user_id: texts.get(event_nid) for user_id, event_nid in users}
+    rows_ = tx.all(_JOINED, room_nid=room_nid)
+    redacted = load_redactions(tx, [nid for nid, _, _ in rows_])
+    return {true_name(user_id): None if nid in redacted else text for nid, user_id, text in rows_}
 
 
 def find_member(tx: Tx, room_nid: int, user_nid: int) -> Member | None:

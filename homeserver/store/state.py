@@ -90,6 +90,8 @@ def empty_snapshot(room_nid: int) -> Snapshot:
 
 def derive(snapshot: Snapshot, changes: Mapping[int, int], nid: int) -> Snapshot:
     """The state after ``changes`` (event nid 0: the key goes away), stored as ``nid``."""
+    if not snapshot.size:
+        return from_dict(changes, snapshot.room_nid, nid)
     size = snapshot.size
     for key, event in changes.items():
         size += bool(event) - bool(snapshot.get(key))
