@@ -27,7 +27,7 @@ from federation.versions import RoomRules
 from homeserver.peers.types import EventKeys
 from homeserver.rooms.signed import is_signed
 
-CHUNK = 256
+CHUNK = 128
 SIDE_BY_SIDE = 2
 # LIMIT(servers whose keys are waited for: those whose events lack most. The others' events stay out)
 AWAITED_MOST = 1_000

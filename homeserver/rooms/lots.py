@@ -28,7 +28,7 @@ from homeserver.rooms.turn import Turn
 from homeserver.store.outliers import Here, OutlierRows, find_here, write_outliers
 
 # Twice what one statement inserts.
-AT_ONCE = 512
+AT_ONCE = 1_024
 
 
 class Stored(NamedTuple):
