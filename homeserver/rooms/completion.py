@@ -25,7 +25,7 @@ from homeserver.rooms.hold import Hold, near
 from homeserver.rooms.lots import Stored
 from homeserver.rooms.turn import Turn
 from homeserver.store.commit import move_state
-from homeserver.store.outliers import find_rejected
+from homeserver.store.outliers import are_sound
 from homeserver.store.partial import (
     PartialJoin,
     Since,
@@ -99,9 +99,8 @@ async def _snapshot_of(
     rows = [stored[one] for one in state if one in stored]
     if len(rows) == len(state):
         # But for what became of them since: they may have come by another way as well, and been rejected.
-        rejected = await turn.tools.database.read(find_rejected, [row.nid for row in rows])
-        if rejected is not None:
-            return near(turn, {row.key_nid: row.nid for row in rows if row.nid not in rejected})
+        if await turn.tools.database.read(are_sound, [row.nid for row in rows]):
+            return near(turn, {row.key_nid: row.nid for row in rows})
     return await hold.snapshot_of(state)
 
 

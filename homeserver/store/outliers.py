@@ -37,9 +37,10 @@ _HERE = statement(
 _WAITING = statement(
     select(waiting_redactions.c.target_id).where(any_of(waiting_redactions.c.target_id, "ids"))
 )
-_COUNT = statement(select(func.count()).select_from(events).where(any_of(events.c.nid, "nids")))
-_REJECTED = statement(
-    select(events.c.nid).where(and_(any_of(events.c.nid, "nids"), events.c.rejected_reason.is_not(None)))
+_SOUND = statement(
+    select(func.count())
+    .select_from(events)
+    .where(and_(any_of(events.c.nid, "nids"), events.c.rejected_reason.is_(None)))
 )
 _EVENTS = rows(
     events,
@@ -89,11 +90,9 @@ def find_here(tx: Tx, event_ids: Sequence[str]) -> tuple[dict[str, Here], set[st
     return found, set(tx.column(_WAITING, ids=ids))
 
 
-def find_rejected(tx: Tx, nids: Sequence[int]) -> set[int] | None:
-    """Which of some events are rejected; None where not all of them are here."""
-    if tx.value(_COUNT, nids=list(nids)) != len(nids):
-        return None
-    return set(tx.column(_REJECTED, nids=list(nids)))
+def are_sound(tx: Tx, nids: Sequence[int]) -> bool:
+    """Whether all of some events are here, and none of them is rejected."""
+    return tx.value(_SOUND, nids=list(nids)) == len(nids)  # type: ignore[no-any-return]
 
 
 def write_outliers(tx: Tx, new: OutlierRows) -> None:
