@@ -117,6 +117,8 @@ _REMOVE_MEMBERS = statement(
         and_(members.c.room_nid == bindparam("of_room"), any_of(members.c.user_nid, "users"))
     )
 )
+# From so many rows on one more round trip is worth it.
+_MANY = 1_000
 _encode = msgspec.json.Encoder().encode
 
 
@@ -301,7 +303,7 @@ def write_moves(tx: Tx, moves: Sequence[tuple[int, int, StateMove]]) -> None:
         if move.member_nid:
             row = (room_nid, move.member_nid, int(move.membership), move.event_nid, pos, 0, 0)
             member_rows[(room_nid, move.member_nid)] = row if move.event_nid else None
-    tx.insert(_INSERT_STATE_LOG, log_rows)
+    (tx.load if len(log_rows) >= _MANY else tx.insert)(_INSERT_STATE_LOG, log_rows)
     tx.insert(_INSERT_CURRENT, [(*key, nid) for key, nid in current.items() if nid])
     tx.insert(PUT_MEMBERS, [row for row in member_rows.values() if row is not None])
     gone = [key for key, nid in current.items() if not nid]
