@@ -302,7 +302,7 @@ class DeviceNews:
     ) -> DeviceAnswer:
         left = device.left if device is not None else await self._keys_left(requester.device_nid)
         told = device is not None and at is not None and device.keys_pos > at.pos
-        members: list[bytes] = []
+        members: list[bytes] = []  # as they follow each other
         since = at.inbox if at is not None else 0
         most = MESSAGES_MOST if device is None else device.next_page(since)
         inbox = await self._waiting(requester.device_nid, since, upto, most)
@@ -310,13 +310,13 @@ class DeviceNews:
             device.page_at = since if inbox.upto < upto else -1
         if inbox.events:
             told = True
-            members.append(b"".join((b'"to_device":{"events":[', inbox.events, b"]}")))
+            members += (b'"to_device":{"events":[', inbox.events, b"]},")
         lists = await self._lists_member(requester.user_nid, at, upto)
         if lists is not None:
             told = True
-            members.append(lists)
+            members += (lists, b",")
         members.append(_keys_member(left))
-        return DeviceAnswer(b",".join(members), told, inbox.upto)
+        return DeviceAnswer(b"".join(members), told, inbox.upto)
 
     async def _keys_left(self, device_nid: int) -> KeysLeft:
         left, _, _ = await self._database.read(_load_device, device_nid)

@@ -116,8 +116,12 @@ class Assembler:
         if devices.inbox < token.pos:
             token = token._replace(behind=devices.inbox)
         said = (part for part in (devices.members, *parts) if part)
-        members = [b'{"next_batch":"%b"' % str(token).encode(), *said]
-        return Answer(b",".join(members) + b"}", devices.told, token)
+        # Joined once: what a device is told may be megabytes.
+        members = [b'{"next_batch":"%b"' % str(token).encode()]
+        for part in said:
+            members += (b",", part)
+        members.append(b"}")
+        return Answer(b"".join(members), devices.told, token)
 
     # --- one room ------------------------------------------------------------------------------------------------
 
