@@ -27,10 +27,10 @@ from homeserver.store.appservices import (
     load_logged_in,
 )
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
-from homeserver.store.events import load_rows
 from homeserver.store.one_time_keys import KeysLeft, load_keys_left
 from homeserver.store.receipts import PRIVATE, UNTHREADED, ReceiptChange
-from homeserver.store.state import BaseCache, load_snapshots
+from homeserver.store.state import BaseCache
+from homeserver.store.stripped import load_stripped_state, strip
 from homeserver.store.to_device import load_waiting
 from homeserver.store.unsigned import unsigned_members
 
@@ -138,25 +138,8 @@ def _is_invite(event: ClientEvent | None) -> bool:
 
 def _load_stripped(tx: Tx, invites: Sequence[int], tools: Tools) -> dict[int, list[bytes]]:
     """The state of rooms as it was when somebody was invited there, as far as they may see it."""
-    # spec: client-server-api#stripped-state
-    befores = {row.nid: row.state_before for row in load_rows(tx, invites).values() if row.state_before}
-    snapshots = load_snapshots(tx, sorted(set(befores.values())), tools.bases)
-    wanted = {
-        nid: [found for key in tools.strip_keys if key and (found := snapshots[before].get(key))]
-        for nid, before in befores.items()
-        if before in snapshots
-    }
-    events = load_client_events(tx, sorted({nid for nids in wanted.values() for nid in nids}), tools.events)
-    return {invite: [_strip(events[nid]) for nid in nids if nid in events] for invite, nids in wanted.items()}
-
-
-def _strip(event: ClientEvent) -> bytes:
-    return b'{"content":%b,"sender":%b,"state_key":%b,"type":%b}' % (
-        event.content,
-        _encode(event.sender),
-        _encode(event.state_key or ""),
-        _encode(event.type),
-    )
+    found = load_stripped_state(tx, invites, tools.strip_keys, tools.events, tools.bases)
+    return {nid: [strip(event) for event in state] for nid, state in found.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,10 +215,11 @@ def relay_others(turn: Turn, nid: int, event: Event) -> None:
         turn.extra.append(lambda tx: relay(tx, nid, told))
 
 
-async def load_stripped(turn: Turn, tools: RoomTools) -> list[bytes]:
-    """The same within a turn: the create event first."""
-    await turn.load(STRIPPED)
-    nids = [found[0] for key in STRIPPED if (found := turn.warm[key]) is not None]
+async def load_stripped(turn: Turn, tools: RoomTools, *members: str) -> list[bytes]:
+    """The same within a turn: the create event first. ``members``: whose membership is told with it."""
+    keys = [*STRIPPED, *((_MEMBER, user_id) for user_id in members)]
+    await turn.load(keys)
+    nids = [found[0] for key in keys if (found := turn.warm[key]) is not None]
     texts = await tools.database.read(load_texts, nids, turn.head.rules)
     return [texts[nid] for nid in nids]
 

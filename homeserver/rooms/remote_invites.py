@@ -54,7 +54,7 @@ class RemoteInvites:
                 raise forbidden("This room is not for users of other servers")
             named = replace(draft, origin=self._tools.signer.server_name)
             event, _ = await compose(turn, self._tools, named)
-            return event, await load_stripped(turn, self._tools)
+            return event, await load_stripped(turn, self._tools, draft.sender)
 
         event, stripped = await actor.run(make)
         event = await self._admission.approved(actor, event, is_ours=True)

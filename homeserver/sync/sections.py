@@ -12,12 +12,12 @@ from homeserver.store.account_data import (
     load_account_data_of,
     load_account_data_since,
 )
-from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
-from homeserver.store.events import load_rows
+from homeserver.store.client_events import ClientEventCache, load_client_events
 from homeserver.store.outside import load_outside
 from homeserver.store.placement import Membership
 from homeserver.store.receipts import ReceiptChange, load_receipts
-from homeserver.store.state import BaseCache, load_snapshots
+from homeserver.store.state import BaseCache
+from homeserver.store.stripped import load_stripped_state, strip
 from homeserver.store.sync_reads import Summary
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import Standing
@@ -132,23 +132,13 @@ def load_stripped(
     bases: BaseCache,
 ) -> dict[int, Stripped]:
     """The state that people see before they join, as it was when they were invited, and their membership."""
-    # spec: client-server-api#stripped-state
     own = {nid: one.event_nid for nid, one in standings.items() if not one.outside}
-    rows = load_rows(tx, own.values())
-    befores = {nid: row.state_before for nid, row in rows.items() if row.state_before}
-    snapshots = load_snapshots(tx, sorted(set(befores.values())), bases) if befores else {}
-    nids: dict[int, list[int]] = {}
-    for room_nid, event_nid in own.items():
-        snapshot = snapshots.get(befores.get(event_nid, 0))
-        state = [snapshot.get(key) for key in strip_keys if key] if snapshot is not None else []
-        nids[room_nid] = [*(nid for nid in state if nid), event_nid]
-    events = load_client_events(tx, sorted({nid for found in nids.values() for nid in found}), cache)
+    state = load_stripped_state(tx, own.values(), strip_keys, cache, bases)
+    events = load_client_events(tx, sorted(own.values()), cache)
     return {
-        room: Stripped(
-            events[found[-1]].sender, [stripped_event(events[nid]) for nid in found if nid in events]
-        )
-        for room, found in nids.items()
-        if found[-1] in events
+        room_nid: Stripped(events[nid].sender, [strip(event) for event in (*state.get(nid, ()), events[nid])])
+        for room_nid, nid in own.items()
+        if nid in events
     }
 
 
@@ -162,16 +152,6 @@ def _load_outside(tx: Tx, reader: Reader, want: Want, loaded: Loaded) -> None:
         else:
             shown = outside_event(event, row.event_id)
             loaded.pieces[nid] = Piece(timeline_object([shown], False, want.upto), NO_EVENTS, has_events=True)
-
-
-def stripped_event(event: ClientEvent) -> bytes:
-    """An event with nothing but what strangers may see of it."""
-    return b'{"content":%b,"sender":%b,"state_key":%b,"type":%b}' % (
-        event.content,
-        encode(event.sender),
-        encode(event.state_key or ""),
-        encode(event.type),
-    )
 
 
 def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:

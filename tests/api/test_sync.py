@@ -98,6 +98,9 @@ class InitialTests(TestCase):
         )
         for event in events:
             self.assertEqual(set(event), {"type", "state_key", "sender", "content"})
+        # Last the invite; before it who sent it, since clients show their name.
+        members = [one["state_key"] for one in events if one["type"] == "m.room.member"]
+        self.assertEqual([user_id("alice"), user_id("bob")], members)
         self.assertEqual(events[-1]["state_key"], user_id("bob"))
 
     def test_knock(self) -> None:

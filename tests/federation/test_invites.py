@@ -48,6 +48,7 @@ class RemoteInvite(NetCase):
             }
             self.assertEqual(f"Room {version}", events["m.room.name", ""]["content"]["name"])
             self.assertIn(("m.room.create", ""), events)
+            self.assertEqual("join", events["m.room.member", f"@alice:{A}"]["content"]["membership"])
             self.assertEqual("invite", events["m.room.member", BOB]["content"]["membership"])
             self.assertEqual({"content", "sender", "state_key", "type"}, set(events["m.room.member", BOB]))
             initial = self.sync(self.b, self.bob)["rooms"]
