@@ -37,6 +37,8 @@ _SWEEP_S = 5.0
 _LOOKED_AT = 100
 # LIMIT(memory: some 600 bytes each; the longest unchanged are forgotten, those who are offline first)
 USERS_MOST = 50_000
+# LIMIT(time and size of one answer: who joins a large room is told of so many at first)
+NEWLY_SEEN_MOST = 1_000
 
 
 class _AppearOffline(msgspec.Struct):
@@ -110,6 +112,27 @@ class Presence:
         if next(self._seen(user_nid, since_counter), None) is not None:
             return True
         return self.remote is not None and bool(self.remote.changes_for(user_nid, since_counter))
+
+    def newly_seen(self, user_nid: int, since: int, upto: int) -> Sequence[Mapping[str, Any]]:
+        """The ``m.presence`` events of those with whom a user came to share a room in ``(since, upto]``: who is there.
+
+        Who comes hears of those in the room, and they of who came, although their presence has not changed.
+        """
+        new: dict[int, None] = {}
+        elsewhere: dict[int, None] = {}
+        for coming in self._index.came_in(since, upto):
+            members = self._index.local_members(coming.room_nid)
+            if coming.user_nid == user_nid:
+                new.update(dict.fromkeys(islice(members, NEWLY_SEEN_MOST)))
+                if self.remote is not None:
+                    elsewhere.update(dict.fromkeys(self.remote.present_in(coming.room_nid)))
+            elif user_nid in members:
+                new[coming.user_nid] = None
+        there = [nid for nid in islice(new, NEWLY_SEEN_MOST) if self.is_present(nid)]
+        found = [(self._users[nid].user_id, self.describe(nid)) for nid in sorted(there)]
+        if self.remote is not None:
+            found += [self.remote.tell_of(nid) for nid in islice(elsewhere, NEWLY_SEEN_MOST)]
+        return [{"type": "m.presence", "sender": sender, "content": content} for sender, content in found]
 
     def _seen(self, user_nid: int, since_counter: int) -> Iterator[int]:
         """The local users whose changes after a counter concern a user, newest first."""

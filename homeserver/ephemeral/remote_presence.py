@@ -91,6 +91,14 @@ class RemotePresence:
         found.reverse()
         return found
 
+    def present_in(self, room_nid: int) -> list[int]:
+        """Who of a room is not offline."""
+        return [nid for nid, user in self._users.items() if room_nid in user.rooms and user.state != OFFLINE]
+
+    def tell_of(self, user_nid: int) -> tuple[str, dict[str, Any]]:
+        """Somebody of whom there is something to tell: their id, and as ``describe``."""
+        return self._users[user_nid].user_id, self.describe(user_nid)
+
     def describe(self, user_nid: int) -> dict[str, Any]:
         """Somebody's presence as clients are told it; offline where nothing is known."""
         user = self._users.get(user_nid)

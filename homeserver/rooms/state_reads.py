@@ -12,7 +12,7 @@ import msgspec
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
-from homeserver.http.errors import not_found
+from homeserver.http.errors import forbidden, not_found
 from homeserver.rooms.reading import Archive, Asker, write_state
 from homeserver.rooms.types import Requester
 from homeserver.rooms.visibility import Sight, Sights
@@ -108,8 +108,10 @@ class StateReads:
         return await self._database.read(_write_members, self._archive, asker, at, wanted)
 
     async def joined_members(self, requester: Requester, room_id: str) -> dict[str, dict[str, str]]:
-        """Who is in the room, with their names and pictures there; for its members alone."""
-        sight = await self._sights.find_joined(requester, room_id)
+        """Who is in the room, with their names and pictures there; for its members, and where anybody may look in."""
+        sight = await self._sights.find(requester, room_id)
+        if sight.departed == sight.upto:
+            raise forbidden("You are not a member of this room any more")
         await self._whole(sight.room_nid)
         return await self._database.read(_load_profiles, sight.room_nid)
 

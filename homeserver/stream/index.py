@@ -6,6 +6,7 @@ Estimate: 120 bytes a membership.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
@@ -15,6 +16,17 @@ from homeserver.store.members import Member
 from homeserver.store.outside import Told
 from homeserver.store.placement import Membership, StateMove, moves_of
 from homeserver.store.users import AccountChanged
+
+# LIMIT(memory: who came before that is not told of as somebody new)
+CAME_MOST = 2_000
+
+
+class Coming(NamedTuple):
+    """A local user came into a room."""
+
+    pos: int
+    room_nid: int
+    user_nid: int
 
 
 class Standing(NamedTuple):
@@ -48,6 +60,7 @@ class MembershipIndex:
         """``last_positions``: of events. ``moved``: when rooms' states moved without one."""
         self._by_user: dict[int, dict[int, Standing]] = {}
         self._joined: dict[int, set[int]] = {}
+        self._came: deque[Coming] = deque(maxlen=CAME_MOST)
         self.last_pos: dict[int, int] = dict(last_positions)  # topic -> newest position there
         self.last_event: dict[int, int] = dict(last_positions)  # room -> position of its newest event
         for room_nid, pos in moved.items():
@@ -84,6 +97,8 @@ class MembershipIndex:
 
     def _move(self, change: Change, move: StateMove) -> None:
         if move.event_nid:
+            if move.membership == Membership.JOIN and move.member_nid not in self.local_members(change.topic):
+                self._came.append(Coming(change.pos, change.topic, move.member_nid))
             self._put(move.member_nid, change.topic, Standing(move.membership, change.pos, move.event_nid))
         else:
             self._by_user[move.member_nid].pop(change.topic, None)
@@ -103,6 +118,16 @@ class MembershipIndex:
             self._joined.setdefault(room_nid, set()).add(user_nid)
         elif room_nid in self._joined:
             self._joined[room_nid].discard(user_nid)
+
+    def came_in(self, since: int, upto: int) -> list[Coming]:
+        """Who came into which room in ``(since, upto]``, as far as it is remembered; the newest first."""
+        found: list[Coming] = []
+        for coming in reversed(self._came):
+            if coming.pos <= since:
+                break
+            if coming.pos <= upto:
+                found.append(coming)
+        return found
 
     def _forget(self, user_nid: int, room_nid: int) -> None:
         standing = self._by_user.get(user_nid, {}).get(room_nid)

@@ -6,6 +6,7 @@ spec: client-server-api#get_matrixclientv3sync
 from __future__ import annotations
 
 from collections.abc import Awaitable, Collection, Mapping, Sequence
+from typing import Any
 
 from homeserver.store.account_data import AccountDataChanged, AccountDatum
 from homeserver.store.placement import Membership
@@ -283,13 +284,19 @@ class Assembler:
         return sorted(changed.difference(work.plan.left))
 
     def _presence_section(self, work: Work) -> bytes:
-        at = work.presence_since
-        if self._presence.counter == at and not work.initial:
+        at, presence, user_nid = work.presence_since, self._presence, work.ask.requester.user_nid
+        found: dict[str, Mapping[str, Any]] = {}
+        if presence.counter != at or work.initial:
+            found = {event["sender"]: event for event in presence.changes_for(user_nid, at)}
+        if not work.initial:
+            for event in presence.newly_seen(user_nid, work.since, work.token.pos):
+                found.setdefault(event["sender"], event)
+        if not found and not work.initial:
             return b""
         filter_ = work.ask.filter.presence
         events = [
             encode(event)
-            for event in self._presence.changes_for(work.ask.requester.user_nid, at)
+            for event in found.values()
             if filter_.accepts("m.presence", event["sender"]) and event["sender"] not in work.ignored
         ]
         return _events_member(b"presence", events)

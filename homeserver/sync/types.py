@@ -54,6 +54,9 @@ class Presence(Protocol):
     def changed(self, user_nid: int, since_counter: int) -> bool:
         """Whether there are any."""
 
+    def newly_seen(self, user_nid: int, since: int, upto: int) -> Sequence[Mapping[str, Any]]:
+        """The ``m.presence`` events of those with whom a user has come to share a room between two positions."""
+
 
 class Tally(Protocol):
     """Unread notifications of a room or of a thread."""
@@ -187,6 +190,9 @@ class NoPresence:
 
     def changed(self, user_nid: int, since_counter: int) -> bool:
         return False
+
+    def newly_seen(self, user_nid: int, since: int, upto: int) -> Sequence[Mapping[str, Any]]:
+        return ()
 
 
 class _Zero:

@@ -68,6 +68,15 @@ class Members(TalkCase):
         joined = self.get("bob", self.path(room_id, "joined_members"))
         self.assert_refused(joined, 403, "M_FORBIDDEN")
 
+    def test_joined_members_where_anybody_may_look_in(self) -> None:
+        self.add("carol")
+        room_id = self.make_room()
+        path = self.path(room_id, "joined_members")
+        self.assert_refused(self.get("carol", path), 403, "M_FORBIDDEN")
+        visibility = self.path(room_id, "state", "m.room.history_visibility", "")
+        self.app.ok("PUT", visibility, {"history_visibility": "world_readable"}, self.tokens["alice"])
+        self.assertEqual([user("alice")], list(self.ok("carol", path)["joined"]))
+
     def test_joined_members(self) -> None:
         room_id = self.make()
         self.join("bob", room_id, displayname="Bobby", avatar_url="mxc://test.example/x")

@@ -63,6 +63,23 @@ class PresenceOfMembers(TestCase):
         self.assertEqual({"bob": online}, self.told(self.sync(self.alice, set_presence="offline")))
         self.assertEqual({}, self.told(self.sync(self.carol, set_presence="offline")))
 
+    def test_who_comes_is_told_who_is_there_and_they_of_who_came(self) -> None:
+        """Nobody's presence changes with it: each of them has been online for a while."""
+        alice = self.sync(self.alice)["next_batch"]
+        carol = self.sync(self.carol)["next_batch"]
+        alice = self.sync(self.alice, alice)["next_batch"]
+        self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.carol)
+        to_carol, to_alice = self.sync(self.carol, carol), self.sync(self.alice, alice)
+        self.assertEqual("online", self.told(to_carol)["alice"]["presence"])
+        self.assertNotIn("bob", self.told(to_carol), "he is offline")
+        self.assertEqual("online", self.told(to_alice)["carol"]["presence"])
+        self.assertEqual({}, self.told(self.sync(self.carol, to_carol["next_batch"])))
+        # Another name is no coming.
+        alice = self.sync(self.alice, to_alice["next_batch"])["next_batch"]
+        path = f"{V3}/rooms/{self.room_id}/state/m.room.member/@carol:test.example"
+        self.app.ok("PUT", path, {"membership": "join", "displayname": "C"}, self.carol)
+        self.assertEqual({}, self.told(self.sync(self.alice, alice)))
+
     def test_ends_when_the_syncs_end(self) -> None:
         self.sync(self.bob)
         since = self.sync(self.alice, set_presence="offline")["next_batch"]
