@@ -61,20 +61,19 @@ def is_signatures(value: Any) -> bool:
 
 def check_device_keys(value: Any, user_id: str, device_id: str) -> str:
     """The identity keys of a device as they are stored. Raises MatrixError."""
-    problem = _device_keys_problem(value, user_id, device_id)
+    problem = _device_keys_problem(value, device_id)
     if problem:
-        raise invalid_param(f"device_keys: {problem}")
+        raise bad_json(f"device_keys: {problem}")
+    for name, own in (("user_id", user_id), ("device_id", device_id)):
+        if value.get(name) != own:
+            raise invalid_param(f"device_keys: {name} is another one")
     kept = {name: field for name, field in value.items() if name != "unsigned"}
     return to_text(kept, MAX_KEYS_BYTES, "device_keys")
 
 
-def _device_keys_problem(value: Any, user_id: str, device_id: str) -> str:
+def _device_keys_problem(value: Any, device_id: str) -> str:
     if not isinstance(value, dict):
         return "must be an object"
-    if value.get("user_id") != user_id:
-        return "user_id is not the user's"
-    if value.get("device_id") != device_id:
-        return "device_id is not the device's"
     algorithms, keys = value.get("algorithms"), value.get("keys")
     if not isinstance(algorithms, list) or not all(isinstance(one, str) for one in algorithms):
         return "algorithms must be a list of strings"

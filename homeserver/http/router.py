@@ -31,6 +31,8 @@ Translate = Callable[[Exception], MatrixError | None]
 RateKey = Callable[[Request], str | None]
 """Whom a rate limit counts; None for somebody who is exempt."""
 
+# COMPAT(bots and bridges written before v1.1 of the specification, which named the version of these endpoints r0)
+_HAD_R0 = (["_matrix", "client"], ["_matrix", "media"])
 # What counts the requests of a server where their route names no class of its own.
 FEDERATION_LIMIT = "federation"
 ALL_GROUPS: frozenset[str] = frozenset({"client", "federation", "web", "health", "metrics"})
@@ -174,6 +176,8 @@ class Router:
         """With empty values, HEAD, ways that part again; and the refusals."""
         if segments[0] or len(segments) < 2:
             return Match(_refusal(unrecognized()))
+        if segments[3:4] == ["r0"] and segments[1:3] in _HAD_R0:
+            segments = [*segments[:3], "v3", *segments[4:]]
         allowed: set[str] = set()
         for table, values in self._candidates(self._root, segments, 1, ()):
             leaf = table.get(method)

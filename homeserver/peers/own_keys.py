@@ -61,7 +61,8 @@ class OwnKeys:
         # The machine's clock may be set back, too.
         if self._keys is None or not self._made_ts_ms <= now_ms < self._made_ts_ms + RENEW_MS:
             self._response = build_key_response(self._signers, self._old, now_ms + MAX_VALIDITY_MS)
-            self._answer = msgspec.json.encode(self._response)
+            # In the form that is signed, so that the signature holds for the bytes without further ado.
+            self._answer = msgspec.json.encode(self._response, order="sorted")
             self._keys = parse_key_response(self._response, self.server_name, now_ms)
             self._made_ts_ms = now_ms
         return self._keys

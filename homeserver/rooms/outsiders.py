@@ -171,6 +171,9 @@ class Outsiders:
         believed = await self.servers(user_nid, room_nid)
         if event.room_id != room_id or origin not in believed or domain_of(event.sender) not in believed:
             return None
+        before = _stored(row)
+        if event.event_id in before.prev_event_ids or event.depth < before.depth:
+            return None  # what the knock already stands on, late
         await check_signed(event, self._keys)
         await self._put(room_nid, user_nid, origin, event, stripped_json([strip(event)]))
         return event

@@ -38,11 +38,12 @@ class UserDirectory:
     async def search(self, requester: Requester, term: str, limit: int) -> tuple[list[dict[str, str]], bool]:
         """At most ``limit`` people, and whether there are more."""
         await self._texts.write()
-        ignored = await self._ignoring.load(requester.user_nid)
+        # Nobody looks for themselves.
+        left_out = {requester.user_id, *await self._ignoring.load(requester.user_nid)}
         joined = self._index.joined_rooms(requester.user_nid)
         found: dict[str, dict[str, str]] = {}
         for person in await self._database.read(_find, term, joined):
-            if person["user_id"] not in ignored:
+            if person["user_id"] not in left_out:
                 found.setdefault(person["user_id"], person)
         # Stable: those with a profile first, and of each the newest first.
         ordered = sorted(found.values(), key=lambda person: "display_name" not in person)

@@ -7,6 +7,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
+import msgspec
+
+from federation.auth.power import room_creators
 from federation.builder import Draft
 from federation.event import Event
 from federation.ids import EventId, RoomId, UserId, parse_event_id, parse_user_id_historical
@@ -162,8 +165,10 @@ class Sender:
                 return await self._set_member(draft, finish, transaction)
 
         async def job(turn: Turn) -> str:
-            if draft.type == "m.room.power_levels" and turn.head.rules.integer_power_levels:
-                _check_levels(draft.content)
+            if draft.type == "m.room.power_levels":
+                await _check_power_levels(turn, draft.content)
+            if transaction is None and (same := await _find_same(turn, draft)) is not None:
+                return finished(turn, same, finish)
             placed = await turn.place(draft, transaction=transaction)
             return finished(turn, placed.event.event_id, finish)
 
@@ -201,6 +206,33 @@ def _as_redaction(draft: Draft) -> Draft:
         raise bad_json("A redaction must name the event that it redacts")
     rest = {key: value for key, value in draft.content.items() if key != "redacts"}
     return replace(draft, content=rest, redacts=parse_event_id(target))
+
+
+_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+async def _find_same(turn: Turn, draft: Draft) -> str | None:
+    """The state event in force, where the same user says the same again: nothing changes by it."""
+    current = await turn.state(draft.type, draft.state_key or "")
+    if current is None or current.sender != draft.sender:
+        return None
+    member = await turn.state("m.room.member", draft.sender)
+    if member is None or member.content.get("membership") != "join":
+        return None
+    return current.event_id if _sorted(current.content) == _sorted(draft.content) else None
+
+
+async def _check_power_levels(turn: Turn, content: Mapping[str, Any]) -> None:
+    """Refuse (400) what the room's version does not know as power levels, before its rules refuse it."""
+    rules = turn.head.rules
+    if rules.integer_power_levels:
+        _check_levels(content)
+    create = await turn.state("m.room.create", "")
+    users = content.get("users")
+    if rules.privileged_creators and create is not None and isinstance(users, dict):
+        # spec: rooms/v12#authorization-rules (9.4)
+        if any(user_id in users for user_id in room_creators(create, rules)):
+            raise bad_json("A room's creators have no power levels: they may do everything")
 
 
 def _check_levels(content: Mapping[str, Any]) -> None:

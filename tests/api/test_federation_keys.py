@@ -7,6 +7,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from federation.canonical import encode_checked
 from federation.flows.keys import Wanted
 from federation.ids import KeyId, ServerName
 from federation.keyring import VerifyKey, build_key_response, notarise
@@ -46,6 +47,11 @@ class Published(TestCase):
             self.assertTrue(verify_json(json, "b.example", self.keys))
         self.net.leap(3 * 24 * 3600)
         self.assertEqual(self.server.ok("GET", SERVER)["valid_until_ts"], self.net.now_ms + WEEK_MS)
+
+    def test_our_answer_has_the_form_that_is_signed(self) -> None:
+        """Who verifies it need not encode it anew."""
+        answer = self.net.wait(self.server.start("GET", SERVER))
+        self.assertEqual(encode_checked(answer.json), answer.body)
 
     def test_everybody_may_see_the_version(self) -> None:
         json = self.server.ok("GET", "/_matrix/federation/v1/version")

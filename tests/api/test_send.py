@@ -126,6 +126,33 @@ class PutState(TalkCase):
             self.assertTrue(json["event_id"].startswith("$"))
             self.assertEqual({"topic": path}, self.ok("alice", path))
 
+    def test_the_same_again_is_nothing_new(self) -> None:
+        room_id = self.make_room(joined=("bob",))
+        levels = {"users": {user("alice"): 100}, "state_default": 0}
+        self.set_state("alice", room_id, "m.room.power_levels", levels)
+
+        def put(name: str, content: dict[str, Any]) -> str:
+            event_id: str = self.put_state(name, room_id, "m.x", content)[1]["event_id"]
+            return event_id
+
+        first = put("alice", {"a": 1, "b": [True]})
+        self.assertEqual(first, put("alice", {"b": [True], "a": 1}))
+        # What Python takes for equal is another value in JSON; and whose it is counts, too.
+        others = [put("alice", {"a": True, "b": [True]}), put("bob", {"a": True, "b": [True]})]
+        self.assertEqual(3, len({first, *others}))
+        self.leave("bob", room_id)
+        self.assert_refused(
+            self.put_state("bob", room_id, "m.x", {"a": True, "b": [True]}), 403, "M_FORBIDDEN"
+        )
+
+    def test_creators_have_no_power_levels(self) -> None:
+        body = {"room_version": "12"}
+        room_id = self.app.ok("POST", f"{V3}/createRoom", body, self.tokens["alice"])["room_id"]
+        levels = {"users": {user("alice"): 100}}
+        self.assert_refused(
+            self.put_state("alice", room_id, "m.room.power_levels", levels), 400, "M_BAD_JSON"
+        )
+
     def test_state_key(self) -> None:
         room_id = self.make_room()
         self.set_state("alice", room_id, "org.example", {"a": 1}, "key/with slash")

@@ -12,7 +12,7 @@ from federation.event import parse_untrusted
 from federation.hashes import compute_event_id
 from federation.signing import hash_and_sign_event, sign_event
 from federation.versions import ROOM_VERSIONS
-from homeserver.http.transport import PeerRequest
+from homeserver.http.transport import PeerRequest, Unreachable
 from homeserver.rooms import outsiders
 from tests.federation.people import VERSIONS, A, B, NetCase
 from tests.support.databases import on_each_database
@@ -514,6 +514,21 @@ class RemoteKnock(NetCase):
             self.net.settle()
             self.assertEqual("leave", self.member(room_id)["membership"])
             self.assertIn(room_id, self.sync(self.b, self.bob, since)["rooms"]["leave"])
+
+    def test_a_refusal_that_comes_after_the_next_knock(self) -> None:
+        """The knock stands on it, so it ends nothing."""
+        room_id = self.make("11")
+        self.knock(room_id, A)
+        self.net.settle()
+        self.net.tamper(lambda sender, _: Unreachable("cut") if sender == A else None)
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(room_id)}/kick", {"user_id": BOB})
+        self.net.settle()
+        self.assertEqual(200, self.knock(room_id, A).status)
+        self.net.untamper()
+        self.net.advance(120)
+        self.assertEqual("knock", self.member(room_id)["membership"])
+        rooms = self.sync(self.b, self.bob)["rooms"]
+        self.assertEqual([room_id], list(rooms["knock"]))
 
     def test_not_allowed(self) -> None:
         for room_id in (self.make("11", "invite"), self.make("11", "public"), self.make("6", "invite")):

@@ -130,6 +130,23 @@ class TableTests(RouterCase):
                 (answer.json["template"], answer.json["parameters"]), (template, parameters), path
             )
 
+    def test_paths_of_before_the_specification_had_versions(self) -> None:
+        http = self.harness(
+            route("/_matrix/client/v3/rooms/{room_id:room_id}/join", "POST"),
+            route("/_matrix/media/v3/config"),
+            route("/_matrix/federation/v3/x"),
+        )
+        for method, path, status in (
+            ("POST", "/_matrix/client/r0/rooms/!a:b/join", 200),
+            ("GET", "/_matrix/client/r0/rooms/!a:b/join", 405),
+            ("GET", "/_matrix/media/r0/config", 200),
+            ("GET", "/_matrix/client/r0/nowhere", 404),
+            ("GET", "/_matrix/client/r0", 404),
+            ("GET", "/_matrix/federation/r0/x", 404),
+            ("GET", "/_matrix/client/r1/config", 404),
+        ):
+            self.assertEqual(status, http.now(method, path).status, path)
+
     def test_unknown(self) -> None:
         for path in (
             "/nowhere",
