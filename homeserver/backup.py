@@ -1,7 +1,7 @@
 """Backup and restore: everything that a server is, in one file.
 
-The file is a gzipped tar: `backup.json` (whose it is), the tables as rows in MessagePack, the media folder, the signing
-key, and at the end `manifest.json` with the size and SHA-256 of each. Rows are the same for both databases, so a backup
+The file is a gzipped tar: `backup.json` (whose it is), the tables as rows in MessagePack, the media folder (where media
+are in a bucket they stay there), the signing key, and at the end `manifest.json` with the size and SHA-256 of each. Rows are the same for both databases, so a backup
 of SQLite may be restored into PostgreSQL and the reverse.
 
 Rules:
@@ -73,6 +73,7 @@ class _Head(msgspec.Struct):
     created_ts_ms: int
     database: str
     columns: dict[str, list[str]]
+    media: str = "file_system"  # `media.storage`; older programs wrote nothing, and knew nothing else
 
 
 class _Member(msgspec.Struct, array_like=True):
@@ -87,7 +88,7 @@ class _Manifest(msgspec.Struct):
 
 
 def media_folder(config: Config) -> Path:
-    """Where the bytes of media are."""
+    """Where the bytes of media are, if they are on this machine."""
     return config.data_dir / "media"
 
 
@@ -138,11 +139,12 @@ class _Writer:
             raise OperationError(str(error)) from error
         finally:
             session.close()
-        self._add_media(media_folder(config))
+        if config.media.s3 is None:
+            self._add_media(media_folder(config))
         self._add(KEY_NAME, config.signing_key_path.read_bytes())
         manifest, self._manifest = self._manifest, _Manifest({}, 0, {})
         self._add(MANIFEST_NAME, msgspec.json.encode(manifest))
-        return f"{sum(manifest.rows.values())} rows, {manifest.media_files} media files and the signing key"
+        return _contents(manifest, config.media.storage)
 
     def _add_database(self, tx: Tx, config: Config, dialect: str) -> None:
         schema, server_name = load_fact(tx, "schema"), load_fact(tx, "server_name")
@@ -153,7 +155,7 @@ class _Writer:
         if server_name not in (None, config.server_name):
             raise OperationError(f"this database belongs to {server_name}, not to {config.server_name}")
         columns = {name: list(column_names(name)) for name in table_names()}
-        head = _Head(FORMAT, config.server_name, schema, self._now_ms, dialect, columns)
+        head = _Head(FORMAT, config.server_name, schema, self._now_ms, dialect, columns, config.media.storage)
         self._add(HEAD_NAME, msgspec.json.encode(head))
         for name in table_names():
             self._add_table(tx, name)
@@ -233,6 +235,7 @@ def restore(config: Config, engine: Engine, source: Path, progress: Progress) ->
     """Read a backup into an empty database and data folder; returns one line that says what was in it."""
     head, manifest, key = _verify(config, source, progress)
     _check_key(config, key)
+    _check_media(config, manifest)
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     media = media_folder(config)
     if media.exists() and any(media.iterdir()):
@@ -266,10 +269,23 @@ def restore(config: Config, engine: Engine, source: Path, progress: Progress) ->
         if staged_database is not None:
             for suffix in ("", "-wal", "-shm"):
                 staged_database.with_name(staged_database.name + suffix).unlink(missing_ok=True)
-    return (
-        f"restored {head.server_name}: {sum(manifest.rows.values())} rows, {manifest.media_files} media files "
-        "and the signing key"
-    )
+    line = f"restored {head.server_name}: {_contents(manifest, head.media)}"
+    if head.media != "file_system" and config.media.s3 is None:
+        line += f"; copy what the bucket has under files/ to {media / 'files'}"
+    return line
+
+
+def _contents(manifest: _Manifest, media: str) -> str:
+    files = "no media (they are in the bucket)" if media == "s3" else f"{manifest.media_files} media files"
+    return f"{sum(manifest.rows.values())} rows, {files} and the signing key"
+
+
+def _check_media(config: Config, manifest: _Manifest) -> None:
+    if manifest.media_files and config.media.s3 is not None:
+        raise OperationError(
+            f"this backup has {manifest.media_files} media files, and media.storage is s3: restore it with "
+            "file_system, copy media/files to the bucket, and change media.storage then"
+        )
 
 
 def _verify(config: Config, source: Path, progress: Progress) -> tuple[_Head, _Manifest, bytes]:

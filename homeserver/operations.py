@@ -44,6 +44,7 @@ from homeserver.seed.making import present_logins, seed
 from homeserver.store.cache import ByteLru
 from homeserver.store.check import CHECKED, check_db
 from homeserver.store.facts import check_server_name
+from homeserver.storing import examine_storage
 
 T = TypeVar("T")
 
@@ -296,7 +297,10 @@ class ServerOperations:
 
     async def diagnose(self) -> Sequence[commands.Finding]:
         """Look at everything that commonly goes wrong."""
-        return await doctor.diagnose(self._config, engine_of(self._config), self._around, self._workers().run)
+        config, around, run = self._config, self._around, self._workers().run
+        findings = await doctor.diagnose(config, engine_of(config), around, run)
+        bucket = await examine_storage(config, self._network().appservice_http, run, around.clock)
+        return [*findings, *bucket]
 
     async def close(self) -> None:
         """Let go of everything. A second call does nothing."""

@@ -92,6 +92,7 @@ from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.placement import MOVING
 from homeserver.store.threepids import load_mail_addresses
 from homeserver.store.visibility_reads import StateFacts
+from homeserver.storing import build_storage
 from homeserver.sync.ignored import IgnoreLists
 from homeserver.syncing import Syncing, build_syncing
 from homeserver.unattended import Unattended, build_sticky, build_unattended
@@ -495,7 +496,7 @@ def build_media(core: Core, settings: Settings, client: Client) -> MediaService:
     config, around = core.config, core.around
     return MediaService(
         config.server_name,
-        config.data_dir / "media",
+        build_storage(config, around),
         around.database,
         core.committer,
         around.run_in_thread,

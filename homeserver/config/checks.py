@@ -16,6 +16,10 @@ from homeserver.http.mail import bare_address
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_.\-]{0,254}")
 _EMAIL_ADDRESS = re.compile(r"[^\s@<>\"]{1,64}@[^\s@<>\"]{1,255}")
 _HOST = re.compile(r"[A-Za-z0-9._:%\-]{1,255}")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
+_KEY_PREFIX = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,7}/?")
+# What goes into a signature's scope, where slashes and commas have a meaning.
+_PLAIN_NAME = re.compile(r"[!-+\-.0-~]{1,128}")
 
 
 _JSON_MOST_BYTES = 64 * 1024
@@ -57,6 +61,21 @@ def check_http_url(text: str) -> None:
         raise ValueError("must be a URL like https://chat.example.org")
     if parts.query or parts.fragment or parts.username is not None:
         raise ValueError("must be a URL without user, query or fragment")
+
+
+def check_bucket(text: str) -> None:
+    if not _BUCKET.fullmatch(text):
+        raise ValueError("must be the name of a bucket: 3 to 63 letters, digits, dots and hyphens")
+
+
+def check_key_prefix(text: str) -> None:
+    if text and not _KEY_PREFIX.fullmatch(text):
+        raise ValueError("must be names between slashes, like chat/media: letters, digits and ._-")
+
+
+def check_plain_name(text: str) -> None:
+    if not _PLAIN_NAME.fullmatch(text):
+        raise ValueError("must be one word")
 
 
 def check_database(text: str) -> None:

@@ -22,7 +22,7 @@ import yaml
 
 from homeserver.config import checks
 from homeserver.config.options import Option, default_of, key_of, option_of
-from homeserver.config.schema import Config, IpNetwork
+from homeserver.config.schema import Config, IpNetwork, Media
 
 MAX_FILE_BYTES = 1024 * 1024
 MAX_ITEMS = 10_000
@@ -313,10 +313,21 @@ def _cross_checks(config: Config) -> list[str]:
         problems.append("federation.retry_min_s: must not be larger than federation.retry_max_s")
     if config.turn.uris and config.turn.shared_secret is None:
         problems.append("turn.shared_secret: required where turn.uris are given")
+    problems += _check_storage(config.media)
     for index, contact in enumerate(config.support.contacts):
         if contact.matrix_id is None and contact.email_address is None:
             problems.append(f"support.contacts[{index}]: matrix_id or email_address is required")
     return problems
+
+
+def _check_storage(media: Media) -> list[str]:
+    if media.s3 is None:
+        return ["media.s3: required where media.storage is s3"] if media.storage == "s3" else []
+    if media.storage != "s3":
+        return ["media.s3: given, but media.storage is not s3"]
+    if (media.s3.secret_access_key is None) == (media.s3.secret_access_key_file is None):
+        return ["media.s3: either secret_access_key or secret_access_key_file is required"]
+    return []
 
 
 def _printable(text: str) -> str:

@@ -188,6 +188,49 @@ class Switch:
 
 
 @dataclass(frozen=True, slots=True)
+class S3:
+    bucket: str = option(check=checks.check_bucket, doc="The bucket, which has to be there.")
+    access_key_id: str = option(
+        check=checks.check_plain_name, doc="The access key: which, and not what it is."
+    )
+    secret_access_key: str | None = option(
+        None, secret=True, check=checks.check_not_empty, doc="The secret of the access key."
+    )
+    secret_access_key_file: Path | None = option(
+        None, doc="A file with that secret alone, instead of writing it here."
+    )
+    endpoint: str | None = option(
+        None,
+        check=checks.check_http_url,
+        default_text="`https://s3.<region>.amazonaws.com`",
+        doc="Where the storage answers. It is your choice, so it may be on this machine or a private network: "
+        "`outbound.allow_private_ranges` does not concern it. Its certificate is checked, with `outbound.ca_file` too.",
+    )
+    region: str = option("us-east-1", check=checks.check_plain_name, doc="The region of the bucket.")
+    prefix: str = option(
+        "",
+        check=checks.check_key_prefix,
+        doc="What the keys of all objects begin with, like `chat/media`. No two servers may have the same bucket and "
+        "prefix.",
+    )
+    addressing: Literal["path", "virtual"] = option(
+        "path",
+        doc="Where the bucket's name stands: `https://endpoint/bucket/key` or `https://bucket.endpoint/key`.",
+    )
+    cache_bytes: int = option(
+        1024 * MIB,
+        minimum=MIB,
+        maximum=1024**5,
+        doc="Room in `data_dir` for files and thumbnails that are used; it may be emptied at any time.",
+    )
+
+    @property
+    def base_url(self) -> str:
+        """`endpoint` or its default, without a slash at the end."""
+        return (self.endpoint or f"https://s3.{self.region}.amazonaws.com").rstrip("/")
+
+
+@dataclass(frozen=True, slots=True)
 class Media:
     max_upload_bytes: int = option(
         50 * MIB,
@@ -196,6 +239,11 @@ class Media:
         reloadable=True,
         doc="Largest file that may be uploaded, or fetched from another server.",
     )
+    storage: Literal["file_system", "s3"] = option(
+        "file_system",
+        doc="Where files are: the folder `media` in `data_dir`, or a bucket of S3 or of what speaks like it.",
+    )
+    s3: S3 | None = option(None, doc="The bucket, where `storage` is `s3`.")
     remote_retention_s: int = option(
         90 * 86_400,
         # That somebody has looked is noted once a day.

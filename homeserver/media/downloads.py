@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from homeserver.config.schema import Media
 from homeserver.http.errors import MatrixError, not_found
 from homeserver.http.request import Request
 from homeserver.http.response import Response
-from homeserver.media.files import MediaFiles
 from homeserver.media.repo import MediaRepository, check_file_name
 from homeserver.media.serving import PRIVATE_CACHE, PUBLIC_CACHE, Served, disposition, serve, serve_parts
+from homeserver.media.storage import MediaStore
 from homeserver.media.thumbnails import Thumbnail, Thumbnails, ThumbnailSize
-from homeserver.media.types import MediaFile, RunInThread
+from homeserver.media.types import Holding, MediaFile, RunInThread
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
@@ -41,7 +42,7 @@ class Downloads:
         self,
         repository: MediaRepository,
         thumbnails: Thumbnails,
-        files: MediaFiles,
+        storage: MediaStore,
         run_in_thread: RunInThread,
         clock: Clock,
         entropy: Entropy,
@@ -50,7 +51,7 @@ class Downloads:
     ) -> None:
         self._repository = repository
         self._thumbnails = thumbnails
-        self._files = files
+        self._storage = storage
         self._run = run_in_thread
         self._clock = clock
         self._entropy = entropy
@@ -62,7 +63,7 @@ class Downloads:
         check_file_name(file_name)
         found = await self._find(wanted)
         served = Served(
-            self._files.path_of(found.sha256),
+            self._hold(found),
             found.size,
             found.content_type,
             disposition(found.content_type, file_name or found.file_name),
@@ -80,8 +81,8 @@ class Downloads:
             request,
             wanted,
             Served(
-                made.path,
-                len(made.data) if made.path is None else None,
+                self._file_of(found, made),
+                found.size if made.is_original else None,
                 made.content_type,
                 disposition(made.content_type, f"thumbnail.{made.content_type.removeprefix('image/')}"),
                 f'"{found.sha256}{variant}"'.encode("ascii"),
@@ -96,7 +97,7 @@ class Downloads:
         wanted = Wanted(self._repository.server_name, media_id, timeout_ms, is_authenticated=True)
         found = await self._find(wanted)
         served = Served(
-            self._files.path_of(found.sha256),
+            self._hold(found),
             found.size,
             found.content_type,
             disposition(found.content_type, found.file_name),
@@ -109,12 +110,21 @@ class Downloads:
         """A small picture of a file of this server, for another one."""
         # spec: server-server-api#get_matrixfederationv1mediathumbnailmediaid
         wanted = Wanted(self._repository.server_name, media_id, timeout_ms, is_authenticated=True)
-        made = await self._thumbnails.get(await self._find(wanted), size)
-        length = len(made.data) if made.path is None else None
+        found = await self._find(wanted)
+        made = await self._thumbnails.get(found, size)
+        length = found.size if made.is_original else None
         name = disposition(made.content_type, None)
         return await self._serve_parts(
-            wanted, Served(made.path, length, made.content_type, name, b"", b"", made.data)
+            wanted, Served(self._file_of(found, made), length, made.content_type, name, b"", b"", made.data)
         )
+
+    def _hold(self, found: MediaFile) -> Holding:
+        return partial(self._storage.hold, found.sha256, found.size)
+
+    def _file_of(self, found: MediaFile, made: Thumbnail) -> Holding | None:
+        if made.path is not None:
+            return partial(self._storage.hold_thumbnail, found.sha256, made.path)
+        return self._hold(found) if made.is_original else None
 
     async def _make(self, wanted: Wanted, found: MediaFile, size: ThumbnailSize) -> Thumbnail:
         try:
@@ -140,13 +150,13 @@ class Downloads:
 
     async def _serve(self, request: Request, wanted: Wanted, served: Served) -> Response:
         try:
-            return await serve(request, served, self._files, self._run)
+            return await serve(request, served, self._run)
         except OSError as error:
             raise self._unreadable(wanted, error) from None
 
     async def _serve_parts(self, wanted: Wanted, served: Served) -> Response:
         try:
-            return await serve_parts(served, self._files, self._run, self._entropy.id(40))
+            return await serve_parts(served, self._run, self._entropy.id(40))
         except OSError as error:
             raise self._unreadable(wanted, error) from None
 

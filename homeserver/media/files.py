@@ -89,19 +89,17 @@ class MediaFiles:
     def finish(self, spool: Spool, now_s: float) -> str:
         """Move a complete file into place, durably. The same content may be there already: the newer one stays."""
         name = spool.close(now_s)
-        self._place(spool.path, self.path_of(name))
+        self.place(spool, name)
         return name
 
-    def _place(self, source: Path, target: Path) -> None:
+    def place(self, spool: Spool, name: str) -> None:
+        """The second half of `finish`, after ``spool.close``."""
+        source, target = spool.path, self.path_of(name)
         new = _make_folders(target.parent)
         with self._moving:
             source.replace(target)
         for folder in (target.parent, *new):
             _sync_folder(folder)
-
-    def open(self, path: Path) -> BinaryIO:
-        """For reading; OSError where it is not there."""
-        return path.open("rb", buffering=0)
 
     # --- thumbnails: made again when lost, so they are not synced ---
 
@@ -131,6 +129,38 @@ class MediaFiles:
             beside.unlink(missing_ok=True)
             raise
         return True
+
+    # --- of files that are elsewhere too, and here to be at hand ---
+
+    def inventory(self) -> list[tuple[float, str, int, bool]]:
+        """Age, name and size of each file, and of the thumbnails of each file together (True), the oldest first."""
+        found: list[tuple[float, str, int, bool]] = []
+        for shelf in self.shelves():
+            for path in _children(self._files / shelf):
+                if _HASH.fullmatch(path.name):
+                    with suppress(FileNotFoundError):
+                        known = path.stat()
+                        found.append((known.st_mtime, path.name, known.st_size, False))
+            for folder in _children(self._thumbnails / shelf):
+                if _HASH.fullmatch(folder.name):
+                    with suppress(FileNotFoundError, NotADirectoryError):
+                        size = sum((folder / one).stat().st_size for one in os.listdir(folder))
+                        found.append((folder.stat().st_mtime, folder.name, size, True))
+        return sorted(found)
+
+    def drop(self, name: str, *, thumbnails: bool) -> None:
+        """Remove a file, or its thumbnails, to make room."""
+        if thumbnails:
+            self._remove_thumbnails(name)
+        else:
+            self.path_of(name).unlink(missing_ok=True)
+
+    def _remove_thumbnails(self, name: str) -> None:
+        folder = _below(self._thumbnails, name)
+        with suppress(FileNotFoundError):
+            for variant in os.listdir(folder):
+                (folder / variant).unlink(missing_ok=True)
+            folder.rmdir()
 
     # --- the sweep ---
 
@@ -164,11 +194,7 @@ class MediaFiles:
                 if path.exists():
                     path.unlink()
                     removed += 1
-            folder = _below(self._thumbnails, name)
-            with suppress(FileNotFoundError):
-                for variant in os.listdir(folder):
-                    (folder / variant).unlink(missing_ok=True)
-                folder.rmdir()
+            self._remove_thumbnails(name)
         return removed
 
     def remove_abandoned(self, before_s: float) -> int:
@@ -181,6 +207,11 @@ class MediaFiles:
                     path.unlink(missing_ok=True)
                     removed += 1
         return removed
+
+
+def open_file(path: Path) -> BinaryIO:
+    """For reading; OSError where it is not there."""
+    return path.open("rb", buffering=0)
 
 
 def read_piece(file: BinaryIO, offset: int, length: int) -> bytes:

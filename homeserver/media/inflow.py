@@ -5,14 +5,14 @@ The network does not wait for the disk: what has come and is not written yet is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from homeserver.media.files import MediaFiles, Spool
+from homeserver.media.files import Spool
 from homeserver.media.multipart import TooLongError
+from homeserver.media.storage import MediaStore
 from homeserver.media.types import RunInThread
 
 PIECE_BYTES: Final = 262_144
@@ -27,12 +27,9 @@ class DiskTooSlowError(OSError):
 class Inflow:
     """One file. ``write`` takes bytes at any time; ``finish`` or ``discard`` ends it."""
 
-    def __init__(
-        self, files: MediaFiles, run_in_thread: RunInThread, new_token: Callable[[], str], max_bytes: int
-    ) -> None:
-        self._files = files
+    def __init__(self, storage: MediaStore, run_in_thread: RunInThread, max_bytes: int) -> None:
+        self._storage = storage
         self._run = run_in_thread
-        self._new_token = new_token
         self._max_bytes = max_bytes
         self.size = 0
         self._pieces: list[bytes] = []
@@ -72,7 +69,7 @@ class Inflow:
 
     async def _write_held(self) -> None:
         if self._spool is None:
-            spool: Spool = await self._run(self._files.begin, self._new_token())
+            spool = await self._storage.begin()
             if self._discarded:
                 await self._run(spool.discard)
                 return
@@ -80,17 +77,17 @@ class Inflow:
         pieces, self._pieces, self._held = self._pieces, [], 0
         await self._run(self._spool.write, pieces)
 
-    async def finish(self, now_s: float) -> str:
-        """All has come: make it durable; the file's name."""
+    async def finish(self) -> str:
+        """All has come: see to it that it stays; the file's name."""
         if self._busy and self._writing is not None:
             await self._writing
         if self._problem is not None:
             self._problem.raiseException()
         if self._spool is None:
-            name: str = await self._run(self._files.store, self._new_token(), self._pieces, now_s)
+            name = await self._storage.store(self._pieces)
         else:
             await self._write_held()
-            name = await self._run(self._files.finish, self._spool, now_s)
+            name = await self._storage.finish(self._spool)
         self._pieces = []
         return name
 

@@ -23,15 +23,14 @@ from homeserver.db.threads import Database
 from homeserver.http.client import HttpLimits, HttpResponse, parse_url
 from homeserver.http.errors import MatrixError, invalid_param, limit_exceeded
 from homeserver.http.transport import Unreachable
-from homeserver.media.files import MediaFiles
 from homeserver.media.oembed import MAX_BYTES as MAX_OEMBED
 from homeserver.media.oembed import Embedded, parse_oembed
 from homeserver.media.pages import Page, read_page
 from homeserver.media.slots import Full, Slots
+from homeserver.media.storage import MediaStore
 from homeserver.media.thumbnails import Thumbnails
 from homeserver.media.types import RunInThread
 from homeserver.runtime.clock import Clock
-from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.runtime.shared import Busy, Shared
 from homeserver.store.media import Upload
@@ -76,11 +75,10 @@ class Previews:
         http: PageHttp | None,
         database: Database,
         worker: Worker,
-        files: MediaFiles,
+        storage: MediaStore,
         thumbnails: Thumbnails,
         run_in_thread: RunInThread,
         clock: Clock,
-        entropy: Entropy,
         log: Log,
         settings: Callable[[], Media],
         new_media_id: Callable[[], str],
@@ -89,11 +87,10 @@ class Previews:
         self._http = http
         self._database = database
         self._worker = worker
-        self._files = files
+        self._storage = storage
         self._thumbnails = thumbnails
         self._run = run_in_thread
         self._clock = clock
-        self._entropy = entropy
         self._log = log
         self._settings = settings
         self._new_media_id = new_media_id
@@ -179,13 +176,11 @@ class Previews:
     async def _with_image(self, preview: Preview, data: bytes) -> tuple[Preview, tuple[str, Upload] | None]:
         """Store a picture, if it is one. A file that turns out to be none is swept as an orphan."""
         try:
-            name: str = await self._run(
-                self._files.store, self._entropy.id(32), [data], self._clock.seconds()
-            )
+            name = await self._storage.store([data])
+            found = await self._thumbnails.measure(name, len(data))
         except OSError as error:
             self._log.error("a picture of a preview could not be stored", problem=str(error))
             return preview, None
-        found = await self._thumbnails.measure(name)
         if found is None:
             return preview, None
         content_type, width, height = found

@@ -20,7 +20,6 @@ from homeserver.config.schema import Media
 from homeserver.http.client import HttpLimits, HttpResponse
 from homeserver.http.errors import MatrixError, limit_exceeded, not_found
 from homeserver.http.transport import AnswerTooLarge, PeerResponse, Unreachable, build_uri
-from homeserver.media.files import MediaFiles
 from homeserver.media.inflow import Inflow
 from homeserver.media.multipart import (
     MAX_AROUND,
@@ -31,11 +30,11 @@ from homeserver.media.multipart import (
     file_name_of,
 )
 from homeserver.media.slots import Full, Slots
+from homeserver.media.storage import MediaStore
 from homeserver.media.types import MAX_NAME_BYTES, RunInThread, clean_content_type
 from homeserver.media.watched import Take, Watched
 from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock
-from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.runtime.shared import Busy, Shared
 from homeserver.store.media import Upload, insert_remote
@@ -69,20 +68,18 @@ class RemoteMedia:
         client: PeerClient,
         http: PlainHttp | None,
         worker: Worker,
-        files: MediaFiles,
+        storage: MediaStore,
         run_in_thread: RunInThread,
         clock: Clock,
-        entropy: Entropy,
         log: Log,
         settings: Callable[[], Media],
     ) -> None:
         self._client = client
         self._http = http
         self._worker = worker
-        self._files = files
+        self._storage = storage
         self._run = run_in_thread
         self._clock = clock
-        self._entropy = entropy
         self._log = log
         self._settings = settings
         self._slots = Slots(FETCHES, FETCHES_EACH, WAITING)
@@ -117,12 +114,12 @@ class RemoteMedia:
 
     async def _fetch(self, origin: ServerName, media_id: str, timeout_ms: int) -> None:
         limit = self._settings().max_upload_bytes
-        inflow = Inflow(self._files, self._run, lambda: self._entropy.id(32), limit)
+        inflow = Inflow(self._storage, self._run, limit)
         try:
             described = await self._ask(origin, media_id, timeout_ms, inflow)
             if described.location is not None:
                 described = await self._follow(described.location, inflow)
-            name = await inflow.finish(self._clock.seconds())
+            name = await inflow.finish()
         except BaseException:
             # Also when the server stops: nothing to wait for then.
             Deferred.fromCoroutine(inflow.discard()).addErrback(self._not_removed)

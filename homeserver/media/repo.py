@@ -28,8 +28,9 @@ from homeserver.http.errors import (
     too_large,
 )
 from homeserver.http.request import BodyStream
-from homeserver.media.files import MediaFiles, Spool
+from homeserver.media.files import Spool
 from homeserver.media.remote import RemoteMedia
+from homeserver.media.storage import MediaStore
 from homeserver.media.types import MAX_NAME_BYTES, OCTET_STREAM, MediaFile, RunInThread, clean_content_type
 from homeserver.media.waiters import Waiters
 from homeserver.runtime.clock import Clock
@@ -55,7 +56,7 @@ class MediaRepository:
         server_name: str,
         database: Database,
         worker: Worker,
-        files: MediaFiles,
+        storage: MediaStore,
         run_in_thread: RunInThread,
         clock: Clock,
         entropy: Entropy,
@@ -66,7 +67,7 @@ class MediaRepository:
         self.server_name = server_name
         self._database = database
         self._worker = worker
-        self._files = files
+        self._storage = storage
         self._run = run_in_thread
         self._clock = clock
         self._entropy = entropy
@@ -170,7 +171,7 @@ class MediaRepository:
         return reached if uri is None else reached.to_refusal(uri)
 
     async def _receive(self, stream: BodyStream, content_type: str, file_name: str | None) -> Upload:
-        """The body, on the disk. A file that fits one piece takes one trip to a thread."""
+        """The body, as a file that stays. A file that fits one piece takes one trip to a thread."""
         checked_name = check_file_name(file_name)
         limit = self._settings().max_upload_bytes
         pieces: list[bytes] = []
@@ -185,14 +186,14 @@ class MediaRepository:
                 held += len(chunk)
                 if held >= PIECE_BYTES:
                     if spool is None:
-                        spool = await self._run(self._files.begin, self._entropy.id(32))
+                        spool = await self._storage.begin()
                     await self._run(spool.write, pieces)
                     pieces, held = [], 0
             if spool is None:
-                name = await self._run(self._files.store, self._entropy.id(32), pieces, self._clock.seconds())
+                name = await self._storage.store(pieces)
             else:
                 await self._run(spool.write, pieces)
-                name = await self._run(self._files.finish, spool, self._clock.seconds())
+                name = await self._storage.finish(spool)
         except OSError as error:
             self._discard(spool)
             self._log.error("a file could not be stored", problem=str(error))
@@ -234,7 +235,7 @@ class MediaRepository:
         )
 
     def forget_lost(self, origin: str, media_id: str) -> None:
-        """A file of another server is no longer on the disk: the next one to ask has it fetched again."""
+        """A file of another server is no longer where it was: the next one to ask has it fetched again."""
         if origin != self.server_name:
             self._in_background(
                 self._worker.work(store.drop_remote, origin, media_id), "a lost file could not be forgotten"

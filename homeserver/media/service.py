@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 from homeserver.config.schema import Media
 from homeserver.db.threads import Database
 from homeserver.http.client import HttpClient
 from homeserver.media.downloads import Downloads
-from homeserver.media.files import MediaFiles
 from homeserver.media.preview import Previews
 from homeserver.media.remote import RemoteMedia
 from homeserver.media.repo import MEDIA_ID_LENGTH, MediaRepository
+from homeserver.media.storage import MediaStore
 from homeserver.media.sweep import Sweeper
 from homeserver.media.thumbnails import Thumbnails
 from homeserver.media.types import RunInThread
@@ -29,7 +28,7 @@ class MediaService:
     def __init__(
         self,
         server_name: str,
-        folder: Path,
+        storage: MediaStore,
         database: Database,
         worker: Worker,
         run_in_thread: RunInThread,
@@ -40,34 +39,29 @@ class MediaService:
         client: PeerClient,
         http: HttpClient | None,
     ) -> None:
-        files = MediaFiles(folder)
-        self.remote = RemoteMedia(client, http, worker, files, run_in_thread, clock, entropy, log, settings)
+        self._storage = storage
+        self.remote = RemoteMedia(client, http, worker, storage, run_in_thread, clock, log, settings)
         self.repository = MediaRepository(
-            server_name, database, worker, files, run_in_thread, clock, entropy, log, settings, self.remote
+            server_name, database, worker, storage, run_in_thread, clock, entropy, log, settings, self.remote
         )
-        self.thumbnails = Thumbnails(
-            files, run_in_thread, clock, entropy, log, settings().max_thumbnail_pixels
-        )
+        self.thumbnails = Thumbnails(storage, run_in_thread, clock, log, settings().max_thumbnail_pixels)
         self.downloads = Downloads(
-            self.repository, self.thumbnails, files, run_in_thread, clock, entropy, log, settings
+            self.repository, self.thumbnails, storage, run_in_thread, clock, entropy, log, settings
         )
         self.previews = Previews(
             server_name,
             http,
             database,
             worker,
-            files,
+            storage,
             self.thumbnails,
             run_in_thread,
             clock,
-            entropy,
             log,
             settings,
             lambda: entropy.id(MEDIA_ID_LENGTH),
         )
-        self.sweeper = Sweeper(
-            database, worker, files, run_in_thread, clock, log, lambda: settings().remote_retention_s
-        )
+        self.sweeper = Sweeper(database, worker, storage, clock, log, lambda: settings().remote_retention_s)
 
     def begin(self) -> None:
         """Start what goes by the clock."""
@@ -79,3 +73,4 @@ class MediaService:
         self.previews.stop()
         self.sweeper.stop()
         self.thumbnails.stop()
+        self._storage.stop()

@@ -17,9 +17,9 @@ from homeserver.http.errors import MatrixError
 from homeserver.http.outgoing import INLINE_BODY_BYTES
 from homeserver.http.request import Request
 from homeserver.http.response import Response
-from homeserver.media.files import MediaFiles, read_piece
+from homeserver.media.files import open_file, read_piece
 from homeserver.media.multipart import head_of, tail_of
-from homeserver.media.types import RunInThread
+from homeserver.media.types import Holding, RunInThread
 
 PIECE_BYTES: Final = 262_144
 
@@ -55,9 +55,9 @@ _RANGE = re.compile(rb"bytes[ \t]*=[ \t]*([0-9]{0,18})[ \t]*-[ \t]*([0-9]{0,18})
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What is to be sent, and how it is called: a file on the disk or, without a path, ``data``."""
+    """What is to be sent, and how it is called: a file or, without one, ``data``."""
 
-    path: Path | None
+    file: Holding | None
     size: int | None
     """None: as large as the file is."""
     content_type: str
@@ -133,24 +133,23 @@ class PartsBody(AsyncIterator[bytes]):
         await self._file.aclose()
 
 
-async def serve_parts(
-    served: Served, files: MediaFiles, run_in_thread: RunInThread, boundary: str
-) -> Response:
+async def serve_parts(served: Served, run_in_thread: RunInThread, boundary: str) -> Response:
     """The answer to a server. Raises FileNotFoundError where the file is gone."""
     content_type = b"multipart/mixed; boundary=" + boundary.encode("ascii")
     before, after = head_of(boundary, served.content_type, served.disposition), tail_of(boundary)
-    size: int = await run_in_thread(_size_of, served) if served.size is None else served.size
-    if served.path is None:
+    if served.file is None:
         return Response(200, before + served.data + after, content_type=content_type)
-    if size <= INLINE_BODY_BYTES:
-        body = await run_in_thread(_read_small, files, served.path, 0, size)
-        return Response(200, before + body + after, content_type=content_type)
-    file = await run_in_thread(files.open, served.path)
+    async with served.file() as path:
+        size: int = await run_in_thread(_size_of, path) if served.size is None else served.size
+        if size <= INLINE_BODY_BYTES:
+            body = await run_in_thread(_read_small, path, 0, size)
+            return Response(200, before + body + after, content_type=content_type)
+        file = await run_in_thread(open_file, path)
     parts = PartsBody(before, FileBody(run_in_thread, file, 0, size), after)
     return Response(200, parts, content_type=content_type, length=len(before) + size + len(after))
 
 
-async def serve(request: Request, served: Served, files: MediaFiles, run_in_thread: RunInThread) -> Response:
+async def serve(request: Request, served: Served, run_in_thread: RunInThread) -> Response:
     """The answer to a GET. Raises FileNotFoundError where the file is gone."""
     headers = [
         (b"ETag", served.etag),
@@ -162,30 +161,40 @@ async def serve(request: Request, served: Served, files: MediaFiles, run_in_thre
     condition = request.headers.get(b"if-none-match")
     if condition is not None and matches_etag(condition, served.etag):
         return Response(304, b"", headers, content_type=None)
-    size: int = await run_in_thread(_size_of, served) if served.size is None else served.size
-    offset, length, status = 0, size, 200
-    part = wanted_range(request, served.etag, size)
-    if part is not None:
-        offset, length = part
-        status = 206
-        headers.append((b"Content-Range", b"bytes %d-%d/%d" % (offset, offset + length - 1, size)))
     content_type = served.content_type.encode("ascii")
-    if served.path is None:
+    if served.file is None:
+        status, offset, length = _part(request, served, len(served.data), headers)
         return Response(status, served.data[offset : offset + length], headers, content_type=content_type)
-    if length <= INLINE_BODY_BYTES:
-        body = await run_in_thread(_read_small, files, served.path, offset, length)
-        return Response(status, body, headers, content_type=content_type)
-    file = await run_in_thread(files.open, served.path)
+    async with served.file() as path:
+        size: int = await run_in_thread(_size_of, path) if served.size is None else served.size
+        status, offset, length = _part(request, served, size, headers)
+        if length <= INLINE_BODY_BYTES:
+            body = await run_in_thread(_read_small, path, offset, length)
+            return Response(status, body, headers, content_type=content_type)
+        # An open file stays readable when its name goes.
+        file = await run_in_thread(open_file, path)
     stream = FileBody(run_in_thread, file, offset, length)
     return Response(status, stream, headers, content_type=content_type, length=length)
 
 
-def _size_of(served: Served) -> int:
-    return served.path.stat().st_size if served.path is not None else len(served.data)
+def _part(
+    request: Request, served: Served, size: int, headers: list[tuple[bytes, bytes]]
+) -> tuple[int, int, int]:
+    """Status, offset and length of what is sent; adds the header that says so."""
+    part = wanted_range(request, served.etag, size)
+    if part is None:
+        return 200, 0, size
+    offset, length = part
+    headers.append((b"Content-Range", b"bytes %d-%d/%d" % (offset, offset + length - 1, size)))
+    return 206, offset, length
 
 
-def _read_small(files: MediaFiles, path: Path, offset: int, length: int) -> bytes:
-    with files.open(path) as file:
+def _size_of(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _read_small(path: Path, offset: int, length: int) -> bytes:
+    with open_file(path) as file:
         return read_piece(file, offset, length)
 
 

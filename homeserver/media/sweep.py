@@ -12,8 +12,7 @@ from collections.abc import Callable
 from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.db.threads import Database
-from homeserver.media.files import MediaFiles
-from homeserver.media.types import RunInThread
+from homeserver.media.storage import MediaStore
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.log import Log
 from homeserver.store import media as store
@@ -33,16 +32,14 @@ class Sweeper:
         self,
         database: Database,
         worker: Worker,
-        files: MediaFiles,
-        run_in_thread: RunInThread,
+        storage: MediaStore,
         clock: Clock,
         log: Log,
         remote_retention_s: Callable[[], int],
     ) -> None:
         self._database = database
         self._worker = worker
-        self._files = files
-        self._run = run_in_thread
+        self._storage = storage
         self._clock = clock
         self._log = log
         self._remote_retention_s = remote_retention_s
@@ -87,15 +84,15 @@ class Sweeper:
         await self._worker.work(store.drop_expired, self._clock.now_ms())
         await self._worker.work(drop_old_previews, self._clock.now_ms(), DROPPED_AT_ONCE)
         await self._drop_remote()
-        removed: int = await self._run(self._files.remove_abandoned, before_s)
-        for shelf in await self._run(self._files.shelves):
-            old = await self._run(self._files.older_than, shelf, before_s)
+        removed = await self._storage.remove_abandoned(before_s)
+        for shelf in await self._storage.shelves():
+            old = await self._storage.older_than(shelf, before_s)
             if not old:
                 continue
             used = await self._database.read(store.find_used, old)
             orphans = [name for name in old if name not in used]
             if orphans:
-                removed += await self._run(self._files.remove, orphans, before_s)
+                removed += await self._storage.remove(orphans, before_s)
         return removed
 
     async def _drop_remote(self) -> None:

@@ -17,11 +17,10 @@ from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
 
 from homeserver.http.errors import MatrixError, limit_exceeded, not_found, too_large
-from homeserver.media.files import MediaFiles
 from homeserver.media.pictures import Picture, PictureWorker
+from homeserver.media.storage import MediaStore
 from homeserver.media.types import MediaFile, RunInThread
 from homeserver.runtime.clock import Clock, DelayedCall
-from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 
 Method = Literal["crop", "scale"]
@@ -52,12 +51,13 @@ class ThumbnailSize:
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
-    """A picture to send: bytes, or a file (``path``), of this type."""
+    """A picture to send, of this type: bytes, or a file (``path``), or the file itself that is asked about."""
 
     content_type: str
     variant: str
     path: Path | None = None
     data: bytes = b""
+    is_original: bool = False
 
 
 def next_size(width: int, height: int, method: Method, *, animated: bool) -> ThumbnailSize:
@@ -80,17 +80,15 @@ class Thumbnails:
 
     def __init__(
         self,
-        files: MediaFiles,
+        storage: MediaStore,
         run_in_thread: RunInThread,
         clock: Clock,
-        entropy: Entropy,
         log: Log,
         max_pixels: int,
     ) -> None:
-        self._files = files
+        self._storage = storage
         self._run = run_in_thread
         self._clock = clock
-        self._entropy = entropy
         self._log = log
         self._worker = PictureWorker(max_pixels)
         self._turn = DeferredLock()
@@ -105,14 +103,14 @@ class Thumbnails:
             raise _unsupported()
         known = self._known.get((file.sha256, size))
         if known is None:
-            found: Path | None = await self._run(self._files.find_thumbnail, file.sha256, size.name)
+            found = await self._storage.find_thumbnail(file.sha256, size.name)
             if found is not None:
                 return Thumbnail(f"image/{found.suffix[1:]}", size.name, found)
             known = await self._make(file, size)
         if known.verdict == "made":
             return Thumbnail(known.content_type, size.name, data=known.data)
         if known.verdict == "original":
-            return Thumbnail(known.content_type, "", self._files.path_of(file.sha256))
+            return Thumbnail(known.content_type, "", is_original=True)
         if known.verdict == "too_large":
             raise too_large("The picture is too large to make a thumbnail")
         if known.verdict == "lost":
@@ -121,13 +119,13 @@ class Thumbnails:
             raise MatrixError(503, "M_UNKNOWN", "Thumbnails cannot be made at the moment")
         raise _unsupported()
 
-    async def measure(self, name: str) -> tuple[str, int, int] | None:
+    async def measure(self, name: str, size: int) -> tuple[str, int, int] | None:
         """Type, width and height of a file that is a picture which can be opened. Callers bound how many wait."""
         await self._turn.acquire()
         try:
             self._stay()
-            path = self._files.path_of(name)
-            picture: Picture = await self._run(self._worker.make, path, 0, 0, "measure", animated=False)
+            async with self._storage.hold(name, size) as path:
+                picture: Picture = await self._run(self._worker.make, path, 0, 0, "measure", animated=False)
         finally:
             self._turn.release()
         if picture.verdict != "measured":
@@ -165,12 +163,12 @@ class Thumbnails:
                 # Everybody has gone meanwhile.
                 return Picture("stopped")
             self._stay()
-            path = self._files.path_of(file.sha256)
-            picture: Picture = await self._run(
-                self._worker.make, path, size.width, size.height, size.method, animated=size.animated
-            )
+            async with self._storage.hold(file.sha256, file.size) as path:
+                picture = await self._work(path, size)
+        except FileNotFoundError:
+            return Picture("lost")
         except OSError as error:
-            self._log.error("the worker for thumbnails cannot be started", problem=str(error))
+            self._log.error("a picture cannot be read", problem=str(error))
             return Picture("stopped")
         finally:
             self._turn.release()
@@ -180,11 +178,20 @@ class Thumbnails:
             self._remember((file.sha256, size), picture)
         return picture
 
+    async def _work(self, path: Path, size: ThumbnailSize) -> Picture:
+        try:
+            picture: Picture = await self._run(
+                self._worker.make, path, size.width, size.height, size.method, animated=size.animated
+            )
+        except OSError as error:
+            self._log.error("the worker for thumbnails cannot be started", problem=str(error))
+            return Picture("stopped")
+        return picture
+
     async def _keep(self, file: MediaFile, size: ThumbnailSize, picture: Picture) -> None:
         variant = f"{size.name}.{picture.content_type.removeprefix('image/')}"
-        token = self._entropy.id(32)
         try:
-            await self._run(self._files.keep_thumbnail, file.sha256, variant, token, picture.data)
+            await self._storage.keep_thumbnail(file.sha256, variant, picture.data)
         except OSError as error:
             # It can be sent all the same, and made again.
             self._log.warning("a thumbnail could not be kept", problem=str(error))

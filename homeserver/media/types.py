@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -17,6 +19,8 @@ _CONTENT_TYPE = re.compile(
 )
 
 RunInThread = Callable[..., Deferred[Any]]
+Holding = Callable[[], AbstractAsyncContextManager[Path]]
+"""A file on this machine, good for as long as the block runs. Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)

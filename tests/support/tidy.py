@@ -60,6 +60,7 @@ COMPOSITION = frozenset(
         "routes",
         "seed",
         "services",
+        "storing",
         "syncing",
         "unattended",
     }

@@ -18,6 +18,7 @@ from homeserver.media.files import MediaFiles
 from homeserver.media.inflow import MAX_HELD_BYTES, DiskTooSlowError, Inflow
 from homeserver.media.multipart import TooLongError
 from homeserver.media.remote import FETCH_S, FETCHES_EACH, WAITING, RemoteMedia
+from homeserver.media.storage import FolderStore
 from homeserver.media.watched import SLOWEST_BYTES, WATCH_S, Watched
 from homeserver.runtime.clock import TwistedClock
 from homeserver.runtime.entropy import SeededEntropy
@@ -119,7 +120,9 @@ class Disk(SynchronousTestCase):
     def setUp(self) -> None:
         self.folder = Path(self.mktemp())
         self.jobs: list[tuple[Deferred[Any], Callable[[], Any]]] = []
-        self.inflow = Inflow(MediaFiles(self.folder), self.run_later, lambda: "token", 100_000_000)
+        clock = TwistedClock(TaskClock())
+        self.storage = FolderStore(MediaFiles(self.folder), self.run_later, clock, SeededEntropy(1).id)
+        self.inflow = Inflow(self.storage, self.run_later, 100_000_000)
 
     def run_later(self, function: Callable[..., Any], *args: Any) -> Deferred[Any]:
         done: Deferred[Any] = Deferred()
@@ -138,7 +141,7 @@ class Disk(SynchronousTestCase):
         data = bytes(range(256)) * 2_000
         for start in range(0, len(data), 100_000):
             self.inflow.write(data[start : start + 100_000])
-        finished = Deferred.fromCoroutine(self.inflow.finish(1.0))
+        finished = Deferred.fromCoroutine(self.inflow.finish())
         self.work()
         name = self.successResultOf(finished)
         self.assertEqual([name], self.files())
@@ -159,11 +162,11 @@ class Disk(SynchronousTestCase):
         self.inflow.write(b"x" * 300_000)
         self.work()
         self.assertRaises(OSError, self.inflow.write, b"x")
-        self.failureResultOf(Deferred.fromCoroutine(self.inflow.finish(1.0)), OSError)
+        self.failureResultOf(Deferred.fromCoroutine(self.inflow.finish()), OSError)
 
     def test_discarded_at_any_moment(self) -> None:
         for turns in range(3):
-            inflow = Inflow(MediaFiles(self.folder), self.run_later, lambda: "token", 10_000_000)
+            inflow = Inflow(self.storage, self.run_later, 10_000_000)
             inflow.write(b"x" * 300_000)
             for _ in range(turns):
                 if self.jobs:
@@ -175,7 +178,7 @@ class Disk(SynchronousTestCase):
             self.assertEqual([], self.files())
 
     def test_too_much(self) -> None:
-        inflow = Inflow(MediaFiles(self.folder), self.run_later, lambda: "token", 10)
+        inflow = Inflow(self.storage, self.run_later, 10)
         inflow.write(b"x" * 10)
         self.assertRaises(TooLongError, inflow.write, b"x")
 
@@ -221,14 +224,14 @@ class Elsewhere(SynchronousTestCase):
         self.reply: Reply = place(CDN)
         self.peers = ScriptedPeers(self.say)
         self.http, self.rows, self.log = FakeHttp(), Rows(), MemoryLog()
+        clock = TwistedClock(TaskClock())
         self.remote = RemoteMedia(
             self.peers,
             self.http,
             self.rows,
-            MediaFiles(self.folder),
+            FolderStore(MediaFiles(self.folder), maybeDeferred, clock, SeededEntropy(1).id),
             maybeDeferred,
-            TwistedClock(TaskClock()),
-            SeededEntropy(1),
+            clock,
             self.log,
             lambda: Media(max_upload_bytes=1_000),
         )

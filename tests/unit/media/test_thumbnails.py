@@ -13,6 +13,7 @@ from twisted.trial import unittest
 from homeserver.http.errors import MatrixError
 from homeserver.media.files import MediaFiles
 from homeserver.media.pictures import Picture
+from homeserver.media.storage import FolderStore
 from homeserver.media.thumbnails import MAX_WAITING, Thumbnail, Thumbnails, next_size
 from homeserver.media.types import MediaFile
 from homeserver.runtime.clock import TwistedClock
@@ -34,9 +35,9 @@ class Turns(unittest.TestCase):
         self.jobs: list[Deferred[Picture]] = []
         self.log = MemoryLog()
         self.files = MediaFiles(Path(self.mktemp()))
-        self.thumbnails = Thumbnails(
-            self.files, self.run_in_thread, TwistedClock(Clock()), SeededEntropy(1), self.log, 1000
-        )
+        clock = TwistedClock(Clock())
+        storage = FolderStore(self.files, self.run_in_thread, clock, SeededEntropy(1).id)
+        self.thumbnails = Thumbnails(storage, self.run_in_thread, clock, self.log, 1000)
         self.make = self.thumbnails._worker.make
 
     def run_in_thread(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Deferred[Any]:
