@@ -79,21 +79,21 @@ async def examine_storage(
         bucket = open_bucket(settings, http, run_in_thread, clock)
         owner = await bucket.get_note(OWNER_KEY)
         if owner not in (None, config.server_name):
-            where = f"{bucket.place}, prefix {settings.prefix!r}"
+            where = f"bucket {bucket.place}, prefix {settings.prefix!r}"
             problem = f"{where}: {(owner or '')[:255]!r} keeps its media there; take another prefix"
-            return [*findings, Finding("error", "bucket", problem)]
+            return [*findings, Finding("error", "media", problem)]
         await bucket.put_note(_PROBE, config.server_name)
         came = await bucket.get_note(_PROBE)
         await bucket.remove_note(_PROBE)
         await bucket.modified_s(_NOBODY)
     except OSError as error:
-        return [*findings, Finding("error", "bucket", " ".join(str(error).split()))]
+        return [*findings, Finding("error", "media", " ".join(str(error).split()))]
     except ConfigError as error:
-        return [*findings, Finding("error", "bucket", str(error))]
+        return [*findings, Finding("error", "media", str(error))]
     if came != config.server_name:
-        detail = f"{bucket.place} does not give back what was put there"
-        return [*findings, Finding("error", "bucket", detail)]
-    return [*findings, Finding("ok", "bucket", f"{bucket.place} can be written, read and listed")]
+        detail = f"bucket {bucket.place} does not give back what was put there"
+        return [*findings, Finding("error", "media", detail)]
+    return [*findings, Finding("ok", "media", f"bucket {bucket.place} can be written, read and listed")]
 
 
 def _left_behind(config: Config) -> Iterator[Finding]:

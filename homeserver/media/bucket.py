@@ -16,7 +16,7 @@ from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Final, Protocol
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 from xml.sax.saxutils import escape
 
 from twisted.internet.defer import Deferred
@@ -73,7 +73,7 @@ class BucketHttp(Protocol):
         *,
         body: bytes | None = ...,
         headers: Mapping[str, str] = ...,
-        limits: HttpLimits = ...,
+        limits: HttpLimits,
         receive: Take | None = ...,
     ) -> Deferred[HttpResponse]:
         """The answer, whatever its status. Fails with Unreachable alone."""
@@ -231,14 +231,14 @@ class Bucket:
         answer = await self._ask("GET", "", {"list-type": "2", **parameters}, max_bytes=LIST_BYTES)
         try:
             page: tuple[dict[str, float], str] = await self._run(_read_page, answer.body)
-        except (ElementTree.ParseError, ValueError):
+        except (ET.ParseError, ValueError):
             raise BucketError(f"bucket {self.place}: its list makes no sense") from None
         return page
 
     async def _parse(self, body: bytes, root: str, field: str) -> str:
         try:
             document = _parse_xml(body)
-        except (ElementTree.ParseError, ValueError):
+        except (ET.ParseError, ValueError):
             raise BucketError(f"bucket {self.place}: its answer makes no sense") from None
         text = _text(document, field)
         if _plain(document.tag) != root or not text:
@@ -305,8 +305,8 @@ class Bucket:
     def _refusal(self, status: int, body: bytes) -> OSError:
         found = _CODE.search(body[:SMALL_BYTES])
         code = "" if found is None else found[1].decode("ascii")
-        # A bucket that is gone has not lost its files one by one.
-        if status == 404 and code != "NoSuchBucket":
+        # Whatever else is not found, like the bucket itself or what a proxy looks for, has not lost this file.
+        if status == 404 and code == "NoSuchKey":
             return FileNotFoundError(f"bucket {self.place}: no such object")
         meaning = _MEANINGS.get(code, "it refuses")
         return BucketError(f"bucket {self.place}: {meaning} (status {status}{code and f', {code}'})")
@@ -344,11 +344,11 @@ def _read_page(body: bytes) -> tuple[dict[str, float], str]:
     return found, more
 
 
-def _parse_xml(body: bytes) -> ElementTree.Element:
+def _parse_xml(body: bytes) -> ET.Element:
     if b"<!" in body:
         # Neither document types nor entities, so nothing in it can grow.
         raise ValueError("not the XML of a bucket")
-    return ElementTree.fromstring(body)  # noqa: S314 (see above; its size is bounded too)
+    return ET.fromstring(body)  # noqa: S314 (see above; its size is bounded too)
 
 
 def _plain(tag: str) -> str:
@@ -356,7 +356,7 @@ def _plain(tag: str) -> str:
     return tag.rpartition("}")[2]
 
 
-def _text(element: ElementTree.Element, field: str) -> str:
+def _text(element: ET.Element, field: str) -> str:
     return next((child.text or "" for child in element if _plain(child.tag) == field), "")
 
 

@@ -99,6 +99,10 @@ class BucketStore:
         await self._make_room()
         return name
 
+    async def prepare(self) -> None:
+        """See MediaStore."""
+        await self.claim()
+
     async def claim(self) -> None:
         """Make the bucket ours, or see that it is. Raises OSError."""
         if self._is_ours:

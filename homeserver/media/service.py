@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+
 from homeserver.config.schema import Media
 from homeserver.db.threads import Database
 from homeserver.http.client import HttpClient
@@ -40,6 +43,7 @@ class MediaService:
         http: HttpClient | None,
     ) -> None:
         self._storage = storage
+        self._log = log
         self.remote = RemoteMedia(client, http, worker, storage, run_in_thread, clock, log, settings)
         self.repository = MediaRepository(
             server_name, database, worker, storage, run_in_thread, clock, entropy, log, settings, self.remote
@@ -66,6 +70,10 @@ class MediaService:
     def begin(self) -> None:
         """Start what goes by the clock."""
         self.sweeper.begin()
+        Deferred.fromCoroutine(self._storage.prepare()).addErrback(self._unfit)
+
+    def _unfit(self, failure: Failure) -> None:
+        self._log.error("media cannot be kept at the moment", problem=str(failure.value))
 
     def stop(self) -> None:
         """Let go of the timer, of the worker process, and of what comes in."""

@@ -59,6 +59,9 @@ class MediaStore(Protocol):
     async def remove_abandoned(self, before_s: float) -> int:
         """Remove what began to come in before then and never arrived."""
 
+    async def prepare(self) -> None:
+        """At the start of the server, which does not wait for it: whether files can be kept. Raises OSError."""
+
     def stop(self) -> None:
         """Break off what is under way."""
 
@@ -128,6 +131,9 @@ class FolderStore:
         """See MediaStore."""
         removed: int = await self._run(self.files.remove_abandoned, before_s)
         return removed
+
+    async def prepare(self) -> None:
+        """See MediaStore: the first file shows it."""
 
     def stop(self) -> None:
         """See MediaStore: whatever a thread has begun it ends."""

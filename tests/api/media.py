@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from homeserver.config.schema import Media
-from tests.support.app import SERVER_NAME, TestApp, test_config
+from homeserver.media.storage import MediaStore
+from tests.support.app import SERVER_NAME, TestApp, new_time, test_config
+from tests.support.bucket import BucketHttp, FakeBucket, s3_settings
 from tests.support.databases import DatabaseCase
 from tests.support.http import Answer, Query
 
+C = TypeVar("C", bound=DatabaseCase)
 UPLOAD = "/_matrix/media/v3/upload"
 CREATE = "/_matrix/media/v1/create"
 DOWNLOAD = "/_matrix/client/v1/media/download"
@@ -25,13 +29,33 @@ POLICY = (
 )
 
 
+def in_a_bucket_too(case: type[C]) -> type[C]:
+    """Add a class to the module of the decorated one whose files are in a bucket."""
+    name = f"{case.__name__}InABucket"
+    members = {
+        "in_bucket": True,
+        "__module__": case.__module__,
+        "__qualname__": name,
+        "__doc__": case.__doc__,
+    }
+    setattr(sys.modules[case.__module__], name, type(name, (case,), members))
+    return case
+
+
 class MediaCase(DatabaseCase):
     """Alice and Bob with small limits."""
 
+    in_bucket = False
+
     def setUp(self) -> None:
         media = Media(max_upload_bytes=1_000_000, max_pending_uploads=3, max_thumbnail_pixels=1_000_000)
+        time = new_time()
+        self.bucket = FakeBucket(time.seconds)
+        self.bucket_http = BucketHttp(self.bucket)
+        if self.in_bucket:
+            media = replace(media, storage="s3", s3=s3_settings())
         config = test_config(data_dir=Path(self.mktemp()).absolute(), media=media)
-        self.app = TestApp(self, self.new_database(), config)
+        self.app = TestApp(self, self.new_database(), config, time=time, appservice_http=self.bucket_http)
         self.alice = self.app.register("alice")
         self.bob = self.app.register("bob")
 
@@ -71,9 +95,21 @@ class MediaCase(DatabaseCase):
         uri: str = answer["content_uri"]
         return uri.removeprefix("mxc://")
 
+    @property
+    def folder(self) -> Path:
+        """Where files are, or what is there of the bucket's."""
+        return self.app.config.data_dir / ("media-cache" if self.in_bucket else "media")
+
+    @property
+    def storage(self) -> MediaStore:
+        return self.app.app.services.media.repository._storage
+
     def stored(self, folder: str = "files") -> list[str]:
+        """The names of what is stored: where it is for good."""
+        if self.in_bucket and folder == "files":
+            return self.bucket.names()
         found: list[str] = []
-        for _, _, names in os.walk(self.app.config.data_dir / "media" / folder):
+        for _, _, names in os.walk(self.folder / folder):
             found += names
         return sorted(found)
 

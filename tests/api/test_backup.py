@@ -26,6 +26,7 @@ from homeserver.seed.making import seed
 from homeserver.store.dump import read_table, table_names
 from homeserver.store.facts import check_server_name
 from tests.support.app import START_S, TestApp, test_config
+from tests.support.bucket import s3_settings
 from tests.support.databases import (
     POSTGRESQL,
     SQLITE,
@@ -138,6 +139,30 @@ class BackupCase(DatabaseCase):
         self.assertRegex(str(caught.exception), why)
         self.assertNotIn("\n", str(caught.exception))
         self.assertEqual(sorted(config.data_dir.rglob("*")), before)
+
+
+class InABucket(BackupCase):
+    """What is in a bucket stays there."""
+
+    def in_bucket(self, config: Config) -> Config:
+        return replace(config, media=replace(config.media, storage="s3", s3=s3_settings()))
+
+    def test_without_media(self) -> None:
+        config, engine = self.new_server()
+        source = self.write(self.in_bucket(config), engine)
+        other, other_engine = self.new_config()
+        line = backup.restore(self.in_bucket(other), other_engine, source, quietly)
+        self.assertIn("no media (they are in the bucket) and the signing key", line)
+        self.assertNotIn("copy", line)
+        third, third_engine = self.new_config()
+        line = backup.restore(third, third_engine, source, quietly)
+        self.assertIn("copy what the bucket has under files/ to", line)
+
+    def test_media_that_would_have_no_place(self) -> None:
+        config, engine = self.new_server()
+        source = self.write(config, engine)
+        other, other_engine = self.new_config()
+        self.refused(self.in_bucket(other), other_engine, source, "2 media files, and media.storage is s3")
 
 
 @on_each_database

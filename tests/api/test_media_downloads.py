@@ -8,7 +8,16 @@ from typing import Any
 
 from homeserver.store import media as store
 from homeserver.store.media import MediaRow, load_media
-from tests.api.media import DOWNLOAD, OLD, OLD_THUMBNAIL, POLICY, THUMBNAIL, UPLOAD, MediaCase
+from tests.api.media import (
+    DOWNLOAD,
+    OLD,
+    OLD_THUMBNAIL,
+    POLICY,
+    THUMBNAIL,
+    UPLOAD,
+    MediaCase,
+    in_a_bucket_too,
+)
 from tests.support.app import SERVER_NAME
 from tests.support.databases import on_each_database
 from tests.support.http import Answer, path_of
@@ -16,6 +25,7 @@ from tests.unit.media.pictures import animation, load, picture
 
 
 @on_each_database
+@in_a_bucket_too
 class Downloads(MediaCase):
     def test_headers(self) -> None:
         found = self.get(self.upload(b"x", "image/png", "me.png"))
@@ -65,8 +75,9 @@ class Downloads(MediaCase):
 
     def test_a_file_that_is_lost(self) -> None:
         address = self.upload(b"x")
-        (path,) = (self.app.config.data_dir / "media" / "files").rglob(sha256(b"x").hexdigest())
+        (path,) = (self.folder / "files").rglob(sha256(b"x").hexdigest())
         path.unlink()
+        self.bucket.objects.clear()
         self.refused(self.get(address), 404, "M_NOT_FOUND")
         self.assertEqual(["a file cannot be read"], self.app.log.events("error"))
         self.app.log.entries.clear()
@@ -175,6 +186,7 @@ class Rows(MediaCase):
         self.assertEqual(b"late", self.get(address).body)
 
 
+@in_a_bucket_too
 class Thumbnails(MediaCase):
     def thumbnail(
         self, address: str, width: Any = 32, height: Any = 32, method: str = "crop", **more: Any

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from homeserver.http.transport import Unreachable
 from homeserver.media.oembed import MAX_BYTES as MAX_OEMBED
 from homeserver.media.preview import FETCHES_EACH, KEEP_MS, MAX_REDIRECTS
 from homeserver.media.sweep import ORPHAN_AGE_S
-from tests.api.media import DOWNLOAD
-from tests.support.app import SERVER_NAME, TestApp, test_config
+from tests.api.media import DOWNLOAD, in_a_bucket_too
+from tests.support.app import SERVER_NAME, TestApp, new_time, test_config
+from tests.support.bucket import BucketHttp, FakeBucket, s3_settings
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.http import Answer, Query
 from tests.unit.media.pictures import picture
@@ -67,15 +69,28 @@ def answer(waiting: Deferred[HttpResponse], url: str, said: Says) -> None:
 class PreviewCase(DatabaseCase):
     """Alice, and a small web."""
 
+    in_bucket = False
+
     def setUp(self) -> None:
         self.web = FakeWeb()
+        time = new_time()
+        self.time, self.bucket = time, FakeBucket(time.seconds)
         self.app = self.make()
         self.alice = self.app.register("alice")
 
     def make(self, **config: Any) -> TestApp:
         media = Media(max_upload_bytes=1_000_000, max_thumbnail_pixels=1_000_000)
+        if self.in_bucket:
+            media = replace(media, storage="s3", s3=s3_settings())
         given = {"data_dir": Path(self.mktemp()).absolute(), "media": media, **config}
-        return TestApp(self, self.new_database(), test_config(**given), http=self.web)
+        return TestApp(
+            self,
+            self.new_database(),
+            test_config(**given),
+            time=self.time,
+            http=self.web,
+            appservice_http=BucketHttp(self.bucket),
+        )
 
     def get(self, url: str, query: Query | None = None, path: str = PREVIEW) -> Answer:
         return self.app.answer("GET", path, None, self.alice, {"url": url, **(query or {})})
@@ -93,6 +108,7 @@ class PreviewCase(DatabaseCase):
 
 
 @on_each_database
+@in_a_bucket_too
 class Previews(PreviewCase):
     """# spec: client-server-api#get_matrixclientv1mediapreview_url"""
 
@@ -313,8 +329,9 @@ class Previews(PreviewCase):
         self.app.wait(Deferred.fromCoroutine(self.app.app.services.media.sweeper.sweep()))
         shown = self.app.answer("GET", f"{DOWNLOAD}/{uri.removeprefix('mxc://')}", None, self.alice)
         self.refused(shown, 404, "M_NOT_FOUND")
-        files = self.app.config.data_dir / "media" / "files"
+        files = self.app.config.data_dir / ("media-cache" if self.in_bucket else "media") / "files"
         self.assertEqual([], [path for path in files.rglob("*") if path.is_file()])
+        self.assertEqual([], self.bucket.names())
 
     def test_hostile_pages(self) -> None:
         for number, page in enumerate(

@@ -23,7 +23,8 @@ from homeserver.media.multipart import MultipartReader
 from homeserver.media.remote import FETCHES_EACH
 from homeserver.media.sweep import ORPHAN_AGE_S
 from homeserver.store.media import MediaRow, load_media
-from tests.api.media import CREATE, DOWNLOAD, OLD, THUMBNAIL, UPLOAD
+from tests.api.media import CREATE, DOWNLOAD, OLD, THUMBNAIL, UPLOAD, in_a_bucket_too
+from tests.support.bucket import BucketHttp, FakeBucket, s3_settings
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.federation import NetServer, TestNet
 from tests.support.http import Answer, Query
@@ -51,8 +52,11 @@ def refusal(status: int, errcode: str) -> PeerResponse:
 class RemoteMediaCase(DatabaseCase):
     """Two servers with small limits; alice is on the one, bob on the other."""
 
+    in_bucket = False
+
     def setUp(self) -> None:
         self.net = TestNet(self)
+        self.buckets: dict[str, FakeBucket] = {}
         self.a, self.b = (self.server(name) for name in ("a.example", "b.example"))
         self.alice = self.a.register("alice")
         self.bob = self.b.register("bob")
@@ -60,7 +64,16 @@ class RemoteMediaCase(DatabaseCase):
     def server(self, name: str) -> NetServer:
         options = Media(max_upload_bytes=LIMIT, max_thumbnail_pixels=1_000_000)
         folder = Path(self.mktemp()).absolute()
-        return self.net.server(name, database=self.new_database(), media=options, data_dir=folder)
+        bucket = self.buckets[name] = FakeBucket(self.net.time.seconds)
+        if self.in_bucket:
+            options = replace(options, storage="s3", s3=s3_settings())
+        return self.net.server(
+            name,
+            database=self.new_database(),
+            appservice_http=BucketHttp(bucket),
+            media=options,
+            data_dir=folder,
+        )
 
     def call(
         self,
@@ -90,8 +103,13 @@ class RemoteMediaCase(DatabaseCase):
         self.assertEqual((status, errcode), (answer.status, answer.errcode), answer.json)
 
     def stored(self, server: NetServer, folder: str = "files") -> list[str]:
-        top = server.config.data_dir / "media" / folder
+        if self.in_bucket and folder == "files":
+            return self.buckets[server.config.server_name].names()
+        top = self.folder(server) / folder
         return sorted(path.name for path in top.rglob("*") if path.is_file())
+
+    def folder(self, server: NetServer) -> Path:
+        return server.config.data_dir / ("media-cache" if self.in_bucket else "media")
 
     def row(self, address: str) -> MediaRow | None:
         origin, _, media_id = address.partition("/")
@@ -115,6 +133,7 @@ class RemoteMediaCase(DatabaseCase):
 
 
 @on_each_database
+@in_a_bucket_too
 class Fetching(RemoteMediaCase):
     def test_fetched_once_and_kept(self) -> None:
         data, address = b"", ""
@@ -250,14 +269,15 @@ class Fetching(RemoteMediaCase):
         address = self.upload(b"lost")
         self.get(address)
         name = sha256(b"lost").hexdigest()
-        path: Path = self.a.config.data_dir / "media" / "files" / name[:2] / name[2:4] / name
-        path.unlink()
+        (self.folder(self.a) / "files" / name[:2] / name[2:4] / name).unlink()
+        self.buckets["a.example"].objects.clear()
         self.refused(self.get(address), 404, "M_NOT_FOUND")
         self.assertEqual(["a file cannot be read"], self.a.log.events("error"))
         self.a.log.entries.clear()
         self.assertEqual(b"lost", self.get(address).body)
 
 
+@in_a_bucket_too
 class Ours(RemoteMediaCase):
     """What b's media endpoints say to a."""
 
@@ -470,7 +490,7 @@ class Hostile(RemoteMediaCase):
 
     def test_a_disk_that_is_full(self) -> None:
         address = self.upload(os.urandom(600_000))
-        folder = self.a.config.data_dir / "media"
+        folder = self.folder(self.a)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "incoming").write_text("in the way")
         self.refused(self.get(address), 503, "M_UNKNOWN")

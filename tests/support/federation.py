@@ -196,6 +196,7 @@ class TestNet:
         extra_routes: Sequence[ExtraRoutes] = (),
         old_keys: Sequence[VerifyKey] = (),
         http: Any = None,
+        appservice_http: Any = None,
         **config: Any,
     ) -> NetServer:
         """A server; ``config`` are fields of ``Config``."""
@@ -212,6 +213,7 @@ class TestNet:
             extra_routes=extra_routes,
             old_keys=old_keys,
             http=http,
+            appservice_http=appservice_http,
         )
         self.servers[parsed] = server
         return server
