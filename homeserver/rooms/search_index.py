@@ -19,8 +19,8 @@ from homeserver.store.work import Worker
 from homeserver.stream.followers import Unit
 
 FOLLOWER = "search"
-# LIMIT(memory): then it is written at once.
-_NOTED_MOST = 1_000
+# LIMIT(memory, and how long the one writer is busy with it: some milliseconds): then it is written at once.
+_NOTED_MOST = 256
 # Between two pieces of what was there before, so that who writes messages hardly waits.
 _PAUSE_S = 0.05
 

@@ -37,7 +37,8 @@ from homeserver.store.events import load_json, load_redactions
 _WORD_MOST = 64
 # LIMIT(time: each word is a walk through an index)
 WORDS_MOST = 20
-_PIECE = 1_000
+# Written at a time, while whoever sends waits: some milliseconds.
+_PIECE = 256
 _OF_PEOPLE = "\u01c3"  # a letter to both databases, in nobody's alphabet but those of click languages
 _TYPES = {
     WELL_KNOWN_TYPES["m.room.message"]: "body",
