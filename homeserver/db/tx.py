@@ -15,13 +15,32 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
+import msgspec
 import psycopg2.errors
 
-from homeserver.db.statements import POSTGRESQL, SQLITE, Keys, Rows, Statement, Text, prepared_form
+from homeserver.db.statements import (
+    POSTGRESQL,
+    SQLITE,
+    Keys,
+    Rows,
+    Statement,
+    Text,
+    Together,
+    prepared_form,
+    together_name,
+)
 
 Row = tuple[Any, ...]
+_decode_rows = msgspec.json.Decoder(list[tuple]).decode  # type: ignore[type-arg]
+
+
+class Ask(NamedTuple):
+    """A query with its parameters."""
+
+    statement: Statement
+    params: dict[str, Any]
 
 
 class Tx:
@@ -59,6 +78,16 @@ class Tx:
     def script(self, sql: str) -> None:
         """Run a constant text without parameters (savepoints, pragmas)."""
         raise NotImplementedError
+
+    def ask(self, ask: Ask) -> list[Row]:
+        """Every row of the answer."""
+        return self.all(ask.statement, **ask.params)
+
+    def ahead(self, asks: Sequence[Ask]) -> None:
+        """A hint: these are about to be asked, with these very parameters, in a unit that only reads.
+
+        PostgreSQL answers them in one round trip, and ``all`` then gives what it said. SQLite has no round trips.
+        """
 
     def one(self, statement: Statement, /, **params: Any) -> Row | None:
         """The first row, if any."""
@@ -179,6 +208,13 @@ def copied(values: Sequence[Row]) -> bytes:
     return "\n".join([*lines, ""]).encode()
 
 
+_TOGETHER_FROM = 2
+# Bounded by the places in the code that ask ahead, times what each may leave out.
+_TOGETHER: dict[tuple[Statement, ...], Together] = {}
+_GENERIC = b"SET LOCAL plan_cache_mode = force_generic_plan"
+_BY_COST = b"SET LOCAL plan_cache_mode = auto"
+
+
 class PostgresTx(Tx):
     """Statements on a psycopg2 connection in autocommit mode, whose BEGIN and COMMIT are part of the queue.
 
@@ -194,25 +230,40 @@ class PostgresTx(Tx):
         self._cursor = cursor
         self._hook = hook
         self._queue: list[bytes] = [begin.encode()]
+        self._ahead: dict[Statement, list[tuple[dict[str, Any], list[Row]]]] = {}
+        self._generic = False  # whether plans are made without looking at parameters
         self.begun = False  # whether the server has been told anything
         self.statements = 0
 
     def _put(self, sql: str, arguments: Any) -> None:
+        self._ahead.clear()  # what was answered ahead may be otherwise after it
+        self._see(sql)
+        self._queue.append(self._spell(sql, arguments))
+
+    def all(self, statement: Statement, /, **params: Any) -> list[Row]:
+        for at, (asked, found) in enumerate(self._ahead.get(statement, ())):
+            if asked == params:
+                del self._ahead[statement][at]
+                return found
+        text = statement.text(POSTGRESQL)
+        self._see(text.sql)
+        return self._fetch(text, params)
+
+    def _spell(self, sql: str, arguments: Any) -> bytes:
+        return self._cursor.mogrify(sql, arguments) if arguments else sql.replace("%%", "%").encode()
+
+    def _see(self, sql: str) -> None:
         self.statements += 1
         if self._hook is not None:
             self._hook(sql)
-        self._queue.append(
-            self._cursor.mogrify(sql, arguments) if arguments else sql.replace("%%", "%").encode()
-        )
 
-    def all(self, statement: Statement, /, **params: Any) -> list[Row]:
-        text = statement.text(POSTGRESQL)
+    def _fetch(self, text: Text, params: dict[str, Any], *, generic: bool = False) -> list[Row]:
         if self._prepared is None:
-            self._put(text.sql, text.arguments(params, POSTGRESQL))
+            self._queue.append(self._spell(text.sql, text.arguments(params, POSTGRESQL)))
         else:
-            self.statements += 1
-            if self._hook is not None:
-                self._hook(text.sql)
+            if generic is not self._generic:
+                self._generic = generic
+                self._queue.append(_GENERIC if generic else _BY_COST)
             self._queue += self._prepared.queue(self._cursor, text, params)
         self.flush()
         return self._cursor.fetchall()  # type: ignore[no-any-return]
@@ -223,7 +274,24 @@ class PostgresTx(Tx):
             return self.all(statement, **params)
         except psycopg2.errors.QueryCanceled:
             self._cursor.execute("ROLLBACK TO SAVEPOINT unhurried")
+            self._generic = True  # or not: it is said anew
             return None
+
+    def ahead(self, asks: Sequence[Ask]) -> None:
+        if len(asks) < _TOGETHER_FROM:
+            return
+        parts = tuple(ask.statement for ask in asks)
+        together = _TOGETHER.get(parts)
+        if together is None:
+            together = _TOGETHER[parts] = Together(parts)
+        params: dict[str, Any] = {}
+        for place, ask in enumerate(asks):
+            self._see(ask.statement.text(POSTGRESQL).sql)
+            params.update({together_name(place, name): value for name, value in ask.params.items()})
+        # Its parts are found by their keys whatever the parameters say; planning them takes longer than running them.
+        (answers,) = self._fetch(together.text, params, generic=True)
+        for ask, answer in zip(asks, answers, strict=True):
+            self._ahead.setdefault(ask.statement, []).append((ask.params, _decode_rows(answer)))
 
     def run(self, statement: Statement, /, **params: Any) -> None:
         text = statement.text(POSTGRESQL)
@@ -242,6 +310,7 @@ class PostgresTx(Tx):
         if not values:
             return
         copy = f"COPY {rows.table} ({', '.join(rows.columns)}) FROM STDIN"
+        self._ahead.clear()
         self.statements += 1
         if self._hook is not None:
             self._hook(copy)

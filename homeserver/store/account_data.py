@@ -16,7 +16,7 @@ from sqlalchemy import BindParameter, and_, bindparam, delete, func, select, upd
 
 from homeserver.db.schema.accounts import account_data
 from homeserver.db.statements import any_of, rows, statement
-from homeserver.db.tx import Tx, WriteTx
+from homeserver.db.tx import Ask, Tx, WriteTx
 from homeserver.store.changes import Kind
 
 # LIMIT(one user must not fill the disk: clients keep some tens of types, and a few for each room)
@@ -124,8 +124,15 @@ def load_account_data_of(
 
     For initial syncs; who may have heard of the rooms before must also hear what was ``deleted``.
     """
-    found = tx.all(_OF_ROOMS if deleted else _OF_ROOMS_KEPT, user_nid=user_nid, rooms=room_nids, upto=upto)
-    return [AccountDatum(*row) for row in found]
+    return [
+        AccountDatum(*row) for row in tx.ask(ask_account_data_of(user_nid, room_nids, upto, deleted=deleted))
+    ]
+
+
+def ask_account_data_of(user_nid: int, room_nids: list[int], upto: int, *, deleted: bool = False) -> Ask:
+    """What :func:`load_account_data_of` asks."""
+    params = {"user_nid": user_nid, "rooms": room_nids, "upto": upto}
+    return Ask(_OF_ROOMS if deleted else _OF_ROOMS_KEPT, params)
 
 
 def load_types_of_users(tx: Tx, user_nids: Sequence[int], types: Sequence[str]) -> dict[int, dict[str, str]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Ask, Tx
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_seen
 from homeserver.store.placement import Membership
 from homeserver.store.relations import (
@@ -23,6 +23,7 @@ from homeserver.store.relations import (
     REPLACE,
     Child,
     Count,
+    ask_counts,
     find_user_nids,
     load_candidates,
     load_counts,
@@ -102,7 +103,7 @@ def load_bundles(
 ) -> dict[int, bytes]:
     """The bundles of those events that have one. ``room_ids``: the room's id of each event."""
     # spec: client-server-api#aggregations-of-child-events (state events have none)
-    nids = [nid for nid, event in events.items() if event.state_key is None]
+    nids = _may_have(events)
     counts = load_counts(tx, nids, viewer.upto) if nids else []
     if not counts:
         return {}
@@ -147,6 +148,16 @@ def _find_hidden(tx: Tx, viewer: Viewer, children: Sequence[Child], facts: State
     suspects = {one.row.nid: erased[one.sender_nid] for one in children if one.sender_nid in erased}
     key = viewer.reader.member_key
     return find_hidden(tx, suspects, lambda _: [key] if key else [], facts) if suspects else set()
+
+
+def _may_have(events: Mapping[int, ClientEvent]) -> list[int]:
+    return [nid for nid, event in events.items() if event.state_key is None]
+
+
+def ask_whether(events: Mapping[int, ClientEvent], upto: int) -> list[Ask]:
+    """What :func:`load_bundles` asks first, if anything."""
+    nids = _may_have(events)
+    return [ask_counts(nids, upto)] if nids else []
 
 
 @dataclass(slots=True)

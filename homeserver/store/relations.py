@@ -29,7 +29,7 @@ from sqlalchemy import (
 from homeserver.db.schema.relations import THREAD, relations
 from homeserver.db.schema.rooms import event_types, events, redactions, user_ids
 from homeserver.db.statements import Statement, any_of, rows, statement
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Ask, Tx
 from homeserver.store.history import HistoryRow
 from homeserver.store.placement import Placement
 
@@ -252,7 +252,12 @@ def is_replacement(event_type: str, state_key: str | None, content: Mapping[str,
 
 def load_counts(tx: Tx, parent_nids: Collection[int], upto: int) -> list[Count]:
     """What relates to some events, by kind and sender: kinds that are aggregated alone."""
-    return [Count(*row) for row in tx.all(_COUNTS, nids=list(parent_nids), upto=upto)]
+    return [Count(*row) for row in tx.ask(ask_counts(parent_nids, upto))]
+
+
+def ask_counts(parent_nids: Collection[int], upto: int) -> Ask:
+    """What :func:`load_counts` asks."""
+    return Ask(_COUNTS, {"nids": list(parent_nids), "upto": upto})
 
 
 def load_candidates(

@@ -19,7 +19,7 @@ from homeserver.db.schema.rooms import (
 )
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Ask, Tx
 from homeserver.store.account_data import TAG
 from homeserver.store.client_events import ClientEventCache, load_client_events
 from homeserver.store.outside import load_outside
@@ -248,21 +248,34 @@ def load_state_of_types(
     tx: Tx, room_nids: Collection[int], types: Collection[str] | None
 ) -> dict[int, dict[int, int]]:
     """The current state of rooms, of some types or (None) of all but members: room -> state key nid -> event nid."""
-    if types is None:
-        found = tx.all(_STATE_BUT_MEMBERS, room_nids=list(room_nids))
-    else:
-        found = tx.all(_STATE_OF_TYPES, room_nids=list(room_nids), types=sorted(types)) if types else []
+    found = tx.ask(ask_state_of_types(room_nids, types)) if types is None or types else []
     states: dict[int, dict[int, int]] = {}
     for room_nid, key_nid, event_nid in found:
         states.setdefault(room_nid, {})[key_nid] = event_nid
     return states
 
 
+def ask_state_of_types(room_nids: Collection[int], types: Collection[str] | None) -> Ask:
+    """What :func:`load_state_of_types` asks."""
+    if types is None:
+        return Ask(_STATE_BUT_MEMBERS, {"room_nids": list(room_nids)})
+    return Ask(_STATE_OF_TYPES, {"room_nids": list(room_nids), "types": sorted(types)})
+
+
 def load_receipts_at(
     tx: Tx, user_nid: int, room_nids: Collection[int], event_nids: Collection[int], upto: int
 ) -> list[ReceiptChange]:
     """Somebody's own receipts in some rooms, and everybody's at some events."""
-    found = tx.all(
-        _RECEIPTS_AT, user_nid=user_nid, room_nids=list(room_nids), event_nids=list(event_nids), upto=upto
-    )
+    found = tx.ask(ask_receipts_at(user_nid, room_nids, event_nids, upto))
     return [ReceiptChange(*row) for row in found]
+
+
+def ask_receipts_at(user_nid: int, room_nids: Collection[int], event_nids: Collection[int], upto: int) -> Ask:
+    """What :func:`load_receipts_at` asks."""
+    params = {
+        "user_nid": user_nid,
+        "room_nids": list(room_nids),
+        "event_nids": list(event_nids),
+        "upto": upto,
+    }
+    return Ask(_RECEIPTS_AT, params)

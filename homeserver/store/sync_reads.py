@@ -12,7 +12,7 @@ from federation.redaction import redact
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.schema.rooms import client_transactions, members, user_ids
 from homeserver.db.statements import any_of, statement
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Ask, Tx
 from homeserver.store.events import load_json, load_redactions
 from homeserver.store.placement import ClientTransaction, Membership
 
@@ -81,7 +81,7 @@ class Summary:
 
 def load_summaries(tx: Tx, room_nids: Collection[int], unnamed: Collection[int]) -> dict[int, Summary]:
     """The summaries of rooms; heroes only of those that have no name."""
-    counts = {(row[0], row[1]): int(row[2]) for row in tx.all(_COUNTS, room_nids=list(room_nids))}
+    counts = {(row[0], row[1]): int(row[2]) for row in tx.ask(ask_counts(room_nids))}
     present: dict[int, list[str]] = {}
     gone: dict[int, list[str]] = {}
     if unnamed:
@@ -100,17 +100,32 @@ def load_summaries(tx: Tx, room_nids: Collection[int], unnamed: Collection[int])
     }
 
 
+def ask_counts(room_nids: Collection[int]) -> Ask:
+    """What :func:`load_summaries` asks of every room."""
+    return Ask(_COUNTS, {"room_nids": list(room_nids)})
+
+
 def load_transaction_keys(
     tx: Tx, user_nid: int, device_nid: int, room_nids: Collection[int], event_nids: Collection[int]
 ) -> dict[int, str]:
     """By which keys a user's device knows some of their events: event nid -> key."""
-    found = tx.all(
-        _TRANSACTIONS, device_nids=[device_nid, -user_nid], room_nids=list(room_nids), nids=list(event_nids)
-    )
+    found = tx.ask(ask_transaction_keys(user_nid, device_nid, room_nids, event_nids))
     # What a token without a device has sent is nobody else's; what was delayed, all of the user's.
     return {
         nid: key for nid, of_nid, key in found if ClientTransaction(of_nid, key).is_for(user_nid, device_nid)
     }
+
+
+def ask_transaction_keys(
+    user_nid: int, device_nid: int, room_nids: Collection[int], event_nids: Collection[int]
+) -> Ask:
+    """What :func:`load_transaction_keys` asks."""
+    params = {
+        "device_nids": [device_nid, -user_nid],
+        "room_nids": sorted(room_nids),
+        "nids": list(event_nids),
+    }
+    return Ask(_TRANSACTIONS, params)
 
 
 def load_raw_events(tx: Tx, nids: Collection[int], erased: Collection[int]) -> dict[int, bytes]:

@@ -16,7 +16,7 @@ from homeserver.db.schema.base import BIG
 from homeserver.db.schema.rooms import current_state, members, rooms, state_keys, state_log, timeline
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import Statement, any_of, statement
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Ask, Tx
 
 
 class Place(NamedTuple):
@@ -169,8 +169,13 @@ def load_newest(
     tx: Tx, room_nids: Collection[int], since: int, upto: int, most: int
 ) -> dict[int, list[Place]]:
     """Of each room the newest events in ``(since, upto]``, oldest first: ``most``, and one more where there is one."""
-    found = tx.all(_NEWEST, room_nids=list(room_nids), first=since + 1, upto=upto, most=most)
+    found = tx.ask(ask_newest(room_nids, since, upto, most))
     return _by_room([Place(*row) for row in found])
+
+
+def ask_newest(room_nids: Collection[int], since: int, upto: int, most: int) -> Ask:
+    """What :func:`load_newest` asks."""
+    return Ask(_NEWEST, {"room_nids": list(room_nids), "first": since + 1, "upto": upto, "most": most})
 
 
 def load_newest_of_left(
@@ -201,8 +206,13 @@ def load_moves_of_newest(
     tx: Tx, room_nids: Collection[int], since: int, upto: int, most: int
 ) -> dict[int, list[Move]]:
     """The moves from the first event on that :func:`load_newest` gives, up to the very newest."""
-    found = tx.all(_NEWEST_MOVES, room_nids=list(room_nids), first=since + 1, upto=upto, most=most)
+    found = tx.ask(ask_moves_of_newest(room_nids, since, upto, most))
     return _by_room([Move(*row) for row in found])
+
+
+def ask_moves_of_newest(room_nids: Collection[int], since: int, upto: int, most: int) -> Ask:
+    """What :func:`load_moves_of_newest` asks."""
+    return Ask(_NEWEST_MOVES, {"room_nids": list(room_nids), "first": since + 1, "upto": upto, "most": most})
 
 
 def load_moves_of_left(
@@ -247,7 +257,13 @@ def load_state_without_members(
 
 def load_state_at(tx: Tx, room_nids: Collection[int], key_nids: Collection[int]) -> dict[int, dict[int, int]]:
     """As :func:`load_state`, of some keys."""
-    return _states(tx, _STATE_AT_KEYS, room_nids=list(room_nids), key_nids=list(key_nids))
+    ask = ask_state_at(room_nids, key_nids)
+    return _states(tx, ask.statement, **ask.params)
+
+
+def ask_state_at(room_nids: Collection[int], key_nids: Collection[int]) -> Ask:
+    """What :func:`load_state_at` asks."""
+    return Ask(_STATE_AT_KEYS, {"room_nids": list(room_nids), "key_nids": list(key_nids)})
 
 
 def load_member_keys(

@@ -106,6 +106,7 @@ class _Builder:
             erased = {one.nid for one in told if one.redacted_by == ERASED}
             raw = load_raw_events(self._tx, [one.nid for one in told], erased)
         writer = Writer(self._reader.filter, self._reader.now_ms, raw)
+        timelines.ahead(works if raw is None else (), order.upto)
         related = timelines.relate(works, order.upto) if raw is None else {}
         return Built(works, self._events, timelines.sent_as(works), related, writer)
 

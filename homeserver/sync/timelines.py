@@ -15,15 +15,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from federation.visibility import may_see, visibility_of
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Ask, Tx
 from homeserver.store import visibility_reads
-from homeserver.store.bundles import Viewer, load_bundles
+from homeserver.store.bundles import Viewer, ask_whether, load_bundles
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
 from homeserver.store.placement import MEMBERSHIPS, Mark, Membership
-from homeserver.store.sync_reads import Summary, load_transaction_keys
+from homeserver.store.sync_reads import Summary, ask_transaction_keys, load_transaction_keys
 from homeserver.store.timeline import (
     Move,
     Place,
+    ask_moves_of_newest,
+    ask_newest,
+    ask_state_at,
     load_moves,
     load_moves_of_key,
     load_moves_of_left,
@@ -208,9 +211,11 @@ class Timelines:
 
     # --- timelines -----------------------------------------------------------------------------------------------
 
-    def find(self, works: Sequence[RoomWork]) -> None:
-        """The timelines of rooms that the reader is or was in; each has its ``limit``."""
+    def find(self, works: Sequence[RoomWork], also: Sequence[Ask] = ()) -> None:
+        """The timelines of rooms that the reader is or was in; each has its ``limit``. ``also``: asked soon after."""
         wanted = list(works)
+        if wanted:
+            self._tx.ahead([*self._ask(wanted), *also])
         for reach in _REACH:
             if reach > 1 and sum(work.limit for work in wanted) * reach > _REACH_MOST:
                 break
@@ -223,6 +228,21 @@ class Timelines:
                 break
         for work in wanted:
             self._choose(work, enough=True)
+
+    def _ask(self, works: Sequence[RoomWork]) -> list[Ask]:
+        """What is asked first of rooms that are told in full."""
+        asks: list[Ask] = []
+        for group in _groups(works):
+            if group[0].full and not group[0].left:
+                nids, since = [work.room_nid for work in group], min(work.since for work in group)
+                asks.append(ask_newest(nids, since, group[0].upto, group[0].limit))
+                asks.append(ask_moves_of_newest(nids, since, group[0].upto, group[0].limit))
+        return [*asks, ask_state_at([work.room_nid for work in works], self._keys_to_look_at)]
+
+    @property
+    def _keys_to_look_at(self) -> list[int]:
+        keys = self._reader.keys
+        return [key for key in (keys.own, keys.visibility, keys.name, keys.alias) if key]
 
     def _to_look_at(self, work: RoomWork) -> list[int]:
         """The events that decide about a room's timeline."""
@@ -268,9 +288,7 @@ class Timelines:
 
     def _load_keyed(self, works: Sequence[RoomWork]) -> None:
         """The keys that decide about visibility, and whether a room has a name."""
-        keys = self._reader.keys
-        wanted = [key for key in (keys.own, keys.visibility, keys.name, keys.alias) if key]
-        found = load_state_at(self._tx, [work.room_nid for work in works], wanted)
+        found = load_state_at(self._tx, [work.room_nid for work in works], self._keys_to_look_at)
         for work in works:
             work.keyed = found.get(work.room_nid, {})
 
@@ -374,31 +392,51 @@ class Timelines:
 
     def sent_as(self, works: Sequence[RoomWork]) -> dict[int, bytes]:
         """By what the reader's device knows the events that they sent, by nid, as members of ``unsigned``."""
-        reader = self._reader
-        own = [
-            (work.room_nid, one.event)
-            for work in works
-            for one in work.shown
-            if one.event.sender == reader.user_id
-        ]
+        own = self._own(works)
         if not own:
             return {}
         events = {event.nid: event for _, event in own}
-        rooms = {room_nid for room_nid, _ in own}
-        keys = load_transaction_keys(self._tx, reader.user_nid, reader.device_nid, rooms, events.keys())
+        keys = load_transaction_keys(self._tx, *self._sent_by, _rooms_in(own), events.keys())
         found = {nid: sent_as(key, events[nid]) for nid, key in keys.items()}
         return {nid: member for nid, member in found.items() if member}
+
+    @property
+    def _sent_by(self) -> tuple[int, int]:
+        return self._reader.user_nid, self._reader.device_nid
+
+    def _own(self, works: Sequence[RoomWork]) -> list[tuple[int, ClientEvent]]:
+        """The reader's events, with their rooms."""
+        own = self._reader.user_id
+        return [(work.room_nid, one.event) for work in works for one in work.shown if one.event.sender == own]
+
+    def ahead(self, works: Sequence[RoomWork], upto: int, also: Sequence[Ask] = ()) -> None:
+        """Before ``sent_as`` and ``relate``: what they ask. ``also``: what is asked after them."""
+        asks = ask_whether(_inside(works), upto)
+        own = self._own(works)
+        if own:
+            nids = dict.fromkeys(event.nid for _, event in own)
+            asks.append(ask_transaction_keys(*self._sent_by, _rooms_in(own), nids))
+        self._tx.ahead([*asks, *also])
 
     def relate(self, works: Sequence[RoomWork], upto: int) -> dict[int, bytes]:
         """What relates to the events of rooms that the reader is in, summed up; one read for all of them."""
         reader = self._reader
-        inside = [work for work in works if not work.left and not work.only_nid]
-        room_ids = {one.event.nid: self._names[work.room_nid] for work in inside for one in work.shown}
-        events = {one.event.nid: one.event for work in inside for one in work.shown}
+        room_ids = {one.event.nid: self._names[work.room_nid] for work in works for one in work.shown}
+        events = _inside(works)
         keys = reader.keys
         eyes = visibility_reads.Reader(reader.user_id, keys.own, keys.visibility, joined=True)
         viewer = Viewer(eyes, reader.user_nid, reader.ignored, upto, reader.now_ms)
         return load_bundles(self._tx, viewer, room_ids, events, self._facts, self._cache)
+
+
+def _rooms_in(events: Iterable[tuple[int, ClientEvent]]) -> set[int]:
+    return {room_nid for room_nid, _ in events}
+
+
+def _inside(works: Sequence[RoomWork]) -> dict[int, ClientEvent]:
+    """The events shown of rooms that the reader is in."""
+    inside = [work for work in works if not work.left and not work.only_nid]
+    return {one.event.nid: one.event for work in inside for one in work.shown}
 
 
 def _decide(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Ask, Tx
 from homeserver.store.account_data import (
     AccountDataChanged,
     AccountDatum,
+    ask_account_data_of,
     load_account_data_of,
     load_account_data_since,
 )
 from homeserver.store.receipts import ReceiptChange, load_receipts
-from homeserver.store.sliding_reads import load_receipts_at
+from homeserver.store.sliding_reads import ask_receipts_at, load_receipts_at
 from homeserver.store.thread_subscriptions import SubscriptionChange, load_changes_of
 
 # Rooms that were told of at different times are read together from the earliest on: a receipt told twice is no harm.
@@ -46,6 +47,12 @@ class ExtrasWanted:
             or self.threads_since is not None
         )
 
+    def at(self, shown: Mapping[int, Sequence[int]]) -> ExtrasWanted:
+        """The same, with the events that rooms are told with."""
+        return replace(
+            self, shown=[event_nid for nid in self.receipts_at for event_nid in shown.get(nid, ())]
+        )
+
     def covers(self, other: ExtrasWanted) -> bool:
         """Whether what this one loads is all that another would."""
         return (
@@ -67,6 +74,16 @@ class Extras:
     threads: list[SubscriptionChange] = field(
         default_factory=list
     )  # the newest first, and one more than asked for
+
+
+def ask_extras(wanted: ExtrasWanted) -> list[Ask]:
+    """What :func:`load_extras` asks of rooms that are told of for the first time."""
+    asks: list[Ask] = []
+    if wanted.receipts_at:
+        asks.append(ask_receipts_at(wanted.user_nid, wanted.receipts_at, wanted.shown, wanted.upto))
+    if wanted.account_of:
+        asks.append(ask_account_data_of(wanted.user_nid, wanted.account_of, wanted.upto))
+    return asks
 
 
 def load_extras(tx: Tx, wanted: ExtrasWanted) -> Extras:

@@ -6,7 +6,7 @@ proposal: MSC4186 (room results)
 from __future__ import annotations
 
 from collections.abc import Awaitable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from homeserver.db.tx import Tx
 from homeserver.store.client_events import ClientEventCache
@@ -42,7 +42,6 @@ class _Read:
     stripped: Mapping[int, Standing]
     outside: Mapping[int, Standing]  # of rooms that this server is not in
     strip_keys: Sequence[int]
-    extras: ExtrasWanted
 
 
 @dataclass(slots=True)
@@ -94,11 +93,12 @@ class Rooms:
                 reader = self._reader(work, own_key)
             sent = {one.room_nid: dict(self._lazy.sent(work.device, one.room_nid)) for one in from_log.others}
             read = _Read(
-                RoomsWanted(from_log.others, gone, work.since, work.token.pos, sent, work.windows.names),
+                RoomsWanted(
+                    from_log.others, gone, work.since, work.token.pos, sent, work.windows.names, extras
+                ),
                 plan.stripped,
                 outside,
                 await tools.keys.ask(STRIPPED_KEYS) if plan.stripped else (),
-                extras,
             )
             found, stripped, result.extras = await tools.database.read(
                 _load_rooms, reader, read, tools.events, tools.facts
@@ -241,9 +241,8 @@ def _load_rooms(
             else:
                 shown = outside_event(event, row.event_id)
                 found[nid] = RoomNews([shown], before=read.wanted.upto, state=[shown], gone=True)
-    wanted = read.extras
-    told = [event_nid for nid in wanted.receipts_at if nid in found for event_nid in found[nid].shown]
-    return found, stripped, load_extras(tx, replace(wanted, shown=told))
+    events = {nid: news.shown for nid, news in found.items()}
+    return found, stripped, load_extras(tx, read.wanted.extras.at(events))
 
 
 def vanished_room(user_id: str) -> bytes:

@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Ask, Tx
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
-from homeserver.store.sliding_reads import load_state_of_types
-from homeserver.store.sync_reads import load_summaries
+from homeserver.store.sliding_reads import ask_state_of_types, load_state_of_types
+from homeserver.store.sync_reads import ask_counts, load_summaries
 from homeserver.store.timeline import load_member_keys, load_state, undo
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import Standing
@@ -21,16 +21,17 @@ from homeserver.sync.bulk import Built
 from homeserver.sync.lazy import Sent
 from homeserver.sync.sections import write_timeline
 from homeserver.sync.serialise import Writer
+from homeserver.sync.sliding.extras import ExtrasWanted, ask_extras
 from homeserver.sync.sliding.news import NULL, Hero, RoomNews, RoomOrder, RoomSummary, names_of, stub
 from homeserver.sync.sliding.required import Choices, Required, is_lazy
 from homeserver.sync.timelines import Reader, RoomWork, Timelines, text_in
 
 _MEMBER = "m.room.member"
-_NAMING = ("m.room.name", "m.room.avatar")
+_NAMING = frozenset({"m.room.name", "m.room.avatar"})
 # LIMIT(members who changed in a gap, of a client that loads them as it needs them: beyond it asks for those it shows)
 GAP_MEMBERS_MOST = 1_000
-# Rooms times users are looked up; each has a few of its own.
-_ROOMS_AT_ONCE = 25
+# Rooms times users are looked up, although each room has a few of its own: so many at once.
+_PAIRS_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,17 @@ class RoomsWanted:
     upto: int
     sent: Mapping[int, Sent]  # the members that the client has
     names: Mapping[int, str]
+    extras: ExtrasWanted  # what is read after them
+
+
+@dataclass(slots=True)
+class _Search:
+    """What to look for of the current state of rooms. ``found``: what need not be looked for, by key."""
+
+    types: dict[frozenset[str] | None, list[int]] = field(default_factory=dict)  # None: all but members
+    everybody: list[int] = field(default_factory=list)
+    users: dict[int, frozenset[str]] = field(default_factory=dict)
+    found: dict[int, dict[int, int]] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -94,12 +106,16 @@ class _Builder:
         works = [job.work for job in jobs]
         works += [job.shown for job in jobs if job.shown is not job.work]
         works += [job.peek for job in jobs if job.peek is not None]
-        timelines.find([work for work in works if not work.only_nid])
+        inside = [job for job in jobs if not job.work.only_nid]
+        searched = self._search([job for job in inside if job.full or job.wishes])
+        timelines.find([work for work in works if not work.only_nid], self._ask_soon(jobs, searched))
         timelines.add_own_ends(works)
-        self._find_states([job for job in jobs if not job.work.only_nid])
+        self._find_states(inside, searched)
         summaries = self._summarise(jobs)
         shown = [job.shown for job in jobs]
         timelines.load(one.previous_nid for work in shown for one in work.shown if one.previous_nid)
+        shown_of = {job.order.room_nid: _nids(job.shown) for job in jobs}
+        timelines.ahead(shown, upto, ask_extras(self._wanted.extras.at(shown_of)))
         built = Built(
             shown,
             self._events,
@@ -162,8 +178,35 @@ class _Builder:
 
     # --- state ---------------------------------------------------------------------------------------------------
 
-    def _find_states(self, jobs: Sequence[_Job]) -> None:
-        current = self._load_current([job for job in jobs if job.full or job.wishes])
+    def _search(self, jobs: Sequence[_Job]) -> _Search:
+        """Where to look for what may be wanted of the current state of rooms."""
+        search = _Search()
+        own = {self._reader.user_id}
+        for job in jobs:
+            nid, wanted = job.order.room_nid, self._choices_of(job.wishes).wanted
+            types = wanted.types | _NAMING if job.full else wanted.types
+            if wanted.everything or types:
+                search.types.setdefault(None if wanted.everything else types, []).append(nid)
+            if wanted.members:
+                search.everybody.append(nid)
+            elif wanted.users == own and self._is_known(job):
+                search.found.setdefault(nid, {})[self._reader.keys.own] = job.work.standing.event_nid
+            elif wanted.users:
+                search.users[nid] = wanted.users
+        return search
+
+    def _is_known(self, job: _Job) -> bool:
+        """Whether the reader's own membership is in memory."""
+        return bool(self._reader.keys.own) and not job.gone
+
+    def _ask_soon(self, jobs: Sequence[_Job], search: _Search) -> list[Ask]:
+        asks = [ask_state_of_types(nids, types) for types, nids in search.types.items()]
+        if all(job.full and not job.gone for job in jobs):
+            asks.append(ask_counts([job.work.room_nid for job in jobs]))
+        return asks
+
+    def _find_states(self, jobs: Sequence[_Job], search: _Search) -> None:
+        current = self._load_current(search)
         for job in jobs:
             work = job.work
             # Undone to the moment of the answer; what was not asked for is sorted out in the end.
@@ -180,32 +223,15 @@ class _Builder:
         )
         self._add_members(jobs)
 
-    def _load_current(self, jobs: Sequence[_Job]) -> dict[int, dict[int, int]]:
+    def _load_current(self, search: _Search) -> dict[int, dict[int, int]]:
         """What may be wanted of the current state of rooms."""
-        current: dict[int, dict[int, int]] = {}
-        own = {self._reader.user_id}
-        plain: dict[frozenset[str] | None, list[int]] = {}
-        everybody: list[int] = []
-        named: dict[int, frozenset[str]] = {}
-        for job in jobs:
-            wanted = self._choices_of(job.wishes).wanted
-            types = wanted.types | set(_NAMING) if job.full else wanted.types
-            if wanted.everything or types:
-                plain.setdefault(None if wanted.everything else frozenset(types), []).append(
-                    job.order.room_nid
-                )
-            if wanted.members:
-                everybody.append(job.order.room_nid)
-            elif wanted.users == own and self._reader.keys.own and not job.gone:
-                # Their own membership is in memory.
-                current.setdefault(job.work.room_nid, {})[self._reader.keys.own] = job.work.standing.event_nid
-            elif wanted.users:
-                named[job.order.room_nid] = wanted.users
-        for types_asked, nids in plain.items():
-            _merge(current, load_state_of_types(self._tx, nids, types_asked))
-        if everybody:
-            _merge(current, load_state(self._tx, everybody))
-        _merge(current, {nid: dict(keys.values()) for nid, keys in load_members(self._tx, named).items()})
+        current = search.found
+        for types, nids in search.types.items():
+            _merge(current, load_state_of_types(self._tx, nids, types))
+        if search.everybody:
+            _merge(current, load_state(self._tx, search.everybody))
+        found = load_members(self._tx, search.users)
+        _merge(current, {nid: dict(keys.values()) for nid, keys in found.items()})
         return current
 
     def _add_members(self, jobs: Sequence[_Job]) -> None:
@@ -215,15 +241,21 @@ class _Builder:
             for job in jobs
             if self._choices_of(job.order.relevant.wishes).lazy and not job.work.only_nid
         }
-        members = load_members(self._tx, needed)
+        own = self._reader.user_id
+        known = {job.order.room_nid: job.work.standing.event_nid for job in jobs if self._is_known(job)}
+        others = {nid: users - {own} if nid in known else users for nid, users in needed.items()}
+        members = load_members(self._tx, others)
+        for nid, event_nid in known.items():
+            if own in needed.get(nid, ()):
+                members.setdefault(nid, {})[own] = (self._reader.keys.own, event_nid)
         for job in jobs:
             nid = job.order.room_nid
             sent = {} if job.full else self._wanted.sent.get(nid, {})
             for user_id, (key_nid, event_nid) in members.get(nid, {}).items():
                 moves = [move for move in job.work.moves if move.key_nid == key_nid]
                 at_end = undo({key_nid: event_nid}, moves, job.work.upto)[key_nid]
-                known = sent.get(user_id)
-                if at_end and (known is None or known[0] != at_end):
+                has = sent.get(user_id)
+                if at_end and (has is None or has[0] != at_end):
                     job.state[key_nid] = at_end
                     job.work.members[user_id] = at_end
         self._timelines.load(nid for job in jobs for nid in job.work.members.values())
@@ -298,7 +330,7 @@ class _Builder:
             initial=job.full,
             wide=shown is not work,
             gone=job.gone,
-            shown=[one.event.nid for one in shown.shown],
+            shown=_nids(shown),
         )
         self._name(job, news)
         news.members = work.members
@@ -324,6 +356,10 @@ class _Builder:
 def _merge(into: dict[int, dict[int, int]], found: Mapping[int, Mapping[int, int]]) -> None:
     for nid, state in found.items():
         into.setdefault(nid, {}).update(state)
+
+
+def _nids(work: RoomWork) -> list[int]:
+    return [one.event.nid for one in work.shown]
 
 
 def _needed(work: RoomWork) -> set[str]:
@@ -364,10 +400,23 @@ def load_room_summaries(tx: Tx, named: Mapping[int, bool], cache: ClientEventCac
 def load_members(tx: Tx, users: Mapping[int, Collection[str]]) -> dict[int, dict[str, tuple[int, int]]]:
     """The current memberships of some users of each room: user id -> (state key nid, event nid)."""
     found: dict[int, dict[str, tuple[int, int]]] = {}
-    nids = [nid for nid, names in users.items() if names]
-    for place in range(0, len(nids), _ROOMS_AT_ONCE):
-        group = nids[place : place + _ROOMS_AT_ONCE]
+    for group in _groups(users):
         names = sorted({name for nid in group for name in users[nid]})
         for nid, members in load_member_keys(tx, group, names).items():
             found[nid] = {name: keys for name, keys in members.items() if name in users[nid]}
     return found
+
+
+def _groups(users: Mapping[int, Collection[str]]) -> list[list[int]]:
+    """Rooms whose users are looked up together."""
+    groups: list[list[int]] = []
+    names: set[str] = set()
+    for nid, wanted in users.items():
+        if not wanted:
+            continue
+        names.update(wanted)
+        if not groups or (len(groups[-1]) + 1) * len(names) > max(_PAIRS_AT_ONCE, len(wanted)):
+            groups.append([])
+            names = set(wanted)
+        groups[-1].append(nid)
+    return groups
