@@ -8,13 +8,25 @@ from importlib import import_module
 from typing import Any
 from unittest import TestCase
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import BindParameter, bindparam, delete, func, select
 
 from homeserver import store
 from homeserver.db.schema.e2ee import one_time_keys
 from homeserver.db.schema.rooms import event_json, events
-from homeserver.db.statements import POSTGRESQL, SQLITE, Rows, Statement, compile_ddl, gone, rows, statement
-from homeserver.db.tx import Tx
+from homeserver.db.schema.sync import sliding_connections
+from homeserver.db.statements import (
+    POSTGRESQL,
+    SQLITE,
+    Rows,
+    Statement,
+    Together,
+    any_of,
+    compile_ddl,
+    gone,
+    rows,
+    statement,
+)
+from homeserver.db.tx import Ask, Tx
 from tests.support.app import TestApp
 from tests.support.databases import DatabaseCase, on_each_database
 
@@ -185,3 +197,72 @@ class Limited(DatabaseCase):
 
         for _ in range(2):  # the second time the statements are prepared already
             app.wait(app.database.read(unit))
+
+
+_ROOM: BindParameter[int] = bindparam("room_nid")
+_NO_EVENTS = statement(delete(events))
+_IDS_IN = statement(
+    select(events.c.nid, events.c.event_id).where(events.c.room_nid == _ROOM).order_by(events.c.nid)
+)
+_KEYS_IN = statement(select(events.c.state_key_nid).where(events.c.room_nid == _ROOM).order_by(events.c.nid))
+_RANKS_OF = statement(select(events.c.auth_rank).where(any_of(events.c.nid, "nids")).order_by(events.c.nid))
+_BYTES = statement(select(sliding_connections.c.state))
+
+
+@on_each_database
+class Ahead(DatabaseCase):
+    """Queries that are announced before they are asked."""
+
+    def setUp(self) -> None:
+        self.app = TestApp(self, "sqlite::memory:" if self.dialect == SQLITE else self.new_database())
+        values = [(nid, nid % 2, 1, None, 1, f'"%\\ü{nid}', 1, 0, nid * 2**33) for nid in range(1, 6)]
+        self.app.wait(self.app.database.write(lambda tx: tx.insert(rows(events, *_COLUMNS), values)))
+        # They are events of no room: the invariants are looked at in the end.
+        self.addCleanup(lambda: self.app.wait(self.app.database.write(lambda tx: tx.run(_NO_EVENTS))))
+
+    def test_answers_are_the_same_as_without(self) -> None:
+        def ask(tx: Tx) -> list[Any]:
+            return [tx.ask(one) for one in self.asks()]
+
+        def announce(tx: Tx) -> list[Any]:
+            tx.ahead(self.asks())
+            return ask(tx)
+
+        for _ in range(2):  # the second time the statements are prepared already
+            plain = self.app.wait(self.app.database.read(ask))
+            self.assertEqual([(1, '"%\\ü1'), (3, '"%\\ü3'), (5, '"%\\ü5')], plain[0])
+            self.assertEqual([(None,), (None,)], plain[1])
+            self.assertEqual([(2**34,), (5 * 2**33,)], plain[2])
+            self.assertEqual([], plain[3])
+            self.assertEqual(plain, self.app.wait(self.app.database.read(announce)))
+
+    def test_other_parameters_are_asked_for(self) -> None:
+        def unit(tx: Tx) -> list[Any]:
+            tx.ahead(self.asks())
+            return [
+                tx.column(_IDS_IN, room_nid=0),
+                tx.column(_IDS_IN, room_nid=1),
+                tx.column(_IDS_IN, room_nid=1),
+            ]
+
+        self.assertEqual([[2, 4], [1, 3, 5], [1, 3, 5]], self.app.wait(self.app.database.read(unit)))
+
+    def test_what_is_written_meanwhile_is_seen(self) -> None:
+        def unit(tx: Tx) -> list[int]:
+            tx.ahead(self.asks())
+            tx.insert(rows(events, *_COLUMNS), [(7, 1, 1, None, 1, "seven", 1, 0, None)])
+            return tx.column(_IDS_IN, room_nid=1)
+
+        self.assertEqual([1, 3, 5, 7], self.app.wait(self.app.database.write(unit)))
+
+    def test_bytes_are_refused(self) -> None:
+        with self.assertRaises(ValueError):
+            Together([_BYTES, _IDS_IN])
+
+    def asks(self) -> list[Ask]:
+        return [
+            Ask(_IDS_IN, {"room_nid": 1}),
+            Ask(_KEYS_IN, {"room_nid": 0}),
+            Ask(_RANKS_OF, {"nids": [2, 5]}),
+            Ask(_IDS_IN, {"room_nid": 9}),
+        ]
