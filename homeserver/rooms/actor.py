@@ -234,7 +234,14 @@ class RoomActor:
         self._in_flight += 1
         head = turn.head if turn.head is not before else None
         bundle = Bundle(
-            self.room_nid, before.version, head, turn.placements, turn.extra, turn.snapshots, turn.ends
+            self.room_nid,
+            before.version,
+            head,
+            turn.placements,
+            turn.extra,
+            turn.snapshots,
+            turn.ends,
+            turn.unseen or (),
         )
         for placed in turn.placements:
             self._flying[placed.event.event_id] = placed

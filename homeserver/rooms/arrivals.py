@@ -86,15 +86,20 @@ async def arrive(
     arrivals: Sequence[Arrival],
     outliers: Sequence[Event] = (),
     earlier: Earlier | None = None,
+    *,
+    presuming: bool = False,
 ) -> list[Arrived]:
     """Place events, in the order given (parents first); what became of each arrival.
 
     ``outliers`` come before them: events without a known place that the arrivals name (auth events, states), each after
     its own auth events. What is wrong with one of them is noted with it, and shows in those that build on it.
-    ``earlier``: see ``Hold.load``.
+    ``earlier``: see ``Hold.load``. ``presuming``: see ``Hold.presume``; ``turn.unseen`` says whether it was done, and then
+    ``earlier`` was not asked.
     """
     hold = Hold(turn)
-    await _load(hold, [arrival.event for arrival in arrivals], outliers, earlier)
+    events = [arrival.event for arrival in arrivals]
+    if not (presuming and not outliers and hold.presume(events)):
+        await _load(hold, events, outliers, earlier)
     for event in outliers:
         await _place_outlier(hold, event)
     return [await _arrive(hold, arrival) for arrival in arrivals]
@@ -210,17 +215,17 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     if before is None:
         return Missing((), (), state_ids=True)
     linear = not is_told and not arrival.historic and _is_on_top(hold.turn, event)
-    verdict = await _check_auth_events(hold, event)
-    if isinstance(verdict, Accept):
-        verdict = await _check_before(hold, event, before)
-        if arrival.doubted and isinstance(verdict, Reject):
-            return Missing((), (), state_ids=True)
+    verdict = await _judge(hold, event, before)
+    if arrival.doubted and isinstance(verdict, Reject) and await _is_by_state(hold, event):
+        return Missing((), (), state_ids=True)
     if isinstance(verdict, Accept) and not arrival.historic:
         # Who came in on a branch that nobody knew of here is in the room, unless the current state says otherwise. The same
         # where we came back through somebody who did not know of it either: that branch has ended here.
         unknown = is_told or not (linear or await _is_heard_of(hold.turn, event.sender))
         branch = before if unknown else None
         verdict = await _judge_now(hold, event, signed, branch, is_current=linear)
+    if not isinstance(verdict, Accept) and await hold.ask_after_all(event.event_id):
+        return await _arrive(hold, arrival)
     placed = await _make(hold, event, before, verdict)
     if placed.state_key_nid is not None and not isinstance(verdict, Reject):
         placed.state_after = hold.turn.keep(before, {placed.state_key_nid: placed.nid})
@@ -230,8 +235,13 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     if isinstance(verdict, Accept):
         await _note_redactions(hold, placed, before)
     await _settle(hold, arrival, placed, verdict, linear=linear)
-    by_state = isinstance(verdict, Reject) and isinstance(await _check_auth_events(hold, event), Accept)
+    by_state = isinstance(verdict, Reject) and await _is_by_state(hold, event)
     return Placed(placed.nid, verdict, by_state)
+
+
+async def _is_by_state(hold: Hold, event: Event) -> bool:
+    """Of a rejected event: whether its own auth events allow it, and the state before it does not."""
+    return isinstance(await _check_auth_events(hold, event), Accept)
 
 
 async def _is_heard_of(turn: Turn, user_id: str) -> bool:

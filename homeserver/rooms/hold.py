@@ -112,6 +112,43 @@ class Hold:
         # A new event that is not here has no state that could be asked for later.
         self._with_state.update(one for one in new if one not in loaded.known)
 
+    def presume(self, events: Sequence[Event]) -> bool:
+        """Take events for new without asking, if that is likely and all else that they name is known; whether it is so.
+
+        Of a chain on top of the room's head nothing is stored yet, or it was refused, or came as somebody's auth event.
+        The commit fails where it is so (``Bundle.unseen``), and the job runs again and has to ask.
+        """
+        head = self.turn.head
+        if not events or not head.version or head.partial:
+            return False
+        newest = {one.reference.event_id for one in head.extremities}
+        if not newest <= self._with_state:
+            return False
+        for event in events:
+            if (
+                event.redacts is not None
+                or event.event_id in self._asked
+                or set(event.prev_event_ids) != newest
+                or not self._asked.issuperset(event.auth_event_ids)
+            ):
+                return False
+            newest = {event.event_id}
+        ids = [event.event_id for event in events]
+        self.turn.unseen = ids
+        self._asked.update(ids)
+        self._with_state.update(ids)
+        return True
+
+    async def ask_after_all(self, event_id: EventId) -> bool:
+        """Ask for an event that was taken for new; whether it is here."""
+        unseen = self.turn.unseen
+        if unseen is None or event_id not in unseen:
+            return False
+        unseen.remove(event_id)
+        self._with_state.discard(event_id)
+        await self.load([event_id], (), ())
+        return self.known(event_id) is not None
+
     def _keep(self, event_id: str, known: Known) -> None:
         self.found.known[event_id] = known
         self._asked.add(event_id)

@@ -47,6 +47,7 @@ from homeserver.store.staging import (
     StagedRow,
     find_answer,
     put_answer,
+    put_first_answer,
     put_staged,
     remove_staged,
     replace_staged,
@@ -61,6 +62,9 @@ ROOMS_AT_ONCE = 8
 # Events that come while this server joins their room wait for that, and after so long come again.
 JOIN_WAIT_S = 20.0
 RETRY_AFTER_MS = 5_000
+# Of a server whose transaction was not as new as it looked, so long each is looked for first, and of so many servers.
+CAREFUL_S = 600.0
+CAREFUL_MOST = 1_000
 _NOT_HERE = "This server is not in that room"
 _NOT_ALLOWED = "Your server is not allowed in that room"
 
@@ -134,6 +138,7 @@ class TransactionReceiver:
         self._hear_outside = hear_outside
         self._running: dict[tuple[ServerName, str], list[Deferred[str]]] = {}
         self._shares: dict[ServerName, _Share] = {}
+        self._careful: dict[ServerName, float] = {}  # until when, oldest first
 
     async def receive(self, origin: ServerName, txn_id: str, pdus: Sequence[Any], edus: Sequence[Any]) -> str:
         """Take a transaction in; the JSON of the answer. Raises 429 M_LIMIT_EXCEEDED where there is no room for it."""
@@ -293,6 +298,7 @@ class TransactionReceiver:
     ) -> None:
         actor = await self._rooms.find(room_id)
         taking = _Taking(transaction, room_nid, checked, self._policing, self._staged, self._clock)
+        taking.presumes = self._careful.get(transaction.origin, 0.0) <= self._clock.monotonic()
         try:
             await actor.run(taking.run)
         except AnsweredAlready as found:
@@ -301,6 +307,9 @@ class TransactionReceiver:
         except BaseException:
             self._staged.discard(room_nid, taking.reserved)
             raise
+        finally:
+            if taking.presumed_wrongly:
+                self._doubt(transaction.origin)
         self._staged.discard(room_nid, taking.done)
         for origin in sorted(taking.origins):
             self._filler.wake(room_nid, ServerName(origin))
@@ -309,6 +318,13 @@ class TransactionReceiver:
         if taking.is_full:
             # What was placed is stored, and will be known when the sender comes again.
             raise limit_exceeded(RETRY_AFTER_MS)
+
+    def _doubt(self, origin: ServerName) -> None:
+        """A commit that fails costs others who are in it: no server makes many of them fail."""
+        self._careful.pop(origin, None)
+        if len(self._careful) >= CAREFUL_MOST:
+            del self._careful[next(iter(self._careful))]
+        self._careful[origin] = self._clock.monotonic() + CAREFUL_S
 
 
 class _Taking:
@@ -334,11 +350,15 @@ class _Taking:
         self.origins: set[str] = set()  # whose events there wait
         self.has_placed = False
         self.is_full = False
+        self.presumes = False  # what looks new is taken for that, and the commit makes sure
+        self.presumed_wrongly = False
+        self._presumed = False
 
     async def run(self, turn: Turn) -> None:
         """The job. It may run twice: nothing of the first time counts then."""
         self._staged.discard(self._room_nid, self.reserved)
         self.reserved, self.done, self.is_full = [], [], False
+        self.presumed_wrongly = self._presumed and turn.attempt > 0
         unsure = [one.event for one in self._checked if isinstance(one, KeysMissing)]
         waiting: list[Event] = []
         events = [one for one in self._checked if isinstance(one, Event)]
@@ -349,8 +369,16 @@ class _Taking:
             events = [event for event in events if not lacks_signature(event, server)]
         transaction = self._transaction
         earlier = None if transaction.is_new else transaction.find
-        arrived = await arrive(turn, [Arrival(event) for event in events], earlier=earlier)
-        transaction.is_new = True
+        presuming = (
+            self.presumes
+            and transaction.in_one_commit
+            and not (turn.attempt or unsure or waiting or transaction.is_new)
+        )
+        arrivals = [Arrival(event) for event in events]
+        arrived = await arrive(turn, arrivals, earlier=earlier, presuming=presuming)
+        self._presumed = turn.unseen is not None
+        if not self._presumed:
+            transaction.is_new = True
         for event, one in zip(events, arrived, strict=True):
             if isinstance(one, Missing):
                 waiting.append(event)
@@ -369,7 +397,8 @@ class _Taking:
             turn.extra.append(lambda tx: remove_staged(tx, room_nid, done))
         if transaction.in_one_commit and not self.is_full:
             transaction.is_kept = True
-            turn.extra.append(_keeping(transaction, self._clock.now_ms()))
+            put = put_answer if transaction.is_new else put_first_answer
+            turn.extra.append(_keeping(transaction, self._clock.now_ms(), put))
 
     def _note(self, event: Event, arrived: Arrived) -> None:
         if isinstance(arrived, Placed) and isinstance(arrived.verdict, Reject | Drop):
@@ -409,9 +438,11 @@ class _Taking:
         )
 
 
-def _keeping(transaction: _Transaction, now_ms: int) -> Callable[[WriteTx], None]:
+def _keeping(
+    transaction: _Transaction, now_ms: int, put: Callable[[Tx, str, str, str, int], None]
+) -> Callable[[WriteTx], None]:
     answer = transaction.answer()
-    return lambda tx: put_answer(tx, transaction.origin, transaction.txn_id, answer, now_ms)
+    return lambda tx: put(tx, transaction.origin, transaction.txn_id, answer, now_ms)
 
 
 def _by_room(pdus: Sequence[Any]) -> dict[RoomId, list[Any]]:

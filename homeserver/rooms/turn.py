@@ -18,6 +18,7 @@ from federation.auth.select import auth_keys_for
 from federation.builder import Draft, build
 from federation.errors import Malformed
 from federation.event import MAX_PREV_EVENTS, Event
+from federation.ids import EventId
 from federation.policy import POLICY_EVENT_TYPE, PolicyServer, is_exempt
 from federation.signing import Signer
 from federation.sticky import STICKY, sticky_until_ms
@@ -116,6 +117,7 @@ class Turn:
         "signed",
         "snapshots",
         "tools",
+        "unseen",
         "unused",
         "used",
         "warm",
@@ -150,6 +152,8 @@ class Turn:
         self.snapshots: list[Snapshot] = []  # new ones, to be stored with the placements
         self.ends: tuple[int, ...] = ()
         self.extra: list[Callable[[WriteTx], Any]] = []
+        # Events that were taken for new without asking, which the commit makes sure of; None: whatever came was asked for.
+        self.unseen: list[EventId] | None = None
         # Keys that no room has ever had, as far as the database knows; asked once a turn, however often forks meet.
         self.unused: set[StateKey] = set()
 

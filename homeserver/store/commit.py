@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, select, update
+from sqlalchemy import and_, bindparam, delete, func, select, update
 
 from homeserver.db.errors import Conflict
 from homeserver.db.schema.rooms import (
@@ -42,6 +42,19 @@ _HEADS = statement(
     select(room_heads.c.room_nid, room_heads.c.version)
     .where(any_of(room_heads.c.room_nid, "room_nids"))
     .with_for_update()
+)
+# The same, and how many redactions wait for some events.
+_HEADS_AND_WAITING = statement(
+    select(
+        room_heads.c.room_nid,
+        room_heads.c.version,
+        select(func.count())
+        .select_from(waiting_redactions)
+        .where(any_of(waiting_redactions.c.target_id, "unseen"))
+        .scalar_subquery(),
+    )
+    .where(any_of(room_heads.c.room_nid, "room_nids"))
+    .with_for_update(of=room_heads)
 )
 _INSERT_HEADS = rows(
     room_heads,
@@ -125,7 +138,8 @@ _encode = msgspec.json.Encoder().encode
 def write_events(tx: Tx, bundles: Sequence[Bundle]) -> list[Placement]:
     """Write all of the bundles that needs no position; returns in order the placements that are to get one.
 
-    Raises ``Conflict`` where a room is not at the version that a bundle was built on.
+    Raises ``Conflict`` where a room is not at the version that a bundle was built on, or a redaction waits for an event
+    that a bundle took for unseen (that such an event is stored already, its unique id says).
     """
     _check_versions(tx, bundles)
     placements = [placement for bundle in bundles for placement in bundle.placements]
@@ -157,7 +171,16 @@ def _check_versions(tx: Tx, bundles: Sequence[Bundle]) -> None:
     moving = [bundle for bundle in bundles if bundle.head is not None]
     if not moving:
         return
-    stored: dict[int, int] = dict(tx.all(_HEADS, room_nids=sorted({bundle.room_nid for bundle in moving})))
+    room_nids = sorted({bundle.room_nid for bundle in moving})
+    unseen = [event_id for bundle in moving for event_id in bundle.unseen]
+    stored: dict[int, int] = {}
+    if unseen:
+        for room_nid, version, waiting in tx.all(_HEADS_AND_WAITING, room_nids=room_nids, unseen=unseen):
+            if waiting:
+                raise Conflict("a redaction waits for an event that was taken for unseen")
+            stored[room_nid] = version
+    else:
+        stored.update(tx.all(_HEADS, room_nids=room_nids))
     for bundle in moving:
         if stored.get(bundle.room_nid, 0) != bundle.expected_version:
             raise Conflict(f"room {bundle.room_nid} is not at version {bundle.expected_version}")

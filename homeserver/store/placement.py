@@ -177,6 +177,9 @@ class Bundle:
     extra: list[Callable[[WriteTx], Any]] = field(default_factory=list)
     snapshots: list[Snapshot] = field(default_factory=list)  # those that are new
     ends: tuple[int, ...] = ()  # extremities that are given up without a successor
+    unseen: Sequence[
+        str
+    ] = ()  # events that were taken for new without a look: the database has the last word
 
 
 # The kinds of change with which a room's current state may move.

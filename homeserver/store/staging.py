@@ -62,6 +62,7 @@ _HASTEN = statement(
     .values(retry_ts_ms=bindparam("due_ts_ms"))
 )
 _PUT_ANSWER = rows(incoming_transactions, "origin", "txn_id", "answer", "ts_ms", ignore=True)
+_PUT_FIRST_ANSWER = rows(incoming_transactions, "origin", "txn_id", "answer", "ts_ms")
 _ANSWER = statement(
     select(_T.answer).where(and_(_T.origin == bindparam("origin"), _T.txn_id == bindparam("txn_id")))
 )
@@ -142,6 +143,11 @@ def hasten_staged(tx: Tx, room_nid: int, due_ts_ms: int, until: int) -> None:
 def put_answer(tx: Tx, origin: str, txn_id: str, answer: str, ts_ms: int) -> None:
     """Note what a transaction was answered; the first answer stands."""
     tx.insert(_PUT_ANSWER, [(origin, txn_id, answer, ts_ms)])
+
+
+def put_first_answer(tx: Tx, origin: str, txn_id: str, answer: str, ts_ms: int) -> None:
+    """The same for one that nobody looked for: the commit fails with ``IntegrityViolation`` where it was answered."""
+    tx.insert(_PUT_FIRST_ANSWER, [(origin, txn_id, answer, ts_ms)])
 
 
 def find_answer(tx: Tx, origin: str, txn_id: str) -> str | None:
