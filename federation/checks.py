@@ -84,17 +84,19 @@ def check_hash(event: Event, hash_is_valid: bool) -> Event:
     return parse_stored(event.event_id, redact(event.json, event.rules), event.rules)
 
 
-def check_auth_events(event: Event, auth: AuthEvents, lookup: StateLookup | None = None) -> Verdict:
+def check_auth_events(
+    event: Event, auth: AuthEvents, lookup: StateLookup | None = None, power: PowerLevels | None = None
+) -> Verdict:
     """Check 4: the rules about the auth events, and then all the others with the auth events as the state.
 
-    `lookup`: what `lookup_in` makes of them, where it is at hand.
+    `lookup`: what `lookup_in` makes of them, where it is at hand. `power`: their levels, where the caller has them parsed.
     """
     verdict = check_state_independent(event, auth.events, create=auth.create, rejected=auth.rejected)
     if not isinstance(verdict, Accept):
         return verdict
     if lookup is None:
         lookup = lookup_in(auth.events, event.rules, auth.create)
-    return check_state_dependent(event, lookup)
+    return check_state_dependent(event, lookup, power)
 
 
 def lookup_in(events: Sequence[Event], rules: RoomRules, create: Event | None = None) -> StateLookup:

@@ -76,10 +76,11 @@ def _parse_parameters(header: str, start: int) -> dict[str, str]:
             raise _refuse("Authorization header is malformed")
         name, quoted, bare = match.groups()
         if name is not None:
-            value = _ESCAPED.sub(r"\1", quoted) if quoted is not None else bare
-            if name.lower() in parameters:
-                raise _refuse(f"Authorization header repeats {name.lower()}")
-            parameters[name.lower()] = value
+            value = bare if quoted is None else _ESCAPED.sub(r"\1", quoted) if "\\" in quoted else quoted
+            name = name.lower()
+            if name in parameters:
+                raise _refuse(f"Authorization header repeats {name}")
+            parameters[name] = value
         position = match.end()
         if position >= len(header):
             return parameters

@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from federation.auth.power import PowerLevels
+from federation.auth.select import CREATE, POWER_LEVELS
 from federation.checks import AuthEvents, check_auth_events, check_current_state, check_state_before
 from federation.event import Event, stored_bytes
 from federation.ids import EventId, domain_of
@@ -27,6 +29,7 @@ from federation.verdict import ACCEPT, Accept, Drop, Reject, SoftFail, Verdict
 from homeserver.rooms.hold import Earlier, Hold
 from homeserver.rooms.redactions import find_early_redaction, is_redaction_in_force
 from homeserver.rooms.turn import Turn
+from homeserver.store.known import Known
 from homeserver.store.placement import Extremity, Place, Placement
 from homeserver.store.state import Snapshot, empty_snapshot
 
@@ -291,7 +294,18 @@ async def _check_auth_events(hold: Hold, event: Event) -> Verdict:
     cited = [known for one in event.auth_event_ids if (known := hold.known(one)) is not None]
     rejected = {known.event.event_id for known in cited if known.is_rejected}
     create = await hold.create() if event.rules.create_not_in_auth_events else None
-    return check_auth_events(event, AuthEvents([known.event for known in cited], rejected, create))
+    auth = AuthEvents([known.event for known in cited], rejected, create)
+    return check_auth_events(event, auth, power=_levels_of(hold.turn, cited))
+
+
+def _levels_of(turn: Turn, cited: Sequence[Known]) -> PowerLevels | None:
+    """The levels at the head, where these auth events are what they were parsed from: in a large room they are long."""
+    power, create = turn.warm.get(POWER_LEVELS), turn.warm.get(CREATE)
+    if turn.power is None or power is None or create is None:
+        return None
+    nids = {known.nid for known in cited}
+    is_same = power[0] in nids and (create[0] in nids or turn.head.rules.create_not_in_auth_events)
+    return turn.power if is_same else None
 
 
 async def _judge(hold: Hold, event: Event, before: Snapshot) -> Verdict:

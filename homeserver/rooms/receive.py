@@ -155,10 +155,10 @@ class TransactionReceiver:
             raise limit_exceeded(RETRY_AFTER_MS)
         share.transactions += 1
         waiters = self._running[key] = []
-        outcome: str | Failure = Failure(limit_exceeded(RETRY_AFTER_MS))
+        answer: str | None = None
         try:
-            outcome = await self._receive(origin, txn_id, pdus, edus, share)
-            return outcome
+            answer = await self._receive(origin, txn_id, pdus, edus, share)
+            return answer
         finally:
             del self._running[key]
             share.transactions -= 1
@@ -166,7 +166,10 @@ class TransactionReceiver:
                 del self._shares[origin]
             for waiter in waiters:
                 # Whose first try failed comes again.
-                (waiter.errback if isinstance(outcome, Failure) else waiter.callback)(outcome)  # type: ignore[arg-type]
+                if answer is None:
+                    waiter.errback(Failure(limit_exceeded(RETRY_AFTER_MS)))
+                else:
+                    waiter.callback(answer)
 
     async def _receive(
         self, origin: ServerName, txn_id: str, pdus: Sequence[Any], edus: Sequence[Any], share: _Share
