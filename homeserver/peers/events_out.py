@@ -77,9 +77,11 @@ class EventsOut:
     async def _relay(self, change: Change) -> None:
         relay: Relay | None = change.payload
         if relay is None:
-            relay = await self._database.read(load_relay, change.ref)
+            relay = await self._database.read(load_relay, change.pos)
         if relay is not None:
             servers = await self._servers.servers_at(relay.room_nid, change.pos)
+            if relay.only_to is not None:
+                servers = [server for server in servers if server == relay.only_to]
             self._pdus.put(relay.event_id, relay.json)
             self._sender.relayed()
             self._enqueue(servers, PduRef(change.pos, relay.event_id), server_of(relay.sender))

@@ -89,7 +89,7 @@ class StickyKeeper:
         shown = self._index.shown(change.topic, 0, change.pos, now_ms)
         ours = [one for one in shown if server_of(one.sender_id) == self._server_name]
         if ours and await self._servers.came(change.topic, server, change.pos):
-            await self._worker.work(relay_sticky, ours)
+            await self._worker.work(relay_sticky, ours, server)
 
     async def _look_again(self, room_nid: int, hidden: Sequence[Sticky]) -> None:
         names = await self._rooms.tools.interner.room_names([room_nid])

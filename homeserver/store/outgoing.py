@@ -53,7 +53,7 @@ _PUT = rows(
     update=("caught_up_to", "devices_after", "failures", "retry_at_ts_ms"),
 )
 _FORGET = statement(delete(destinations).where(any_of(destinations.c.server_name, "names")))
-_PUT_RELAY = rows(relays, "pos", "event_nid")
+_PUT_RELAY = rows(relays, "pos", "event_nid", "only_to")
 _TRIM_RELAYS = statement(delete(relays).where(relays.c.pos <= bindparam("upto")))
 
 _OURS = timeline.join(events, events.c.nid == timeline.c.event_nid).join(
@@ -82,7 +82,7 @@ _NEWEST_BEFORE = statement(
     select(timeline.c.pos).select_from(_OURS).where(_IN_SPAN).order_by(timeline.c.pos.desc()).limit(1)
 )
 _RELAYED = statement(
-    select(relays.c.pos, events.c.event_id, events.c.room_nid, user_ids.c.user_id)
+    select(relays.c.pos, events.c.event_id, events.c.room_nid, user_ids.c.user_id, relays.c.only_to)
     .select_from(
         relays.join(events, events.c.nid == relays.c.event_nid).join(
             user_ids, user_ids.c.nid == events.c.sender_nid
@@ -107,13 +107,13 @@ _AT = statement(
 _BY_NID = statement(select(*_PLACED).select_from(_FROM_PLACED).where(any_of(timeline.c.event_nid, "nids")))
 _HEADS = statement(select(room_heads.c.extremities).where(any_of(room_heads.c.room_nid, "room_nids")))
 _RELAY = statement(
-    select(events.c.event_id, events.c.room_nid, user_ids.c.user_id, event_json.c.json)
+    select(events.c.event_id, events.c.room_nid, user_ids.c.user_id, event_json.c.json, relays.c.only_to)
     .select_from(
-        events.join(event_json, event_json.c.nid == events.c.nid).join(
-            user_ids, user_ids.c.nid == events.c.sender_nid
-        )
+        relays.join(events, events.c.nid == relays.c.event_nid)
+        .join(event_json, event_json.c.nid == events.c.nid)
+        .join(user_ids, user_ids.c.nid == events.c.sender_nid)
     )
-    .where(events.c.nid == bindparam("nid"))
+    .where(relays.c.pos == bindparam("pos"))
 )
 _TEXTS = statement(
     select(events.c.event_id, event_json.c.json, rooms.c.version, redactions.c.by_nid)
@@ -138,12 +138,13 @@ class Owing(NamedTuple):
 
 
 class Relay(NamedTuple):
-    """The payload of ``Kind.RELAYED``: an event of another server's user that is ours to distribute."""
+    """The payload of ``Kind.RELAYED``: an event that is to be sent on, to one server or to those of its room."""
 
     event_id: EventId
     room_nid: int
     sender: str
     json: bytes
+    only_to: str | None = None
 
 
 def relay(tx: WriteTx, event_nid: int, payload: Relay) -> None:
@@ -154,7 +155,7 @@ def relay(tx: WriteTx, event_nid: int, payload: Relay) -> None:
 
     # spec: server-server-api#put_matrixfederationv2send_joinroomideventid
     def write(tx: Tx, pos: int) -> None:
-        tx.insert(_PUT_RELAY, [(pos, event_nid)])
+        tx.insert(_PUT_RELAY, [(pos, event_nid, payload.only_to)])
 
     # On no room's topic: nobody who waits has anything to learn from it.
     tx.claim(Kind.RELAYED, 0, event_nid, write, payload)
@@ -199,9 +200,10 @@ def load_owed(
         refs = _newest(tx, server, stays, after, upto)
     else:
         refs = {pos: EventId(event_id) for pos, event_id, room_nid in found if stays[room_nid].around(pos)}
-    for pos, event_id, room_nid, sender in tx.all(_RELAYED, after=after, upto=upto):
+    for pos, event_id, room_nid, sender, only_to in tx.all(_RELAYED, after=after, upto=upto):
         stay = stays.get(room_nid)
-        if stay is not None and stay.around(pos) and server_of(sender) != server:
+        wanted = only_to in (None, server) and server_of(sender) != server
+        if wanted and stay is not None and stay.around(pos):
             refs[pos] = EventId(event_id)
     chosen = [PduRef(pos, refs[pos]) for pos in sorted(refs)[:OWED_MOST]]
     return chosen, upto if len(chosen) == len(refs) else chosen[-1].pos
@@ -242,10 +244,10 @@ def _newest(tx: Tx, server: str, stays: Mapping[int, Stay], after: int, upto: in
     }
 
 
-def load_relay(tx: Tx, event_nid: int) -> Relay | None:
-    """What is to be sent on, of another process's change."""
-    row = tx.one(_RELAY, nid=event_nid)
-    return None if row is None else Relay(EventId(row[0]), row[1], row[2], row[3].encode())
+def load_relay(tx: Tx, pos: int) -> Relay | None:
+    """What is to be sent on by the change at a position (that another process has stored)."""
+    row = tx.one(_RELAY, pos=pos)
+    return None if row is None else Relay(EventId(row[0]), row[1], row[2], row[3].encode(), row[4])
 
 
 def load_pdus(tx: Tx, event_ids: Collection[str]) -> dict[str, bytes]:

@@ -88,12 +88,12 @@ def sweep_sticky(tx: Tx, now_ms: int) -> None:
     tx.run(_SWEEP, now_ms=now_ms)
 
 
-def relay_sticky(tx: WriteTx, found: Sequence[Sticky]) -> None:
-    """Send them to the servers of their room once more, in their order: one of these is new there."""
+def relay_sticky(tx: WriteTx, found: Sequence[Sticky], server: str) -> None:
+    """Send them to a server that is new to their room, in their order."""
     nids = [one.event_nid for one in found]
     texts, redacted = {row.nid: row for row in load_json(tx, nids)}, load_redactions(tx, nids)
     for one in found:
         row = texts.get(one.event_nid)
         if row is not None and one.event_nid not in redacted:
-            payload = Relay(EventId(one.event_id), one.room_nid, one.sender_id, row.json.encode())
+            payload = Relay(EventId(one.event_id), one.room_nid, one.sender_id, row.json.encode(), server)
             relay(tx, one.event_nid, payload)

@@ -7,7 +7,7 @@ from typing import Any
 from federation.event import Event
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import V3
-from tests.federation.people import A, NetCase
+from tests.federation.people import A, B, C, NetCase
 from tests.support.databases import on_each_database
 from tests.support.federation import NetServer
 
@@ -112,8 +112,35 @@ class Sent(NetCase):
         path = f"/rooms/{room_id}/send/m.rtc.member/{body}"
         self.ok(server, token, "PUT", path, {"body": body}, {ARGUMENT: str(duration_ms)})
 
+    def told_of(self, body: str, server: str) -> int:
+        """How often a server was sent an event."""
+        return sum(
+            pdu["content"].get("body") == body
+            for one in self.net.sent("/v1/send/")
+            if one.request.destination == server
+            for pdu in one.json["pdus"]
+        )
+
+    def test_who_was_away_and_has_it_already(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        third = self.server(C)
+        self.assertEqual(200, self.join(third, third.register("carol"), room_id, A).status)
+        self.stick(self.a, self.alice, room_id, "first", HOUR_MS)
+        self.net.settle()
+        self.net.down(C)
+        self.say(self.a, self.alice, room_id, "unheard")
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        self.net.advance(20)
+        self.net.up(C)
+        for _ in range(5):
+            self.net.advance(60)
+        self.assertEqual([1, 1], [self.told_of("first", name) for name in (B, C)])
+        self.assertGreater(self.told_of("unheard", C), 0)
+
     def test_whoever_comes_is_told(self) -> None:
         room_id = self.create(self.a, self.alice, preset="public_chat")
+        third = self.server(C)
+        self.assertEqual(200, self.join(third, third.register("carol"), room_id, A).status)
         self.stick(self.a, self.alice, room_id, "first", HOUR_MS)
         self.stick(self.a, self.alice, room_id, "over", 1_000)
         self.stick(self.a, self.alice, room_id, "second", HOUR_MS)
@@ -127,6 +154,8 @@ class Sent(NetCase):
         self.net.advance(1)
         told = self.sync(self.b, self.bob, filter=FILTER)
         self.assertEqual(["first", "second"], section(told, room_id))
+        # Those who were there have it already.
+        self.assertEqual(1, self.told_of("first", C))
         # And what comes later goes its usual way.
         self.stick(self.a, self.alice, room_id, "third", HOUR_MS)
         self.say(self.a, self.alice, room_id, "newer")

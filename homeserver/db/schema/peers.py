@@ -38,8 +38,14 @@ destinations = Table(
     nid("retry_at_ts_ms"),
     **CLUSTERED,
 )
-# Events of other servers' users that are ours to distribute, because they joined or left by us.
-relays = Table("relays", metadata, nid("pos", primary=True), nid("event_nid"))
+# Events that are sent on: of other servers' users who joined or left by us; sticky ones, to who comes into their room.
+relays = Table(
+    "relays",
+    metadata,
+    nid("pos", primary=True),
+    nid("event_nid"),
+    text("only_to", optional=True),  # the one server that has not got it; else all those of its room
+)
 
 # What a server was told about a transaction, so that its retry hears the same.
 incoming_transactions = Table(

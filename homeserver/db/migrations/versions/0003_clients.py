@@ -260,6 +260,7 @@ def _sticky_events() -> None:
         sqlite_with_rowid=False,
     )
     op.create_index("sticky_events_by_end", "sticky_events", ["until_ts_ms"])
+    op.add_column("relays", _text("only_to", nullable=True))
 
 
 def _sync() -> None:
