@@ -222,7 +222,7 @@ def together_name(place: int, name: str) -> str:
 class Rows:
     """A bulk insert of tuples in the order of ``columns``; see :func:`rows`."""
 
-    __slots__ = ("_arrays", "_texts", "build", "columns", "table")
+    __slots__ = ("_arrays", "_columnwise", "_texts", "build", "columns", "table")
 
     def __init__(
         self,
@@ -235,6 +235,7 @@ class Rows:
         self.columns = columns
         self._texts: dict[tuple[str, int], str] = {}
         self._arrays: tuple[str, tuple[str, ...]] | None = None
+        self._columnwise: Text | None = None
 
     def chunks(self, dialect: str, values: Sequence[tuple[Any, ...]]) -> list[tuple[str, list[Any]]]:
         """The statements that insert ``values``: texts and their flat arguments."""
@@ -266,6 +267,16 @@ class Rows:
         if found is None or not one.count(mark) == found[1].count(mark) == len(self.columns):
             raise ValueError(f"not an insert of rows: {one}")
         return f"{one[: found.start(1)]}{', '.join([found[1]] * size)}{one[found.end(1) :]}"
+
+    def prepared(self, values: Sequence[tuple[Any, ...]]) -> tuple[Text, dict[str, Any]] | None:
+        """One statement for any number of rows, and its parameters: an array for each column (PostgreSQL)."""
+        sql, kinds = self._as_arrays()
+        if not sql:
+            return None
+        if self._columnwise is None:
+            self._columnwise = Text(sql, self.columns, frozenset(), {})
+        columns = zip(self.columns, kinds, zip(*values, strict=True), strict=True)
+        return self._columnwise, {name: _array(kind, fields) for name, kind, fields in columns}
 
     def _as_arrays(self) -> tuple[str, tuple[str, ...]]:
         """The statement that takes an array for each column, and their types; empty where a type has no such form."""

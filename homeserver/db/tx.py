@@ -174,7 +174,7 @@ class Prepared:
         return [*first, cursor.mogrify(execute, values)]
 
     def settle(self, *, made: bool) -> None:
-        """What was queued has run, or has failed: then what was to be prepared with it may not be there.
+        """What was queued has run, or has failed or was given up: then what was to be prepared with it may not be there.
 
         A transaction that is rolled back keeps the statements that were prepared in it.
         """
@@ -213,6 +213,8 @@ _TOGETHER_FROM = 2
 _TOGETHER: dict[tuple[Statement, ...], Together] = {}
 _GENERIC = b"SET LOCAL plan_cache_mode = force_generic_plan"
 _BY_COST = b"SET LOCAL plan_cache_mode = auto"
+# Rows of one prepared insert; more go in pieces.
+_PREPARED_MOST = 256
 
 
 class PostgresTx(Tx):
@@ -298,8 +300,18 @@ class PostgresTx(Tx):
         self._put(text.sql, text.arguments(params, POSTGRESQL))
 
     def insert(self, rows: Rows, values: Sequence[Row]) -> None:
-        for sql, arguments in rows.chunks(POSTGRESQL, values):
-            self._put(sql, arguments)
+        if not values:
+            return
+        # Planned once for any number of rows: a list of values is parsed and planned each time.
+        columnwise = None if self._prepared is None or len(values) > _PREPARED_MOST else rows.prepared(values)
+        if columnwise is None or self._prepared is None:
+            for sql, arguments in rows.chunks(POSTGRESQL, values):
+                self._put(sql, arguments)
+            return
+        text, params = columnwise
+        self._ahead.clear()
+        self._see(text.sql)
+        self._queue += self._prepared.queue(self._cursor, text, params)
 
     def delete(self, keys: Keys, values: Sequence[Row]) -> None:
         for sql, arguments in keys.chunks(POSTGRESQL, values):
@@ -343,6 +355,9 @@ class PostgresTx(Tx):
     def abort(self) -> None:
         """ROLLBACK, without what waits."""
         self._queue.clear()
+        if self._prepared is not None:
+            # What was still to be prepared has not been sent.
+            self._prepared.settle(made=False)
         self._cursor.execute("ROLLBACK")
 
 

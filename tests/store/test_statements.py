@@ -112,11 +112,23 @@ class Loaded(DatabaseCase):
         self.assertEqual(values, self.loaded(rows(event_json, "nid", "json"), values, _TEXTS))
 
     def test_inserts_of_every_size(self) -> None:
-        """Whatever form the statement has: hundreds of rows are given as arrays on PostgreSQL."""
+        """Whatever form the statement has: PostgreSQL is given arrays, by a prepared statement unless there are too many."""
         inserted = rows(event_json, "nid", "json")
         for count in (3, 64, 256, 341):
             values = [(number, _HARD[number % len(_HARD)]) for number in range(1, count + 1)]
             self.assertEqual(values, self.read_back(_TEXTS, lambda tx: tx.insert(inserted, values)))  # noqa: B023
+
+    def test_what_was_given_up_before_it_was_sent(self) -> None:
+        """PostgreSQL was then not told either what it was to prepare."""
+        inserted = rows(event_json, "nid", "json")
+
+        def give_up(tx: Tx) -> None:
+            tx.insert(inserted, [(1, "x")])
+            raise _EnoughError
+
+        with self.assertRaises(_EnoughError):
+            self.app.wait(self.app.database.write(give_up))
+        self.assertEqual([(1, "x")], self.read_back(_TEXTS, lambda tx: tx.insert(inserted, [(1, "x")])))
 
     def test_many_numbers(self) -> None:
         values = [
