@@ -60,8 +60,10 @@ ASK_FOR_S = 120.0
 BATCH = 50
 # After each attempt in vain; there is none after the last.
 WAITS_S = (5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400)
-# From so many attempts on a state may lack what nobody has.
+# From so many attempts on, and not before that long, a state may lack what nobody has: a busy room hastens attempts, and a
+# server whose keys cannot be had just now is back soon. What stands on such a state is refused for good.
 LENIENT_AFTER = 2
+LENIENT_AFTER_MS = 120_000
 # So often a told state that refuses an event is not believed, and others are asked; then it must do: what comes after
 # such an event would have no place for ever.
 BELIEVE_AFTER = 4
@@ -282,7 +284,11 @@ class GapFiller:
         late = [event_id for event_id, one in checked.items() if isinstance(one, KeysMissing)]
         filled = Filled((), (), {})
         if events:
-            lenient = max(row.attempts for row in rows) >= LENIENT_AFTER
+            now_ms = self._clock.now_ms()
+            lenient = any(
+                row.attempts >= LENIENT_AFTER and now_ms - row.received_ts_ms >= LENIENT_AFTER_MS
+                for row in rows
+            )
             servers = await self._order(room_nid, origin, rows)
             room = FetchRoom(room_nid, RoomId(room_id), place.rules, servers)
 

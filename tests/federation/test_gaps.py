@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 from federation.ids import ServerName
 from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
-from tests.federation.people import A, B, NetCase
+from tests.federation.people import A, B, C, NetCase
 from tests.support.databases import on_each_database
 from tests.support.federation import NetServer
 
@@ -102,6 +102,40 @@ class LostMessages(LosingCase):
         self.say(self.b, self.bob, self.room_id, "back")
         self.net.settle()
         self.assertEqual(["found", "back"], self.texts(self.a, self.alice, 5)[-2:])
+
+    def test_a_member_whose_keys_are_late_is_not_left_out_at_once(self) -> None:
+        """Messages make the server try often; a state without her would refuse for good what she says."""
+        c = self.server(C)
+        carol = c.register("carol")
+
+        def silent(sender: ServerName, request: PeerRequest) -> Any:
+            of_c = request.destination == C or "/key/v2" in request.uri
+            return Unreachable("cut") if sender == B and of_c else None
+
+        def drop(sender: ServerName, request: PeerRequest) -> Any:
+            return taken if request.destination == B and "/send/" in request.uri else None
+
+        taken = PeerResponse(200, b'{"pdus":{}}')
+        self.net.tamper(silent)
+        self.net.tamper(drop)
+        self.assertEqual(200, self.join(c, carol, self.room_id, A).status)
+        self.net.settle()
+        for number in range(450):
+            self.say(self.a, self.alice, self.room_id, f"lost {number}")
+        self.net.settle()
+        self.net.untamper()
+        self.net.tamper(silent)
+        for number in range(3):
+            self.say(self.a, self.alice, self.room_id, f"found {number}")
+            self.net.settle()
+            self.net.advance(9)
+        self.net.untamper()
+        self.net.advance(300)
+        self.say(c, carol, self.room_id, "still here")
+        self.net.settle()
+        self.net.advance(300)
+        self.assertEqual(["found 2", "still here"], self.texts(self.b, self.bob, 5)[-2:])
+        self.assert_same_state(self.room_id, (self.a, self.alice), (self.b, self.bob))
 
     def test_a_restart_in_between(self) -> None:
         self.lose(A)
