@@ -84,7 +84,7 @@ class Tx:
         return self.all(ask.statement, **ask.params)
 
     def ahead(self, asks: Sequence[Ask]) -> None:
-        """A hint: these are about to be asked, with these very parameters, in a unit that only reads.
+        """A hint: these are about to be asked, with these very parameters, before anything is written.
 
         PostgreSQL answers them in one round trip, and ``all`` then gives what it said. SQLite has no round trips.
         """
@@ -397,6 +397,9 @@ class WriteTx(Tx):
 
     def all(self, statement: Statement, /, **params: Any) -> list[Row]:
         return self._tx.all(statement, **params)
+
+    def ahead(self, asks: Sequence[Ask]) -> None:
+        self._tx.ahead(asks)
 
     def all_within(self, limit_ms: int, statement: Statement, /, **params: Any) -> list[Row] | None:
         return self._tx.all_within(limit_ms, statement, **params)

@@ -6,7 +6,7 @@ from sqlalchemy import and_, bindparam, select
 
 from homeserver.db.schema.accounts import devices
 from homeserver.db.statements import statement
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Ask, Tx
 
 _IS_ALIVE = statement(
     select(devices.c.device_id).where(
@@ -21,7 +21,13 @@ class NoDeviceError(Exception):
 
 def check_alive(tx: Tx, user_nid: int, device_nid: int) -> str:
     """The device's id. Raises NoDeviceError."""
-    device_id: str | None = tx.value(_IS_ALIVE, device_nid=device_nid, user_nid=user_nid)
-    if device_id is None:
+    found = tx.ask(ask_alive(user_nid, device_nid))
+    if not found:
         raise NoDeviceError
+    device_id: str = found[0][0]
     return device_id
+
+
+def ask_alive(user_nid: int, device_nid: int) -> Ask:
+    """What :func:`check_alive` asks."""
+    return Ask(_IS_ALIVE, {"device_nid": device_nid, "user_nid": user_nid})

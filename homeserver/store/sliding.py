@@ -14,8 +14,8 @@ from sqlalchemy import and_, bindparam, delete, func, or_, select, tuple_, updat
 
 from homeserver.db.schema.sync import sliding_connections
 from homeserver.db.statements import any_of, rows, statement
-from homeserver.db.tx import Tx, WriteTx
-from homeserver.store.device_life import check_alive
+from homeserver.db.tx import Ask, Tx, WriteTx
+from homeserver.store.device_life import ask_alive, check_alive
 
 # LIMIT(a client has two, and perhaps some for notifications; the one that was used longest ago goes)
 CONNECTIONS_PER_DEVICE = 16
@@ -103,12 +103,14 @@ def load_connection(tx: Tx, key: ConnectionKey) -> list[StoredState]:
 def store_connection(tx: WriteTx, new: NewState) -> None:
     """A unit of work: keep a state, and end what it replaces. Raises NoDeviceError."""
     user_nid, device_nid, conn_id = new.key
+    by_use = Ask(_BY_USE, {"of_user": user_nid, "of_device": device_nid})
+    if not new.acknowledged:
+        tx.ahead([ask_alive(user_nid, device_nid), by_use])
     if device_nid:
         check_alive(tx, user_nid, device_nid)
     if not new.acknowledged:
-        tx.run(_DROP, of_user=user_nid, of_device=device_nid, of_conn=conn_id)
-        others = tx.column(_BY_USE, of_user=user_nid, of_device=device_nid)
-        for other in others[: max(0, len(others) - CONNECTIONS_PER_DEVICE + 1)]:
+        others = [other for (other,) in tx.ask(by_use) if other != conn_id]
+        for other in (conn_id, *others[: max(0, len(others) - CONNECTIONS_PER_DEVICE + 1)]):
             tx.run(_DROP, of_user=user_nid, of_device=device_nid, of_conn=other)
     else:
         tx.run(
