@@ -223,6 +223,31 @@ class Budgets(DatabaseCase):
                 self.say(f"{self.room_id}.{number}")
         return made
 
+    def test_a_first_screen_and_a_list_that_grows(self) -> None:
+        """However many rooms a sliding sync tells of, one unit reads them and one transaction keeps what was told."""
+        self.fill_rooms(6, 1)
+        path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+        wanted = [["m.room.name", ""], ["m.room.member", "$LAZY"], ["m.room.member", "$ME"]]
+
+        def slide(last: int, pos: str | None) -> Any:
+            lists = {"all": {"ranges": [[0, last]], "timeline_limit": 5, "required_state": wanted}}
+            extensions = {name: {"enabled": True} for name in ("account_data", "receipts", "typing")}
+            query = {} if pos is None else {"pos": pos}
+            return self.app.ok("POST", path, {"lists": lists, "extensions": extensions}, self.bob, query)
+
+        slide(9, None)
+        answers: list[Any] = []
+        first = self.count(lambda: answers.append(slide(1, None)))
+        self.assertEqual(2, len(answers[0]["rooms"]))
+        grown = self.count(lambda: answers.append(slide(5, answers[0]["pos"])))
+        self.assertEqual(4, len(answers[1]["rooms"]))
+        for counted in (first, grown):
+            self.assertEqual([("_load_rooms", counted.units[0][1])], counted.units, counted)
+            # Rooms without a name are called after their members, who take four of them.
+            self.assertLessEqual(counted.units[0][1], 15, counted)
+            self.assertEqual(1, counted.texts.count("COMMIT"), counted)
+            self.assertEqual(["sliding_connections"] * 2, counted.written, counted)
+
     def test_a_page_of_messages(self) -> None:
         counted = self.count(self.messages)
         self.assertLessEqual(len(counted.statements), 5, counted)
