@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final
 
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.python.failure import Failure
 
-from homeserver.media.at_hand import AtHand
+from homeserver.media.at_hand import AtHand, Entry
 from homeserver.media.bucket import Bucket, BucketError, NoAnswerError
 from homeserver.media.files import Spool
 from homeserver.media.inflow import Inflow
@@ -65,7 +66,7 @@ class BucketStore:
         self._given_up_until_s = 0.0
         self._slots = Slots(AT_ONCE, AT_ONCE_EACH_WAY, WAITING)
         self._fetches: Shared[str, None] = Shared(clock, most_running=AT_ONCE + WAITING)
-        self._turns: dict[str, DeferredLock] = {}
+        self._turns: dict[Entry, DeferredLock] = {}
 
     def stop(self) -> None:
         """See MediaStore."""
@@ -149,8 +150,8 @@ class BucketStore:
         if found != name:
             raise BucketError(f"bucket {self._bucket.place}: what it has as {name} is something else")
 
-    def _not_removed(self, failure: object) -> None:
-        self._log.warning("an unfinished file could not be removed", problem=str(failure))
+    def _not_removed(self, failure: Failure) -> None:
+        self._log.warning("a file could not be removed from the folder", problem=str(failure.value))
 
     @asynccontextmanager
     async def _going(self, way: str) -> AsyncIterator[None]:
@@ -168,15 +169,16 @@ class BucketStore:
             raise BucketError("too much goes to the bucket and comes from it") from None
 
     @asynccontextmanager
-    async def _turn(self, name: str) -> AsyncIterator[None]:
-        lock = self._turns.setdefault(name, DeferredLock())
+    async def _turn(self, name: str, *, thumbnails: bool = False) -> AsyncIterator[None]:
+        entry = (name, thumbnails)
+        lock = self._turns.setdefault(entry, DeferredLock())
         await lock.acquire()
         try:
             yield
         finally:
             lock.release()
-            if not lock.locked and self._turns.get(name) is lock:
-                del self._turns[name]
+            if not lock.locked and self._turns.get(entry) is lock:
+                del self._turns[entry]
 
     # --- the folder ---
 
@@ -194,14 +196,13 @@ class BucketStore:
             self._counting.release()
 
     async def _make_room(self) -> None:
-        """Not within anybody's turn: this waits for turns."""
+        """Nobody waits for what goes: it may have to wait for its turn itself."""
         await self._count()
         for name, thumbnails in self._at_hand.take_surplus():
-            with suppress(OSError):
-                await self._drop(name, thumbnails=thumbnails)
+            Deferred.fromCoroutine(self._drop(name, thumbnails=thumbnails)).addErrback(self._not_removed)
 
     async def _drop(self, name: str, *, thumbnails: bool) -> None:
-        async with self._turn(name):
+        async with self._turn(name, thumbnails=thumbnails):
             # It may have come back, or somebody waits for just that.
             if (name, thumbnails) not in self._at_hand:
                 await self._run(self._cache.files.drop, name, thumbnails=thumbnails)
@@ -211,7 +212,7 @@ class BucketStore:
     async def find_thumbnail(self, name: str, variant: str) -> Path | None:
         """See MediaStore."""
         await self._count()
-        async with self._turn(name):
+        async with self._turn(name, thumbnails=True):
             # What is about to go is not there any more.
             if (name, True) not in self._at_hand:
                 return None
@@ -228,7 +229,7 @@ class BucketStore:
     async def keep_thumbnail(self, name: str, variant: str, data: bytes) -> None:
         """See MediaStore."""
         await self._count()
-        async with self._turn(name):
+        async with self._turn(name, thumbnails=True):
             await self._cache.keep_thumbnail(name, variant, data)
             self._at_hand.grow((name, True), len(data))
         await self._make_room()
@@ -259,9 +260,11 @@ class BucketStore:
                         continue
                     await self._bucket.remove(name)
                     removed += 1
-                for thumbnails in (False, True):
-                    self._at_hand.forget((name, thumbnails))
-                    await self._run(self._cache.files.drop, name, thumbnails=thumbnails)
+                self._at_hand.forget((name, False))
+                await self._run(self._cache.files.drop, name, thumbnails=False)
+            async with self._turn(name, thumbnails=True):
+                self._at_hand.forget((name, True))
+                await self._run(self._cache.files.drop, name, thumbnails=True)
         return removed
 
     async def remove_abandoned(self, before_s: float) -> int:

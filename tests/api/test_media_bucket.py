@@ -342,6 +342,33 @@ class Broken(BucketCase):
         self.bucket_http.release()
         self.assertEqual(data, [self.app.wait(one).body for one in waiting])
 
+    def test_what_is_at_hand_does_not_wait_for_what_comes(self) -> None:
+        data = picture(100, 100)
+        address = self.upload(data)
+        self.assertEqual(200, self.get(address, None, SIZE, THUMBNAIL).status)
+        for path in (self.folder / "files").rglob(name_of(data)):
+            path.unlink()
+        self.bucket_http.holds = lambda _: True
+        waiting = self.app.start("GET", f"{DOWNLOAD}/{address}", None, self.alice)
+        self.app.advance(0)
+        self.assertEqual(1, len(self.bucket_http.held))
+        # The thumbnail is there, though the file is under way.
+        self.assertEqual(200, self.get(address, None, SIZE, THUMBNAIL).status)
+        self.bucket_http.release()
+        self.assertEqual(data, self.app.wait(waiting).body)
+
+    def test_room_is_made_without_waiting(self) -> None:
+        self.reopen(cache_bytes=1)
+        at_hand, other = self.upload(b"one"), self.upload(b"other")
+        self.bucket_http.holds = lambda call: name_of(b"one") in call.path
+        waiting = self.app.start("GET", f"{DOWNLOAD}/{at_hand}", None, self.alice)
+        self.app.advance(0)
+        self.assertEqual(b"other", self.get(other).body)
+        self.upload(b"more")
+        self.bucket_http.release()
+        self.assertEqual(b"one", self.app.wait(waiting).body)
+        self.assertEqual([], [path for path in (self.folder / "files").rglob("*") if path.is_file()])
+
     def test_one_fetch_for_all_who_want_it(self) -> None:
         self.bucket.calls.clear()
         self.bucket_http.holds = lambda _: True
