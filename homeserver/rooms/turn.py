@@ -265,7 +265,8 @@ class Turn:
                 one.event, one.state_key_nid, one.auth_nids, one.auth_rank or 0, one.rejected is not None
             )
             for one in self.unstored()
-            if one.state_key_nid is not None
+            # One that is only written anew (``completion.py``) says nothing of its auth events: the tables do.
+            if one.state_key_nid is not None and (one.is_new or one.auth_nids or one.rejected is not None)
         }
         unstored = Unstored(events, self.tools.interner.unsaved_keys())
         changes = await self.tools.database.read(

@@ -137,6 +137,24 @@ class Sent(NetCase):
         self.assertEqual([1, 1], [self.told_of("first", name) for name in (B, C)])
         self.assertGreater(self.told_of("unheard", C), 0)
 
+    def test_what_is_older_than_a_join_that_is_not_complete(self) -> None:
+        """What stuck before comes while the keys of somebody's server are awaited: bob stays in the room."""
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        third = self.server(C)
+        self.assertEqual(200, self.join(third, third.register("carol"), room_id, A).status)
+        self.stick(self.a, self.alice, room_id, "first", HOUR_MS)
+        self.net.settle()
+        self.net.down(C)
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        self.net.advance(20)
+        self.net.up(C)
+        self.say(self.a, self.alice, room_id, "newest")
+        for _ in range(5):
+            self.net.advance(60)
+        told = self.sync(self.b, self.bob)["rooms"]["join"][room_id]["timeline"]["events"]
+        self.assertLessEqual({"first", "newest"}, {event["content"].get("body") for event in told})
+        self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob))
+
     def test_whoever_comes_is_told(self) -> None:
         room_id = self.create(self.a, self.alice, preset="public_chat")
         third = self.server(C)
