@@ -21,7 +21,19 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import msgspec
-from sqlalchemy import ColumnElement, LargeBinary, SelectBase, Table, bindparam
+from sqlalchemy import (
+    ARRAY,
+    ColumnElement,
+    LargeBinary,
+    SelectBase,
+    Table,
+    and_,
+    bindparam,
+    delete,
+    func,
+    or_,
+)
+from sqlalchemy import cast as as_kind
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
@@ -211,7 +223,8 @@ class Together:
             names += [together_name(place, name) for name in text.names]
             lists.update(together_name(place, name) for name in text.lists)
             literals.update({together_name(place, name): value for name, value in text.literals.items()})
-        self.text = Text(f"SELECT {', '.join(columns)}", tuple(names), frozenset(lists), literals)
+        # Compiled texts, and nobody else's.
+        self.text = Text(" ".join(("SELECT", ", ".join(columns))), tuple(names), frozenset(lists), literals)
 
 
 def together_name(place: int, name: str) -> str:
@@ -326,19 +339,23 @@ class Keys:
         """SQLite finds rows by a list of keys through their first column alone, but through all of them by OR."""
         text = self._texts.get(size)
         if text is None:
-            one = "(" + " AND ".join(f"{name} = ?" for name in self.columns) + ")"
-            text = f"DELETE FROM {self.table.name} WHERE {' OR '.join([one] * size)}"  # noqa: S608 (no user's text)
-            self._texts[size] = text
+            columns = [self.table.c[name] for name in self.columns]
+            rows_of = [
+                and_(*(column == bindparam(f"{column.name}_{place}") for column in columns))
+                for place in range(size)
+            ]
+            query = delete(self.table).where(or_(*rows_of))
+            text = self._texts[size] = str(query.compile(dialect=_DIALECTS[SQLITE]))
         return text
 
     def _joined(self) -> str:
         text = self._texts.get(0)
         if text is None:
-            kinds = [self.table.c[name].type.compile(dialect=_DIALECTS[POSTGRESQL]) for name in self.columns]
-            arrays = ", ".join(f"%s::{kind}[]" for kind in kinds)
-            same = " AND ".join(f"{self.table.name}.{name} = old.{name}" for name in self.columns)
-            source = f"unnest({arrays}) AS old({', '.join(self.columns)})"
-            text = self._texts[0] = f"DELETE FROM {self.table.name} USING {source} WHERE {same}"  # noqa: S608 (as above)
+            columns = [self.table.c[name] for name in self.columns]
+            arrays = [as_kind(bindparam(column.name), ARRAY(column.type)) for column in columns]
+            old = func.unnest(*arrays).table_valued(*self.columns, name="old").render_derived()
+            query = delete(self.table).where(and_(*(column == old.c[column.name] for column in columns)))
+            text = self._texts[0] = str(query.compile(dialect=_DIALECTS[POSTGRESQL]))
         return text
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -209,12 +210,16 @@ def copied(values: Sequence[Row]) -> bytes:
 
 
 _TOGETHER_FROM = 2
-# Bounded by the places in the code that ask ahead, times what each may leave out.
-_TOGETHER: dict[tuple[Statement, ...], Together] = {}
 _GENERIC = b"SET LOCAL plan_cache_mode = force_generic_plan"
 _BY_COST = b"SET LOCAL plan_cache_mode = auto"
 # Rows of one prepared insert; more go in pieces.
 _PREPARED_MOST = 256
+
+
+@cache
+def _as_one(parts: tuple[Statement, ...]) -> Together:
+    """Bounded by the places in the code that ask ahead, times what each may leave out."""
+    return Together(parts)
 
 
 class PostgresTx(Tx):
@@ -283,9 +288,7 @@ class PostgresTx(Tx):
         if len(asks) < _TOGETHER_FROM:
             return
         parts = tuple(ask.statement for ask in asks)
-        together = _TOGETHER.get(parts)
-        if together is None:
-            together = _TOGETHER[parts] = Together(parts)
+        together = _as_one(parts)
         params: dict[str, Any] = {}
         for place, ask in enumerate(asks):
             self._see(ask.statement.text(POSTGRESQL).sql)
