@@ -9,20 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from homeserver.bridging import rate_key
+from homeserver.composition.bridging import rate_key
+from homeserver.composition.core import Core, Surroundings, build_core
+from homeserver.composition.outgoing import Outgoing, build_outgoing
+from homeserver.composition.peering import Peering, build_peering
+from homeserver.composition.people import help_uri
+from homeserver.composition.routes import build_routes
+from homeserver.composition.services import Services, build_services, limit_classes
 from homeserver.config.schema import Config
-from homeserver.core import Core, Surroundings, build_core
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.errors import MatrixError, UserLimitReachedError
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 from homeserver.http.router import Router
-from homeserver.outgoing import Outgoing, build_outgoing
-from homeserver.peering import Peering, build_peering
-from homeserver.people import help_uri
-from homeserver.routes import build_routes
 from homeserver.runtime.clock import DelayedCall
-from homeserver.services import Services, build_services, limit_classes
 from homeserver.stream.chores import SWEEP_EVERY_S, Chore, Chores, standard_chores
 
 HOUSEKEEPING_S = 2.0

@@ -27,9 +27,9 @@ import msgspec
 from OpenSSL import crypto
 
 from homeserver.cli.operations import Finding, Surroundings
+from homeserver.composition.core import RunInThread
 from homeserver.config.schema import Config, Listener, TlsFiles
 from homeserver.config.signing_key import SigningKeyError, read_signing_keys
-from homeserver.core import RunInThread
 from homeserver.db.engine import Engine
 from homeserver.db.migrate import HEAD
 from homeserver.http.tls import server_context

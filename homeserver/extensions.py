@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 from typing import Protocol
 
-from homeserver.core import Core
+from homeserver.composition.core import Core
+from homeserver.composition.services import Services
 from homeserver.http.route import Route
-from homeserver.services import Services
 
 GROUP = "chaos.extensions"
 

@@ -23,10 +23,13 @@ from homeserver.app import App, ExtraRoutes, build_app
 from homeserver.cli import operations as commands
 from homeserver.cli.operations import Listening, OperationError, Progress, WrongInputError
 from homeserver.cli.simulate import run_simulator
+from homeserver.composition.core import Core, Surroundings
+from homeserver.composition.listening import Listeners
+from homeserver.composition.peering import Outside, open_network
+from homeserver.composition.storing import examine_storage
 from homeserver.config.registrations import AppserviceRegistration, load_registrations
 from homeserver.config.schema import Config
 from homeserver.config.signing_key import read_key_file
-from homeserver.core import Core, Surroundings
 from homeserver.db.engine import Engine, PostgresEngine, SqliteEngine
 from homeserver.db.errors import DatabaseError
 from homeserver.db.migrate import upgrade_engine
@@ -36,15 +39,12 @@ from homeserver.http.errors import MatrixError
 from homeserver.http.mail import Mailer
 from homeserver.http.route import Route
 from homeserver.http.smtp import SmtpMailer
-from homeserver.listening import Listeners
-from homeserver.peering import Outside, open_network
 from homeserver.runtime.metrics import CacheReading, Metrics, make_metrics
 from homeserver.runtime.threads import ThreadRunner
 from homeserver.seed.making import present_logins, seed
 from homeserver.store.cache import ByteLru
 from homeserver.store.check import CHECKED, check_db
 from homeserver.store.facts import check_server_name
-from homeserver.storing import examine_storage
 
 T = TypeVar("T")
 

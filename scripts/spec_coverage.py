@@ -38,8 +38,8 @@ from twisted.python.failure import Failure
 
 from federation.signing import SigningKey
 from homeserver.app import App, build_app
+from homeserver.composition.core import Surroundings
 from homeserver.config.schema import Config
-from homeserver.core import Surroundings
 from homeserver.db.engine import open_engine
 from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase

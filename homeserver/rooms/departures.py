@@ -15,8 +15,8 @@ from typing import Any, Protocol
 from federation.builder import Draft
 from federation.ids import RoomId, UserId
 from homeserver.http.errors import MatrixError
+from homeserver.rooms.federated.remote import RemoteMemberships
 from homeserver.rooms.registry import RoomRegistry
-from homeserver.rooms.remote import RemoteMemberships
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
 from homeserver.store.changes import Change, Kind

@@ -18,10 +18,10 @@ from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError, forbidden, not_found
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.create import member_content
+from homeserver.rooms.federated.remote import RemoteMemberships
+from homeserver.rooms.federated.restricted import NobodyHereError, RestrictedJoins, is_restricted
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.registry import RoomRegistry
-from homeserver.rooms.remote import RemoteMemberships
-from homeserver.rooms.restricted import NobodyHereError, RestrictedJoins, is_restricted
 from homeserver.rooms.succession import Succession
 from homeserver.rooms.third_party import Proof, accept_offer, redeem
 from homeserver.rooms.turn import Finish, Turn, finished

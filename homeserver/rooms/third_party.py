@@ -19,7 +19,7 @@ from federation.hashes import decode_base64
 from federation.ids import RoomId, UserId, parse_user_id
 from federation.signing import signature_key_ids, verify_json
 from homeserver.http.errors import bad_json, forbidden
-from homeserver.rooms.admission import relay_others
+from homeserver.rooms.federated.admission import relay_others
 from homeserver.rooms.turn import Turn
 
 T = TypeVar("T")

@@ -11,10 +11,10 @@ from typing import Any
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.http.errors import MatrixError, UserLimitReachedError, invalid_param, not_found
-from homeserver.rooms.pagination import find_event, no_event
-from homeserver.rooms.reading import Archive
+from homeserver.rooms.reads.pagination import find_event, no_event
+from homeserver.rooms.reads.reading import Archive
+from homeserver.rooms.reads.visibility import Sight, Sights
 from homeserver.rooms.types import Requester
-from homeserver.rooms.visibility import Sight, Sights
 from homeserver.store.ids import Interner
 from homeserver.store.parsed import EventCache
 from homeserver.store.receipts import Target, find_target

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from homeserver.core import Core
+from homeserver.composition.core import Core
+from homeserver.composition.services import Services
 from homeserver.http.route import Route
-from homeserver.services import Services
 from synapse_compat.registration import SharedSecretRegistrationApi
 
 

@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 
 from federation.ids import EventId
 from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
-from homeserver.rooms.backfill import FETCH_S
-from homeserver.rooms.pagination import PAST_WAIT_S, Past
+from homeserver.rooms.federated.backfill import FETCH_S
+from homeserver.rooms.reads.pagination import PAST_WAIT_S, Past
 from tests.api.peers import JoinedCase
 from tests.api.rooms import V3
 from tests.support.databases import on_each_database

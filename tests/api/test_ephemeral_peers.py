@@ -9,7 +9,7 @@ from homeserver.ephemeral import remote_presence
 from homeserver.peers.edus_in import TYPING_MS
 from homeserver.peers.edus_out import RECEIPTS_WAIT_S, RENEW_S
 from homeserver.peers.presence_out import EVERY_S, REPEAT_S
-from homeserver.rooms import remote_receipts
+from homeserver.rooms.federated import remote_receipts
 from homeserver.runtime.tasks import TaskGroup
 from tests.api.rooms import V3
 from tests.api.sending import HOME, SEND, Mailbox, SendingCase

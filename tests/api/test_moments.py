@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 
 from federation.event import Event
 from homeserver.http.transport import PeerRequest, PeerResponse
-from homeserver.rooms.moments import WAIT_S
+from homeserver.rooms.federated.moments import WAIT_S
 from tests.api.rooms import V3
 from tests.api.test_backfill import BACKFILL, HistoryCase
 from tests.support.databases import on_each_database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from homeserver.rooms import mutual
+from homeserver.rooms.reads import mutual
 from tests.api.talk import TalkCase, user
 from tests.support.app import SERVER_NAME
 from tests.support.databases import on_each_database

@@ -8,7 +8,7 @@ from typing import Any
 from federation.event import Event, parse_untrusted
 from federation.ids import EventId
 from federation.versions import ROOM_VERSIONS
-from homeserver.rooms import peer_state
+from homeserver.rooms.federated import peer_state
 from tests.api.peers import PeerCase
 from tests.api.rooms import ALICE
 from tests.api.test_peer_history import path_of

@@ -16,7 +16,7 @@ from federation.policy import POLICY_KEY_ID, PolicyServer, has_valid_signature
 from federation.signing import SigningKey, sign_event, with_signatures
 from federation.versions import ROOM_VERSIONS
 from homeserver.http.transport import PeerRequest, PeerResponse
-from homeserver.rooms.filling import WAITS_S
+from homeserver.rooms.federated.filling import WAITS_S
 from homeserver.store.events import find_row
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import ALICE, V3

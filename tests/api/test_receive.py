@@ -8,7 +8,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from homeserver.db.errors import DatabaseUnavailable
-from homeserver.rooms.receive import JOIN_WAIT_S
+from homeserver.rooms.federated.receive import JOIN_WAIT_S
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import V3
 from tests.support.counting import count

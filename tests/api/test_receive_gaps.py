@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 
 from federation.event import Event
 from homeserver.http.transport import PeerResponse
-from homeserver.rooms.filling import PER_ORIGIN, WAITS_S
-from homeserver.rooms.staged import Bounds, Staged
+from homeserver.rooms.federated.filling import PER_ORIGIN, WAITS_S
+from homeserver.rooms.federated.staged import Bounds, Staged
 from homeserver.store.staging import Waiting, load_waiting
 from tests.api.receiving import ReceiveCase
 from tests.support.databases import on_each_database

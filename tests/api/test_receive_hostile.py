@@ -13,8 +13,8 @@ from twisted.internet.defer import Deferred
 
 from federation.event import Event
 from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
-from homeserver.rooms.filling import WAITS_S
-from homeserver.rooms.receive import TRANSACTIONS_AT_ONCE
+from homeserver.rooms.federated.filling import WAITS_S
+from homeserver.rooms.federated.receive import TRANSACTIONS_AT_ONCE
 from homeserver.store.staging import load_waiting
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import ALICE, V3

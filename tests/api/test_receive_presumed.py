@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 
 from federation.event import Event
 from homeserver.rooms.arrivals import store_outliers
-from homeserver.rooms.receive import CAREFUL_S
+from homeserver.rooms.federated.receive import CAREFUL_S
 from homeserver.rooms.turn import Turn
 from tests.api.receiving import ReceiveCase
 from tests.support.counting import count

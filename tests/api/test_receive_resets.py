@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from federation.event import Event
-from homeserver.rooms.filling import BELIEVE_AFTER, WAITS_S
+from homeserver.rooms.federated.filling import BELIEVE_AFTER, WAITS_S
 from homeserver.store.events import EventRow, find_row
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import ALICE, V3

@@ -12,7 +12,7 @@ from homeserver.db.schema.search import search_documents, search_progress
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import statement
 from homeserver.db.tx import PostgresTx, WriteTx
-from homeserver.rooms import search
+from homeserver.rooms.reads import search
 from homeserver.store.search import index_older, words_of
 from tests.api.talk import V3, TalkCase, user
 from tests.support.databases import on_each_database

@@ -16,7 +16,7 @@ from unittest import mock
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from homeserver.rooms import search
+from homeserver.rooms.reads import search
 from homeserver.store import search_hits
 from tests.api.talk import V3, user
 from tests.api.test_search import SearchCase

@@ -12,7 +12,7 @@ from typing import Any
 from federation.builder import Draft
 from federation.ids import RoomId, UserId
 from homeserver.http.transport import PeerRequest
-from homeserver.rooms.spaces import ASKS, ASKS_EACH, TOKEN_LIFETIME_S
+from homeserver.rooms.reads.spaces import ASKS, ASKS_EACH, TOKEN_LIFETIME_S
 from tests.api.test_queries import FEDERATION, V3, QueriesCase
 from tests.support.counting import count
 from tests.support.databases import on_each_database

@@ -14,7 +14,7 @@ from federation.signing import hash_and_sign_event
 from federation.versions import ROOM_VERSIONS
 from homeserver.config.schema import Federation
 from homeserver.http.transport import PeerRequest, Unreachable
-from homeserver.rooms import join_checks, partial
+from homeserver.rooms.federated import join_checks, partial
 from homeserver.store import room_answers
 from homeserver.store.partial import load_partial_joins
 from tests.federation.people import A, B, C, NetCase

@@ -10,7 +10,7 @@ from unittest import TestCase
 from urllib.parse import quote
 
 from homeserver.http.transport import Unreachable
-from homeserver.rooms.pagination import PAST_WAIT_S
+from homeserver.rooms.reads.pagination import PAST_WAIT_S
 from homeserver.store import past
 from tests.federation.people import A, B
 from tests.federation.test_gaps import LosingCase

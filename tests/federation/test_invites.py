@@ -13,7 +13,7 @@ from federation.hashes import compute_event_id
 from federation.signing import hash_and_sign_event, sign_event
 from federation.versions import ROOM_VERSIONS
 from homeserver.http.transport import PeerRequest, Unreachable
-from homeserver.rooms import outsiders
+from homeserver.rooms.federated import outsiders
 from tests.federation.people import VERSIONS, A, B, NetCase
 from tests.support.databases import on_each_database
 

@@ -17,7 +17,7 @@ from federation.versions import ROOM_VERSIONS
 from homeserver.config.schema import Federation
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.transport import PeerRequest, PeerResponse
-from homeserver.rooms import join_answers, remote_joins
+from homeserver.rooms.federated import join_answers, remote_joins
 from homeserver.store import room_answers
 from tests.federation.people import V3, VERSIONS, A, B, C, NetCase
 from tests.support.databases import on_each_database

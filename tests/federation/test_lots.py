@@ -13,8 +13,8 @@ from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.schema.rooms import events
 from homeserver.db.statements import statement
 from homeserver.db.tx import Tx
-from homeserver.rooms import lots
 from homeserver.rooms.arrivals import Arrived, store_outliers
+from homeserver.rooms.federated import lots
 from homeserver.rooms.turn import Turn
 from homeserver.store import room_answers
 from homeserver.store.outliers import OutlierRows, find_here, write_outliers

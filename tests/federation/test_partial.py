@@ -13,7 +13,7 @@ from federation.signing import hash_and_sign_event
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.tx import Tx
 from homeserver.http.transport import PeerRequest, PeerResponse
-from homeserver.rooms import join_checks, lots
+from homeserver.rooms.federated import join_checks, lots
 from homeserver.store import room_answers
 from homeserver.store.outliers import OutlierRows, write_outliers
 from tests.federation.people import VERSIONS, A, B, C, NetCase

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from twisted.internet.defer import Deferred
 
 from homeserver.http.transport import AnswerTooLarge
-from homeserver.rooms.large_answers import LargeAnswers
+from homeserver.rooms.federated.large_answers import LargeAnswers
 from homeserver.store.placement import Bundle
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import V3

@@ -15,8 +15,8 @@ from federation.ids import RoomAlias, RoomId, ServerName, parse_room_id, parse_s
 from homeserver.http.errors import MatrixError
 from homeserver.peers.queries import Queries
 from homeserver.peers.spaces import SpaceQueries
-from homeserver.rooms.room_views import view_of_remote
-from homeserver.rooms.space_links import links_of
+from homeserver.rooms.reads.room_views import view_of_remote
+from homeserver.rooms.reads.space_links import links_of
 from homeserver.runtime.clock import TwistedClock
 from tests.fuzz.harness import JSON, main, mutated
 from tests.support.peers import ScriptedPeers

@@ -16,8 +16,8 @@ from federation.ids import ServerName, parse_server_name
 from federation.signing import SigningKey
 from homeserver.accounts.passwords import Cost
 from homeserver.app import App, build_app
+from homeserver.composition.core import Surroundings
 from homeserver.config.schema import Config, Federation, RateLimits, Registration
-from homeserver.core import Surroundings
 from homeserver.db.engine import SqliteEngine
 from homeserver.db.errors import DatabaseError
 from homeserver.db.migrate import upgrade_engine

@@ -26,9 +26,9 @@ from federation.ids import parse_server_name
 from federation.keyring import VerifyKey
 from federation.signing import SigningKey
 from homeserver.app import App, ExtraRoutes, build_app
+from homeserver.composition.core import Surroundings
 from homeserver.config.registrations import AppserviceRegistration
 from homeserver.config.schema import Config, RateLimits, Registration
-from homeserver.core import Surroundings
 from homeserver.db.engine import open_engine
 from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase

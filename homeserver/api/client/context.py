@@ -9,7 +9,7 @@ from federation.ids import EventId, RoomId
 from homeserver.api.client.event_filter import event_filter, page_limit
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.pagination import Pagination
+from homeserver.rooms.reads.pagination import Pagination
 
 _LIMIT_MOST = 200
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from federation.ids import EventId, RoomId
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.pagination import Pagination
+from homeserver.rooms.reads.pagination import Pagination
 
 
 class EventApi:

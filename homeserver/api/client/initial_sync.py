@@ -8,7 +8,7 @@ from __future__ import annotations
 from federation.ids import RoomId
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.initial import RoomGlances
+from homeserver.rooms.reads.initial import RoomGlances
 
 _LIMIT_MOST = 100
 

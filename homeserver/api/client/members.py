@@ -11,7 +11,7 @@ from federation.ids import RoomId
 from homeserver.http.errors import invalid_param
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.state_reads import StateReads
+from homeserver.rooms.reads.state_reads import StateReads
 from homeserver.store.placement import MEMBERSHIPS, Membership
 
 _ROOM = "/_matrix/client/v3/rooms/{room_id:room_id}"

@@ -10,7 +10,7 @@ from homeserver.api.client.event_filter import event_filter, page_limit
 from homeserver.http.errors import invalid_param
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.pagination import PageAsked, Pagination
+from homeserver.rooms.reads.pagination import PageAsked, Pagination
 
 _LIMIT_MOST = 1_000
 

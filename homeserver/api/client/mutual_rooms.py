@@ -8,7 +8,7 @@ from federation.ids import parse_user_id
 from homeserver.http.errors import invalid_param
 from homeserver.http.request import Request
 from homeserver.http.route import Route
-from homeserver.rooms.mutual import MutualPage, MutualRooms
+from homeserver.rooms.reads.mutual import MutualPage, MutualRooms
 
 _SPEC = "client-server-api#get_matrixclientv1mutual_rooms"
 

@@ -6,7 +6,7 @@ from federation.ids import EventId, parse_room_id
 from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.old_sync import OldSync
+from homeserver.rooms.reads.old_sync import OldSync
 from homeserver.stream.tokens import parse_timeline_token
 
 TIMEOUT_MOST_MS = 600_000

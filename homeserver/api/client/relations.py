@@ -10,7 +10,7 @@ from federation.ids import EventId, RoomId
 from homeserver.http.errors import invalid_param
 from homeserver.http.request import Request
 from homeserver.http.route import Route
-from homeserver.rooms.relations import ChildrenAsked, Relationships, ThreadsAsked
+from homeserver.rooms.reads.relations import ChildrenAsked, Relationships, ThreadsAsked
 from homeserver.store.relations import Kind
 
 _LIMIT, _LIMIT_MOST = 20, 200

@@ -9,8 +9,8 @@ import msgspec
 from homeserver.http.errors import bad_json
 from homeserver.http.request import Request
 from homeserver.http.route import Route
-from homeserver.rooms.search import Searches
-from homeserver.rooms.search_pages import ContextAsked, SearchAsked
+from homeserver.rooms.reads.search import Searches
+from homeserver.rooms.reads.search_pages import ContextAsked, SearchAsked
 from homeserver.sync.filters import parse_filter
 
 _KEYS: dict[str, str] = {"content.body": "body", "content.name": "name", "content.topic": "topic"}

@@ -9,8 +9,8 @@ from homeserver.http.errors import not_found
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 from homeserver.rooms.aliases import Aliases, Located
-from homeserver.rooms.spaces import DEPTH_MOST, LIMIT_DEFAULT, LIMIT_MOST, Spaces
-from homeserver.rooms.summaries import Summaries
+from homeserver.rooms.reads.spaces import DEPTH_MOST, LIMIT_DEFAULT, LIMIT_MOST, Spaces
+from homeserver.rooms.reads.summaries import Summaries
 
 MAX_VIA = 50
 

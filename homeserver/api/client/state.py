@@ -9,7 +9,7 @@ from federation.ids import RoomId
 from homeserver.http.errors import invalid_param
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.state_reads import StateReads
+from homeserver.rooms.reads.state_reads import StateReads
 
 _ALL = "client-server-api#get_matrixclientv3roomsroomidstate"
 _ONE = "client-server-api#get_matrixclientv3roomsroomidstateeventtypestatekey"

@@ -11,7 +11,7 @@ from federation.ids import RoomId
 from homeserver.api.client.messages import backwards_arg
 from homeserver.http.request import Request
 from homeserver.http.route import Route
-from homeserver.rooms.timestamps import Timestamps
+from homeserver.rooms.reads.timestamps import Timestamps
 
 
 class TimestampApi:

@@ -8,7 +8,7 @@ import msgspec
 
 from homeserver.http.request import Request
 from homeserver.http.route import Route
-from homeserver.rooms.people import UserDirectory
+from homeserver.rooms.reads.people import UserDirectory
 
 _LIMIT, _LIMIT_MOST = 10, 50
 

@@ -13,7 +13,7 @@ from federation.ids import RoomId, parse_event_id
 from homeserver.http.errors import missing_param
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.peer_history import BACKFILL_MOST, MISSING_MOST, MissingAsked, PeerHistory
+from homeserver.rooms.federated.peer_history import BACKFILL_MOST, MISSING_MOST, MissingAsked, PeerHistory
 
 # LIMIT(no server has so many ends of one room; each of them is a look-up)
 _IDS_MOST = 1_000

@@ -11,7 +11,7 @@ from federation.ids import EventId, RoomId
 from homeserver.http.errors import invalid_param
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.peer_history import PeerHistory
+from homeserver.rooms.federated.peer_history import PeerHistory
 
 
 class PeerEventsApi:

@@ -7,7 +7,7 @@ from typing import Any
 from federation.ids import RoomId
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.summaries import Summaries
+from homeserver.rooms.reads.summaries import Summaries
 
 
 class FederatedHierarchyApi:

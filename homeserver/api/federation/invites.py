@@ -11,7 +11,7 @@ from federation.ids import EventId, RoomId
 from homeserver.api.federation.joins import federation_route
 from homeserver.http.request import Request
 from homeserver.http.route import Route
-from homeserver.rooms.outsiders import Outsiders
+from homeserver.rooms.federated.outsiders import Outsiders
 
 _V1 = "/_matrix/federation/v1/invite/{room_id:room_id}/{event_id:event_id}"
 _V2 = "/_matrix/federation/v2/invite/{room_id:room_id}/{event_id:event_id}"

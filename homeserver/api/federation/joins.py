@@ -8,8 +8,8 @@ from federation.ids import EventId, RoomId, UserId
 from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.admission import Admission
-from homeserver.rooms.join_answers import JoinAnswers
+from homeserver.rooms.federated.admission import Admission
+from homeserver.rooms.federated.join_answers import JoinAnswers
 
 _MAKE = "/_matrix/federation/v1/make_join/{room_id:room_id}/{user_id:member_id}"
 _SEND = "/_matrix/federation/v2/send_join/{room_id:room_id}/{event_id:event_id}"

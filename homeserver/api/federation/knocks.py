@@ -8,7 +8,7 @@ from federation.ids import EventId, RoomId, UserId
 from homeserver.api.federation.joins import federation_route, versions_of
 from homeserver.http.request import Request
 from homeserver.http.route import Route
-from homeserver.rooms.admission import Admission
+from homeserver.rooms.federated.admission import Admission
 
 _MAKE = "/_matrix/federation/v1/make_knock/{room_id:room_id}/{user_id:member_id}"
 _SEND = "/_matrix/federation/v1/send_knock/{room_id:room_id}/{event_id:event_id}"

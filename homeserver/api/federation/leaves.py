@@ -12,7 +12,7 @@ from homeserver.api.federation.joins import federation_route
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Route
-from homeserver.rooms.admission import Admission
+from homeserver.rooms.federated.admission import Admission
 
 _MAKE = "/_matrix/federation/v1/make_leave/{room_id:room_id}/{user_id:member_id}"
 _SEND = "/_matrix/federation/v2/send_leave/{room_id:room_id}/{event_id:event_id}"

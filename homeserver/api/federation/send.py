@@ -9,7 +9,7 @@ import msgspec
 from homeserver.http.errors import invalid_param, too_large
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.receive import TransactionReceiver
+from homeserver.rooms.federated.receive import TransactionReceiver
 
 # spec: server-server-api#transactions
 MAX_PDUS: Final = 50

@@ -10,7 +10,7 @@ from federation.ids import EventId, RoomId, parse_event_id
 from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.peer_state import PeerState
+from homeserver.rooms.federated.peer_state import PeerState
 
 
 class PeerStateApi:

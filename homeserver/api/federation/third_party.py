@@ -11,7 +11,7 @@ from homeserver.api.federation.joins import federation_route
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.exchange import Exchange
+from homeserver.rooms.federated.exchange import Exchange
 
 _EXCHANGE = "/_matrix/federation/v1/exchange_third_party_invite/{room_id:room_id}"
 _ON_BIND = "/_matrix/federation/v1/3pid/onbind"

@@ -11,11 +11,11 @@ from twisted.internet.task import Clock as TaskClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from homeserver.cli.operations import Finding
+from homeserver.composition.storing import examine_storage, open_bucket
 from homeserver.config.load import ConfigError, build_config
 from homeserver.config.schema import Config
 from homeserver.media.bucket_store import OWNER_KEY
 from homeserver.runtime.clock import TwistedClock
-from homeserver.storing import examine_storage, open_bucket
 from tests.support.bucket import SECRET, BucketHttp, FakeBucket, Reply, error, s3_settings
 
 FOLDER = Path("/srv/chaos")

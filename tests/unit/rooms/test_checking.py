@@ -17,7 +17,7 @@ from federation.ids import KeyId, ServerName
 from federation.keyring import ServerKeys
 from federation.verdict import Drop
 from federation.versions import RoomRules
-from homeserver.rooms.checking import EventChecker, KeysMissing
+from homeserver.rooms.federated.checking import EventChecker, KeysMissing
 from tests.support.peer import FakePeer
 
 

@@ -14,7 +14,7 @@ from federation.errors import Malformed
 from federation.ids import parse_room_id
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.directory import Directory, Query
-from homeserver.rooms.restricted import allowed_rooms
+from homeserver.rooms.federated.restricted import allowed_rooms
 from homeserver.store.changes import Change, Kind
 from homeserver.store.directory import RoomFacts, load_facts, load_published
 

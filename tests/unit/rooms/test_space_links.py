@@ -6,7 +6,7 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from homeserver.rooms.space_links import VIA_MOST, links_of
+from homeserver.rooms.reads.space_links import VIA_MOST, links_of
 
 
 def child(name: str, ts_ms: int, **content: Any) -> dict[str, Any]:

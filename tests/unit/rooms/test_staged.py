@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from homeserver.rooms.staged import Bounds, Staged
+from homeserver.rooms.federated.staged import Bounds, Staged
 from homeserver.store.staging import Waiting
 
 

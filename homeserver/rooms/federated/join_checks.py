@@ -1,0 +1,147 @@
+"""The driver of ``federation.flows.join``: verifies an answer to ``send_join`` in chunks, off the reactor.
+
+What holds may be stored while the rest is checked (``Keep``): no verdict depends on what comes later. Where the answer
+is refused in the end, events of the room are stored that nothing points to, each of them sound by itself.
+
+Keys are asked for in bulk before anything is checked; what cannot be had then is missing, and the events that need it
+are left out. Whose server did not answer is told (`Verified.awaited`): the join is not complete before it was asked again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from federation.errors import Malformed
+from federation.event import Event, parse_untrusted
+from federation.flows.join import Checked, Conclusion, JoinAnswer, Lot, read_answer, read_state, signers_of
+from federation.flows.keys import Wanted
+from federation.ids import ServerName
+from federation.signing import with_signatures
+from federation.versions import RoomRules
+from homeserver.peers.types import EventKeys
+from homeserver.rooms.federated.signed import is_signed
+
+CHUNK = 128
+SIDE_BY_SIDE = 2
+# LIMIT(servers whose keys are waited for: those whose events lack most. The others' events stay out)
+AWAITED_MOST = 1_000
+
+RunInThread = Callable[..., Deferred[Any]]
+Keep = Callable[[Lot], Awaitable[None]]
+"""Told now and then that more of a lot holds than before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """An answer that holds: the join as it is to be stored, the events, and the state before the join."""
+
+    server: ServerName
+    join: Event
+    lot: Lot
+    conclusion: Conclusion
+    awaited: tuple[Wanted, ...] = ()
+    """Keys that were not to be had just now, and for want of which events were left out."""
+
+
+class JoinChecks:
+    """Raises ``Malformed`` for an answer that does not hold."""
+
+    def __init__(self, keys: EventKeys, run_in_thread: RunInThread) -> None:
+        self._keys = keys
+        self._run = run_in_thread
+
+    async def verify(self, server: ServerName, join: Event, body: bytes) -> Verified:
+        """Verify the answer of a server to our join."""
+        answer: JoinAnswer = await self._run(read_answer, body)
+        lot, awaited = await self._check(answer, join)
+        join = await self._cosigned(join, answer.event)
+        return await self._conclude(server, join, lot, awaited)
+
+    async def verify_state(
+        self, server: ServerName, join: Event, body: bytes, keep: Keep | None = None
+    ) -> Verified:
+        """Verify what a server says of the whole state before our join."""
+        lot, awaited = await self._check(await self._run(read_state, body), join, keep)
+        return await self._conclude(server, join, lot, awaited)
+
+    async def ask_again(self, awaited: Sequence[Wanted]) -> bool:
+        """Ask for keys once more; whether there is news: some came, or a server said that it has no such."""
+        silent = await self._keys.fetch_many(awaited)
+        return len(silent) < len(awaited)
+
+    async def _check(
+        self, answer: JoinAnswer, join: Event, keep: Keep | None = None
+    ) -> tuple[Lot, tuple[Wanted, ...]]:
+        lot = Lot(answer, join.room_id, join.rules)
+        wanted = await self._wanted(lot, join.rules)
+        silent = await self._keys.fetch_many(wanted)
+        keys = await self._keys.stored([one.server_name for one in wanted])
+        for start in range(0, lot.creates, CHUNK):
+            lot.take(await self._run(lot.check, start, min(CHUNK, lot.creates - start), keys, silent))
+        problem = await self._run(lot.find_create)
+        if problem is not None:
+            raise Malformed(problem)
+        await self._judge(lot)
+        # Signatures are checked outside of the interpreter's lock, the better part of all this.
+        running: deque[Deferred[Checked]] = deque()
+        starts = deque(range(lot.creates, lot.size, CHUNK))
+
+        def check_next() -> None:
+            while starts and len(running) < SIDE_BY_SIDE:
+                running.append(self._run(lot.check, starts.popleft(), CHUNK, keys, silent))
+
+        check_next()
+        while running:
+            checked = await running.popleft()
+            check_next()
+            lot.take(checked)
+            await self._judge(lot)
+            if keep is not None:
+                await keep(lot)
+        by_server = {one.server_name: one for one in wanted}
+        awaited = [by_server[name] for name, _ in lot.awaited.most_common(AWAITED_MOST) if name in by_server]
+        return lot, tuple(awaited)
+
+    async def _judge(self, lot: Lot) -> None:
+        while lot.is_ready:
+            await self._run(lot.judge, CHUNK)
+
+    async def _conclude(
+        self, server: ServerName, join: Event, lot: Lot, awaited: tuple[Wanted, ...]
+    ) -> Verified:
+        conclusion = await self._run(lot.conclude, join, partial=lot.members_omitted)
+        if conclusion.problem is not None:
+            raise Malformed(conclusion.problem)
+        return Verified(server, join, lot, conclusion, awaited)
+
+    async def _wanted(self, lot: Lot, rules: RoomRules) -> list[Wanted]:
+        return [
+            Wanted(one.server, one.key_ids, one.newest_ts_ms if rules.enforce_key_validity else 0)
+            for one in await self._run(lot.peek)
+        ]
+
+    async def _cosigned(self, join: Event, text: bytes) -> Event:
+        """The join with the signature of the server that let us in, where the room wants one.
+
+        # spec: server-server-api#restricted-rooms
+        """
+        needed = [name for name, key_ids in signers_of(join) if not key_ids]
+        if not needed:
+            return join
+        try:
+            data = msgspec.json.decode(text or b"{}", type=dict[str, Any])
+            returned = parse_untrusted(data, join.rules)
+        except (msgspec.MsgspecError, Malformed, RecursionError):
+            raise Malformed("it does not give the event back that it signed") from None
+        if returned.event_id != join.event_id:
+            raise Malformed("it gives another event back than ours")
+        signed = with_signatures(join, {name: returned.json["signatures"].get(name, {}) for name in needed})
+        if not await is_signed(signed, needed, self._keys):
+            raise Malformed("it did not sign the event")
+        return signed

@@ -1,0 +1,276 @@
+"""Users of ours and rooms that this server is not in: invites that come, knocks, and how either ends.
+
+The room has no actor here, as nothing of its state is known: a membership is one unit of work (``store/outside.py``).
+What an invite says is shown to the user and decides nothing; joining goes to the room's servers and believes none of
+it.
+
+# spec: server-server-api#inviting-to-a-room
+# spec: server-server-api#leaving-rooms-rejecting-invites
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+from federation.builder import Draft, build
+from federation.errors import Malformed
+from federation.event import Event, parse_stored, stored_bytes
+from federation.flows.handshake import NeedAccepted, Wish
+from federation.ids import EventId, RoomId, ServerName, UserId, domain_of, parse_room_id, parse_user_id
+from federation.versions import ROOM_VERSIONS
+from homeserver.http.errors import MatrixError, forbidden, invalid_param, limit_exceeded
+from homeserver.http.transport import build_uri
+from homeserver.peers.types import EventKeys
+from homeserver.rooms.federated.admission import check_acl, check_membership_event, co_sign
+from homeserver.rooms.federated.handshakes import PREFIX, Handshakes
+from homeserver.rooms.federated.signed import check_signed, parse_event
+from homeserver.rooms.federated.stripped import read_stripped, strip, stripped_json
+from homeserver.rooms.invites import InviteGate
+from homeserver.rooms.registry import RoomRegistry
+from homeserver.runtime.log import Log
+from homeserver.store.outside import OutsideRow, Told, load_outside, put_outside
+from homeserver.store.placement import MEMBERSHIPS, Membership
+from homeserver.store.users import load_account
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex, Standing
+
+_MEMBER = "m.room.member"
+_ENDS = ("leave", "ban")
+_WAITING = (Membership.INVITE, Membership.KNOCK)
+# LIMIT(invites from outside that wait for one user; whoever sends more is told to come back later)
+INVITES_MOST = 1_000
+RETRY_AFTER_MS = 3_600_000
+ANSWER_BYTES = 4 * 1024 * 1024
+
+
+class Outsiders:
+    """See the module."""
+
+    def __init__(
+        self,
+        rooms: RoomRegistry,
+        worker: Worker,
+        index: MembershipIndex,
+        handshakes: Handshakes,
+        keys: EventKeys,
+        invites: InviteGate,
+        adopted: Callable[[RoomId], Awaitable[object]],
+        log: Log,
+    ) -> None:
+        self._rooms = rooms
+        self._tools = rooms.tools
+        self._worker = worker
+        self._index = index
+        self._handshakes = handshakes
+        self._keys = keys
+        self._invites = invites
+        self._adopted = adopted  # waits while a join of a room is being stored
+        self._log = log
+
+    def standing(self, user_nid: int, room_nid: int | None) -> Standing | None:
+        """What a user of ours is to a room that this server is not in, where another server told us."""
+        standing = self._index.standing(user_nid, room_nid) if room_nid is not None else None
+        return standing if standing is not None and standing.outside else None
+
+    async def servers(self, user_nid: int, room_nid: int) -> list[ServerName]:
+        """The servers that an invite or a knock connects with the room: who was asked or told us, and who invited."""
+        row = (await self._tools.database.read(load_outside, user_nid, [room_nid])).get(room_nid)
+        if row is None:
+            return []
+        sender = _stored(row).sender
+        return list(dict.fromkeys([ServerName(row.server), domain_of(sender)]))
+
+    # --- invites that come ---------------------------------------------------------------------------
+
+    async def invited(
+        self,
+        origin: ServerName,
+        room_id: RoomId,
+        event_id: EventId,
+        version: str,
+        pdu: dict[str, Any],
+        state: Any,
+    ) -> Event:
+        """Take an invite of a user of ours and sign it; refuses what is none, and who wants none."""
+        # spec: server-server-api#put_matrixfederationv2inviteroomideventid
+        rules = ROOM_VERSIONS.get(version)
+        if rules is None:
+            raise MatrixError(
+                400,
+                "M_INCOMPATIBLE_ROOM_VERSION",
+                "This server does not support the version of that room",
+                room_version=version[:255],
+            )
+        event = parse_event(pdu, rules)
+        check_membership_event(event, "invite", room_id, event_id)
+        if domain_of(event.sender) != origin:
+            raise invalid_param("The sender is not of your server")
+        target_nid = await self._target(event)
+        await check_signed(event, self._keys)
+        resident = await self._check_room(origin, room_id)
+        stripped = await read_stripped(state, event, self._keys, must_prove=True)
+        await self._invites.check(event.sender, [UserId(event.state_key or "")])
+        signed = co_sign(event, self._tools.signer)
+        if not resident:
+            standings = self._index.rooms_of(target_nid).values()
+            if sum(one.outside and one.membership == Membership.INVITE for one in standings) >= INVITES_MOST:
+                raise limit_exceeded(RETRY_AFTER_MS)
+            room_nid = await self._tools.interner.room(room_id)
+            await self._put(room_nid, target_nid, origin, signed, stripped)
+        return signed
+
+    async def _target(self, event: Event) -> int:
+        try:
+            target_id = parse_user_id(event.state_key or "")
+        except Malformed:
+            raise invalid_param("The state_key is no user") from None
+        if not self._invites.is_local(target_id):
+            raise invalid_param("The invited user is not of this server")
+        nid = await self._tools.interner.find_user(target_id)
+        account = await self._tools.database.read(load_account, nid) if nid is not None else None
+        if nid is None or account is None or account.deactivated:
+            raise forbidden("There is no such user on this server")
+        return nid
+
+    async def _check_room(self, origin: ServerName, room_id: RoomId) -> bool:
+        """Whether this server is in the room; then the room's access control list counts."""
+        room_nid = await self._tools.interner.find_room(room_id)
+        if room_nid is None or not self._index.local_members(room_nid):
+            return False
+        await (await self._rooms.find(room_id)).run(lambda turn: check_acl(turn, origin))
+        return True
+
+    async def heard(self, origin: ServerName, pdus: Sequence[Any]) -> list[EventId]:
+        """Events of rooms that this server is not in: the ids of those that ended an invite or a knock of a user of ours.
+
+        Of such an event the signatures can be checked, and nothing else. So it is believed of the server that the invite
+        came from or the knock went to, and of no other.
+        """
+        found: list[EventId] = []
+        for pdu in pdus:
+            content = pdu.get("content") if isinstance(pdu, dict) and pdu.get("type") == _MEMBER else None
+            if isinstance(content, dict) and content.get("membership") in _ENDS:
+                try:
+                    event = await self._heard(origin, pdu)
+                except (MatrixError, Malformed):
+                    continue
+                if event is not None:
+                    found.append(event.event_id)
+        return found
+
+    async def _heard(self, origin: ServerName, pdu: dict[str, Any]) -> Event | None:
+        room_id, user_id = parse_room_id(pdu.get("room_id", "")), parse_user_id(pdu.get("state_key", ""))
+        room_nid = await self._tools.interner.find_room(room_id)
+        user_nid = await self._tools.interner.find_user(user_id)
+        standing = self.standing(user_nid, room_nid) if user_nid is not None else None
+        if standing is None or room_nid is None or user_nid is None or standing.membership not in _WAITING:
+            return None
+        row = (await self._tools.database.read(load_outside, user_nid, [room_nid]))[room_nid]
+        event = parse_event(pdu, ROOM_VERSIONS[row.version])
+        believed = await self.servers(user_nid, room_nid)
+        if event.room_id != room_id or origin not in believed or domain_of(event.sender) not in believed:
+            return None
+        before = _stored(row)
+        if event.event_id in before.prev_event_ids or event.depth < before.depth:
+            return None  # what the knock already stands on, late
+        await check_signed(event, self._keys)
+        await self._put(room_nid, user_nid, origin, event, stripped_json([strip(event)]))
+        return event
+
+    # --- knocks and leaves that go -------------------------------------------------------------------
+
+    async def knock(
+        self,
+        user_id: UserId,
+        user_nid: int,
+        room_id: RoomId,
+        content: Mapping[str, Any],
+        servers: Sequence[ServerName],
+    ) -> None:
+        """Ask the room's servers to let a user in."""
+        # spec: server-server-api#knocking-rooms
+
+        async def accept(need: NeedAccepted) -> Any:
+            uri = build_uri(PREFIX, "send_knock", room_id, need.event.event_id)
+            return await self._handshakes.ask(
+                need.server, "PUT", uri, stored_bytes(need.event), max_bytes=ANSWER_BYTES
+            )
+
+        accepted = await self._handshakes.run(Wish("knock", room_id, user_id, content), servers, accept)
+        state = accepted.answer.get("knock_room_state")
+        stripped = await read_stripped(state, accepted.event, self._keys, must_prove=False)
+        room_nid = await self._tools.interner.room(room_id)
+        await self._put(room_nid, user_nid, accepted.server, accepted.event, stripped)
+
+    async def leave(
+        self, user_id: UserId, user_nid: int, room_id: RoomId, content: Mapping[str, Any]
+    ) -> None:
+        """Reject an invite or take a knock back: at the room's servers if they do it, and here in any case."""
+        room_nid = await self._tools.interner.room(room_id)
+        row = (await self._tools.database.read(load_outside, user_nid, [room_nid])).get(room_nid)
+        if row is None:
+            raise forbidden("You are not in this room")
+        before = _stored(row)
+        servers = [*await self.servers(user_nid, room_nid), *_of_room(room_id)]
+
+        async def accept(need: NeedAccepted) -> Any:
+            uri = build_uri("/_matrix/federation/v2", "send_leave", room_id, need.event.event_id)
+            return await self._handshakes.ask(need.server, "PUT", uri, stored_bytes(need.event))
+
+        wish = Wish("leave", room_id, user_id, content)
+        server = ServerName(row.server)
+        try:
+            accepted = await self._handshakes.run(wish, servers, accept)
+            server, event = accepted.server, accepted.event
+        except MatrixError as error:
+            self._log.info(
+                "left a room without its servers", room_id=room_id, user_id=user_id, reason=str(error)
+            )
+            event = self._own_leave(before, user_id, content)
+        standing = self.standing(user_nid, room_nid)
+        if standing is not None and standing.membership in _WAITING:
+            await self._put(room_nid, user_nid, server, event, stripped_json([strip(event)]))
+
+    def _own_leave(self, before: Event, user_id: UserId, content: Mapping[str, Any]) -> Event:
+        """A leave that nobody but the user's own clients will see."""
+        rules, tools = before.rules, self._tools
+        draft = Draft(before.room_id, _MEMBER, user_id, {**content, "membership": "leave"}, user_id)
+        event, _ = build(
+            draft,
+            prev_events=[before.reference()],
+            auth_events=[before.reference()],
+            depth=before.depth + 1,
+            rules=rules,
+            signer=tools.signer,
+            now_ms=tools.clock.now_ms(),
+            local_id="" if rules.event_ids_are_hashes else tools.entropy.token(24),
+        )
+        return event
+
+    async def _put(
+        self, room_nid: int, user_nid: int, server: ServerName, event: Event, stripped: str
+    ) -> None:
+        await self._adopted(event.room_id)
+        if self._index.local_members(room_nid) and self.standing(user_nid, room_nid) is None:
+            return  # somebody of ours is in the room now, and it knows better itself
+        told = Told(
+            room_nid,
+            user_nid,
+            MEMBERSHIPS[event.content["membership"]],
+            server,
+            event.rules.version,
+            event.event_id,
+            stored_bytes(event).decode(),
+            stripped,
+        )
+        await self._worker.work(put_outside, told)
+
+
+def _stored(row: OutsideRow) -> Event:
+    return parse_stored(EventId(row.event_id), row.event.encode(), ROOM_VERSIONS[row.version])
+
+
+def _of_room(room_id: RoomId) -> list[ServerName]:
+    """The server that made the room, where its id tells."""
+    return [domain_of(room_id)] if ":" in room_id else []

@@ -1,0 +1,350 @@
+"""Rooms of which something is still to come: they can be read and written while the rest of a join arrives.
+
+1. A room is partial from the commit that adopts it until that of ``completion.complete_room``; after a restart it goes on.
+2. The rest is asked of the server that let us in, and then of the others in the room, again and again with longer and
+   longer waits. It is verified like the answer to any join.
+3. What needs every member waits (``whole``): invites and bans, joins of others, lists of members. What goes to servers
+   goes to all that are in the room by the word of the one that let us in: wider than what we know, never narrower.
+4. The user's own clients see how far it is, in the room's account data ``im.chaos.join_progress``.
+5. When everything has come but for events whose signers' keys are not to be had, nobody waits any more. The keys are asked
+   for so many times again, with longer and longer waits, and the state with them; then what is here has to do.
+
+# spec: server-server-api#put_matrixfederationv2send_joinroomideventid
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import Deferred, DeferredSemaphore
+
+from federation.errors import Malformed
+from federation.event import Event
+from federation.flows.handshake import Refused, Silent
+from federation.flows.keys import Wanted
+from federation.ids import EventId, RoomId, ServerName
+from homeserver.db.tx import WriteTx
+from homeserver.http.errors import MatrixError
+from homeserver.http.transport import build_uri
+from homeserver.peers.types import PeerClient
+from homeserver.rooms.federated.completion import complete_room
+from homeserver.rooms.federated.handshakes import PREFIX, heard
+from homeserver.rooms.federated.join_checks import JoinChecks, RunInThread
+from homeserver.rooms.federated.large_answers import LargeAnswers
+from homeserver.rooms.federated.lots import AT_ONCE, Stored, Storing
+from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.turn import Turn
+from homeserver.runtime.clock import Clock, sleep
+from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.account_data import TooMuchAccountDataError, put_account_data
+from homeserver.store.partial import PartialJoin, count_attempts, load_partial_joins
+from homeserver.store.servers import load_servers
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
+
+PROGRESS = "im.chaos.join_progress"
+STATE_S = 300.0
+STATE_BYTES = 512 * 1024 * 1024
+# LIMIT(so many such answers are in memory at once)
+ANSWERS_AT_ONCE = 2
+SERVERS_MOST = 20
+SHORTEST_WAIT_S = 2.0
+LONGEST_WAIT_S = 300.0
+# LIMIT(half an hour of waiting for keys: servers that are gone must not keep a room in this state)
+KEYS_ATTEMPTS = 8
+KEYS_FIRST_WAIT_S = 16.0
+# A client that waits for longer has gone.
+WHOLE_S = 90.0
+# How often clients are told, in chunks of events.
+_TELL_EVERY = 5
+# How many servers a line of the log names.
+_NAMED_MOST = 20
+_encode = msgspec.json.Encoder().encode
+
+
+@dataclass(slots=True)
+class _Waiting:
+    """A join that is not complete, and who waits until it is."""
+
+    join: PartialJoin
+    waiters: list[Deferred[bool]] = field(default_factory=list)
+
+    def release(self) -> None:
+        """What they waited for has come."""
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.called:
+                waiter.callback(True)
+
+
+class PartialRooms:
+    """See the module."""
+
+    def __init__(
+        self,
+        rooms: RoomRegistry,
+        worker: Worker,
+        index: MembershipIndex,
+        client: PeerClient,
+        checks: JoinChecks,
+        answers: LargeAnswers,
+        run_in_thread: RunInThread,
+        tasks: TaskGroup,
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        self._rooms = rooms
+        self._tools = rooms.tools
+        self._worker = worker
+        self._index = index
+        self._client = client
+        self._checks = checks
+        self.answers = answers  # of all joins together
+        self._run = run_in_thread
+        self._tasks = tasks
+        self._clock = clock
+        self._log = log
+        self._joins: dict[int, _Waiting] = {}
+        self._places = DeferredSemaphore(ANSWERS_AT_ONCE)
+
+    async def load(self) -> None:
+        """Find the joins that an earlier process left; before anything else asks."""
+        for join in await self._tools.database.read(load_partial_joins):
+            self._joins[join.room_nid] = _Waiting(join)
+
+    def start(self) -> None:
+        """Go on with them."""
+        for waiting in list(self._joins.values()):
+            self._spawn(waiting.join, ())
+
+    def begin(self, join: PartialJoin, awaited: Sequence[Wanted] = ()) -> None:
+        """A room was adopted without its members, or for want of some keys without a few events."""
+        before = self._joins.get(join.room_nid)
+        self._joins[join.room_nid] = _Waiting(join, before.waiters if before is not None else [])
+        self._note(join)
+        self._spawn(join, awaited)
+
+    def forget(self, room_nid: int) -> None:
+        """A room was adopted whole: what an earlier join lacked matters no more."""
+        waiting = self._joins.pop(room_nid, None)
+        if waiting is not None:
+            waiting.release()
+
+    def _spawn(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
+        self._tasks.spawn_restarting("members of a joined room", partial(self._complete, join, awaited))
+
+    # --- questions -----------------------------------------------------------------------------------
+
+    def is_partial(self, room_nid: int) -> bool:
+        """Whether members of a room are still to come."""
+        waiting = self._joins.get(room_nid)
+        return waiting is not None and not waiting.join.attempts
+
+    def is_incomplete(self, room_nid: int) -> bool:
+        """Whether anything of a room is still to come: others had better ask somebody else."""
+        return room_nid in self._joins
+
+    def servers(self, room_nid: int) -> Collection[str]:
+        """The servers that are in a partial room by the word of another one."""
+        waiting = self._joins.get(room_nid)
+        return waiting.join.servers if waiting is not None else ()
+
+    async def whole(self, room_nid: int) -> bool:
+        """Wait until its members have come; whether there was anything to wait for. 503 where it takes too long."""
+        waiting = self._joins.get(room_nid)
+        if waiting is None or waiting.join.attempts or not self._index.local_members(room_nid):
+            return False
+        waiter: Deferred[bool] = Deferred()
+        waiting.waiters.append(waiter)
+        timer = self._clock.callLater(WHOLE_S, _give_up, waiter)
+        try:
+            if not await waiter:
+                raise MatrixError(503, "M_UNKNOWN", "The members of this room have not all come yet")
+        finally:
+            if timer.active():
+                timer.cancel()
+        return True
+
+    # --- the rest ------------------------------------------------------------------------------------
+
+    def _is_current(self, join: PartialJoin) -> bool:
+        waiting = self._joins.get(join.room_nid)
+        return waiting is not None and waiting.join.join_nid == join.join_nid
+
+    def _note(self, join: PartialJoin) -> None:
+        """How far a join is."""
+        if self._is_current(join):
+            waiting = self._joins[join.room_nid]
+            waiting.join = join
+            if join.attempts:
+                waiting.release()
+
+    async def _complete(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
+        if self._is_current(join):
+            # After a failure it goes on from where it was.
+            join = self._joins[join.room_nid].join
+        wait_s, told = SHORTEST_WAIT_S, None
+        while self._is_current(join) and not join.attempts:
+            if not self._index.local_members(join.room_nid):
+                # Everybody has left: nobody will tell us. Who comes back begins anew, by the servers noted here.
+                return
+            told = await self._ask(join)
+            if told is not None:
+                join, awaited = join._replace(attempts=1), told
+                break
+            await sleep(self._clock, wait_s)
+            wait_s = min(wait_s * 2, LONGEST_WAIT_S)
+        if told is None or awaited:
+            if not await self._wait_for_keys(join, awaited):
+                return
+        if self._is_current(join):
+            self._joins.pop(join.room_nid).release()
+
+    async def _wait_for_keys(self, join: PartialJoin, awaited: Sequence[Wanted]) -> bool:
+        """Everything has come but what is signed with these keys (none: nobody remembers which).
+
+        Whether that is over: not where everybody has left.
+        """
+        self._note(join)
+        while self._is_current(join) and join.attempts < KEYS_ATTEMPTS:
+            if awaited:
+                await sleep(self._clock, KEYS_FIRST_WAIT_S * 2.0 ** (join.attempts - 1))
+            join = join._replace(attempts=join.attempts + 1)
+            self._note(join)
+            if not self._is_current(join) or not self._index.local_members(join.room_nid):
+                return False
+            await self._worker.work(count_attempts, join)
+            if awaited and not await self._checks.ask_again(awaited):
+                continue
+            told = await self._ask(join)
+            if told is not None and not told:
+                return True
+            awaited = told or awaited
+        await self._give_up(join, awaited)
+        return True
+
+    async def _give_up(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
+        names = await self._tools.interner.room_names([join.room_nid])
+        if self._is_current(join) and await self._finish(join, names[join.room_nid], None):
+            self._log.warning(
+                "a joined room stays without the events of servers whose keys nobody gives",
+                room_id=names[join.room_nid],
+                count=len(awaited),
+                servers=[one.server_name for one in awaited[:_NAMED_MOST]],
+            )
+
+    async def _ask(self, join: PartialJoin) -> Sequence[Wanted] | None:
+        """Ask for the state in turn; the keys that lack then, None where nobody told it."""
+        known: Sequence[ServerName] = ()
+        if join.attempts:
+            known = await self._tools.database.read(load_servers, join.room_nid, SERVERS_MOST)
+        own = self._tools.signer.server_name
+        servers = [
+            one
+            for one in dict.fromkeys([join.server, *join.servers, *known])
+            if one != own and self._client.allows(one)
+        ]
+        for server in servers[:SERVERS_MOST]:
+            await self._places.acquire()
+            try:
+                told = await self._try(join, server)
+            finally:
+                self.answers.release(join.join_nid)
+                self._places.release()
+            if told is not None:
+                return told
+        return None
+
+    async def _try(self, join: PartialJoin, server: ServerName) -> Sequence[Wanted] | None:
+        names = await self._tools.interner.room_names([join.room_nid])
+        room_id = names[join.room_nid]
+        uri = build_uri(PREFIX, "state", room_id, query={"event_id": join.join_id})
+        body = self.answers.begin(join.join_nid)
+        answer = await heard(
+            server,
+            self._client.ask_raw(
+                server, "GET", uri, timeout_s=STATE_S, max_bytes=STATE_BYTES, receive=body.receive
+            ),
+        )
+        if isinstance(answer, (Refused, Silent)):
+            return None
+        actor = await self._rooms.find(room_id)
+        event = await actor.run(lambda turn: _load(turn, join.join_nid))
+        storing = Storing(actor, self._run, partial(self._tell, join))
+        try:
+            verified = await self._checks.verify_state(server, event, body.whole(), storing.keep)
+            await storing.finish(verified.lot)
+        except Malformed as error:
+            self._log.warning(
+                "state of a joined room refused", server=server, room_id=room_id, reason=error.message
+            )
+            return None
+        finally:
+            storing.abandon()
+        lacking = join._replace(attempts=max(join.attempts, 1)) if verified.awaited else None
+        state = list(verified.conclusion.state.values())
+        total = None if join.attempts else len(verified.lot)
+        if not self._is_current(join) or not await self._finish(
+            join, room_id, state, lacking, total, storing.stored
+        ):
+            return None
+        return verified.awaited
+
+    async def _finish(
+        self,
+        join: PartialJoin,
+        room_id: str,
+        state: Sequence[EventId] | None,
+        lacking: PartialJoin | None = None,
+        total: int | None = None,
+        stored: Mapping[EventId, Stored] | None = None,
+    ) -> bool:
+        """See ``complete_room``; with ``total`` clients hear that so many events came, and are all."""
+
+        async def job(turn: Turn) -> bool:
+            # What was placed before is on its way to the disk: this comes back after it has arrived there.
+            await self._worker.work(_nothing)
+            if not await complete_room(turn, join, state, lacking=lacking, stored=stored):
+                return False
+            if total is not None:
+                users = sorted(self._index.local_members(join.room_nid))
+                turn.extra.append(lambda tx: put_progress(tx, users, join.room_nid, total, total, True))
+            return True
+
+        actor = await self._rooms.find(RoomId(room_id))
+        return await actor.run(job)
+
+    async def _tell(self, join: PartialJoin, done: int, size: int) -> None:
+        if not join.attempts and done and done % (AT_ONCE * _TELL_EVERY) == 0:
+            users = sorted(self._index.local_members(join.room_nid))
+            await self._worker.work(put_progress, users, join.room_nid, done, size, False)
+
+
+def put_progress(
+    tx: WriteTx, user_nids: Sequence[int], room_nid: int, done: int, total: int, finished: bool
+) -> None:
+    """Tell users how far a join is; ``total`` 0: nobody knows yet."""
+    content = _encode({"done": done, "finished": finished, "total": total}).decode()
+    for user_nid in user_nids:
+        try:
+            put_account_data(tx, user_nid, room_nid, PROGRESS, content)
+        except TooMuchAccountDataError:
+            continue
+
+
+def _give_up(waiter: Deferred[bool]) -> None:
+    if not waiter.called:
+        waiter.callback(False)
+
+
+async def _load(turn: Turn, nid: int) -> Event:
+    return (await turn.events([nid]))[nid]
+
+
+def _nothing(tx: WriteTx) -> Any:
+    """The unit of work that is only waited for."""

@@ -1,0 +1,234 @@
+"""Joining rooms that this server is not in, through servers that are.
+
+1. At most one join of a room is under way. Whoever of ours wants in meanwhile waits: then the room is here, and they
+   join it like any other; or it failed, and they try themselves.
+2. Nothing of an answer is stored before all of it is verified (``join_checks.py``). Then its events are stored as
+   outliers in chunks, and the room's head is made in one turn of its actor, with our user in it: until then there is
+   no room for anybody.
+3. When no server lets the user in, the client gets what they said.
+
+# spec: server-server-api#joining-rooms
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from twisted.internet.defer import Deferred
+
+from federation.errors import Malformed
+from federation.event import stored_bytes
+from federation.flows.handshake import NeedAccepted, Refused, Silent, Wish
+from federation.ids import RoomId, ServerName, UserId
+from federation.verdict import Accept
+from federation.versions import ROOM_VERSIONS, RoomRules
+from homeserver.db.tx import Tx, WriteTx
+from homeserver.http.errors import MatrixError, forbidden
+from homeserver.http.transport import build_uri
+from homeserver.peers.types import PeerClient
+from homeserver.rooms.arrivals import Arrival, Arrived, Missing, Placed, adopt_room, arrive
+from homeserver.rooms.federated.handshakes import Handshakes, heard
+from homeserver.rooms.federated.join_checks import JoinChecks, RunInThread, Verified
+from homeserver.rooms.federated.large_answers import LargeAnswers
+from homeserver.rooms.federated.lots import store_lot
+from homeserver.rooms.federated.partial import PartialRooms, put_progress
+from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.turn import Turn
+from homeserver.runtime.log import Log
+from homeserver.store.events import load_head
+from homeserver.store.ids import set_room_version
+from homeserver.store.outside import end_outside
+from homeserver.store.partial import PartialJoin, forget_partial_join, put_partial_join
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
+
+# A large room takes the other server a while to write, and the network to carry.
+SEND_JOIN_S = 300.0
+# Without its members no room's state comes near that.
+ANSWER_BYTES = 128 * 1024 * 1024
+
+
+class RemoteJoins:
+    """See the module."""
+
+    def __init__(
+        self,
+        rooms: RoomRegistry,
+        worker: Worker,
+        index: MembershipIndex,
+        client: PeerClient,
+        handshakes: Handshakes,
+        checks: JoinChecks,
+        partial: PartialRooms,
+        answers: LargeAnswers,
+        run_in_thread: RunInThread,
+        log: Log,
+    ) -> None:
+        self._rooms = rooms
+        self._tools = rooms.tools
+        self._worker = worker
+        self._index = index
+        self._client = client
+        self._handshakes = handshakes
+        self._checks = checks
+        self._partial = partial
+        self._answers = answers
+        self._run = run_in_thread
+        self._log = log
+        self._running: dict[RoomId, list[Deferred[None]]] = {}
+        self._adopting: set[RoomId] = set()  # of those: the head is on its way to the disk
+
+    async def under_way(self, room_id: RoomId) -> bool:
+        """Whether a join of the room was under way; it is over when the answer is there."""
+        waiters = self._running.get(room_id)
+        if waiters is None:
+            return False
+        waiter: Deferred[None] = Deferred()
+        waiters.append(waiter)
+        await waiter
+        return True
+
+    async def adopted(self, room_id: RoomId) -> None:
+        """Wait while a joined room is being stored: what is noted then of its users from outside would come after it."""
+        if room_id in self._adopting:
+            await self.under_way(room_id)
+
+    async def join(
+        self, user_id: UserId, room_id: RoomId, content: Mapping[str, Any], servers: Sequence[ServerName]
+    ) -> None:
+        """Join through one of some servers. MUST NOT be called while another join of the room is under way."""
+        assert room_id not in self._running
+        self._running[room_id] = []
+        try:
+            wish = Wish("join", room_id, user_id, content, await self._rules(room_id))
+            accepted = await self._handshakes.run(wish, servers, self._accept)
+            await self._adopt(accepted.answer)
+        finally:
+            self._answers.release(room_id)
+            for waiter in self._running.pop(room_id):
+                if not waiter.called:
+                    waiter.callback(None)
+
+    async def _rules(self, room_id: RoomId) -> RoomRules | None:
+        """The rules of a room that this server has been in."""
+        nid = await self._tools.interner.find_room(room_id)
+        version = await self._tools.interner.room_version(nid) if nid is not None else None
+        if nid is None or version is None or not await self._tools.database.read(_is_known, nid):
+            return None
+        return ROOM_VERSIONS[version]
+
+    async def _accept(self, need: NeedAccepted) -> Verified | Refused | Silent:
+        server, event = need.server, need.event
+        # Of a room that this server is in it has the members already.
+        room_nid = await self._tools.interner.find_room(event.room_id)
+        here = room_nid is not None and bool(self._index.local_members(room_nid))
+        query = None if here else {"omit_members": "true"}
+        uri = build_uri("/_matrix/federation/v2", "send_join", event.room_id, event.event_id, query=query)
+        body = self._answers.begin(event.room_id)
+        answer = await heard(
+            server,
+            self._client.ask_raw(
+                server,
+                "PUT",
+                uri,
+                stored_bytes(event),
+                timeout_s=SEND_JOIN_S,
+                max_bytes=ANSWER_BYTES,
+                receive=body.receive,
+            ),
+        )
+        if isinstance(answer, (Refused, Silent)):
+            return answer
+        try:
+            verified = await self._checks.verify(server, event, body.whole())
+        except Malformed as error:
+            self._log.warning(
+                "answer to send_join refused", server=server, room_id=event.room_id, reason=error.message
+            )
+            return Silent(server, error.message)
+        if here and verified.lot.members_omitted:
+            return Silent(server, "it omits members although it was asked for them")
+        if verified.lot.dropped:
+            self._log.info(
+                "events of a joined room left out", room_id=event.room_id, count=verified.lot.dropped
+            )
+        return verified
+
+    async def _adopt(self, verified: Verified) -> None:
+        """Store what was verified, and make the room of it."""
+        join, lot = verified.join, verified.lot
+        room_nid = await self._tools.interner.room(join.room_id)
+        self._tools.interner.learn_version(room_nid, join.rules.version)
+        await self._worker.work(set_room_version, room_nid, join.rules.version)
+        actor = await self._rooms.find(join.room_id)
+        await store_lot(actor, lot, self._run)
+        state = list(verified.conclusion.state.values())
+
+        adopted: list[PartialJoin | None] = []  # None: all of the room is here
+
+        async def job(turn: Turn) -> None:
+            adopted.clear()
+            if self._index.local_members(room_nid):
+                if lot.members_omitted:
+                    raise MatrixError(502, "M_UNKNOWN", f"{verified.server} did not tell all of the room")
+                # Somebody else let the user into a room that this server is in.
+                (arrived,) = await arrive(turn, [Arrival(join, state_before=tuple(state))])
+            else:
+                is_partial = lot.members_omitted or bool(verified.awaited)
+                arrived = await adopt_room(turn, join, state, partial=is_partial)
+                turn.extra.append(partial(_end_outside, room_nid=room_nid, user_nids=_members(turn)))
+                adopted.append(_partial_join(verified, room_nid, arrived) if is_partial else None)
+                user_nid = await self._tools.interner.user(join.sender)
+                turn.extra.append(
+                    partial(_note, join=adopted[0], room_nid=room_nid, user_nid=user_nid, done=len(lot))
+                )
+            if isinstance(arrived, Missing):
+                raise MatrixError(502, "M_UNKNOWN", f"{verified.server} did not tell all of the room")
+            if isinstance(arrived, Placed) and not isinstance(arrived.verdict, Accept):
+                raise forbidden(arrived.verdict.reason)
+
+        self._adopting.add(join.room_id)
+        try:
+            await actor.run(job)
+        finally:
+            self._adopting.discard(join.room_id)
+        for one in adopted:
+            if one is not None:
+                self._partial.begin(one, verified.awaited)
+            else:
+                self._partial.forget(room_nid)
+
+
+def _partial_join(verified: Verified, room_nid: int, arrived: Arrived) -> PartialJoin | None:
+    if not isinstance(arrived, Placed):
+        return None  # it is refused
+    lot, server = verified.lot, verified.server
+    # Whose members were left out may be in the room, and is told what happens there.
+    awaited = (one.server_name for one in verified.awaited)
+    servers = tuple(dict.fromkeys([server, *lot.servers, *awaited]))
+    attempts = 0 if lot.members_omitted else 1
+    return PartialJoin(room_nid, arrived.nid, verified.join.event_id, server, servers, attempts)
+
+
+def _note(tx: WriteTx, *, join: PartialJoin | None, room_nid: int, user_nid: int, done: int) -> None:
+    if join is None:
+        forget_partial_join(tx, room_nid)
+        return
+    put_partial_join(tx, join)
+    if not join.attempts:
+        put_progress(tx, [user_nid], room_nid, done, 0, False)
+
+
+def _is_known(tx: Tx, room_nid: int) -> bool:
+    return load_head(tx, room_nid) is not None
+
+
+def _members(turn: Turn) -> list[int]:
+    """Of whom the room itself says now what they are."""
+    return sorted({move.member_nid for one in turn.placements for move in one.moves if move.member_nid})
+
+
+def _end_outside(tx: WriteTx, *, room_nid: int, user_nids: Sequence[int]) -> None:
+    end_outside(tx, room_nid, user_nids)

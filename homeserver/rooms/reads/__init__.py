@@ -1,0 +1,1 @@
+"""What readers see of rooms: history, state, search, spaces and summaries. Nothing here changes a room."""

@@ -1,0 +1,181 @@
+"""The state of a room for readers: now for its members, as it was when they left for those who did.
+
+# spec: client-server-api#get_matrixclientv3roomsroomidstate
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
+from homeserver.http.errors import forbidden, not_found
+from homeserver.rooms.reads.reading import Archive, Asker, write_state
+from homeserver.rooms.reads.visibility import Sight, Sights
+from homeserver.rooms.types import Requester
+from homeserver.runtime.clock import Clock
+from homeserver.store.client_events import ClientEvent, join, load_client_events
+from homeserver.store.history import END, load_current_members, members_among
+from homeserver.store.ids import Interner
+from homeserver.store.members import load_joined, load_members
+from homeserver.store.placement import MEMBERSHIPS, Membership
+from homeserver.store.timeline import load_moves, load_moves_of_key, load_state, load_state_at, undo
+from homeserver.store.unsigned import unsigned_members
+from homeserver.store.veil import veil
+from homeserver.stream.tokens import parse_timeline_token
+
+
+class _MemberContent(msgspec.Struct):
+    """What ``/joined_members`` tells; wrong types count as absent."""
+
+    displayname: Any = None
+    avatar_url: Any = None
+
+
+class _Member(msgspec.Struct):
+    """A stored membership, of which nothing else is looked at."""
+
+    content: _MemberContent
+
+
+_decode_member = msgspec.json.Decoder(_Member).decode
+
+
+class StateReads:
+    """State and members, as bytes."""
+
+    def __init__(
+        self,
+        database: Database,
+        interner: Interner,
+        sights: Sights,
+        archive: Archive,
+        clock: Clock,
+        whole: Callable[[int], Awaitable[bool]],
+    ) -> None:
+        self._database = database
+        self._interner = interner
+        self._sights = sights
+        self._archive = archive
+        self._clock = clock
+        self._whole = whole  # waits for the members of a room that are still to come
+
+    async def one(
+        self, requester: Requester, room_id: str, event_type: str, state_key: str, *, whole_event: bool
+    ) -> bytes:
+        """The state at a key: its content, or the whole event; 404 M_NOT_FOUND where there is none."""
+        sight = await self._sights.find(requester, room_id)
+        key = (event_type, state_key)
+        key_nid = self._interner.known_key(key) or await self._interner.find_key(key)
+        event = None
+        if key_nid is not None:
+            event = await self._database.read(_find_state, sight, key_nid, self._archive)
+        if event is None:
+            raise not_found("The room has no state with this type and key")
+        if not whole_event:
+            return event.content
+        return event.render(unsigned_members(event, self._clock.now_ms()), room_id)
+
+    async def all(self, requester: Requester, room_id: str) -> bytes:
+        """Every state event."""
+        asker = await self._asker(requester, room_id)
+        return await self._database.read(_write_all, self._archive, asker)
+
+    async def members(
+        self,
+        requester: Requester,
+        room_id: str,
+        at_token: str | None,
+        membership: Membership | None,
+        not_membership: Membership | None,
+    ) -> bytes:
+        """The membership events: of one kind, or of all but one kind, or (with both) of either."""
+        at = parse_timeline_token(at_token) if at_token is not None else None
+        asker = await self._asker(requester, room_id)
+        if await self._whole(asker.sight.room_nid):
+            # What was so then is what has come now.
+            at, asker = None, await self._asker(requester, room_id)
+        wanted = frozenset(
+            one
+            for one in Membership
+            if (membership is None and not_membership is None)
+            or one is membership
+            or (not_membership is not None and one is not not_membership)
+        )
+        return await self._database.read(_write_members, self._archive, asker, at, wanted)
+
+    async def joined_members(self, requester: Requester, room_id: str) -> dict[str, dict[str, str]]:
+        """Who is in the room, with their names and pictures there; for its members, and where anybody may look in."""
+        sight = await self._sights.find(requester, room_id)
+        if sight.departed == sight.upto:
+            raise forbidden("You are not a member of this room any more")
+        await self._whole(sight.room_nid)
+        return await self._database.read(_load_profiles, sight.room_nid)
+
+    async def _asker(self, requester: Requester, room_id: str) -> Asker:
+        return Asker(await self._sights.find(requester, room_id), self._clock.now_ms(), {})
+
+
+def _find_state(tx: Tx, sight: Sight, key_nid: int, archive: Archive) -> ClientEvent | None:
+    state: Mapping[int, int] = load_state_at(tx, [sight.room_nid], [key_nid]).get(sight.room_nid, {})
+    if sight.departed is not None:
+        moves = load_moves_of_key(tx, [sight.room_nid], key_nid, sight.departed, END).get(sight.room_nid, [])
+        state = undo(state, moves, sight.departed)
+    event_nid = state.get(key_nid, 0)
+    found = load_client_events(tx, [event_nid] if event_nid else [], archive.client_events)
+    return veil(tx, found, sight.reader.member_key, archive.facts, archive.client_events).get(event_nid)
+
+
+def load_room_state(tx: Tx, sight: Sight) -> list[int]:
+    """The state events that a reader may know, by nid."""
+    state: Mapping[int, int] = load_state(tx, [sight.room_nid]).get(sight.room_nid, {})
+    if sight.departed is not None:
+        state = _undo_all(tx, sight.room_nid, state, sight.departed)
+    return [nid for nid in state.values() if nid]
+
+
+def _undo_all(tx: Tx, room_nid: int, state: Mapping[int, int], upto: int) -> dict[int, int]:
+    return undo(state, load_moves(tx, [room_nid], upto).get(room_nid, []), upto)
+
+
+def _write_all(tx: Tx, archive: Archive, asker: Asker) -> bytes:
+    return join(write_state(tx, archive, asker, load_room_state(tx, asker.sight)))
+
+
+def _write_members(
+    tx: Tx, archive: Archive, asker: Asker, at: int | None, wanted: frozenset[Membership]
+) -> bytes:
+    sight = asker.sight
+    upto = sight.departed if at is None else min(at, sight.upto)
+    if upto is None:
+        nids = [one.event_nid for one in load_members(tx, sight.room_nid) if one.membership in wanted]
+    else:
+        nids = _members_at(tx, sight.room_nid, upto)
+        if len(wanted) < len(Membership):
+            words = archive.facts.words(tx, nids)
+            nids = [nid for nid in nids if MEMBERSHIPS.get(words.get(nid, "")) in wanted]
+    return b'{"chunk":%b}' % join(write_state(tx, archive, asker, nids))
+
+
+def _members_at(tx: Tx, room_nid: int, upto: int) -> list[int]:
+    """The membership events at a position."""
+    moves = load_moves(tx, [room_nid], upto).get(room_nid, [])
+    member_keys = members_among(tx, {move.key_nid for move in moves}) if moves else set()
+    state = load_current_members(tx, room_nid)
+    earlier = undo(state, [move for move in moves if move.key_nid in member_keys], upto)
+    return [nid for nid in earlier.values() if nid]
+
+
+def _load_profiles(tx: Tx, room_nid: int) -> dict[str, dict[str, str]]:
+    joined: dict[str, dict[str, str]] = {}
+    for user_id, text in load_joined(tx, room_nid).items():
+        profile = joined[user_id] = {}
+        content = _decode_member(text).content if text is not None else _MemberContent()
+        if isinstance(content.displayname, str):
+            profile["display_name"] = content.displayname
+        if isinstance(content.avatar_url, str):
+            profile["avatar_url"] = content.avatar_url
+    return joined
