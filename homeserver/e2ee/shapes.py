@@ -61,12 +61,12 @@ def is_signatures(value: Any) -> bool:
 
 def check_device_keys(value: Any, user_id: str, device_id: str) -> str:
     """The identity keys of a device as they are stored. Raises MatrixError."""
+    for name, own in (("user_id", user_id), ("device_id", device_id)):
+        if isinstance(value, dict) and value.get(name) != own:
+            raise invalid_param(f"device_keys: {name} is another one")
     problem = _device_keys_problem(value, device_id)
     if problem:
         raise bad_json(f"device_keys: {problem}")
-    for name, own in (("user_id", user_id), ("device_id", device_id)):
-        if value.get(name) != own:
-            raise invalid_param(f"device_keys: {name} is another one")
     kept = {name: field for name, field in value.items() if name != "unsigned"}
     return to_text(kept, MAX_KEYS_BYTES, "device_keys")
 

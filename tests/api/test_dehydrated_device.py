@@ -143,6 +143,7 @@ class DehydratedDevices(DehydratedCase):
             {"device_data": {"algorithm": 1}},
             {"initial_device_display_name": 1},
             {"one_time_keys": []},
+            {"device_keys": None},
         ):
             self.refused(400, "M_BAD_JSON", **change)
         for change in (
@@ -152,7 +153,6 @@ class DehydratedDevices(DehydratedCase):
             {"device_id": "x\0y"},
             {"initial_device_display_name": "x" * 256},
             {"initial_device_display_name": "x\0"},
-            {"device_keys": None},
             {"device_keys": self.phone.keys()},
             {"device_keys": KeyDevice(BOB, self.dry.device_id).keys()},
             {"fallback_keys": {**self.dry.fallback_key("f"), **self.dry.fallback_key("g")}},
