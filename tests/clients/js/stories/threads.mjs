@@ -11,6 +11,8 @@ async function reply(client, roomId, rootId, body) {
     if (room.getThread(rootId) === null) {
         room.createThread(rootId, room.findEventById(rootId), [], false);
     }
+    // While the SDK opens a thread, what it sends there may come back before it knows that it sent it.
+    await waitUntil(() => room.getThread(rootId).initialEventsFetched, "the thread is open");
     const { event_id: eventId } = await client.sendMessage(roomId, rootId, { msgtype: "m.text", body });
     return eventId;
 }
