@@ -22,7 +22,7 @@ from typing import Any
 import msgspec
 
 from homeserver.ephemeral.devices import BUSY, OFFLINE, ONLINE, UserDevices
-from homeserver.ephemeral.remote_presence import RemotePresence
+from homeserver.ephemeral.remote_presence import RemotePresence, presence_event
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.store.changes import Change, Kind
@@ -100,8 +100,7 @@ class Presence:
         for other_nid in self._seen(user_nid, since_counter):
             user = self._users[other_nid]
             if since_counter or user.state != OFFLINE or user.status_msg is not None:
-                content = self.describe(other_nid)
-                found.append({"type": "m.presence", "sender": user.user_id, "content": content})
+                found.append(presence_event(user.user_id, self.describe(other_nid)))
         found.reverse()
         return found if self.remote is None else [*found, *self.remote.changes_for(user_nid, since_counter)]
 
@@ -129,10 +128,10 @@ class Presence:
             elif user_nid in members:
                 new[coming.user_nid] = None
         there = [nid for nid in islice(new, NEWLY_SEEN_MOST) if self.is_present(nid)]
-        found = [(self._users[nid].user_id, self.describe(nid)) for nid in sorted(there)]
+        found = [presence_event(self._users[nid].user_id, self.describe(nid)) for nid in sorted(there)]
         if self.remote is not None:
-            found += [self.remote.tell_of(nid) for nid in islice(elsewhere, NEWLY_SEEN_MOST)]
-        return [{"type": "m.presence", "sender": sender, "content": content} for sender, content in found]
+            found += [self.remote.event_of(nid) for nid in islice(elsewhere, NEWLY_SEEN_MOST)]
+        return found
 
     def _seen(self, user_nid: int, since_counter: int) -> Iterator[int]:
         """The local users whose changes after a counter concern a user, newest first."""

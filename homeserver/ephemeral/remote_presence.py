@@ -45,6 +45,12 @@ class _User:
     told_s: float = 0.0
 
 
+def presence_event(sender: str, content: Mapping[str, Any]) -> dict[str, Any]:
+    """As clients and application services are told of somebody."""
+    # spec: client-server-api#mpresence
+    return {"type": "m.presence", "sender": sender, "content": content}
+
+
 class RemotePresence:
     """See the module."""
 
@@ -85,9 +91,7 @@ class RemotePresence:
             if mine is None:
                 mine = set(self._index.joined_rooms(user_nid))
             if not mine.isdisjoint(user.rooms):
-                found.append(
-                    {"type": "m.presence", "sender": user.user_id, "content": self.describe(other_nid)}
-                )
+                found.append(self.event_of(other_nid))
         found.reverse()
         return found
 
@@ -95,9 +99,9 @@ class RemotePresence:
         """Who of a room is not offline."""
         return [nid for nid, user in self._users.items() if room_nid in user.rooms and user.state != OFFLINE]
 
-    def tell_of(self, user_nid: int) -> tuple[str, dict[str, Any]]:
-        """Somebody of whom there is something to tell: their id, and as ``describe``."""
-        return self._users[user_nid].user_id, self.describe(user_nid)
+    def event_of(self, user_nid: int) -> dict[str, Any]:
+        """The ``m.presence`` event of somebody of whom there is something to tell."""
+        return presence_event(self._users[user_nid].user_id, self.describe(user_nid))
 
     def describe(self, user_nid: int) -> dict[str, Any]:
         """Somebody's presence as clients are told it; offline where nothing is known."""

@@ -42,15 +42,20 @@ class MatrixError(Exception):
 
 
 class UserLimitReachedError(Exception):
-    """The account has as much of something as it may have. Where people read about that, whoever answers knows."""
+    """The account has as much of something as it may have.
+
+    ``info_uri``: where people read about that; else whoever answers knows.
+    """
 
     # spec: client-server-api#common-error-codes (M_USER_LIMIT_EXCEEDED)
-    def __init__(self, error: str) -> None:
+    def __init__(self, error: str, info_uri: str | None = None) -> None:
         super().__init__(error)
         self.error = error
+        self.info_uri = info_uri
 
-    def to_refusal(self, info_uri: str) -> MatrixError:
-        """As the client is told it."""
+    def to_refusal(self, help_uri: str) -> MatrixError:
+        """As the client is told it; ``help_uri`` is for one that names no page."""
+        info_uri = self.info_uri if self.info_uri is not None else help_uri
         return MatrixError(403, "M_USER_LIMIT_EXCEEDED", self.error, info_uri=info_uri)
 
 

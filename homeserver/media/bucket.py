@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
@@ -28,7 +28,7 @@ from homeserver.media.multipart import TooLongError
 from homeserver.media.sigv4 import EMPTY_SHA256, Asked, Credentials, encode_query, sign
 from homeserver.media.types import RunInThread
 from homeserver.media.watched import Take, Watched
-from homeserver.runtime.clock import Clock
+from homeserver.runtime.clock import Clock, sleep
 
 # LIMIT(10,000 parts is what S3 takes, so an object may have 80 GiB)
 PART_BYTES: Final = 8 * 1024 * 1024
@@ -294,7 +294,7 @@ class Bucket:
                     raise self._refusal(answer.status, answer.body)
                 problem = BucketError(f"bucket {self.place} is busy or broken (status {answer.status})")
             if pause_s is not None:
-                await _sleep(self._clock, pause_s)
+                await sleep(self._clock, pause_s)
         raise problem
 
     def _sign(self, method: str, url: str, query: str, payload_sha256: str) -> dict[str, str]:
@@ -358,9 +358,3 @@ def _plain(tag: str) -> str:
 
 def _text(element: ET.Element, field: str) -> str:
     return next((child.text or "" for child in element if _plain(child.tag) == field), "")
-
-
-def _sleep(clock: Clock, seconds: float) -> Awaitable[None]:
-    waiting: Deferred[None] = Deferred(lambda _: timer.cancel())
-    timer = clock.callLater(seconds, waiting.callback, None)
-    return waiting

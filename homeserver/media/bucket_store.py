@@ -93,7 +93,7 @@ class BucketStore:
         """See MediaStore: into the bucket, then into the folder, where it is wanted soon."""
         name: str = await self._run(spool.close, self._clock.seconds())
         async with self._turn(name), self._going("up"):
-            await self.claim()
+            await self.prepare()
             await self._bucket.put(name, spool.path, spool.size)
             await self._run(self._cache.files.place, spool, name)
             self._at_hand.note((name, False), spool.size)
@@ -101,11 +101,7 @@ class BucketStore:
         return name
 
     async def prepare(self) -> None:
-        """See MediaStore."""
-        await self.claim()
-
-    async def claim(self) -> None:
-        """Make the bucket ours, or see that it is. Raises OSError."""
+        """See MediaStore: makes the bucket ours, or sees that it is. Raises OSError."""
         if self._is_ours:
             return
         owner = await self._bucket.get_note(OWNER_KEY)
@@ -186,14 +182,11 @@ class BucketStore:
         """What an earlier process left in the folder; once."""
         if self._is_counted:
             return
-        await self._counting.acquire()
-        try:
+        async with self._counting:
             if not self._is_counted:
                 found = await self._run(self._cache.files.inventory)
                 self._at_hand.found(((name, thumbs), size) for _, name, size, thumbs in found)
                 self._is_counted = True
-        finally:
-            self._counting.release()
 
     async def _make_room(self) -> None:
         """Nobody waits for what goes: it may have to wait for its turn itself."""
@@ -250,7 +243,7 @@ class BucketStore:
 
     async def remove(self, names: Sequence[str], before_s: float) -> int:
         """See MediaStore."""
-        await self.claim()
+        await self.prepare()
         removed = 0
         for name in names:
             async with self._turn(name):

@@ -162,13 +162,9 @@ class MediaRepository:
             if not quota.holds(files + 1, size):
                 raise self._over_quota()
 
-    def _over_quota(self) -> Exception:
+    def _over_quota(self) -> UserLimitReachedError:
         # spec: client-server-api#content-repo-security-considerations ("total size of media")
-        reached, uri = (
-            UserLimitReachedError("You have uploaded as much as you may"),
-            self._settings().quota_info_uri,
-        )
-        return reached if uri is None else reached.to_refusal(uri)
+        return UserLimitReachedError("You have uploaded as much as you may", self._settings().quota_info_uri)
 
     async def _receive(self, stream: BodyStream, content_type: str, file_name: str | None) -> Upload:
         """The body, as a file that stays. A file that fits one piece takes one trip to a thread."""

@@ -218,13 +218,15 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     if before is None:
         return Missing((), (), state_ids=True)
     linear = not is_told and not arrival.historic and _is_on_top(hold.turn, event)
-    verdict = await _judge(hold, event, before)
-    if arrival.doubted and isinstance(verdict, Reject) and await _is_by_state(hold, event):
+    own = await _check_auth_events(hold, event)
+    verdict = await _check_before(hold, event, before) if isinstance(own, Accept) else own
+    by_state = isinstance(own, Accept) and isinstance(verdict, Reject)
+    if arrival.doubted and by_state:
         return Missing((), (), state_ids=True)
     if isinstance(verdict, Accept) and not arrival.historic:
         # Who came in on a branch that nobody knew of here is in the room, unless the current state says otherwise. The same
         # where we came back through somebody who did not know of it either: that branch has ended here.
-        unknown = is_told or not (linear or await _is_heard_of(hold.turn, event.sender))
+        unknown = is_told or not (linear or await hold.turn.state("m.room.member", event.sender))
         branch = before if unknown else None
         verdict = await _judge_now(hold, event, signed, branch, is_current=linear)
     if not isinstance(verdict, Accept) and await hold.ask_after_all(event.event_id):
@@ -238,20 +240,7 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     if isinstance(verdict, Accept):
         await _note_redactions(hold, placed, before)
     await _settle(hold, arrival, placed, verdict, linear=linear)
-    by_state = isinstance(verdict, Reject) and await _is_by_state(hold, event)
     return Placed(placed.nid, verdict, by_state)
-
-
-async def _is_by_state(hold: Hold, event: Event) -> bool:
-    """Of a rejected event: whether its own auth events allow it, and the state before it does not."""
-    return isinstance(await _check_auth_events(hold, event), Accept)
-
-
-async def _is_heard_of(turn: Turn, user_id: str) -> bool:
-    """Whether the current state says anything of a user's membership."""
-    key = ("m.room.member", user_id)
-    key_nid = turn.tools.interner.known_key(key) or await turn.tools.interner.find_key(key)
-    return bool(key_nid and turn.head.snapshot.get(key_nid))
 
 
 def _is_on_top(turn: Turn, event: Event) -> bool:

@@ -254,37 +254,23 @@ def _write_batch(tx: Tx, batch: list[_Item], names: Sequence[Any], wants_lease: 
     bundles = [item.bundle for item in batch if item.bundle is not None]
     placements = write_events(tx, bundles) if bundles else []
     outcomes: list[Any] = []
-    if len(batch) == 1 and not bundles:
-        outcomes.append(_run_alone(write, batch[0]))
-        batch = []
     for item in batch:
         if item.bundle is not None:
             for extra in item.bundle.extra:
                 extra(write)
             outcomes.append(item.bundle.placements)
         else:
-            outcomes.append(_run_unit(write, item))
+            outcomes.append(_run_unit(write, item, alone=len(batch) == 1))
     changes = _take_places(write, placements, known)
     return _Written(outcomes, changes, lease, names)
 
 
-def _run_alone(write: WriteTx, item: _Item) -> Any:
-    """The transaction is the unit's savepoint: nothing else is in it but what can be written again."""
-    assert item.unit is not None
-    try:
-        return item.unit(write, *item.args, **item.kwargs)
-    except DatabaseError:
-        raise
-    except Exception as error:
-        if _is_from_driver(error):
-            raise
-        raise _RefusedError(Failure()) from None
-
-
-def _run_unit(write: WriteTx, item: _Item) -> Any:
+def _run_unit(write: WriteTx, item: _Item, *, alone: bool) -> Any:
+    """``alone``: the transaction is the unit's savepoint; nothing else is in it but what can be written again."""
     assert item.unit is not None
     claimed = len(write.claims)
-    write.script("SAVEPOINT unit")
+    if not alone:
+        write.script("SAVEPOINT unit")
     try:
         result = item.unit(write, *item.args, **item.kwargs)
     except DatabaseError:
@@ -292,11 +278,14 @@ def _run_unit(write: WriteTx, item: _Item) -> Any:
     except Exception as error:
         if _is_from_driver(error):
             raise
+        if alone:
+            raise _RefusedError(Failure()) from None
         del write.claims[claimed:]
         write.script("ROLLBACK TO SAVEPOINT unit")
         write.script("RELEASE SAVEPOINT unit")
         return Failure()
-    write.script("RELEASE SAVEPOINT unit")
+    if not alone:
+        write.script("RELEASE SAVEPOINT unit")
     return result
 
 

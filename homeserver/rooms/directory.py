@@ -31,6 +31,7 @@ from homeserver.store.directory import (
     set_published,
 )
 from homeserver.store.ids import Interner
+from homeserver.store.placement import MOVING
 from homeserver.store.work import Worker
 
 PAGE_MOST = 500
@@ -174,7 +175,7 @@ class Directory:
         self._marks += 1
         self._stale.update((room_nid, self._marks) for room_nid in room_nids)
 
-    kinds = frozenset({Kind.DIRECTORY, Kind.EVENT, Kind.STATE_MOVED})  # what ``apply`` looks at
+    kinds = MOVING | {Kind.DIRECTORY}  # what ``apply`` looks at
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Note the rooms that must be looked at again. Subscribed to the log."""

@@ -18,6 +18,7 @@ from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
 from homeserver.store.changes import Change, Kind
+from homeserver.store.placement import MOVING
 from homeserver.store.users import load_guests, load_guests_among
 from homeserver.stream.index import MembershipIndex
 
@@ -43,7 +44,7 @@ class GuestDepartures:
         """Look for guests who are where they are not admitted."""
         self._tasks.spawn_restarting("guests left over", self._resume)
 
-    kinds = frozenset({Kind.ACCOUNT, Kind.EVENT, Kind.STATE_MOVED})  # what ``apply`` looks at
+    kinds = MOVING | {Kind.ACCOUNT}  # what ``apply`` looks at
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: whatever may have moved a room's guest access has the room looked at."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, literal_column, select
+from sqlalchemy import and_, bindparam, delete, select
 
 from homeserver.db.schema.accounts import access_tokens, devices, receipts
 from homeserver.db.schema.appservices import appservice_positions, appservice_transactions
@@ -24,7 +24,8 @@ from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.events import load_memberships
 from homeserver.store.outside import Told, load_told
-from homeserver.store.placement import Mark, Membership
+from homeserver.store.past import IS_NEWS
+from homeserver.store.placement import Membership
 from homeserver.store.receipts import CHANGE_COLUMNS, CHANGE_ROWS, ReceiptChange
 from homeserver.store.stays import Stay
 from homeserver.store.to_device import drop_delivered
@@ -117,7 +118,7 @@ _EVENTS = statement(
             any_of(timeline.c.room_nid, "room_nids"),
             timeline.c.pos > bindparam("after"),
             timeline.c.pos <= bindparam("upto"),
-            timeline.c.mark != literal_column(str(int(Mark.HISTORY))),
+            IS_NEWS,
         )
     )
     .order_by(timeline.c.pos)

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, func, literal_column, select
+from sqlalchemy import and_, bindparam, delete, func, select
 
 from federation.canonical import encode_by_rules
 from federation.event import parse_stored
@@ -26,7 +26,7 @@ from homeserver.db.schema.rooms import event_json, events, redactions, room_head
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
-from homeserver.store.placement import Mark
+from homeserver.store.past import IS_NEWS
 from homeserver.store.stays import Stay, load_stays, server_of
 
 # Beyond so many a destination gets the newest of each room, and fetches what is between of its own accord.
@@ -63,7 +63,7 @@ _IN_SPAN = and_(
     any_of(timeline.c.room_nid, "room_nids"),
     timeline.c.pos > bindparam("after"),
     timeline.c.pos <= bindparam("upto"),
-    timeline.c.mark != literal_column(str(int(Mark.HISTORY))),
+    IS_NEWS,
 )
 _OWED = statement(
     select(timeline.c.pos, events.c.event_id, timeline.c.room_nid)

@@ -51,10 +51,10 @@ from homeserver.db.statements import SQLITE, Statement, any_of, statement
 from homeserver.db.tx import Tx
 from homeserver.store.events import EventRow, find_rows
 from homeserver.store.parsed import EventCache, load_events
-from homeserver.store.placement import Mark, Membership
+from homeserver.store.past import IS_NEWS
+from homeserver.store.placement import Membership
 from homeserver.store.receipts import HOPS, MAIN, relation_of
 
-_HISTORY: ColumnElement[int] = literal_column(str(int(Mark.HISTORY)))
 # How many changes of a name are looked through for the joining before them.
 _JOIN_REACH = 20
 # How far back before the main timeline's receipt events of threads are looked for.
@@ -143,7 +143,7 @@ def _stands(floors: CTE) -> Select[Any]:
             timeline.c.room_nid == floors.c.nid,
             timeline.c.pos >= floors.c.floor,
             timeline.c.pos <= floors.c.top,
-            timeline.c.mark != _HISTORY,
+            IS_NEWS,
         ),
     )
     return (

@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.store.changes import Change, Kind
-from homeserver.store.placement import Membership, Placement, moves_of
+from homeserver.store.placement import MOVING, Membership, Placement, moves_of
 from homeserver.store.stays import Occupancy, Turn, load_occupancy, load_stays, server_of
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
@@ -27,7 +27,6 @@ DEFAULT_BUDGET = 64 * 1024 * 1024
 TURNS_MOST = 64
 ROOMS_AT_ONCE = 200
 _MEMBER_BYTES = 100
-_MOVING = (Kind.EVENT, Kind.STATE_MOVED)
 _ROOM_BYTES = 1_000
 
 
@@ -123,7 +122,7 @@ class ServerIndex:
                     continue
             elif change.pos <= room.at:
                 continue
-            if change.kind == Kind.TRUNCATED or (change.kind in _MOVING and change.payload is None):
+            if change.kind == Kind.TRUNCATED or (change.kind in MOVING and change.payload is None):
                 self._drop(change.topic)
             else:
                 size = room.size

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from homeserver.db.threads import Database
 from homeserver.store.changes import Change, Kind
 from homeserver.store.ids import Interner
-from homeserver.store.placement import Membership, moves_of
+from homeserver.store.placement import MOVING, Membership, moves_of
 from homeserver.store.profiles import Changed, ProfileChanged, load_changes, load_fields
 from homeserver.store.remote_profiles import SHOWN, Shown
 from homeserver.stream.index import MembershipIndex
@@ -58,7 +58,7 @@ class ProfileNews:
         self._floor = changes.position
         self._remote = RemoteNews(database, index, changes.position)
 
-    kinds = frozenset({Kind.PROFILE, Kind.EVENT, Kind.STATE_MOVED})  # what ``apply`` looks at
+    kinds = MOVING | {Kind.PROFILE}  # what ``apply`` looks at
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""

@@ -10,14 +10,13 @@ from collections.abc import Collection, Iterable, Sequence
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
-from homeserver.store.changes import Change, Kind
+from homeserver.store.changes import Change
 from homeserver.store.device_lists import MemberMove, load_joined, load_sharing
-from homeserver.store.placement import Membership, moves_of
+from homeserver.store.placement import MOVING, Membership, moves_of
 from homeserver.store.remote_profiles import Shown, load_remote_members, load_renamed, load_shown
 from homeserver.stream.index import MembershipIndex
 
 _KEPT = 10_000
-_MOVING = (Kind.EVENT, Kind.STATE_MOVED)
 
 
 class RemoteNews:
@@ -34,7 +33,7 @@ class RemoteNews:
         """Follow the log, after the index."""
         is_local = self._index.is_local
         for change in changes:
-            if change.kind not in _MOVING:
+            if change.kind not in MOVING:
                 continue
             if change.payload is None:
                 self._recent.clear()

@@ -64,27 +64,15 @@ class AuthFallbackApi:
 
     async def ask(self, request: Request, auth_type: str) -> Response:
         """The form."""
-        pending = self._interactive.look(request.arg("session", ""))
-        if pending is None:
-            return self._gone()
-        if auth_type in pending.completed:
-            return self._done()
-        if auth_type not in pending.next_stages or auth_type not in _FORMS:
-            return self._page(
-                404, "Not asked for", "<p>This is not, or not now, what is to be confirmed.</p>"
-            )
-        return self._form(200, pending, auth_type)
+        found = self._look(request, auth_type)
+        return found if isinstance(found, Response) else self._form(200, found, auth_type)
 
     async def complete(self, request: Request, auth_type: str) -> Response:
         """Judge what was filled in."""
+        pending = self._look(request, auth_type)
+        if isinstance(pending, Response):
+            return pending
         session_id = request.arg("session", "")
-        pending = self._interactive.look(session_id)
-        if pending is None:
-            return self._gone()
-        if auth_type in pending.completed:
-            return self._done()
-        if auth_type not in pending.next_stages or auth_type not in _FORMS:
-            return await self.ask(request, auth_type)
         filled: dict[str, str] = {}
         try:
             # Guesses are counted, as where a client makes them.
@@ -101,6 +89,19 @@ class AuthFallbackApi:
         except MatrixError as error:
             return self._form(error.status, pending, auth_type, error.error)
         return self._done()
+
+    def _look(self, request: Request, auth_type: str) -> Pending | Response:
+        """The session, where this stage can be completed now; else the page that says why not."""
+        pending = self._interactive.look(request.arg("session", ""))
+        if pending is None:
+            return self._gone()
+        if auth_type in pending.completed:
+            return self._done()
+        if auth_type not in pending.next_stages or auth_type not in _FORMS:
+            return self._page(
+                404, "Not asked for", "<p>This is not, or not now, what is to be confirmed.</p>"
+            )
+        return pending
 
     async def _send_letter(self, stage: AddressStage, pending: Pending, email: str) -> Response:
         secret = self._entropy.token(24)

@@ -17,6 +17,14 @@ from homeserver.http.response import Response
 _HTML: Final = b"text/html; charset=utf-8"
 _FOLDER = files("homeserver.api.web")
 _STYLE: Final = (_FOLDER / "page.css").read_text("utf-8") + (_FOLDER / "form.css").read_text("utf-8")
+
+
+def digest_source(text: str) -> bytes:
+    """As a Content-Security-Policy names a style or a script."""
+    return b"'sha256-%b'" % b64encode(sha256(text.encode()).digest())
+
+
+_STYLE_RULE: Final = b"style-src " + digest_source(_STYLE)
 _ICON: Final = (
     (_FOLDER / "icon.svg").read_text("utf-8").replace('role="img" aria-label="CHAOS"', 'aria-hidden="true"')
 )
@@ -47,13 +55,13 @@ def _headers(script: str, *, connects: bool) -> list[tuple[bytes, bytes]]:
     # A page that talks by its script sends no form: without the script it must not put a password anywhere.
     rules = [
         b"default-src 'none'",
-        b"style-src " + _digest(_STYLE),
+        _STYLE_RULE,
         b"base-uri 'none'",
         b"frame-ancestors 'none'",
+        b"form-action 'none'" if connects else b"form-action 'self'",
     ]
-    rules.append(b"form-action 'none'" if connects else b"form-action 'self'")
     if script:
-        rules.append(b"script-src " + _digest(script))
+        rules.append(b"script-src " + digest_source(script))
     if connects:
         rules.append(b"connect-src 'self'")
     return [
@@ -62,7 +70,3 @@ def _headers(script: str, *, connects: bool) -> list[tuple[bytes, bytes]]:
         (b"Referrer-Policy", b"no-referrer"),
         (b"Cache-Control", b"no-store"),
     ]
-
-
-def _digest(text: str) -> bytes:
-    return b"'sha256-%b'" % b64encode(sha256(text.encode()).digest())

@@ -1,15 +1,8 @@
-"""The pages behind the links in letters: plain, without a script, and never followed by a program to any effect."""
+"""The routes of pages behind the links in letters: plain, without a script, and never followed by a program to any effect."""
 
 from __future__ import annotations
 
-from homeserver.api.web.frame import framed_page
-from homeserver.http.response import Response
 from homeserver.http.route import Auth, Handler, Route
-
-
-def letter_page(status: int, title: str, text: str) -> Response:
-    """A whole page; ``text`` is HTML already."""
-    return framed_page(status, title, text)
 
 
 def letter_routes(path: str, ask: Handler, act: Handler, spec: str) -> list[Route]:

@@ -6,15 +6,14 @@ spec: docs/reference/web.md#first-page
 
 from __future__ import annotations
 
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
-from hashlib import sha256
 from html import escape
 from importlib.resources import files
 from string import Template
 from typing import Final
 
+from homeserver.api.web.frame import digest_source
 from homeserver.config.schema import Config, RegistrationMode
 from homeserver.http.request import Request
 from homeserver.http.response import Response
@@ -107,10 +106,9 @@ def _sample(logins: Sequence[SampleLogin]) -> str:
 
 
 def _security_headers(style: str) -> tuple[tuple[bytes, bytes], ...]:
-    digest = b64encode(sha256(style.encode("utf-8")).digest())
     policy = (
-        b"default-src 'none'; style-src 'sha256-%b'; img-src 'self'; base-uri 'none'; form-action 'none'; "
-        b"frame-ancestors 'none'" % digest
+        b"default-src 'none'; style-src %b; img-src 'self'; base-uri 'none'; form-action 'none'; "
+        b"frame-ancestors 'none'" % digest_source(style)
     )
     return (
         (b"Content-Security-Policy", policy),

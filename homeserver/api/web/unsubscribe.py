@@ -5,7 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import Final
 
-from homeserver.api.web.letters import letter_page, letter_routes
+from homeserver.api.web.frame import framed_page
+from homeserver.api.web.letters import letter_routes
 from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Route
@@ -25,8 +26,8 @@ class UnsubscribeApi:
         """A button: who only looks at the link ends nothing."""
         found = self._checked(request)
         if found is None:
-            return letter_page(404, _TITLE, "<p>This link is not, or no longer, good for anything.</p>")
-        return letter_page(
+            return framed_page(404, _TITLE, "<p>This link is not, or no longer, good for anything.</p>")
+        return framed_page(
             200,
             _TITLE,
             f"<p>Shall no more mail about unread messages be sent to {escape(found[1])}?</p>"
@@ -36,9 +37,9 @@ class UnsubscribeApi:
     async def end(self, request: Request) -> Response:
         found = self._checked(request)
         if found is None:
-            return letter_page(404, _TITLE, "<p>This link is not, or no longer, good for anything.</p>")
+            return framed_page(404, _TITLE, "<p>This link is not, or no longer, good for anything.</p>")
         await self._unsubscribing.end(*found)
-        return letter_page(200, _TITLE, f"<p>No more mail will be sent to {escape(found[1])}.</p>")
+        return framed_page(200, _TITLE, f"<p>No more mail will be sent to {escape(found[1])}.</p>")
 
     def _checked(self, request: Request) -> tuple[str, str] | None:
         user, address, token = (request.arg(name, "") for name in ("user", "address", "token"))

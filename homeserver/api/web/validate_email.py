@@ -7,7 +7,8 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from homeserver.accounts.validations import PATH, Validations
-from homeserver.api.web.letters import letter_page, letter_routes
+from homeserver.api.web.frame import framed_page
+from homeserver.api.web.letters import letter_routes
 from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Route
@@ -36,17 +37,17 @@ class ValidateEmailApi:
         sid, client_secret, _ = _arguments(request)
         found = await self._validations.find(sid, client_secret)
         if found is None:
-            return letter_page(404, _TITLE, _NOT_GOOD)
+            return framed_page(404, _TITLE, _NOT_GOOD)
         question = _QUESTIONS[Purpose(found.purpose)].format(escape(found.address))
-        return letter_page(
+        return framed_page(
             200, _TITLE, f'<p>{question}</p><form method="post"><button type="submit">Confirm</button></form>'
         )
 
     async def confirm(self, request: Request) -> Response:
         found = await self._validations.submit(*_arguments(request))
         if found is None:
-            return letter_page(404, _TITLE, _NOT_GOOD)
-        return letter_page(
+            return framed_page(404, _TITLE, _NOT_GOOD)
+        return framed_page(
             200, _TITLE, f"<p>The address {escape(found.address)} is confirmed.</p>{_onward(found.next_link)}"
         )
 
