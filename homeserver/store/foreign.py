@@ -22,7 +22,7 @@ from homeserver.store.events import load_json, load_memberships, load_redacting,
 from homeserver.store.members import load_user_rooms
 from homeserver.store.outside import load_told
 from homeserver.store.parsed import EventCache, load_events
-from homeserver.store.placement import MEMBERSHIPS, Membership, Placement, StateMove, StateMoved
+from homeserver.store.placement import MEMBERSHIPS, MOVING, Membership, Placement, StateMove, StateMoved
 from homeserver.store.state import empty_snapshot
 from homeserver.store.sticky import find_sticky
 from homeserver.store.users import AccountChanged
@@ -99,7 +99,7 @@ _OTHERS: dict[int, Callable[[Tx, Change], Change]] = {
 def with_payloads(tx: Tx, changes: Sequence[Change]) -> list[Change]:
     """Changes of events get their placements. Snapshots are not loaded: nothing that follows the log asks for them."""
     changes = [_OTHERS[change.kind](tx, change) if change.kind in _OTHERS else change for change in changes]
-    moving = [change for change in changes if change.kind in (Kind.EVENT, Kind.STATE_MOVED)]
+    moving = [change for change in changes if change.kind in MOVING]
     if not moving:
         return changes
     moves = _load_moves(tx, moving)

@@ -24,7 +24,14 @@ from homeserver.db.schema.rooms import current_state, events, state_log, timelin
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
-from homeserver.store.client_events import ERASED, ClientEvent, ClientEventCache, load_seen, redacted_through
+from homeserver.store.client_events import (
+    ERASED,
+    ClientEvent,
+    ClientEventCache,
+    load_client_events,
+    load_seen,
+    redacted_through,
+)
 from homeserver.store.history import BEGINNING, END
 from homeserver.store.visibility_reads import StateFacts
 
@@ -73,6 +80,13 @@ class _Place(NamedTuple):
 
     def was_seen(self, stays: Sequence[_Stay]) -> bool:
         return any(stay.begin <= self.erased_at and stay.end > self.pos for stay in stays)
+
+
+def load_veiled(
+    tx: Tx, nids: Collection[int], member_key: int, facts: StateFacts, cache: ClientEventCache
+) -> dict[int, ClientEvent]:
+    """Client events as a reader is to see them, by nid; see :func:`veil`."""
+    return veil(tx, load_client_events(tx, nids, cache), member_key, facts, cache)
 
 
 def veil(

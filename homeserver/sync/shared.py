@@ -17,13 +17,12 @@ from homeserver.store.client_events import (
     ClientEventCache,
     Key,
     from_placement,
-    load_client_events,
 )
 from homeserver.store.placement import Membership, Placement
 from homeserver.store.state import Snapshot
 from homeserver.store.sync_reads import Summary, load_summaries
 from homeserver.store.unsigned import sent_as
-from homeserver.store.veil import veil
+from homeserver.store.veil import load_veiled
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.sync.filters import SyncFilter
 from homeserver.sync.related import Relations, find_children, find_related
@@ -119,13 +118,7 @@ class SharedRooms:
 
     async def load_events(self, nids: Sequence[int], reader: Reader) -> dict[int, ClientEvent]:
         """Client events (members that a device was not told of)."""
-        return await self._database.read(_load, list(nids), reader.keys.own, self._cache, self._facts)
-
-
-def _load(
-    tx: Tx, nids: Sequence[int], member_key: int, cache: ClientEventCache, facts: StateFacts
-) -> dict[int, ClientEvent]:
-    return veil(tx, load_client_events(tx, nids, cache), member_key, facts, cache)
+        return await self._database.read(load_veiled, list(nids), reader.keys.own, self._facts, self._cache)
 
 
 @dataclass(slots=True)
@@ -213,7 +206,7 @@ def _load_extras(
 ) -> _Extras:
     wanted = sorted({*nids, *(nid for nid in names if nid)})
     # What an erased user's state said before it was replaced: for all, as if none of them had been there before.
-    events = _load(tx, wanted, 0, cache, facts)
+    events = load_veiled(tx, wanted, 0, facts, cache)
     if not summarise:
         return _Extras(events, None)
     named = [events[nid] for nid in names if nid in events]

@@ -18,7 +18,7 @@ from federation.visibility import may_see, visibility_of
 from homeserver.db.tx import Ask, Tx
 from homeserver.store import visibility_reads
 from homeserver.store.bundles import Viewer, ask_whether, load_bundles
-from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
+from homeserver.store.client_events import ClientEvent, ClientEventCache
 from homeserver.store.placement import MEMBERSHIPS, Mark, Membership
 from homeserver.store.sync_reads import Summary, ask_transaction_keys, load_transaction_keys
 from homeserver.store.timeline import (
@@ -37,7 +37,7 @@ from homeserver.store.timeline import (
     undo,
 )
 from homeserver.store.unsigned import sent_as
-from homeserver.store.veil import veil
+from homeserver.store.veil import load_veiled
 from homeserver.stream.index import Standing
 from homeserver.sync.filters import SyncFilter
 
@@ -136,8 +136,8 @@ class Timelines:
         """Have client events at hand."""
         missing = sorted({nid for nid in nids if nid not in self.events})
         if missing:
-            found = load_client_events(self._tx, missing, self._cache)
-            self.events.update(veil(self._tx, found, self._reader.keys.own, self._facts, self._cache))
+            member_key = self._reader.keys.own
+            self.events.update(load_veiled(self._tx, missing, member_key, self._facts, self._cache))
 
     # --- which rooms, from where to where ------------------------------------------------------------------------
 

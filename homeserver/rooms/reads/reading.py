@@ -12,7 +12,7 @@ from typing import Protocol
 from homeserver.db.tx import Tx
 from homeserver.rooms.reads.visibility import Sight
 from homeserver.store.bundles import Viewer, load_bundles
-from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events, load_seen
+from homeserver.store.client_events import ClientEvent, ClientEventCache, load_seen
 from homeserver.store.history import (
     HistoryRow,
     find_member_keys,
@@ -21,7 +21,7 @@ from homeserver.store.history import (
 )
 from homeserver.store.placement import Membership
 from homeserver.store.unsigned import PlainEvents, sent_as, unsigned_members
-from homeserver.store.veil import veil
+from homeserver.store.veil import load_veiled, veil
 from homeserver.store.visibility_reads import StateFacts, look
 
 # LIMIT(a filter that nothing fits, or a history that the reader may not see: the client asks again from there)
@@ -273,8 +273,8 @@ def write_state(
     tx: Tx, archive: Archive, asker: Asker, nids: Collection[int], wanted: Filter | None = None
 ) -> list[bytes]:
     """State events as bytes."""
-    events = load_client_events(tx, nids, archive.client_events)
-    events = veil(tx, events, asker.sight.reader.member_key, archive.facts, archive.client_events)
+    member_key = asker.sight.reader.member_key
+    events = load_veiled(tx, nids, member_key, archive.facts, archive.client_events)
     room_id, now_ms = asker.sight.room_id, asker.now_ms
     return [
         event.render(unsigned_members(event, now_ms), room_id)

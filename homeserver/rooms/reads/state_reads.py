@@ -17,14 +17,14 @@ from homeserver.rooms.reads.reading import Archive, Asker, write_state
 from homeserver.rooms.reads.visibility import Sight, Sights
 from homeserver.rooms.types import Requester
 from homeserver.runtime.clock import Clock
-from homeserver.store.client_events import ClientEvent, join, load_client_events
+from homeserver.store.client_events import ClientEvent, join
 from homeserver.store.history import END, load_current_members, members_among
 from homeserver.store.ids import Interner
 from homeserver.store.members import load_joined, load_members
 from homeserver.store.placement import MEMBERSHIPS, Membership
 from homeserver.store.timeline import load_moves, load_moves_of_key, load_state, load_state_at, undo
 from homeserver.store.unsigned import unsigned_members
-from homeserver.store.veil import veil
+from homeserver.store.veil import load_veiled
 from homeserver.stream.tokens import parse_timeline_token
 
 
@@ -125,8 +125,9 @@ def _find_state(tx: Tx, sight: Sight, key_nid: int, archive: Archive) -> ClientE
         moves = load_moves_of_key(tx, [sight.room_nid], key_nid, sight.departed, END).get(sight.room_nid, [])
         state = undo(state, moves, sight.departed)
     event_nid = state.get(key_nid, 0)
-    found = load_client_events(tx, [event_nid] if event_nid else [], archive.client_events)
-    return veil(tx, found, sight.reader.member_key, archive.facts, archive.client_events).get(event_nid)
+    member_key = sight.reader.member_key
+    wanted = [event_nid] if event_nid else []
+    return load_veiled(tx, wanted, member_key, archive.facts, archive.client_events).get(event_nid)
 
 
 def load_room_state(tx: Tx, sight: Sight) -> list[int]:

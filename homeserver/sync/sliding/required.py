@@ -59,16 +59,14 @@ class Wanted:
     types: frozenset[str]  # every key of these, or keys that are named below
     members: bool  # every membership
     users: frozenset[str]  # these memberships
-    lazy: bool
 
 
 def combine(wishes: Iterable[Required]) -> Wanted:
     """What to look for so that nothing is missed; ``wants`` then decides."""
-    everything = members = lazy = False
+    everything = members = False
     types: set[str] = set()
     users: set[str] = set()
     for one in wishes:
-        lazy |= one.lazy
         members |= one.all_members
         for event_type, state_key in one.include:
             if event_type is None:
@@ -79,7 +77,7 @@ def combine(wishes: Iterable[Required]) -> Wanted:
                 types.add(event_type)
             elif state_key is not None:
                 users.add(state_key)
-    return Wanted(everything, frozenset(types), members, frozenset(users), lazy and not members)
+    return Wanted(everything, frozenset(types), members, frozenset(users))
 
 
 def wants(wishes: Collection[Required], event_type: str, state_key: str) -> bool:

@@ -415,7 +415,7 @@ def _groups(users: Mapping[int, Collection[str]]) -> list[list[int]]:
         if not wanted:
             continue
         names.update(wanted)
-        if not groups or (len(groups[-1]) + 1) * len(names) > max(_PAIRS_AT_ONCE, len(wanted)):
+        if not groups or (len(groups[-1]) + 1) * len(names) > _PAIRS_AT_ONCE:
             groups.append([])
             names = set(wanted)
         groups[-1].append(nid)
