@@ -12,7 +12,7 @@ from twisted.trial.unittest import TestCase
 from federation.auth.select import CREATE, StateKey
 from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_of
 from federation.event import Event, parse_stored
-from federation.ids import EventId
+from federation.ids import EventId, UserId
 from federation.redaction import redact
 from federation.state.resolve import resolve
 from federation.verdict import ACCEPT, Accept, Drop, Reject, SoftFail
@@ -410,8 +410,8 @@ class Rooms(ArrivalCase):
         joined = self.app.ok("GET", f"{V3}/sync", None, self.token)["rooms"]["join"][room.room_id]
         self.assertEqual(joined["timeline"]["events"][-1]["event_id"], join.event_id)
 
-    def test_who_came_in_before_we_left_is_there_although_the_others_do_not_know_yet(self) -> None:
-        """We come back through a server that has not heard of her join; her words stand on it."""
+    def _left_after_carol_came(self) -> tuple[PeerRoom, UserId, list[EventId], Event]:
+        """A room that we have left; a user of a third server, the room's ends before she came, and her join."""
         room = FakePeer("old.example").create("11")
         carol = FakePeer("new.example").user("carol")
         self._adopt(room, "11")
@@ -419,6 +419,11 @@ class Rooms(ArrivalCase):
         joined = room.join(carol, prev=before)
         self.place(room, joined)
         self.app.ok("POST", f"{V3}/rooms/{room.room_id}/leave", {}, self.token)
+        return room, carol, before, joined
+
+    def test_who_came_in_before_we_left_is_there_although_the_others_do_not_know_yet(self) -> None:
+        """We come back through a server that has not heard of her join; her words stand on it."""
+        room, carol, before, joined = self._left_after_carol_came()
         self._adopt(room, "11", before)
         self.assertNotIn(("m.room.member", carol), self.head(room.room_id)[1])
         said = room.say("hello", sender=carol, prev=[joined.event_id])
@@ -426,13 +431,7 @@ class Rooms(ArrivalCase):
         self.assertEqual(joined.event_id, self.head(room.room_id)[1][("m.room.member", carol)])
 
     def test_who_was_put_out_while_we_were_away_stays_out(self) -> None:
-        room = FakePeer("old.example").create("11")
-        carol = FakePeer("new.example").user("carol")
-        self._adopt(room, "11")
-        before = list(room.head)
-        joined = room.join(carol, prev=before)
-        self.place(room, joined)
-        self.app.ok("POST", f"{V3}/rooms/{room.room_id}/leave", {}, self.token)
+        room, carol, _, joined = self._left_after_carol_came()
         room.add("m.room.member", {"membership": "ban"}, state_key=carol, prev=[joined.event_id])
         self._adopt(room, "11", list(room.head))
         said = room.say("hello", sender=carol, prev=[joined.event_id])

@@ -155,13 +155,8 @@ class Sent(NetCase):
         self.assertLessEqual({"first", "newest"}, {event["content"].get("body") for event in told})
         self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob))
 
-    def test_whoever_comes_is_told(self) -> None:
-        room_id = self.create(self.a, self.alice, preset="public_chat")
-        third = self.server(C)
-        self.assertEqual(200, self.join(third, third.register("carol"), room_id, A).status)
-        self.stick(self.a, self.alice, room_id, "first", HOUR_MS)
-        self.stick(self.a, self.alice, room_id, "over", 1_000)
-        self.stick(self.a, self.alice, room_id, "second", HOUR_MS)
+    def let_bob_in(self, room_id: str) -> dict[str, Any]:
+        """He comes when what is sticky is far below the newest events; his first sync after that."""
         for number in range(25):
             self.say(self.a, self.alice, room_id, str(number))
         self.net.advance(2)
@@ -170,7 +165,16 @@ class Sent(NetCase):
             self.net.advance(1)
         self.say(self.a, self.alice, room_id, "newest")
         self.net.advance(1)
-        told = self.sync(self.b, self.bob, filter=FILTER)
+        return self.sync(self.b, self.bob, filter=FILTER)
+
+    def test_whoever_comes_is_told(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        third = self.server(C)
+        self.assertEqual(200, self.join(third, third.register("carol"), room_id, A).status)
+        self.stick(self.a, self.alice, room_id, "first", HOUR_MS)
+        self.stick(self.a, self.alice, room_id, "over", 1_000)
+        self.stick(self.a, self.alice, room_id, "second", HOUR_MS)
+        told = self.let_bob_in(room_id)
         self.assertEqual(["first", "second"], section(told, room_id))
         # Those who were there have it already.
         self.assertEqual(1, self.told_of("first", C))
@@ -197,15 +201,7 @@ class Sent(NetCase):
         self.ok(self.a, bob, "POST", "/account/deactivate", body)
         self.net.settle()
         self.a.restart()
-        for number in range(25):
-            self.say(self.a, self.alice, room_id, str(number))
-        self.net.advance(2)
-        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
-        for _ in range(20):
-            self.net.advance(1)
-        self.say(self.a, self.alice, room_id, "newest")
-        self.net.advance(1)
-        told = self.sync(self.b, self.bob, filter=FILTER)
+        told = self.let_bob_in(room_id)
         self.assertEqual(["stays"], section(told, room_id))
         sent = [one.request.body or b"" for one in self.net.sent("/send/", destination="b.example")]
         self.assertFalse([body for body in sent if b'"slip"' in body or b'"secret"' in body])

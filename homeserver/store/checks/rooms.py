@@ -318,9 +318,8 @@ class _Timeline:
 
     def __init__(self, tx: Tx, room_nid: int) -> None:
         self._children: dict[str, list[str]] = {}
-        self._shown: dict[
-            str, int
-        ] = {}  # by event id, where (what was fetched ends nothing: as if it were the oldest)
+        # By event id, where; what was fetched ends nothing, as if it were the oldest.
+        self._shown: dict[str, int] = {}
         for parent_id, child_id, pos, mark in tx.all(_CHILDREN, room_nid=room_nid):
             self._children.setdefault(parent_id, []).append(child_id)
             if pos is not None:
