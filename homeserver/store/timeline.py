@@ -13,7 +13,16 @@ from typing import Any, NamedTuple
 from sqlalchemy import CTE, ColumnElement, and_, bindparam, cast, func, or_, select
 
 from homeserver.db.schema.base import BIG
-from homeserver.db.schema.rooms import current_state, members, rooms, state_keys, state_log, timeline
+from homeserver.db.schema.rooms import (
+    auth_edges,
+    current_state,
+    events,
+    members,
+    rooms,
+    state_keys,
+    state_log,
+    timeline,
+)
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import Statement, any_of, statement
 from homeserver.db.tx import Ask, Tx
@@ -160,6 +169,11 @@ _MEMBERS_NAMED = statement(
         )
     )
 )
+_CITED = statement(
+    select(auth_edges.c.child_nid, events.c.nid)
+    .select_from(auth_edges.join(events, events.c.nid == auth_edges.c.parent_nid))
+    .where(and_(any_of(auth_edges.c.child_nid, "event_nids"), events.c.state_key_nid == bindparam("key_nid")))
+)
 
 
 # --- the timeline ------------------------------------------------------------------------------------------------
@@ -276,6 +290,11 @@ def load_member_keys(
     ):
         found.setdefault(room_nid, {})[user_id] = (key_nid, event_nid)
     return found
+
+
+def load_cited(tx: Tx, event_nids: Collection[int], key_nid: int) -> dict[int, int]:
+    """Of events that cite one at a state key among their auth events, the nid of that: event nid -> event nid."""
+    return dict(tx.all(_CITED, event_nids=list(event_nids), key_nid=key_nid))
 
 
 def _states(tx: Tx, query: Statement, **params: Any) -> dict[int, dict[int, int]]:

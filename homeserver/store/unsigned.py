@@ -45,7 +45,8 @@ def unsigned_members(
         parts += _MEMBERSHIP[membership]
     if previous is not None:
         if not hide_previous:
-            parts += b',"prev_content":' + previous.content
+            # No part of the specification: clients know by ``prev_sender`` who invited.
+            parts += b',"prev_content":%b,"prev_sender":%b' % (previous.content, _encode(previous.sender))
         parts += b',"replaces_state":' + _encode(previous.event_id)
     if sent_as:
         parts += b"," + sent_as

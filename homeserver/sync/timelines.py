@@ -27,6 +27,7 @@ from homeserver.store.timeline import (
     ask_moves_of_newest,
     ask_newest,
     ask_state_at,
+    load_cited,
     load_moves,
     load_moves_of_key,
     load_moves_of_left,
@@ -228,6 +229,33 @@ class Timelines:
                 break
         for work in wanted:
             self._choose(work, enough=True)
+        self._find_accepted(works)
+
+    def _find_accepted(self, works: Sequence[RoomWork]) -> None:
+        """What those joins of the reader's replaced by which this server came into a room: the log does not know it.
+
+        Clients tell by the invite that a room is a direct chat.
+        """
+        joins = {
+            one.event.nid: one
+            for work in works
+            for one in work.shown
+            if self._is_own(one.event) and self._may_be_of_the_server(work, one)
+        }
+        if joins:
+            for nid, cited in load_cited(self._tx, joins, self._reader.keys.own).items():
+                joins[nid].previous_nid = cited
+
+    def _may_be_of_the_server(self, work: RoomWork, shown: Shown) -> bool:
+        """Whether it may be by this event that the server came into the room, for the first time or again."""
+        if shown.previous_nid:
+            return self.membership(shown.previous_nid) == Membership.LEAVE
+        # The state of a room that was elsewhere comes with the join.
+        return sum(move.pos == shown.pos for move in work.moves) > 1
+
+    def _is_own(self, event: ClientEvent) -> bool:
+        """Whether it is a membership of the reader's."""
+        return event.type == "m.room.member" and event.state_key == self._reader.user_id
 
     def _ask(self, works: Sequence[RoomWork]) -> list[Ask]:
         """What is asked first of rooms that are told in full."""
@@ -365,6 +393,8 @@ class Timelines:
                 decided[case] = _decide(*case)
             seen, hide = decided[case]
             if seen:
+                # What is said of somebody they may know.
+                hide = hide and not self._is_own(event)
                 result.append(Shown(event, membership, hide_previous=hide, pos=pos))
         return result
 

@@ -10,6 +10,7 @@ from tests.api.rooms import V3
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.federation import NetServer, TestNet
 
+SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 SEND = "/_matrix/federation/v1/send/"
 
 
@@ -175,6 +176,60 @@ class Talk(DatabaseCase):
         self.assertEqual(self.pdus("a", "d"), [], "it has been asked for its consent, and is not in the room")
         self.join(d)
         self.assertEqual(self.members(self.b), {f"@user:{letter}.example" for letter in "abcd"})
+
+    def test_who_accepts_an_invite_is_shown_what_they_accepted(self) -> None:
+        """Clients tell a direct chat by it, and say that somebody accepted an invite."""
+        b, token = self.b, self.tokens["b"]
+        for visibility in ("shared", "joined"):
+            initial = {"type": "m.room.history_visibility", "content": {"history_visibility": visibility}}
+            body = {
+                "preset": "private_chat",
+                "is_direct": True,
+                "invite": ["@user:b.example"],
+                "initial_state": [{**initial, "state_key": ""}],
+            }
+            waiting = self.a.start("POST", f"{V3}/createRoom", body, self.tokens["a"])
+            self.room_id = self.net.wait(waiting).json["room_id"]
+            self.net.settle()
+            before = b.ok("GET", f"{V3}/sync", None, token)["next_batch"]
+            self.join(b)
+            listed = {"timeline_limit": 5, "required_state": [["m.room.member", "$ME"]]}
+            sliding = b.ok("POST", SLIDING, {"lists": {"all": {"ranges": [[0, 9]], **listed}}}, token)
+            history = b.ok("GET", f"{V3}/rooms/{self.room_id}/messages", None, token, {"dir": "b"})
+            told = {
+                "the next sync": self.sync(b, before),
+                "a first sync": self.sync(b, None),
+                "sliding sync": sliding["rooms"][self.room_id]["timeline"],
+                "history": history["chunk"],
+            }
+            for way, events in told.items():
+                own = [event for event in events if event.get("state_key") == "@user:b.example"]
+                (join,) = [event for event in own if event["content"]["membership"] == "join"]
+                unsigned = join["unsigned"]
+                self.assertEqual(unsigned["prev_content"]["membership"], "invite", (way, visibility))
+                self.assertIs(unsigned["prev_content"]["is_direct"], True, (way, visibility))
+                self.assertEqual(unsigned["prev_sender"], "@user:a.example", (way, visibility))
+
+    def test_who_is_invited_back_is_shown_that(self) -> None:
+        """Not what they were when the server was last in the room."""
+        b, token = self.b, self.tokens["b"]
+        b.ok("POST", f"{V3}/rooms/{self.room_id}/leave", {}, token)
+        self.net.settle()
+        path = f"{V3}/rooms/{self.room_id}/invite"
+        body = {"user_id": "@user:b.example", "reason": "come back"}
+        self.assertEqual(self.net.wait(self.a.start("POST", path, body, self.tokens["a"])).status, 200)
+        self.net.settle()
+        before = b.ok("GET", f"{V3}/sync", None, token)["next_batch"]
+        self.join(b)
+        own = [one for one in self.sync(b, before) if one.get("state_key") == "@user:b.example"]
+        self.assertEqual(own[-1]["unsigned"]["prev_content"]["reason"], "come back")
+
+    def sync(self, server: NetServer, since: str | None) -> list[dict[str, Any]]:
+        """The timeline of the room."""
+        query = {} if since is None else {"since": since}
+        answer = server.ok("GET", f"{V3}/sync", None, self.tokens[server.name[0]], query)
+        found: list[dict[str, Any]] = answer["rooms"]["join"][self.room_id]["timeline"]["events"]
+        return found
 
     def test_leaving_and_coming_back(self) -> None:
         self.c.ok("POST", f"{V3}/rooms/{self.room_id}/leave", {}, self.tokens["c"])

@@ -243,7 +243,11 @@ def _find_replaced(
     events = veil(tx, events, sight.reader.member_key, archive.facts, archive.client_events)
     ordered = list(rows.values())
     views = look(tx, sight.reader, ordered, archive.facts)
-    hidden = {row.nid: view is None for row, view in zip(ordered, views, strict=True)}
+    # What is said of somebody they may know.
+    own = sight.reader.member_key
+    hidden = {
+        row.nid: view is None and row.state_key_nid != own for row, view in zip(ordered, views, strict=True)
+    }
     return {
         nid: (events[previous_nid], hidden[previous_nid])
         for nid, previous_nid in replaced.items()
