@@ -31,7 +31,7 @@ from homeserver.store.device_lists import ListChanged, load_joined, load_sharing
 from homeserver.store.ids import Interner
 from homeserver.store.outside import Told
 from homeserver.store.parsed import EventCache
-from homeserver.store.placement import Membership, StateMove, moves_of
+from homeserver.store.placement import Membership, moves_of
 from homeserver.store.receipts import PRIVATE, ReceiptChange
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
@@ -209,7 +209,7 @@ class AppserviceFollowing:
                     continue
                 if not (move.membership == Membership.JOIN and move.event_nid):
                     went.add(move.member_nid)
-                elif not self._was_joined(move):
+                elif not self._events.is_join(move.prev_nid):
                     came.add(move.member_nid)
         went -= interest.user_nids
         if went:
@@ -220,11 +220,6 @@ class AppserviceFollowing:
         for user_nid in sorted(went):
             box.changed.discard(user_nid)
             box.note(box.left, user_nid)
-
-    def _was_joined(self, move: StateMove) -> bool:
-        """Whether only their name or picture changed, as far as memory tells."""
-        before = self._events.get(move.prev_nid) if move.prev_nid else None
-        return before is not None and before.content.get("membership") == "join"
 
     # --- of the moment -----------------------------------------------------------------------------------
 

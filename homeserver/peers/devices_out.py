@@ -13,7 +13,7 @@ from homeserver.peers.sender import Sender
 from homeserver.store.changes import Change, Kind
 from homeserver.store.device_lists import ListChanged
 from homeserver.store.parsed import EventCache
-from homeserver.store.placement import Membership, StateMove, moves_of
+from homeserver.store.placement import Membership, moves_of
 from homeserver.store.stays import server_of
 from homeserver.store.to_device import load_destinations_at
 from homeserver.stream.index import MembershipIndex
@@ -58,7 +58,7 @@ class DevicesOut:
             new = [
                 server
                 for server, move in zip(servers, joins, strict=True)
-                if (not ours or server == self._server_name) and not self._was_joined(move)
+                if (not ours or server == self._server_name) and not self._events.is_join(move.prev_nid)
             ]
             for server in dict.fromkeys(new):
                 await self._join(change, server)
@@ -89,8 +89,3 @@ class DevicesOut:
         for server in await self._servers.servers_in(room_nid):
             if server != self._server_name:
                 self._sender.owe_devices(server, pos, room_nid)
-
-    def _was_joined(self, move: StateMove) -> bool:
-        """Whether only their name or picture changed, as far as memory tells."""
-        before = self._events.get(move.prev_nid) if move.prev_nid else None
-        return before is not None and before.content.get("membership") == "join"

@@ -18,6 +18,11 @@ class EventCache(ByteLru[int, Event]):
     def __init__(self, budget: int = 24 * 1024 * 1024) -> None:
         super().__init__(budget, _size)
 
+    def is_join(self, nid: int) -> bool:
+        """Whether it is somebody's membership "join", as far as memory tells (0: there is none)."""
+        event = self.get(nid) if nid else None
+        return event is not None and event.content.get("membership") == "join"
+
 
 def _size(event: Event) -> int:
     # A parsed event holds some 40 objects of 60 bytes beside its text; content dominates where it is large.
