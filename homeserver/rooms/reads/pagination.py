@@ -23,6 +23,7 @@ from homeserver.rooms.reads.reading import (
     Found,
     Ignoring,
     Scanned,
+    before_all,
     find_seen,
     scan,
     write_events,
@@ -326,7 +327,7 @@ def _write_context(
     before, hole = _scan_back(tx, archive, asker, BEGINNING, pos - 1, before_most, wanted, across=across)
     after = scan(tx, archive, sight, pos, sight.upto, after_most, wanted, backwards=False, ignored=ignored)
     # Where a side came to its end, the token still stands for it: later events come after it.
-    start = before.edge if before.edge is not None else _before([middle, *before.found])
+    start = before.edge if before.edge is not None else before_all([middle, *before.found])
     end = sight.upto if after.edge is None else after.edge
     shown = [*before.found, middle, *after.found]
     state = state_after(tx, [one.row for one in shown], archive.facts.bases)
@@ -346,8 +347,3 @@ def _write_context(
         join(write_state(tx, archive, asker, list(state.values()), wanted)),
     )
     return _Answer(body, goes_on, goes_on and len(before.found) < before_most, hole=hole)
-
-
-def _before(found: list[Found]) -> int:
-    """The point before the oldest of some events."""
-    return min(one.row.pos for one in found if one.row.pos is not None) - 1

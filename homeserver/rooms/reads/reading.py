@@ -172,6 +172,11 @@ def scan(
         low, high = (low, edge) if backwards else (edge, high)
 
 
+def before_all(found: Sequence[Found]) -> int:
+    """The point before the oldest of some events."""
+    return min(one.row.pos for one in found if one.row.pos is not None) - 1
+
+
 def _edge(row: HistoryRow, backwards: bool) -> int:
     assert row.pos is not None
     return row.pos - 1 if backwards else row.pos

@@ -11,7 +11,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from homeserver.db.tx import Tx
-from homeserver.rooms.reads.reading import Archive, Asker, Found, scan, write_events, write_state
+from homeserver.rooms.reads.reading import (
+    Archive,
+    Asker,
+    Found,
+    before_all,
+    scan,
+    write_events,
+    write_state,
+)
 from homeserver.rooms.reads.search_pages import ContextAsked, SearchAsked, Window, group_token
 from homeserver.store.client_events import ClientEvent, join, load_client_events
 from homeserver.store.history import BEGINNING, find_member_keys, load_span, state_after
@@ -107,8 +115,7 @@ def _look_around(tx: Tx, archive: Archive, asker: Asker, found: Found, context: 
         tx, archive, sight, BEGINNING, pos - 1, context.before, None, backwards=True, ignored=ignored
     )
     after = scan(tx, archive, sight, pos, sight.upto, context.after, None, backwards=False, ignored=ignored)
-    oldest = min(one.row.pos for one in (found, *before.found) if one.row.pos is not None)
-    start = before.edge if before.edge is not None else oldest - 1
+    start = before.edge if before.edge is not None else before_all([found, *before.found])
     end = sight.upto if after.edge is None else after.edge
     return _Around(sight.room_nid, found, before.found, after.found, start, end)
 
