@@ -92,6 +92,36 @@ class Extensions(KeysCase):
         self.assertFalse(deaf.called)
         self.app.advance(10)
 
+    def test_who_syncs_for_encryption_alone_is_answered_when_they_have_sent_something(self) -> None:
+        """The Rust SDK keeps a copy of the key that it was encrypted with after it is answered."""
+        room_id = self.room_with(self.alice)
+        asked = {"to_device": ON, "e2ee": ON}
+
+        def wait(pos: str, **more: Any) -> Any:
+            body = {"conn_id": "a", "extensions": asked, **more}
+            return self.app.start("POST", SLIDING, body, self.phone, {"pos": pos, "timeout": "9000"})
+
+        def send(token: str) -> None:
+            self.sent += 1
+            path = f"{V3}/rooms/{room_id}/send/m.room.encrypted/e{self.sent}"
+            self.app.ok("PUT", path, {"algorithm": "m.megolm.v1.aes-sha2", "ciphertext": "x"}, token)
+
+        waiting = wait(self.ask(asked, conn_id="a")["pos"])
+        send(self.bob)
+        self.say(room_id)
+        self.assertFalse(waiting.called)
+        send(self.alice)
+        answer = self.app.wait(waiting).json
+        self.assertEqual([], self.told(answer))
+        waiting = wait(answer["pos"])
+        self.assertFalse(waiting.called, "once")
+        self.app.advance(10)
+        # Whoever sees rooms hears of it there, or has not asked.
+        pos = self.ask(asked, conn_id="a", lists=self.all_rooms())["pos"]
+        send(self.alice)
+        answer = self.app.wait(wait(pos, lists=self.all_rooms())).json
+        self.assertEqual([room_id], list(answer["rooms"]))
+
     # --- keys ----------------------------------------------------------------------------------------
 
     def test_keys(self) -> None:

@@ -4,6 +4,8 @@
 2. The law: what a client makes of its answers is what a new connection would be told of the same rooms.
 3. Where nothing changed, positions are compared, and nothing else is done. Where the log reaches back to the position,
    there is no SQL, but for what ``sync.shared`` says; and nothing is written, unless it changed which rooms are told of.
+4. A connection for encryption alone is answered when its user has sent something encrypted, although there is nothing
+   to tell: the Rust SDK uploads the copy of a key that it has just made after it was answered, and not before.
 
 proposal: MSC4186
 """
@@ -156,7 +158,7 @@ class SlidingSync:
         while True:
             answer = await self._answer(ask, connection, token.version, state, at)
             left_s = ends_s - clock.monotonic()
-            if answer.told or left_s <= 0:
+            if answer.told or left_s <= 0 or self._has_encrypted(ask, at):
                 break
             at, state = answer.token, answer.state
             quiet_at = at
@@ -205,6 +207,18 @@ class SlidingSync:
         if self._profiles.changed(ask.requester, ask.asked.extensions, pos):
             return False
         return not self._extensions.changed(ask.requester, ask.asked.extensions, at, self._tools.log.position)
+
+    def _has_encrypted(self, ask: SlidingAsk, at: SyncToken) -> bool:
+        """Whether a connection for encryption alone is due an answer: see rule 4 of the module."""
+        asked = ask.asked
+        if not asked.extensions.e2ee or asked.lists or asked.subscriptions:
+            return False
+        window, user_nid = self._tools.windows.find(at.pos), ask.requester.user_nid
+        return window is not None and any(
+            placed.sender_nid == user_nid and placed.event.type == "m.room.encrypted"
+            for topic in window.topics.values()
+            for placed in topic.placements
+        )
 
     # --- answers -------------------------------------------------------------------------------------------------
 
