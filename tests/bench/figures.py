@@ -55,6 +55,7 @@ FIGURES: Sequence[Figure] = (
         "sliding_all_ms", "sliding", "sliding sync, all of 500 rooms, a hundred at a time", "ms", False, 10
     ),
     Figure("many_rooms_ms", "many", "first initial sync, 1,000 rooms", "ms", False, 10),
+    Figure("absence_ms", "absence", "sync after 6,000 messages in 24 rooms", "ms", False, 10),
     Figure("idle_syncs", "idle", "idle incremental syncs/s, one client in turn", "/s", True, 8),
     Figure("claims", "claims", "one-time keys claimed/s, 16 clients", "/s", True, 10),
     Figure("claims_50", "claims50", "one-time keys claimed/s, 50 devices a request", "/s", True, 10),
@@ -104,6 +105,7 @@ class Scale:
     history_messages: int
     history_pages: int
     initial_syncs: int
+    missed: int
     idle_syncs: int
     starts: int
     large_joins: int
@@ -133,6 +135,7 @@ FULL = Scale(
     history_messages=1000,
     history_pages=1200,
     initial_syncs=7,
+    missed=6_000,
     idle_syncs=2000,
     starts=3,
     large_joins=3,
@@ -161,6 +164,7 @@ QUICK = Scale(
     history_messages=300,
     history_pages=300,
     initial_syncs=3,
+    missed=600,
     idle_syncs=500,
     starts=1,
     large_joins=1,

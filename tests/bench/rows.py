@@ -203,12 +203,14 @@ async def _walk_back(connection: Connection, reader: User, room_id: str) -> list
         query["from"] = page["end"]
 
 
-async def _populate_24_rooms(world: World, members: Sequence[User]) -> None:
+async def _populate_24_rooms(world: World, members: Sequence[User]) -> tuple[list[User], list[str]]:
+    """The owner of each room, and the rooms."""
     owners = await world.register(SETUP_CONNECTIONS)
     creators = [owners[number % len(owners)] for number in range(INITIAL_ROOMS)]
     rooms = await world.create_rooms(creators)
     await world.join((member, room_id) for room_id in rooms for member in members)
     await world.fill(list(zip(creators, rooms, strict=True)), INITIAL_MESSAGES)
+    return creators, rooms
 
 
 async def measure_initial(world: World, scale: Scale) -> Measured:
@@ -224,6 +226,27 @@ async def measure_initial(world: World, scale: Scale) -> Measured:
             if len(expect_ok(response).json()["rooms"]["join"]) != INITIAL_ROOMS:
                 raise AssertionError(f"an initial sync without the {INITIAL_ROOMS} rooms")
     return {"initial_ms": statistics.median(taken_ms[1:])}
+
+
+async def measure_absence(world: World, scale: Scale) -> Measured:
+    """A user in 24 rooms comes back after 6,000 messages there: one sync from the token of before; the median over users.
+
+    So many, or a server may still have all of them in memory.
+    """
+    members = await world.register(scale.initial_syncs + 1)
+    owners, rooms = await _populate_24_rooms(world, members)
+    tokens = [world.current_token(member) for member in members]
+    await world.fill(list(zip(owners, rooms, strict=True)), scale.missed // INITIAL_ROOMS)
+    taken_ms: list[float] = []
+    with BlockingConnection(world.port) as connection, world.measuring():
+        for member, since in zip(members, tokens, strict=True):
+            started_s = time.perf_counter()
+            response = connection.request(sync_request(member, since))
+            taken_ms.append((time.perf_counter() - started_s) * 1000)
+            joined = expect_ok(response).json()["rooms"]["join"]
+            if [room["timeline"]["limited"] for room in joined.values()] != [True] * INITIAL_ROOMS:
+                raise AssertionError(f"a sync that does not tell of a gap in each of {INITIAL_ROOMS} rooms")
+    return {"absence_ms": statistics.median(taken_ms[1:])}
 
 
 async def measure_idle(world: World, scale: Scale) -> Measured:
@@ -253,6 +276,7 @@ ROWS: Mapping[str, Row] = {
     "joins": measure_joins,
     "history": measure_history,
     "initial": measure_initial,
+    "absence": measure_absence,
     "idle": measure_idle,
     "sliding": measure_sliding,
     "many": measure_many,
