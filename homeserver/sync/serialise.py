@@ -55,17 +55,15 @@ class Writer:
         if self._raw is not None and event.nid in self._raw:
             data = self._raw[event.nid]
         else:
-            shown = None if hide_previous else previous
             unsigned = unsigned_members(
                 event,
                 self.now_ms,
                 membership=membership,
-                previous=shown,
+                previous=previous,
                 sent_as=sent_as,
+                hide_previous=hide_previous,
                 relations=relations,
             )
-            if hide_previous and previous is not None:
-                unsigned += b',"replaces_state":' + encode(previous.event_id)
             data = event.render(unsigned)
         return data if self._fields is None else encode(pick_fields(_decode(data), self._fields))
 

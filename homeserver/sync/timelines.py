@@ -240,7 +240,7 @@ class Timelines:
             one.event.nid: one
             for work in works
             for one in work.shown
-            if self._is_own(one.event) and self._may_be_of_the_server(work, one)
+            if is_membership_of(one.event, self._reader.user_id) and self._may_be_of_the_server(work, one)
         }
         if joins:
             for nid, cited in load_cited(self._tx, joins, self._reader.keys.own).items():
@@ -252,10 +252,6 @@ class Timelines:
             return self.membership(shown.previous_nid) == Membership.LEAVE
         # The state of a room that was elsewhere comes with the join.
         return sum(move.pos == shown.pos for move in work.moves) > 1
-
-    def _is_own(self, event: ClientEvent) -> bool:
-        """Whether it is a membership of the reader's."""
-        return event.type == "m.room.member" and event.state_key == self._reader.user_id
 
     def _ask(self, works: Sequence[RoomWork]) -> list[Ask]:
         """What is asked first of rooms that are told in full."""
@@ -394,7 +390,7 @@ class Timelines:
             seen, hide = decided[case]
             if seen:
                 # What is said of somebody they may know.
-                hide = hide and not self._is_own(event)
+                hide = hide and not is_membership_of(event, self._reader.user_id)
                 result.append(Shown(event, membership, hide_previous=hide, pos=pos))
         return result
 
@@ -489,6 +485,11 @@ def _groups(works: Sequence[RoomWork]) -> list[list[RoomWork]]:
         key = (work.left, 0 if work.left else work.upto, work.full, work.limit)
         groups.setdefault(key, []).append(work)
     return list(groups.values())
+
+
+def is_membership_of(event: ClientEvent, user_id: str) -> bool:
+    """Whether it says what somebody is to the room."""
+    return event.type == "m.room.member" and event.state_key == user_id
 
 
 def membership_in(event: ClientEvent) -> Membership:

@@ -24,7 +24,7 @@ from homeserver.sync.serialise import Writer
 from homeserver.sync.sliding.extras import ExtrasWanted, ask_extras
 from homeserver.sync.sliding.news import NULL, Hero, RoomNews, RoomOrder, RoomSummary, names_of, stub
 from homeserver.sync.sliding.required import Choices, Required, is_lazy
-from homeserver.sync.timelines import Reader, RoomWork, Timelines, text_in
+from homeserver.sync.timelines import Reader, RoomWork, Timelines, is_membership_of, text_in
 
 _MEMBER = "m.room.member"
 _NAMING = frozenset({"m.room.name", "m.room.avatar"})
@@ -284,7 +284,7 @@ class _Builder:
                 job.work.members[event.state_key] = nid
         if job.gone:
             # Clients take whoever is in a room for joined, unless the room's state says something else.
-            own = [one.event for one in job.shown.shown if _is_own(one.event, self._reader.user_id)]
+            own = [one.event for one in job.shown.shown if is_membership_of(one.event, self._reader.user_id)]
             told += [event for event in own[-1:] if event not in told]
         return [*map(self._writer.write, told), *stubs]
 
@@ -374,10 +374,6 @@ def _is_newly_lazy(order: RoomOrder) -> bool:
     if not is_lazy(order.relevant.wishes) or is_lazy(order.had):
         return False
     return not any(one.all_members for one in order.had)
-
-
-def _is_own(event: ClientEvent, user_id: str) -> bool:
-    return event.type == _MEMBER and event.state_key == user_id
 
 
 def load_room_summaries(tx: Tx, named: Mapping[int, bool], cache: ClientEventCache) -> dict[int, RoomSummary]:
