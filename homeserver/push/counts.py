@@ -16,240 +16,31 @@ made from the timeline after the user's receipts.
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Awaitable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from types import MappingProxyType
+from collections.abc import Awaitable, Collection, Sequence
 
 from twisted.internet.defer import Deferred
 
-from federation.auth.power import PowerLevels
 from federation.event import Event
 from homeserver.db.threads import Database
 from homeserver.push.backlog import Backlog, Found, load_backlogs, load_missing, own_thread, read_by_sending
 from homeserver.push.conditions import EventView, FactMissing, Facts
+from homeserver.push.entries import MOST, Counts, Entry
 from homeserver.push.readers import Reader, Readers
+from homeserver.push.recent import Item, Room, Verdict, make_verdict
 from homeserver.store.changes import Change, Kind
 from homeserver.store.parsed import EventCache
-from homeserver.store.placement import Membership, Placement, StateMove
-from homeserver.store.receipts import MAIN, UNTHREADED
+from homeserver.store.placement import Membership
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 
-MOST = 1_000
 # LIMIT(memory: an entry takes some 500 bytes, and eight for each unread notification)
 ENTRIES_MOST = 100_000
 _VIEWS = 500
-_SLACK = 200
-_MARKS_MOST = 1_000
+_THREADS_MOST = 1_000
 # LIMIT(time: a read unit is one of few threads' for as long as it takes; a thousand rooms are ten units)
 _ROOMS_AT_ONCE = 100
 _TRIES = 6
-
-
-@dataclass(frozen=True, slots=True)
-class Tally:
-    """How many unread notifications, and how many of them are highlighted."""
-
-    notification_count: int = 0
-    highlight_count: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Counts(Tally):
-    """Those of a room's main timeline, and of each thread by its root's event id."""
-
-    threads: Mapping[str, Tally] = field(default_factory=lambda: MappingProxyType({}))
-
-
-class _Scope:
-    """The main timeline or a thread: positions of what notifies, in order."""
-
-    __slots__ = ("highlights", "notified")
-
-    def __init__(self) -> None:
-        self.notified = array("q")
-        self.highlights = array("q")
-
-    def read_upto(self, pos: int) -> None:
-        for positions in (self.notified, self.highlights):
-            if positions and positions[0] <= pos:
-                del positions[: bisect_right(positions, pos)]
-
-    def drop(self, pos: int) -> None:
-        for positions in (self.notified, self.highlights):
-            if pos in positions:
-                positions.remove(pos)
-
-    def tally(self) -> Tally:
-        return Tally(len(self.notified), len(self.highlights))
-
-
-class Entry:
-    """What one user has not read of one room."""
-
-    __slots__ = ("_marks", "_scopes", "counts", "display_name", "upto", "waiting")
-
-    def __init__(self) -> None:
-        self.upto = -1  # -1: not loaded yet
-        self.display_name: str | None = None
-        self.counts: Counts | None = None
-        self.waiting: list[Deferred[None]] = []
-        self._marks: dict[str, int] = {}  # thread -> read up to; UNTHREADED: everything
-        self._scopes: dict[str, _Scope] = {}
-
-    def mark(self, thread: str, pos: int) -> None:
-        """The user has read a thread (or everything) up to a position."""
-        marks = self._marks
-        if pos <= marks.get(thread, 0):
-            return
-        marks[thread] = pos
-        for name in [name for name in self._scopes if thread in (UNTHREADED, name)]:
-            self._scopes[name].read_upto(pos)
-            if not self._scopes[name].notified:
-                del self._scopes[name]
-        if thread == UNTHREADED or len(marks) > _MARKS_MOST:
-            everything = marks.get(UNTHREADED, 0)
-            kept = sorted((one for one in marks.items() if one[1] > everything), key=lambda one: one[1])
-            self._marks = {UNTHREADED: everything, **dict(kept[-_MARKS_MOST // 2 :])}
-        self.counts = None
-
-    def add(self, thread: str, pos: int, highlight: bool) -> None:
-        """An event notifies, unless it was read already."""
-        marks = self._marks
-        if pos <= marks.get(UNTHREADED, 0) or pos <= marks.get(thread, 0):
-            return
-        scope = self._scopes.get(thread)
-        if scope is None:
-            scope = self._scopes[thread] = _Scope()
-        scope.notified.append(pos)
-        if highlight:
-            scope.highlights.append(pos)
-        if len(scope.notified) > MOST:
-            scope.read_upto(scope.notified[0])
-        self.counts = None
-
-    def fill(self, found: Found) -> None:
-        """Take in what the database holds; what came meanwhile is in here already."""
-        for mark in found.marks:
-            self.mark(mark.thread, mark.pos)
-        for pos, thread in found.own:
-            self.mark(thread, pos)
-        for pos, thread, highlight in found.notifying:
-            self.add(thread, pos, highlight)
-
-    def drop(self, pos: int) -> None:
-        """An event was redacted."""
-        for name, scope in list(self._scopes.items()):
-            scope.drop(pos)
-            if not scope.notified:
-                del self._scopes[name]
-        self.counts = None
-
-    def has(self, pos: int) -> bool:
-        """Whether what stands there is among what is unread."""
-        return any(pos in scope.notified for scope in self._scopes.values())
-
-    def oldest(self) -> int:
-        """The position of the oldest unread notification; beyond all where there is none."""
-        return min((scope.notified[0] for scope in self._scopes.values()), default=1 << 62)
-
-    def tell(self) -> Counts:
-        """The counts as they are."""
-        if self.counts is None:
-            main = self._scopes.get(MAIN)
-            first = main.tally() if main is not None else Tally()
-            threads = {name: scope.tally() for name, scope in self._scopes.items() if name != MAIN}
-            self.counts = Counts(first.notification_count, first.highlight_count, threads)
-        return self.counts
-
-
-@dataclass(slots=True)
-class _Item:
-    """An event of a room's newest."""
-
-    pos: int
-    nid: int
-    event_id: str
-    redacted: bool = False
-
-
-class _Room:
-    """What came into a room since somebody asked for it, and facts of it."""
-
-    __slots__ = ("entries", "floor", "items", "joined", "loading", "moves", "power")
-
-    def __init__(self, floor: int) -> None:
-        self.floor = floor  # every event after it is among the items
-        self.items: list[_Item] = []
-        self.joined: int | None = None
-        self.power: PowerLevels | None = None
-        self.moves = 0  # counts what may have changed a fact
-        self.entries: dict[int, Entry] = {}
-        self.loading: list[Deferred[None]] | None = None  # those who wait while facts are read
-
-    def note(self, placed: Placement, pos: int, events: EventCache) -> None:
-        """An event came."""
-        event = placed.event
-        events.put(placed.nid, event)
-        self.items.append(_Item(pos, placed.nid, event.event_id))
-        if len(self.items) > MOST + _SLACK:
-            self.floor = self.items[_SLACK - 1].pos
-            del self.items[:_SLACK]
-        if not placed.linear:
-            self._note_moves(placed.moves)
-        elif event.state_key is not None:
-            self._note_state(event, placed, events)
-        if placed.redacts_target is not None:
-            self._note_redaction(placed.redacts_target)
-
-    def _note_moves(self, moves: Sequence[StateMove]) -> None:
-        """A fork was resolved: what is known of the room's members and levels is asked for anew."""
-        if not moves:
-            return
-        self.power = self.joined = None
-        self.moves += 1
-        for move in moves:
-            entry = self.entries.get(move.member_nid)
-            if entry is not None:
-                entry.display_name = None
-                if move.membership != Membership.JOIN:
-                    del self.entries[move.member_nid]
-
-    def _note_redaction(self, event_id: str) -> None:
-        found = next((item for item in self.items if item.event_id == event_id), None)
-        if found is not None:
-            found.redacted = True
-        for user_nid, entry in list(self.entries.items()):
-            if entry.upto < 0:
-                # Whether what is being read knows of it, nobody can say: count again when asked.
-                del self.entries[user_nid]
-            elif found is not None:
-                entry.drop(found.pos)
-            elif entry.oldest() <= self.floor:
-                # It may be one of those that are known by position alone.
-                del self.entries[user_nid]
-
-    def _note_state(self, event: Event, placed: Placement, events: EventCache) -> None:
-        if event.type in ("m.room.power_levels", "m.room.create"):
-            self.power = None
-            self.moves += 1
-        elif placed.moves and placed.moves[0].member_nid:
-            move = placed.moves[0]
-            self.moves += 1
-            before = events.get(placed.prev_nid) if placed.prev_nid else None
-            if placed.prev_nid and before is None:
-                self.joined = None
-            elif self.joined is not None:
-                was = before is not None and before.content.get("membership") == "join"
-                self.joined += (move.membership == Membership.JOIN) - was
-            entry = self.entries.get(move.member_nid)
-            if entry is not None:
-                entry.display_name = None
-                if move.membership != Membership.JOIN:
-                    del self.entries[move.member_nid]
 
 
 class Unread:
@@ -269,7 +60,7 @@ class Unread:
         self._events = events
         self._readers = readers
         self._seen = log.position
-        self._rooms: OrderedDict[int, _Room] = OrderedDict()
+        self._rooms: OrderedDict[int, Room] = OrderedDict()
         self._entries = 0
         self._views: OrderedDict[int, EventView] = OrderedDict()
         self._threads: OrderedDict[int, str] = OrderedDict()  # event nid -> thread, where that took a look-up
@@ -371,26 +162,44 @@ class Unread:
 
     # --- counting ----------------------------------------------------------------------------------------
 
-    def _extend(self, room: _Room, entry: Entry, reader: Reader) -> None:
+    def _extend(self, room: Room, entry: Entry, reader: Reader) -> None:
         """Look at what came since the entry was made. Raises ``FactMissing``; then nothing is lost or counted twice."""
         items = room.items
         start = len(items)
         while start and items[start - 1].pos > entry.upto:
             start -= 1
+        # A display name is its owner's alone.
+        alone: list[Verdict | None] = [None] * len(items)
+        known = alone if reader.rules.by_name else room.verdicts(reader.rules)
         facts = Facts(room.joined, room.power, entry.display_name, reader.user_id, reader.threads)
-        for item in items[start:]:
-            event = self._events.get(item.nid)
-            if event is None:
-                raise FactMissing
-            if event.sender == reader.user_id:
-                thread = read_by_sending(event)
+        for place in range(start, len(items)):
+            item = items[place]
+            if item.sender == reader.user_id:
+                thread = read_by_sending(self._event(item))
                 if thread is not None:
                     entry.mark(thread, item.pos)
-            elif not item.redacted and event.sender not in reader.ignored:
-                actions = reader.rules.evaluate(self._view(item.nid, event), facts)
-                if actions.notify:
-                    entry.add(self._thread(item.nid, event), item.pos, actions.highlight)
+            elif not item.redacted and item.sender not in reader.ignored:
+                verdict = known[place]
+                if verdict is None or not verdict.holds_for(reader):
+                    verdict = self._judge(item, reader, facts)
+                    if verdict.is_short and verdict.holds_for(reader):
+                        known[place] = verdict
+                if verdict.notify:
+                    entry.add(verdict.thread, item.pos, verdict.highlight)
             entry.upto = item.pos
+
+    def _judge(self, item: Item, reader: Reader, facts: Facts) -> Verdict:
+        """What somebody's rules say of an event."""
+        event = self._event(item)
+        view = self._view(item.nid, event)
+        actions = reader.rules.evaluate(view, facts)
+        return make_verdict(actions, self._thread(item.nid, event) if actions.notify else "", view)
+
+    def _event(self, item: Item) -> Event:
+        event = self._events.get(item.nid)
+        if event is None:
+            raise FactMissing
+        return event
 
     def _view(self, nid: int, event: Event) -> EventView:
         views = self._views
@@ -447,10 +256,10 @@ class Unread:
         entry = room.entries.get(user_nid) if room is not None else None
         return room is None or entry is None or 0 <= entry.upto < room.floor
 
-    def _room(self, room_nid: int) -> _Room:
+    def _room(self, room_nid: int) -> Room:
         room = self._rooms.get(room_nid)
         if room is None:
-            room = self._rooms[room_nid] = _Room(self._seen)
+            room = self._rooms[room_nid] = Room(self._seen)
         self._rooms.move_to_end(room_nid)
         if self._entries > ENTRIES_MOST:
             self._entries = sum(len(one.entries) for one in self._rooms.values())
@@ -462,7 +271,7 @@ class Unread:
         """Entries from the database, at one go. What comes meanwhile finds them, not loaded yet, and is kept in them."""
         upto = self._seen
         who = self._readers.ask(user_nid)
-        made: list[tuple[_Room, Entry, Backlog]] = []
+        made: list[tuple[Room, Entry, Backlog]] = []
         for room_nid in room_nids:
             room = self._room(room_nid)
             entry = room.entries[user_nid] = Entry()
@@ -491,7 +300,7 @@ class Unread:
         return reader, [entry for _, entry, _ in made]
 
     async def _make_known(
-        self, room: _Room, room_nid: int, user_nid: int, entry: Entry, reader: Reader
+        self, room: Room, room_nid: int, user_nid: int, entry: Entry, reader: Reader
     ) -> None:
         """Bring into memory what an extension needs."""
         if room.loading is not None:
@@ -509,7 +318,7 @@ class Unread:
             waiting, room.loading = room.loading, None
             _release(waiting)
 
-    def _ask(self, room: _Room, room_nid: int, user_nid: int, entry: Entry) -> Backlog:
+    def _ask(self, room: Room, room_nid: int, user_nid: int, entry: Entry) -> Backlog:
         standing = self._index.standing(user_nid, room_nid)
         return Backlog(
             room_nid,
@@ -519,14 +328,14 @@ class Unread:
             room.moves,
         )
 
-    def _keep_facts(self, room: _Room, entry: Entry, ask: Backlog, found: Found) -> None:
+    def _keep_facts(self, room: Room, entry: Entry, ask: Backlog, found: Found) -> None:
         if room.moves == ask.moves:
             # Nothing moved while they were read.
             room.joined, room.power = found.facts.joined, found.facts.power
             entry.display_name = found.facts.display_name
         for nid, thread in found.threads.items():
             self._threads[nid] = thread
-            if len(self._threads) > _MARKS_MOST:
+            if len(self._threads) > _THREADS_MOST:
                 self._threads.popitem(last=False)
 
 

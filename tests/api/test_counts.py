@@ -9,6 +9,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from homeserver.push import counts as module
+from homeserver.push import entries, recent
 from homeserver.push.readers import Readers
 from homeserver.store.parsed import EventCache
 from tests.support.app import TestApp
@@ -230,8 +231,9 @@ class Counting(CountsCase):
         self.assertEqual((4, 0), self.counts(self.bob))
 
     def test_counts_stop_at_the_limit(self) -> None:
-        self.patch(module, "MOST", 3)
-        self.patch(module, "_SLACK", 1)
+        for counting in (module, entries, recent):
+            self.patch(counting, "MOST", 3)
+        self.patch(recent, "_SLACK", 1)
         self.counts(self.bob)
         sent = [self.send(self.alice) for _ in range(6)]
         self.assertEqual((3, 0), self.counts(self.bob))
@@ -253,7 +255,7 @@ class Counting(CountsCase):
         room_nid = self.app.app.core.interner.known_room(self.room_id)
         assert isinstance(service, module.Unread) and user_nid is not None and room_nid is not None
         found = unread(service, user_nid, room_nid, self.app.app.core.changes.position)
-        self.assertEqual(module.Counts(1, 0, {}), found)
+        self.assertEqual(entries.Counts(1, 0, {}), found)
 
 
 def waited(found: Any) -> Deferred[Any]:
@@ -273,7 +275,7 @@ class RandomCase(CountsCase):
 
     def ask(self, service: module.Unread, user_nid: int, room_nid: int) -> Any:
         found = service.unread(user_nid, room_nid, self.app.app.core.changes.position)
-        if isinstance(found, module.Counts):
+        if isinstance(found, entries.Counts):
             return found
         return self.app.wait(waited(found))
 
@@ -428,7 +430,7 @@ class ManyRooms(RandomCase):
             self.send(self.alice)
         self.assertIsNone(service.prepare(bob, self.nids))
         position = self.app.app.core.changes.position
-        self.assertEqual([module.Counts(1)] * 4, [service.unread(bob, nid, position) for nid in self.nids])
+        self.assertEqual([entries.Counts(1)] * 4, [service.unread(bob, nid, position) for nid in self.nids])
         self.assertEqual(1, database.reads)
 
     def test_what_was_read_is_not_parsed(self) -> None:
@@ -467,7 +469,7 @@ class ManyRooms(RandomCase):
         for _ in range(3):
             self.app.advance(1)
         self.successResultOf(first)
-        self.assertEqual([module.Counts(1)] * 4, [self.successResultOf(one) for one in waiting])
+        self.assertEqual([entries.Counts(1)] * 4, [self.successResultOf(one) for one in waiting])
         self.assertEqual(1, slow.reads)
 
     def test_a_redaction_meanwhile(self) -> None:
@@ -482,7 +484,7 @@ class ManyRooms(RandomCase):
         last = service.unread(bob, self.nids[-1], core.changes.position)
         waiting = waited(last)
         self.app.advance(1)
-        self.assertEqual(module.Counts(0), self.successResultOf(waiting))
+        self.assertEqual(entries.Counts(0), self.successResultOf(waiting))
 
 
 def _threads(counts: Any) -> list[int]:
@@ -530,7 +532,7 @@ class Meanwhile(CountsCase):
         )
         assert user_nid is not None and room_nid is not None
         found = self.service.unread(user_nid, room_nid, core.changes.position)
-        return found if isinstance(found, module.Counts) else waited(found)
+        return found if isinstance(found, entries.Counts) else waited(found)
 
     def settle(self, *waiting: Any) -> list[Any]:
         for _ in range(10):
