@@ -58,6 +58,9 @@ _APPEND = statement(
         ),
     )
 )
+# PostgreSQL is not told how many are wanted: of a table that fills and empties it knows next to nothing, takes an inbox
+# for a handful of rows, and would read and sort all of it where it takes that handful to be fewer than the limit.
+_SOME = select(bindparam("most")).scalar_subquery()
 _WAITING = statement(
     select(_T.pos, _T.message)
     .where(
@@ -68,7 +71,7 @@ _WAITING = statement(
         )
     )
     .order_by(_T.pos)
-    .limit(bindparam("most"))
+    .limit(_SOME)
 )
 _ENDS = statement(select(func.min(_T.pos), func.max(_T.pos)).where(_T.device_nid == bindparam("device_nid")))
 _ends = [
@@ -99,7 +102,7 @@ _OUT_AFTER = statement(
         )
     )
     .order_by(_OUT.pos)
-    .limit(bindparam("most"))
+    .limit(_SOME)
 )
 _OUT_COUNT = statement(select(func.count()).where(_OUT.destination == bindparam("destination")))
 _OUT_DESTINATION = statement(select(_OUT.pos, _OUT.destination).where(any_of(_OUT.pos, "positions")))
