@@ -273,7 +273,7 @@ class DeviceNews:
             quiet = device.newest <= (at.inbox if at is not None else 0)
             if quiet and (at is None or at.pos >= upto or self._is_quiet(requester, at, upto)):
                 keys_moved = at is not None and device.keys_pos > at.pos
-                return DeviceAnswer(_keys_member(device.left), keys_moved, upto)
+                return DeviceAnswer((_keys_member(device.left),), keys_moved, upto)
         return self._load_all(requester, at, upto, device)
 
     def _is_quiet(self, requester: Requester, at: SyncToken, upto: int) -> bool:
@@ -316,7 +316,7 @@ class DeviceNews:
             told = True
             members += (lists, b",")
         members.append(_keys_member(left))
-        return DeviceAnswer(b"".join(members), told, inbox.upto)
+        return DeviceAnswer(members, told, inbox.upto)
 
     async def _keys_left(self, device_nid: int) -> KeysLeft:
         left, _, _ = await self._database.read(_load_device, device_nid)

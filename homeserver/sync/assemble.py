@@ -116,11 +116,11 @@ class Assembler:
         devices = found if isinstance(found, DeviceAnswer) else await found
         if devices.inbox < token.pos:
             token = token._replace(behind=devices.inbox)
-        said = (part for part in (devices.members, *parts) if part)
         # Joined once: what a device is told may be megabytes.
-        members = [b'{"next_batch":"%b"' % str(token).encode()]
-        for part in said:
-            members += (b",", part)
+        members = [b'{"next_batch":"%b",' % str(token).encode(), *devices.members]
+        for part in parts:
+            if part:
+                members += (b",", part)
         members.append(b"}")
         return Answer(b"".join(members), devices.told, token)
 

@@ -91,7 +91,7 @@ class Unread(Protocol):
 class DeviceAnswer:
     """The sections of encryption in one answer."""
 
-    members: bytes  # JSON members, without braces
+    members: Sequence[bytes]  # JSON members without braces, in parts: they may be megabytes
     told: bool  # whether anything in them is news
     inbox: int  # the position up to which the device has its messages after this
 
@@ -153,7 +153,7 @@ class NoEncryption:
         return None
 
     def load(self, requester: Requester, at: SyncToken | None, upto: int) -> DeviceAnswer:
-        return DeviceAnswer(_NO_KEYS, False, upto)
+        return DeviceAnswer((_NO_KEYS,), False, upto)
 
     def has_messages(self, requester: Requester, since: int) -> bool:
         return False
