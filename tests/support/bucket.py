@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import hmac
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import md5, sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Lock, Thread
 from types import MappingProxyType
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -313,10 +315,15 @@ class _Server(ThreadingHTTPServer):
         """A client that has had enough."""
 
 
-def serve(bucket: FakeBucket) -> tuple[str, Callable[[], None]]:
-    """On a socket of this machine: the endpoint, and what ends it."""
+def serve(bucket: FakeBucket, certificate: tuple[Path, Path] | None = None) -> tuple[str, Callable[[], None]]:
+    """On a socket of this machine, over TLS where there is a certificate with its key: the endpoint, and what ends it."""
     handler = type("Handler", (_Handler,), {"bucket": bucket})
     server = _Server(("127.0.0.1", 0), handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        # The handshake is the handler's thread's, as it would be a server's.
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     server.daemon_threads = True
     thread = Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
@@ -326,7 +333,8 @@ def serve(bucket: FakeBucket) -> tuple[str, Callable[[], None]]:
         server.server_close()
         thread.join()
 
-    return f"http://127.0.0.1:{server.server_address[1]}", stop
+    scheme = "http" if certificate is None else "https"
+    return f"{scheme}://127.0.0.1:{server.server_address[1]}", stop
 
 
 def _iso(moment_s: float) -> str:

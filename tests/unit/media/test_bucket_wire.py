@@ -9,20 +9,21 @@ from typing import Any
 
 from twisted.internet.defer import maybeDeferred
 
+from homeserver.media import bucket as module
 from homeserver.media.bucket import PART_BYTES, Bucket, BucketError, Place
 from homeserver.media.sigv4 import Credentials
 from tests.support.bucket import KEY_ID, NAME, REGION, SECRET, Call, FakeBucket, Reply, error, serve
 from tests.unit.http.outward import OutwardCase
 
 
-class Wire(OutwardCase):
+class WireCase(OutwardCase):
     def setUp(self) -> None:
         super().setUp()
         self.fake = FakeBucket(self.time.seconds)
-        endpoint, stop = serve(self.fake)
-        self.addCleanup(stop)
-        place = Place(endpoint, NAME, "a/", in_path=True)
         self.credentials = Credentials(KEY_ID, SECRET, REGION)
+
+    def open(self, endpoint: str, *, in_path: bool = True) -> None:
+        place = Place(endpoint, NAME, "a/", in_path=in_path)
         self.bucket = Bucket(self.client, place, self.credentials, maybeDeferred, self.clock)
 
     def file(self, data: bytes) -> tuple[str, Path, int]:
@@ -45,8 +46,8 @@ class Wire(OutwardCase):
             return str(problem)
         raise self.failureException("it was not refused")
 
-    async def test_there_and_back(self) -> None:
-        for size in (0, 1, 300_000, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES + 7):
+    async def go_there_and_back(self, *sizes: int) -> None:
+        for size in sizes:
             data = os.urandom(size)
             name, path, _ = self.file(data)
             await self.bucket.put(name, path, size)
@@ -59,6 +60,17 @@ class Wire(OutwardCase):
             with self.assertRaises(FileNotFoundError):
                 await self.get(name, size)
         self.assertEqual({}, self.fake.objects)
+
+
+class Wire(WireCase):
+    def setUp(self) -> None:
+        super().setUp()
+        endpoint, stop = serve(self.fake)
+        self.addCleanup(stop)
+        self.open(endpoint)
+
+    async def test_there_and_back(self) -> None:
+        await self.go_there_and_back(0, 1, 300_000, PART_BYTES, PART_BYTES + 1, 2 * PART_BYTES + 7)
 
     async def test_pages(self) -> None:
         names = [f"cd{number:062x}" for number in range(7)]
@@ -130,3 +142,35 @@ class Wire(OutwardCase):
         self.fake.script = no_call
         with self.assertRaises(ValueError):
             await self.bucket.remove("../" + name)
+
+
+class Secure(WireCase):
+    """Over TLS, as nearly every bucket is."""
+
+    def serve(self, *names: str) -> str:
+        """With a certificate for these names: its port, after a colon."""
+        endpoint, stop = serve(self.fake, self.authority.certify(*names))
+        self.addCleanup(stop)
+        return endpoint[endpoint.rindex(":") :]
+
+    async def test_there_and_back(self) -> None:
+        port = self.serve("store.example", f"{NAME}.store.example")
+        for host in ("store.example", f"{NAME}.store.example"):
+            self.resolver.names[host] = ["127.0.0.1"]
+        for in_path in (True, False):
+            self.open(f"https://store.example{port}", in_path=in_path)
+            await self.go_there_and_back(0, 300_000, 2 * PART_BYTES + 7)
+            hosts = {call.headers["host"] for call in self.fake.calls}
+            self.assertEqual({("" if in_path else f"{NAME}.") + f"store.example{port}"}, hosts)
+            self.fake.calls.clear()
+
+    async def test_what_is_anothers_certificate_gets_nothing(self) -> None:
+        self.patch(module, "PAUSES_S", ())
+        self.resolver.names["store.example"] = ["127.0.0.1"]
+        name, path, size = self.file(b"x")
+        self.open(f"https://store.example{self.serve('other.example')}")
+        self.assertIn("certificate", await self.refused(self.bucket.put(name, path, size)))
+        self.authority = type(self.authority)(self.folder / "unknown")
+        self.open(f"https://store.example{self.serve('store.example')}")
+        self.assertIn("certificate", await self.refused(self.bucket.put(name, path, size)))
+        self.assertEqual([], self.fake.calls)
