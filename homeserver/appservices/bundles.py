@@ -69,7 +69,7 @@ class Loaded:
     """What was read for a transaction."""
 
     events: dict[int, ClientEvent]
-    messages: list[tuple[int, int, str]]  # (position, device, message)
+    messages: list[tuple[int, int, bytes]]  # (position, device, message)
     names: dict[int, tuple[str, str]]  # device -> (user, device)
     logged_in: frozenset[int]
     excess: dict[int, int]  # device -> up to where its messages are too many to be kept for a sync
@@ -109,7 +109,7 @@ def load_bundle(tx: Tx, owed: Sequence[Owed], devices: Collection[int], tools: T
     for one in owed:
         if type(one) is OwedMessage:
             spans.setdefault(one.device_nid, []).append(one.pos)
-    messages: list[tuple[int, int, str]] = []
+    messages: list[tuple[int, int, bytes]] = []
     for device_nid, places in spans.items():
         wanted = frozenset(places)
         found = load_waiting(tx, device_nid, places[0] - 1, places[-1], len(places) + MESSAGES_MOST)

@@ -141,6 +141,36 @@ def _any_pair_postgresql(element: AnyPair, compiler: Any, **kw: Any) -> str:
     return f"({columns}) IN (SELECT {parts} FROM {rows_})"  # noqa: S608 (as above)
 
 
+class Utf8(ColumnElement[Any]):
+    """A text as it lies in the file; see :func:`utf8`."""
+
+    inherit_cache = False
+
+    def __init__(self, column: ColumnElement[str]) -> None:
+        self.column = column
+
+
+def utf8(column: ColumnElement[str]) -> ColumnElement[Any]:
+    """A text that is only passed on: SQLite gives its bytes (a third of the time), PostgreSQL the text; see ``to_utf8``."""
+    return Utf8(column)
+
+
+def to_utf8(value: str | bytes) -> bytes:
+    """What a column of :func:`utf8` gave, as bytes."""
+    return value if isinstance(value, bytes) else value.encode()
+
+
+@compiles(Utf8, SQLITE)
+def _utf8_sqlite(element: Utf8, compiler: Any, **kw: Any) -> str:
+    return f"CAST({compiler.process(element.column, **kw)} AS BLOB)"
+
+
+@compiles(Utf8, POSTGRESQL)
+def _utf8_postgresql(element: Utf8, compiler: Any, **kw: Any) -> str:
+    text: str = compiler.process(element.column, **kw)
+    return text
+
+
 @dataclass(frozen=True, slots=True)
 class Text:
     """A compiled statement: its text, the names of its parameters in order, and its literals' values."""

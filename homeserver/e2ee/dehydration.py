@@ -121,7 +121,7 @@ class DehydratedDevices:
         if page is None:
             raise forbidden("This is not the user's dehydrated device")
         upto = page.messages[-1].pos if page.messages else after
-        return [msgspec.Raw(one.message.encode()) for one in page.messages], str(upto), page.has_more
+        return [msgspec.Raw(one.message) for one in page.messages], str(upto), page.has_more
 
 
 def _none() -> Exception:

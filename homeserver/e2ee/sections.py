@@ -411,4 +411,4 @@ def _load_device(tx: Tx, device_nid: int) -> tuple[KeysLeft, int, int]:
 def _load_inbox(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> Inbox:
     page = load_page(tx, device_nid, since, upto, most)
     end = upto if not page.has_more else page.messages[-1].pos if page.messages else since
-    return Inbox(",".join([one.message for one in page.messages]).encode(), end)
+    return Inbox(b",".join([one.message for one in page.messages]), end)

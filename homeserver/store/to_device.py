@@ -17,7 +17,7 @@ from sqlalchemy import and_, bindparam, delete, func, insert, select, tuple_
 
 from homeserver.db.schema.accounts import devices
 from homeserver.db.schema.e2ee import device_transactions, to_device, to_device_out, to_device_seen
-from homeserver.db.statements import any_of, rows, statement
+from homeserver.db.statements import any_of, rows, statement, to_utf8, utf8
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.device_life import check_alive
@@ -62,7 +62,7 @@ _APPEND = statement(
 # for a handful of rows, and would read and sort all of it where it takes that handful to be fewer than the limit.
 _SOME = select(bindparam("most")).scalar_subquery()
 _WAITING = statement(
-    select(_T.pos, _T.message)
+    select(_T.pos, utf8(_T.message))
     .where(
         and_(
             _T.device_nid == bindparam("device_nid"),
@@ -174,10 +174,10 @@ class Received(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """A message that waits, with its position."""
+    """A message that waits, with its position; JSON text as UTF-8."""
 
     pos: int
-    message: str
+    message: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +280,7 @@ def _addressees(tx: Tx, messages: Sequence[ToDevice]) -> list[tuple[int, int, st
 def load_waiting(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> list[Waiting]:
     """The oldest messages in ``(since, upto]``."""
     found = tx.all(_WAITING, device_nid=device_nid, since=since, upto=upto, most=most)
-    return list(map(Waiting._make, found))
+    return [Waiting(pos, to_utf8(message)) for pos, message in found]
 
 
 class Page(NamedTuple):

@@ -42,13 +42,14 @@ class ResponseReader:
         self._reset()
 
     def _reset(self) -> None:
-        self._buffer = b""
+        # One answer that comes in many pieces grows in place: joining it anew for each would be timed with it.
+        self._buffer = bytearray()
         self._status = 0
         self._body_at = 0
         self._length = -1  # -1: chunked
 
     def feed(self, data: bytes) -> Response | None:
-        self._buffer = self._buffer + data if self._buffer else data
+        self._buffer += data
         if self._status == 0 and not self._read_head():
             return None
         if self._length < 0:
@@ -59,7 +60,7 @@ class ResponseReader:
             end = self._body_at + self._length
             if len(self._buffer) < end:
                 return None
-            body = self._buffer[self._body_at : end]
+            body = bytes(memoryview(self._buffer)[self._body_at : end])
         response = Response(self._status, body)
         self._reset()
         return response
@@ -84,7 +85,7 @@ class ResponseReader:
         return True
 
 
-def _join_chunks(buffer: bytes, at: int) -> bytes | None:
+def _join_chunks(buffer: bytearray, at: int) -> bytes | None:
     """The body of a chunked answer, or None while it is incomplete."""
     chunks: list[bytes] = []
     while True:
@@ -97,7 +98,7 @@ def _join_chunks(buffer: bytes, at: int) -> bytes | None:
             return None
         if size == 0:
             return b"".join(chunks)
-        chunks.append(buffer[start : start + size])
+        chunks.append(bytes(buffer[start : start + size]))
         at = start + size + 2
 
 

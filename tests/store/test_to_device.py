@@ -50,15 +50,15 @@ class Inboxes(DatabaseCase):
             page = self.page(found[-1].pos if found else 0, 5_000, 700)
             found += page.messages
             has_more = page.has_more
-        self.assertEqual([(2 * n, f"message {n}") for n in range(1, 2_501)], found)
+        self.assertEqual([(2 * n, b"message %d" % n) for n in range(1, 2_501)], found)
 
     def test_a_page_ends_at_its_bytes_and_holds_one_message_at_least(self) -> None:
         self.put(f"message {number}" for number in range(1, 10))
         self.patch(module, "PAGE_BYTES", 30)
         self.assertEqual([2, 4, 6], [one.pos for one in self.page(0, 5_000, 700).messages])
         self.patch(module, "PAGE_BYTES", 3)
-        self.assertEqual(([(2, "message 1")], True), self.page(0, 5_000, 700))
-        self.assertEqual(([(2, "message 1")], False), self.page(0, 2, 700))
+        self.assertEqual(([(2, b"message 1")], True), self.page(0, 5_000, 700))
+        self.assertEqual(([(2, b"message 1")], False), self.page(0, 2, 700))
 
     def test_a_page_is_read_and_not_the_inbox(self) -> None:
         """By the index, and nothing is sorted; also where the database knows nothing of the table yet."""
