@@ -153,7 +153,7 @@ def load_seen(tx: Tx, redacted: Mapping[int, int], cache: ClientEventCache) -> d
 
 def _plain(row: StoredJson) -> ClientEvent:
     rules = ROOM_VERSIONS[row.version]
-    return _make(row.nid, row.event_id, row.json.encode(), b"", 0, rules.redacts_in_content)
+    return _make(row.nid, row.event_id, row.json, b"", 0, rules.redacts_in_content)
 
 
 def _redacted(row: StoredJson, by: StoredJson) -> ClientEvent:

@@ -17,7 +17,7 @@ from homeserver.db.schema.rooms import (
     rooms,
     timeline,
 )
-from homeserver.db.statements import any_of, statement
+from homeserver.db.statements import any_of, statement, to_utf8, utf8
 from homeserver.db.tx import Tx
 
 
@@ -56,7 +56,7 @@ _ROWS = select(*_COLUMNS).select_from(events.outerjoin(timeline, timeline.c.even
 _BY_NID = statement(_ROWS.where(any_of(events.c.nid, "nids")))
 _BY_ID = statement(_ROWS.where(any_of(events.c.event_id, "ids")))
 _JSON = statement(
-    select(events.c.nid, events.c.event_id, rooms.c.version, event_json.c.json)
+    select(events.c.nid, events.c.event_id, rooms.c.version, utf8(event_json.c.json))
     .select_from(
         events.join(event_json, event_json.c.nid == events.c.nid).join(
             rooms, rooms.c.nid == events.c.room_nid
@@ -99,12 +99,12 @@ _TRANSACTION = statement(
 
 
 class StoredJson(NamedTuple):
-    """An event's stored text and what is needed to parse it."""
+    """An event's stored text, as UTF-8, and what is needed to parse it."""
 
     nid: int
     event_id: str
     version: str
-    json: str
+    json: bytes
 
 
 def load_rows(tx: Tx, nids: Collection[int]) -> dict[int, EventRow]:
@@ -124,7 +124,10 @@ def find_row(tx: Tx, event_id: str) -> EventRow | None:
 
 def load_json(tx: Tx, nids: Collection[int]) -> list[StoredJson]:
     """The stored texts of events, in no particular order."""
-    return [StoredJson(*row) for row in tx.all(_JSON, nids=list(nids))]
+    return [
+        StoredJson(nid, event_id, version, to_utf8(json))
+        for nid, event_id, version, json in tx.all(_JSON, nids=list(nids))
+    ]
 
 
 def load_redactions(tx: Tx, nids: Sequence[int]) -> dict[int, int]:

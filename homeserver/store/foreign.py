@@ -151,7 +151,7 @@ def _load_placements(
         own = next((move.prev_nid for move in moved if move.event_nid == row.nid), 0)
         found[row.nid] = Placement(
             parsed[row.nid],
-            texts[row.nid].encode(),
+            texts[row.nid],
             row.nid,
             row.room_nid,
             row.type_nid,

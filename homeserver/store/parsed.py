@@ -41,7 +41,7 @@ def load_events(tx: Tx, nids: Collection[int], cache: EventCache) -> dict[int, E
             found[nid] = event
     if missing:
         for row in load_json(tx, missing):
-            event = parse_stored(EventId(row.event_id), row.json.encode(), ROOM_VERSIONS[row.version])
+            event = parse_stored(EventId(row.event_id), row.json, ROOM_VERSIONS[row.version])
             cache.put(row.nid, event)
             found[row.nid] = event
     return found

@@ -121,7 +121,7 @@ def phrases_of(term: str) -> list[list[str]]:
 # --- what is indexed -----------------------------------------------------------------------------------------------
 
 
-def text_of(json: str, key: str) -> str:
+def text_of(json: bytes, key: str) -> str:
     """What of an event is searched; "" where that is nothing."""
     event = msgspec.json.decode(json)
     content = event.get("content")

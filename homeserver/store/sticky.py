@@ -95,5 +95,5 @@ def relay_sticky(tx: WriteTx, found: Sequence[Sticky], server: str) -> None:
     for one in found:
         row = texts.get(one.event_nid)
         if row is not None and one.event_nid not in redacted:
-            payload = Relay(EventId(one.event_id), one.room_nid, one.sender_id, row.json.encode(), server)
+            payload = Relay(EventId(one.event_id), one.room_nid, one.sender_id, row.json, server)
             relay(tx, one.event_nid, payload)

@@ -135,8 +135,9 @@ def load_raw_events(tx: Tx, nids: Collection[int], erased: Collection[int]) -> d
     redacted = {*load_redactions(tx, list(nids)), *erased}
     found: dict[int, bytes] = {}
     for row in load_json(tx, nids):
-        text = row.json.encode()
         found[row.nid] = (
-            _encode(redact(_decode(text), ROOM_VERSIONS[row.version])) if row.nid in redacted else text
+            _encode(redact(_decode(row.json), ROOM_VERSIONS[row.version]))
+            if row.nid in redacted
+            else row.json
         )
     return found

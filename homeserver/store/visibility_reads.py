@@ -104,7 +104,7 @@ class StateFacts:
         return found
 
 
-def _word(json: str) -> str:
+def _word(json: bytes) -> str:
     # Both keys survive redaction, so this holds whatever becomes of the event.
     event = _decode(json)
     if event.type == "m.room.history_visibility":
