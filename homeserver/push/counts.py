@@ -168,9 +168,7 @@ class Unread:
         start = len(items)
         while start and items[start - 1].pos > entry.upto:
             start -= 1
-        # A display name is its owner's alone.
-        alone: list[Verdict | None] = [None] * len(items)
-        known = alone if reader.rules.by_name else room.verdicts(reader.rules)
+        known = room.verdicts(reader.rules)
         facts = Facts(room.joined, room.power, entry.display_name, reader.user_id, reader.threads)
         for place in range(start, len(items)):
             item = items[place]

@@ -88,6 +88,9 @@ class Room:
 
     def verdicts(self, rules: CompiledRules) -> list[Verdict | None]:
         """What these rules say of each of the items, to be filled in by whoever asks; None: not evaluated."""
+        if rules.by_name:
+            # A display name is its owner's alone: nobody else is told what was found.
+            return [None] * len(self.items)
         if self._judged != self.moves:
             self._verdicts.clear()
             self._judged = self.moves

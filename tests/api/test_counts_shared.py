@@ -111,6 +111,17 @@ class SharedVerdicts(CountsCase):
             highlighted = {name: (number + 1, int(place <= number)) for place, name in enumerate(EVERYBODY)}
             self.assertEqual(highlighted, self.every())
 
+    def test_names_are_their_owners(self) -> None:
+        named = {
+            "conditions": [{"kind": "contains_display_name"}],
+            "actions": ["notify", {"set_tweak": "highlight"}],
+        }
+        for token in self.tokens.values():
+            self.app.ok("PUT", f"{V3}/pushrules/global/override/named", named, token)
+        self.send(self.alice, "Hello bob!")
+        self.send(self.alice, "Dan and Erin, hello!")
+        self.assertEqual(self.all_but((2, 1), carol=(2, 0)), self.every())
+
     def test_what_moves_facts_ends_verdicts(self) -> None:
         two = {"conditions": [{"kind": "room_member_count", "is": "4"}], "actions": []}
         for name in ("bob", "carol"):
