@@ -18,7 +18,16 @@ from sqlalchemy import and_, bindparam, delete, select
 from homeserver.db.schema.accounts import access_tokens, devices, receipts
 from homeserver.db.schema.appservices import appservice_positions, appservice_transactions
 from homeserver.db.schema.e2ee import device_keys, to_device
-from homeserver.db.schema.rooms import aliases, events, members, state_keys, state_log, timeline, user_ids
+from homeserver.db.schema.rooms import (
+    aliases,
+    auth_edges,
+    events,
+    members,
+    state_keys,
+    state_log,
+    timeline,
+    user_ids,
+)
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
@@ -123,6 +132,21 @@ _EVENTS = statement(
     )
     .order_by(timeline.c.pos)
     .limit(bindparam("most"))
+)
+_parents = events.alias("parents")
+_ACCEPTED = statement(
+    select(auth_edges.c.child_nid, _parents.c.nid)
+    .select_from(
+        auth_edges.join(events, events.c.nid == auth_edges.c.child_nid).join(
+            _parents, _parents.c.nid == auth_edges.c.parent_nid
+        )
+    )
+    .where(
+        and_(
+            any_of(auth_edges.c.child_nid, "event_nids"),
+            _parents.c.state_key_nid == events.c.state_key_nid,
+        )
+    )
 )
 _RECEIPTS = statement(
     select(_R.pos, *CHANGE_COLUMNS)
@@ -345,7 +369,7 @@ def load_owed(tx: Tx, ask: Ask) -> tuple[list[Owed], int]:
     stays = _load_stays(tx, ask)
     room_nids = sorted((ask.rooms & stays.keys()) | ask.named)
     span = {"after": ask.after, "upto": ask.upto, "most": ask.most}
-    found: list[Owed] = []
+    timelines: list[OwedEvent] = []
     upto = ask.upto
     rows_ = tx.all(_EVENTS, room_nids=room_nids, **span) if room_nids else []
     if len(rows_) == ask.most:
@@ -354,7 +378,8 @@ def load_owed(tx: Tx, ask: Ask) -> tuple[list[Owed], int]:
         concerned = room_nid in ask.named or sender_nid in ask.user_nids or stays[room_nid].around(pos)
         own = type_nid == _MEMBER_TYPE and state_key in ask.user_ids
         if concerned or own:
-            found.append(OwedEvent(pos, room_nid, event_nid, prev_nid or 0, own))
+            timelines.append(OwedEvent(pos, room_nid, event_nid, prev_nid or 0, own))
+    found = _with_accepted(tx, timelines)
     users = sorted(ask.user_nids)
     invites = tx.all(_OUTSIDE, user_nids=users, **span)
     upto = _cut(invites, ask.most, upto)
@@ -370,6 +395,15 @@ def load_owed(tx: Tx, ask: Ask) -> tuple[list[Owed], int]:
         found += [OwedReceipt(row[0], ReceiptChange(*row[1:])) for row in moved]
         found += [OwedMessage(pos, device_nid) for pos, device_nid in messages]
     return sorted((one for one in found if one.pos <= upto), key=lambda one: one.pos), upto
+
+
+def _with_accepted(tx: Tx, found: Sequence[OwedEvent]) -> list[Owed]:
+    """Where their users come into a room of another server, the log of states does not know the invite: the event does."""
+    own = [one.event_nid for one in found if one.own]
+    if not own:
+        return list(found)
+    cited: dict[int, int] = dict(tx.all(_ACCEPTED, event_nids=own))
+    return [one._replace(prev_nid=cited.get(one.event_nid, one.prev_nid)) for one in found]
 
 
 def _cut(rows_: Sequence[Any], most: int, upto: int) -> int:

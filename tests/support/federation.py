@@ -33,6 +33,7 @@ from federation.keyring import VerifyKey, build_key_response
 from federation.signing import SigningKey
 from federation.xmatrix import build
 from homeserver.app import ExtraRoutes
+from homeserver.config.registrations import AppserviceRegistration
 from homeserver.http.transport import AnswerTooLarge, PeerRequest, PeerResponse, Unreachable
 from homeserver.runtime.clock import DelayedCall, TwistedClock
 from tests.support.app import TestApp, new_time, test_config, test_key
@@ -197,6 +198,7 @@ class TestNet:
         old_keys: Sequence[VerifyKey] = (),
         http: Any = None,
         appservice_http: Any = None,
+        registrations: Sequence[AppserviceRegistration] = (),
         **config: Any,
     ) -> NetServer:
         """A server; ``config`` are fields of ``Config``."""
@@ -214,6 +216,7 @@ class TestNet:
             old_keys=old_keys,
             http=http,
             appservice_http=appservice_http,
+            registrations=registrations,
         )
         self.servers[parsed] = server
         return server
