@@ -18,16 +18,7 @@ from sqlalchemy import and_, bindparam, delete, select
 from homeserver.db.schema.accounts import access_tokens, devices, receipts
 from homeserver.db.schema.appservices import appservice_positions, appservice_transactions
 from homeserver.db.schema.e2ee import device_keys, to_device
-from homeserver.db.schema.rooms import (
-    aliases,
-    auth_edges,
-    events,
-    members,
-    state_keys,
-    state_log,
-    timeline,
-    user_ids,
-)
+from homeserver.db.schema.rooms import aliases, events, members, state_keys, state_log, timeline, user_ids
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
@@ -37,6 +28,7 @@ from homeserver.store.past import IS_NEWS
 from homeserver.store.placement import Membership
 from homeserver.store.receipts import CHANGE_COLUMNS, CHANGE_ROWS, ReceiptChange
 from homeserver.store.stays import Stay
+from homeserver.store.timeline import load_cited
 from homeserver.store.to_device import drop_delivered
 
 _MEMBER_TYPE = WELL_KNOWN_TYPES["m.room.member"]
@@ -132,21 +124,6 @@ _EVENTS = statement(
     )
     .order_by(timeline.c.pos)
     .limit(bindparam("most"))
-)
-_parents = events.alias("parents")
-_ACCEPTED = statement(
-    select(auth_edges.c.child_nid, _parents.c.nid)
-    .select_from(
-        auth_edges.join(events, events.c.nid == auth_edges.c.child_nid).join(
-            _parents, _parents.c.nid == auth_edges.c.parent_nid
-        )
-    )
-    .where(
-        and_(
-            any_of(auth_edges.c.child_nid, "event_nids"),
-            _parents.c.state_key_nid == events.c.state_key_nid,
-        )
-    )
 )
 _RECEIPTS = statement(
     select(_R.pos, *CHANGE_COLUMNS)
@@ -398,11 +375,9 @@ def load_owed(tx: Tx, ask: Ask) -> tuple[list[Owed], int]:
 
 
 def _with_accepted(tx: Tx, found: Sequence[OwedEvent]) -> list[Owed]:
-    """Where their users come into a room of another server, the log of states does not know the invite: the event does."""
+    """Where their users come into a room of another server: see ``load_cited``."""
     own = [one.event_nid for one in found if one.own]
-    if not own:
-        return list(found)
-    cited: dict[int, int] = dict(tx.all(_ACCEPTED, event_nids=own))
+    cited = load_cited(tx, own) if own else {}
     return [one._replace(prev_nid=cited.get(one.event_nid, one.prev_nid)) for one in found]
 
 

@@ -169,10 +169,17 @@ _MEMBERS_NAMED = statement(
         )
     )
 )
+_parents = events.alias("parents")
 _CITED = statement(
-    select(auth_edges.c.child_nid, events.c.nid)
-    .select_from(auth_edges.join(events, events.c.nid == auth_edges.c.parent_nid))
-    .where(and_(any_of(auth_edges.c.child_nid, "event_nids"), events.c.state_key_nid == bindparam("key_nid")))
+    select(auth_edges.c.child_nid, _parents.c.nid)
+    .select_from(
+        auth_edges.join(events, events.c.nid == auth_edges.c.child_nid).join(
+            _parents, _parents.c.nid == auth_edges.c.parent_nid
+        )
+    )
+    .where(
+        and_(any_of(auth_edges.c.child_nid, "event_nids"), _parents.c.state_key_nid == events.c.state_key_nid)
+    )
 )
 
 
@@ -292,9 +299,12 @@ def load_member_keys(
     return found
 
 
-def load_cited(tx: Tx, event_nids: Collection[int], key_nid: int) -> dict[int, int]:
-    """Of events that cite one at a state key among their auth events, the nid of that: event nid -> event nid."""
-    return dict(tx.all(_CITED, event_nids=list(event_nids), key_nid=key_nid))
+def load_cited(tx: Tx, event_nids: Collection[int]) -> dict[int, int]:
+    """Of state events that cite one at their own state key among their auth events, its nid: event nid -> event nid.
+
+    Of who comes into a room of another server the log of states does not know what they accepted: their join does.
+    """
+    return dict(tx.all(_CITED, event_nids=list(event_nids)))
 
 
 def _states(tx: Tx, query: Statement, **params: Any) -> dict[int, dict[int, int]]:

@@ -243,7 +243,7 @@ class Timelines:
             if is_membership_of(one.event, self._reader.user_id) and self._may_be_of_the_server(work, one)
         }
         if joins:
-            for nid, cited in load_cited(self._tx, joins, self._reader.keys.own).items():
+            for nid, cited in load_cited(self._tx, joins).items():
                 joins[nid].previous_nid = cited
 
     def _may_be_of_the_server(self, work: RoomWork, shown: Shown) -> bool:
