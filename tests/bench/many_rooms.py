@@ -7,7 +7,6 @@ request is of a device that was never here before; what is in the server's cache
 from __future__ import annotations
 
 import statistics
-import time
 from typing import Any
 
 from tests.bench.figures import Measured, Scale
@@ -84,9 +83,8 @@ async def measure_sliding(world: World, scale: Scale) -> Measured:
     devices = [_log_in(world, account) for _ in range(scale.many_devices + 1)]
     with BlockingConnection(world.port) as connection, world.measuring():
         for device in devices:
-            started_s = time.perf_counter()
-            answer = connection.request(_sliding_request(device, FIRST_SCREEN - 1, 20, None))
-            first_ms.append((time.perf_counter() - started_s) * 1000)
+            answer, took_ms = connection.timed(_sliding_request(device, FIRST_SCREEN - 1, 20, None))
+            first_ms.append(took_ms)
             if len(expect_ok(answer).json()["rooms"]) != FIRST_SCREEN:
                 raise AssertionError("a first screen that is not full")
             all_ms.append(_grow(connection, _log_in(world, account), scale.sliding_rooms))
@@ -100,20 +98,18 @@ def _grow(connection: BlockingConnection, device: User, rooms: int) -> float:
     """From the first request until every room was told of, in milliseconds; the generator's own work left out."""
     pos: str | None = None
     told = 0
-    taken_s = 0.0
+    taken_ms = 0.0
     last = FIRST_SCREEN - 1
     while told < rooms:
-        request = _sliding_request(device, last, 1, pos)
-        started_s = time.perf_counter()
-        response = connection.request(request)
-        taken_s += time.perf_counter() - started_s
+        response, took_ms = connection.timed(_sliding_request(device, last, 1, pos))
+        taken_ms += took_ms
         answer = expect_ok(response).json()
         pos, found = answer["pos"], len(answer["rooms"])
         told += found
         if not found:
             raise AssertionError(f"only {told} of {rooms} rooms were told of")
         last += STEP
-    return taken_s * 1000
+    return taken_ms
 
 
 async def measure_many(world: World, scale: Scale) -> Measured:
@@ -123,9 +119,8 @@ async def measure_many(world: World, scale: Scale) -> Measured:
     devices = [_log_in(world, account) for _ in range(scale.many_devices + 1)]
     with BlockingConnection(world.port) as connection, world.measuring():
         for device in devices:
-            started_s = time.perf_counter()
-            response = connection.request(sync_request(device))
-            taken_ms.append((time.perf_counter() - started_s) * 1000)
+            response, took_ms = connection.timed(sync_request(device))
+            taken_ms.append(took_ms)
             if len(expect_ok(response).json()["rooms"]["join"]) != scale.many_rooms:
                 raise AssertionError(f"a first sync without the {scale.many_rooms} rooms")
     return {"many_rooms_ms": statistics.median(taken_ms[1:])}

@@ -10,6 +10,7 @@ import asyncio
 import json
 import socket
 import ssl
+import time
 from dataclasses import dataclass
 from typing import Any, Self
 from urllib.parse import quote, urlencode
@@ -87,7 +88,7 @@ class ResponseReader:
 
 def _join_chunks(buffer: bytearray, at: int) -> bytes | None:
     """The body of a chunked answer, or None while it is incomplete."""
-    chunks: list[bytes] = []
+    chunks: list[bytearray] = []
     while True:
         line_end = buffer.find(b"\r\n", at)
         if line_end < 0:
@@ -98,7 +99,7 @@ def _join_chunks(buffer: bytearray, at: int) -> bytes | None:
             return None
         if size == 0:
             return b"".join(chunks)
-        chunks.append(bytes(buffer[start : start + size]))
+        chunks.append(buffer[start : start + size])
         at = start + size + 2
 
 
@@ -158,6 +159,12 @@ class BlockingConnection:
             response = self._reader.feed(received)
             if response is not None:
                 return response
+
+    def timed(self, data: bytes) -> tuple[Response, float]:
+        """An answer, and the milliseconds from the first byte of its request until all of it was here."""
+        started_s = time.perf_counter()
+        response = self.request(data)
+        return response, (time.perf_counter() - started_s) * 1000
 
 
 class Connection(asyncio.Protocol):
