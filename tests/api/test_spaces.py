@@ -566,6 +566,15 @@ class RoomSummaries(SpacesCase):
         self.refused(self.summary("#none:a.example", self.alice), 404, "M_NOT_FOUND")
         self.refused(self.summary("nonsense", self.alice), 400, "M_INVALID_PARAM")
 
+    def test_where_clients_asked_before_it_was_stable(self) -> None:
+        """matrix-js-sdk 42 asks at the oldest path, then at the one after it, and never at the stable one."""
+        self.make("room", room_alias_name="r")
+        stable = self.summary("#r:a.example", self.alice)
+        self.assertEqual(200, stable[0])
+        for template in ("summary/{where}", "rooms/{where}/summary"):
+            path = path_of(f"/_matrix/client/unstable/im.nheko.summary/{template}", where="#r:a.example")
+            self.assertEqual(stable, self.call(self.a, "GET", path, None, self.alice))
+
     def test_elsewhere(self) -> None:
         room_id = self.make("room", self.b, room_alias_name="r")
         status, found = self.summary("#r:b.example", self.alice)

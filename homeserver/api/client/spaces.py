@@ -14,6 +14,13 @@ from homeserver.rooms.reads.summaries import Summaries
 
 MAX_VIA = 50
 
+# COMPAT(matrix-js-sdk 41 and 42, and with them Cinny, 2026): MSC3266's own, newest and oldest.
+_UNSTABLE = "/_matrix/client/unstable/im.nheko.summary"
+_OLD_SUMMARIES = (
+    f"{_UNSTABLE}/rooms/{{where:room_id_or_alias}}/summary",
+    f"{_UNSTABLE}/summary/{{where:room_id_or_alias}}",
+)
+
 
 class SpacesApi:
     def __init__(self, server_name: str, spaces: Spaces, summaries: Summaries, aliases: Aliases) -> None:
@@ -39,6 +46,17 @@ class SpacesApi:
                 auth=Auth.OPTIONAL,
                 limit="search",
                 spec="client-server-api#get_matrixclientv1room_summaryroomidoralias",
+            ),
+            *(
+                Route(
+                    method="GET",
+                    template=template,
+                    handler=self.summary,
+                    auth=Auth.OPTIONAL,
+                    limit="search",
+                    spec="client-server-api#get_matrixclientv1room_summaryroomidoralias",
+                )
+                for template in _OLD_SUMMARIES
             ),
         ]
 
