@@ -64,7 +64,7 @@ def upload_errors() -> Iterator[None]:
     except KeyExistsError as error:
         raise invalid_param(f"One-time key {error} already exists, and is another one") from None
     except TooManyKeysError:
-        raise too_large("This device has too many keys already") from None
+        raise too_large("These are more keys than a device may have") from None
 
 
 def _keys_of(body: Mapping[str, Any], name: str) -> list[NewKey]:

@@ -22,7 +22,7 @@ from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.device_life import check_alive
 
-# LIMIT(clients keep about a hundred; more than that only fill the disk)
+# LIMIT(clients mean to keep about a hundred, and the newest; more than that only fill the disk)
 MAX_ONE_TIME_KEYS = 1_000
 MAX_FALLBACK_KEYS = 10
 
@@ -55,6 +55,14 @@ _NEXT = statement(
     select(devices.c.user_nid, devices.c.device_id, devices.c.nid, _there, _next_key).where(
         any_pair(devices.c.user_nid, devices.c.device_id, "pairs")
     )
+)
+# The first that would be given out.
+_OLDEST = statement(
+    select(_O.device_nid, _O.algorithm, _O.key_id)
+    .where(_DEVICE)
+    .order_by(_O.place, _O.algorithm, _O.key_id)
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True)
 )
 _GIVE_OUT = gone(one_time_keys, "device_nid", "algorithm", "key_id")
 _LEFT = statement(
@@ -152,7 +160,7 @@ class KeyExistsError(Exception):
 
 
 class TooManyKeysError(Exception):
-    """The device has as many keys as a device may have."""
+    """These are more keys than a device may have."""
 
 
 def load_keys_left(tx: Tx, device_nid: int) -> KeysLeft:
@@ -175,7 +183,8 @@ def load_keys_left_of(tx: Tx, device_nids: Collection[int]) -> dict[int, KeysLef
 def put_one_time_keys(
     tx: WriteTx, user_nid: int, device_nid: int, keys: Sequence[NewKey], fallbacks: Sequence[NewKey]
 ) -> KeysLeft:
-    """Add keys. The same key twice is one. Raises NoDeviceError, KeyExistsError and TooManyKeysError."""
+    """Add keys. The same key twice is one, and where there are too many the oldest go: what a client no longer has
+    itself. Raises NoDeviceError, KeyExistsError and TooManyKeysError."""
     check_alive(tx, user_nid, device_nid)
     known = {(row[0], row[1]): row[2] for row in tx.all(_SAME, device_nid=device_nid, key_ids=_ids(keys))}
     fresh: list[NewKey] = []
@@ -186,8 +195,11 @@ def put_one_time_keys(
         elif old != one.key:
             raise KeyExistsError(f"{one.algorithm}:{one.key_id}")
     summary = tx.all(_SUMMARY, device_nid=device_nid)
-    if sum(row[1] for row in summary) + len(fresh) > MAX_ONE_TIME_KEYS:
+    if len(fresh) > MAX_ONE_TIME_KEYS:
         raise TooManyKeysError
+    over = sum(row[1] for row in summary) + len(fresh) - MAX_ONE_TIME_KEYS
+    if over > 0:
+        tx.delete(_GIVE_OUT, tx.all(_OLDEST, device_nid=device_nid, most=over))
     place = max((row[2] for row in summary), default=0) + 1
     tx.insert(_INSERT, [(device_nid, one.algorithm, one.key_id, place, one.key) for one in fresh])
     changed = bool(fresh)

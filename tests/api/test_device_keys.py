@@ -6,6 +6,7 @@ from typing import Any
 
 from homeserver.e2ee import claims, queries
 from homeserver.e2ee.shapes import MAX_KEYS_BYTES, MAX_ONE_TIME_KEY_BYTES
+from homeserver.store import one_time_keys
 from homeserver.store.one_time_keys import MAX_ONE_TIME_KEYS
 from tests.api.keys import KeysCase
 from tests.api.rooms import ALICE, BOB, V3
@@ -288,11 +289,26 @@ class OneTimeKeys(KeysCase):
         self.assert_refused(answer, 400, "M_INVALID_PARAM")
         self.assertEqual(({}, []), self.left())
 
+    def test_newer_keys_take_the_place_of_the_oldest(self) -> None:
+        """matrix-js-sdk 41 uploads fifty keys after each message from device to device, however many there are. A
+        device that is refused tries again with every sync, and its new fallback key waits in the same request."""
+        self.patch(one_time_keys, "MAX_ONE_TIME_KEYS", 3)
+        self.upload(one_time_keys=self.phone.one_time_keys("a"))
+        self.upload(one_time_keys=self.phone.one_time_keys("b", "c"))
+        newest = self.phone.one_time_keys("d", "e")
+        counts = self.upload(one_time_keys=newest, fallback_keys=self.phone.fallback_key("f"))
+        self.assertEqual({SIGNED: 3}, counts)
+        self.assertEqual(({SIGNED: 3}, [SIGNED]), self.left())
+        # The same again, as after an answer that was lost.
+        self.assertEqual({SIGNED: 3}, self.upload(one_time_keys=newest))
+        claimed = [name for _ in range(3) for name in self.claim(self.bob, ALICE, "PHONE")]
+        self.assertEqual([f"{SIGNED}:{name}" for name in "cde"], claimed)
+
     def test_so_many_and_no_more(self) -> None:
         keys = {f"curve25519:{number}": "x" for number in range(MAX_ONE_TIME_KEYS)}
-        self.assertEqual({"curve25519": MAX_ONE_TIME_KEYS}, self.upload(one_time_keys=keys))
-        answer = self.post(self.token, "/keys/upload", {"one_time_keys": {"curve25519:more": "x"}})
+        answer = self.post(self.token, "/keys/upload", {"one_time_keys": {**keys, "curve25519:more": "x"}})
         self.assert_refused(answer, 413, "M_TOO_LARGE")
+        self.assertEqual({"curve25519": MAX_ONE_TIME_KEYS}, self.upload(one_time_keys=keys))
         for number in range(10):
             self.upload(fallback_keys={f"a{number}:x": "x"})
         answer = self.post(self.token, "/keys/upload", {"fallback_keys": {"b:x": "x"}})
