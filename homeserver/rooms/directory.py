@@ -203,7 +203,7 @@ def _filtered(order: list[Entry], query: Query) -> list[Entry]:
 
 def _bounds(order: list[Entry], since: str | None, limit: int) -> tuple[int, int]:
     """Where the page lies. A token names a place in the order and not a number of rooms, so it survives changes."""
-    if since is None:
+    if not since:
         return 0, min(limit, len(order))
     match = _TOKEN.fullmatch(since)
     if match is None:

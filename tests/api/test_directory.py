@@ -272,6 +272,7 @@ class PublicRoomsList(RoomsCase):
         back = self.listed(limit=2, since=third["prev_batch"])
         self.assertEqual(second["chunk"], back["chunk"])
         self.assertEqual(first["chunk"], self.listed(limit=2, since=back["prev_batch"])["chunk"])
+        self.assertEqual(first, self.listed(limit=2, since=""))
         query = {"limit": "2", "since": first["next_batch"]}
         self.assertEqual(second, self.app.ok("GET", f"{V3}/publicRooms", None, self.bob, query))
 

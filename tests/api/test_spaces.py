@@ -255,6 +255,10 @@ class Walking(SpacesCase):
         # The same token again gives the same again: an answer may be lost.
         again = self.page(top, limit=2, **{"from": token})[1]
         self.assertEqual(first["rooms"], again["rooms"])
+        # An empty one is none.
+        empty: dict[str, Any] = {"from": ""}
+        start = self.page(top, limit=2, **empty)[1]
+        self.assertEqual(self.page(top, limit=2)[1]["rooms"], start["rooms"])
         bob = self.a.register("bob")
         for room_id, who, query in (
             (top, None, {"from": "nonsense"}),

@@ -39,12 +39,12 @@ class MutualRoomsApi:
         ]
 
     async def stable(self, request: Request) -> dict[str, Any]:
-        page = await self._page(request, request.arg("from"))
+        page = await self._page(request, request.arg("from") or None)
         answer: dict[str, Any] = {"joined": page.room_ids, "count": page.count}
         return answer if page.next_token is None else {**answer, "next_batch": page.next_token}
 
     async def unstable(self, request: Request) -> dict[str, Any]:
-        page = await self._page(request, request.arg("from") or request.arg("batch_token"))
+        page = await self._page(request, request.arg("from") or request.arg("batch_token") or None)
         answer: dict[str, Any] = {"joined": page.room_ids, "count": page.count}
         if page.next_token is None:
             return answer

@@ -26,7 +26,7 @@ class NotificationsApi:
         ]
 
     async def get(self, request: Request) -> bytes:
-        token = request.arg("from")
+        token = request.arg("from") or None
         if token is not None and not (token.isascii() and token.isdecimal() and len(token) <= _TOKEN_MOST):
             raise invalid_param("from is no token of this server")
         return await self._listing.page(

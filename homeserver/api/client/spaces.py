@@ -67,7 +67,7 @@ class SpacesApi:
             limit=request.int_arg("limit", LIMIT_DEFAULT, minimum=1, maximum=LIMIT_MOST, clamp=True),
             suggested_only=request.bool_arg("suggested_only"),
             max_depth=request.int_arg("max_depth", DEPTH_MOST, maximum=DEPTH_MOST, clamp=True),
-            token=request.arg("from"),
+            token=request.arg("from") or None,
         )
 
     async def summary(self, request: Request, where: RoomId | RoomAlias) -> dict[str, Any]:

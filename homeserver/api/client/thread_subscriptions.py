@@ -60,5 +60,5 @@ class ThreadSubscriptionsApi:
             raise invalid_param("dir must be b")
         limit = request.int_arg("limit", 100, 1)
         return await self._subscriptions.page(
-            request.requester, request.arg("from"), request.arg("to"), limit
+            request.requester, request.arg("from") or None, request.arg("to") or None, limit
         )
