@@ -159,7 +159,10 @@ def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:
     pieces: dict[int, Piece] = {}
     for work in built.rooms:
         events = write_timeline(work, built)
-        state = [built.writer.write(event) for event in work.state]
+        state = [
+            built.writer.write(event, None, built.events.get(work.replaced.get(event.nid, 0)))
+            for event in work.state
+        ]
         summary = summary_for(work.summary, reader.user_id) if work.summary is not None else None
         pieces[work.room_nid] = Piece(
             timeline_object(events, work.limited, work.start - 1),

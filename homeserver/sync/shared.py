@@ -50,6 +50,7 @@ class SharedRoom:
     timeline: bytes
     state: list[ClientEvent]
     written_state: list[bytes]
+    bare_state: list[bytes]  # the same without what each replaced
     state_object: bytes
     senders: frozenset[str]
     own: dict[int, list[int]]  # device -> which of the events it sent
@@ -98,7 +99,8 @@ class SharedRooms:
         topic = window.topics[room_nid]
         chosen = _choose(topic.placements, filter_, self._cache, state_after=state_after)
         extras = _Extras({}, None)
-        previous = [placed.prev_nid for _, placed in chosen.shown if placed.prev_nid]
+        told = [*chosen.shown, *(chosen.state if state_after else ())]
+        previous = [placed.prev_nid for _, placed in told if placed.prev_nid]
         redacted = _redacted(topic.placements)
         changed = any(
             _names(placed.type_nid) for placed in topic.placements if placed.state_key_nid is not None
@@ -110,7 +112,7 @@ class SharedRooms:
                 _load_extras, room_nid, [*previous, *redacted], names, self._cache, self._facts, changed
             )
         relations = _relate(topic.placements, extras, self._cache, now_ms)
-        room = _write(chosen, extras, relations, filter_, now_ms)
+        room = _write(chosen, extras, relations, filter_, now_ms, state_after=state_after)
         if len(window.shared) >= _SHARED_MOST:
             window.shared.clear()
         window.shared[(room_nid, filter_.key, state_after)] = room
@@ -128,7 +130,7 @@ class _Chosen:
     shown: list[tuple[ClientEvent, Placement]]
     limited: bool
     before: int
-    state: list[ClientEvent]
+    state: list[tuple[ClientEvent, Placement]]
     snapshot: Snapshot
 
 
@@ -183,7 +185,9 @@ def _choose(
         key = placed.state_key_nid
         if key is not None and (state_after or place < first or placed.nid not in in_timeline):
             told[key] = placed
-    state = [event for placed in told.values() if _passes(event := client_event(placed, cache), filter_)]
+    state = [
+        (event, placed) for placed in told.values() if _passes(event := client_event(placed, cache), filter_)
+    ]
     if first < len(placements):
         before, snapshot = placements[first].pos - 1, placements[first].state_before
     else:
@@ -232,7 +236,13 @@ def _relate(
 
 
 def _write(
-    chosen: _Chosen, extras: _Extras, relations: Relations | None, filter_: SyncFilter, now_ms: int
+    chosen: _Chosen,
+    extras: _Extras,
+    relations: Relations | None,
+    filter_: SyncFilter,
+    now_ms: int,
+    *,
+    state_after: bool,
 ) -> SharedRoom:
     writer = Writer(filter_, now_ms)
     shown = [(extras.events.get(event.nid, event), placed) for event, placed in chosen.shown]
@@ -250,8 +260,14 @@ def _write(
         )
         for event, _ in shown
     ]
-    state = [extras.events.get(event.nid, event) for event in chosen.state]
-    written_state = [writer.write(event) for event in state]
+    state = [extras.events.get(event.nid, event) for event, _ in chosen.state]
+    written_state = bare_state = [writer.write(event) for event in state]
+    if state_after:
+        # What for: see ``bulk.py``.
+        written_state = [
+            writer.write(event, None, extras.events.get(placed.prev_nid))
+            for event, (_, placed) in zip(state, chosen.state, strict=True)
+        ]
     own: dict[int, list[int]] = {}
     members = {event.state_key or "": event.nid for event in state if event.type == _MEMBER}
     for place, (event, placed) in enumerate(shown):
@@ -269,6 +285,7 @@ def _write(
         timeline_object(written, chosen.limited, chosen.before),
         state,
         written_state,
+        bare_state,
         events_object(written_state),
         frozenset(event.sender for event, _ in shown),
         own,

@@ -108,6 +108,7 @@ class RoomWork:
     limited: bool = False
     start: int = 0
     state: list[ClientEvent] = field(default_factory=list)
+    replaced: dict[int, int] = field(default_factory=dict)  # by events of the state: which one each replaced
     summary: Summary | None = None
     members: dict[str, int] = field(default_factory=dict)  # membership events that the client has after this
 

@@ -243,6 +243,41 @@ class IncrementalTests(TestCase):
         self.assertEqual(events[1]["unsigned"]["prev_content"], {"name": "one"})
         self.assertEqual(events[1]["unsigned"]["replaces_state"], first)
 
+    def test_the_state_after_says_what_it_replaced(self) -> None:
+        """As the timeline does: clients take a member's name from what a kick replaced."""
+        self.app.member(ROOM, "carol", "join", displayname="Carol")
+        self.since = self.app.sync(self.bob)["next_batch"]
+        self.app.member(ROOM, "alice", "leave", "carol")
+        self.app.place(ROOM, "alice", "m.room.name", {"name": "one"}, "")
+        short = {"room": {"timeline": {"limit": 1}}}
+        for query in ({}, {"filter": short}):
+            for source in ("the log", "the tables"):
+                found = self.app.sync(self.bob, self.since, use_state_after=True, **query)
+                named, kicked = sorted(
+                    found["rooms"]["join"][ROOM]["state_after"]["events"], key=lambda one: one["state_key"]
+                )
+                self.assertNotIn("prev_content", named["unsigned"], source)
+                self.assertEqual(
+                    {"membership": "join", "displayname": "Carol"}, kicked["unsigned"]["prev_content"], source
+                )
+                self.assertEqual(user_id("carol"), kicked["unsigned"]["prev_sender"], source)
+                self.assertIn("replaces_state", kicked["unsigned"], source)
+                self.app.restart()
+
+    def test_the_state_after_a_join_says_by_what_it_was_asked_for(self) -> None:
+        """Clients that read the state after the timeline know a direct chat by nothing else."""
+        other = "!other:test.example"
+        self.app.make_room("alice", other)
+        self.app.member(other, "alice", "invite", "bob", is_direct=True)
+        self.since = self.app.sync(self.bob)["next_batch"]
+        self.app.member(other, "bob", "join")
+        for _ in range(2):
+            found = self.app.sync(self.bob, self.since, use_state_after=True)["rooms"]["join"][other]
+            (join,) = [one for one in found["state_after"]["events"] if one["state_key"] == user_id("bob")]
+            self.assertIs(True, join["unsigned"]["prev_content"]["is_direct"])
+            self.assertEqual(user_id("alice"), join["unsigned"]["prev_sender"])
+            self.app.restart()
+
     def test_joining_brings_the_whole_room(self) -> None:
         other = "!other:test.example"
         self.app.make_room("alice", other, m__room__name={"name": "other"})
