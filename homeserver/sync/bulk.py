@@ -193,6 +193,10 @@ class _Builder:
         wanted = {shown.event.sender for shown in work.shown}
         if work.full:
             wanted.add(self._reader.user_id)
+            if self._reader.state_after:
+                # Who was invited or removed: clients must not take their name from the timeline.
+                members = (shown.event for shown in work.shown if shown.event.type == _MEMBER)
+                wanted.update(event.state_key or "" for event in members)
         if work.summary is not None:
             wanted.update(work.summary.heroes(self._reader.user_id))
         return wanted

@@ -238,3 +238,13 @@ class LazyTests(TestCase):
         found = self.app.sync(self.alice, since, filter=self.LAZY)
         self.assertEqual(self.members(found), [user_id("dora")])
         self.assertEqual(found["rooms"]["join"][ROOM]["summary"]["m.joined_member_count"], 3)
+
+    def test_the_state_after_has_the_members_of_the_timeline(self) -> None:
+        """Clients must not take them from there, and ask for their names by nothing else."""
+        self.app.register("erin")
+        self.app.member(ROOM, "alice", "invite", "erin", displayname="Erin")
+        found = self.app.sync(self.alice, filter=self.LAZY, use_state_after=True)
+        events = found["rooms"]["join"][ROOM]["state_after"]["events"]
+        told = {one["state_key"]: one["content"] for one in events if one["type"] == "m.room.member"}
+        self.assertEqual({user_id(name) for name in ("alice", "carol", "erin")}, set(told))
+        self.assertEqual({"membership": "invite", "displayname": "Erin"}, told[user_id("erin")])
