@@ -21,7 +21,7 @@ from homeserver.store.timeline import load_member_keys, load_state, load_state_w
 from homeserver.stream.index import Standing
 from homeserver.sync.lazy import Sent
 from homeserver.sync.serialise import Writer
-from homeserver.sync.timelines import Reader, RoomWork, Timelines, is_set
+from homeserver.sync.timelines import Reader, RoomWork, Timelines, is_membership_of, is_set
 
 _MEMBER = "m.room.member"
 
@@ -94,7 +94,8 @@ class _Builder:
         self._summarise(open_works)
         self._find_states(open_works)
         if self._reader.state_after:
-            for work in open_works:
+            for work in works:
+                self._add_own_end(work)
                 self._find_replaced(work)
         timelines.load([one.previous_nid for work in works for one in work.shown if one.previous_nid])
         timelines.load([nid for work in works for nid in work.replaced.values()])
@@ -223,6 +224,16 @@ class _Builder:
         told = [begin.get(key, 0) if nid in in_timeline else nid for key, nid in end.items()]
         return [nid for nid in told if nid]
 
+    def _add_own_end(self, work: RoomWork) -> None:
+        """The reader's own event where it came after they had left: nothing else tells clients what they are now."""
+        event = self._events.get(work.only_nid or work.tail_nid)
+        wants = self._reader.filter.state
+        if event is None or not wants.rooms.accepts(self._order.names[work.room_nid]):
+            return
+        if wants.accepts(event.type, event.sender, event.has_url):
+            others = [one for one in work.state if not is_membership_of(one, self._reader.user_id)]
+            work.state = [*others, event]
+
     def _find_replaced(self, work: RoomWork) -> None:
         """What the events of a state after the timeline replaced, as far as the reader may know it.
 
@@ -232,7 +243,7 @@ class _Builder:
         own = self._reader.keys.own
         if not work.full and not work.left and not any(move.key_nid == own for move in work.moves):
             # The reader was in the room all the time.
-            work.replaced = {move.event_nid: move.prev_nid for move in work.moves if move.prev_nid}
+            work.replaced.update({move.event_nid: move.prev_nid for move in work.moves if move.prev_nid})
         for shown in work.shown:
             if shown.previous_nid and not shown.hide_previous:
                 work.replaced[shown.event.nid] = shown.previous_nid

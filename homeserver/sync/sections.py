@@ -151,7 +151,8 @@ def _load_outside(tx: Tx, reader: Reader, want: Want, loaded: Loaded) -> None:
             loaded.stripped[nid] = Stripped(event["sender"], [row.stripped[1:-1].encode()])
         else:
             shown = outside_event(event, row.event_id)
-            loaded.pieces[nid] = Piece(timeline_object([shown], False, want.upto), NO_EVENTS, has_events=True)
+            state = events_object([shown]) if reader.state_after else NO_EVENTS
+            loaded.pieces[nid] = Piece(timeline_object([shown], False, want.upto), state, has_events=True)
 
 
 def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:

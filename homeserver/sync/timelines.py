@@ -108,7 +108,7 @@ class RoomWork:
     limited: bool = False
     start: int = 0
     state: list[ClientEvent] = field(default_factory=list)
-    replaced: dict[int, int] = field(default_factory=dict)  # by events of the state: which one each replaced
+    replaced: dict[int, int] = field(default_factory=dict)  # by events told as state: which one each replaced
     summary: Summary | None = None
     members: dict[str, int] = field(default_factory=dict)  # membership events that the client has after this
 
@@ -166,8 +166,11 @@ class Timelines:
             else:
                 works.append(RoomWork(nid, standing, 0, upto, full=True, fresh=True, known_upto=since))
         for nid, standing in left.items():
-            before, steps = self._steps(own.get(nid, []), standing)
-            works.append(self._left(nid, standing, before, steps, since, full_state))
+            moves = own.get(nid, [])
+            before, steps = self._steps(moves, standing)
+            work = self._left(nid, standing, before, steps, since, full_state)
+            work.replaced = {move.event_nid: move.prev_nid for move in moves if move.prev_nid}
+            works.append(work)
         return works
 
     def _steps(
@@ -415,7 +418,8 @@ class Timelines:
             if work.only_nid:
                 work.start = work.standing.pos
             if self._reader.filter.timeline.accepts(event.type, event.sender, event.has_url):
-                work.shown.append(Shown(event, work.standing.membership, pos=work.standing.pos))
+                previous = work.replaced.get(event.nid, 0)
+                work.shown.append(Shown(event, work.standing.membership, previous, pos=work.standing.pos))
 
     def sent_as(self, works: Sequence[RoomWork]) -> dict[int, bytes]:
         """By what the reader's device knows the events that they sent, by nid, as members of ``unsigned``."""

@@ -23,6 +23,11 @@ def state_of(room: Any, name: str = "state") -> dict[tuple[str, str], Any]:
     return {(event["type"], event["state_key"]): event["content"] for event in room[name]["events"]}
 
 
+def ids_of(room: Any, name: str = "timeline") -> list[str]:
+    """The events of a section."""
+    return [event["event_id"] for event in room[name]["events"]]
+
+
 class InitialTests(TestCase):
     def setUp(self) -> None:
         self.app = SyncApp(self)
@@ -319,6 +324,38 @@ class IncrementalTests(TestCase):
         memberships = [event["content"]["membership"] for event in room["timeline"]["events"]]
         self.assertEqual(memberships, ["leave", "ban"])
         self.assertEqual(room["state"]["events"], [])
+        after = self.sync(use_state_after=True)["rooms"]["leave"][ROOM]
+        self.assertEqual([room["timeline"]["events"][-1]["event_id"]], ids_of(after, "state_after"))
+
+    def test_the_state_after_has_what_happened_to_who_is_gone(self) -> None:
+        """Clients know only by it that an invite was turned down or taken back, and that a ban is over."""
+        other = "!other:test.example"
+        self.app.make_room("alice", other)
+        for membership, who, before in (
+            ("invite", "alice", None),
+            ("leave", "bob", "invite"),
+            ("knock", "bob", None),
+            ("leave", "alice", "knock"),
+            ("ban", "alice", "leave"),
+            ("leave", "alice", "ban"),
+        ):
+            if membership == "knock":
+                self.app.place(other, "alice", "m.room.join_rules", {"join_rule": "knock"}, "")
+            since = self.app.sync(self.bob)["next_batch"]
+            event_id = self.app.member(other, who, membership, "bob")
+            if before is None:
+                continue
+            query: dict[str, Any]
+            for query in ({}, {"filter": {"room": {"timeline": {"limit": 0}}}}):
+                found = self.app.sync(self.bob, since, use_state_after=True, **query)["rooms"]
+                self.assertEqual(["leave"], list(found), before)
+                (event,) = found["leave"][other]["state_after"]["events"]
+                self.assertEqual(event_id, event["event_id"], before)
+                self.assertEqual(before, event["unsigned"]["prev_content"]["membership"])
+            plain = self.app.sync(self.bob, since)["rooms"]["leave"][other]
+            self.assertEqual([], plain["state"]["events"])
+            (event,) = plain["timeline"]["events"]
+            self.assertEqual(before, event["unsigned"]["prev_content"]["membership"])
 
     def test_rejected_invite_is_left(self) -> None:
         other = "!other:test.example"

@@ -76,6 +76,8 @@ class RemoteInvite(NetCase):
         told = self.sync(self.b, self.bob, since)["rooms"]
         (event,) = told["leave"][room_id]["timeline"]["events"]
         self.assertEqual(("m.room.member", "leave"), (event["type"], event["content"]["membership"]))
+        after = self.sync(self.b, self.bob, since, use_state_after="true")["rooms"]["leave"][room_id]
+        self.assertEqual([event], after["state_after"]["events"])
         self.assertNotIn("rooms", self.sync(self.b, self.bob))
         self.ok(self.b, self.bob, "POST", f"/rooms/{quote(room_id)}/forget", {})
         self.ok(self.b, self.bob, "POST", f"/rooms/{quote(room_id)}/leave", {})
