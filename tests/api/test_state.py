@@ -77,6 +77,21 @@ class ReadState(TalkCase):
         self.assertNotIn(("m.room.name", ""), state)
         self.assertNotIn(("m.room.member", user("carol")), state)
 
+    def test_who_left_sees_what_they_are_now(self) -> None:
+        """As sync tells them: a client that looks in shows by it whether they may join."""
+        room_id = self.make_room(joined=("bob",))
+        for what in ("ban", "unban"):
+            body = {"user_id": user("bob"), "reason": what}
+            self.app.ok("POST", self.path(room_id, what), body, self.tokens["alice"])
+        now = {"membership": "leave", "reason": "unban"}
+        self.assertEqual(now, self.ok("bob", self.path(room_id, "state", "m.room.member", user("bob"))))
+        self.assertEqual(
+            now, by_key(self.ok("bob", self.path(room_id, "state")))["m.room.member", user("bob")]
+        )
+        glance = self.ok("bob", self.path(room_id, "initialSync"))
+        self.assertEqual("leave", glance["membership"])
+        self.assertEqual(now, by_key(glance["state"])["m.room.member", user("bob")])
+
     def test_anybody_reads_an_open_room(self) -> None:
         room_id = self.make_room(visibility="world_readable")
         self.set_state("alice", room_id, "m.room.topic", {"topic": "open"})

@@ -121,7 +121,7 @@ class StateReads:
 
 def _find_state(tx: Tx, sight: Sight, key_nid: int, archive: Archive) -> ClientEvent | None:
     state: Mapping[int, int] = load_state_at(tx, [sight.room_nid], [key_nid]).get(sight.room_nid, {})
-    if sight.departed is not None:
+    if sight.departed is not None and key_nid != sight.reader.member_key:
         moves = load_moves_of_key(tx, [sight.room_nid], key_nid, sight.departed, END).get(sight.room_nid, [])
         state = undo(state, moves, sight.departed)
     event_nid = state.get(key_nid, 0)
@@ -131,15 +131,13 @@ def _find_state(tx: Tx, sight: Sight, key_nid: int, archive: Archive) -> ClientE
 
 
 def load_room_state(tx: Tx, sight: Sight) -> list[int]:
-    """The state events that a reader may know, by nid."""
+    """The state events that a reader may know, by nid: of who has left, with what they are to the room by now."""
     state: Mapping[int, int] = load_state(tx, [sight.room_nid]).get(sight.room_nid, {})
     if sight.departed is not None:
-        state = _undo_all(tx, sight.room_nid, state, sight.departed)
+        moves = load_moves(tx, [sight.room_nid], sight.departed).get(sight.room_nid, [])
+        own = sight.reader.member_key
+        state = undo(state, [move for move in moves if move.key_nid != own], sight.departed)
     return [nid for nid in state.values() if nid]
-
-
-def _undo_all(tx: Tx, room_nid: int, state: Mapping[int, int], upto: int) -> dict[int, int]:
-    return undo(state, load_moves(tx, [room_nid], upto).get(room_nid, []), upto)
 
 
 def _write_all(tx: Tx, archive: Archive, asker: Asker) -> bytes:
