@@ -96,9 +96,9 @@ class _Builder:
         if self._reader.state_after:
             for work in works:
                 self._add_own_end(work)
-                self._find_replaced(work)
-        timelines.load([one.previous_nid for work in works for one in work.shown if one.previous_nid])
-        timelines.load([nid for work in works for nid in work.replaced.values()])
+                timelines.find_replaced(work, work.shown)
+        before = [one.previous_nid for work in works for one in work.shown if one.previous_nid]
+        timelines.load([*before, *(nid for work in works for nid in work.replaced.values())])
         for work in works:
             work.members.update({one.state_key or "": one.nid for one in work.state if one.type == _MEMBER})
             for shown in work.shown:
@@ -233,20 +233,6 @@ class _Builder:
         if wants.accepts(event.type, event.sender, event.has_url):
             others = [one for one in work.state if not is_membership_of(one, self._reader.user_id)]
             work.state = [*others, event]
-
-    def _find_replaced(self, work: RoomWork) -> None:
-        """What the events of a state after the timeline replaced, as far as the reader may know it.
-
-        Clients believe these events and not the timeline's, and tell by what a join replaced that a room is a direct
-        chat, and by what a kick replaced the name of who is gone.
-        """
-        own = self._reader.keys.own
-        if not work.full and not work.left and not any(move.key_nid == own for move in work.moves):
-            # The reader was in the room all the time.
-            work.replaced.update({move.event_nid: move.prev_nid for move in work.moves if move.prev_nid})
-        for shown in work.shown:
-            if shown.previous_nid and not shown.hide_previous:
-                work.replaced[shown.event.nid] = shown.previous_nid
 
     def _add_senders(
         self, works: Sequence[RoomWork], nids: dict[int, list[int]], wanted: Mapping[int, set[str]]

@@ -50,7 +50,6 @@ class SharedRoom:
     timeline: bytes
     state: list[ClientEvent]
     written_state: list[bytes]
-    bare_state: list[bytes]  # the same without what each replaced
     state_object: bytes
     senders: frozenset[str]
     own: dict[int, list[int]]  # device -> which of the events it sent
@@ -261,13 +260,12 @@ def _write(
         for event, _ in shown
     ]
     state = [extras.events.get(event.nid, event) for event, _ in chosen.state]
-    written_state = bare_state = [writer.write(event) for event in state]
-    if state_after:
-        # What for: see ``bulk.py``.
-        written_state = [
-            writer.write(event, None, extras.events.get(placed.prev_nid))
-            for event, (_, placed) in zip(state, chosen.state, strict=True)
-        ]
+    # What for: see ``Timelines.find_replaced``.
+    known = extras.events if state_after else {}
+    written_state = [
+        writer.write(event, None, known.get(placed.prev_nid))
+        for event, (_, placed) in zip(state, chosen.state, strict=True)
+    ]
     own: dict[int, list[int]] = {}
     members = {event.state_key or "": event.nid for event in state if event.type == _MEMBER}
     for place, (event, placed) in enumerate(shown):
@@ -285,7 +283,6 @@ def _write(
         timeline_object(written, chosen.limited, chosen.before),
         state,
         written_state,
-        bare_state,
         events_object(written_state),
         frozenset(event.sender for event, _ in shown),
         own,

@@ -421,6 +421,20 @@ class Timelines:
                 previous = work.replaced.get(event.nid, 0)
                 work.shown.append(Shown(event, work.standing.membership, previous, pos=work.standing.pos))
 
+    def find_replaced(self, work: RoomWork, shown: Sequence[Shown]) -> None:
+        """What the events of a room's state after its timeline replaced, as far as the reader may know it.
+
+        Clients believe these events and not the timeline's, and tell by what a join replaced that a room is a direct
+        chat, and by what a kick replaced the name of who is gone.
+        """
+        own = self._reader.keys.own
+        if not work.full and not work.left and not any(move.key_nid == own for move in work.moves):
+            # The reader was in the room all the time.
+            work.replaced.update({move.event_nid: move.prev_nid for move in work.moves if move.prev_nid})
+        for one in shown:
+            if one.previous_nid and not one.hide_previous:
+                work.replaced[one.event.nid] = one.previous_nid
+
     def sent_as(self, works: Sequence[RoomWork]) -> dict[int, bytes]:
         """By what the reader's device knows the events that they sent, by nid, as members of ``unsigned``."""
         own = self._own(works)

@@ -237,6 +237,25 @@ class RoomTests(SlidingCase):
         self.assertNotIn("name", room)
         self.assertEqual(self.ask(one_list(), answer["pos"])["rooms"], {})
 
+    def test_the_required_state_says_what_it_replaced(self) -> None:
+        """As the timeline does, where clients must not look for state: by it they know a direct chat, and who is gone."""
+        wishes = one_list(required_state=[["m.room.member", "*"]])
+        room_id = self.room("direct", join=False)
+        self.app.member(room_id, "alice", "invite", "bob", is_direct=True)
+        pos = self.ask(wishes)["pos"]
+        self.app.member(room_id, "bob", "join")
+        answer = self.ask(wishes, pos)
+        (join,) = [one for one in answer["rooms"][room_id]["required_state"] if one["state_key"] == BOB]
+        self.assertIs(True, join["unsigned"]["prev_content"]["is_direct"])
+        self.assertEqual(user_id("alice"), join["unsigned"]["prev_sender"])
+        self.app.member(room_id, "carol", "join", displayname="Carol")
+        answer = self.ask(wishes, answer["pos"])
+        self.app.member(room_id, "alice", "leave", "carol")
+        for source in ("the log", "the tables"):
+            (kick,) = self.ask(wishes, answer["pos"])["rooms"][room_id]["required_state"]
+            self.assertEqual("Carol", kick["unsigned"]["prev_content"]["displayname"], source)
+            self.app.restart()
+
     def test_the_accepted_words(self) -> None:
         invited, joined = self.room("invited", join=False), self.room("joined", m__room__topic={"topic": "x"})
         self.app.member(invited, "alice", "invite", "bob")

@@ -105,7 +105,7 @@ class MemoryNews:
         lazy = is_lazy(wishes)
         state: list[bytes] = []
         members: dict[str, int] = {}
-        for event, written in zip(room.state, room.bare_state, strict=True):
+        for event, written in zip(room.state, room.written_state, strict=True):
             if (lazy and event.type == _MEMBER) or wants(wishes, event.type, event.state_key or ""):
                 state.append(written)
                 if event.type == _MEMBER:

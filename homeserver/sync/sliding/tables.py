@@ -113,7 +113,10 @@ class _Builder:
         self._find_states(inside, searched)
         summaries = self._summarise(jobs)
         shown = [job.shown for job in jobs]
-        timelines.load(one.previous_nid for work in shown for one in work.shown if one.previous_nid)
+        for job in jobs:
+            timelines.find_replaced(job.work, job.shown.shown)
+        before = [one.previous_nid for work in shown for one in work.shown if one.previous_nid]
+        timelines.load([*before, *(nid for job in jobs for nid in job.work.replaced.values())])
         shown_of = {job.order.room_nid: _nids(job.shown) for job in jobs}
         timelines.ahead(shown, upto, ask_extras(self._wanted.extras.at(shown_of)))
         built = Built(
@@ -286,7 +289,11 @@ class _Builder:
             # Clients take whoever is in a room for joined, unless the room's state says something else.
             own = [one.event for one in job.shown.shown if is_membership_of(one.event, self._reader.user_id)]
             told += [event for event in own[-1:] if event not in told]
-        return [*map(self._writer.write, told), *stubs]
+        replaced = job.work.replaced
+        written = [
+            self._writer.write(event, None, self._events.get(replaced.get(event.nid, 0))) for event in told
+        ]
+        return [*written, *stubs]
 
     def _at(self, job: _Job, key_nid: int) -> ClientEvent | None:
         """The event at a key; where it is gone, the one that was there."""
