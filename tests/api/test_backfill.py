@@ -158,7 +158,7 @@ class Paging(HistoryCase):
                 break
             query["from"] = answer["end"]
         self.assertEqual([next(iter(room.events))], found)
-        self.assertEqual(3, pages)
+        self.assertEqual(4, pages)
 
     def test_forks_keep_parents_before_children(self) -> None:
         room = self.room(3)

@@ -278,6 +278,10 @@ def _write_page(
     edge = scanned.end if goes_on else scanned.edge
     is_empty = not scanned.found
     end = asked.to_token
+    if edge is None and end is None and backwards and not is_empty:
+        # COMPAT(Nheko and what else is made with mtxclient, 2026): it drops the events of a page without a token, so that
+        # the oldest of a room were never seen. The page after that is empty, and has none.
+        edge = scanned.end
     if edge is not None:
         # No token would be the room's beginning, and the same one is taken for that: so it says how often it was given.
         is_stuck = goes_on and is_empty and edge == high
