@@ -13,7 +13,7 @@ from homeserver.store.account_data import (
     load_account_data_since,
 )
 from homeserver.store.client_events import ClientEventCache, load_client_events
-from homeserver.store.outside import load_outside
+from homeserver.store.outside import OutsideRow, load_outside
 from homeserver.store.placement import Membership
 from homeserver.store.receipts import ReceiptChange, load_receipts
 from homeserver.store.state import BaseCache
@@ -26,6 +26,7 @@ from homeserver.sync.filters import SyncFilter
 from homeserver.sync.serialise import (
     NO_EVENTS,
     account_data_event,
+    decode_list,
     decode_object,
     encode,
     events_object,
@@ -73,10 +74,14 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Stripped:
-    """What is shown of a room to somebody who is not in it: events as bytes, and by whom their membership is."""
+    """What is shown of a room to somebody who is not in it: events as bytes, and by whom their membership is.
+
+    ``member``: the last of the events, which is that membership, with all that its room would be shown of it.
+    """
 
     sender: str
     events: list[bytes]
+    member: bytes
 
 
 @dataclass(slots=True)
@@ -136,21 +141,33 @@ def load_stripped(
     state = load_stripped_state(tx, own.values(), strip_keys, cache, bases)
     events = load_client_events(tx, sorted(own.values()), cache)
     return {
-        room_nid: Stripped(events[nid].sender, [strip(event) for event in (*state.get(nid, ()), events[nid])])
+        room_nid: Stripped(
+            events[nid].sender,
+            [strip(event) for event in (*state.get(nid, ()), events[nid])],
+            events[nid].render(),
+        )
         for room_nid, nid in own.items()
         if nid in events
     }
 
 
+def outside_stripped(row: OutsideRow) -> Stripped:
+    """The same of a room that this server is not in."""
+    event = decode_object(row.event)
+    return Stripped(
+        event["sender"],
+        [encode(one) for one in decode_list(row.stripped)],
+        outside_event(event, row.event_id),
+    )
+
+
 def _load_outside(tx: Tx, reader: Reader, want: Want, loaded: Loaded) -> None:
     """What other servers told of rooms that this one is not in."""
     for nid, row in load_outside(tx, reader.user_nid, want.outside).items():
-        event = decode_object(row.event)
         if want.outside[nid].membership in (Membership.INVITE, Membership.KNOCK):
-            # The list as it is stored, without its brackets.
-            loaded.stripped[nid] = Stripped(event["sender"], [row.stripped[1:-1].encode()])
+            loaded.stripped[nid] = outside_stripped(row)
         else:
-            shown = outside_event(event, row.event_id)
+            shown = outside_event(decode_object(row.event), row.event_id)
             state = events_object([shown]) if reader.state_after else NO_EVENTS
             loaded.pieces[nid] = Piece(timeline_object([shown], False, want.upto), state, has_events=True)
 
@@ -245,8 +262,11 @@ def stripped_rooms(
             # spec: client-server-api#ignoring-users
             # spec: client-server-api#invite-permission
             continue
-        member = b'{"invite_state":' if membership == Membership.INVITE else b'{"knock_state":'
-        rooms[names[room_nid]] = member + events_object(stripped.events) + b"}"
+        # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4319
+        # COMPAT(clients that look for it there, until two releases after the specification has `state`): whole, in both.
+        name = b"invite_state" if membership == Membership.INVITE else b"knock_state"
+        shown = events_object([*stripped.events[:-1], stripped.member])
+        rooms[names[room_nid]] = b'{"%b":%b,"state":%b}' % (name, shown, events_object([stripped.member]))
     return rooms
 
 

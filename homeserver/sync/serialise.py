@@ -74,6 +74,12 @@ def decode_object(text: str) -> dict[str, Any]:
     return found
 
 
+def decode_list(text: str) -> list[Any]:
+    """A stored JSON list."""
+    found: list[Any] = _decode(text)
+    return found
+
+
 _SHOWN = ("content", "origin_server_ts", "sender", "state_key", "type")
 
 

@@ -101,8 +101,12 @@ class InitialTests(TestCase):
             {event["type"] for event in events},
             {"m.room.create", "m.room.join_rules", "m.room.name", "m.room.topic", "m.room.member"},
         )
-        for event in events:
-            self.assertEqual(set(event), {"type", "state_key", "sender", "content"})
+        stripped = {"type", "state_key", "sender", "content"}
+        for event in events[:-1]:
+            self.assertEqual(set(event), stripped)
+        # The invite is whole: when it was sent, and its name. NeoChat shows the one.
+        self.assertEqual(set(events[-1]), stripped | {"event_id", "origin_server_ts"})
+        self.assertEqual({"events": events[-1:]}, found["invite"][ROOM]["state"])
         # Last the invite; before it who sent it, since clients show their name.
         members = [one["state_key"] for one in events if one["type"] == "m.room.member"]
         self.assertEqual([user_id("alice"), user_id("bob")], members)
@@ -112,9 +116,12 @@ class InitialTests(TestCase):
         self.app.make_room("alice")
         self.app.place(ROOM, "alice", "m.room.join_rules", {"join_rule": "knock"}, "")
         self.app.member(ROOM, "bob", "knock")
-        found = self.app.sync(self.bob)["rooms"]["knock"][ROOM]["knock_state"]["events"]
+        room = self.app.sync(self.bob)["rooms"]["knock"][ROOM]
+        found = room["knock_state"]["events"]
         self.assertEqual(found[0]["type"], "m.room.create")
         self.assertEqual(found[-1]["content"]["membership"], "knock")
+        self.assertIn("origin_server_ts", found[-1])
+        self.assertEqual({"events": found[-1:]}, room["state"])
 
     def test_left_rooms_only_when_asked_for(self) -> None:
         self.app.make_room("alice")

@@ -50,7 +50,10 @@ class RemoteInvite(NetCase):
             self.assertIn(("m.room.create", ""), events)
             self.assertEqual("join", events["m.room.member", f"@alice:{A}"]["content"]["membership"])
             self.assertEqual("invite", events["m.room.member", BOB]["content"]["membership"])
-            self.assertEqual({"content", "sender", "state_key", "type"}, set(events["m.room.member", BOB]))
+            self.assertEqual({"content", "sender", "state_key", "type"}, set(events["m.room.create", ""]))
+            whole = {"content", "event_id", "origin_server_ts", "sender", "state_key", "type"}
+            self.assertEqual(whole, set(events["m.room.member", BOB]))
+            self.assertEqual({"events": [events["m.room.member", BOB]]}, told["invite"][room_id]["state"])
             initial = self.sync(self.b, self.bob)["rooms"]
             self.assertEqual(told["invite"][room_id], initial["invite"][room_id])
             # Without a server named: the inviter's is known.

@@ -17,7 +17,7 @@ from homeserver.store.sliding_reads import NO_FACTS
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import Standing
 from homeserver.sync.lazy import LazyMemory
-from homeserver.sync.sections import Stripped, load_stripped
+from homeserver.sync.sections import Stripped, load_stripped, outside_stripped
 from homeserver.sync.serialise import decode_object, outside_event
 from homeserver.sync.sliding.connections import GONE, JOINED, LIVE, NEVER, STRIPPED, Told
 from homeserver.sync.sliding.extras import Extras, ExtrasWanted, load_extras
@@ -234,12 +234,10 @@ def _load_rooms(
         stripped = load_stripped(tx, read.stripped, read.strip_keys, cache, facts.bases)
     if read.outside:
         for nid, row in load_outside(tx, reader.user_nid, read.outside).items():
-            event = decode_object(row.event)
             if read.outside[nid].membership in _OPEN:
-                # The list as it is stored, without its brackets.
-                stripped[nid] = Stripped(event["sender"], [row.stripped[1:-1].encode()])
+                stripped[nid] = outside_stripped(row)
             else:
-                shown = outside_event(event, row.event_id)
+                shown = outside_event(decode_object(row.event), row.event_id)
                 found[nid] = RoomNews([shown], before=read.wanted.upto, state=[shown], gone=True)
     events = {nid: news.shown for nid, news in found.items()}
     return found, stripped, load_extras(tx, read.wanted.extras.at(events))
