@@ -577,7 +577,9 @@ class RoomSummaries(SpacesCase):
         self.assertEqual(200, stable[0])
         for template in ("summary/{where}", "rooms/{where}/summary"):
             path = path_of(f"/_matrix/client/unstable/im.nheko.summary/{template}", where="#r:a.example")
-            self.assertEqual(stable, self.call(self.a, "GET", path, None, self.alice))
+            old = {"im.nheko.summary.room_version": stable[1]["room_version"]}
+            self.assertEqual((200, {**stable[1], **old}), self.call(self.a, "GET", path, None, self.alice))
+            self.refused(self.call(self.a, "GET", path.replace("%23r", "%23none"), None), 404, "M_NOT_FOUND")
 
     def test_elsewhere(self) -> None:
         room_id = self.make("room", self.b, room_alias_name="r")

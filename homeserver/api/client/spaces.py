@@ -14,8 +14,9 @@ from homeserver.rooms.reads.summaries import Summaries
 
 MAX_VIA = 50
 
-# COMPAT(matrix-js-sdk 41 and 42, and with them Cinny, 2026): MSC3266's own, newest and oldest.
-_UNSTABLE = "/_matrix/client/unstable/im.nheko.summary"
+# COMPAT(matrix-js-sdk 41 and 42, and with them Cinny; Nheko, which asks for the oldest; 2026): MSC3266's own.
+_PREFIX = "im.nheko.summary"
+_UNSTABLE = f"/_matrix/client/unstable/{_PREFIX}"
 _OLD_SUMMARIES = (
     f"{_UNSTABLE}/rooms/{{where:room_id_or_alias}}/summary",
     f"{_UNSTABLE}/summary/{{where:room_id_or_alias}}",
@@ -51,7 +52,7 @@ class SpacesApi:
                 Route(
                     method="GET",
                     template=template,
-                    handler=self.summary,
+                    handler=self.old_summary,
                     auth=Auth.OPTIONAL,
                     limit="search",
                     spec="client-server-api#get_matrixclientv1room_summaryroomidoralias",
@@ -74,6 +75,12 @@ class SpacesApi:
         via = [parse_server_name(name) for name in request.query.get("via", ())[:MAX_VIA]]
         room_id, servers = await self._locate(where, is_stranger=request.requester is None)
         return await self._summaries.summary(request.requester, room_id, [*via, *servers])
+
+    async def old_summary(self, request: Request, where: RoomId | RoomAlias) -> dict[str, Any]:
+        # Two fields had a prefix, and Nheko reads them by no other name.
+        told = await self.summary(request, where)
+        old = {f"{_PREFIX}.{name}": told[name] for name in ("room_version", "encryption") if name in told}
+        return {**told, **old}
 
     async def _locate(self, where: RoomId | RoomAlias, *, is_stranger: bool) -> Located:
         if where[:1] == "!":
