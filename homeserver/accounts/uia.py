@@ -7,6 +7,7 @@ Contract:
 3. A stage may also be completed on a page of this server (`complete`); then the body is bound by the next request, and
    the page says what it is for.
 4. Sessions are bounded in number and age, and live in memory only: a restart makes the client ask again.
+5. A session remembers the body that it began with, for clients that send nothing but `auth` from then on (`recall`).
 spec: client-server-api#user-interactive-authentication-api
 """
 
@@ -28,6 +29,8 @@ Stage = Callable[[dict[str, Any]], Awaitable[Any]]
 """Judges one `auth` dict: returns a result to keep, or raises StageRefusedError."""
 
 MAX_SESSIONS = 10_000
+# LIMIT(memory: anybody may begin a session; whoever sends more has to send it again)
+_MAX_REMEMBERED_BYTES = 2_048
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
@@ -88,6 +91,7 @@ class _Session:
     ends_s: float
     offer: Offer  # as it was when the client asked last
     body_hash: bytes | None = None
+    remembered: Mapping[str, Any] = field(default_factory=dict)  # the body that it began with
     results: dict[str, Any] = field(default_factory=dict)
 
     def state(self, offer: Offer) -> dict[str, Any]:
@@ -140,7 +144,10 @@ class InteractiveAuth:
         place = (request.method, request.path, user_nid)
         auth = body.get("auth")
         if auth is None:
-            raise InteractiveAuthNeededError(self._start(place, offer).state(offer))
+            session = self._start(place, offer)
+            if body and len(_encode_sorted(body)) <= _MAX_REMEMBERED_BYTES:
+                session.remembered = body
+            raise InteractiveAuthNeededError(session.state(offer))
         if not isinstance(auth, dict):
             raise bad_json("auth must be an object")
         session = self._find(auth, place, offer)
@@ -159,6 +166,18 @@ class InteractiveAuth:
                 self._start(place, offer).state(offer), "M_UNKNOWN", "The session is used up"
             )
         return session.results
+
+    def recall(self, body: dict[str, Any]) -> dict[str, Any]:
+        """The body of a request that holds nothing but `auth`, with what its session began with.
+
+        COMPAT(Element for Android before X, and what is built on its SDK, always): the specification has clients
+        repeat the whole request, but these register so.
+        """
+        auth = body.get("auth")
+        if len(body) != 1 or not isinstance(auth, dict) or not isinstance(auth.get("session"), str):
+            return body
+        session = self._alive(auth["session"])
+        return body if session is None else {**session.remembered, **body}
 
     def look(self, session_id: str) -> Pending | None:
         """A session, for a page on which a stage can be completed."""

@@ -41,6 +41,32 @@ class OpenRegistration(WorldCase):
         answer = self.world.register("bob", auth={**DUMMY, "session": asked.json["session"]})
         self.assertEqual(200, answer.status)
 
+    def test_the_second_request_may_be_the_confirmation_alone(self) -> None:
+        """Element for Android (before X) sends the name and the password once, and from then on what it confirms."""
+        wish = {"username": "carol", "password": PASSWORD, "device_id": "PHONE"}
+        asked = self.world.call("POST", REGISTER, wish)
+        self.assertEqual(401, asked.status)
+        auth = {**DUMMY, "session": asked.json["session"]}
+        answer = self.world.call("POST", REGISTER, {"auth": auth})
+        self.assertEqual(200, answer.status, answer.json)
+        self.assertEqual(
+            ("@carol:home.example", "PHONE"), (answer.json["user_id"], answer.json["device_id"])
+        )
+        self.assertEqual(200, self.world.login("carol").status)
+
+    def test_what_comes_again_counts_and_not_what_is_remembered(self) -> None:
+        asked = self.world.call("POST", REGISTER, {"username": "dave", "password": "a first password"})
+        auth = {**DUMMY, "session": asked.json["session"]}
+        answer = self.world.call("POST", REGISTER, {"username": "erin", "password": PASSWORD, "auth": auth})
+        self.assertEqual("@erin:home.example", answer.json["user_id"])
+        self.assertEqual(200, self.world.login("erin").status)
+
+    def test_what_is_long_is_not_remembered(self) -> None:
+        wish = {"username": "frank", "password": PASSWORD, "x": "y" * 3000}
+        auth = {**DUMMY, "session": self.world.call("POST", REGISTER, wish).json["session"]}
+        answer = self.world.call("POST", REGISTER, {"auth": auth})
+        self.assertEqual((400, "M_MISSING_PARAM"), (answer.status, answer.errcode))
+
     def test_an_absent_body_asks_for_the_flows(self) -> None:
         self.assertEqual(401, self.world.call("POST", REGISTER).status)
 

@@ -17,7 +17,7 @@ from homeserver.api.client.appservice_accounts import AppserviceAccounts, is_app
 from homeserver.config.schema import Config
 from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param
 from homeserver.http.ratelimit import RateLimiter
-from homeserver.http.request import Request
+from homeserver.http.request import Request, convert_json
 from homeserver.http.route import Auth, Route
 from homeserver.runtime.clock import Clock
 from homeserver.store.tokens import RegistrationTokenRefusedError
@@ -109,6 +109,9 @@ class RegisterApi:
             return await self._appservices.register(request, whole)
         self._check_open()
         body = request.json(RegisterBody, allow_empty=True)
+        recalled = self._interactive.recall(whole)
+        if recalled is not whole:
+            whole, body = recalled, convert_json(recalled, RegisterBody)
         if whole.get("auth") is not None:
             self._ratelimit.check("register", request.client_ip)
         # Before the interactive authentication, as the specification asks: nobody should confirm in vain.
