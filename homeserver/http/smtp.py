@@ -44,6 +44,7 @@ WAITS_S: Final = (3.0, 15.0)
 AT_ONCE: Final = 2
 MAX_WAITING: Final = 500
 MAX_REPLY_LINES: Final = 100
+_UNKNOWN_COMMAND: Final = (500, 502)
 
 
 class SmtpMailer:
@@ -191,7 +192,16 @@ class _Delivery(ESMTPClient):
         ESMTPClient.esmtpState_starttls(self, code, resp)
 
     def esmtpEHLORequired(self, code: int = -1, resp: Any = None) -> None:  # noqa: N802
-        # Twisted's own says 502 for every refusal, also for "come back later".
+        # A server that does not know EHLO may know HELO. spec: RFC 5321#section-3.2
+        # (Twisted's own way back is also taken where a server says "come back later", and knows no end.)
+        needs_more = self.requireAuthentication or (self.requireTransportSecurity and not self._tlsMode)
+        if code in _UNKNOWN_COMMAND and not needs_more:
+            self.smtpState_helo(code, resp)  # type: ignore[no-untyped-call]
+            self._failresponse = self._greeting_refused
+        else:
+            self._greeting_refused(code, resp)
+
+    def _greeting_refused(self, code: int, resp: Any) -> None:
         self._refused(code, resp)
         self._disconnectFromServer()  # type: ignore[no-untyped-call]
 

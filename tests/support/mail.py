@@ -74,6 +74,9 @@ class _Session(LineReceiver):
             offers.append(b"AUTH " + self.factory.auth)
         self.say(*(b"250-" + offer for offer in offers[:-1]), b"250 " + offers[-1])
 
+    def do_helo(self, _: bytes) -> None:
+        self.say(b"250 mail.example")
+
     def do_starttls(self, _: bytes) -> None:
         self.transport.write(b"220 go ahead\r\n" + self.factory.injected)
         self.transport.startTLS(self.factory.tls)

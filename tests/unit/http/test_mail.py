@@ -240,6 +240,27 @@ class Sending(TestCase):
             self.assertIn("no such person", str(problem))
             self.assertEqual(server.letters, [])
 
+    async def test_a_server_that_knows_only_the_old_greeting(self) -> None:
+        server = MailServer()
+        server.script[b"EHLO"] = [b"500 what?"]
+        await self.send(self.mailer(self.listen(server), tls=False))
+        self.assertIn((False, b"HELO chat.example.org"), server.heard)
+        self.assertEqual(len(server.letters), 1)
+        self.log.entries.clear()
+        server.script[b"EHLO"], server.script[b"HELO"] = [b"502 what?"], [b"500 what?"]
+        problem = await self.refused(self.mailer(self.listen(server), tls=False), waits=1)
+        self.assertTrue(problem.permanent)
+
+    async def test_where_more_is_asked_for_the_old_greeting_is_not_enough(self) -> None:
+        for wishes in ({"username": "chaos", "password": "secret", "tls": False}, {"tls": True}):
+            self.log.entries.clear()
+            server = MailServer()
+            server.script[b"EHLO"] = [b"500 what?"]
+            problem = await self.refused(self.mailer(self.listen(server), **wishes), waits=1)
+            self.assertTrue(problem.permanent)
+            self.assertNotIn(b"HELO chat.example.org", [line for _, line in server.heard])
+            self.assertEqual(server.letters, [])
+
     async def test_later_is_tried_again(self) -> None:
         for command in (b"MAIL", b"RCPT", b"DATA", b".", b"EHLO"):
             self.log.entries.clear()
