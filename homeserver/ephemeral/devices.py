@@ -3,7 +3,9 @@
 1. The most present device counts: busy, online, unavailable, offline. A device says what it is with every sync.
 2. What the user says themselves (``said``) stands above that until they say otherwise, a device changes what it is to
    online, or their last device has gone; what they do ends an ``unavailable``, and neither of the others.
-3. Who appears offline is offline, whatever else there is, and nothing of what they do shows.
+3. A device that syncs as offline says nothing of its user. Where all do, what they said themselves or did after that
+   makes them present for a minute.
+4. Who appears offline is offline, whatever else there is, and nothing of what they do shows.
 
 # spec: client-server-api#presence
 # spec: MSC3026 (busy)
@@ -55,6 +57,9 @@ class UserDevices:
             return OFFLINE
         if self.sessions:
             best = max((one.state for one in self.sessions.values()), key=_MORE_PRESENT.__getitem__)
+            if best == OFFLINE and self.said is not None and self.until_s > now:
+                # spec: "if the parameter is set to "offline" then the client is not marked as being online"
+                best = self.said
         else:
             best = ONLINE if self.until_s > now else OFFLINE
         if best in (OFFLINE, BUSY):
@@ -63,7 +68,7 @@ class UserDevices:
             return BUSY
         # spec: client-server-api#idle-timeout
         active = self.active_s is not None and self.active_s + IDLE_S > now
-        return ONLINE if best == ONLINE and active and self.said is None else UNAVAILABLE
+        return ONLINE if best == ONLINE and active and self.said != UNAVAILABLE else UNAVAILABLE
 
     def synced(self, device_nid: int, state: str, now: float) -> None:
         """A device asks for a sync."""
@@ -80,6 +85,8 @@ class UserDevices:
             # spec: client-server-api#last-active-ago ("changing presence state to online")
             self._touch(now)
             self.said = None
+        elif state == OFFLINE != session.state and self.said != OFFLINE:
+            self.said = None  # they hide, in the words of a client that only syncs
         session.began_s, session.until_s, session.state = now, until, state
 
     def acted(self, now: float) -> None:
@@ -95,13 +102,14 @@ class UserDevices:
 
     def say(self, state: str, now: float) -> None:
         """They say it themselves."""
-        self.said = None if state == ONLINE else state
+        self.said = state
         self.until_s = now + SESSION_S
         if self.hides is not True:
             self.active_s = now
         if state == ONLINE:
             for session in self.sessions.values():
-                session.state = ONLINE
+                if session.state != OFFLINE:
+                    session.state = ONLINE
 
     def choose(self, hides: bool | None, now: float) -> None:
         """Whether they appear offline, as far as is known."""

@@ -63,6 +63,31 @@ class PresenceOfMembers(TestCase):
         self.assertEqual({"bob": online}, self.told(self.sync(self.alice, set_presence="offline")))
         self.assertEqual({}, self.told(self.sync(self.carol, set_presence="offline")))
 
+    def test_a_sync_that_says_nothing_takes_nothing_back(self) -> None:
+        """`set_presence=offline`: "the client is not marked as being online", and not "is marked as offline"."""
+        for token in (self.alice, self.bob):
+            self.sync(token, set_presence="offline")
+        for state in ("online", "unavailable", BUSY):
+            self.assertEqual(200, self.put(self.alice, "alice", {"presence": state}))
+            self.sync(self.alice, set_presence="offline")
+            self.assertEqual(state, self.get(self.bob, "alice")["presence"])
+            self.app.advance(1)
+            answer = self.sync(self.bob, set_presence="offline")
+            self.assertEqual(state, self.told(answer)["alice"]["presence"])
+        for _ in range(3):
+            self.app.advance(30)
+            self.sync(self.alice, set_presence="offline")
+        self.assertEqual("offline", self.get(self.bob, "alice")["presence"])
+
+    def test_who_goes_on_syncing_as_offline_hides(self) -> None:
+        for state in ("online", BUSY):
+            self.sync(self.alice)
+            self.assertEqual(200, self.put(self.alice, "alice", {"presence": state}))
+            self.sync(self.alice)
+            self.assertEqual(state, self.get(self.bob, "alice")["presence"])
+            self.sync(self.alice, set_presence="offline")
+            self.assertEqual("offline", self.get(self.bob, "alice")["presence"])
+
     def test_who_comes_is_told_who_is_there_and_they_of_who_came(self) -> None:
         """Nobody's presence changes with it: each of them has been online for a while."""
         alice = self.sync(self.alice)["next_batch"]
