@@ -24,6 +24,8 @@ _METHODS: Final = MappingProxyType(
     {name.encode(): name for name in ("GET", "PUT", "POST", "DELETE", "OPTIONS", "HEAD", "PATCH")}
 )
 _DISCARDED_BODY_BYTES: Final = 65_536
+# Seconds: the most that Chromium takes. Without it browsers ask again after five.
+_PREFLIGHT_HOLDS: Final = (b"Access-Control-Max-Age", b"7200")
 _UNSEEN_BYTES: Final = 65_536
 
 
@@ -238,7 +240,7 @@ class RequestReader:
         target = self._origin_form()
         if method == "OPTIONS":
             # spec: client-server-api#web-browser-clients: no logic of the endpoint runs
-            pending.refusal = Response(200, b"{}")
+            pending.refusal = Response(200, b"{}", headers=[_PREFLIGHT_HOLDS])
             self._max_body = _DISCARDED_BODY_BYTES
             self.body_timeout_s = self._edge.limits.header_timeout_s
         else:

@@ -224,6 +224,8 @@ class AnswerTests(SynchronousTestCase):
             self.connection.send(f"OPTIONS {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
             (reply,) = self.connection.take()
             self.assertEqual(reply.status, 200)
+            # Else browsers ask again after five seconds: half of what a web client sends would be such questions.
+            self.assertEqual(reply.headers[b"access-control-max-age"], b"7200")
         self.assertEqual(self.site.handlers.seen, [])
 
     def test_unknown_paths_and_methods(self) -> None:
