@@ -102,10 +102,11 @@ class Memberships:
             if not await self._remote.servers(requester.user_nid, room_id, via):
                 raise
             await self._remote.join(requester, room_id, content, via)
+            came = True
             predecessor_id = await self._join_here(requester, room_id, content, came=True)
         if predecessor_id is not None:
             room_nid = await self._tools.interner.room(room_id)
-            await self._succession.follow(requester.user_nid, predecessor_id, room_nid)
+            await self._succession.follow(requester.user_nid, predecessor_id, room_nid, first=came)
         return room_id
 
     async def _join_here(

@@ -1,6 +1,7 @@
-"""What a user keeps of a room when they come to its successor: tags, push rules, and its being a direct chat.
+"""What follows people from a room to its successor: tags, push rules, and its being a direct chat; and, as soon as the
+first of a server's users comes there, the names that this server has given the room.
 
-# spec: client-server-api#room-upgrades (the last paragraph of the server's behaviour)
+# spec: client-server-api#room-upgrades (the server's behaviour)
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any
 import msgspec
 
 from homeserver.db.tx import Tx, WriteTx
+from homeserver.rooms.presets import TOMBSTONE
 from homeserver.store.account_data import (
     TooMuchAccountDataError,
     load_account_data,
@@ -19,6 +21,9 @@ from homeserver.store.account_data import (
 )
 from homeserver.store.ids import Interner
 from homeserver.store.members import find_member
+from homeserver.store.sync_reads import load_raw_events
+from homeserver.store.timeline import load_state_at
+from homeserver.store.upgrades import move_names
 from homeserver.store.work import Worker
 
 DIRECT = "m.direct"
@@ -37,19 +42,46 @@ class Succession:
         self._interner = interner
         self._worker = worker
 
-    async def follow(self, user_nid: int, old_room_id: str, new_nid: int) -> None:
-        """Give the new room what the user had said of the old one, where the new one has nothing yet."""
+    async def follow(self, user_nid: int, old_room_id: str, new_nid: int, *, first: bool = False) -> None:
+        """Give the new room what the user had said of the old one, where the new one has nothing yet.
+
+        ``first``: this server has come there with them. Then the aliases that it has for the old room, and its place in
+        the directory, go to the new one, if the old one names it as its successor.
+        """
         old_nid = await self._interner.find_room(old_room_id)
         new_room_id = (await self._interner.room_names([new_nid])).get(new_nid)
         if old_nid is None or new_room_id is None:
             return
-        await self._worker.work(_copy, user_nid, old_nid, old_room_id, new_nid, new_room_id)
+        tombstone_key = await self._interner.find_key((TOMBSTONE, "")) if first else None
+        await self._worker.work(_follow, user_nid, old_nid, old_room_id, new_nid, new_room_id, tombstone_key)
+
+
+def _follow(
+    tx: WriteTx,
+    user_nid: int,
+    old_nid: int,
+    old_room_id: str,
+    new_nid: int,
+    new_room_id: str,
+    tombstone_key: int | None,
+) -> None:
+    if tombstone_key is not None and _named_successor(tx, old_nid, tombstone_key) == new_room_id:
+        move_names(tx, old_nid, new_nid)
+    # Anybody may name any room as a predecessor: it counts only for who was in it.
+    if find_member(tx, old_nid, user_nid) is not None:
+        _copy(tx, user_nid, old_nid, old_room_id, new_nid, new_room_id)
+
+
+def _named_successor(tx: Tx, room_nid: int, tombstone_key: int) -> Any:
+    """The room that a room's tombstone points to, if there is one and it points to any."""
+    nid = load_state_at(tx, [room_nid], [tombstone_key]).get(room_nid, {}).get(tombstone_key)
+    if nid is None:
+        return None
+    event = _decode(load_raw_events(tx, [nid], ())[nid])
+    return event["content"].get("replacement_room")
 
 
 def _copy(tx: WriteTx, user_nid: int, old_nid: int, old_room_id: str, new_nid: int, new_room_id: str) -> None:
-    # Anybody may name any room as a predecessor: it counts only for who was in it.
-    if find_member(tx, old_nid, user_nid) is None:
-        return
     try:
         if not load_tags(tx, user_nid, new_nid):
             for tag, content in load_tags(tx, user_nid, old_nid).items():
