@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
-from federation.errors import Malformed
+from federation.errors import Malformed, NotCanonical
 
 MAX_INTEGER: Final = 2**53 - 1
 MIN_INTEGER: Final = -MAX_INTEGER
@@ -57,10 +57,10 @@ def check_value(value: Any, *, strict: bool = True, max_depth: int = MAX_DEPTH) 
                         below.append(item)
                 elif kind is int:
                     if strict and not MIN_INTEGER <= item <= MAX_INTEGER:
-                        raise Malformed("JSON integer out of range")
+                        raise NotCanonical("JSON integer out of range")
                 elif kind is float:
                     if strict or item != item or item in (float("inf"), float("-inf")):
-                        raise Malformed("JSON number is not an integer")
+                        raise NotCanonical("JSON number is not an integer")
                     plain = False
                 else:
                     raise Malformed(f"Value of type {kind.__name__} has no JSON form")

@@ -20,6 +20,10 @@ class Malformed(ValueError):  # noqa: N818 (a verdict on the input, not a failur
         self.status = status
 
 
+class NotCanonical(Malformed):
+    """What canonical JSON cannot hold, as room versions from 6 on ask for it."""
+
+
 class RemoteError(Exception):
     """Another server answered with a Matrix error, or with something that is not an answer at all.
 

@@ -530,6 +530,12 @@ class Served(NetCase):
             event, event_id = self.make(room_id, **change)
             status, json = self.send(room_id, event, event_id)
             self.assertEqual((400, "M_INVALID_PARAM"), (status, json["errcode"]), change)
+        # spec: rooms/v6#canonical-json
+        event, event_id = self.make(room_id)
+        for content in ({"bad": 1.5}, {"bad": 2**60}):
+            event["content"] = {**event["content"], **content}
+            status, json = self.send(room_id, event, event_id)
+            self.assertEqual((400, "M_BAD_JSON"), (status, json["errcode"]), content)
         event, event_id = self.make(room_id, prev_events=[])
         self.assertEqual(403, self.send(room_id, event, event_id)[0])
         event, event_id = self.make(room_id)

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from federation.errors import Malformed
+from federation.errors import Malformed, NotCanonical
 from federation.event import Event, parse_untrusted
 from federation.hashes import check_content_hash
 from federation.ids import KeyId, ServerName
 from federation.signing import required_signers, signature_key_ids, verify_event_signatures
 from federation.verdict import Accept
 from federation.versions import RoomRules
-from homeserver.http.errors import invalid_param
+from homeserver.http.errors import bad_json, invalid_param
 from homeserver.peers.types import EventKeys
 
 
@@ -24,7 +24,9 @@ def parse_event(data: dict[str, Any], rules: RoomRules) -> Event:
     try:
         return parse_untrusted(data, rules)
     except Malformed as error:
-        raise invalid_param(f"Not an event of this room version: {error.message}") from error
+        # spec: rooms/v6#canonical-json ("400 M_BAD_JSON on most endpoints")
+        refuse = bad_json if isinstance(error, NotCanonical) else invalid_param
+        raise refuse(f"Not an event of this room version: {error.message}") from error
 
 
 async def check_signed(event: Event, keys: EventKeys, own: Collection[ServerName] = ()) -> None:
