@@ -92,14 +92,14 @@ class AppserviceFollowing:
         """Follow the log."""
         for change in changes:
             kind = change.kind
-            if kind == Kind.EVENT:
-                await self._event(change)
-            elif kind == Kind.STATE_MOVED:
+            if kind == Kind.STATE_MOVED or _is_untold(change):
                 for box in self._boxes:
                     before = box.interest.is_in(change.topic)
                     box.interest.moved(change)
                     if box.service.registration.encryption:
                         await self._members(box, change, before=before)
+            elif kind == Kind.EVENT:
+                await self._event(change)
             elif kind == Kind.RECEIPT:
                 self._receipt(change)
             elif kind == Kind.TO_DEVICE:
@@ -260,3 +260,8 @@ class _Start:
 
 def _load_start(tx: Tx, server_name: str) -> _Start:
     return _Start(tx, server_name)
+
+
+def _is_untold(change: Change) -> bool:
+    """Whether it is an event that nobody is told of, though the state may move where it joins a fork."""
+    return change.kind == Kind.EVENT and change.payload is not None and change.payload.idle

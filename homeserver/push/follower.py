@@ -106,7 +106,7 @@ class PushFollower:
         for move in placed.moves:
             if move.member_nid and move.membership != Membership.JOIN:
                 self._note_read(move.member_nid)
-        asked = await self._asked(change, placed)
+        asked = [] if placed.idle else await self._asked(change, placed)
         if asked and event.origin_server_ts > self._clock.now_ms() - _STALE_MS:
             owed = (change.pos, change.topic, placed.nid)
             await self._tell(owed, event, asked)

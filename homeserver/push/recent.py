@@ -107,19 +107,23 @@ class Room:
     def note(self, placed: Placement, pos: int, events: EventCache) -> None:
         """An event came."""
         event = placed.event
-        events.put(placed.nid, event)
-        self.items.append(Item(pos, placed.nid, event.event_id, event.sender))
-        if len(self.items) > MOST + _SLACK:
-            self.floor = self.items[_SLACK - 1].pos
-            del self.items[:_SLACK]
-            for verdicts in self._verdicts.values():
-                del verdicts[:_SLACK]
+        if not placed.idle:
+            events.put(placed.nid, event)
+            self._append(Item(pos, placed.nid, event.event_id, event.sender))
         if not placed.linear:
             self._note_moves(placed.moves)
         elif event.state_key is not None:
             self._note_state(event, placed, events)
         if placed.redacts_target is not None:
             self._note_redaction(placed.redacts_target)
+
+    def _append(self, item: Item) -> None:
+        self.items.append(item)
+        if len(self.items) > MOST + _SLACK:
+            self.floor = self.items[_SLACK - 1].pos
+            del self.items[:_SLACK]
+            for verdicts in self._verdicts.values():
+                del verdicts[:_SLACK]
 
     def _note_moves(self, moves: Sequence[StateMove]) -> None:
         """A fork was resolved: what is known of the room's members and levels is asked for anew."""

@@ -395,8 +395,13 @@ async def _note_redactions(hold: Hold, placed: Placement, before: Snapshot) -> N
         target = hold.known(event.redacts)
         if target is None:
             placed.awaits_target = event.redacts not in hold.found.elsewhere
+            placed.idle = not (placed.awaits_target and event.rules.redaction_authorised_by_rules)
         elif await is_redaction_in_force(hold, event, target.event, before):
             placed.redacts_target = event.redacts
+        else:
+            placed.idle = True
+        if event.state_key is not None:
+            placed.idle = False  # as a piece of state it has one
     placed.redacted_by = await _find_redaction(hold, event)
 
 
@@ -415,6 +420,8 @@ async def _settle(hold: Hold, arrival: Arrival, placed: Placement, verdict: Verd
     elif placed.missing and hold.turn.head.version and not hold.turn.head.partial:
         # In a room that is not complete it may have to leave the timeline yet.
         placed.above_hole = True
+        if placed.idle:
+            placed.place, placed.linear, placed.above_hole = Place.NOWHERE, False, False
     # Before the head: a resolution asks for the event itself.
     hold.turn.note(placed)
     hold.note(placed)

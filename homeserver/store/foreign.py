@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import and_, select
 
-from homeserver.db.schema.rooms import state_keys, state_log, user_ids
+from homeserver.db.schema.rooms import state_keys, state_log, timeline, user_ids
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
@@ -22,6 +22,7 @@ from homeserver.store.events import load_json, load_memberships, load_redacting,
 from homeserver.store.members import load_user_rooms
 from homeserver.store.outside import load_told
 from homeserver.store.parsed import EventCache, load_events
+from homeserver.store.past import IS_TOLD
 from homeserver.store.placement import MEMBERSHIPS, MOVING, Membership, Placement, StateMove, StateMoved
 from homeserver.store.state import empty_snapshot
 from homeserver.store.sticky import find_sticky
@@ -48,6 +49,8 @@ _MOVES = statement(
     )
     .where(and_(any_of(state_log.c.room_nid, "room_nids"), any_of(state_log.c.pos, "positions")))
 )
+
+_IDLE = statement(select(timeline.c.event_nid).where(and_(any_of(timeline.c.event_nid, "nids"), ~IS_TOLD)))
 
 
 def load_foreign(tx: Tx, after: int, upto: int) -> list[Change]:
@@ -139,8 +142,9 @@ def _load_placements(
     rows = load_rows(tx, nids)
     texts = {row.nid: row.json for row in load_json(tx, nids)}
     parsed = load_events(tx, nids, EventCache())
-    targets = [event.redacts for event in parsed.values() if event.redacts is not None]
-    redactions = load_redacting(tx, targets) if targets else {}
+    targets = {nid: event.redacts for nid, event in parsed.items() if event.redacts is not None}
+    redactions = load_redacting(tx, list(targets.values())) if targets else {}
+    idle = set(tx.column(_IDLE, nids=list(targets))) if targets else set()
     found: dict[int, Placement] = {}
     for change in changes:
         row = rows.get(change.ref)
@@ -164,5 +168,6 @@ def _load_placements(
             pos=change.pos,
             moves=moved,
             linear=False,
+            idle=row.nid in idle,
         )
     return found

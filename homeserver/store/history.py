@@ -15,6 +15,7 @@ from homeserver.db.schema.rooms import current_state, events, gaps, redactions, 
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Row, Tx
+from homeserver.store.past import IS_TOLD
 from homeserver.store.state import BaseCache, load_snapshot
 
 _MEMBER_TYPE = WELL_KNOWN_TYPES["m.room.member"]
@@ -50,6 +51,7 @@ _IN_SPAN = and_(
     timeline.c.room_nid == bindparam("room_nid"),
     timeline.c.pos > bindparam("low"),
     timeline.c.pos <= bindparam("high"),
+    IS_TOLD,
 )
 # Beside the row, so that a page to which nothing relates, or that ends where the room begins, is one statement.
 _RELATED = (
@@ -82,7 +84,7 @@ _BY_TIME = (
             redactions, redactions.c.target_id == events.c.event_id
         )
     )
-    .where(and_(events.c.room_nid == bindparam("room_nid"), timeline.c.pos <= bindparam("upto")))
+    .where(and_(events.c.room_nid == bindparam("room_nid"), timeline.c.pos <= bindparam("upto"), IS_TOLD))
     .limit(bindparam("most"))
     .offset(bindparam("skip"))
 )

@@ -14,17 +14,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, bindparam, func, literal_column, select
+from sqlalchemy import ColumnElement, FromClause, and_, bindparam, func, literal_column, or_, select
 
 from homeserver.db.schema.rooms import gaps, timeline
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
-from homeserver.store.placement import Mark, Placement
+from homeserver.store.placement import PAST, Mark, Placement
 
 # Positions are cheap: 64 bits of them. A gap of more events is filled in part here and in part below.
 HOLE: Final = 65_536
-# Rule 3, of rows of the timeline.
-IS_NEWS: Final[ColumnElement[bool]] = timeline.c.mark != literal_column(str(int(Mark.HISTORY)))
+# Rows of the timeline of which clients are told; and rule 3, of those.
+IS_TOLD: Final[ColumnElement[bool]] = timeline.c.mark < literal_column(str(int(Mark.IDLE)))
+IS_NEWS: Final[ColumnElement[bool]] = timeline.c.mark < literal_column(str(int(Mark.HISTORY)))
+
+
+def is_past(places: FromClause) -> ColumnElement[bool]:
+    """Whether a row of the timeline (or of an alias of it) was backfilled."""
+    return or_(*(places.c.mark == literal_column(str(int(mark))) for mark in PAST))
+
 
 _TOPS = statement(
     select(gaps.c.missing_id, gaps.c.top).where(

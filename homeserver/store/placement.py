@@ -53,6 +53,11 @@ class Mark(IntEnum):
         1  # parents were missing when it came: what fills the hole goes below it, into free positions
     )
     HISTORY = 2  # backfilled: it is no news to anybody
+    IDLE = 3  # a redaction that has no effect: clients are not told, as they would redact what it names
+    IDLE_HISTORY = 4  # both
+
+
+PAST = (Mark.HISTORY, Mark.IDLE_HISTORY)
 
 
 class StateMove(NamedTuple):
@@ -141,6 +146,7 @@ class Placement:
     missing: tuple[str, ...] = ()  # prev_events that are not here
     redacted_by: int = 0  # nid of a redaction that came before what it redacts
     awaits_target: bool = False  # a redaction of what has not come yet
+    idle: bool = False  # a redaction without effect, or without one as yet
     told: bool = False  # another server tells the room's servers of it, although it is ours
     above_hole: bool = False  # the room has a timeline, and what came between it and this event is missing
 
@@ -148,7 +154,9 @@ class Placement:
     def mark(self) -> Mark:
         """For the timeline."""
         if self.place is Place.HISTORY:
-            return Mark.HISTORY
+            return Mark.IDLE_HISTORY if self.idle else Mark.HISTORY
+        if self.idle:
+            return Mark.IDLE
         return Mark.ABOVE_HOLE if self.above_hole else Mark.NONE
 
     @property

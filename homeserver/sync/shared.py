@@ -167,7 +167,7 @@ def _choose(
     for place in range(len(placements) - 1, -1, -1):
         placed = placements[place]
         event = client_event(placed, cache)
-        if not wanted.accepts(event.type, event.sender, event.has_url):
+        if placed.idle or not wanted.accepts(event.type, event.sender, event.has_url):
             continue
         if len(shown) == limit:
             limited = True

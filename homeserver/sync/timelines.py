@@ -47,6 +47,7 @@ _REACH = (1, 5, 25)
 # LIMIT(events looked at for one answer because the filter kept the first ones out)
 _REACH_MOST = 20_000
 _ABOVE_HOLE = int(Mark.ABOVE_HOLE)
+_IDLE = int(Mark.IDLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -365,7 +366,11 @@ class Timelines:
         own_moves = [move for move in work.moves if move.key_nid == keys.own]
         first = work.places[0].pos if work.places else 0
         standing = work.standing.membership
-        found = [(one.pos, events[one.event_nid]) for one in work.places if one.event_nid in events]
+        found = [
+            (one.pos, events[one.event_nid])
+            for one in work.places
+            if one.mark < _IDLE and one.event_nid in events
+        ]
         if standing == Membership.JOIN and not any(move.pos >= first for move in own_moves):
             return [Shown(event, standing, pos=pos) for pos, event in found]
         watched = [move for move in work.moves if move.key_nid in (keys.own, keys.visibility)]

@@ -49,9 +49,7 @@ class OpenRegistration(WorldCase):
         auth = {**DUMMY, "session": asked.json["session"]}
         answer = self.world.call("POST", REGISTER, {"auth": auth})
         self.assertEqual(200, answer.status, answer.json)
-        self.assertEqual(
-            ("@carol:home.example", "PHONE"), (answer.json["user_id"], answer.json["device_id"])
-        )
+        self.assertEqual(("@carol:home.example", "PHONE"), (answer.json["user_id"], answer.json["device_id"]))
         self.assertEqual(200, self.world.login("carol").status)
 
     def test_what_comes_again_counts_and_not_what_is_remembered(self) -> None:

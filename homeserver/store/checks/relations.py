@@ -72,7 +72,7 @@ from homeserver.store.checks.rules import rule as _rule
 from homeserver.store.checks.search import SEARCH
 from homeserver.store.checks.sticky import STICKY
 from homeserver.store.checks.sync import SYNC
-from homeserver.store.past import HOLE
+from homeserver.store.past import HOLE, is_past
 from homeserver.store.placement import Mark, Membership
 
 _OLDEST_CHANGE = select(func.min(changes.c.pos)).scalar_subquery()
@@ -242,7 +242,7 @@ _EVENTS = (
         select(timeline.c.room_nid, timeline.c.pos, timeline.c.mark).where(
             or_(
                 _none_of(timeline.c.mark, Mark),
-                and_(timeline.c.pos < 0, timeline.c.mark != int(Mark.HISTORY)),
+                and_(timeline.c.pos < 0, ~is_past(timeline)),
             )
         ),
     ),
@@ -250,7 +250,7 @@ _EVENTS = (
         "what was fetched stands in no hole",
         select(timeline.c.room_nid, timeline.c.pos).where(
             timeline.c.pos > 0,
-            timeline.c.mark == int(Mark.HISTORY),
+            is_past(timeline),
             ~exists(
                 select(literal(1)).where(
                     _top.c.room_nid == timeline.c.room_nid,
@@ -271,7 +271,7 @@ _EVENTS = (
         "a head's version is below the number of its events",
         select(room_heads.c.room_nid, room_heads.c.version)
         .select_from(room_heads.join(timeline, timeline.c.room_nid == room_heads.c.room_nid))
-        .where(timeline.c.mark != int(Mark.HISTORY))
+        .where(~is_past(timeline))
         .group_by(room_heads.c.room_nid, room_heads.c.version)
         .having(func.count() > room_heads.c.version),
     ),
@@ -307,7 +307,7 @@ _STREAM = (
         .select_from(timeline.outerjoin(_logged, _logged.c.pos == timeline.c.pos))
         .where(
             timeline.c.pos >= _OLDEST_CHANGE,
-            timeline.c.mark != int(Mark.HISTORY),
+            ~is_past(timeline),
             or_(
                 _logged.c.pos.is_(None),
                 _logged.c.kind != int(Kind.EVENT),

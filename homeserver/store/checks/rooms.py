@@ -32,7 +32,8 @@ from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Row, Tx
 from homeserver.store.history import BEGINNING
-from homeserver.store.placement import MEMBERSHIPS, Mark
+from homeserver.store.past import is_past
+from homeserver.store.placement import MEMBERSHIPS, PAST, Mark
 from homeserver.store.state import Base, Snapshot, diff, empty_snapshot, unpack
 
 _IN_ROOM: Any = bindparam("room_nid")
@@ -109,7 +110,7 @@ _CHILDREN = statement(
 _NEWER = statement(
     select(events.c.event_id, events.c.nid, timeline.c.pos)
     .select_from(timeline.join(events, events.c.nid == timeline.c.event_nid))
-    .where(timeline.c.room_nid == _IN_ROOM, timeline.c.mark != int(Mark.HISTORY))
+    .where(timeline.c.room_nid == _IN_ROOM, ~is_past(timeline))
 )
 _ENDS = statement(
     select(ends.c.event_nid)
@@ -135,7 +136,7 @@ _STEPS = statement(
     )
     .where(
         _parents.c.room_nid == _IN_ROOM,
-        _parent_place.c.mark != int(Mark.HISTORY),
+        ~is_past(_parent_place),
         _child_place.c.mark == int(Mark.NONE),
         _child_place.c.pos > _parent_place.c.pos,
     )
@@ -323,7 +324,7 @@ class _Timeline:
         for parent_id, child_id, pos, mark in tx.all(_CHILDREN, room_nid=room_nid):
             self._children.setdefault(parent_id, []).append(child_id)
             if pos is not None:
-                self._shown[child_id] = BEGINNING if mark == Mark.HISTORY else pos
+                self._shown[child_id] = BEGINNING if mark in PAST else pos
         self._newer = {nid: (event_id, pos) for event_id, nid, pos in tx.all(_NEWER, room_nid=room_nid)}
 
     def leaves(self, ended: set[int]) -> set[int]:

@@ -15,6 +15,7 @@ from sqlalchemy import and_, select
 from homeserver.db.schema.rooms import event_json, events, rooms, timeline
 from homeserver.db.statements import statement
 from homeserver.db.tx import Tx
+from homeserver.store.past import IS_TOLD
 from homeserver.stream.tokens import parse_timeline_token
 from tests.sim.client import SimClient
 from tests.sim.world import World
@@ -26,6 +27,7 @@ _TIMELINES = statement(
         .join(events, events.c.nid == timeline.c.event_nid)
         .join(event_json, event_json.c.nid == events.c.nid)
     )
+    .where(IS_TOLD)
     .order_by(timeline.c.pos)
 )
 # Accepted, and without a place: what a told state holds.
