@@ -456,7 +456,10 @@ class Config:
         doc="The server's signing key, in Synapse's file format.",
     )
     default_room_version: str = option(
-        "12", reloadable=True, check=checks.check_not_empty, doc="Version of new rooms."
+        "12",
+        reloadable=True,
+        check=checks.check_not_empty,
+        doc="Version of new rooms. Some older clients do not know 12 (`docs/clients.md`).",
     )
     forget_rooms_on_leave: bool = option(
         False, doc="Whoever leaves a room, or is put out of it, can no longer look at its past."
