@@ -66,8 +66,10 @@ class Profiles:
         user_nid = await self._interner.find_user(user_id)
         return None if user_nid is None else await self._database.read(profiles.load_profile, user_nid)
 
-    async def load(self, user_id: str, field: str | None = None) -> dict[str, Any]:
-        """A profile, or one field of it as an object; 404 where there is none."""
+    async def load(
+        self, user_id: str, field: str | None = None, *, may_lack: frozenset[str] = frozenset()
+    ) -> dict[str, Any]:
+        """A profile, or one field of it as an object; 404 where there is none, but for those that a profile may lack."""
         if domain_of(user_id) == self._server_name:
             profile = await self.load_local(user_id)
             if profile is None and self._make_user is not None and await self._make_user(user_id):
@@ -82,6 +84,8 @@ class Profiles:
             return profile
         value = profile.get(field, _MISSING)
         if value is _MISSING:
+            if field in may_lack:
+                return {}
             raise not_found("The profile does not have this field")
         return {field: value}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from homeserver.accounts.profiles import Profiles
+from homeserver.accounts.profiles import SHOWN_IN_ROOMS, Profiles
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
@@ -61,7 +61,9 @@ class ProfileApi:
         return await self._profiles.load(user_id)
 
     async def get_field(self, _: Request, user_id: str, key: str) -> dict[str, Any]:
-        return await self._profiles.load(user_id, key)
+        # Every server answered so before there were other fields, and bridges rely on it: what cannot look at a ghost's
+        # picture does not give it its first one.
+        return await self._profiles.load(user_id, key, may_lack=SHOWN_IN_ROOMS)
 
     async def put_field(self, request: Request, user_id: str, key: str) -> bytes:
         _check_guest(request, key)
