@@ -23,6 +23,8 @@ from homeserver.store.directory import network_name
 
 # What a protocol is like does not change by the minute; clients ask for it with each look at the directory.
 KEPT_S = 60.0
+# And that one of them did not answer, so that a directory does not wait for it with every look.
+MISSED_KEPT_S = 5.0
 # LIMIT(what one application service may say of a protocol, and find for a question)
 INSTANCES_MOST = 1_000
 FOUND_MOST = 1_000
@@ -64,7 +66,9 @@ class Networks:
             return kept[1]
         path = f"/thirdparty/protocol/{quote(name, safe='')}"
         merged: dict[str, Any] | None = None
-        for service, answer in await self._ask(self._of(name), path, {}):
+        services = self._of(name)
+        answers = await self._ask(services, path, {})
+        for service, answer in answers:
             one = _protocol(service.id, answer)
             if one is None:
                 continue
@@ -73,7 +77,8 @@ class Networks:
             else:
                 merged["instances"] += one["instances"]
         # The names are those of registrations: so many of them, and no more.
-        self._kept[name] = (now_s + KEPT_S, merged)
+        kept_s = KEPT_S if len(answers) == len(services) else MISSED_KEPT_S
+        self._kept[name] = (now_s + kept_s, merged)
         return merged
 
     def _of(self, protocol: str) -> list[Appservice]:

@@ -218,6 +218,10 @@ class Lookups(Questions):
         self.http.answer = lambda _: None
         self.assertEqual((200, {}), self.get("protocols"))
         self.refused(self.get("location/irc"), 404, "M_NOT_FOUND")
+        # Its silence is not remembered as long as what it says.
+        self.http.answer = self.network
+        self.app.advance(10)
+        self.assertEqual(["irc"], list(self.get("protocols")[1]))
 
 
 @on_each_database
