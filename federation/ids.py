@@ -170,6 +170,14 @@ def localpart_of(identifier: str) -> str:
     return identifier.partition(":")[0][1:]
 
 
+def is_valid_old_localpart(localpart: str) -> bool:
+    """Whether an account may have been called this before there was a rule: printable ASCII. Its length is not looked at.
+
+    # spec: appendices#historical-user-ids
+    """
+    return _USER_LOCALPART.fullmatch(localpart) is not None
+
+
 def is_valid_new_localpart(localpart: str) -> bool:
     """Whether a new account may be called this. The caller also checks the length of the whole user id."""
     return len(localpart) <= MAX_ID_BYTES and _NEW_LOCALPART.fullmatch(localpart) is not None

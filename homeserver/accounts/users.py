@@ -8,7 +8,7 @@ from __future__ import annotations
 import string
 from dataclasses import replace
 
-from federation.ids import domain_of, is_valid_new_localpart
+from federation.ids import domain_of, is_valid_new_localpart, is_valid_old_localpart
 from homeserver.accounts.passwords import PasswordHasher
 from homeserver.accounts.sessions import DeviceWish, Grant, Sessions
 from homeserver.accounts.text import MAX_PASSWORD_LENGTH, check_text
@@ -64,6 +64,19 @@ class Accounts:
                 400,
                 "M_INVALID_USERNAME",
                 "A user name is made of the characters a-z, 0-9 and ._=-/+, and not long",
+            )
+        return user_id
+
+    def check_ghost_name(self, username: str) -> str:
+        """The user id that a user of an application service gets: as it is written, brackets and capitals too.
+
+        Names of other networks are full of them, and the bridge goes on to use exactly what it has asked for.
+        """
+        # spec: appendices#historical-user-ids
+        user_id = f"@{username}:{self.server_name}"
+        if not is_valid_old_localpart(username) or len(user_id) > 255:
+            raise MatrixError(
+                400, "M_INVALID_USERNAME", "A user name is made of printable ASCII without :, and not long"
             )
         return user_id
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Any
+from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
 
@@ -56,13 +57,27 @@ class Ghosts(DatabaseCase):
         whoami = self.app.ok("GET", f"{V3}/account/whoami", None, logged_in["access_token"])
         self.assertEqual(f"@_bridge_eve:{SERVER_NAME}", whoami["user_id"])
 
+    def test_names_of_other_networks(self) -> None:
+        # Nicknames of IRC have brackets and bars; some bridges do not escape them.
+        for name in ("_bridge_w[x]|y^`{z}", "_bridge_Eve"):
+            user_id = f"@{name}:{SERVER_NAME}"
+            answer = self.register(name, inhibit_login=True)
+            self.assertEqual((200, {"user_id": user_id, "home_server": SERVER_NAME}), answer)
+            path = f"{V3}/profile/{quote(user_id)}/displayname"
+            self.app.ok("PUT", path, {"displayname": "W"}, AS_TOKEN, {"user_id": user_id})
+            self.assertEqual({"displayname": "W"}, self.app.ok("GET", path))
+            whoami = self.app.ok("GET", f"{V3}/account/whoami", None, AS_TOKEN, {"user_id": user_id})
+            self.assertEqual(user_id, whoami["user_id"])
+            self.refused(self.register(name), 400, "M_USER_IN_USE")
+
     def test_register_refused(self) -> None:
         self.refused(self.register(token=None), 401, "M_MISSING_TOKEN")
         self.refused(self.register(token="wrong"), 401, "M_UNKNOWN_TOKEN")
         self.refused(self.register(token=self.app.register("alice")), 401, "M_UNKNOWN_TOKEN")
         self.refused(self.register("carol"), 400, "M_EXCLUSIVE")
         self.refused(self.register("_other_carol"), 400, "M_EXCLUSIVE")
-        self.refused(self.register("_bridge_\u00e4"), 400, "M_INVALID_USERNAME")
+        for name in ("_bridge_\u00e4", "_bridge_a b", "_bridge_a:b", "_bridge_\0", "_bridge_" + "x" * 250):
+            self.refused(self.register(name), 400, "M_INVALID_USERNAME")
         self.refused(
             self.app.call("POST", f"{V3}/register", {"type": TYPE}, AS_TOKEN), 400, "M_MISSING_PARAM"
         )

@@ -65,7 +65,7 @@ class AppserviceAccounts:
         body = convert_json(whole, GhostBody)
         if body.username is None:
             raise missing_param("username is missing")
-        user_id = self._accounts.check_username(body.username)
+        user_id = self._accounts.check_ghost_name(body.username)
         if not service.owns_user(user_id):
             raise _exclusive(f"{user_id} is not in the application service's namespaces")
         self.check_open(user_id, service)
