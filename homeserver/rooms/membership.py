@@ -22,6 +22,7 @@ from homeserver.rooms.federated.remote import RemoteMemberships
 from homeserver.rooms.federated.restricted import NobodyHereError, RestrictedJoins, is_restricted
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.send import find_same
 from homeserver.rooms.succession import Succession
 from homeserver.rooms.third_party import Proof, accept_offer, redeem
 from homeserver.rooms.turn import Finish, Turn, finished
@@ -194,7 +195,10 @@ class Memberships:
                 if account is not None and account.guest and before != "join":
                     await _check_guest(turn)
                 await self._vouch(turn, user_nid, before, content)
-            placed = await turn.place(replace(draft, content=content), transaction=transaction)
+            wanted = replace(draft, content=content)
+            if transaction is None and (same := await find_same(turn, wanted)) is not None:
+                return finished(turn, same, finish)
+            placed = await turn.place(wanted, transaction=transaction)
             return finished(turn, placed.event.event_id, finish)
 
         return await actor.run(job)
@@ -335,7 +339,9 @@ class Memberships:
                 raise forbidden(
                     "The user is not banned" if only_from == ("ban",) else "The user is not in the room"
                 )
-            await turn.place(_draft(room_id, sender_id, target_id, content))
+            draft = _draft(room_id, sender_id, target_id, content)
+            if await find_same(turn, draft) is None:
+                await turn.place(draft)
 
         await actor.run(job)
 

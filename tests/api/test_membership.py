@@ -290,6 +290,19 @@ class Moderation(RoomsCase):
         self.assert_refused(self.act(self.alice, "unban", BOB), 403, "M_FORBIDDEN")
         self.ok(self.bob, f"/join/{self.room}")
 
+    def test_the_same_ban_makes_one_event(self) -> None:
+        # Bots that moderate ban once for each message of a flood.
+        path = f"{V3}/rooms/{self.room}/state/m.room.member/{BOB}"
+        spam = {"membership": "ban", "reason": "spam"}
+        for _ in range(2):
+            self.assertEqual((200, {}), self.act(self.alice, "ban", BOB, reason="spam"))
+        banned = self.app.ok("PUT", path, spam, self.alice)["event_id"]
+        self.assertEqual(2, sum(event.state_key == BOB for event in self.events(self.room)))
+        self.assertEqual(banned, self.events(self.room)[-1].event_id)
+        self.app.ok("PUT", path, {**spam, "reason": "abuse"}, self.alice)
+        self.assertEqual((200, {}), self.act(self.alice, "ban", BOB, reason="spam"))
+        self.assertEqual(4, sum(event.state_key == BOB for event in self.events(self.room)))
+
     def test_whatever_their_name(self) -> None:
         """Another server lets in users with names of before there were rules: they can be put out like others."""
         for name in ("é", "", "a b\u0007", "A/B"):
