@@ -92,6 +92,18 @@ class Ghosts(DatabaseCase):
         self.refused(self.app.call("GET", path, query={"username": "_bridgebot"}), 400, "M_EXCLUSIVE")
         self.assertEqual({"available": True}, self.app.ok("GET", path, query={"username": "free"}))
 
+    def test_a_name_or_picture_that_is_not_there_is_no_error(self) -> None:
+        """mautrix-go looks what a ghost's picture is before it gives it its first one."""
+        self.register(inhibit_login=True)
+        path = f"{V3}/profile/{GHOST}"
+        self.assertEqual((200, {}), self.as_ghost("GET", f"{path}/avatar_url"))
+        self.refused(self.as_ghost("GET", f"{path}/m.tz"), 404, "M_NOT_FOUND")
+        nobody = f"{V3}/profile/@_bridge_nobody:{SERVER_NAME}/avatar_url"
+        self.refused(self.as_ghost("GET", nobody), 404, "M_NOT_FOUND")
+        # spec: client-server-api#get_matrixclientv3profileuseridkeyname
+        for token in (None, self.app.register("alice")):
+            self.refused(self.app.call("GET", f"{path}/avatar_url", None, token), 404, "M_NOT_FOUND")
+
     def test_login(self) -> None:
         self.register(inhibit_login=True)
         flows = self.app.ok("GET", f"{V3}/login")["flows"]

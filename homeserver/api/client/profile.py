@@ -34,7 +34,8 @@ class ProfileApi:
                 method="GET",
                 template=field,
                 handler=self.get_field,
-                auth=Auth.NONE,
+                # Anybody may ask; but see below.
+                auth=Auth.OPTIONAL,
                 limit="read",
                 spec="client-server-api#get_matrixclientv3profileuseridkeyname",
             ),
@@ -60,10 +61,11 @@ class ProfileApi:
     async def get(self, _: Request, user_id: str) -> dict[str, Any]:
         return await self._profiles.load(user_id)
 
-    async def get_field(self, _: Request, user_id: str, key: str) -> dict[str, Any]:
-        # Every server answered so before there were other fields, and bridges rely on it: what cannot look at a ghost's
-        # picture does not give it its first one.
-        return await self._profiles.load(user_id, key, may_lack=SHOWN_IN_ROOMS)
+    async def get_field(self, request: Request, user_id: str, key: str) -> dict[str, Any]:
+        # COMPAT(bridges on mautrix-go, 2026): every server answered so before there were other fields, and what cannot look
+        # at a ghost's picture does not give it its first one.
+        is_bridge = request.requester is not None and request.requester.appservice_id is not None
+        return await self._profiles.load(user_id, key, may_lack=SHOWN_IN_ROOMS if is_bridge else frozenset())
 
     async def put_field(self, request: Request, user_id: str, key: str) -> bytes:
         _check_guest(request, key)
