@@ -536,6 +536,11 @@ class Answers(RemoteCase):
         for body in ({}, {"device_keys": []}, {"device_keys": {ALICE: 1}}):
             self.assertEqual(400, self.far.ask(NEAR, "POST", QUERY, body)[0])
 
+    def test_query_with_null_for_every_device(self) -> None:
+        """So Dendrite asks: in Go a list without anything in it is null."""
+        status, found = self.far.ask(NEAR, "POST", QUERY, {"device_keys": {ALICE: None}})
+        self.assertEqual((200, ["A1"]), (status, list(found["device_keys"][ALICE])))
+
     def test_claim(self) -> None:
         body = {"one_time_keys": {ALICE: {"A1": SIGNED, "NONE": SIGNED}, BOB: {"PHONE": SIGNED}}}
         for key in (self.device.one_time_keys("a"), self.device.fallback_key("f")):

@@ -18,7 +18,8 @@ _MAX_BODY = 1024 * 1024
 
 
 class PeerQueryBody(msgspec.Struct):
-    device_keys: dict[str, list[str]]
+    # Dendrite writes the list that means every device as null.
+    device_keys: dict[str, list[str] | None]
 
 
 class PeerClaimBody(msgspec.Struct):
@@ -66,7 +67,8 @@ class UserKeysApi:
         return device_list_content(user_id, stream_id, keys)
 
     async def query(self, request: Request) -> dict[str, Any]:
-        users = await self._queries.query_local(request.json(PeerQueryBody).device_keys)
+        asked = request.json(PeerQueryBody).device_keys
+        users = await self._queries.query_local({user_id: names or () for user_id, names in asked.items()})
         return keys_by_usage(users, with_empty=False)
 
     async def claim(self, request: Request) -> dict[str, Any]:
