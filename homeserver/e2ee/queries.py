@@ -138,11 +138,15 @@ class KeyQueries:
         return found
 
     async def device_list(self, user_id: str) -> tuple[int, UserKeys]:
-        """One of our users' whole list and the ``stream_id`` that it is of. 404 where there is no such account."""
+        """The whole list of a user of this server's, and the ``stream_id`` that it is of; 404 for another server's.
+
+        Who has no account has no devices. Dendrite takes an error for the server's, and asks for nobody's list for an
+        hour.
+        """
+        if self._split({user_id: ()})[1]:
+            raise not_found("This is no user of this server's")
         nid = (await self._accounts([user_id])).get(user_id)
-        if nid is None:
-            raise not_found("There is no such user here")
-        return await self._database.read(_load_list, nid, user_id)
+        return (0, UserKeys()) if nid is None else await self._database.read(_load_list, nid, user_id)
 
     async def _local(self, wanted: Wanted, viewer: Viewer) -> dict[str, UserKeys]:
         known = list((await self._accounts(list(wanted))).items())

@@ -564,9 +564,14 @@ class Answers(RemoteCase):
         later = self.far.ask(NEAR, "GET", f"{DEVICES}/{ALICE}")[1]
         self.assertGreater(later["stream_id"], stream_id)
         self.assertEqual("Two", later["devices"][0]["device_display_name"])
-        for user_id in (f"@nobody:{NEAR}", BOB):
-            self.assertEqual(404, self.far.ask(NEAR, "GET", f"{DEVICES}/{user_id}")[0])
+        self.assertEqual(404, self.far.ask(NEAR, "GET", f"{DEVICES}/{BOB}")[0])
         self.assertEqual(400, self.far.ask(NEAR, "GET", f"{DEVICES}/alice")[0])
+
+    def test_devices_of_nobody(self) -> None:
+        """Who has no account has none, and that is no error: Dendrite would not ask this server again for an hour."""
+        nobody = f"@nobody:{NEAR}"
+        expected = {"user_id": nobody, "stream_id": 0, "devices": []}
+        self.assertEqual((200, expected), self.far.ask(NEAR, "GET", f"{DEVICES}/{nobody}"))
 
     def test_unsigned_requests(self) -> None:
         for method, path in (("POST", QUERY), ("POST", CLAIM), ("GET", f"{DEVICES}/{ALICE}")):
