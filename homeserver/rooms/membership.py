@@ -22,7 +22,7 @@ from homeserver.rooms.federated.remote import RemoteMemberships
 from homeserver.rooms.federated.restricted import NobodyHereError, RestrictedJoins, is_restricted
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.registry import RoomRegistry
-from homeserver.rooms.send import find_same
+from homeserver.rooms.send import place_news
 from homeserver.rooms.succession import Succession
 from homeserver.rooms.third_party import Proof, accept_offer, redeem
 from homeserver.rooms.turn import Finish, Turn, finished
@@ -195,11 +195,8 @@ class Memberships:
                 if account is not None and account.guest and before != "join":
                     await _check_guest(turn)
                 await self._vouch(turn, user_nid, before, content)
-            wanted = replace(draft, content=content)
-            if transaction is None and (same := await find_same(turn, wanted)) is not None:
-                return finished(turn, same, finish)
-            placed = await turn.place(wanted, transaction=transaction)
-            return finished(turn, placed.event.event_id, finish)
+            event_id = await place_news(turn, replace(draft, content=content), transaction)
+            return finished(turn, event_id, finish)
 
         return await actor.run(job)
 
@@ -339,9 +336,7 @@ class Memberships:
                 raise forbidden(
                     "The user is not banned" if only_from == ("ban",) else "The user is not in the room"
                 )
-            draft = _draft(room_id, sender_id, target_id, content)
-            if await find_same(turn, draft) is None:
-                await turn.place(draft)
+            await place_news(turn, _draft(room_id, sender_id, target_id, content))
 
         await actor.run(job)
 

@@ -167,10 +167,7 @@ class Sender:
         async def job(turn: Turn) -> str:
             if draft.type == "m.room.power_levels":
                 await _check_power_levels(turn, draft.content)
-            if transaction is None and (same := await find_same(turn, draft)) is not None:
-                return finished(turn, same, finish)
-            placed = await turn.place(draft, transaction=transaction)
-            return finished(turn, placed.event.event_id, finish)
+            return finished(turn, await place_news(turn, draft, transaction), finish)
 
         return await actor.run(job)
 
@@ -211,7 +208,13 @@ def _as_redaction(draft: Draft) -> Draft:
 _sorted = msgspec.json.Encoder(order="sorted").encode
 
 
-async def find_same(turn: Turn, draft: Draft) -> str | None:
+async def place_news(turn: Turn, draft: Draft, transaction: ClientTransaction | None = None) -> str:
+    """Place a state event, or nothing where it says the same again (a transaction is always placed); the event's id."""
+    same = await _find_same(turn, draft) if transaction is None else None
+    return same or (await turn.place(draft, transaction=transaction)).event.event_id
+
+
+async def _find_same(turn: Turn, draft: Draft) -> str | None:
     """The state event in force, where the same user says the same again: nothing changes by it."""
     current = await turn.state(draft.type, draft.state_key or "")
     if current is None or current.sender != draft.sender:
