@@ -55,13 +55,11 @@ class UserDevices:
         """What others are to be told."""
         if self.hides is not False or self.said == OFFLINE:
             return OFFLINE
-        if self.sessions:
-            best = max((one.state for one in self.sessions.values()), key=_MORE_PRESENT.__getitem__)
-            if best == OFFLINE and self.said is not None and self.until_s > now:
-                # spec: "if the parameter is set to "offline" then the client is not marked as being online"
-                best = self.said
-        else:
-            best = ONLINE if self.until_s > now else OFFLINE
+        states = (one.state for one in self.sessions.values())
+        best = max(states, key=_MORE_PRESENT.__getitem__, default=OFFLINE)
+        if best == OFFLINE and self.until_s > now and (self.said is not None or not self.sessions):
+            # spec: "if the parameter is set to "offline" then the client is not marked as being online"
+            best = self.said or ONLINE
         if best in (OFFLINE, BUSY):
             return best
         if self.said == BUSY:

@@ -9,6 +9,8 @@ Rules:
    What fills a gap becomes one; what goes below does not, and ends nothing.
 5. Rejected events are stored and shown to nobody; soft-failed ones too, but they are part of the graph. Neither is ever
    an extremity.
+6. A redaction without effect has its place like any event, but no client is told (``Mark.IDLE``); above a hole, where the
+   timeline needs the other mark, it has none, as if it were soft-failed.
 
 # spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 # spec: server-server-api#soft-failure
@@ -395,13 +397,12 @@ async def _note_redactions(hold: Hold, placed: Placement, before: Snapshot) -> N
         target = hold.known(event.redacts)
         if target is None:
             placed.awaits_target = event.redacts not in hold.found.elsewhere
-            placed.idle = not (placed.awaits_target and event.rules.redaction_authorised_by_rules)
         elif await is_redaction_in_force(hold, event, target.event, before):
             placed.redacts_target = event.redacts
-        else:
-            placed.idle = True
-        if event.state_key is not None:
-            placed.idle = False  # as a piece of state it has one
+        # As a piece of state it has an effect; and in old rooms it will have one, or the rules would have refused it.
+        has_effect = placed.redacts_target is not None or event.state_key is not None
+        will_have = placed.awaits_target and event.rules.redaction_authorised_by_rules
+        placed.idle = not (has_effect or will_have)
     placed.redacted_by = await _find_redaction(hold, event)
 
 
@@ -419,9 +420,10 @@ async def _settle(hold: Hold, arrival: Arrival, placed: Placement, verdict: Verd
         placed.place, placed.linear = Place.HISTORY, False
     elif placed.missing and hold.turn.head.version and not hold.turn.head.partial:
         # In a room that is not complete it may have to leave the timeline yet.
-        placed.above_hole = True
         if placed.idle:
-            placed.place, placed.linear, placed.above_hole = Place.NOWHERE, False, False
+            placed.place, placed.linear = Place.NOWHERE, False
+        else:
+            placed.above_hole = True
     # Before the head: a resolution asks for the event itself.
     hold.turn.note(placed)
     hold.note(placed)
