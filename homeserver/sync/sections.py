@@ -26,11 +26,11 @@ from homeserver.sync.filters import SyncFilter
 from homeserver.sync.serialise import (
     NO_EVENTS,
     account_data_event,
-    decode_list,
     decode_object,
     encode,
     events_object,
     outside_event,
+    split_list,
     summary_object,
     timeline_object,
 )
@@ -156,7 +156,7 @@ def outside_stripped(row: OutsideRow) -> Stripped:
     event = decode_object(row.event)
     return Stripped(
         event["sender"],
-        [encode(one) for one in decode_list(row.stripped)],
+        split_list(row.stripped),
         outside_event(event, row.event_id),
     )
 
@@ -177,10 +177,7 @@ def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:
     pieces: dict[int, Piece] = {}
     for work in built.rooms:
         events = write_timeline(work, built)
-        state = [
-            built.writer.write(event, None, built.events.get(work.replaced.get(event.nid, 0)))
-            for event in work.state
-        ]
+        state = built.writer.write_state(work.state, work.replaced, built.events)
         summary = summary_for(work.summary, reader.user_id) if work.summary is not None else None
         pieces[work.room_nid] = Piece(
             timeline_object(events, work.limited, work.start - 1),

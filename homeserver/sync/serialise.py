@@ -20,6 +20,7 @@ from homeserver.sync.types import Counts, Tally
 
 encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
+_split = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 NO_EVENTS = b'{"events":[]}'
 _RECEIPT_KINDS = ("m.read", "m.read.private")
@@ -67,6 +68,12 @@ class Writer:
             data = event.render(unsigned)
         return data if self._fields is None else encode(pick_fields(_decode(data), self._fields))
 
+    def write_state(
+        self, events: Iterable[ClientEvent], replaced: Mapping[int, int], known: Mapping[int, ClientEvent]
+    ) -> list[bytes]:
+        """Events of a state, with what each of them ``replaced`` (nid by nid) where that is ``known``."""
+        return [self.write(event, None, known.get(replaced.get(event.nid, 0))) for event in events]
+
 
 def decode_object(text: str) -> dict[str, Any]:
     """A stored JSON object."""
@@ -74,10 +81,9 @@ def decode_object(text: str) -> dict[str, Any]:
     return found
 
 
-def decode_list(text: str) -> list[Any]:
-    """A stored JSON list."""
-    found: list[Any] = _decode(text)
-    return found
+def split_list(text: str) -> list[bytes]:
+    """The elements of a stored JSON list, as they are written there."""
+    return [bytes(one) for one in _split(text)]
 
 
 _SHOWN = ("content", "origin_server_ts", "sender", "state_key", "type")

@@ -261,11 +261,8 @@ def _write(
     ]
     state = [extras.events.get(event.nid, event) for event, _ in chosen.state]
     # What for: see ``Timelines.find_replaced``.
-    known = extras.events if state_after else {}
-    written_state = [
-        writer.write(event, None, known.get(placed.prev_nid))
-        for event, (_, placed) in zip(state, chosen.state, strict=True)
-    ]
+    replaced = {placed.nid: placed.prev_nid for _, placed in chosen.state} if state_after else {}
+    written_state = writer.write_state(state, replaced, extras.events)
     own: dict[int, list[int]] = {}
     members = {event.state_key or "": event.nid for event in state if event.type == _MEMBER}
     for place, (event, placed) in enumerate(shown):

@@ -289,11 +289,7 @@ class _Builder:
             # Clients take whoever is in a room for joined, unless the room's state says something else.
             own = [one.event for one in job.shown.shown if is_membership_of(one.event, self._reader.user_id)]
             told += [event for event in own[-1:] if event not in told]
-        replaced = job.work.replaced
-        written = [
-            self._writer.write(event, None, self._events.get(replaced.get(event.nid, 0))) for event in told
-        ]
-        return [*written, *stubs]
+        return [*self._writer.write_state(told, job.work.replaced, self._events), *stubs]
 
     def _at(self, job: _Job, key_nid: int) -> ClientEvent | None:
         """The event at a key; where it is gone, the one that was there."""
