@@ -58,14 +58,8 @@ class Accounts:
         """The user id that a new account of this name gets. Letters are folded to lower case."""
         # spec: appendices#user-identifiers
         localpart = username.lower()
-        user_id = f"@{localpart}:{self.server_name}"
-        if not is_valid_new_localpart(localpart) or len(user_id) > 255:
-            raise MatrixError(
-                400,
-                "M_INVALID_USERNAME",
-                "A user name is made of the characters a-z, 0-9 and ._=-/+, and not long",
-            )
-        return user_id
+        is_valid = is_valid_new_localpart(localpart)
+        return self._user_id(localpart, "the characters a-z, 0-9 and ._=-/+", is_valid=is_valid)
 
     def check_ghost_name(self, username: str) -> str:
         """The user id that a user of an application service gets: as it is written, brackets and capitals too.
@@ -73,11 +67,13 @@ class Accounts:
         Names of other networks are full of them, and the bridge goes on to use exactly what it has asked for.
         """
         # spec: appendices#historical-user-ids
-        user_id = f"@{username}:{self.server_name}"
-        if not is_valid_old_localpart(username) or len(user_id) > 255:
-            raise MatrixError(
-                400, "M_INVALID_USERNAME", "A user name is made of printable ASCII without :, and not long"
-            )
+        is_valid = is_valid_old_localpart(username)
+        return self._user_id(username, "printable ASCII without :", is_valid=is_valid)
+
+    def _user_id(self, localpart: str, allowed: str, *, is_valid: bool) -> str:
+        user_id = f"@{localpart}:{self.server_name}"
+        if not is_valid or len(user_id) > 255:
+            raise MatrixError(400, "M_INVALID_USERNAME", f"A user name is made of {allowed}, and not long")
         return user_id
 
     async def check_free(self, user_id: str) -> None:

@@ -143,7 +143,7 @@ class KeyQueries:
         Who has no account has no devices. Dendrite takes an error for the server's, and asks for nobody's list for an
         hour.
         """
-        if self._split({user_id: ()})[1]:
+        if domain_of(user_id) != self._server_name:
             raise not_found("This is no user of this server's")
         nid = (await self._accounts([user_id])).get(user_id)
         return (0, UserKeys()) if nid is None else await self._database.read(_load_list, nid, user_id)
