@@ -22,7 +22,7 @@ from homeserver.http.request import Request
 from homeserver.http.route import Auth
 from homeserver.runtime.clock import Clock
 from homeserver.store.changes import Change, Kind
-from homeserver.store.devices import Seen, store_last_seen
+from homeserver.store.devices import DevicesChanged, Seen, store_last_seen
 from homeserver.store.tokens import Holder, drop_older_tokens, hash_token, load_holder
 from homeserver.store.work import Worker
 
@@ -173,9 +173,15 @@ class Authenticator:
     kinds = frozenset({Kind.DEVICES, Kind.ACCOUNT})  # what ``apply`` looks at
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Forget what changed. It needs no payload, so it serves changes of other processes just as well."""
+        """Forget what changed, and know the token of a login. Without a payload, of other processes, all is forgotten."""
         for change in changes:
-            if change.kind == Kind.DEVICES or change.kind == Kind.ACCOUNT:
+            payload = change.payload
+            if isinstance(payload, DevicesChanged) and not payload.removed:
+                # A client's first request comes right after its login.
+                if payload.token is not None:
+                    token_hash, holder = payload.token
+                    self._keep(token_hash, _Known(_requester(holder, token_hash)))
+            elif change.kind == Kind.DEVICES or change.kind == Kind.ACCOUNT:
                 user_nid = -change.topic
                 for load in self._loads:
                     load.touched.add(user_nid)

@@ -16,7 +16,14 @@ from homeserver.store.cross_signing import is_signing_key
 from homeserver.store.device_keys import drop_devices_keys, note_awake, note_renamed
 from homeserver.store.pushers import drop_device_pushers
 from homeserver.store.sliding import drop_connections
-from homeserver.store.tokens import NewTokens, drop_device_tokens, drop_user_tokens, store_tokens
+from homeserver.store.tokens import (
+    Holder,
+    NewTokens,
+    drop_device_tokens,
+    drop_user_tokens,
+    load_holder,
+    store_tokens,
+)
 
 _D = devices.c
 _USER: BindParameter[int] = bindparam("user_nid")
@@ -78,11 +85,15 @@ class Device(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class DevicesChanged:
-    """Payload of ``Kind.DEVICES`` where devices themselves came, went or were renamed (else the payload is None)."""
+    """Payload of ``Kind.DEVICES`` where devices themselves came, went or were renamed (else the payload is None).
+
+    Without ``removed``, every token that there was is as good as before.
+    """
 
     user_nid: int
     changed: tuple[str, ...] = ()
     removed: tuple[tuple[int, str], ...] = ()
+    token: tuple[bytes, Holder] | None = None  # the access token that a new device came with, by its hash
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +143,7 @@ def log_in(tx: WriteTx, login: Login, tokens: NewTokens) -> int:
         store_tokens(tx, login.user_nid, known, tokens)
         tx.claim(Kind.DEVICES, -login.user_nid, known)
         return known
-    add_device(tx, login)
-    store_tokens(tx, login.user_nid, login.device_nid, tokens)
+    add_device(tx, login, tokens)
     return login.device_nid
 
 
@@ -143,8 +153,8 @@ def find_device(tx: Tx, user_nid: int, device_id: str) -> int | None:
     return known
 
 
-def add_device(tx: WriteTx, login: Login) -> None:
-    """A device that is new, without tokens. Raises TooManyDevicesError and DeviceIdTakenError."""
+def add_device(tx: WriteTx, login: Login, tokens: NewTokens | None = None) -> None:
+    """A device that is new. Raises TooManyDevicesError and DeviceIdTakenError."""
     if tx.value(_COUNT, user_nid=login.user_nid) >= MAX_DEVICES_PER_USER:
         raise TooManyDevicesError
     # spec: client-server-api#cross-signing (device ids and public keys share one namespace)
@@ -152,7 +162,12 @@ def add_device(tx: WriteTx, login: Login) -> None:
         raise DeviceIdTakenError
     row = (login.device_nid, login.user_nid, login.device_id, login.display_name, login.now_ms)
     tx.insert(_INSERT, [row])
-    payload = DevicesChanged(login.user_nid, changed=(login.device_id,))
+    token = None
+    if tokens is not None:
+        store_tokens(tx, login.user_nid, login.device_nid, tokens)
+        found = load_holder(tx, tokens.access_hash)
+        token = None if found is None else (tokens.access_hash, found[0])
+    payload = DevicesChanged(login.user_nid, changed=(login.device_id,), token=token)
     tx.claim(Kind.DEVICES, -login.user_nid, login.device_nid, payload=payload)
 
 

@@ -76,6 +76,20 @@ class Authentication(WorldCase):
         again = self.world.auth.authenticate(self.request(self.token), Auth.USER)
         self.assertIs(first, again)
 
+    def test_a_login_is_known_from_the_start_and_ends_no_other(self) -> None:
+        first = self.requester(self.token)
+        tablet = self.world.login("alice", device_id="TABLET").json["access_token"]
+        known = self.world.auth.authenticate
+        self.assertIs(first, known(self.request(self.token), Auth.USER))
+        found = known(self.request(tablet), Auth.USER)
+        self.assertIsInstance(found, Requester)
+        # What is known from the login is what the tables say.
+        other = Authenticator(self.world.database, self.world.worker, self.world.clock)
+        self.assertEqual(self.requester(tablet, by=other), found)
+        again = self.world.login("alice", device_id="TABLET").json["access_token"]
+        self.assertEqual((401, "M_UNKNOWN_TOKEN"), self.refusal(tablet))
+        self.assertEqual("TABLET", self.requester(again).device_id)
+
     def test_refusals(self) -> None:
         self.assertEqual((401, "M_MISSING_TOKEN"), self.refusal(None))
         self.assertEqual((401, "M_UNKNOWN_TOKEN"), self.refusal("nonsense"))

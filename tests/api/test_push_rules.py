@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from homeserver.push.rulesets import parse_ruleset
+from homeserver.push.service import default_content
 from homeserver.store import pushers as store
 from tests.support.app import TestApp
 from tests.support.databases import DatabaseCase, on_each_database
@@ -35,6 +37,11 @@ class Rules(PushCase):
         self.assertEqual("@alice:test.example", mention["conditions"][0]["value"])
         path = f"{V3}/user/@alice:test.example/account_data/m.push_rules"
         self.assertEqual(everything, self.call("GET", path))
+
+    def test_defaults_in_a_first_sync(self) -> None:
+        for name in ("alice", "tr~$1", '"]\\u0000'):
+            user_id = f"@{name}:test.example"
+            self.assertEqual(parse_ruleset(None, user_id).to_json(), default_content(user_id))
 
     def test_a_rules_life(self) -> None:
         path = f"{RULES}/global/content/cake"

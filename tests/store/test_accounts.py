@@ -110,7 +110,8 @@ class Devices(StoreCase):
         self.work(devices.log_in, login, NewTokens(key("a"), None))
         added = self.world.changes[-1]
         self.assertEqual((Kind.DEVICES, -user_nid, login.device_nid), added[1:4])
-        self.assertEqual(DevicesChanged(user_nid, changed=("ONE",)), added.payload)
+        token = (key("a"), self.read(tokens.load_holder, key("a"))[0])
+        self.assertEqual(DevicesChanged(user_nid, changed=("ONE",), token=token), added.payload)
         self.work(devices.drop_devices, user_nid, ["ONE", "NONE"])
         removed = DevicesChanged(user_nid, removed=((login.device_nid, "ONE"),))
         self.assertEqual(removed, self.world.changes[-1].payload)
