@@ -54,7 +54,7 @@ def build_syncing(
         core.client_events,
         facts,
         ignored,
-        KeyNumbers(core.interner),
+        KeyNumbers(core.interner, core.index),
         Windows(core.changes),
         SharedRooms(around.database, core.client_events, facts),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from homeserver.store.ids import Interner, StateKey
+from homeserver.stream.index import MembershipIndex
 from homeserver.sync.timelines import Keys
 from homeserver.sync.types import Requester
 
@@ -18,15 +19,19 @@ _NAMING: tuple[StateKey, ...] = (
 class KeyNumbers:
     """Remembers them; one that no room ever used is asked for again."""
 
-    def __init__(self, interner: Interner) -> None:
+    def __init__(self, interner: Interner, index: MembershipIndex) -> None:
         self._interner = interner
+        self._index = index
         self._keys: dict[StateKey, int] = {}
         self._asked = False
 
     async def prepare(self, requester: Requester) -> int:
         """Before an answer is made: have them at hand. The number of the requester's own membership, or 0."""
-        key = ("m.room.member", requester.user_id)
-        own = self._interner.known_key(key) or await self._interner.find_key(key) or 0
+        own = 0
+        # Who never was in a room has none, which would be looked for again at each sync.
+        if self._index.rooms_of(requester.user_nid):
+            key = ("m.room.member", requester.user_id)
+            own = self._interner.known_key(key) or await self._interner.find_key(key) or 0
         if not self._asked:
             await self.ask(_NAMING)
             self._asked = True

@@ -107,6 +107,14 @@ class Budgets(DatabaseCase):
         counted = self.count(lambda: self.sync(self.since, timeout=0))
         self.assertEqual([], counted.texts, counted)
 
+    def test_an_idle_sliding_sync_of_somebody_in_no_room(self) -> None:
+        path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+        carol = self.app.register("carol")
+        pos = self.app.ok("POST", path, {}, carol)["pos"]
+        query = {"pos": pos, "timeout": 0}
+        counted = self.count(lambda: self.app.ok("POST", path, {}, carol, query))
+        self.assertEqual([], counted.texts, counted)
+
     def test_an_idle_sync_of_a_device_with_keys(self) -> None:
         device_id = self.app.ok("GET", f"{V3}/account/whoami", None, self.bob)["device_id"]
         device = KeyDevice(BOB, device_id)
