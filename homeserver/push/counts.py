@@ -36,6 +36,10 @@ from homeserver.stream.log import ChangeLog
 
 # LIMIT(memory: an entry takes some 500 bytes, and eight for each unread notification)
 ENTRIES_MOST = 100_000
+# LIMIT(memory: some 250 bytes an event that came into a room since somebody asked for it)
+ITEMS_MOST = 200_000
+ITEMS_KEPT = 100
+"""So many of each room stay where there are too many: whoever looks often needs no more."""
 _VIEWS = 500
 _THREADS_MOST = 1_000
 # LIMIT(time: a read unit is one of few threads' for as long as it takes; a thousand rooms are ten units)
@@ -62,6 +66,7 @@ class Unread:
         self._seen = log.position
         self._rooms: OrderedDict[int, Room] = OrderedDict()
         self._entries = 0
+        self._items = 0  # at most: counted again when it matters
         self._views: OrderedDict[int, EventView] = OrderedDict()
         self._threads: OrderedDict[int, str] = OrderedDict()  # event nid -> thread, where that took a look-up
 
@@ -137,10 +142,20 @@ class Unread:
                         self._forget(change.topic)
                     else:
                         room.note(change.payload, change.pos, self._events)
+                        self._items += 1
             elif kind == Kind.RECEIPT:
                 self._note_receipt(change)
             elif kind == Kind.TRUNCATED or kind == Kind.STATE_MOVED:
                 self._forget(change.topic)
+        if self._items > ITEMS_MOST:
+            self._shed()
+
+    def _shed(self) -> None:
+        for room in self._rooms.values():
+            room.keep_newest(ITEMS_KEPT)
+        self._items = sum(len(room.items) for room in self._rooms.values())
+        while self._items > ITEMS_MOST * 7 // 8:
+            self._items -= len(self._rooms.popitem(last=False)[1].items)
 
     def _note_receipt(self, change: Change) -> None:
         room = self._rooms.get(change.topic)
@@ -158,7 +173,7 @@ class Unread:
 
     def _forget_all(self) -> None:
         self._rooms.clear()
-        self._entries = 0
+        self._entries = self._items = 0
 
     # --- counting ----------------------------------------------------------------------------------------
 

@@ -120,10 +120,16 @@ class Room:
     def _append(self, item: Item) -> None:
         self.items.append(item)
         if len(self.items) > MOST + _SLACK:
-            self.floor = self.items[_SLACK - 1].pos
-            del self.items[:_SLACK]
+            self.keep_newest(MOST)
+
+    def keep_newest(self, most: int) -> None:
+        """Forget the other items: the entries of those who have not looked since are made anew when they do."""
+        gone = len(self.items) - most
+        if gone > 0:
+            self.floor = self.items[gone - 1].pos
+            del self.items[:gone]
             for verdicts in self._verdicts.values():
-                del verdicts[:_SLACK]
+                del verdicts[:gone]
 
     def _note_moves(self, moves: Sequence[StateMove]) -> None:
         """A fork was resolved: what is known of the room's members and levels is asked for anew."""

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
+from homeserver.push import counts as counting
+from homeserver.push.recent import Room
 from tests.api.test_counts import V3, CountsCase
 from tests.support.databases import on_each_database
 
@@ -165,3 +167,17 @@ class NaiveModel(CountsCase):
                         self.check(model, one, (seed, step))
             for one in NAMES:
                 self.check(model, one, (seed, "end"))
+
+    def test_as_the_model_says_where_memory_is_short(self) -> None:
+        self.patch(counting, "ITEMS_MOST", 8)
+        self.patch(counting, "ITEMS_KEPT", 2)
+        made: list[Room] = []
+
+        def make(floor: int) -> Room:
+            made.append(Room(floor))
+            return made[-1]
+
+        self.patch(counting, "Room", make)
+        self.test_as_the_model_says()
+        # More than that come at once only between two looks.
+        self.assertLessEqual(max(len(room.items) for room in made), 8)
