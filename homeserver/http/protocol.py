@@ -65,6 +65,7 @@ class HttpProtocol(protocol.Protocol):
         self._stopped = False
         self._shutting_down = False
         self._closing = False
+        self._cut_off = False
         self._lost = False
         self._drained_bytes = 0
         self._direct: Any = None
@@ -111,12 +112,16 @@ class HttpProtocol(protocol.Protocol):
         self._held = b""
         self._queue.clear()
         self._edge.watchdog.discard(self)
-        self._edge.closed(self)
+        waiting = self._waiting
+        if waiting is None:
+            self._edge.closed(self)
         if self._taken is not None:
             self._taken.connection_lost()
             return
         self._reader.abandon()
         self._cancel_long_poll()
+        if self._cut_off and waiting is not None:
+            waiting.cancel()
         if self._sending is not None:
             self._sending.cancel()
         self._reader.release()
@@ -151,7 +156,10 @@ class HttpProtocol(protocol.Protocol):
 
     def abort(self) -> None:
         """The grace period is over."""
+        self._cut_off = True
         self._io.abortConnection()
+        if self._lost and self._waiting is not None:
+            self._waiting.cancel()
 
     def check_deadline(self, now: float) -> None:
         if self._closing or self._write_deadline <= now:
@@ -241,6 +249,8 @@ class HttpProtocol(protocol.Protocol):
         self._waiting = None
         if self._lost:
             close_body(response)
+            # What it began goes on without a client: until now the server was not done with it.
+            self._edge.closed(self)
             return
         self._reply(pending, response)
         self._advance()

@@ -32,6 +32,8 @@ _PRESENT_WORDS = frozenset({"join", "invite", "knock"})
 class RestartingSpawner(Protocol):
     """The part of a task group that this module needs."""
 
+    @property
+    def stopped(self) -> bool: ...
     def spawn_restarting(self, name: str, make_work: Callable[[], Coroutine[Any, Any, object]]) -> object: ...
 
 
@@ -67,6 +69,8 @@ class Departures:
                 self._begin(-change.topic)
 
     def _begin(self, user_nid: int) -> None:
+        if self._tasks.stopped:
+            return  # the next start looks for who is left
         if user_nid not in self._leaving:
             self._leaving.add(user_nid)
             self._tasks.spawn_restarting("departure", partial(self._depart, user_nid))

@@ -62,6 +62,8 @@ class GuestDepartures:
                 self._begin(change.topic)
 
     def _begin(self, room_nid: int) -> None:
+        if self._tasks.stopped:
+            return  # the next start looks at every room with guests
         if room_nid not in self._looking and self._index.local_members(room_nid):
             self._looking.add(room_nid)
             self._tasks.spawn_restarting("guests of a room", partial(self._look, room_nid))

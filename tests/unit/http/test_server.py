@@ -120,6 +120,30 @@ class StopTests(SynchronousTestCase):
         self.assertTrue(connection.wire.aborted)
         connection.lose()
         self.successResultOf(stopped)
+        self.assertTrue(self.site.handlers.waiting[0].called)
+
+    def test_what_was_asked_by_somebody_who_went_away_is_finished(self) -> None:
+        connection = self.site.connect()
+        connection.send(get("/wait"))
+        connection.lose()
+        self.assertEqual(1, self.site.server.connection_count)
+        stopped = self.site.server.stop()
+        self.assertNoResult(stopped)
+        self.site.handlers.waiting[0].callback({})
+        self.successResultOf(stopped)
+        self.assertEqual(0, self.site.server.connection_count)
+        self.assertEqual([], self.site.time.getDelayedCalls())
+
+    def test_what_was_asked_by_somebody_who_went_away_is_cut_off_too(self) -> None:
+        connection = self.site.connect()
+        connection.send(get("/wait"))
+        connection.lose()
+        stopped = self.site.server.stop(grace_s=3)
+        self.site.pass_time(2.5)
+        self.assertNoResult(stopped)
+        self.site.pass_time(1)
+        self.successResultOf(stopped)
+        self.assertTrue(self.site.handlers.waiting[0].called)
 
 
 class Takeover:
