@@ -12,7 +12,7 @@ from homeserver.config.load import ConfigError
 from homeserver.config.reload import merge_reloadable
 from homeserver.config.schema import Config
 from homeserver.runtime.log import Log, capture_twisted, make_log
-from homeserver.runtime.memory import settle
+from homeserver.runtime.memory import Collector
 from homeserver.runtime.process import run_server
 from homeserver.runtime.signals import notify_service_manager
 
@@ -54,7 +54,9 @@ def listening_line(listening: Listening) -> str:
 class Life:
     """The server's life as its process sees it (`homeserver.runtime.process.ServerLife`)."""
 
-    __slots__ = ("_config", "_config_path", "_development", "_host", "_log", "_operations", "_server")
+    __slots__ = (
+        "_collector", "_config", "_config_path", "_development", "_host", "_log", "_operations", "_server",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Life:
         self._log = log
         self._operations = operations
         self._server: RunningServer | None = None
+        self._collector = Collector(host.clock)
 
     async def start(self) -> None:
         self._server = await self._operations.start(development=self._development)
@@ -79,13 +82,14 @@ class Life:
             click.echo(listening_line(listening))
         for note in self._server.notes:
             click.echo(note)
-        settle()
+        self._collector.start()
         notify_service_manager(self._host.environment, "READY=1")
         self._log.info("ready", server_name=self._config.server_name)
 
     async def stop(self) -> None:
         notify_service_manager(self._host.environment, "STOPPING=1")
         self._log.info("stopping")
+        self._collector.stop()
         try:
             if self._server is not None:
                 await self._server.stop()
