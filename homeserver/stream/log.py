@@ -12,10 +12,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from typing import Final
 
 from homeserver.store.changes import Change
 
 Subscriber = Callable[[Sequence[Change]], None]
+
+_TIDIED: Final = 64
+"""Of a topic with fewer changes, what was forgotten may lie about until the topic is quiet."""
 
 
 class ChangeLog:
@@ -29,6 +33,8 @@ class ChangeLog:
         self.floor = position
         self._keep = keep
         self._recent: deque[Change] = deque()
+        # The same by topic, oldest first. There may be some before the floor, but never as many as after it.
+        self._topics: dict[int, list[Change]] = {}
         self._subscribers: list[tuple[Subscriber, frozenset[int] | None]] = []
 
     def subscribe(self, subscriber: Subscriber, kinds: Collection[int] | None = None) -> None:
@@ -37,15 +43,38 @@ class ChangeLog:
 
     def publish(self, changes: Sequence[Change]) -> None:
         """These changes are committed."""
-        recent = self._recent
+        recent, topics = self._recent, self._topics
         recent.extend(changes)
+        for change in changes:
+            known = topics.get(change.topic)
+            if known is None:
+                topics[change.topic] = [change]
+            else:
+                known.append(change)
         self.position = changes[-1].pos
         while len(recent) > self._keep:
-            self.floor = recent.popleft().pos
+            self._forget(recent.popleft())
         kinds = {change.kind for change in changes}
         for subscriber, concerned in self._subscribers:
             if concerned is None or not concerned.isdisjoint(kinds):
                 subscriber(changes)
+
+    def _forget(self, oldest: Change) -> None:
+        self.floor = oldest.pos
+        known = self._topics[oldest.topic]
+        middle = len(known) // 2
+        if known[-1].pos <= oldest.pos:
+            del self._topics[oldest.topic]
+        elif len(known) >= _TIDIED and known[middle].pos <= oldest.pos:
+            del known[: middle + 1]
+
+    def of_topic(self, topic: int, pos: int) -> Sequence[Change]:
+        """The changes of one topic after a position that is not before the floor, oldest first."""
+        known = self._topics.get(topic, ())
+        start = len(known)
+        while start and known[start - 1].pos > pos:
+            start -= 1
+        return known[start:]
 
     def since(self, pos: int, most: int | None = None) -> list[Change] | None:
         """The changes after a position, oldest first; None where some are forgotten, or there are more than ``most``."""

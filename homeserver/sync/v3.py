@@ -174,7 +174,7 @@ class SyncService:
         since = at.pos if at is not None else 0
         window: Window | None = None
         if at is not None and not ask.filter.federation_format and not ask.filter.by_room:
-            window = self._windows.find(since)
+            window = self._windows.find(since, requester.user_nid, tools.index.rooms_of(requester.user_nid))
         if at is None:
             plan = plan_initial(tools.index, requester.user_nid, ask.filter)
         else:

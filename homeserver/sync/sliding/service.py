@@ -213,7 +213,8 @@ class SlidingSync:
         asked = ask.asked
         if not asked.extensions.e2ee or asked.lists or asked.subscriptions:
             return False
-        window, user_nid = self._tools.windows.find(at.pos), ask.requester.user_nid
+        tools, user_nid = self._tools, ask.requester.user_nid
+        window = tools.windows.find(at.pos, user_nid, tools.index.rooms_of(user_nid))
         return window is not None and any(
             placed.sender_nid == user_nid and placed.event.type == "m.room.encrypted"
             for topic in window.topics.values()
@@ -307,7 +308,7 @@ class SlidingSync:
         standings = tools.index.rooms_of(requester.user_nid)
         for nid in [nid for nid in windows.rooms if nid not in standings]:
             del windows.rooms[nid]
-        window = tools.windows.find(at.pos) if at is not None else None
+        window = tools.windows.find(at.pos, requester.user_nid, standings, state) if at is not None else None
         return Work(
             requester,
             ask.asked,

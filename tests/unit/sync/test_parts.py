@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import hypothesis.strategies as st
 import msgspec
+from hypothesis import given
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -17,12 +19,13 @@ from homeserver.store.placement import Placement
 from homeserver.store.receipts import PRIVATE, READ, ReceiptChange
 from homeserver.store.state import empty_snapshot
 from homeserver.store.unsigned import sent_as, transaction_id
+from homeserver.stream import log as log_module
 from homeserver.stream.log import ChangeLog
 from homeserver.sync.ignored import IgnoreLists
 from homeserver.sync.lazy import LazyMemory
 from homeserver.sync.serialise import receipt_events
 from homeserver.sync.wait import Turns
-from homeserver.sync.window import MAX_CHANGES, Windows
+from homeserver.sync.window import MAX_CHANGES, Window, Windows
 
 DEVICE = (1, 2)
 
@@ -114,18 +117,26 @@ class IgnoreTests(SynchronousTestCase):
 
 
 class WindowTests(SynchronousTestCase):
+    def find(self, log: ChangeLog, since: int, *rooms: int, user_nid: int = 1) -> Window:
+        found = Windows(log).find(since, user_nid, rooms)
+        assert found is not None
+        return found
+
     def test_grouped_once(self) -> None:
         log = ChangeLog(0)
         windows = Windows(log)
         receipt = ReceiptChange(7, "@a:x", 1, READ, "", "$e", 5)
         log.publish([Change(1, Kind.RECEIPT, 7, 1, receipt), Change(2, Kind.ACCOUNT, -1, 0, None)])
-        window = windows.find(0)
+        window = windows.find(0, 1, (7,))
         assert window is not None
-        self.assertIs(windows.find(0), window)
-        self.assertEqual(window.topics[7].receipts, [receipt])
-        self.assertTrue(window.topics[7].complete)
+        topic = window.topics[7]
+        for user_nid in (1, 2):
+            self.assertIs(window, windows.find(0, user_nid, (6, 7, 8)))
+        self.assertIs(topic, window.topics[7])
+        self.assertEqual([receipt], topic.receipts)
+        self.assertTrue(topic.complete)
         log.publish([Change(3, Kind.RECEIPT, 7, 1, None)])
-        later = windows.find(0)
+        later = windows.find(0, 1, (7,))
         assert later is not None
         self.assertFalse(later.topics[7].complete)
 
@@ -135,25 +146,76 @@ class WindowTests(SynchronousTestCase):
         placed = Placement(event, b"{}", 70, 7, 11, None, 1, nowhere, nowhere)
         log = ChangeLog(0)
         log.publish([Change(1, Kind.EVENT, 7, 70, placed)])
-        window = Windows(log).find(0)
-        assert window is not None
-        self.assertEqual((window.topics[7].complete, window.topics[7].placements), (False, []))
+        topic = self.find(log, 0, 7).topics[7]
+        self.assertEqual((topic.complete, topic.placements), (False, []))
 
     def test_the_log_does_not_reach_back(self) -> None:
         windows = Windows(ChangeLog(10))
-        self.assertIsNone(windows.find(9))
-        self.assertIsNotNone(windows.find(10))
+        self.assertIsNone(windows.find(9, 1, (7,)))
+        self.assertIsNotNone(windows.find(10, 1, (7,)))
 
-    def test_too_much_happened(self) -> None:
+    def test_what_happened_elsewhere_is_not_looked_at(self) -> None:
         log = ChangeLog(0)
-        log.publish([Change(pos, Kind.ACCOUNT, -1, 0, None) for pos in range(1, MAX_CHANGES + 2)])
-        self.assertIsNone(Windows(log).find(0))
-        self.assertIsNotNone(Windows(log).find(1))
+        log.publish([Change(pos, Kind.RECEIPT, pos % 50 + 1, 1, None) for pos in range(1, 5_000)])
+        log.publish([Change(5_000, Kind.ACCOUNT_DATA, -1, 0, None)])
+        self.assertEqual({-1, 7, 8}, set(self.find(log, 4_000, 7, 8, 90).topics))
+        # Nor is it where there are more rooms than things that happened: then these are gone through.
+        self.assertEqual({-1, 49, 50}, set(self.find(log, 4_997, *range(40, 51)).topics))
 
-    def test_positions_that_stay_free_are_no_changes(self) -> None:
+    def test_too_much_happened_in_a_room(self) -> None:
         log = ChangeLog(0)
-        log.publish([Change(100 * MAX_CHANGES, Kind.ACCOUNT, -1, 0, None)])
-        self.assertIsNotNone(Windows(log).find(0))
+        receipt = ReceiptChange(7, "@a:x", 1, READ, "", "$e", 5)
+        many = [Change(pos, Kind.RECEIPT, 7, 1, receipt) for pos in range(1, MAX_CHANGES + 2)]
+        log.publish([*many, Change(many[-1].pos + 1, Kind.RECEIPT, 8, 1, receipt)])
+        topics = self.find(log, 0, 7, 8).topics
+        self.assertEqual((False, True), (topics[7].complete, topics[8].complete))
+        self.assertEqual(0, len(topics[7].receipts))
+        self.assertTrue(self.find(log, 1, 7).topics[7].complete)
+
+    def test_what_another_server_told_is_a_rooms_as_well(self) -> None:
+        log = ChangeLog(0)
+        receipt = ReceiptChange(8, "@a:x", 1, READ, "", "$e", 5)
+        log.publish(
+            [Change(1, Kind.OUTSIDE, -1, 7), Change(2, Kind.OUTSIDE, -1, 8), Change(3, Kind.OUTSIDE, -2, 9)]
+        )
+        log.publish([Change(4, Kind.RECEIPT, 8, 1, receipt)])
+        topics = self.find(log, 0).topics
+        self.assertEqual({-1, 7, 8}, set(topics))
+        self.assertEqual(([], [receipt]), (topics[7].receipts, topics[8].receipts))
+
+    @given(
+        st.lists(
+            st.lists(st.tuples(st.integers(1, 3), st.integers(-3, 6)), min_size=1, max_size=9), max_size=40
+        ),
+        st.integers(1, 60),
+        st.integers(0, 200),
+        st.sets(st.integers(1, 6)),
+    )
+    def test_the_changes_of_a_topic_are_those_of_the_log(
+        self, commits: list[list[tuple[int, int]]], keep: int, since: int, rooms: set[int]
+    ) -> None:
+        self.patch(log_module, "_TIDIED", 4)
+        log, pos = ChangeLog(0, keep), 0
+        for commit in commits:
+            changes = []
+            for step, topic in commit:
+                pos += step
+                changes.append(Change(pos, Kind.RECEIPT, topic, 1))
+            log.publish(changes)
+        kept = sum(map(len, log._topics.values()))
+        self.assertLessEqual(kept, 2 * keep + 4 * len(log._topics))
+        everything = log.since(since)
+        if everything is None:
+            self.assertIsNone(Windows(log).find(since, 1, rooms))
+            return
+        for topic in range(-3, 7):
+            self.assertEqual(
+                [one for one in everything if one.topic == topic], list(log.of_topic(topic, since))
+            )
+        window = self.find(log, since, *rooms)
+        happened = {one.topic for one in everything}
+        self.assertEqual(happened & {-1, *rooms}, set(window.topics) & {-1, *rooms})
+        self.assertLessEqual(set(window.topics), happened)
 
 
 class ReceiptTests(SynchronousTestCase):
