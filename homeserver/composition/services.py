@@ -49,6 +49,7 @@ from homeserver.peers.client import Client
 from homeserver.peers.edus_in import EphemeralEdus
 from homeserver.peers.queries import Queries
 from homeserver.peers.spaces import SpaceQueries
+from homeserver.peers.types import AskSpace
 from homeserver.push.pushers import Pushers
 from homeserver.push.service import PushRules
 from homeserver.rooms.aliases import CANONICAL, Aliases
@@ -57,6 +58,7 @@ from homeserver.rooms.departures import Departures
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.federated.admission import Admission
 from homeserver.rooms.federated.exchange import Exchange
+from homeserver.rooms.federated.guest_joins import GuestJoins
 from homeserver.rooms.federated.handshakes import Handshakes
 from homeserver.rooms.federated.join_answers import JoinAnswers
 from homeserver.rooms.federated.join_checks import JoinChecks
@@ -221,6 +223,7 @@ def build_strangers(
     gate: InviteGate,
     checks: JoinChecks,
     partial: PartialRooms,
+    ask_space: AskSpace,
 ) -> Strangers:
     """What lets users in, here and there."""
     around, rooms, keys, client = core.around, core.rooms, peering.keys, peering.client
@@ -249,13 +252,28 @@ def build_strangers(
         JoinAnswers(core.config.server_name, around.database, core.interner, core.facts),
         outsiders,
         exchange,
-        RemoteMemberships(rooms, core.index, handshakes, joins, outsiders, invites, exchange, partial),
+        RemoteMemberships(
+            rooms,
+            core.index,
+            handshakes,
+            joins,
+            outsiders,
+            invites,
+            exchange,
+            partial,
+            GuestJoins(outsiders.told_state, ask_space),
+        ),
         partial,
     )
 
 
 def build_rooms(
-    core: Core, peering: Peering, tasks: TaskGroup, queries: Queries, existence: Existence | None
+    core: Core,
+    peering: Peering,
+    tasks: TaskGroup,
+    queries: Queries,
+    ask_space: AskSpace,
+    existence: Existence | None,
 ) -> RoomServices:
     """The operations on rooms; some follow the log."""
     config, around, rooms, worker, interner = (
@@ -274,7 +292,7 @@ def build_rooms(
     checks = JoinChecks(peering.keys, around.run_in_thread)
     partial = build_partial(core, peering, checks, tasks)
     restricted = RestrictedJoins(database, interner, core.index, partial.is_partial)
-    strangers = build_strangers(core, peering, restricted, gate, checks, partial)
+    strangers = build_strangers(core, peering, restricted, gate, checks, partial, ask_space)
     remote = strangers.remote
     creator = RoomCreator(
         config.server_name,
@@ -398,7 +416,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     views = RoomViews(database, interner, core.index, core.servers)
     ask_space = SpaceQueries(peering.client, clock).ask
     bridging = build_bridging(core, accounts)
-    rooms = build_rooms(core, peering, tasks, queries, bridging.existence)
+    rooms = build_rooms(core, peering, tasks, queries, ask_space, bridging.existence)
     # One counter for both: a sync token has one number for what is only in memory.
     ticker = Ticker()
     typing = Typing(clock, ticker, core.notifier.wake_room)

@@ -14,6 +14,7 @@ from federation.builder import Draft
 from federation.ids import RoomId, UserId
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.departures import RestartingSpawner
+from homeserver.rooms.federated.guest_joins import GUEST_ACCESS, admits_guests
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
@@ -23,7 +24,6 @@ from homeserver.store.users import load_guests, load_guests_among
 from homeserver.stream.index import MembershipIndex
 
 _MEMBER = "m.room.member"
-GUEST_ACCESS = "m.room.guest_access"
 
 
 class GuestDepartures:
@@ -97,7 +97,7 @@ class GuestDepartures:
 async def _leave(turn: Turn, *, room_id: RoomId, user_id: UserId) -> None:
     await turn.load([(GUEST_ACCESS, ""), (_MEMBER, user_id)])
     access, member = turn.lookup(GUEST_ACCESS, ""), turn.lookup(_MEMBER, user_id)
-    if access is not None and access.content.get("guest_access") == "can_join":
+    if access is not None and admits_guests(access.content):
         return
     if member is not None and member.content.get("membership") == "join":
         await turn.place(Draft(room_id, _MEMBER, user_id, {"membership": "leave"}, user_id))

@@ -18,6 +18,7 @@ from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError, forbidden, not_found
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.create import member_content
+from homeserver.rooms.federated.guest_joins import GUEST_ACCESS, admits_guests, guests_forbidden
 from homeserver.rooms.federated.remote import RemoteMemberships
 from homeserver.rooms.federated.restricted import NobodyHereError, RestrictedJoins, is_restricted
 from homeserver.rooms.invites import InviteGate
@@ -38,7 +39,6 @@ AUTHORISED_BY = "join_authorised_via_users_server"
 _MEMBER = "m.room.member"
 _JOIN_RULES = ("m.room.join_rules", "")
 _CREATE = ("m.room.create", "")
-_GUEST_ACCESS = ("m.room.guest_access", "")
 
 
 class Memberships:
@@ -82,11 +82,9 @@ class Memberships:
         while not (came or await self._remote.is_here(room_id)):
             if await self._remote.under_way(room_id):
                 continue
-            if is_guest:
-                raise _no_guests()
             if proof is not None:
                 await self._remote.accept_offer(requester, room_id, proof)
-            await self._remote.join(requester, room_id, content, via)
+            await self._remote.join(requester, room_id, content, via, is_guest=is_guest)
             came = True
         try:
 
@@ -369,13 +367,9 @@ def _membership(turn: Turn, user_id: str) -> Any:
 
 async def _check_guest(turn: Turn) -> None:
     # spec: client-server-api#guest-access
-    access = await turn.state(*_GUEST_ACCESS)
-    if access is None or access.content.get("guest_access") != "can_join":
-        raise _no_guests()
-
-
-def _no_guests() -> MatrixError:
-    return MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests may not join this room")
+    access = await turn.state(GUEST_ACCESS, "")
+    if access is None or not admits_guests(access.content):
+        raise guests_forbidden()
 
 
 def _predecessor(create_content: Mapping[str, Any]) -> RoomId | None:

@@ -13,6 +13,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from federation.builder import Draft, build
 from federation.errors import Malformed
 from federation.event import Event, parse_stored, stored_bytes
@@ -80,6 +82,14 @@ class Outsiders:
             return []
         sender = _stored(row).sender
         return list(dict.fromkeys([ServerName(row.server), domain_of(sender)]))
+
+    async def told_state(self, user_nid: int, room_id: RoomId) -> list[dict[str, Any]]:
+        """The stripped state that came with an invite or a knock of a user of ours; nothing where there is neither."""
+        room_nid = await self._tools.interner.find_room(room_id)
+        if room_nid is None:
+            return []
+        row = (await self._tools.database.read(load_outside, user_nid, [room_nid])).get(room_nid)
+        return [] if row is None else msgspec.json.decode(row.stripped, type=list[dict[str, Any]])
 
     # --- invites that come ---------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from federation.builder import Draft
 from federation.ids import RoomId, ServerName, UserId, domain_of
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.federated.exchange import Exchange
+from homeserver.rooms.federated.guest_joins import GuestJoins
 from homeserver.rooms.federated.handshakes import Handshakes
 from homeserver.rooms.federated.outsiders import Outsiders
 from homeserver.rooms.federated.partial import PartialRooms
@@ -43,6 +44,7 @@ class RemoteMemberships:
         invites: RemoteInvites,
         exchange: Exchange,
         partial: PartialRooms,
+        guests: GuestJoins,
     ) -> None:
         self._tools = rooms.tools
         self._server_name = rooms.tools.signer.server_name
@@ -53,6 +55,7 @@ class RemoteMemberships:
         self._invites = invites
         self._exchange = exchange
         self._partial = partial
+        self._guests = guests
 
     async def is_here(self, room_id: RoomId) -> bool:
         """Whether this server is in the room."""
@@ -95,11 +98,16 @@ class RemoteMemberships:
         room_id: RoomId,
         content: Mapping[str, Any],
         via: Sequence[ServerName] = (),
+        *,
+        is_guest: bool = False,
     ) -> None:
-        """Join through another server."""
+        """Join through another server; of a guest's join see ``guest_joins.py``."""
         servers = await self.servers(requester.user_nid, room_id, via)
+        if is_guest:
+            await self._guests.check(requester.user_nid, room_id, servers)
         if not await self._joins.under_way(room_id):
-            await self._joins.join(UserId(requester.user_id), room_id, content, servers)
+            user_id = UserId(requester.user_id)
+            await self._joins.join(user_id, room_id, content, servers, is_guest=is_guest)
 
     async def knock(
         self,

@@ -18,6 +18,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from federation.builder import Draft
 from federation.errors import Malformed
 from federation.event import stored_bytes
 from federation.flows.handshake import NeedAccepted, Refused, Silent, Wish
@@ -29,6 +30,7 @@ from homeserver.http.errors import MatrixError, forbidden
 from homeserver.http.transport import build_uri
 from homeserver.peers.types import PeerClient
 from homeserver.rooms.arrivals import Arrival, Arrived, Missing, Placed, adopt_room, arrive
+from homeserver.rooms.federated.guest_joins import GUEST_ACCESS, admits_guests, guests_forbidden
 from homeserver.rooms.federated.handshakes import Handshakes, heard
 from homeserver.rooms.federated.join_checks import JoinChecks, RunInThread, Verified
 from homeserver.rooms.federated.large_answers import LargeAnswers
@@ -96,15 +98,24 @@ class RemoteJoins:
             await self.under_way(room_id)
 
     async def join(
-        self, user_id: UserId, room_id: RoomId, content: Mapping[str, Any], servers: Sequence[ServerName]
+        self,
+        user_id: UserId,
+        room_id: RoomId,
+        content: Mapping[str, Any],
+        servers: Sequence[ServerName],
+        *,
+        is_guest: bool = False,
     ) -> None:
-        """Join through one of some servers. MUST NOT be called while another join of the room is under way."""
+        """Join through one of some servers. MUST NOT be called while another join of the room is under way.
+
+        A guest is out again, and refused (403), where the room's state does not admit them.
+        """
         assert room_id not in self._running
         self._running[room_id] = []
         try:
             wish = Wish("join", room_id, user_id, content, await self._rules(room_id))
             accepted = await self._handshakes.run(wish, servers, self._accept)
-            await self._adopt(accepted.answer)
+            await self._adopt(accepted.answer, is_guest=is_guest)
         finally:
             self._answers.release(room_id)
             for waiter in self._running.pop(room_id):
@@ -156,7 +167,7 @@ class RemoteJoins:
             )
         return verified
 
-    async def _adopt(self, verified: Verified) -> None:
+    async def _adopt(self, verified: Verified, *, is_guest: bool) -> None:
         """Store what was verified, and make the room of it."""
         join, lot = verified.join, verified.lot
         room_nid = await self._tools.interner.room(join.room_id)
@@ -167,6 +178,7 @@ class RemoteJoins:
         state = list(verified.conclusion.state.values())
 
         adopted: list[PartialJoin | None] = []  # None: all of the room is here
+        unwelcome: list[bool] = []
 
         async def job(turn: Turn) -> None:
             adopted.clear()
@@ -188,6 +200,14 @@ class RemoteJoins:
                 raise MatrixError(502, "M_UNKNOWN", f"{verified.server} did not tell all of the room")
             if isinstance(arrived, Placed) and not isinstance(arrived.verdict, Accept):
                 raise forbidden(arrived.verdict.reason)
+            access = await turn.state(GUEST_ACCESS, "") if is_guest else None
+            unwelcome.clear()
+            if is_guest and (access is None or not admits_guests(access.content)):
+                # Our join is among the others' events. With its end stored beside it nobody here sees it stand.
+                await turn.place(
+                    Draft(join.room_id, join.type, UserId(join.sender), {"membership": "leave"}, join.sender)
+                )
+                unwelcome.append(True)
 
         self._adopting.add(join.room_id)
         try:
@@ -199,6 +219,8 @@ class RemoteJoins:
                 self._partial.begin(one, verified.awaited)
             else:
                 self._partial.forget(room_nid)
+        if unwelcome:
+            raise guests_forbidden()
 
 
 def _partial_join(verified: Verified, room_nid: int, arrived: Arrived) -> PartialJoin | None:
