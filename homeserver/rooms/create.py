@@ -12,12 +12,13 @@ from typing import Any
 
 from federation.builder import Draft, build
 from federation.event import Event
-from federation.ids import RoomAlias, RoomId, UserId, parse_room_alias, parse_user_id
+from federation.ids import RoomAlias, RoomId, ServerName, UserId, domain_of, parse_room_alias, parse_user_id
 from federation.versions import ROOM_VERSIONS, RoomRules
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import MatrixError, bad_json
 from homeserver.rooms.actor import RoomActor
+from homeserver.rooms.federated.remote_invites import ServerAwayError
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.presets import (
     Preset,
@@ -169,17 +170,32 @@ class RoomCreator:
     async def _invite_others(
         self, birth: Birth, creator_id: UserId, invited: Sequence[UserId], is_direct: bool | None
     ) -> None:
-        """Invite the users of other servers. The room is there, whatever these say."""
+        """Invite the users of other servers. The room is there, whatever these say.
+
+        The specification does not tell what a refused invite means for the room. An error would have clients make
+        the same room again and again; so the answer is the room, in which it shows who is invited, and the log says why
+        the others are not. A server that is away is waited for once, and not for each of its users: the client waits.
+        """
         content = member_content("invite", {}, is_direct=is_direct)
+        reasons: dict[str, str] = {}
+        away: dict[ServerName, str] = {}
         for user_id in invited:
+            server = domain_of(user_id)
             if self._invites.is_local(user_id):
+                continue
+            if server in away:
+                reasons[user_id] = away[server]
                 continue
             try:
                 await self._invite_remote(
                     birth.actor, Draft(birth.room_id, _MEMBER, creator_id, dict(content), user_id)
                 )
             except MatrixError as error:
-                self._log.info("invite not taken", room_id=birth.room_id, user_id=user_id, reason=str(error))
+                reasons[user_id] = str(error)
+                if isinstance(error, ServerAwayError):
+                    away[server] = str(error)
+        if reasons:
+            self._log.info("not all were invited", room_id=birth.room_id, reasons=reasons)
 
     def local_alias(self, localpart: str) -> RoomAlias:
         """The alias with this localpart here; refuses (400) what cannot be one."""

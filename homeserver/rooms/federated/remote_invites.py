@@ -31,6 +31,10 @@ _PASSED_ON = frozenset(("M_FORBIDDEN", "M_INVITE_BLOCKED"))
 _encode = msgspec.json.Encoder().encode
 
 
+class ServerAwayError(MatrixError):
+    """The invited user's server cannot be reached: the next of its users need not be tried at once."""
+
+
 class RemoteInvites:
     """See the module."""
 
@@ -98,7 +102,7 @@ class RemoteInvites:
                 pair = _decode(response.body)
                 answer = pair[1] if isinstance(pair, list) and len(pair) == 2 else None
         except Unreachable as error:
-            raise MatrixError(502, "M_UNKNOWN", f"{server} cannot be reached") from error
+            raise ServerAwayError(502, "M_UNKNOWN", f"{server} cannot be reached") from error
         except RemoteError as error:
             raise _to_client(error, server) from error
         found = answer.get("event") if isinstance(answer, dict) else None
