@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from homeserver.composition.core import Core
+from homeserver.config.settings import Settings
 from homeserver.rooms.reads.pagination import Pagination
 from homeserver.rooms.reads.people import UserDirectory
 from homeserver.rooms.reads.reading import Archive, Ignoring
@@ -36,11 +37,24 @@ class Finding:
 
 
 def build_finding(
-    core: Core, sights: Sights, pagination: Pagination, archive: Archive, ignoring: Ignoring, tasks: TaskGroup
+    core: Core,
+    settings: Settings,
+    sights: Sights,
+    pagination: Pagination,
+    archive: Archive,
+    ignoring: Ignoring,
+    tasks: TaskGroup,
 ) -> Finding:
     """Over what reads rooms."""
     database = core.around.database
     index = SearchIndex(database, core.committer, core.around.clock)
     searches = Searches(database, core.interner, core.index, sights, pagination, archive, index)
-    people = UserDirectory(database, core.index, ignoring, index)
+    people = UserDirectory(
+        core.config.server_name,
+        database,
+        core.index,
+        ignoring,
+        index,
+        lambda: settings.config.user_directory.search_all_users,
+    )
     return Finding(index, searches, people, tasks)

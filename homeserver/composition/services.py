@@ -121,6 +121,7 @@ class Reading:
 
 def build_reading(
     core: Core,
+    settings: Settings,
     incoming: Incoming,
     transactions: TransactionCache,
     facts: StateFacts,
@@ -146,7 +147,7 @@ def build_reading(
         glances,
         old_sync,
         ThreadSubscriptions(database, core.committer, interner, sights, archive, core.events, core.changes),
-        build_finding(core, sights, pagination, archive, ignored, tasks),
+        build_finding(core, settings, sights, pagination, archive, ignored, tasks),
     )
 
 
@@ -429,9 +430,8 @@ def build_services(core: Core, peering: Peering) -> Services:
     ephemeral = build_ephemeral(core, typing, presence, tasks)
     joining, heard = rooms.strangers.remote.under_way, rooms.strangers.outsiders.heard
     incoming = build_incoming(core, peering, tasks, ephemeral, encryption.edus, joining, heard)
-    reading = build_reading(
-        core, incoming, rooms.transactions, facts, ignored, rooms.strangers.partial, tasks
-    )
+    partial = rooms.strangers.partial
+    reading = build_reading(core, settings, incoming, rooms.transactions, facts, ignored, partial, tasks)
     if presence is not None:
         reading.old_sync.presence = bind(presence.changes_for, since_counter=0)
     return Services(

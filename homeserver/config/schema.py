@@ -148,6 +148,16 @@ class PublicRooms:
 
 
 @dataclass(frozen=True, slots=True)
+class UserDirectory:
+    search_all_users: bool = option(
+        False,
+        reloadable=True,
+        doc="Find everybody who has an account here by the beginning of their name, and not only who is in a room with "
+        "the searcher, in a public room, or asked for by their whole name. On a server whose users know each other.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class RateLimit:
     per_second: float = option(
         minimum=0.001, maximum=1_000_000, reloadable=True, doc="Requests that refill a second."
@@ -473,6 +483,7 @@ class Config:
     outbound: Outbound = section(Outbound, doc="For everything that the server itself fetches or calls.")
     federation: Federation = section(Federation, in_sample=True, doc="Other servers.")
     public_rooms: PublicRooms = section(PublicRooms, doc="The room directory.")
+    user_directory: UserDirectory = section(UserDirectory, doc="The search for people.")
     rate_limits: RateLimits = section(RateLimits, in_sample=True, doc="Protection against too many requests.")
     presence: Switch = section(Switch, doc="Who is online.")
     url_previews: Switch = section(Switch, doc="Previews of links, fetched by the server.")

@@ -1,20 +1,36 @@
-"""People as the rooms show them, for the user directory. spec: client-server-api#user-directory"""
+"""People as the rooms show them, and those who have an account here, for the user directory.
+
+spec: client-server-api#user-directory
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
 from sqlalchemy import and_, bindparam, select
 
-from homeserver.db.schema.rooms import current_state, event_json, events, redactions, rooms, state_keys
+from homeserver.db.schema.accounts import accounts
+from homeserver.db.schema.rooms import (
+    current_state,
+    event_json,
+    events,
+    redactions,
+    rooms,
+    state_keys,
+    user_ids,
+)
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
+from homeserver.store.profiles import load_names_and_avatars
+from homeserver.store.search import fits
 
 # LIMIT(time: each is a look into what two events of the room say): of more rooms that others are in, the newest
 _ROOMS_MOST = 5_000
+# LIMIT(time: each name is taken apart into words): of more accounts, the newest, and of a longer name its beginning
+_ACCOUNTS_MOST, _NAME_MOST = 5_000, 128
 _OPEN_TYPES = (WELL_KNOWN_TYPES["m.room.join_rules"], WELL_KNOWN_TYPES["m.room.history_visibility"])
 
 _OPEN_KEYS = statement(
@@ -43,6 +59,23 @@ _IN_FORCE = statement(
         .outerjoin(redactions, redactions.c.target_id == events.c.event_id)
     )
     .where(and_(any_of(events.c.nid, "nids"), redactions.c.by_nid.is_(None)))
+)
+
+_ACCOUNT = accounts.join(user_ids, user_ids.c.nid == accounts.c.user_nid)
+# Nobody is behind a guest's name for long, nor behind one that is locked.
+_CAN_ANSWER = and_(accounts.c.deactivated == 0, accounts.c.guest == 0, accounts.c.locked == 0)
+_NAMED = statement(
+    select(user_ids.c.user_id, accounts.c.user_nid)
+    .select_from(_ACCOUNT)
+    .where(and_(user_ids.c.user_id == bindparam("the_user_id"), _CAN_ANSWER))
+)
+# Not the ghosts of bridges: there may be more of them than of everybody else.
+_NEWEST_ACCOUNTS = statement(
+    select(user_ids.c.user_id, accounts.c.user_nid)
+    .select_from(_ACCOUNT)
+    .where(and_(_CAN_ANSWER, accounts.c.appservice_id.is_(None)))
+    .order_by(accounts.c.user_nid.desc())
+    .limit(bindparam("most"))
 )
 
 
@@ -80,7 +113,32 @@ def load_people(tx: Tx, nids: Collection[int]) -> dict[int, dict[str, str]]:
     for nid, json in tx.all(_IN_FORCE, nids=list(nids)):
         event = _decode(json)
         if event.content.membership == "join":
-            person = {"user_id": event.state_key}
-            named = (("display_name", event.content.displayname), ("avatar_url", event.content.avatar_url))
-            found[nid] = person | {name: value for name, value in named if isinstance(value, str)}
+            shown = {"displayname": event.content.displayname, "avatar_url": event.content.avatar_url}
+            found[nid] = _person(event.state_key, shown)
     return found
+
+
+def find_account(tx: Tx, user_id: str) -> dict[str, str] | None:
+    """Who has this very name here, as their profile shows them; None for nobody, or nobody who could answer."""
+    row = tx.one(_NAMED, the_user_id=user_id)
+    return None if row is None else _persons(tx, [row])[0]
+
+
+def find_accounts(tx: Tx, phrases: Sequence[Sequence[str]]) -> list[dict[str, str]]:
+    """Who has an account here and a name that fits, as their profiles show them, the newest first."""
+    people = _persons(tx, tx.all(_NEWEST_ACCOUNTS, most=_ACCOUNTS_MOST)) if phrases else []
+    return [
+        one
+        for one in people
+        if fits(f"{one.get('display_name', '')[:_NAME_MOST]}\n{one['user_id']}", phrases)
+    ]
+
+
+def _persons(tx: Tx, rows: Sequence[tuple[str, int]]) -> list[dict[str, str]]:
+    profiles = load_names_and_avatars(tx, [user_nid for _, user_nid in rows])
+    return [_person(user_id, profiles.get(user_nid, {})) for user_id, user_nid in rows]
+
+
+def _person(user_id: str, shown: Mapping[str, Any]) -> dict[str, str]:
+    named = (("display_name", shown.get("displayname")), ("avatar_url", shown.get("avatar_url")))
+    return {"user_id": user_id} | {name: value for name, value in named if isinstance(value, str)}

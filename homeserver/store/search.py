@@ -118,6 +118,19 @@ def phrases_of(term: str) -> list[list[str]]:
     return found
 
 
+def fits(text: str, phrases: Sequence[Sequence[str]]) -> bool:
+    """Whether a text has all phrases, as the index finds them: the last word of each also stands for longer ones."""
+    words = words_of(text)
+    return all(any(_begins(words, start, phrase) for start in range(len(words))) for phrase in phrases)
+
+
+def _begins(words: Sequence[str], start: int, phrase: Sequence[str]) -> bool:
+    end = start + len(phrase)
+    return (
+        end <= len(words) and words[end - 1].startswith(phrase[-1]) and words[start : end - 1] == phrase[:-1]
+    )
+
+
 # --- what is indexed -----------------------------------------------------------------------------------------------
 
 

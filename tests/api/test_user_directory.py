@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from sqlalchemy import select, update
+
+from homeserver.config.schema import UserDirectory as SearchSettings
+from homeserver.db.schema.accounts import accounts
+from homeserver.db.schema.rooms import user_ids
+from homeserver.db.statements import statement
 from tests.api.talk import V3, TalkCase, user
 from tests.support.databases import on_each_database
 
@@ -40,19 +47,19 @@ class UserDirectory(TalkCase):
 
     def test_who_is_seen(self) -> None:
         public, closed = self.make_room(), self.make_room(join_rule="invite", visibility="shared")
-        self.assertEqual([user("alice")], self.find("carol", "alice"))
+        self.assertEqual([user("alice")], self.find("carol", "ali"))
         self.set_state("alice", public, "m.room.join_rules", {"join_rule": "invite"})
-        self.assertEqual([], self.find("carol", "alice"))
+        self.assertEqual([], self.find("carol", "ali"))
         self.set_state("alice", closed, "m.room.history_visibility", {"history_visibility": "world_readable"})
-        self.assertEqual([user("alice")], self.find("carol", "alice"))
+        self.assertEqual([user("alice")], self.find("carol", "ali"))
         self.set_state("alice", closed, "m.room.history_visibility", {"history_visibility": "shared"})
         self.set_state("alice", public, "m.room.member", {"membership": "invite"}, user("bob"))
-        self.assertEqual([], self.find("alice", "bob"), "invited is not there")
+        self.assertEqual([], self.find("alice", "bo"), "invited is not there")
         self.join("bob", public)
-        self.assertEqual([user("alice")], self.find("bob", "alice"))
+        self.assertEqual([user("alice")], self.find("bob", "ali"))
         self.leave("bob", public)
-        self.assertEqual([], self.find("bob", "alice"))
-        self.assertEqual([], self.find("alice", "bob"))
+        self.assertEqual([], self.find("bob", "ali"))
+        self.assertEqual([], self.find("alice", "bo"))
 
     def test_limits_and_ignored(self) -> None:
         room_id = self.make_room(joined=("bob", "carol"))
@@ -72,6 +79,77 @@ class UserDirectory(TalkCase):
         self.assertEqual([], self.find("alice", "bob"))
         self.assertEqual([user("bob")], self.find("carol", "bob"))
         self.assertEqual([], self.texts_of(room_id))
+
+    def test_by_their_whole_name(self) -> None:
+        """Somebody of this server, who is in no room at all."""
+        self.app.ok(
+            "PUT", f"{V3}/profile/{user('bob')}/displayname", {"displayname": "Röbert"}, self.tokens["bob"]
+        )
+        for term in ("bob", " Bob ", "@bob", user("bob"), user("bob").upper()):
+            self.assertEqual([user("bob")], self.find("alice", term), term)
+        for term in (
+            "bo",
+            "bobb",
+            "robert",
+            "@bob:",
+            "@bob:else.example",
+            "alice",
+            "@alice",
+            "@nobody",
+            "bo b",
+        ):
+            self.assertEqual([], self.find("alice", term), term)
+        answer = self.app.ok(
+            "POST", f"{V3}/user_directory/search", {"search_term": "bob"}, self.tokens["alice"]
+        )
+        self.assertEqual([{"user_id": user("bob"), "display_name": "Röbert"}], answer["results"])
+        # As the rooms show them where there is one, and before others of that name.
+        room_id = self.make_room(joined=("carol",))
+        self.join("bob", room_id, displayname="Builder")
+        self.join("carol", room_id, displayname="Bob")
+        self.assertEqual([user("bob"), user("carol")], self.find("alice", "bob"))
+        answer = self.app.ok(
+            "POST", f"{V3}/user_directory/search", {"search_term": "bob"}, self.tokens["alice"]
+        )
+        self.assertEqual("Builder", answer["results"][0]["display_name"])
+
+    def test_who_cannot_answer_is_not_found(self) -> None:
+        self.app.app.reload(replace(self.app.config, user_directory=SearchSettings(search_all_users=True)))
+        self.assertEqual([user("bob")], self.find("alice", "bob"))
+        for column in ("deactivated", "guest", "locked"):
+            self.mark("bob", column, 1)
+            self.assertEqual([], self.find("alice", "bob"), column)
+            self.assertEqual([], self.find("alice", "bo"), column)
+            self.mark("bob", column, 0)
+        self.mark("bob", "suspended", 1)
+        self.assertEqual([user("bob")], self.find("alice", "bob"))
+        self.mark("bob", "appservice_id", "bridge")
+        self.assertEqual(([user("bob")], []), (self.find("alice", "bob"), self.find("alice", "bo")))
+
+    def mark(self, name: str, column: str, value: Any) -> None:
+        of_user = select(user_ids.c.nid).where(user_ids.c.user_id == user(name)).scalar_subquery()
+        change = statement(update(accounts).where(accounts.c.user_nid == of_user).values({column: value}))
+        self.app.wait(self.app.database.write(lambda tx: tx.run(change)))
+
+    def test_everybody(self) -> None:
+        """Where the configuration says so."""
+        self.app.ok(
+            "PUT", f"{V3}/profile/{user('bob')}/displayname", {"displayname": "Röbert B"}, self.tokens["bob"]
+        )
+        self.assertEqual([], self.find("alice", "robert"))
+        self.app.app.reload(replace(self.app.config, user_directory=SearchSettings(search_all_users=True)))
+        for term in ("b", "rob", "robert b", "b robert", "bob test.ex", "@bob:test"):
+            self.assertEqual([user("bob")], self.find("alice", term), term)
+        for term in ("", "obert", "roberta", "bob carol"):
+            self.assertEqual([], self.find("alice", term), term)
+        self.assertEqual([user("bob"), user("carol")], sorted(self.find("alice", "test.example")))
+        self.assertEqual(1, len(self.find("alice", "test.example", limit=1)))
+        # By what their profile says, not by what one of their rooms shows that others are not in.
+        room_id = self.make_room(join_rule="invite", visibility="shared")
+        self.set_state("alice", room_id, "m.room.member", {"membership": "invite"}, user("bob"))
+        self.join("bob", room_id, displayname="Secret")
+        self.assertEqual([], self.find("carol", "secret"))
+        self.assertEqual([user("bob")], self.find("alice", "secret"))
 
     def texts_of(self, room_id: str) -> list[Any]:
         """Memberships are not found as messages."""
