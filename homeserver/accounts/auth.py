@@ -11,7 +11,7 @@ spec: client-server-api#using-access-tokens
 from __future__ import annotations
 
 from collections.abc import Awaitable, Sequence
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from homeserver.accounts.standing import check_standing
 from homeserver.accounts.types import Requester
@@ -27,6 +27,8 @@ from homeserver.store.tokens import Holder, drop_older_tokens, hash_token, load_
 from homeserver.store.work import Worker
 
 __all__ = ["Authenticator", "Requester"]
+
+T = TypeVar("T")
 
 SEEN_INTERVAL_MS = 60_000
 """How often a device's last use is written down, at most."""
@@ -88,6 +90,7 @@ class Authenticator:
         self._by_user: dict[int, set[bytes]] = {}
         self._loads: set[_Load] = set()
         self._seen: dict[int, Seen] = {}
+        self._writing: dict[int, Seen] = {}
         self._seen_timer = False
         self.foreign: ForeignTokens | None = None
 
@@ -202,10 +205,21 @@ class Authenticator:
 
     def _write_seen(self) -> None:
         self._seen_timer = False
-        seen = sorted(self._seen.values(), key=lambda one: one.device_nid)
-        self._seen.clear()
+        writing = self._writing = self._seen
+        self._seen = {}
+        seen = sorted(writing.values(), key=lambda one: one.device_nid)
         # A last use that cannot be written is written a minute later, with the next one.
-        self._worker.work(store_last_seen, seen).addErrback(lambda failure: failure.trap(DatabaseError))
+        done = self._worker.work(store_last_seen, seen)
+        done.addBoth(self._written, writing).addErrback(lambda failure: failure.trap(DatabaseError))
+
+    def _written(self, outcome: T, writing: dict[int, Seen]) -> T:
+        if self._writing is writing:
+            self._writing = {}
+        return outcome
+
+    def last_seen(self, device_nid: int) -> Seen | None:
+        """A device's last use, where it waits to be written down."""
+        return self._seen.get(device_nid) or self._writing.get(device_nid)
 
     @property
     def size(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from homeserver.accounts.text import check_device_name
@@ -10,28 +10,29 @@ from homeserver.accounts.types import Requester
 from homeserver.db.threads import Database
 from homeserver.http.errors import not_found
 from homeserver.store import devices
-from homeserver.store.devices import Device
+from homeserver.store.devices import Device, Seen
 from homeserver.store.work import Worker
 
 
 class Devices:
     """The devices of requesters."""
 
-    def __init__(self, database: Database, worker: Worker) -> None:
+    def __init__(self, database: Database, worker: Worker, last_seen: Callable[[int], Seen | None]) -> None:
         self._database = database
         self._worker = worker
+        self._last_seen = last_seen  # a device's last use, where it waits to be written down
 
     async def get_all(self, requester: Requester) -> list[dict[str, Any]]:
         """Every device, oldest first."""
         found = await self._database.read(devices.load_devices, requester.user_nid)
-        return [to_json(device) for device in found]
+        return [self._shown(device) for device in found]
 
     async def get(self, requester: Requester, device_id: str) -> dict[str, Any]:
         """One device."""
         found = await self._database.read(devices.load_device, requester.user_nid, device_id)
         if found is None:
             raise _no_device()
-        return to_json(found)
+        return self._shown(found)
 
     async def rename(self, requester: Requester, device_id: str, display_name: str | None) -> None:
         """Give a device another name, or none."""
@@ -44,6 +45,9 @@ class Devices:
         # A NUL names no device, and PostgreSQL refuses it.
         wanted = sorted({device_id for device_id in device_ids if "\0" not in device_id})
         await self._worker.work(devices.drop_devices, requester.user_nid, wanted)
+
+    def _shown(self, device: Device) -> dict[str, Any]:
+        return to_json(device.used(self._last_seen(device.nid)))
 
 
 def to_json(device: Device) -> dict[str, Any]:

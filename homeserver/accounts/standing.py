@@ -10,6 +10,7 @@ spec: client-server-api#account-moderation
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from federation.ids import UserId, domain_of
@@ -18,7 +19,7 @@ from homeserver.db.threads import Database
 from homeserver.http.errors import forbidden, invalid_param, not_found, user_locked, user_suspended
 from homeserver.http.route import Route
 from homeserver.store import users
-from homeserver.store.devices import DeviceUse, load_uses
+from homeserver.store.devices import Device, Seen, load_devices
 from homeserver.store.users import Account
 from homeserver.store.work import Worker
 
@@ -34,10 +35,17 @@ def check_standing(requester: Requester, route: Route) -> None:
 class Moderation:
     """What administrators see of accounts, and do to them."""
 
-    def __init__(self, server_name: str, database: Database, worker: Worker) -> None:
+    def __init__(
+        self,
+        server_name: str,
+        database: Database,
+        worker: Worker,
+        last_seen: Callable[[int], Seen | None],
+    ) -> None:
         self._server_name = server_name
         self._database = database
         self._worker = worker
+        self._last_seen = last_seen  # a device's last use, where it waits to be written down
 
     async def find(self, requester: Requester, user_id: UserId) -> Account:
         """The account that an administrator asks about."""
@@ -80,12 +88,13 @@ class Moderation:
         account = (await self._database.read(users.load_accounts, [user_id])).get(user_id)
         if account is None:
             raise not_found("There is no such account")
-        uses = await self._database.read(load_uses, account.user_nid)
-        devices = {use.device_id: {"sessions": [{"connections": _connections(use)}]} for use in uses}
+        found = await self._database.read(load_devices, account.user_nid)
+        used = [device.used(self._last_seen(device.nid)) for device in found]
+        devices = {one.device_id: {"sessions": [{"connections": _connections(one)}]} for one in used}
         return {"user_id": user_id, "devices": devices}
 
 
-def _connections(use: DeviceUse) -> list[dict[str, Any]]:
+def _connections(use: Device) -> list[dict[str, Any]]:
     """The last connection of a device, as far as it is known: none where it was never used."""
     if use.last_seen_ts_ms is None:
         return []

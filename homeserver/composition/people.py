@@ -44,7 +44,7 @@ def build_people(
     guests = GuestDepartures(core.rooms, core.index, tasks, around.log)
     core.changes.subscribe(guests.apply, guests.kinds)
     return People(
-        Moderation(core.config.server_name, database, worker),
+        Moderation(core.config.server_name, database, worker, core.authenticator.last_seen),
         validations,
         Threepids(validations, servers, database, worker, clock),
         guests,

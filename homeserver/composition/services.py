@@ -443,7 +443,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         accounts=accounts,
         identity=Identity(accounts, hasher, sessions, limiter),
         openids=OpenIds(config.server_name, database, worker, clock, entropy),
-        devices=Devices(database, worker),
+        devices=Devices(database, worker, core.authenticator.last_seen),
         profiles=build_profiles(core, rooms, queries, bridging),
         account_data=AccountData(database, worker, interner, {"m.push_rules": push_rules.load_content}),
         filters=Filters(database, worker),

@@ -27,17 +27,12 @@ from homeserver.store.tokens import (
 
 _D = devices.c
 _USER: BindParameter[int] = bindparam("user_nid")
-_COLUMNS = (_D.nid, _D.device_id, _D.display_name, _D.last_seen_ts_ms, _D.last_seen_ip)
+_COLUMNS = (_D.nid, _D.device_id, _D.display_name, _D.last_seen_ts_ms, _D.last_seen_ip, _D.user_agent)
 
 _INSERT = rows(devices, "nid", "user_nid", "device_id", "display_name", "created_ts_ms")
 _NID = statement(select(_D.nid).where(and_(_D.user_nid == _USER, _D.device_id == bindparam("device_id"))))
 _ONE = statement(select(*_COLUMNS).where(and_(_D.user_nid == _USER, _D.device_id == bindparam("device_id"))))
 _ALL = statement(select(*_COLUMNS).where(_D.user_nid == _USER).order_by(_D.nid))
-_USES = statement(
-    select(_D.device_id, _D.last_seen_ts_ms, _D.last_seen_ip, _D.user_agent)
-    .where(_D.user_nid == _USER)
-    .order_by(_D.nid)
-)
 _COUNT = statement(select(func.count()).select_from(devices).where(_D.user_nid == _USER))
 _SOME = statement(
     select(_D.nid, _D.device_id).where(and_(_D.user_nid == _USER, any_of(_D.device_id, "device_ids")))
@@ -64,23 +59,21 @@ _SEEN = statement(
 MAX_DEVICES_PER_USER = 1000
 
 
-class DeviceUse(NamedTuple):
-    """When and from where a device was last used; None where it never was."""
-
-    device_id: str
-    last_seen_ts_ms: int | None
-    last_seen_ip: str | None
-    user_agent: str | None
-
-
 class Device(NamedTuple):
-    """A device as its user may see it."""
+    """A device as its user may see it, with when and from where it was last used: None where it never was."""
 
     nid: int
     device_id: str
     display_name: str | None
     last_seen_ts_ms: int | None
     last_seen_ip: str | None
+    user_agent: str | None
+
+    def used(self, seen: Seen | None) -> Device:
+        """The same with a use that is not written down yet."""
+        if seen is None or seen.ts_ms < (self.last_seen_ts_ms or 0):
+            return self
+        return self._replace(last_seen_ts_ms=seen.ts_ms, last_seen_ip=seen.ip, user_agent=seen.user_agent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,11 +105,6 @@ class TooManyDevicesError(Exception):
 
 class DeviceIdTakenError(Exception):
     """The device would be called as one of the user's cross-signing keys."""
-
-
-def load_uses(tx: Tx, user_nid: int) -> list[DeviceUse]:
-    """The devices of a user with their last use, oldest device first."""
-    return [DeviceUse(*row) for row in tx.all(_USES, user_nid=user_nid)]
 
 
 @dataclass(frozen=True, slots=True)

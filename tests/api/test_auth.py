@@ -147,4 +147,5 @@ class Authentication(WorldCase):
         auth = Authenticator(world.database, BrokenWorker(), world.clock)
         self.requester(self.token, by=auth)
         world.time.advance(6)  # an error would be reported by trial
+        self.assertIsNone(auth.last_seen(self.requester(self.token, by=auth).device_nid))
         self.assertEqual("@alice:home.example", self.requester(self.token, by=auth).user_id)

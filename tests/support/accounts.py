@@ -190,7 +190,12 @@ class AccountsWorld:
                 self.threepids,
             ),
             ThreepidsApi(self.validations, self.threepids, self.identity, self.interactive),
-            DevicesApi(Devices(self.database, self.worker), self.identity, self.interactive, self.sessions),
+            DevicesApi(
+                Devices(self.database, self.worker, self.auth.last_seen),
+                self.identity,
+                self.interactive,
+                self.sessions,
+            ),
             ProfileApi(self.profiles),
             AccountDataApi(self.account_data),
             FilterApi(Filters(self.database, self.worker)),
