@@ -27,7 +27,9 @@ REFUSALS_BELIEVED: Final = 2
 # LIMIT(servers asked for one membership)
 MAX_SERVERS: Final = 20
 # Refusals that are about the server which is asked, and not about the user.
-_TRY_ANOTHER: Final = frozenset(("M_UNABLE_TO_AUTHORISE_JOIN", "M_UNABLE_TO_GRANT_JOIN", "M_NOT_FOUND"))
+_TRY_ANOTHER: Final = frozenset(
+    ("M_UNABLE_TO_AUTHORISE_JOIN", "M_UNABLE_TO_GRANT_JOIN", "M_NOT_FOUND", "M_UNRECOGNIZED")
+)
 
 
 @dataclass(frozen=True, slots=True)

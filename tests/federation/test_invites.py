@@ -555,3 +555,31 @@ class RemoteKnock(NetCase):
             answer = self.knock(room_id, A)
             self.refused(answer, 403, "M_FORBIDDEN")
             self.assertNotIn("rooms", self.sync(self.b, self.bob))
+
+    def test_servers_that_know_of_no_knocking(self) -> None:
+        """As those do that are older than it. The next one is asked; where there is none, the user may not knock."""
+        old = ["d.example", "e.example", "f.example"]
+        for name, status in zip(old, (404, 400, 405), strict=True):
+            told = (status, {"errcode": "M_UNRECOGNIZED", "error": "Unrecognized request"})
+            self.net.stranger(name).answers["GET", "/_matrix/federation/v1/make_knock/"] = partial(_say, told)
+        room_id = self.make("11")
+        self.assertEqual(200, self.knock(room_id, *old, A).status)
+        for names in (old, old[:1], old[1:2], old[2:], [*old, "nowhere.example"]):
+            answer = self.knock("!room:nowhere.example", *names)
+            self.refused(answer, 403, "M_FORBIDDEN")
+            self.assertIn("knock", answer.json["error"])
+        # Who knows the room says more.
+        self.assertIn("join rule", self.knock(self.make("11", "invite"), *old, A).json["error"])
+        self.refused(self.knock("!room:nowhere.example"), 502, "M_UNKNOWN")
+        self.refused(self.knock("!room:nowhere.example", A), 404, "M_NOT_FOUND")
+
+    def test_a_room_of_a_version_that_this_server_does_not_have(self) -> None:
+        told = {"errcode": "M_INCOMPATIBLE_ROOM_VERSION", "error": "no", "room_version": "org.example.99"}
+        self.net.stranger("d.example").answers["GET", "/_matrix/federation/"] = lambda _: (400, told)
+        answer = self.knock("!room:d.example")
+        self.refused(answer, 400, "M_INCOMPATIBLE_ROOM_VERSION")
+        self.assertEqual("org.example.99", answer.json["room_version"])
+
+
+def _say(told: tuple[int, Any], _: PeerRequest) -> tuple[int, Any]:
+    return told

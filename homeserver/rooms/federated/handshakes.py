@@ -24,7 +24,7 @@ from federation.flows.handshake import (
 from federation.ids import ServerName
 from federation.signing import Signer, hash_and_sign_event
 from federation.versions import ROOM_VERSIONS
-from homeserver.http.errors import MatrixError, limit_exceeded, not_found
+from homeserver.http.errors import MatrixError, forbidden, limit_exceeded, not_found
 from homeserver.http.transport import Unreachable, build_uri
 from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock
@@ -71,7 +71,7 @@ class Handshakes:
 
         outcome = await drive(handshake(wish, self.able(servers)), answer)
         if isinstance(outcome, Failed):
-            raise to_client(outcome)
+            raise to_client(outcome, wish.membership)
         return outcome
 
     async def _template(self, need: NeedTemplate) -> Any:
@@ -130,14 +130,17 @@ async def heard(server: ServerName, asked: Awaitable[Any]) -> Any:
         return Refused(server, error.status, error.errcode, error.message, error.content)
 
 
-def to_client(failed: Failed) -> MatrixError:
-    """What the client is told when nobody did it."""
+def to_client(failed: Failed, membership: str = "") -> MatrixError:
+    """What the client is told when nobody did it; ``membership``: what the user wanted to be."""
     refusal = failed.refusal()
     if refusal is None:
         if not failed.said:
             return not_found("No server is known that is in the room")
         return MatrixError(502, "M_UNKNOWN", "No server that is in the room could be reached")
     message = f"{refusal.server}: {refusal.message}"[:_MESSAGE_LONGEST]
+    if refusal.errcode == "M_UNRECOGNIZED" and membership == "knock":
+        # spec: client-server-api#post_matrixclientv3knockroomidoralias (it is there, and not set up for that)
+        return forbidden(f"{refusal.server} does not know how to take a knock")
     if refusal.status == 404:
         return not_found(message)
     if refusal.status == 429:

@@ -79,6 +79,7 @@ class Handshakes(TestCase):
         again: list[Any] = [
             Silent(ServerName("?"), ""),
             refused("M_NOT_FOUND", 404),
+            refused("M_UNRECOGNIZED", 400),
             refused("M_UNABLE_TO_GRANT_JOIN", 400),
             refused("M_UNABLE_TO_AUTHORISE_JOIN", 400),
             refused("M_UNKNOWN", 500),
