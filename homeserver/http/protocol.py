@@ -23,7 +23,7 @@ from homeserver.http.incoming import BODY, HEAD, IDLE, Pending, RequestReader
 from homeserver.http.limits import FOREVER
 from homeserver.http.outgoing import INLINE_BODY_BYTES, body_length, chunks_of, close_body
 from homeserver.http.render import BODILESS, CONTINUE
-from homeserver.http.response import Response
+from homeserver.http.response import BrokenOff, Response
 
 _SLICE_BYTES: Final = 4096
 
@@ -345,7 +345,7 @@ class HttpProtocol(protocol.Protocol):
                     await self._until_writable()
             if length is not None and sent != length:
                 raise ValueError("the body is shorter than was said")
-        except (CancelledError, ClientGone):
+        except (CancelledError, ClientGone, BrokenOff):
             self._io.abortConnection()
             return
         except Exception as error:  # noqa: BLE001 (a body is handler code: its bugs are logged, not spread)

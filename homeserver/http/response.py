@@ -15,6 +15,10 @@ JSON = b"application/json"
 EMPTY_JSON = b"{}"
 
 
+class BrokenOff(Exception):  # noqa: N818 (a fact, and no error of ours)
+    """Raised by a body of which no more can be had; why is told where that is known. The connection is broken off."""
+
+
 @dataclass(slots=True)
 class FileRange:
     """`length` bytes of an open file from `offset`; the edge reads it slice by slice and closes it at the end."""

@@ -2,7 +2,8 @@
 
 1. The bucket is the truth: a name is given out when the bucket has the file. What the folder has, the bucket has too, so
    the folder may be emptied at any time.
-2. What comes from the bucket is for nobody before it is whole and has the hash that is its name.
+2. What comes from the bucket is in its place only when it is whole and has the hash that is its name. Who goes along
+   behind it gets the last piece of an answer no sooner (``coming.py``).
 3. A file is fetched once at a time; a few go up and a few come down at once, and a bounded number waits.
 4. One server to a prefix: the sweep of another one would remove what it knows nothing of. A note in the bucket says
    whose it is, and nothing is stored or removed where it is somebody else's.
@@ -21,6 +22,7 @@ from twisted.python.failure import Failure
 
 from homeserver.media.at_hand import AtHand, Entry
 from homeserver.media.bucket import Bucket, BucketError, NoAnswerError
+from homeserver.media.coming import Coming
 from homeserver.media.files import Spool
 from homeserver.media.inflow import Inflow
 from homeserver.media.slots import Full, Slots
@@ -65,6 +67,7 @@ class BucketStore:
         self._is_ours = False
         self._given_up_until_s = 0.0
         self._slots = Slots(AT_ONCE, AT_ONCE_EACH_WAY, WAITING)
+        self._coming: dict[str, Coming] = {}
         self._fetches: Shared[str, None] = Shared(clock, most_running=AT_ONCE + WAITING)
         self._turns: dict[Entry, DeferredLock] = {}
 
@@ -118,22 +121,44 @@ class BucketStore:
     @asynccontextmanager
     async def hold(self, name: str, size: int | None) -> AsyncIterator[Path]:
         """See MediaStore."""
+        async with self.follow(name, size) as coming:
+            if coming is not None:
+                await coming.whole()
+            self._at_hand.touch((name, False))
+            yield self._cache.files.path_of(name)
+
+    @asynccontextmanager
+    async def follow(self, name: str, size: int | None) -> AsyncIterator[Coming | None]:
+        """See MediaStore."""
         await self._count()
         entry, path = (name, False), self._cache.files.path_of(name)
         with self._at_hand.using(entry):
-            if entry not in self._at_hand or not await self._run(path.is_file):
-                try:
-                    await self._fetches.get(name, lambda: self._fetch(name, size))
-                except (Full, Busy):
-                    raise BucketError("too many files are being fetched from the bucket") from None
-            self._at_hand.touch(entry)
-            yield path
+            is_here = entry in self._at_hand and await self._run(path.is_file)
+            yield None if is_here else self._come(name, size)
         await self._make_room()
 
-    async def _fetch(self, name: str, size: int | None) -> None:
+    def _come(self, name: str, size: int | None) -> Coming:
+        """The file on its way, which begins here unless it is under way."""
+        known = self._coming.get(name)
+        if known is not None:
+            return known
+        coming = self._coming[name] = Coming(self._cache.files.path_of(name))
+
+        def end(outcome: Failure | None) -> None:
+            del self._coming[name]
+            coming.end(outcome)
+
+        try:
+            self._fetches.get(name, lambda: self._fetch(name, size, coming)).addBoth(end)
+        except Busy:
+            del self._coming[name]
+            raise BucketError("too many files are being fetched from the bucket") from None
+        return coming
+
+    async def _fetch(self, name: str, size: int | None, coming: Coming) -> None:
         async with self._turn(name), self._going("down"):
             most = MAX_BYTES if size is None else size
-            inflow = Inflow(self._cache, self._run, most)
+            inflow = Inflow(self._cache, self._run, most, coming.note)
             try:
                 await self._bucket.get(name, most, inflow.write)
                 found = await inflow.finish()

@@ -13,6 +13,7 @@ from homeserver.config.schema import Media
 from homeserver.http.errors import MatrixError, not_found
 from homeserver.http.request import Request
 from homeserver.http.response import Response
+from homeserver.media.coming import Following
 from homeserver.media.repo import MediaRepository, check_file_name
 from homeserver.media.serving import PRIVATE_CACHE, PUBLIC_CACHE, Served, disposition, serve, serve_parts
 from homeserver.media.storage import MediaStore
@@ -69,6 +70,8 @@ class Downloads:
             disposition(found.content_type, file_name or found.file_name),
             f'"{found.sha256}"'.encode("ascii"),
             _cache_of(wanted),
+            follow=self._follow(found),
+            lost=partial(self._broke_off, wanted),
         )
         return await self._serve(request, wanted, served)
 
@@ -103,6 +106,8 @@ class Downloads:
             disposition(found.content_type, found.file_name),
             b"",
             b"",
+            follow=self._follow(found),
+            lost=partial(self._broke_off, wanted),
         )
         return await self._serve_parts(wanted, served)
 
@@ -120,6 +125,9 @@ class Downloads:
 
     def _hold(self, found: MediaFile) -> Holding:
         return partial(self._storage.hold, found.sha256, found.size)
+
+    def _follow(self, found: MediaFile) -> Following:
+        return partial(self._storage.follow, found.sha256, found.size)
 
     def _file_of(self, found: MediaFile, made: Thumbnail) -> Holding | None:
         if made.path is not None:
@@ -166,6 +174,10 @@ class Downloads:
             self._repository.forget_lost(wanted.origin, wanted.media_id)
             return not_found("The file is lost")
         return MatrixError(503, "M_UNKNOWN", "The file cannot be read at the moment")
+
+    def _broke_off(self, wanted: Wanted, error: OSError) -> None:
+        """Whoever was reading has lost the connection; the next one is told what is wrong."""
+        self._log.error("a file cannot be read to its end", media_id=wanted.media_id, problem=str(error))
 
 
 def _cache_of(wanted: Wanted) -> bytes:

@@ -5,6 +5,7 @@ The network does not wait for the disk: what has come and is not written yet is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from twisted.internet.defer import Deferred
@@ -27,8 +28,15 @@ class DiskTooSlowError(OSError):
 class Inflow:
     """One file. ``write`` takes bytes at any time; ``finish`` or ``discard`` ends it."""
 
-    def __init__(self, storage: MediaStore, run_in_thread: RunInThread, max_bytes: int) -> None:
+    def __init__(
+        self,
+        storage: MediaStore,
+        run_in_thread: RunInThread,
+        max_bytes: int,
+        written: Callable[[Spool], None] = lambda _: None,
+    ) -> None:
         self._storage = storage
+        self._written = written  # told of the file whenever more of it is on the disk
         self._run = run_in_thread
         self._max_bytes = max_bytes
         self.size = 0
@@ -76,6 +84,7 @@ class Inflow:
             self._spool = spool
         pieces, self._pieces, self._held = self._pieces, [], 0
         await self._run(self._spool.write, pieces)
+        self._written(self._spool)
 
     async def finish(self) -> str:
         """All has come: see to it that it stays; the file's name."""

@@ -6,7 +6,7 @@ spec: client-server-api#serving-inline-content
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -16,7 +16,8 @@ from urllib.parse import quote
 from homeserver.http.errors import MatrixError
 from homeserver.http.outgoing import INLINE_BODY_BYTES
 from homeserver.http.request import Request
-from homeserver.http.response import Response
+from homeserver.http.response import BrokenOff, Response
+from homeserver.media.coming import Coming, Following
 from homeserver.media.files import open_file, read_piece
 from homeserver.media.multipart import head_of, tail_of
 from homeserver.media.types import Holding, RunInThread
@@ -65,6 +66,10 @@ class Served:
     etag: bytes
     cache: bytes
     data: bytes = b""
+    follow: Following | None = None
+    """The file while it comes, where it may have to come first."""
+    lost: Callable[[OSError], None] = lambda _: None
+    """Told why there is no more of a file that had begun to come."""
 
 
 class FileBody(AsyncIterator[bytes]):
@@ -105,6 +110,35 @@ class FileBody(AsyncIterator[bytes]):
             self._file.close()
 
 
+class FollowingBody(FileBody):
+    """The same of a file that is still coming: the last piece waits until it is whole, and what it should be."""
+
+    __slots__ = ("_coming", "_lost")
+
+    def __init__(
+        self,
+        run_in_thread: RunInThread,
+        file: BinaryIO,
+        part: tuple[int, int],
+        coming: Coming,
+        lost: Callable[[OSError], None],
+    ) -> None:
+        super().__init__(run_in_thread, file, *part)
+        self._coming = coming
+        self._lost = lost  # told why there will be no more
+
+    async def __anext__(self) -> bytes:
+        try:
+            if self._left > PIECE_BYTES:
+                await self._coming.reach(self._offset + PIECE_BYTES)
+            elif self._left > 0:
+                await self._coming.whole()
+        except OSError as error:
+            self._lost(error)
+            raise BrokenOff from None
+        return await super().__anext__()
+
+
 class PartsBody(AsyncIterator[bytes]):
     """A file between what must stand around it."""
 
@@ -139,14 +173,11 @@ async def serve_parts(served: Served, run_in_thread: RunInThread, boundary: str)
     before, after = head_of(boundary, served.content_type, served.disposition), tail_of(boundary)
     if served.file is None:
         return Response(200, before + served.data + after, content_type=content_type)
-    async with served.file() as path:
-        size: int = await run_in_thread(_size_of, path) if served.size is None else served.size
-        if size <= INLINE_BODY_BYTES:
-            body = await run_in_thread(_read_small, path, 0, size)
-            return Response(200, before + body + after, content_type=content_type)
-        file = await run_in_thread(open_file, path)
-    parts = PartsBody(before, FileBody(run_in_thread, file, 0, size), after)
-    return Response(200, parts, content_type=content_type, length=len(before) + size + len(after))
+    opened = await _open(served, served.file, run_in_thread, lambda _: None)
+    body, length = opened.body, len(before) + opened.length + len(after)
+    if isinstance(body, bytes):
+        return Response(200, before + body + after, content_type=content_type)
+    return Response(200, PartsBody(before, body, after), content_type=content_type, length=length)
 
 
 async def serve(request: Request, served: Served, run_in_thread: RunInThread) -> Response:
@@ -162,31 +193,61 @@ async def serve(request: Request, served: Served, run_in_thread: RunInThread) ->
     if condition is not None and matches_etag(condition, served.etag):
         return Response(304, b"", headers, content_type=None)
     content_type = served.content_type.encode("ascii")
+
+    def part(size: int) -> tuple[int, int] | None:
+        return wanted_range(request, served.etag, size)
+
     if served.file is None:
-        status, offset, length = _part(request, served, len(served.data), headers)
-        return Response(status, served.data[offset : offset + length], headers, content_type=content_type)
-    async with served.file() as path:
+        size = len(served.data)
+        found = part(size)
+        offset, length = found or (0, size)
+        opened = Opened(served.data[offset : offset + length], size, found, length)
+    else:
+        opened = await _open(served, served.file, run_in_thread, part)
+    status = 200
+    if opened.part is not None:
+        status, (offset, length) = 206, opened.part
+        headers.append((b"Content-Range", b"bytes %d-%d/%d" % (offset, offset + length - 1, opened.size)))
+    if isinstance(opened.body, bytes):
+        return Response(status, opened.body, headers, content_type=content_type)
+    return Response(status, opened.body, headers, content_type=content_type, length=opened.length)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """What of a file is sent. ``part``: offset and length where it is not all of it."""
+
+    body: bytes | FileBody
+    size: int
+    part: tuple[int, int] | None
+    length: int
+
+
+async def _open(
+    served: Served, file: Holding, run_in_thread: RunInThread, part: Callable[[int], tuple[int, int] | None]
+) -> Opened:
+    """A file, or the part of it that is wanted. Raises FileNotFoundError where it is gone."""
+    if served.size is not None and served.follow is not None:
+        found = part(served.size)
+        offset, length = found or (0, served.size)
+        # What fits into the last piece has to wait for all of the file anyway.
+        if length > PIECE_BYTES:
+            async with served.follow() as coming:
+                if coming is not None:
+                    await coming.reach(offset + PIECE_BYTES)
+                    opened = await run_in_thread(coming.open)
+                    body = FollowingBody(run_in_thread, opened, (offset, length), coming, served.lost)
+                    return Opened(body, served.size, found, length)
+    async with file() as path:
         size: int = await run_in_thread(_size_of, path) if served.size is None else served.size
-        status, offset, length = _part(request, served, size, headers)
+        found = part(size)
+        offset, length = found or (0, size)
         if length <= INLINE_BODY_BYTES:
-            body = await run_in_thread(_read_small, path, offset, length)
-            return Response(status, body, headers, content_type=content_type)
+            data: bytes = await run_in_thread(_read_small, path, offset, length)
+            return Opened(data, size, found, length)
         # An open file stays readable when its name goes.
-        file = await run_in_thread(open_file, path)
-    stream = FileBody(run_in_thread, file, offset, length)
-    return Response(status, stream, headers, content_type=content_type, length=length)
-
-
-def _part(
-    request: Request, served: Served, size: int, headers: list[tuple[bytes, bytes]]
-) -> tuple[int, int, int]:
-    """Status, offset and length of what is sent; adds the header that says so."""
-    part = wanted_range(request, served.etag, size)
-    if part is None:
-        return 200, 0, size
-    offset, length = part
-    headers.append((b"Content-Range", b"bytes %d-%d/%d" % (offset, offset + length - 1, size)))
-    return 206, offset, length
+        stream = FileBody(run_in_thread, await run_in_thread(open_file, path), offset, length)
+        return Opened(stream, size, found, length)
 
 
 def _size_of(path: Path) -> int:

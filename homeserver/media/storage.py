@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import Protocol
 
+from homeserver.media.coming import Coming
 from homeserver.media.files import MediaFiles, Spool
 from homeserver.media.types import RunInThread
 from homeserver.runtime.clock import Clock
@@ -33,6 +34,9 @@ class MediaStore(Protocol):
 
     def hold(self, name: str, size: int | None) -> AbstractAsyncContextManager[Path]:
         """The file on this machine. The path may turn out to lead nowhere when it is opened: then the file is lost."""
+
+    def follow(self, name: str, size: int | None) -> AbstractAsyncContextManager[Coming | None]:
+        """A file that is still on its way to this machine, to be opened inside the block; None: `hold` has it at once."""
 
     # --- thumbnails: made again when lost ---
 
@@ -97,6 +101,11 @@ class FolderStore:
     async def hold(self, name: str, size: int | None) -> AsyncIterator[Path]:  # noqa: ARG002
         """See MediaStore. Only the sweep removes files, and none that an address leads to."""
         yield self.files.path_of(name)
+
+    @asynccontextmanager
+    async def follow(self, name: str, size: int | None) -> AsyncIterator[Coming | None]:  # noqa: ARG002
+        """See MediaStore."""
+        yield None
 
     async def find_thumbnail(self, name: str, variant: str) -> Path | None:
         """See MediaStore."""

@@ -234,11 +234,15 @@ class FakeBucket:
 
 
 class BucketHttp:
-    """What ``HttpClient`` does, without a network. ``held`` requests are answered by `release`."""
+    """What ``HttpClient`` does, without a network. ``held`` requests are answered by `release`.
+
+    ``halts`` says after how many bytes an answer stops, until `release` lets the rest come.
+    """
 
     def __init__(self, bucket: FakeBucket) -> None:
         self.bucket = bucket
         self.holds: Callable[[Call], bool] = lambda _: False
+        self.halts: Callable[[Call], int | None] = lambda _: None
         self.held: list[tuple[Deferred[None], Call]] = []
 
     def request(
@@ -255,6 +259,14 @@ class BucketHttp:
         parts = urlsplit(url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
         call = Call(method, target, {"host": parts.netloc, **headers}, body or b"")
+        begun = self.halts(call)
+        if begun is not None and receive is not None:
+            reply = self.bucket.answer(call)
+            assert isinstance(reply, Reply)
+            _hand_over(reply.body[:begun], receive)
+            rest: Deferred[None] = Deferred()
+            self.held.append((rest, call))
+            return rest.addCallback(lambda _: _end(url, reply, reply.body[begun:], receive))
         if not self.holds(call):
             return maybeDeferred(self._answer, url, call, limits, receive)
         waiting: Deferred[None] = Deferred()
@@ -276,12 +288,20 @@ class BucketHttp:
         if len(reply.body) > limits.max_bytes:
             raise AnswerTooLarge("the answer is too large")
         taken = receive if receive is not None and 200 <= reply.status < 300 else None
-        if taken is not None:
-            for start in range(0, len(reply.body), 65_536):
-                taken(reply.body[start : start + 65_536])
-        if reply.ends_early:
-            raise Unreachable("the answer broke off")
-        return HttpResponse(url, reply.status, b"" if taken else reply.body, reply.headers)
+        return _end(url, reply, reply.body, taken)
+
+
+def _end(url: str, reply: Reply, rest: bytes, taken: Callable[[bytes], None] | None) -> HttpResponse:
+    if taken is not None:
+        _hand_over(rest, taken)
+    if reply.ends_early:
+        raise Unreachable("the answer broke off")
+    return HttpResponse(url, reply.status, b"" if taken else reply.body, reply.headers)
+
+
+def _hand_over(data: bytes, taken: Callable[[bytes], None]) -> None:
+    for start in range(0, len(data), 65_536):
+        taken(data[start : start + 65_536])
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from homeserver.http.errors import ClientGone, MatrixError
 from homeserver.http.limits import HttpLimits
 from homeserver.http.outgoing import INLINE_BODY_BYTES, PIECE_BYTES
-from homeserver.http.response import FileRange, Response
+from homeserver.http.response import BrokenOff, FileRange, Response
 from tests.unit.http.support import Site, chunked, get, pieces, post
 
 
@@ -166,6 +166,17 @@ class DownloadTests(SynchronousTestCase):
             self.assertTrue(connection.wire.aborted)
             self.assertFalse(connection.replies()[0].complete)
         self.assertEqual(len(self.site.failures), 3)
+
+    def test_a_body_that_knows_why_is_no_failure_of_ours(self) -> None:
+        async def broken() -> AsyncIterator[bytes]:
+            yield b"ab"
+            raise BrokenOff
+
+        self.answer(Response(200, broken(), length=5))
+        self.connection.send(get("/produce"))
+        self.assertTrue(self.connection.wire.aborted)
+        self.assertFalse(self.connection.replies()[0].complete)
+        self.assertEqual([], self.site.failures)
 
     def test_large_bytes_wait_for_the_client(self) -> None:
         body = b"x" * (INLINE_BODY_BYTES + PIECE_BYTES + 1)
