@@ -84,6 +84,7 @@ class App:
         self.services.rooms.departures.start()
         self.services.people.guests.start()
         self.services.rooms.strangers.partial.start()
+        self.services.rooms.strangers.declinations.start()
         self.services.unattended.begin(self.core.config)
         self.services.reading.finding.begin()
         self.services.media.begin()
@@ -119,6 +120,7 @@ class App:
         self._timer = None
         await self._chores.stop()
         self.services.incoming.filler.stop()
+        self.services.rooms.strangers.declinations.stop()
         self.services.unattended.delayed.stop()
         await self.outgoing.stop()
         await self.services.tasks.stop()

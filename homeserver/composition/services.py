@@ -57,6 +57,7 @@ from homeserver.rooms.create import RoomCreator
 from homeserver.rooms.departures import Departures
 from homeserver.rooms.directory import Directory
 from homeserver.rooms.federated.admission import Admission
+from homeserver.rooms.federated.declinations import Declinations
 from homeserver.rooms.federated.exchange import Exchange
 from homeserver.rooms.federated.guest_joins import GuestJoins
 from homeserver.rooms.federated.handshakes import Handshakes
@@ -193,6 +194,7 @@ class Strangers:
     admission: Admission
     answers: JoinAnswers
     outsiders: Outsiders
+    declinations: Declinations
     exchange: Exchange
     remote: RemoteMemberships
     partial: PartialRooms
@@ -225,6 +227,7 @@ def build_strangers(
     checks: JoinChecks,
     partial: PartialRooms,
     ask_space: AskSpace,
+    tasks: TaskGroup,
 ) -> Strangers:
     """What lets users in, here and there."""
     around, rooms, keys, client = core.around, core.rooms, peering.keys, peering.client
@@ -245,13 +248,17 @@ def build_strangers(
         around.run_in_thread,
         around.log,
     )
+    declinations = Declinations(
+        around.database, core.committer, core.index, handshakes, tasks, around.clock, around.log
+    )
     outsiders = Outsiders(
-        rooms, core.committer, core.index, handshakes, keys, gate, joins.adopted, around.log
+        rooms, core.committer, core.index, handshakes, keys, gate, joins.adopted, declinations, around.log
     )
     return Strangers(
         admission,
         JoinAnswers(core.config.server_name, around.database, core.interner, core.facts),
         outsiders,
+        declinations,
         exchange,
         RemoteMemberships(
             rooms,
@@ -293,7 +300,7 @@ def build_rooms(
     checks = JoinChecks(peering.keys, around.run_in_thread)
     partial = build_partial(core, peering, checks, tasks)
     restricted = RestrictedJoins(database, interner, core.index, partial.is_partial)
-    strangers = build_strangers(core, peering, restricted, gate, checks, partial, ask_space)
+    strangers = build_strangers(core, peering, restricted, gate, checks, partial, ask_space, tasks)
     remote = strangers.remote
     creator = RoomCreator(
         config.server_name,

@@ -163,6 +163,19 @@ outside = Table(
     text("stripped"),  # JSON: what the user is shown of the room
     **CLUSTERED,
 )
+# Invites that were declined (and knocks taken back) while no server of the room answered: they are to be told yet.
+declined = Table(
+    "declined",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("user_nid", primary=True),
+    text("event_id"),  # the leave that ``outside`` has; where it has another event, this is over
+    small("attempts", default=0),
+    nid("retry_ts_ms"),
+    # Which is to be tried next.
+    Index("declined_by_retry", "retry_ts_ms"),
+    **CLUSTERED,
+)
 # Joins of which only part of the state has come: by which event, through whom, and who is in the room by their word.
 partial_joins = Table(
     "partial_joins",

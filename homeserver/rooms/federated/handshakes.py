@@ -61,6 +61,13 @@ class Handshakes:
 
     async def run(self, wish: Wish, servers: Sequence[ServerName], accept: Accept) -> Accepted:
         """Ask servers in turn; raises the ``MatrixError`` for the client where none of them does it."""
+        outcome = await self.attempt(wish, servers, accept)
+        if isinstance(outcome, Failed):
+            raise to_client(outcome, wish.membership)
+        return outcome
+
+    async def attempt(self, wish: Wish, servers: Sequence[ServerName], accept: Accept) -> Accepted | Failed:
+        """Ask servers in turn; what came of it."""
 
         async def answer(need: Need) -> Any:
             if isinstance(need, NeedTemplate):
@@ -69,10 +76,7 @@ class Handshakes:
                 return self._sign(need)
             return await accept(need)
 
-        outcome = await drive(handshake(wish, self.able(servers)), answer)
-        if isinstance(outcome, Failed):
-            raise to_client(outcome, wish.membership)
-        return outcome
+        return await drive(handshake(wish, self.able(servers)), answer)
 
     async def _template(self, need: NeedTemplate) -> Any:
         wish = need.wish

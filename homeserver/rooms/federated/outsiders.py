@@ -18,14 +18,15 @@ import msgspec
 from federation.builder import Draft, build
 from federation.errors import Malformed
 from federation.event import Event, parse_stored, stored_bytes
-from federation.flows.handshake import NeedAccepted, Wish
+from federation.flows.handshake import Accepted, NeedAccepted, Wish
 from federation.ids import EventId, RoomId, ServerName, UserId, domain_of, parse_room_id, parse_user_id
 from federation.versions import ROOM_VERSIONS
 from homeserver.http.errors import MatrixError, forbidden, invalid_param, limit_exceeded
 from homeserver.http.transport import build_uri
 from homeserver.peers.types import EventKeys
 from homeserver.rooms.federated.admission import check_acl, check_membership_event, co_sign
-from homeserver.rooms.federated.handshakes import PREFIX, Handshakes
+from homeserver.rooms.federated.declinations import Declinations, may_pass, servers_of
+from homeserver.rooms.federated.handshakes import PREFIX, Handshakes, to_client
 from homeserver.rooms.federated.signed import check_signed, parse_event
 from homeserver.rooms.federated.stripped import read_stripped, strip, stripped_json
 from homeserver.rooms.invites import InviteGate
@@ -58,6 +59,7 @@ class Outsiders:
         keys: EventKeys,
         invites: InviteGate,
         adopted: Callable[[RoomId], Awaitable[object]],
+        declinations: Declinations,
         log: Log,
     ) -> None:
         self._rooms = rooms
@@ -68,6 +70,7 @@ class Outsiders:
         self._keys = keys
         self._invites = invites
         self._adopted = adopted  # waits while a join of a room is being stored
+        self._declinations = declinations
         self._log = log
 
     def standing(self, user_nid: int, room_nid: int | None) -> Standing | None:
@@ -222,25 +225,30 @@ class Outsiders:
         if row is None:
             raise forbidden("You are not in this room")
         before = _stored(row)
-        servers = [*await self.servers(user_nid, room_nid), *_of_room(room_id)]
-
-        async def accept(need: NeedAccepted) -> Any:
-            uri = build_uri("/_matrix/federation/v2", "send_leave", room_id, need.event.event_id)
-            return await self._handshakes.ask(need.server, "PUT", uri, stored_bytes(need.event))
-
-        wish = Wish("leave", room_id, user_id, content)
-        server = ServerName(row.server)
-        try:
-            accepted = await self._handshakes.run(wish, servers, accept)
-            server, event = accepted.server, accepted.event
-        except MatrixError as error:
+        servers = [*await self.servers(user_nid, room_nid), *servers_of(room_id)]
+        outcome = await self._declinations.tell(user_id, room_id, content, servers)
+        again = False
+        if isinstance(outcome, Accepted):
+            server, event = outcome.server, outcome.event
+        else:
+            reason, again = str(to_client(outcome)), may_pass(outcome)
             self._log.info(
-                "left a room without its servers", room_id=room_id, user_id=user_id, reason=str(error)
+                "left a room without its servers",
+                room_id=room_id,
+                user_id=user_id,
+                reason=reason,
+                again=again,
             )
-            event = self._own_leave(before, user_id, content)
+            server, event = ServerName(row.server), self._own_leave(before, user_id, content)
         standing = self.standing(user_nid, room_nid)
         if standing is not None and standing.membership in _WAITING:
-            await self._put(room_nid, user_nid, server, event, stripped_json([strip(event)]))
+            await self._put(room_nid, user_nid, server, event, stripped_json([strip(event)]), again=again)
+
+    async def joining(self, user_nid: int, room_id: RoomId) -> None:
+        """A user is about to join a room that this server is not in: that they declined it once is over."""
+        room_nid = await self._tools.interner.find_room(room_id)
+        if self.standing(user_nid, room_nid) is not None and room_nid is not None:
+            await self._declinations.forget(room_nid, user_nid)
 
     def _own_leave(self, before: Event, user_id: UserId, content: Mapping[str, Any]) -> Event:
         """A leave that nobody but the user's own clients will see."""
@@ -259,8 +267,16 @@ class Outsiders:
         return event
 
     async def _put(
-        self, room_nid: int, user_nid: int, server: ServerName, event: Event, stripped: str
+        self,
+        room_nid: int,
+        user_nid: int,
+        server: ServerName,
+        event: Event,
+        stripped: str,
+        *,
+        again: bool = False,
     ) -> None:
+        """``again``: it is a leave that a server of the room is to be told of yet."""
         await self._adopted(event.room_id)
         if self._index.local_members(room_nid) and self.standing(user_nid, room_nid) is None:
             return  # somebody of ours is in the room now, and it knows better itself
@@ -274,13 +290,11 @@ class Outsiders:
             stored_bytes(event).decode(),
             stripped,
         )
-        await self._worker.work(put_outside, told)
+        if again:
+            await self._declinations.put_off(told)
+        else:
+            await self._worker.work(put_outside, told)
 
 
 def _stored(row: OutsideRow) -> Event:
     return parse_stored(EventId(row.event_id), row.event.encode(), ROOM_VERSIONS[row.version])
-
-
-def _of_room(room_id: RoomId) -> list[ServerName]:
-    """The server that made the room, where its id tells."""
-    return [domain_of(room_id)] if ":" in room_id else []

@@ -130,6 +130,21 @@ def _partial_joins() -> None:
     op.add_column("partial_joins", _small("attempts", default="0"))
 
 
+def _declined() -> None:
+    """What servers that were away are to be told yet."""
+    op.create_table(
+        "declined",
+        _big("room_nid"),
+        _big("user_nid"),
+        sa.Column("event_id", sa.Text(), nullable=False),
+        _small("attempts", default="0"),
+        _big("retry_ts_ms"),
+        sa.PrimaryKeyConstraint("room_nid", "user_nid"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("declined_by_retry", "declined", ["retry_ts_ms"])
+
+
 def _push() -> None:
     """Pushers that can be switched off, and what could not be sent to them yet."""
     op.add_column("pushers", _small("enabled", default="1"))
@@ -401,6 +416,7 @@ def upgrade() -> None:
     _key_backups()
     _moderation()
     _partial_joins()
+    _declined()
     _push()
     _inboxes()
     _dehydrated_devices()

@@ -1,0 +1,205 @@
+"""Leaves of rooms that this server is not in: rejected invites and knocks taken back, told to a server of the room.
+
+1. The user is out whatever the others say. Where none of them answers, what they are to be told is kept, with the leave
+   and in the same transaction, and tried again, later and later, for about a week.
+2. It is over when a server has taken or refused it, or when the user is something else to the room meanwhile: invited
+   again, or about to join. A leave that came after that would undo it, so this is looked at before each request.
+
+# spec: server-server-api#leaving-rooms-rejecting-invites
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred, DeferredList
+from twisted.python.failure import Failure
+
+from federation.event import stored_bytes
+from federation.flows.handshake import Accepted, Failed, NeedAccepted, Refused, Silent, Wish, is_final
+from federation.ids import RoomId, ServerName, UserId, domain_of
+from homeserver.db.threads import Database
+from homeserver.http.transport import build_uri
+from homeserver.rooms.federated.handshakes import Handshakes, to_client
+from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.declined import (
+    Declined,
+    decline,
+    forget_declined,
+    load_next_declined,
+    put_off_declined,
+)
+from homeserver.store.outside import OutsideRow, Told, load_outside
+from homeserver.store.placement import Membership
+from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
+
+# The first time again, and at the longest: with doubling waits the last attempt is some seven days after the first.
+FIRST_WAIT_MS = 60_000
+LONGEST_WAIT_MS = 6 * 3600 * 1000
+ATTEMPTS_MOST = 35
+# LIMIT(requests at once: the others wait for those that a dead server lets wait)
+AT_ONCE = 8
+
+
+class Declinations:
+    """See the module. ``start`` goes on with what an earlier process left."""
+
+    def __init__(
+        self,
+        database: Database,
+        worker: Worker,
+        index: MembershipIndex,
+        handshakes: Handshakes,
+        tasks: TaskGroup,
+        clock: Clock,
+        log: Log,
+    ) -> None:
+        self._database = database
+        self._worker = worker
+        self._index = index
+        self._handshakes = handshakes
+        self._tasks = tasks
+        self._clock = clock
+        self._log = log
+        self._started = self._looking = self._again = False
+        self._timer: DelayedCall | None = None
+        self._running: dict[tuple[int, int], Deferred[None]] = {}  # attempts, by room and user
+
+    def start(self) -> None:
+        """Begin to try again what is left over."""
+        self._started = True
+        self._look()
+
+    def stop(self) -> None:
+        """Try nothing more."""
+        self._started = False
+        self._stop_timer()
+
+    # --- the first time ------------------------------------------------------------------------------
+
+    async def tell(
+        self, user_id: UserId, room_id: RoomId, content: Mapping[str, Any], servers: Sequence[ServerName]
+    ) -> Accepted | Failed:
+        """Tell a server of the room that a user of ours is out of it."""
+        return await self._tell(Wish("leave", room_id, user_id, content), servers, None)
+
+    async def put_off(self, told: Told) -> None:
+        """Note a leave that nobody could be told of: it is tried again."""
+        await self._worker.work(decline, told, self._clock.now_ms() + FIRST_WAIT_MS)
+        self._look()
+
+    async def forget(self, room_nid: int, user_nid: int) -> None:
+        """The user is about to join: nobody is to be told any more that they are out."""
+        running = self._running.get((room_nid, user_nid))
+        if running is not None:
+            running.cancel()
+        await self._worker.work(forget_declined, room_nid, user_nid)
+
+    # --- again ---------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        self._again = True
+        if self._started and not self._looking and not self._tasks.stopped:
+            self._looking = True
+            self._tasks.spawn_restarting("tell of declined invites", self._run)
+
+    async def _run(self) -> None:
+        """Try what is due, and set the timer for what comes next."""
+        waiting: list[Declined] = []
+        now_ms = 0
+        self._again = True
+        while self._again:
+            self._again = False
+            now_ms = self._clock.now_ms()
+            waiting = await self._database.read(load_next_declined, AT_ONCE)
+            due = [one for one in waiting if one.retry_ts_ms <= now_ms]
+            if due:
+                await self._try_all(due)
+                self._again = True
+        self._looking = False
+        self._stop_timer()
+        if waiting:
+            wait_s = (waiting[0].retry_ts_ms - now_ms) / 1000
+            self._timer = self._clock.callLater(wait_s, self._look)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self._timer = None
+
+    async def _try_all(self, due: Sequence[Declined]) -> None:
+        """Raises what went wrong here (a database that is away), when all have ended."""
+        ended: Sequence[tuple[bool, Any]] = await DeferredList(
+            [self._begin(one) for one in due], consumeErrors=True
+        )
+        for _, failure in ended:
+            # A user who is about to join breaks one off.
+            if isinstance(failure, Failure) and not failure.check(CancelledError):
+                failure.raiseException()
+
+    def _begin(self, one: Declined) -> Deferred[None]:
+        key = (one.room_nid, one.user_nid)
+        running = self._running[key] = Deferred.fromCoroutine(self._try(one))
+
+        def ended(outcome: Any) -> Any:
+            del self._running[key]
+            return outcome
+
+        return running.addBoth(ended)
+
+    async def _try(self, one: Declined) -> None:
+        row = await self._find(one)
+        outcome: Accepted | Failed | None = None
+        if row is not None:
+            room_id, user_id = RoomId(one.room_id), UserId(one.user_id)
+            content: dict[str, Any] = msgspec.json.decode(row.event)["content"]
+            wish = Wish("leave", room_id, user_id, content)
+            outcome = await self._tell(wish, [ServerName(row.server), *servers_of(room_id)], one)
+        if isinstance(outcome, Failed) and may_pass(outcome) and one.attempts + 1 < ATTEMPTS_MOST:
+            wait_ms = min(FIRST_WAIT_MS << (one.attempts + 1), LONGEST_WAIT_MS)
+            await self._worker.work(put_off_declined, one, self._clock.now_ms() + wait_ms)
+            return
+        if isinstance(outcome, Failed):
+            reason = str(to_client(outcome))
+            self._log.info("nobody took a leave", room_id=one.room_id, user_id=one.user_id, reason=reason)
+        await self._worker.work(forget_declined, one.room_nid, one.user_nid)
+
+    async def _find(self, one: Declined) -> OutsideRow | None:
+        """What is kept of the leave; None where the user is something else to the room by now."""
+        standing = self._index.standing(one.user_nid, one.room_nid)
+        if standing is None or not standing.outside or standing.membership != Membership.LEAVE:
+            return None
+        found = await self._database.read(load_outside, one.user_nid, [one.room_nid])
+        row = found.get(one.room_nid)
+        return row if row is not None and row.event_id == one.event_id else None
+
+    async def _tell(
+        self, wish: Wish, servers: Sequence[ServerName], again: Declined | None
+    ) -> Accepted | Failed:
+        async def accept(need: NeedAccepted) -> Any:
+            if again is not None and await self._find(again) is None:
+                return Refused(need.server, 409, "M_UNKNOWN", "it is over")
+            uri = build_uri("/_matrix/federation/v2", "send_leave", wish.room_id, need.event.event_id)
+            return await self._handshakes.ask(need.server, "PUT", uri, stored_bytes(need.event))
+
+        return await self._handshakes.attempt(wish, servers, accept)
+
+
+def may_pass(failed: Failed) -> bool:
+    """Whether it may go another time: a server did not answer, or cannot now, and none has refused for good."""
+    refusals = [one for one in failed.said if isinstance(one, Refused)]
+    if any(is_final(one) for one in refusals):
+        return False
+    return any(isinstance(one, Silent) for one in failed.said) or any(
+        one.status >= 500 or one.status == 429 for one in refusals
+    )
+
+
+def servers_of(room_id: RoomId) -> list[ServerName]:
+    """The server that made the room, where its id tells."""
+    return [domain_of(room_id)] if ":" in room_id else []

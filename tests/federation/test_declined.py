@@ -1,0 +1,164 @@
+"""Invites that are declined while the inviter's server is away. spec: server-server-api#leaving-rooms-rejecting-invites"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from urllib.parse import quote
+
+from sqlalchemy import func, select
+
+from federation.flows.handshake import NeedAccepted, Wish
+from federation.ids import ServerName
+from homeserver.db.schema.rooms import declined
+from homeserver.db.statements import statement
+from homeserver.http.transport import PeerResponse
+from homeserver.rooms.federated import declinations
+from homeserver.rooms.federated.declinations import (
+    ATTEMPTS_MOST,
+    FIRST_WAIT_MS,
+    LONGEST_WAIT_MS,
+)
+from homeserver.rooms.federated.handshakes import Accept
+from tests.federation.people import A, B, NetCase
+from tests.support.databases import on_each_database
+
+BOB = f"@bob:{B}"
+FIRST_S = FIRST_WAIT_MS / 1000
+_COUNT = statement(select(func.count()).select_from(declined))
+
+
+@on_each_database
+class Declined(NetCase):
+    """alice of a has invited bob of b, who declines while a is away."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.room_id = self.create(self.a, self.alice)
+        self.invite()
+        self.net.settle()
+        self.net.down(A)
+        self.decline()
+
+    def room(self, token: str, method: str, path: str, body: Any = None) -> Any:
+        server = self.a if token == self.alice else self.b
+        return self.ok(server, token, method, f"/rooms/{quote(self.room_id)}/{path}", body)
+
+    def invite(self) -> None:
+        self.room(self.alice, "POST", "invite", {"user_id": BOB})
+
+    def decline(self) -> None:
+        self.room(self.bob, "POST", "leave", {"reason": "no time"})
+
+    def member(self) -> Any:
+        """What alice's server says that bob is."""
+        return self.room(self.alice, "GET", f"state/m.room.member/{quote(BOB)}")
+
+    def left(self) -> int:
+        """How many are to be told yet."""
+        count: int = self.net.wait(self.b.database.read(lambda tx: tx.value(_COUNT)))
+        return count
+
+    def asked(self) -> int:
+        """How often a was asked for it since the last time."""
+        found = len(self.net.sent("make_leave"))
+        self.net.requests.clear()
+        return found
+
+    def test_told_when_it_is_back(self) -> None:
+        since = self.sync(self.b, self.bob)["next_batch"]
+        self.net.up(A)
+        self.assertEqual("invite", self.member()["membership"])
+        self.net.advance(FIRST_S)
+        self.assertEqual({"membership": "leave", "reason": "no time"}, self.member())
+        # For bob it has long been so.
+        self.assertNotIn("rooms", self.sync(self.b, self.bob, since))
+        self.assertEqual(0, self.left())
+        self.asked()
+        self.net.advance(10 * FIRST_S)
+        self.assertEqual(0, self.asked())
+
+    def test_after_a_restart(self) -> None:
+        self.b.restart()
+        self.net.up(A)
+        self.net.advance(FIRST_S)
+        self.assertEqual("leave", self.member()["membership"])
+
+    def test_later_and_later_and_not_for_ever(self) -> None:
+        waits = [min(FIRST_WAIT_MS << one, LONGEST_WAIT_MS) for one in range(ATTEMPTS_MOST)]
+        self.assertTrue(6.5 < sum(waits) / 86_400_000 < 7.5)
+        self.patch(declinations, "ATTEMPTS_MOST", 3)
+        self.asked()
+        for wait_ms in waits[:3]:
+            self.net.advance(wait_ms / 1000 - 1)
+            self.assertEqual(0, self.asked())
+            self.net.advance(1)
+            self.assertEqual(1, self.asked())
+        self.assertEqual(0, self.left())
+        self.net.up(A)
+        self.net.advance(100 * FIRST_S)
+        self.assertEqual((0, "invite"), (self.asked(), self.member()["membership"]))
+
+    def test_invited_again(self) -> None:
+        self.net.up(A)
+        self.room(self.alice, "POST", "kick", {"user_id": BOB})
+        self.invite()
+        self.net.advance(10 * FIRST_S)
+        self.assertEqual(("invite", 0), (self.member()["membership"], self.left()))
+        self.assertIn(self.room_id, self.sync(self.b, self.bob)["rooms"]["invite"])
+
+    def test_invited_again_while_it_is_told(self) -> None:
+        self.net.up(A)
+        room = f"/_matrix/client/v3/rooms/{quote(self.room_id)}"
+        handshakes = self.b.app.services.rooms.strangers.declinations._handshakes
+        attempt, statuses = handshakes.attempt, []
+
+        async def slowly(wish: Wish, servers: Sequence[ServerName], accept: Accept) -> Any:
+            async def late(need: NeedAccepted) -> Any:
+                for path in ("kick", "invite"):
+                    done = await self.a.start("POST", f"{room}/{path}", {"user_id": BOB}, self.alice)
+                    statuses.append(done.status)
+                return await accept(need)
+
+            return await attempt(wish, servers, late)
+
+        self.patch(handshakes, "attempt", slowly)
+        self.net.advance(10 * FIRST_S)
+        self.assertEqual([200, 200], statuses)
+        self.assertEqual([], self.net.sent("send_leave"))
+        self.assertEqual(("invite", 0), (self.member()["membership"], self.left()))
+
+    def test_joined_after_all(self) -> None:
+        self.net.up(A)
+        self.assertEqual(200, self.join(self.b, self.bob, self.room_id, A).status)
+        self.assertEqual(0, self.left())
+        self.net.advance(10 * FIRST_S)
+        self.assertEqual("join", self.member()["membership"])
+
+    def test_a_refusal_ends_it(self) -> None:
+        self.net.up(A)
+        self.room(self.alice, "POST", "ban", {"user_id": BOB})
+        self.asked()
+        self.net.advance(10 * FIRST_S)
+        self.assertEqual((1, 0, "ban"), (self.asked(), self.left(), self.member()["membership"]))
+
+    def test_a_server_that_cannot_now(self) -> None:
+        self.net.up(A)
+        answer = PeerResponse(503, b'{"errcode":"M_UNKNOWN","error":"busy"}')
+        self.net.tamper(lambda _, request: answer if "/make_leave/" in request.uri else None)
+        self.net.advance(FIRST_S)
+        self.assertEqual(("invite", 1), (self.member()["membership"], self.left()))
+        self.net.untamper()
+        self.net.advance(2 * FIRST_S)
+        self.assertEqual(("leave", 0), (self.member()["membership"], self.left()))
+
+    def test_a_knock_taken_back(self) -> None:
+        self.net.up(A)
+        state = [{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
+        self.room_id = self.create(self.a, self.alice, initial_state=state)
+        self.ok(self.b, self.bob, "POST", f"/knock/{quote(self.room_id)}", {}, {"via": [A]})
+        self.net.down(A)
+        self.decline()
+        self.net.up(A)
+        self.net.advance(2 * FIRST_S)
+        self.assertEqual("leave", self.member()["membership"])
