@@ -235,7 +235,13 @@ async def _open(
             async with served.follow() as coming:
                 if coming is not None:
                     await coming.reach(offset + PIECE_BYTES)
-                    opened = await run_in_thread(coming.open)
+                    try:
+                        opened = await run_in_thread(coming.open)
+                    except FileNotFoundError:
+                        await (
+                            coming.whole()
+                        )  # raises why it was taken away, where that is why it is not there
+                        raise
                     body = FollowingBody(run_in_thread, opened, (offset, length), coming, served.lost)
                     return Opened(body, served.size, found, length)
     async with file() as path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Mapping
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.python.failure import Failure
@@ -12,6 +12,7 @@ from twisted.python.failure import Failure
 from homeserver.http.outgoing import close_body
 from homeserver.http.response import BrokenOff, Response
 from homeserver.media.bucket_store import GIVEN_UP_S
+from homeserver.media.coming import Coming
 from tests.api.media import DOWNLOAD
 from tests.api.test_media_bucket import BucketCase
 from tests.support.bucket import Reply, error
@@ -139,6 +140,19 @@ class Following(BucketCase):
             self.script(reply)
             self.refused(self.get(self.address), *expected)
             self.assertEqual(1, len(self.errors()))
+
+    def test_it_breaks_off_before_it_is_opened(self) -> None:
+        """That the part of it is gone does not make a file that is lost."""
+        self.script(Reply(200, self.data[:900_000], ends_early=True))
+        opened = Coming.open
+
+        def too_late(coming: Coming) -> BinaryIO:
+            self.bucket_http.release()
+            return opened(coming)
+
+        self.patch(Coming, "open", too_late)
+        self.assertEqual(503, self.now(self.begin()).status)
+        self.assertIn("broke off", *self.errors())
 
     def test_who_goes_away_stops_nothing(self) -> None:
         first, second = self.now(self.begin()), self.now(self.begin())
