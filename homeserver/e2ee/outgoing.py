@@ -7,6 +7,9 @@
    other side fetches the whole list.
 4. The bytes are canonical JSON: they go into a signed request as they are.
 5. Who comes to share a room with the server is told of in whole.
+6. A device without keys is told of to nobody, nor that it goes or has another name. The specification is of two minds: an
+   update need not have keys, but the list that updates belong to (``user/devices``) has no place for a device that lacks
+   them. No client of another server could see one, nor write to it; what would be told is when somebody logs in.
 
 # spec: server-server-api#device-management
 # spec: server-server-api#send-to-device-messaging
