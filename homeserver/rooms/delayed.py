@@ -371,4 +371,6 @@ def _checked(later: Later) -> str:
 
 
 def _ended() -> MatrixError:
-    return MatrixError(409, "M_UNKNOWN", "The delayed event has ended in another way already")
+    # COMPAT(matrix-js-sdk, lk-jwt-service, 2026): under the unstable prefix, as servers did that forgot what had ended.
+    # What the proposal was accepted with, 409 and M_UNKNOWN, makes a client give up the call instead of joining again.
+    return not_found("The delayed event has ended in another way already")

@@ -248,7 +248,7 @@ class Scheduling(DelayedCase):
         self.pass_time(100)
         self.assertEqual([], self.said())
         for action in ("send", "restart"):
-            self.assert_refused(self.act(action, delay_id), 409, "M_UNKNOWN")
+            self.assert_refused(self.act(action, delay_id), 404, "M_NOT_FOUND")
 
     def test_send(self) -> None:
         delay_id = self.scheduled()
@@ -256,9 +256,19 @@ class Scheduling(DelayedCase):
             self.assertEqual((200, {}), self.act("send", delay_id))
         self.assertEqual(["later"], self.said())
         for action in ("cancel", "restart"):
-            self.assert_refused(self.act(action, delay_id), 409, "M_UNKNOWN")
+            self.assert_refused(self.act(action, delay_id), 404, "M_NOT_FOUND")
         self.pass_time(100)
         self.assertEqual(["later"], self.said())
+
+    def test_back_in_a_call_that_one_was_dropped_from(self) -> None:
+        """A client that was away finds its leaving sent: M_NOT_FOUND, and only that, makes it join again."""
+        delay_id = self.scheduled(8000)
+        self.pass_time(8)
+        self.assertEqual(["later"], self.said())
+        for action in ("restart", "cancel"):
+            self.assert_refused(self.act(action, delay_id), 404, "M_NOT_FOUND")
+        self.assertIn("event_id", self.look(delay_id)["finalised"])
+        self.assertEqual((200, {}), self.act("send", delay_id))
 
     def test_everything_at_the_same_time(self) -> None:
         delay_id = self.scheduled(1000)
@@ -267,7 +277,7 @@ class Scheduling(DelayedCase):
         calls = [self.app.start("POST", path, {}) for path in paths]
         self.app.time.advance(0.001)
         statuses = [self.app.wait(call).status for call in calls]
-        self.assertEqual([200, 409, 409, 200], statuses)
+        self.assertEqual([200, 404, 404, 200], statuses)
         self.pass_time(10)
         self.assertEqual(["later"], self.said())
 
@@ -315,7 +325,7 @@ class Scheduling(DelayedCase):
             self.assertEqual("M_FORBIDDEN", end["error"]["errcode"])
             self.assertNotIn("event_id", end)
             self.assertEqual((200, {}), self.act("cancel", one))
-            self.assert_refused(self.act("send", one), 409, "M_UNKNOWN")
+            self.assert_refused(self.act("send", one), 404, "M_NOT_FOUND")
         self.assertEqual([], self.bodies(self.page("alice", self.room_id)["chunk"]))
 
     def test_refused_at_once(self) -> None:
