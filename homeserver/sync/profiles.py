@@ -120,21 +120,22 @@ class ProfileNews:
 
     async def departed(self, user_nid: int, since: int, upto: int, fields: Fields) -> Updates:
         """Users who left the last room that they shared with a user, as far as the log tells."""
-        changes = self._log.since(since) or ()
+        index, log = self._index, self._log
+        if since < log.floor:
+            return {}
         gone: dict[int, None] = {}
         left: dict[int, None] = {}
-        for change in changes:
-            if change.pos > upto or change.topic <= 0:
-                continue
-            for move in moves_of(change):
-                if move.member_nid == user_nid and move.membership != Membership.JOIN:
-                    gone.update(dict.fromkeys(sorted(self._index.local_members(change.topic))))
-                    left[change.topic] = None
-                elif move.member_nid and move.membership in (Membership.LEAVE, Membership.BAN):
-                    standing = self._index.standing(user_nid, change.topic)
-                    if standing is not None and standing.membership == Membership.JOIN:
-                        gone[move.member_nid] = None
-        index = self._index
+        for room_nid, standing in index.rooms_of(user_nid).items():
+            for change in log.of_topic(room_nid, since):
+                if change.pos > upto:
+                    break
+                for move in moves_of(change):
+                    if move.member_nid == user_nid and move.membership != Membership.JOIN:
+                        gone.update(dict.fromkeys(sorted(index.local_members(room_nid))))
+                        left[room_nid] = None
+                    elif move.member_nid and move.membership in (Membership.LEAVE, Membership.BAN):
+                        if standing.membership == Membership.JOIN:
+                            gone[move.member_nid] = None
         found: Updates = {
             nid: None for nid in gone if index.is_local(nid) and not index.shares_room(user_nid, nid)
         }
