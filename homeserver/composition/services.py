@@ -23,6 +23,7 @@ from homeserver.composition.finding import Finding, build_finding
 from homeserver.composition.incoming import Incoming, build_incoming
 from homeserver.composition.momentary import build_presence
 from homeserver.composition.notifying import Notifying, build_notifying
+from homeserver.composition.overseeing import Overseeing, build_overseeing
 from homeserver.composition.peering import Peering
 from homeserver.composition.people import People, build_people
 from homeserver.composition.storing import build_storage
@@ -44,7 +45,6 @@ from homeserver.ephemeral.ticker import Ticker
 from homeserver.ephemeral.typing import Typing
 from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.media.service import MediaService
-from homeserver.moderation.reports import Reports
 from homeserver.peers.client import Client
 from homeserver.peers.edus_in import EphemeralEdus
 from homeserver.peers.queries import Queries
@@ -87,7 +87,7 @@ from homeserver.rooms.reads.spaces import Spaces
 from homeserver.rooms.reads.state_reads import StateReads
 from homeserver.rooms.reads.summaries import Summaries
 from homeserver.rooms.reads.timestamps import Timestamps
-from homeserver.rooms.reads.visibility import Sights
+from homeserver.rooms.reads.visibility import Oversight, Sights
 from homeserver.rooms.receipts import Receipts
 from homeserver.rooms.send import Sender
 from homeserver.rooms.succession import Succession
@@ -107,6 +107,15 @@ def limit_classes(limits: RateLimits) -> dict[str, LimitClass]:
 
 
 @dataclass(frozen=True, slots=True)
+class RoomOversight:
+    """Rooms as administrators of the server see them: all of each."""
+
+    pagination: Pagination
+    state: StateReads
+    timestamps: Timestamps
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """Rooms as their readers see them."""
 
@@ -118,6 +127,7 @@ class Reading:
     old_sync: OldSync
     subscriptions: ThreadSubscriptions
     finding: Finding
+    oversight: RoomOversight
 
 
 def build_reading(
@@ -135,6 +145,12 @@ def build_reading(
     archive = Archive(facts, core.client_events)
     sights = Sights(database, interner, core.index, core.changes, archive.facts)
     pagination = Pagination(database, sights, transactions, archive, ignored, clock, incoming.backfills)
+    everything = Oversight(database, interner, core.index, core.changes, archive.facts)
+    oversight = RoomOversight(
+        Pagination(database, everything, transactions, archive, ignored, clock, incoming.backfills),
+        StateReads(database, interner, everything, archive, clock, partial.whole),
+        Timestamps(database, everything, archive.facts, incoming.moments),
+    )
     glances = RoomGlances(database, sights, pagination, archive)
     old_sync = OldSync(
         database, interner, core.index, core.changes, sights, pagination, glances, archive, clock
@@ -149,6 +165,7 @@ def build_reading(
         old_sync,
         ThreadSubscriptions(database, core.committer, interner, sights, archive, core.events, core.changes),
         build_finding(core, settings, sights, pagination, archive, ignored, tasks),
+        oversight,
     )
 
 
@@ -402,7 +419,7 @@ class Services:
     notifying: Notifying
     encryption: Encryption
     syncing: Syncing
-    reports: Reports
+    overseeing: Overseeing
     unattended: Unattended
     people: People
     bridging: Bridging
@@ -471,26 +488,11 @@ def build_services(core: Core, peering: Peering) -> Services:
         encryption=encryption,
         people=build_people(core, settings, limiter, tasks, rooms.memberships),
         bridging=bridging,
-        reports=build_reports(core, reading),
+        overseeing=build_overseeing(core, reading.pagination.event),
         unattended=build_unattended(core, tasks, rooms.sender, sticky.keeper),
         syncing=build_syncing(
             core, facts, ignored, typing, presence, encryption.news, notifying.unread, sticky.sections
         ),
-    )
-
-
-def build_reports(core: Core, reading: Reading) -> Reports:
-    """What users say of events, rooms and each other."""
-    around = core.around
-    find = reading.pagination.event
-    return Reports(
-        core.config.server_name,
-        around.database,
-        core.committer,
-        core.interner,
-        core.index,
-        find,
-        around.clock,
     )
 
 

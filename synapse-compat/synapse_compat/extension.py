@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
 from homeserver.composition.core import Core
 from homeserver.composition.services import Services
 from homeserver.http.route import Route
+from synapse_compat.administrators import AdministratorsApi
+from synapse_compat.event_reports import EventReportsApi
 from synapse_compat.registration import SharedSecretRegistrationApi
+from synapse_compat.room_reads import RoomReadsApi
+
+
+class _HasRoutes(Protocol):
+    def routes(self) -> list[Route]: ...
 
 
 class SynapseCompat:
@@ -22,7 +30,18 @@ class SynapseCompat:
             core.around.clock,
             core.around.entropy,
         )
-        return registration.routes()
+        apis: list[_HasRoutes] = [registration, *_admin_apis(services)]
+        return [route for api in apis for route in api.routes()]
+
+
+def _admin_apis(services: Services) -> list[_HasRoutes]:
+    """The admin API; docs/admin-api.md lists it."""
+    accounts = services.accounts
+    return [
+        AdministratorsApi(accounts, services.people.moderation),
+        EventReportsApi(services.overseeing.evidence),
+        RoomReadsApi(services.reading.oversight),
+    ]
 
 
 EXTENSION = SynapseCompat()

@@ -27,12 +27,16 @@ class TalkCase(DatabaseCase):
     """People are known by their names; each has a token."""
 
     def setUp(self) -> None:
-        self.app = TestApp(self, "sqlite::memory:" if self.dialect == SQLITE else self.new_database())
+        self.app = self.make_app()
         self.tokens: dict[str, str] = {}
         self._rooms = 0
         self._texts = 0
         for name in ("alice", "bob"):
             self.add(name)
+
+    def make_app(self) -> TestApp:
+        """The server that they are on."""
+        return TestApp(self, "sqlite::memory:" if self.dialect == SQLITE else self.new_database())
 
     def add(self, name: str) -> None:
         """One more person."""
