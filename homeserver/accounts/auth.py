@@ -63,6 +63,7 @@ class _Load:
 
 
 def _requester(holder: Holder, token_hash: bytes) -> Requester:
+    rate = None if not holder.rate_per_second else (holder.rate_per_second, max(1, holder.rate_burst or 0))
     return Requester(
         user_id=holder.user_id,
         user_nid=holder.user_nid,
@@ -74,6 +75,8 @@ def _requester(holder: Holder, token_hash: bytes) -> Requester:
         expires_ts_ms=holder.expires_ts_ms,
         is_suspended=bool(holder.suspended),
         is_locked=bool(holder.locked),
+        rate_limited=holder.rate_per_second != 0,
+        rate=rate,
     )
 
 

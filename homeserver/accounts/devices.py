@@ -8,8 +8,10 @@ from typing import Any
 from homeserver.accounts.text import check_device_name
 from homeserver.accounts.types import Requester
 from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
 from homeserver.http.errors import not_found
 from homeserver.store import devices
+from homeserver.store.dehydrated import load_dehydrated
 from homeserver.store.devices import Device, Seen
 from homeserver.store.work import Worker
 
@@ -26,6 +28,21 @@ class Devices:
         """Every device, oldest first."""
         found = await self._database.read(devices.load_devices, requester.user_nid)
         return [self._shown(device) for device in found]
+
+    async def get_all_in_full(self, requester: Requester) -> list[dict[str, Any]]:
+        """Every device, oldest first, with what is not known as null and by what program each was last used."""
+        found, dehydrated_id = await self._database.read(_load_in_full, requester.user_nid)
+        used = [device.used(self._last_seen(device.nid)) for device in found]
+        return [
+            {
+                "last_seen_ip": None,
+                "last_seen_ts": None,
+                **to_json(device),
+                "last_seen_user_agent": device.user_agent,
+                "dehydrated": device.device_id == dehydrated_id,
+            }
+            for device in used
+        ]
 
     async def get(self, requester: Requester, device_id: str) -> dict[str, Any]:
         """One device."""
@@ -48,6 +65,11 @@ class Devices:
 
     def _shown(self, device: Device) -> dict[str, Any]:
         return to_json(device.used(self._last_seen(device.nid)))
+
+
+def _load_in_full(tx: Tx, user_nid: int) -> tuple[list[Device], str | None]:
+    dehydrated = load_dehydrated(tx, user_nid)
+    return devices.load_devices(tx, user_nid), None if dehydrated is None else dehydrated.device_id
 
 
 def to_json(device: Device) -> dict[str, Any]:

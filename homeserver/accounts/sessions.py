@@ -14,6 +14,7 @@ from typing import Any
 from homeserver.accounts.types import Requester
 from homeserver.config.schema import Sessions as SessionsConfig
 from homeserver.db.threads import Database
+from homeserver.db.tx import WriteTx
 from homeserver.http.errors import UserLimitReachedError, forbidden, unknown_token, user_locked
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
@@ -113,6 +114,14 @@ class Sessions:
             await self._worker.work(devices.log_in, prepared.login, prepared.tokens)
         return prepared.grant
 
+    async def log_in_as(self, user_nid: int, expires_ts_ms: int | None) -> str:
+        """A token for an administrator who acts as a user: of no device, so that nobody sees one; it ends by itself
+        or, as every token of the user, with their ``/logout/all``."""
+        access_token = f"chaos_{self._entropy.token(32)}"
+        new = NewTokens(hash_token(access_token), expires_ts_ms)
+        await self._worker.work(_store_lone_token, user_nid, new)
+        return access_token
+
     async def put_device(
         self, user_nid: int, device_id: str, display_name: str | None, *, keep_name: bool
     ) -> bool:
@@ -158,6 +167,10 @@ class Sessions:
     async def take_login_token(self, token: str) -> int | None:
         """Whose login token it was; it is used up with that."""
         return await self._worker.work(tokens.take_login_token, hash_token(token), self._clock.now_ms())
+
+
+def _store_lone_token(tx: WriteTx, user_nid: int, new: NewTokens) -> None:
+    tokens.store_tokens(tx, user_nid, 0, new)
 
 
 @contextmanager

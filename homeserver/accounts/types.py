@@ -23,3 +23,5 @@ class Requester:
     """Where it is an application service that acts as this user."""
     is_suspended: bool = False
     is_locked: bool = False
+    rate: tuple[int, int] | None = None
+    """What they may do in a second and at once, where administrators said so; else the configuration does."""

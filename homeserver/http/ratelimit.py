@@ -55,17 +55,20 @@ class RateLimiter:
         self._enabled = enabled
         self._buckets.clear()
 
-    def check(self, limit: str, key: str) -> None:
-        """Take one token, or raise 429 with the time until there is one."""
-        wait_s = self.take(limit, key)
+    def check(self, limit: str, key: str, own: tuple[int, int] | None = None) -> None:
+        """Take one token, or raise 429 with the time until there is one.
+
+        ``own``: what counts for whoever it is instead of the class, a second and at once.
+        """
+        wait_s = self.take(limit, key, None if own is None else LimitClass(*own))
         if wait_s > 0:
             raise limit_exceeded(max(1, int(wait_s * 1000)))
 
-    def take(self, limit: str, key: str) -> float:
+    def take(self, limit: str, key: str, own: LimitClass | None = None) -> float:
         """Take one token and return 0.0, or take nothing and return the seconds to wait."""
         if not self._enabled:
             return 0.0
-        rule = self._classes.get(limit)
+        rule = self._classes.get(limit) if own is None else own
         if rule is None:
             return 0.0
         now = self._clock.monotonic()

@@ -251,7 +251,7 @@ class Router:
         if limit:
             key = self._rate_key(request)
             if key is not None:
-                self._ratelimit.check(limit, key)
+                self._ratelimit.check(limit, key, getattr(request.requester, "rate", None))
         if len(request.body) > route.max_body:
             raise too_large()
         if not match.values:

@@ -18,6 +18,8 @@ from homeserver.db.tx import Tx
 from homeserver.store.directory import load_room_facts
 from homeserver.store.events import find_row, load_json, load_redactions
 from homeserver.store.ids import Interner
+from homeserver.store.members import load_user_rooms
+from homeserver.store.placement import Membership
 from homeserver.store.reports import (
     EventReport,
     ReportsWanted,
@@ -67,6 +69,15 @@ class Evidence:
         """What rooms are called, by id; those that are not known here are absent."""
         nids = await self._interner.find_rooms(dict.fromkeys(room_ids))
         return await self._database.read(_load_names, list(nids.values())) if nids else {}
+
+    async def memberships(self, user_id: str) -> dict[str, Membership] | None:
+        """What somebody is to which rooms, as far as this server knows; None: never heard of them."""
+        user_nid = await self._interner.find_user(user_id)
+        if user_nid is None:
+            return None
+        found = {one.room_nid: one for one in await self._database.read(load_user_rooms, user_nid)}
+        names = await self._interner.room_names(list(found))
+        return {names[nid]: one.membership for nid, one in found.items()}
 
     async def event(self, event_id: str) -> dict[str, Any] | None:
         """An event as servers pass it on, with its room's id; None where it is not here."""

@@ -145,6 +145,17 @@ def drop_all_threepids(tx: WriteTx, user_nid: int) -> None:
     tx.run(_DROP_ALL, user_nid=user_nid)
 
 
+def replace_threepids(tx: WriteTx, user_nid: int, wanted: Sequence[Threepid]) -> None:
+    """Let a user have these addresses and no others. Raises ThreepidInUseError or TooManyThreepidsError."""
+    kept = {(one.medium, one.address) for one in wanted}
+    present = {(one.medium, one.address) for one in load_threepids(tx, user_nid)}
+    for medium, address in sorted(present - kept):
+        drop_threepid(tx, user_nid, medium, address)
+    for threepid in wanted:
+        if (threepid.medium, threepid.address) not in present:
+            put_threepid(tx, user_nid, threepid)
+
+
 def load_bindings(tx: Tx, user_nid: int) -> Sequence[Binding]:
     """Where a user's addresses are bound."""
     return [Binding(*row) for row in tx.all(_BINDINGS, user_nid=user_nid)]

@@ -46,6 +46,8 @@ _HOLDER = statement(
         accounts.c.guest,
         accounts.c.suspended,
         accounts.c.locked,
+        accounts.c.rate_per_second,
+        accounts.c.rate_burst,
     )
     .select_from(access_tokens)
     .join(user_ids, user_ids.c.nid == access_tokens.c.user_nid)
@@ -162,6 +164,8 @@ class Holder(NamedTuple):
     guest: int
     suspended: int
     locked: int
+    rate_per_second: int | None
+    rate_burst: int | None
 
 
 @dataclass(frozen=True, slots=True)

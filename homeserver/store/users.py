@@ -73,6 +73,19 @@ _STANDING = statement(
     )
     .returning(_A.user_nid)
 )
+_SET_TYPE = statement(
+    update(accounts)
+    .where(_A.user_nid == _USER)
+    .values(user_type=bindparam("new_type"))
+    .returning(_A.user_nid)
+)
+_SET_RATE = statement(
+    update(accounts)
+    .where(_A.user_nid == _USER)
+    .values(rate_per_second=bindparam("new_rate"), rate_burst=bindparam("new_burst"))
+    .returning(_A.user_nid)
+)
+_RATE = statement(select(_A.rate_per_second, _A.rate_burst).where(_A.user_nid == _USER))
 _DEACTIVATE = statement(
     update(accounts)
     .where(_A.user_nid == _USER)
@@ -128,7 +141,7 @@ class AccountChanged:
 
     user_nid: int
     what: str
-    """``created``, ``deactivated``, ``admin``, ``standing`` or ``upgraded``."""
+    """``created``, ``deactivated``, ``admin``, ``standing``, ``rate`` or ``upgraded``."""
     members: Sequence[Member] = ()
     """Of a created account: what rooms had said of this user before (somebody may be invited before they come)."""
     guest: bool = False
@@ -280,6 +293,33 @@ def set_standing(tx: WriteTx, user_nid: int, *, suspended: bool | None, locked: 
     if tx.value(_STANDING, the_user_nid=user_nid, **values) is None:
         return False
     tx.claim(Kind.ACCOUNT, -user_nid, payload=AccountChanged(user_nid, "standing"))
+    return True
+
+
+def set_user_type(tx: WriteTx, user_nid: int, user_type: str | None) -> bool:
+    """What kind of user it is; None: a person. Whether there is such an account."""
+    return tx.value(_SET_TYPE, the_user_nid=user_nid, new_type=user_type) is not None
+
+
+class Rate(NamedTuple):
+    """What a user may do; ``per_second`` 0: as much as they like."""
+
+    per_second: int
+    burst: int
+
+
+def load_rate(tx: Tx, user_nid: int) -> Rate | None:
+    """What administrators allow a user instead of the configured rates; None: nothing of the kind."""
+    row = tx.one(_RATE, the_user_nid=user_nid)
+    return None if row is None or row[0] is None else Rate(row[0], row[1] or 0)
+
+
+def set_rate(tx: WriteTx, user_nid: int, rate: Rate | None) -> bool:
+    """Let a user do as much as this, or (None) what the configuration says. Whether there is such an account."""
+    per_second, burst = (None, None) if rate is None else rate
+    if tx.value(_SET_RATE, the_user_nid=user_nid, new_rate=per_second, new_burst=burst) is None:
+        return False
+    tx.claim(Kind.ACCOUNT, -user_nid, payload=AccountChanged(user_nid, "rate"))
     return True
 
 

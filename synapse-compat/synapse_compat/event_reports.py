@@ -24,13 +24,13 @@ class EventReportsApi:
 
     def routes(self) -> list[Route]:
         return [
-            admin_route("GET", _REPORTS, self.list, "reports"),
+            admin_route("GET", _REPORTS, self.list_all, "reports"),
             admin_route("GET", _REPORT, self.get, "reports"),
             admin_route("DELETE", _REPORT, self.delete, "reports"),
             admin_route("GET", "/v1/fetch_event/{event_id:event_id}", self.fetch, "reports"),
         ]
 
-    async def list(self, request: Request) -> dict[str, Any]:
+    async def list_all(self, request: Request) -> dict[str, Any]:
         """A page of the reports, the newest first unless ``dir`` is f."""
         wanted = ReportsWanted(
             request.arg("user_id", ""), request.arg("event_sender_user_id", ""), request.arg("room_id", "")

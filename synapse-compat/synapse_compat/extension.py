@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from homeserver.accounts.administration import AccountDesk
 from homeserver.composition.core import Core
 from homeserver.composition.services import Services
 from homeserver.http.route import Route
@@ -12,6 +13,9 @@ from synapse_compat.administrators import AdministratorsApi
 from synapse_compat.event_reports import EventReportsApi
 from synapse_compat.registration import SharedSecretRegistrationApi
 from synapse_compat.room_reads import RoomReadsApi
+from synapse_compat.user_actions import UserActionsApi
+from synapse_compat.user_devices import UserDevicesApi
+from synapse_compat.users import UsersApi
 
 
 class _HasRoutes(Protocol):
@@ -30,18 +34,35 @@ class SynapseCompat:
             core.around.clock,
             core.around.entropy,
         )
-        apis: list[_HasRoutes] = [registration, *_admin_apis(services)]
+        apis: list[_HasRoutes] = [registration, *_admin_apis(core, services)]
         return [route for api in apis for route in api.routes()]
 
 
-def _admin_apis(services: Services) -> list[_HasRoutes]:
+def _admin_apis(core: Core, services: Services) -> list[_HasRoutes]:
     """The admin API; docs/admin-api.md lists it."""
-    accounts = services.accounts
+    accounts, evidence = services.accounts, services.overseeing.evidence
+    desk = _account_desk(core, services)
     return [
         AdministratorsApi(accounts, services.people.moderation),
-        EventReportsApi(services.overseeing.evidence),
+        EventReportsApi(evidence),
         RoomReadsApi(services.reading.oversight),
+        UsersApi(desk),
+        UserActionsApi(desk, evidence, services.bridging.registry, core.around.log),
+        UserDevicesApi(accounts, services.devices, services.sessions),
     ]
+
+
+def _account_desk(core: Core, services: Services) -> AccountDesk:
+    return AccountDesk(
+        core.around.database,
+        core.committer,
+        services.accounts,
+        services.hasher,
+        services.profiles,
+        services.people.threepids,
+        services.sessions,
+        core.around.clock,
+    )
 
 
 EXTENSION = SynapseCompat()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from homeserver.config.schema import Registration
 from synapse_compat.extension import EXTENSION
 from tests.api.talk import TalkCase, user
-from tests.support.app import TestApp
+from tests.support.app import TestApp, test_config
 from tests.support.databases import SQLITE
 from tests.support.http import Query
 
@@ -24,9 +26,11 @@ class AdminCase(TalkCase):
         self.make_admin("root")
 
     def make_app(self) -> TestApp:
-        """With the endpoints of the extension."""
+        """With the endpoints of the extension, and open to guests."""
         url = "sqlite::memory:" if self.dialect == SQLITE else self.new_database()
-        return TestApp(self, url, extra_routes=[EXTENSION.routes])
+        registration = Registration(mode="open", guests=True)
+        config = test_config(registration=registration, data_dir=Path(self.mktemp()))
+        return TestApp(self, url, config=config, extra_routes=[EXTENSION.routes])
 
     def make_admin(self, name: str) -> None:
         """Make somebody an administrator."""

@@ -20,6 +20,9 @@ accounts = Table(
     text("user_type", optional=True),  # "bot", "support"; NULL for a person
     small("suspended", default=0),
     small("locked", default=0),
+    # What administrators allow this user instead of the configured rates; NULL: nothing of the kind.
+    nid("rate_per_second", optional=True),  # 0: as much as they like
+    nid("rate_burst", optional=True),
 )
 # Whose events are shown in their redacted form to those who came later; read as a whole at the start.
 erasures = Table(

@@ -131,7 +131,9 @@ _REFERENCES = (
     _points_nowhere(published_rooms.c.room_nid, room_heads.c.room_nid),
     _points_nowhere(accounts.c.user_nid, user_ids.c.nid),
     _points_nowhere(devices.c.user_nid, accounts.c.user_nid),
-    _points_nowhere(access_tokens.c.device_nid, devices.c.nid),
+    # 0: an administrator's who acts as the user.
+    _points_nowhere(access_tokens.c.device_nid, devices.c.nid, access_tokens.c.device_nid != 0),
+    _points_nowhere(access_tokens.c.user_nid, accounts.c.user_nid),
     _points_nowhere(refresh_tokens.c.device_nid, devices.c.nid),
     _points_nowhere(login_tokens.c.user_nid, accounts.c.user_nid),
     _points_nowhere(openid_tokens.c.user_nid, accounts.c.user_nid),

@@ -34,9 +34,11 @@ def _blob(name: str, *, nullable: bool = False) -> sa.Column[Any]:
 
 
 def _accounts() -> None:
-    """Accounts that are suspended or locked; addresses of users."""
+    """Accounts that are suspended or locked, or have rates of their own; addresses of users."""
     op.add_column("accounts", _small("suspended", default="0"))
     op.add_column("accounts", _small("locked", default="0"))
+    op.add_column("accounts", _big("rate_per_second", nullable=True))
+    op.add_column("accounts", _big("rate_burst", nullable=True))
     op.create_table(
         "threepids",
         _text("medium"),
