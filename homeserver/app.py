@@ -83,6 +83,7 @@ class App:
         """Start the house-keeping that goes by the clock, and go on with what an earlier process left to do."""
         self.services.rooms.departures.start()
         self.services.people.guests.start()
+        self.services.overseeing.tasks.start()
         self.services.rooms.strangers.partial.start()
         self.services.rooms.strangers.declinations.start()
         self.services.unattended.begin(self.core.config)

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 from homeserver.composition.core import Core
 from homeserver.moderation.evidence import Evidence
 from homeserver.moderation.reports import Reports, SeeEvent
+from homeserver.moderation.tasks import ModerationTasks
+from homeserver.rooms.send import Sender
+from homeserver.rooms.user_redactions import UserRedactions
+from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.moderation_tasks import TaskKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,13 +20,17 @@ class Overseeing:
 
     reports: Reports
     evidence: Evidence
+    tasks: ModerationTasks
 
 
-def build_overseeing(core: Core, see_event: SeeEvent) -> Overseeing:
+def build_overseeing(core: Core, see_event: SeeEvent, sender: Sender, tasks: TaskGroup) -> Overseeing:
     """Its objects."""
     around, worker, interner = core.around, core.committer, core.interner
     database, server_name = around.database, core.config.server_name
+    redactions = UserRedactions(server_name, core.rooms, sender)
+    doers = {TaskKind.REDACT_USER: redactions.run}
     return Overseeing(
         Reports(server_name, database, worker, interner, core.index, see_event, around.clock),
         Evidence(database, worker, interner),
+        ModerationTasks(database, worker, tasks, around.clock, around.entropy, around.log, doers),
     )

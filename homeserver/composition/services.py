@@ -488,7 +488,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         encryption=encryption,
         people=build_people(core, settings, limiter, tasks, rooms.memberships),
         bridging=bridging,
-        overseeing=build_overseeing(core, reading.pagination.event),
+        overseeing=build_overseeing(core, reading.pagination.event, rooms.sender, tasks),
         unattended=build_unattended(core, tasks, rooms.sender, sticky.keeper),
         syncing=build_syncing(
             core, facts, ignored, typing, presence, encryption.news, notifying.unread, sticky.sections

@@ -15,6 +15,7 @@ from synapse_compat.registration import SharedSecretRegistrationApi
 from synapse_compat.room_reads import RoomReadsApi
 from synapse_compat.user_actions import UserActionsApi
 from synapse_compat.user_devices import UserDevicesApi
+from synapse_compat.user_redactions import UserRedactionsApi
 from synapse_compat.users import UsersApi
 
 
@@ -48,6 +49,7 @@ def _admin_apis(core: Core, services: Services) -> list[_HasRoutes]:
         RoomReadsApi(services.reading.oversight),
         UsersApi(desk),
         UserActionsApi(desk, evidence, services.bridging.registry, core.around.log),
+        UserRedactionsApi(accounts, services.overseeing.tasks),
         UserDevicesApi(accounts, services.devices, services.sessions),
     ]
 

@@ -1,14 +1,15 @@
-"""Invariants of what users have told those in charge."""
+"""Invariants of what users have told those in charge, and of what these have begun."""
 
 from __future__ import annotations
 
 from sqlalchemy import and_, or_, select
 
 from homeserver.db.schema.accounts import accounts
-from homeserver.db.schema.moderation import reports
+from homeserver.db.schema.moderation import moderation_tasks, reports
 from homeserver.store.checks.rules import ahead, points_nowhere, rule
 
 _R = reports.c
+_T = moderation_tasks.c
 
 MODERATION = (
     points_nowhere(_R.reporter_nid, accounts.c.user_nid),
@@ -22,5 +23,10 @@ MODERATION = (
                 and_(_R.event_id.is_not(None), _R.room_id.is_(None)),
             )
         ),
+    ),
+    points_nowhere(_T.by_nid, accounts.c.user_nid),
+    rule(
+        "a task has failed and not ended",
+        select(_T.task_id).where(and_(_T.error.is_not(None), _T.ended_ts_ms.is_(None))),
     ),
 )

@@ -125,6 +125,22 @@ def _moderation() -> None:
     )
     op.create_index("reports_by_reporter", "reports", ["reporter_nid"])
     op.create_index("reports_by_time", "reports", ["ts_ms"])
+    op.create_table(
+        "moderation_tasks",
+        _text("task_id"),
+        _small("kind"),
+        _text("subject"),
+        _big("by_nid"),
+        _text("wishes"),
+        _text("result"),
+        _big("began_ts_ms"),
+        _big("ended_ts_ms", nullable=True),
+        _text("error", nullable=True),
+        sa.PrimaryKeyConstraint("task_id"),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("moderation_tasks_by_subject", "moderation_tasks", ["subject"])
+    op.create_index("moderation_tasks_by_end", "moderation_tasks", ["ended_ts_ms"])
 
 
 def _partial_joins() -> None:
