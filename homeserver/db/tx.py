@@ -146,6 +146,10 @@ class SqliteTx(Tx):
         self._execute(sql)
 
 
+# The text of a statement, the names of its parameters, and the values of its constants.
+_Alike = tuple[str, tuple[str, ...], tuple[Any, ...]]
+
+
 class Prepared:
     """The statements that one connection has prepared: planning costs three times what running them does.
 
@@ -153,13 +157,15 @@ class Prepared:
     """
 
     def __init__(self) -> None:
-        self._known: dict[str, tuple[str, tuple[str, ...]]] = {}
-        self._fresh: list[str] = []
+        self._known: dict[_Alike, tuple[str, tuple[str, ...]]] = {}
+        self._fresh: list[_Alike] = []
         self._count = 0
 
     def queue(self, cursor: Any, text: Text, params: dict[str, Any]) -> list[bytes]:
         """What to send to run a statement with these parameters."""
-        found = self._known.get(text.sql)
+        # What is constant is prepared as such, and not everybody who asks the same calls the parameters the same.
+        key = (text.sql, text.names, tuple(text.literals.values()))
+        found = self._known.get(key)
         first: list[bytes] = []
         if found is None:
             sql, names = prepared_form(text, params, lambda value: cursor.mogrify("%s", (value,)).decode())
@@ -168,8 +174,8 @@ class Prepared:
             if names:
                 execute += "(" + ",".join(["%s"] * len(names)) + ")"
             first.append(f"PREPARE chaos_{self._count} AS {sql}".encode())
-            found = self._known[text.sql] = (execute, names)
-            self._fresh.append(text.sql)
+            found = self._known[key] = (execute, names)
+            self._fresh.append(key)
         execute, names = found
         values = tuple([list(params[name]) if name in text.lists else params[name] for name in names])
         return [*first, cursor.mogrify(execute, values)]
@@ -180,8 +186,8 @@ class Prepared:
         A transaction that is rolled back keeps the statements that were prepared in it.
         """
         if self._fresh and not made:
-            for sql in self._fresh:
-                self._known.pop(sql, None)
+            for key in self._fresh:
+                self._known.pop(key, None)
         self._fresh.clear()
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import BindParameter, bindparam, delete, func, select
 
 from homeserver import store
 from homeserver.db.schema.e2ee import one_time_keys
-from homeserver.db.schema.rooms import event_json, events
+from homeserver.db.schema.rooms import event_json, event_types, events
 from homeserver.db.schema.sync import sliding_connections
 from homeserver.db.statements import (
     POSTGRESQL,
@@ -219,6 +219,27 @@ _IDS_IN = statement(
 _KEYS_IN = statement(select(events.c.state_key_nid).where(events.c.room_nid == _ROOM).order_by(events.c.nid))
 _RANKS_OF = statement(select(events.c.auth_rank).where(any_of(events.c.nid, "nids")).order_by(events.c.nid))
 _BYTES = statement(select(sliding_connections.c.state))
+
+
+@on_each_database
+class Alike(DatabaseCase):
+    """Statements of one text, which two modules may well have, that differ in what is constant or in their names."""
+
+    def test_each_is_answered_for_itself(self) -> None:
+        app = TestApp(self, database=self.new_database())
+        column = event_types.c.type
+        first, second = (statement(select(column).where(event_types.c.nid == nid)) for nid in (1, 2))
+        by_nid, by_number = (
+            statement(select(column).where(event_types.c.nid == bindparam(name)))
+            for name in ("nid", "number")
+        )
+
+        def ask(tx: Tx) -> list[str]:
+            return [tx.value(first), tx.value(second), tx.value(by_nid, nid=3), tx.value(by_number, number=4)]
+
+        for _ in range(2):
+            expected = ["m.room.create", "m.room.member", "m.room.power_levels", "m.room.join_rules"]
+            self.assertEqual(expected, app.wait(app.database.read(ask)))
 
 
 @on_each_database
