@@ -140,6 +140,7 @@ async def build_app(config: Config, around: Surroundings, extra_routes: Sequence
     peering = build_peering(core)
     services = build_services(core, peering)
     await services.rooms.strangers.partial.load()
+    await services.rooms.blocks.load()
     await services.unattended.sticky.load()
     await services.unattended.related.load()
     outgoing = build_outgoing(core, peering, services)

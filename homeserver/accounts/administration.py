@@ -16,10 +16,10 @@ from federation.ids import UserId
 from homeserver.accounts.identity_servers import canonical
 from homeserver.accounts.passwords import PasswordHasher
 from homeserver.accounts.profiles import Profiles, check_value
-from homeserver.accounts.puppets import puppet
 from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.text import MAX_PASSWORD_LENGTH, check_text
 from homeserver.accounts.threepids import Threepids
+from homeserver.accounts.types import stand_in
 from homeserver.accounts.users import Accounts, threepid_in_use
 from homeserver.accounts.validations import check_address
 from homeserver.db.threads import Database
@@ -197,7 +197,7 @@ class AccountDesk:
         return None if password is None else await self._hasher.hash(password)
 
     async def _set_profile(self, account: Account, profile: dict[str, str]) -> None:
-        requester, user_id = puppet(account), UserId(account.user_id)
+        requester, user_id = stand_in(account.user_id, account.user_nid), UserId(account.user_id)
         for name, value in profile.items():
             await self._profiles.put(requester, user_id, name, {name: value})
 

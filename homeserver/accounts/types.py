@@ -25,3 +25,20 @@ class Requester:
     is_locked: bool = False
     rate: tuple[int, int] | None = None
     """What they may do in a second and at once, where administrators said so; else the configuration does."""
+
+
+def stand_in(user_id: str, user_nid: int, *, is_guest: bool = False) -> Requester:
+    """A requester without a request: what the server does in the name of one of its users, for those in charge.
+
+    What is done by it is not told from what the user does. Of no device, and unhindered by rate limits.
+    """
+    return Requester(
+        user_id=user_id,
+        user_nid=user_nid,
+        device_id=None,
+        device_nid=0,
+        is_admin=False,
+        is_guest=is_guest,
+        token_hash=b"",
+        rate_limited=False,
+    )

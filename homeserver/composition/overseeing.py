@@ -8,7 +8,11 @@ from homeserver.composition.core import Core
 from homeserver.moderation.evidence import Evidence
 from homeserver.moderation.reports import Reports, SeeEvent
 from homeserver.moderation.tasks import ModerationTasks
+from homeserver.rooms.aliases import Aliases
+from homeserver.rooms.membership import Memberships
+from homeserver.rooms.reads.listing import RoomListing
 from homeserver.rooms.send import Sender
+from homeserver.rooms.stewardship import Stewardship
 from homeserver.rooms.user_redactions import UserRedactions
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.moderation_tasks import TaskKind
@@ -21,9 +25,18 @@ class Overseeing:
     reports: Reports
     evidence: Evidence
     tasks: ModerationTasks
+    listing: RoomListing
+    stewardship: Stewardship
 
 
-def build_overseeing(core: Core, see_event: SeeEvent, sender: Sender, tasks: TaskGroup) -> Overseeing:
+def build_overseeing(
+    core: Core,
+    see_event: SeeEvent,
+    sender: Sender,
+    memberships: Memberships,
+    aliases: Aliases,
+    tasks: TaskGroup,
+) -> Overseeing:
     """Its objects."""
     around, worker, interner = core.around, core.committer, core.interner
     database, server_name = around.database, core.config.server_name
@@ -33,4 +46,6 @@ def build_overseeing(core: Core, see_event: SeeEvent, sender: Sender, tasks: Tas
         Reports(server_name, database, worker, interner, core.index, see_event, around.clock),
         Evidence(database, worker, interner),
         ModerationTasks(database, worker, tasks, around.clock, around.entropy, around.log, doers),
+        RoomListing(database, interner),
+        Stewardship(core.rooms, core.index, memberships, aliases),
     )

@@ -53,6 +53,7 @@ from homeserver.peers.types import AskSpace
 from homeserver.push.pushers import Pushers
 from homeserver.push.service import PushRules
 from homeserver.rooms.aliases import CANONICAL, Aliases
+from homeserver.rooms.blocks import RoomBlocks
 from homeserver.rooms.create import RoomCreator
 from homeserver.rooms.departures import Departures
 from homeserver.rooms.directory import Directory
@@ -202,6 +203,7 @@ class RoomServices:
     profiles: RoomProfiles
     receipts: Receipts
     strangers: Strangers
+    blocks: RoomBlocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +243,7 @@ def build_strangers(
     peering: Peering,
     restricted: RestrictedJoins,
     gate: InviteGate,
+    blocks: RoomBlocks,
     checks: JoinChecks,
     partial: PartialRooms,
     ask_space: AskSpace,
@@ -269,7 +272,16 @@ def build_strangers(
         around.database, core.committer, core.index, handshakes, tasks, around.clock, around.log
     )
     outsiders = Outsiders(
-        rooms, core.committer, core.index, handshakes, keys, gate, joins.adopted, declinations, around.log
+        rooms,
+        core.committer,
+        core.index,
+        handshakes,
+        keys,
+        gate,
+        blocks,
+        joins.adopted,
+        declinations,
+        around.log,
     )
     return Strangers(
         admission,
@@ -317,7 +329,9 @@ def build_rooms(
     checks = JoinChecks(peering.keys, around.run_in_thread)
     partial = build_partial(core, peering, checks, tasks)
     restricted = RestrictedJoins(database, interner, core.index, partial.is_partial)
-    strangers = build_strangers(core, peering, restricted, gate, checks, partial, ask_space, tasks)
+    blocks = RoomBlocks(database, worker, interner)
+    core.changes.subscribe(blocks.apply, blocks.kinds)
+    strangers = build_strangers(core, peering, restricted, gate, blocks, checks, partial, ask_space, tasks)
     remote = strangers.remote
     creator = RoomCreator(
         config.server_name,
@@ -328,7 +342,7 @@ def build_rooms(
         around.log,
     )
     memberships = Memberships(
-        rooms, worker, restricted, gate, succession, remote, strangers.exchange.is_valid
+        rooms, worker, restricted, gate, blocks, succession, remote, strangers.exchange.is_valid
     )
     aliases = Aliases(config.server_name, rooms, worker, core.index, core.servers, queries.alias, make_alias)
     departures = Departures(rooms, core.index, remote, tasks, around.log)
@@ -349,6 +363,7 @@ def build_rooms(
         profiles=RoomProfiles(rooms, core.index, tasks, around.log),
         receipts=Receipts(database, worker, interner, core.index, core.events, around.clock),
         strangers=strangers,
+        blocks=blocks,
     )
 
 
@@ -488,12 +503,17 @@ def build_services(core: Core, peering: Peering) -> Services:
         encryption=encryption,
         people=build_people(core, settings, limiter, tasks, rooms.memberships),
         bridging=bridging,
-        overseeing=build_overseeing(core, reading.pagination.event, rooms.sender, tasks),
+        overseeing=_overseeing(core, rooms, reading, tasks),
         unattended=build_unattended(core, tasks, rooms.sender, sticky.keeper),
         syncing=build_syncing(
             core, facts, ignored, typing, presence, encryption.news, notifying.unread, sticky.sections
         ),
     )
+
+
+def _overseeing(core: Core, rooms: RoomServices, reading: Reading, tasks: TaskGroup) -> Overseeing:
+    see_event = reading.pagination.event
+    return build_overseeing(core, see_event, rooms.sender, rooms.memberships, rooms.aliases, tasks)
 
 
 def build_profiles(core: Core, rooms: RoomServices, queries: Queries, bridging: Bridging) -> Profiles:

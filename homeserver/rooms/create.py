@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from federation.builder import Draft, build
 from federation.event import Event
@@ -41,6 +41,12 @@ _MEMBER = "m.room.member"
 # LIMIT(a create event must fit into 64 KiB, and each creator is looked up for each event in the room)
 CREATORS_MOST = 500
 Unit = Callable[[WriteTx], Any]
+
+
+class Finish(Protocol):
+    """What is stored with a new room, or not at all."""
+
+    def __call__(self, tx: WriteTx, *, room_id: RoomId) -> object: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +128,8 @@ class RoomCreator:
         """What the rooms are stored in."""
         return self._tools.database
 
-    async def create(self, requester: Requester, wanted: NewRoom) -> RoomId:
-        """Make a room; its id when everything is stored."""
+    async def create(self, requester: Requester, wanted: NewRoom, finish: Finish | None = None) -> RoomId:
+        """Make a room; its id when everything is stored. ``finish`` is stored with it."""
         rules = rules_for(wanted.version or self._default_version())
         alias = self.local_alias(wanted.alias_localpart) if wanted.alias_localpart is not None else None
         creator_id = UserId(requester.user_id)
@@ -160,6 +166,8 @@ class RoomCreator:
             )
         if wanted.published:
             extra.append(partial(_write_published, room_nid=birth.actor.room_nid))
+        if finish is not None:
+            extra.append(partial(finish, room_id=birth.room_id))
         try:
             await self.bear(birth, state, extra)
         except AliasTakenError:

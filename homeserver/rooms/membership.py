@@ -17,6 +17,7 @@ from federation.ids import RoomId, ServerName, UserId, parse_room_id, parse_user
 from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError, forbidden, not_found
 from homeserver.rooms.actor import RoomActor
+from homeserver.rooms.blocks import RoomBlocks
 from homeserver.rooms.create import member_content
 from homeserver.rooms.federated.guest_joins import GUEST_ACCESS, admits_guests, guests_forbidden
 from homeserver.rooms.federated.remote import RemoteMemberships
@@ -50,6 +51,7 @@ class Memberships:
         worker: Worker,
         restricted: RestrictedJoins,
         invites: InviteGate,
+        blocks: RoomBlocks,
         succession: Succession,
         remote: RemoteMemberships,
         is_valid: Callable[[str, str], Awaitable[bool]],
@@ -60,6 +62,7 @@ class Memberships:
         self._worker = worker
         self._restricted = restricted
         self._invites = invites
+        self._blocks = blocks
         self._succession = succession
         self._remote = remote
 
@@ -83,8 +86,9 @@ class Memberships:
             if await self._remote.under_way(room_id):
                 continue
             if proof is not None:
+                await self._blocks.check(room_id)
                 await self._remote.accept_offer(requester, room_id, proof)
-            await self._remote.join(requester, room_id, content, via, is_guest=is_guest)
+            await self._join_elsewhere(requester, room_id, content, via, is_guest=is_guest)
             came = True
         try:
 
@@ -100,13 +104,32 @@ class Memberships:
         except NobodyHereError:
             if not await self._remote.servers(requester.user_nid, room_id, via):
                 raise
-            await self._remote.join(requester, room_id, content, via)
+            # Of a guest, the room's own state has said here that it admits them.
+            await self._join_elsewhere(requester, room_id, content, via, is_guest=False)
             came = True
             predecessor_id = await self._join_here(requester, room_id, content, came=True)
         if predecessor_id is not None:
             room_nid = await self._tools.interner.room(room_id)
             await self._succession.follow(requester.user_nid, predecessor_id, room_nid, first=came)
         return room_id
+
+    async def _join_elsewhere(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        content: dict[str, Any],
+        via: Sequence[ServerName],
+        *,
+        is_guest: bool,
+    ) -> None:
+        """Join through another server; where the room was blocked meanwhile, leave it again."""
+        await self._blocks.check(room_id)
+        await self._remote.join(requester, room_id, content, via, is_guest=is_guest)
+        try:
+            await self._blocks.check(room_id)
+        except MatrixError:
+            await self.leave(requester, room_id)
+            raise
 
     async def _join_here(
         self,
@@ -132,6 +155,8 @@ class Memberships:
             before = _membership(turn, user_id)
             if before == "join":
                 return _predecessor(create.content) if came else None
+            # Here, where nobody comes between: whoever empties a blocked room finds all who were faster.
+            self._blocks.check_nid(turn.head.room_nid)
             if is_guest:
                 await _check_guest(turn)
             if proof is not None and before not in ("invite", "ban"):
@@ -179,6 +204,7 @@ class Memberships:
         if is_invite:
             await self._invites.check(draft.sender, [target_id])
             if not self._remote.is_local(target_id):
+                await self._blocks.check(draft.room_id)
                 event_id = await self._remote.invite(actor, replace(draft, content=content))
                 if finish is not None:
                     await self._worker.work(finish, event_id)
@@ -189,6 +215,8 @@ class Memberships:
         async def job(turn: Turn) -> str:
             await turn.load([(_MEMBER, target_id)])
             before = _membership(turn, target_id)
+            if (joins or is_invite) and before != "join":
+                self._blocks.check_nid(turn.head.room_nid)
             if joins:
                 if account is not None and account.guest and before != "join":
                     await _check_guest(turn)
@@ -207,6 +235,7 @@ class Memberships:
     ) -> RoomId:
         """Ask to be let in."""
         # spec: client-server-api#post_matrixclientv3knockroomidoralias
+        await self._blocks.check(room_id)
         content = member_content("knock", await self._profile(requester.user_nid), reason=reason)
         if not await self._remote.is_here(room_id):
             await self._remote.knock(requester, room_id, content, via)
@@ -284,6 +313,7 @@ class Memberships:
             before = await turn.state(_MEMBER, target_id)
             if before is not None and before.sender == requester.user_id and before.content == content:
                 return True
+            self._blocks.check_nid(turn.head.room_nid)
             if is_local:
                 await turn.place(draft)
             return is_local

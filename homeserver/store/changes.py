@@ -43,6 +43,7 @@ class Kind(IntEnum):
     RELAYED = 18  # topic 0, ref event nid: to be sent on to the room's servers; payload store.outgoing.Relay
     THREAD_SUBSCRIPTION = 19  # topic user, ref room nid: store/thread_subscriptions.py
     REPORT = 28  # topic 0, ref the reporter's nid; payload store.reports.Report
+    BLOCKED = 33  # topic 0, ref a room's nid, or the negative of it where it is blocked no longer
     STICKY = 32  # topic room (0: it is soft-failed), ref event nid; payload store.sticky.Sticky
 
 

@@ -43,7 +43,9 @@ SHOWN_TYPES = (
 )
 # What a summary says besides, and what decides to whom it is shown.
 SUMMARY_TYPES = (*SHOWN_TYPES, "m.room.encryption", "m.room.server_acl")
-_TYPE_NAMES = {WELL_KNOWN_TYPES[name]: name for name in SUMMARY_TYPES}
+# What those in charge see of a room.
+LISTED_TYPES = (*SUMMARY_TYPES, "m.room.tombstone")
+_TYPE_NAMES = {WELL_KNOWN_TYPES[name]: name for name in LISTED_TYPES}
 
 _ALL = statement(select(published_rooms.c.room_nid))
 _WHICH = statement(select(published_rooms.c.room_nid).where(any_of(published_rooms.c.room_nid, "room_nids")))
@@ -137,6 +139,11 @@ def load_published(tx: Tx) -> list[int]:
 def is_published(tx: Tx, room_nid: int) -> bool:
     """Whether a room is in the directory."""
     return bool(tx.column(_WHICH, room_nids=[room_nid]))
+
+
+def load_published_among(tx: Tx, room_nids: Sequence[int]) -> frozenset[int]:
+    """Those of the rooms that are in the directory."""
+    return frozenset(tx.column(_WHICH, room_nids=list(room_nids)))
 
 
 def set_published(tx: WriteTx, room_nid: int, published: bool) -> None:

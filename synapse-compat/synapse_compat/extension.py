@@ -13,6 +13,7 @@ from synapse_compat.administrators import AdministratorsApi
 from synapse_compat.event_reports import EventReportsApi
 from synapse_compat.registration import SharedSecretRegistrationApi
 from synapse_compat.room_reads import RoomReadsApi
+from synapse_compat.rooms import RoomsApi
 from synapse_compat.user_actions import UserActionsApi
 from synapse_compat.user_devices import UserDevicesApi
 from synapse_compat.user_redactions import UserRedactionsApi
@@ -46,6 +47,12 @@ def _admin_apis(core: Core, services: Services) -> list[_HasRoutes]:
     return [
         AdministratorsApi(accounts, services.people.moderation),
         EventReportsApi(evidence),
+        RoomsApi(
+            core.config.server_name,
+            services.overseeing.listing,
+            services.rooms.blocks,
+            services.overseeing.stewardship,
+        ),
         RoomReadsApi(services.reading.oversight),
         UsersApi(desk),
         UserActionsApi(desk, evidence, services.bridging.registry, core.around.log),

@@ -8,10 +8,9 @@ import msgspec
 
 from federation.ids import UserId
 from homeserver.accounts.devices import Devices
-from homeserver.accounts.puppets import puppet
 from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.text import check_device_id
-from homeserver.accounts.types import Requester
+from homeserver.accounts.types import Requester, stand_in
 from homeserver.accounts.users import Accounts
 from homeserver.http.errors import bad_json, not_found
 from homeserver.http.request import Request
@@ -102,7 +101,7 @@ class UserDevicesApi:
         account = await find_local(self._accounts, user_id)
         if active and account.deactivated:
             raise not_found("This account is deactivated")
-        return puppet(account)
+        return stand_in(account.user_id, account.user_nid)
 
     async def _shown(self, owner: Requester) -> list[dict[str, Any]]:
         return [{**one, "user_id": owner.user_id} for one in await self._devices.get_all_in_full(owner)]

@@ -43,3 +43,11 @@ moderation_tasks = Table(
     Index("moderation_tasks_by_end", "ended_ts_ms"),
     **CLUSTERED,
 )
+
+# Rooms that nobody of this server may join or be invited to; they may be unknown here.
+blocked_rooms = Table(
+    "blocked_rooms",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("by_nid"),
+)

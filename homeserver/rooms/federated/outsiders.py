@@ -24,6 +24,7 @@ from federation.versions import ROOM_VERSIONS
 from homeserver.http.errors import MatrixError, forbidden, invalid_param, limit_exceeded
 from homeserver.http.transport import build_uri
 from homeserver.peers.types import EventKeys
+from homeserver.rooms.blocks import RoomBlocks
 from homeserver.rooms.federated.admission import check_acl, check_membership_event, co_sign
 from homeserver.rooms.federated.declinations import Declinations, may_pass, servers_of
 from homeserver.rooms.federated.handshakes import PREFIX, Handshakes, to_client
@@ -58,6 +59,7 @@ class Outsiders:
         handshakes: Handshakes,
         keys: EventKeys,
         invites: InviteGate,
+        blocks: RoomBlocks,
         adopted: Callable[[RoomId], Awaitable[object]],
         declinations: Declinations,
         log: Log,
@@ -69,6 +71,7 @@ class Outsiders:
         self._handshakes = handshakes
         self._keys = keys
         self._invites = invites
+        self._blocks = blocks
         self._adopted = adopted  # waits while a join of a room is being stored
         self._declinations = declinations
         self._log = log
@@ -120,6 +123,7 @@ class Outsiders:
         if domain_of(event.sender) != origin:
             raise invalid_param("The sender is not of your server")
         target_nid = await self._target(event)
+        await self._blocks.check(room_id)
         await check_signed(event, self._keys)
         resident = await self._check_room(origin, room_id)
         stripped = await read_stripped(state, event, self._keys, must_prove=True)

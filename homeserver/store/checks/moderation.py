@@ -5,7 +5,8 @@ from __future__ import annotations
 from sqlalchemy import and_, or_, select
 
 from homeserver.db.schema.accounts import accounts
-from homeserver.db.schema.moderation import moderation_tasks, reports
+from homeserver.db.schema.moderation import blocked_rooms, moderation_tasks, reports
+from homeserver.db.schema.rooms import rooms
 from homeserver.store.checks.rules import ahead, points_nowhere, rule
 
 _R = reports.c
@@ -25,6 +26,8 @@ MODERATION = (
         ),
     ),
     points_nowhere(_T.by_nid, accounts.c.user_nid),
+    points_nowhere(blocked_rooms.c.by_nid, accounts.c.user_nid),
+    points_nowhere(blocked_rooms.c.room_nid, rooms.c.nid),
     rule(
         "a task has failed and not ended",
         select(_T.task_id).where(and_(_T.error.is_not(None), _T.ended_ts_ms.is_(None))),

@@ -141,6 +141,12 @@ def _moderation() -> None:
     )
     op.create_index("moderation_tasks_by_subject", "moderation_tasks", ["subject"])
     op.create_index("moderation_tasks_by_end", "moderation_tasks", ["ended_ts_ms"])
+    op.create_table(
+        "blocked_rooms",
+        _big("room_nid"),
+        _big("by_nid"),
+        sa.PrimaryKeyConstraint("room_nid"),
+    )
 
 
 def _partial_joins() -> None:
