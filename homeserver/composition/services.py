@@ -512,8 +512,16 @@ def build_services(core: Core, peering: Peering) -> Services:
 
 
 def _overseeing(core: Core, rooms: RoomServices, reading: Reading, tasks: TaskGroup) -> Overseeing:
-    see_event = reading.pagination.event
-    return build_overseeing(core, see_event, rooms.sender, rooms.memberships, rooms.aliases, tasks)
+    return build_overseeing(
+        core,
+        reading.pagination.event,
+        rooms.sender,
+        rooms.creator,
+        rooms.memberships,
+        rooms.blocks,
+        rooms.aliases,
+        tasks,
+    )
 
 
 def build_profiles(core: Core, rooms: RoomServices, queries: Queries, bridging: Bridging) -> Profiles:

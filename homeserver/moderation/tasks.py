@@ -23,6 +23,7 @@ from homeserver.runtime.log import Log
 from homeserver.store.moderation_tasks import (
     Task,
     TaskKind,
+    TaskUnderWayError,
     TooManyTasksError,
     end_task,
     find_task,
@@ -78,14 +79,24 @@ class ModerationTasks:
         """Go on with what an earlier process began."""
         self._tasks.spawn_restarting("moderation left over", self._resume)
 
-    async def begin(self, requester: Requester, kind: TaskKind, subject: str, wishes: dict[str, Any]) -> str:
-        """Begin some work, which is stored then; its name."""
+    async def begin(
+        self,
+        requester: Requester,
+        kind: TaskKind,
+        subject: str,
+        wishes: dict[str, Any],
+        *,
+        alone: bool = False,
+    ) -> str:
+        """Begin some work, which is stored then; its name. ``alone``: not while the same is being done (400)."""
         now_ms = self._clock.now_ms()
         task = Task(self._entropy.token(18), kind, subject, requester.user_nid, wishes, {}, now_ms)
         try:
-            await self._worker.work(insert_task, task, now_ms - KEPT_MS)
+            await self._worker.work(insert_task, task, now_ms - KEPT_MS, alone=alone)
         except TooManyTasksError:
             raise limit_exceeded(_RETRY_AFTER_MS) from None
+        except TaskUnderWayError:
+            raise MatrixError(400, "M_UNKNOWN", "This is being done already") from None
         self._log.info("moderation begun", what=kind.name, subject=subject, by=requester.user_id)
         self._run(task.task_id)
         return task.task_id
@@ -117,7 +128,11 @@ class ModerationTasks:
         running = self._running[task_id] = self._tasks.spawn_restarting(
             "moderation", partial(self._do, task_id)
         )
-        running.addBoth(lambda _: self._running.pop(task_id, None))
+
+        def ended(_: object) -> None:
+            self._running.pop(task_id, None)
+
+        running.addBoth(ended)
 
     async def _do(self, task_id: str) -> None:
         task = await self._database.read(find_task, task_id)

@@ -77,9 +77,18 @@ class TooManyTasksError(Exception):
     """So much waits already."""
 
 
-def insert_task(tx: WriteTx, task: Task, forget_before_ms: int) -> None:
-    """Keep a piece of work, and forget what ended before some time. Raises TooManyTasksError."""
+class TaskUnderWayError(Exception):
+    """The same is being done already."""
+
+
+def insert_task(tx: WriteTx, task: Task, forget_before_ms: int, *, alone: bool) -> None:
+    """Keep a piece of work, and forget what ended before some time.
+
+    Raises TooManyTasksError; and with ``alone`` TaskUnderWayError, where work of the kind about the subject has not ended.
+    """
     tx.run(_SWEEP, before_ms=forget_before_ms)
+    if alone and any(one.ended_ts_ms is None for one in load_tasks(tx, task.kind, task.subject)):
+        raise TaskUnderWayError
     if tx.value(_WAITING) >= WAITING_MOST:
         raise TooManyTasksError
     wishes, result = _encode(task.wishes).decode(), _encode(task.result).decode()

@@ -12,6 +12,7 @@ from homeserver.http.route import Route
 from synapse_compat.administrators import AdministratorsApi
 from synapse_compat.event_reports import EventReportsApi
 from synapse_compat.registration import SharedSecretRegistrationApi
+from synapse_compat.room_deletion import RoomDeletionApi
 from synapse_compat.room_reads import RoomReadsApi
 from synapse_compat.rooms import RoomsApi
 from synapse_compat.user_actions import UserActionsApi
@@ -52,6 +53,9 @@ def _admin_apis(core: Core, services: Services) -> list[_HasRoutes]:
             services.overseeing.listing,
             services.rooms.blocks,
             services.overseeing.stewardship,
+        ),
+        RoomDeletionApi(
+            accounts, services.overseeing.listing, services.rooms.blocks, services.overseeing.tasks
         ),
         RoomReadsApi(services.reading.oversight),
         UsersApi(desk),

@@ -14,12 +14,14 @@ from federation.ids import RoomId
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.http.errors import not_found
+from homeserver.store.events import load_head
 from homeserver.store.ids import Interner
 from homeserver.store.room_listing import (
     ListedRoom,
     RoomMore,
     load_joined_names,
     load_listed_rooms,
+    load_local_members_of,
     load_more,
     load_room_nids,
 )
@@ -134,6 +136,11 @@ class RoomListing:
         """Who is in a room, by user id."""
         return await self._database.read(load_joined_names, await self._nid(room_id))
 
+    async def is_known(self, room_id: RoomId) -> bool:
+        """Whether this server has anything to do with a room: knows its state, or has a user who is invited there."""
+        nid = await self._interner.find_room(room_id)
+        return nid is not None and await self._database.read(_has_traces, nid)
+
     async def _nid(self, room_id: RoomId) -> int:
         nid = await self._interner.find_room(room_id)
         if nid is None or await self._interner.room_version(nid) is None:
@@ -157,6 +164,10 @@ def _fits(room: ListedRoom, wanted: RoomsWanted) -> bool:
 def _load_details(tx: Tx, room_nid: int) -> RoomDetails | None:
     rooms = load_listed_rooms(tx, [room_nid])
     return RoomDetails(rooms[0], load_more(tx, room_nid)) if rooms and rooms[0].state_events else None
+
+
+def _has_traces(tx: Tx, room_nid: int) -> bool:
+    return bool(load_local_members_of(tx, room_nid) or load_head(tx, room_nid))
 
 
 def _no_room() -> Exception:
