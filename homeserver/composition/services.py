@@ -554,6 +554,7 @@ def build_media(core: Core, settings: Settings, client: Client) -> MediaService:
         build_storage(config, around),
         around.database,
         core.committer,
+        core.interner,
         around.run_in_thread,
         around.clock,
         around.entropy,

@@ -10,6 +10,7 @@ from twisted.python.failure import Failure
 from homeserver.config.schema import Media
 from homeserver.db.threads import Database
 from homeserver.http.client import HttpClient
+from homeserver.media.administration import MediaDesk
 from homeserver.media.downloads import Downloads
 from homeserver.media.preview import Previews
 from homeserver.media.remote import RemoteMedia
@@ -22,6 +23,7 @@ from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
+from homeserver.store.ids import Interner
 from homeserver.store.work import Worker
 
 
@@ -34,6 +36,7 @@ class MediaService:
         storage: MediaStore,
         database: Database,
         worker: Worker,
+        interner: Interner,
         run_in_thread: RunInThread,
         clock: Clock,
         entropy: Entropy,
@@ -65,6 +68,7 @@ class MediaService:
             settings,
             lambda: entropy.id(MEDIA_ID_LENGTH),
         )
+        self.desk = MediaDesk(server_name, database, worker, interner, storage, clock)
         self.sweeper = Sweeper(database, worker, storage, clock, log, lambda: settings().remote_retention_s)
 
     def begin(self) -> None:

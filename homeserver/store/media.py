@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, func, null, select, tuple_, update
+from sqlalchemy import and_, bindparam, delete, exists, func, null, select, tuple_, update
 
 from homeserver.db.schema.media import media, media_usage
 from homeserver.db.statements import any_of, rows, statement
@@ -29,6 +29,19 @@ _ONE = statement(
         _M.unused_expires_ts_ms,
         _M.quarantined,
     ).where(_KEY)
+)
+_same = media.alias("same")
+# What is quarantined stays so under whatever address it comes again.
+_INHERIT = statement(
+    update(media)
+    .where(
+        and_(
+            _KEY,
+            _M.quarantined == 0,
+            exists().where(and_(_same.c.sha256 == _M.sha256, _same.c.quarantined == 1)),
+        )
+    )
+    .values(quarantined=1)
 )
 _PENDING_OF_USER = statement(
     select(func.count())
@@ -166,6 +179,7 @@ def insert_media(
         now_ms,
     )
     tx.insert(_INSERT, [row])
+    tx.run(_INHERIT, the_origin=origin, the_media_id=media_id)
     return True
 
 
@@ -200,6 +214,7 @@ def fill_pending(
         new_file_name=upload.file_name,
         new_ts_ms=now_ms,
     )
+    tx.run(_INHERIT, the_origin=origin, the_media_id=media_id)
     return Filled.DONE
 
 
@@ -207,6 +222,7 @@ def insert_remote(tx: WriteTx, origin: str, media_id: str, upload: Upload, now_m
     """A file of another server, which MUST be durable already; the row that is there stays."""
     row = (origin, media_id, *upload, now_ms, now_ms)
     tx.insert(_INSERT_REMOTE, [row])
+    tx.run(_INHERIT, the_origin=origin, the_media_id=media_id)
 
 
 def drop_remote(tx: WriteTx, origin: str, media_id: str) -> None:

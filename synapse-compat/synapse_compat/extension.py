@@ -11,6 +11,7 @@ from homeserver.composition.services import Services
 from homeserver.http.route import Route
 from synapse_compat.administrators import AdministratorsApi
 from synapse_compat.event_reports import EventReportsApi
+from synapse_compat.media import MediaAdminApi
 from synapse_compat.registration import SharedSecretRegistrationApi
 from synapse_compat.room_deletion import RoomDeletionApi
 from synapse_compat.room_reads import RoomReadsApi
@@ -61,6 +62,7 @@ def _admin_apis(core: Core, services: Services) -> list[_HasRoutes]:
         UsersApi(desk),
         UserActionsApi(desk, evidence, services.bridging.registry, core.around.log),
         UserRedactionsApi(accounts, services.overseeing.tasks),
+        MediaAdminApi(accounts, services.media.desk),
         UserDevicesApi(accounts, services.devices, services.sessions),
     ]
 

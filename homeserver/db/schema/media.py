@@ -19,7 +19,8 @@ media = Table(
     nid("created_ts_ms"),
     nid("last_access_ts_ms", optional=True),
     nid("unused_expires_ts_ms", optional=True),  # of media created and not uploaded yet
-    small("quarantined", default=0),
+    small("quarantined", default=0),  # 1: shown to nobody, nor any other file of the same content
+    nid("quarantined_by_nid", optional=True),
     # What a user has uploaded, newest first; whether a file is still in use.
     Index("media_by_user", "user_nid", "created_ts_ms"),
     Index("media_by_file", "sha256"),

@@ -363,7 +363,8 @@ _COUNT_UPLOADS = """
 
 
 def _media() -> None:
-    """How much each user has uploaded; previews of links."""
+    """How much each user has uploaded; who has quarantined a file; previews of links."""
+    op.add_column("media", _big("quarantined_by_nid", nullable=True))
     op.create_table(
         "media_usage",
         _big("user_nid"),
