@@ -127,6 +127,7 @@ class Uploads(MediaCase):
 
     def test_lists(self) -> None:
         self.assertEqual({"media": [], "total": 0}, self.does("GET", self.uploads()))
+        address = ""
         for name, size in (("b", 30), ("a", 10), ("c", 20)):
             address = self.upload("alice", b"x" * size, name)
         self.upload("bob", b"his", "his")
