@@ -206,11 +206,15 @@ class Accounts:
     # --- registration tokens ---------------------------------------------------------------------
 
     async def create_registration_token(
-        self, token: str | None = None, uses_allowed: int | None = None, expires_ts_ms: int | None = None
+        self,
+        token: str | None = None,
+        uses_allowed: int | None = None,
+        expires_ts_ms: int | None = None,
+        length: int = 16,
     ) -> str:
-        """A token with which people may register; drawn if none is given."""
+        """A token with which people may register; drawn, of that length, if none is given."""
         # spec: client-server-api#token-authenticated-registration
-        token = self._entropy.id(16, READABLE) if token is None else token
+        token = self._entropy.id(length, READABLE) if token is None else token
         if not 0 < len(token) <= MAX_REGISTRATION_TOKEN_LENGTH or not _TOKEN_CHARACTERS.issuperset(token):
             raise invalid_param("A registration token has 1 to 64 characters of A-Z, a-z, 0-9 and ._~-")
         try:
@@ -223,12 +227,39 @@ class Accounts:
         """Every registration token."""
         return await self._database.read(tokens.list_registration_tokens)
 
+    async def find_registration_token(self, token: str) -> tokens.RegistrationToken:
+        """One registration token, valid or not; 404 where there is none."""
+        found = await self._database.read(tokens.load_registration_token, token)
+        if found is None:
+            raise _no_such_token(token)
+        return found
+
+    async def change_registration_token(
+        self, token: str, uses_allowed: int | None, expires_ts_ms: int | None
+    ) -> None:
+        """How often it may be used in all, and until when; None: without end."""
+        if not await self._worker.work(tokens.change_registration_token, token, uses_allowed, expires_ts_ms):
+            raise _no_such_token(token)
+
+    async def drop_registration_token(self, token: str) -> None:
+        """Nobody registers with it any more."""
+        if not await self._worker.work(tokens.drop_registration_token, token):
+            raise _no_such_token(token)
+
+    def is_usable(self, token: tokens.RegistrationToken) -> bool:
+        """Whether somebody could register with it now."""
+        return token.is_valid(self._clock.now_ms())
+
     async def is_registration_token_valid(self, token: str) -> bool:
         """Whether somebody could register with it now."""
         if not 0 < len(token) <= MAX_REGISTRATION_TOKEN_LENGTH or not _TOKEN_CHARACTERS.issuperset(token):
             return False
         found = await self._database.read(tokens.load_registration_token, token)
         return found is not None and found.is_valid(self._clock.now_ms())
+
+
+def _no_such_token(token: str) -> MatrixError:
+    return not_found(f"No such registration token: {token[:MAX_REGISTRATION_TOKEN_LENGTH]}")
 
 
 def threepid_in_use() -> MatrixError:

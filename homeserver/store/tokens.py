@@ -132,6 +132,15 @@ _REGISTRATION = statement(
 _ALL_REGISTRATION = statement(
     select(_RT.token, _RT.uses_allowed, _RT.completed, _RT.expires_ts_ms).order_by(_RT.token)
 )
+_CHANGE_REGISTRATION = statement(
+    update(registration_tokens)
+    .where(_RT.token == bindparam("the_token"))
+    .values(uses_allowed=bindparam("new_uses"), expires_ts_ms=bindparam("new_expiry"))
+    .returning(_RT.token)
+)
+_DROP_REGISTRATION = statement(
+    delete(registration_tokens).where(_RT.token == bindparam("the_token")).returning(_RT.token)
+)
 _USE_REGISTRATION = statement(
     update(registration_tokens)
     .where(
@@ -314,6 +323,21 @@ def load_registration_token(tx: Tx, token: str) -> RegistrationToken | None:
 def list_registration_tokens(tx: Tx) -> list[RegistrationToken]:
     """Every registration token."""
     return [RegistrationToken(*row) for row in tx.all(_ALL_REGISTRATION)]
+
+
+def change_registration_token(
+    tx: Tx, token: str, uses_allowed: int | None, expires_ts_ms: int | None
+) -> bool:
+    """How often it may be used in all, and until when; whether there is such a token."""
+    return (
+        tx.value(_CHANGE_REGISTRATION, the_token=token, new_uses=uses_allowed, new_expiry=expires_ts_ms)
+        is not None
+    )
+
+
+def drop_registration_token(tx: Tx, token: str) -> bool:
+    """Nobody registers with it any more; whether there was such a token."""
+    return tx.value(_DROP_REGISTRATION, the_token=token) is not None
 
 
 def use_registration_token(tx: Tx, token: str, now_ms: int) -> None:

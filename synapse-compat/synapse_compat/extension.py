@@ -13,6 +13,7 @@ from synapse_compat.administrators import AdministratorsApi
 from synapse_compat.event_reports import EventReportsApi
 from synapse_compat.media import MediaAdminApi
 from synapse_compat.registration import SharedSecretRegistrationApi
+from synapse_compat.registration_tokens import RegistrationTokensApi
 from synapse_compat.room_deletion import RoomDeletionApi
 from synapse_compat.room_reads import RoomReadsApi
 from synapse_compat.rooms import RoomsApi
@@ -63,6 +64,7 @@ def _admin_apis(core: Core, services: Services) -> list[_HasRoutes]:
         UserActionsApi(desk, evidence, services.bridging.registry, core.around.log),
         UserRedactionsApi(accounts, services.overseeing.tasks),
         MediaAdminApi(accounts, services.media.desk),
+        RegistrationTokensApi(accounts, core.around.clock),
         UserDevicesApi(accounts, services.devices, services.sessions),
     ]
 
