@@ -126,9 +126,7 @@ class AccountDesk:
             display_name=wishes.profile.get("displayname", localpart) or None,
         )
         await self.accounts.check_free(user_id)
-        for one in threepids or ():
-            if await self._database.read(find_owner, one.medium, one.address) is not None:
-                raise threepid_in_use()
+        await self._check_free(threepids)
         await self.accounts.register(user_id, account, None)
         made = await self.accounts.find(user_id)
         assert made is not None
@@ -141,6 +139,7 @@ class AccountDesk:
         if account.deactivated and (wishes.password is not None or wishes.profile or wishes.threepids):
             raise invalid_param("The account is deactivated")
         threepids = self._check(wishes)
+        await self._check_free(threepids, account.user_nid)
         hashed = await self._hash(wishes.password)
         if not wishes.deactivate:
             await self._set_profile(account, wishes.profile)
@@ -192,6 +191,12 @@ class AccountDesk:
         now_ms = self._clock.now_ms()
         found = dict.fromkeys(_checked(medium, address) for medium, address in wishes.threepids)
         return [Threepid(medium, address, now_ms, now_ms) for medium, address in found]
+
+    async def _check_free(self, threepids: Sequence[Threepid] | None, user_nid: int | None = None) -> None:
+        """Refuse addresses of others before anything is changed; the transaction decides once more."""
+        for one in threepids or ():
+            if await self._database.read(find_owner, one.medium, one.address) not in (None, user_nid):
+                raise threepid_in_use()
 
     async def _hash(self, password: str | None) -> str | None:
         return None if password is None else await self._hasher.hash(password)

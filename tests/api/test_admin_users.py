@@ -220,10 +220,12 @@ class Changes(UserCase):
         self.does(
             "PUT", f"{USERS}/{user('alice')}", {"threepids": [{"medium": "email", "address": "a@x.org"}]}
         )
-        body = {"threepids": [{"medium": "email", "address": "a@x.org"}], "admin": True}
+        taken = [{"medium": "email", "address": "a@x.org"}]
+        body = {"threepids": taken, "admin": True, "displayname": "Changed"}
         self.refuses(400, "M_THREEPID_IN_USE", "PUT", path, body)
         # All of it, or nothing.
-        self.assertFalse(self.does("GET", path)["admin"])
+        found = self.does("GET", path)
+        self.assertEqual((False, "bob"), (found["admin"], found["displayname"]))
 
     def test_flags(self) -> None:
         path = f"{USERS}/{user('bob')}"
