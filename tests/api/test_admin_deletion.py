@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote
 
 from homeserver.rooms import shutdowns
+from homeserver.rooms.send import Sender
 from tests.api.talk import V3, user
 from tests.api.test_admin_rooms import ROOMS, RoomCase
 from tests.support.databases import on_each_database
@@ -145,17 +146,25 @@ class Interrupted(DeletionCase):
         self._restore = lambda: setattr(target, name, step)
 
     def test_at_each_step(self) -> None:
-        for number, (name, after) in enumerate(
-            (("_leader", 0), ("_empty", 0), ("_leave", 0), ("_leave", 1), ("_move", 0))
+        steps = shutdowns.RoomShutdowns
+        for number, (target, name, after) in enumerate(
+            (
+                (steps, "_leader", 0),
+                (Sender, "send", 0),
+                (steps, "_empty", 0),
+                (steps, "_leave", 0),
+                (steps, "_leave", 1),
+                (steps, "_move", 0),
+            )
         ):
             with self.subTest(name=name, after=after):
-                self.once(number, name, after)
+                self.once(number, target, name, after)
 
-    def once(self, number: int, name: str, after: int) -> None:
+    def once(self, number: int, target: Any, name: str, after: int) -> None:
         room_id = self.create(preset="public_chat", room_alias_name=f"room{number}")
         self.join("bob", room_id)
         before = len(self.does("GET", ROOMS)["rooms"])
-        self.interrupt(shutdowns.RoomShutdowns, name, after)
+        self.interrupt(target, name, after)
         body = {"new_room_user_id": user("root"), "block": True}
         delete_id = self.does("DELETE", f"/v2/rooms/{room_id}", body)["delete_id"]
         self.assertEqual("active", self.status(delete_id)["status"])
