@@ -28,7 +28,7 @@ class KeyNumbers:
     async def prepare(self, requester: Requester) -> int:
         """Before an answer is made: have them at hand. The number of the requester's own membership, or 0."""
         own = 0
-        # Who never was in a room has none, which would be looked for again at each sync.
+        # Who never was in a room has none, which would be looked for again at each sync. See `own`.
         if self._index.rooms_of(requester.user_nid):
             key = ("m.room.member", requester.user_id)
             own = self._interner.known_key(key) or await self._interner.find_key(key) or 0
@@ -36,6 +36,10 @@ class KeyNumbers:
             await self.ask(_NAMING)
             self._asked = True
         return own
+
+    def own(self, requester: Requester, prepared: int) -> int:
+        """At the moment of an answer: what ``prepare`` found, or the number that a first join has bound meanwhile."""
+        return prepared or self._interner.known_key(("m.room.member", requester.user_id)) or 0
 
     async def ask(self, keys: Sequence[StateKey]) -> list[int]:
         """The numbers of state keys; 0 for one that no room ever used."""

@@ -171,6 +171,7 @@ class SyncService:
             await preparing
         # From here to the first wait: one moment.
         token = self._moments.now()
+        own_key = self._keys.own(requester, own_key)
         since = at.pos if at is not None else 0
         window: Window | None = None
         if at is not None and not ask.filter.federation_format and not ask.filter.by_room:

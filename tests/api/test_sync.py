@@ -485,6 +485,52 @@ class MovingTests(TestCase):
         self.assertEqual(["heard once", "m.room.member"], bodies(left))
         self.assertEqual(["m.note"], [one["type"] for one in left["account_data"]["events"]])
 
+    def joins_first(self, app: SyncApp, devices: Any) -> None:
+        """Have bob come into his first room while his next answer is prepared."""
+        prepare = devices.prepare
+        joined: list[bool] = []
+
+        def join_and_prepare(requester: Any) -> Any:
+            if not joined:
+                joined.append(True)
+                app.member(ROOM, "bob", "join")
+                app.say(ROOM, "alice", "welcome")
+            return prepare(requester)
+
+        self.patch(devices, "prepare", join_and_prepare)
+
+    def test_a_first_join_while_an_answer_is_prepared(self) -> None:
+        """The number of the user's own membership is there with the join, and not before."""
+        app = SyncApp(self)
+        app.register("alice")
+        bob = app.register("bob")
+        app.make_room("alice")
+        since = app.sync(bob)["next_batch"]
+        app.put_account_data(bob, "", "m.note", {"idle": False})
+        self.joins_first(app, app.app.services.syncing.classic._devices)
+        room = app.sync(bob, since)["rooms"]["join"][ROOM]
+        self.assertEqual(bodies(app.sync(bob)["rooms"]["join"][ROOM]), bodies(room))
+        self.assertEqual("m.room.create", bodies(room)[0])
+
+    def test_the_same_in_sliding_sync(self) -> None:
+        app = SyncApp(self)
+        app.register("alice")
+        bob = app.register("bob")
+        app.make_room("alice")
+        path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+        required = [["m.room.create", ""], ["m.room.member", "$ME"]]
+        rule = {"ranges": [[0, 9]], "timeline_limit": 9, "required_state": required}
+        body = {"lists": {"all": rule}, "extensions": {"e2ee": {"enabled": True}}}
+        pos = app.ok("POST", path, body, bob)["pos"]
+        self.joins_first(app, app.app.services.syncing.sliding._devices)
+        room = app.ok("POST", path, body, bob, {"pos": pos})["rooms"][ROOM]
+        again = app.ok("POST", path, body, bob)["rooms"][ROOM]
+        for name in ("required_state", "timeline"):
+            self.assertEqual(
+                [one["event_id"] for one in again[name]], [one["event_id"] for one in room[name]]
+            )
+        self.assertEqual(6, len(room["timeline"]))
+
 
 class PollTests(TestCase):
     def setUp(self) -> None:

@@ -238,6 +238,7 @@ class SlidingSync:
         await self._lists.prepare(requester, ask.asked)
         windows, direct = await self._look(ask, state)
         # From here to the first wait: one moment.
+        own_key = tools.keys.own(requester, own_key)
         work = self._work(ask, connection, state, at, windows, direct, inviters)
         token, standings = work.token, dict(tools.index.rooms_of(requester.user_nid))
         found = plan(tools.index, work)
