@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import msgspec
@@ -179,6 +179,11 @@ class Text:
     names: tuple[str, ...]
     lists: frozenset[str]
     literals: dict[str, Any]
+    alike: tuple[Any, ...] = field(init=False)
+    """What PostgreSQL prepares is the same where this is: constants are written into it, and parameters go by name."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "alike", (self.sql, self.names, tuple(self.literals.values())))
 
     def arguments(self, params: dict[str, Any], dialect: str) -> tuple[Any, ...]:
         if not self.lists and not self.literals:

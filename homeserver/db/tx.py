@@ -146,10 +146,6 @@ class SqliteTx(Tx):
         self._execute(sql)
 
 
-# The text of a statement, the names of its parameters, and the values of its constants.
-_Alike = tuple[str, tuple[str, ...], tuple[Any, ...]]
-
-
 class Prepared:
     """The statements that one connection has prepared: planning costs three times what running them does.
 
@@ -157,14 +153,13 @@ class Prepared:
     """
 
     def __init__(self) -> None:
-        self._known: dict[_Alike, tuple[str, tuple[str, ...]]] = {}
-        self._fresh: list[_Alike] = []
+        self._known: dict[tuple[Any, ...], tuple[str, tuple[str, ...]]] = {}
+        self._fresh: list[tuple[Any, ...]] = []
         self._count = 0
 
     def queue(self, cursor: Any, text: Text, params: dict[str, Any]) -> list[bytes]:
         """What to send to run a statement with these parameters."""
-        # What is constant is prepared as such, and not everybody who asks the same calls the parameters the same.
-        key = (text.sql, text.names, tuple(text.literals.values()))
+        key = text.alike
         found = self._known.get(key)
         first: list[bytes] = []
         if found is None:
