@@ -16,7 +16,7 @@ from homeserver.media.storage import MediaStore
 from homeserver.media.sweep import DROPPED_AT_ONCE, ORPHAN_AGE_S
 from homeserver.runtime.clock import Clock
 from homeserver.store import media_admin as store
-from homeserver.store.history import BEGINNING, END
+from homeserver.store.history import END
 from homeserver.store.ids import Interner
 from homeserver.store.media import drop_old_remote, find_used, load_media
 from homeserver.store.media_admin import Address, ListedMedia
@@ -72,7 +72,7 @@ class MediaDesk:
         uris: set[str] = set()
         high: int | None = END
         while high is not None:
-            found, high = await self._database.read(store.load_media_of_room, room_nid, high, BEGINNING)
+            found, high = await self._database.read(store.load_media_of_room, room_nid, high)
             uris |= found
         return await self._quarantine(requester, [one for uri in sorted(uris) if (one := _address(uri))])
 

@@ -199,6 +199,11 @@ def load_facts(tx: Tx, room_nids: Sequence[int]) -> list[RoomFacts]:
     return found
 
 
+def load_room_keys(tx: Tx, types: Sequence[str]) -> list[int]:
+    """The state keys of some types that are a room's own: the empty ones, as far as any room has used them."""
+    return tx.column(_KEYS, type_nids=[WELL_KNOWN_TYPES[name] for name in types])
+
+
 def load_room_facts(tx: Tx, room_nids: Sequence[int], types: Sequence[str]) -> list[RoomFacts]:
     """The contents of such state events of the rooms, and how many are in them. Four reads, whatever their number."""
     wanted = list(room_nids)
@@ -210,7 +215,7 @@ def load_room_facts(tx: Tx, room_nids: Sequence[int], types: Sequence[str]) -> l
     }
     for room_nid, count in tx.all(_JOINED, room_nids=wanted):
         found[room_nid].joined = count
-    keys = tx.column(_KEYS, type_nids=[WELL_KNOWN_TYPES[name] for name in types])
+    keys = load_room_keys(tx, types)
     for room_nid, type_nid, json, redacted_by in tx.all(_STATE, room_nids=wanted, key_nids=keys):
         content: Any = _decode(json).content
         facts = found[room_nid]

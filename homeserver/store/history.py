@@ -24,6 +24,15 @@ BEGINNING = -(10**18 - 1)
 END = 10**18 - 1
 
 
+_FLOOR = statement(
+    select(timeline.c.pos)
+    .where(and_(timeline.c.room_nid == bindparam("room_nid"), timeline.c.pos <= bindparam("high")))
+    .order_by(timeline.c.pos.desc())
+    .limit(1)
+    .offset(bindparam("skip"))
+)
+
+
 class HistoryRow(NamedTuple):
     """One event of a room."""
 
@@ -175,3 +184,10 @@ def state_after(tx: Tx, rows: Sequence[HistoryRow], bases: BaseCache) -> dict[in
     if newest.state_key_nid:
         state[newest.state_key_nid] = newest.nid
     return state
+
+
+def find_floor(tx: Tx, room_nid: int, high: int, most: int) -> int | None:
+    """The place below the ``most`` newest events at or below one, for who goes through a timeline in pieces; None: there
+    is nothing below them."""
+    floor: int | None = tx.value(_FLOOR, room_nid=room_nid, high=high, skip=most)
+    return floor

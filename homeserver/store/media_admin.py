@@ -13,6 +13,7 @@ from homeserver.db.schema.media import media, media_usage
 from homeserver.db.schema.rooms import event_json, timeline, user_ids
 from homeserver.db.statements import Statement, any_of, rows, statement, to_utf8, utf8
 from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.history import BEGINNING, find_floor
 
 Address = tuple[str, str]
 """A server's name, and the id of a file there."""
@@ -96,13 +97,6 @@ _UNCOUNT = statement(
     update(media_usage)
     .where(media_usage.c.user_nid == bindparam("the_user_nid"))
     .values(files=media_usage.c.files - 1, size=media_usage.c.size - bindparam("bytes"))
-)
-_FLOOR = statement(
-    select(timeline.c.pos)
-    .where(and_(timeline.c.room_nid == bindparam("room_nid"), timeline.c.pos <= bindparam("high")))
-    .order_by(timeline.c.pos.desc())
-    .limit(1)
-    .offset(bindparam("skip"))
 )
 _TEXTS = statement(
     select(utf8(event_json.c.json))
@@ -195,13 +189,13 @@ class _Event(msgspec.Struct):
 _decode = msgspec.json.Decoder(_Event).decode
 
 
-def load_media_of_room(tx: Tx, room_nid: int, high: int, beginning: int) -> tuple[set[str], int | None]:
+def load_media_of_room(tx: Tx, room_nid: int, high: int) -> tuple[set[str], int | None]:
     """The content URIs in events at or below a place in the timeline; where to go on, if anywhere.
 
     Of encrypted events nobody knows which they are.
     """
-    low: int | None = tx.value(_FLOOR, room_nid=room_nid, high=high, skip=PIECE)
-    texts = tx.column(_TEXTS, room_nid=room_nid, low=beginning if low is None else low, high=high)
+    low = find_floor(tx, room_nid, high, PIECE)
+    texts = tx.column(_TEXTS, room_nid=room_nid, low=BEGINNING if low is None else low, high=high)
     return {uri for text in texts for uri in _uris(_decode(to_utf8(text)).content)}, low
 
 

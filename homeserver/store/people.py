@@ -18,12 +18,11 @@ from homeserver.db.schema.rooms import (
     events,
     redactions,
     rooms,
-    state_keys,
     user_ids,
 )
-from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
+from homeserver.store.directory import load_room_keys
 from homeserver.store.profiles import load_names_and_avatars
 from homeserver.store.search import fits
 
@@ -31,11 +30,8 @@ from homeserver.store.search import fits
 _ROOMS_MOST = 5_000
 # LIMIT(time: each name is taken apart into words): of more accounts, the newest, and of a longer name its beginning
 _ACCOUNTS_MOST, _NAME_MOST = 5_000, 128
-_OPEN_TYPES = (WELL_KNOWN_TYPES["m.room.join_rules"], WELL_KNOWN_TYPES["m.room.history_visibility"])
+_OPEN_TYPES = ("m.room.join_rules", "m.room.history_visibility")
 
-_OPEN_KEYS = statement(
-    select(state_keys.c.nid).where(and_(any_of(state_keys.c.type_nid, "types"), state_keys.c.state_key == ""))
-)
 # Rooms first: by the keys alone the database would walk through the members of every room.
 _NEWEST = statement(select(rooms.c.nid).order_by(rooms.c.nid.desc()).limit(bindparam("most")))
 _OPEN = statement(
@@ -97,7 +93,7 @@ _decode = msgspec.json.Decoder(_Event).decode
 
 def load_open_rooms(tx: Tx) -> set[int]:
     """The rooms that anybody may join or read."""
-    keys = tx.column(_OPEN_KEYS, types=list(_OPEN_TYPES))
+    keys = load_room_keys(tx, _OPEN_TYPES)
     found: set[int] = set()
     newest = tx.column(_NEWEST, most=_ROOMS_MOST)
     for room_nid, json in tx.all(_OPEN, room_nids=newest, keys=keys):

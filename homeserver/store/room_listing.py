@@ -14,13 +14,17 @@ from homeserver.db.schema.rooms import (
     events,
     members,
     room_heads,
-    state_keys,
     user_ids,
 )
-from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
-from homeserver.store.directory import LISTED_TYPES, RoomFacts, load_published_among, load_room_facts
+from homeserver.store.directory import (
+    LISTED_TYPES,
+    RoomFacts,
+    load_published_among,
+    load_room_facts,
+    load_room_keys,
+)
 from homeserver.store.ids import true_name
 from homeserver.store.placement import Membership
 
@@ -39,11 +43,6 @@ _STATE_EVENTS = statement(
     .where(any_of(current_state.c.room_nid, "room_nids"))
     .group_by(current_state.c.room_nid)
 )
-_CREATE_KEY = statement(
-    select(state_keys.c.nid).where(
-        and_(state_keys.c.type_nid == WELL_KNOWN_TYPES["m.room.create"], state_keys.c.state_key == "")
-    )
-)
 _CREATORS = statement(
     select(current_state.c.room_nid, user_ids.c.user_id)
     .select_from(
@@ -54,7 +53,7 @@ _CREATORS = statement(
     .where(
         and_(
             any_of(current_state.c.room_nid, "room_nids"),
-            current_state.c.state_key_nid == bindparam("create_key"),
+            any_of(current_state.c.state_key_nid, "create_keys"),
         )
     )
 )
@@ -117,10 +116,8 @@ def load_listed_rooms(tx: Tx, room_nids: Sequence[int]) -> list[ListedRoom]:
         return []
     local: dict[int, int] = dict(tx.all(_LOCAL_JOINED, room_nids=wanted))
     states: dict[int, int] = dict(tx.all(_STATE_EVENTS, room_nids=wanted))
-    create_key: int | None = tx.value(_CREATE_KEY)
-    creators: dict[int, str] = {}
-    if create_key is not None:
-        creators = dict(tx.all(_CREATORS, room_nids=wanted, create_key=create_key))
+    create_keys = load_room_keys(tx, ("m.room.create",))
+    creators: dict[int, str] = dict(tx.all(_CREATORS, room_nids=wanted, create_keys=create_keys))
     published = load_published_among(tx, wanted)
     found: list[ListedRoom] = []
     for facts in load_room_facts(tx, wanted, LISTED_TYPES):

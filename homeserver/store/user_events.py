@@ -11,18 +11,11 @@ from homeserver.db.schema.rooms import events, redactions, timeline
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import statement
 from homeserver.db.tx import Tx
-from homeserver.store.history import BEGINNING
+from homeserver.store.history import BEGINNING, find_floor
 
 # LIMIT(so much of a timeline is gone through in one unit of work)
 PIECE: Final = 5_000
 
-_FLOOR = statement(
-    select(timeline.c.pos)
-    .where(and_(timeline.c.room_nid == bindparam("room_nid"), timeline.c.pos <= bindparam("high")))
-    .order_by(timeline.c.pos.desc())
-    .limit(1)
-    .offset(bindparam("skip"))
-)
 _MEMBER = WELL_KNOWN_TYPES["m.room.member"]
 _REDACTION = WELL_KNOWN_TYPES["m.room.redaction"]
 _SENT = statement(
@@ -70,7 +63,7 @@ def load_sent(tx: Tx, span: Span, high: int, most: int) -> tuple[Sequence[Sent],
 
     Other state is the room's, and redactions are no content.
     """
-    low: int | None = tx.value(_FLOOR, room_nid=span.room_nid, high=high, skip=PIECE)
+    low = find_floor(tx, span.room_nid, high, PIECE)
     found = tx.all(
         _SENT,
         room_nid=span.room_nid,
