@@ -8,9 +8,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
@@ -20,6 +20,7 @@ from homeserver.http.errors import MatrixError, limit_exceeded
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.moderation_tasks import (
     Task,
     TaskKind,
@@ -42,17 +43,6 @@ Save = Callable[[dict[str, Any]], Awaitable[None]]
 Do = Callable[[Task, Save], Awaitable[None]]
 
 
-class RestartingSpawner(Protocol):
-    """The part of a task group that this module needs."""
-
-    @property
-    def stopped(self) -> bool: ...
-
-    def spawn_restarting(
-        self, name: str, make_work: Callable[[], Coroutine[Any, Any, object]]
-    ) -> Deferred[None]: ...
-
-
 class ModerationTasks:
     """See the module. ``doers`` does each kind of work."""
 
@@ -60,7 +50,7 @@ class ModerationTasks:
         self,
         database: Database,
         worker: Worker,
-        tasks: RestartingSpawner,
+        tasks: TaskGroup,
         clock: Clock,
         entropy: Entropy,
         log: Log,

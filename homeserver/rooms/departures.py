@@ -8,9 +8,8 @@ spec: client-server-api#post_matrixclientv3accountdeactivate
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Protocol
 
 from federation.builder import Draft
 from federation.ids import RoomId, UserId
@@ -19,6 +18,7 @@ from homeserver.rooms.federated.remote import RemoteMemberships
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change, Kind
 from homeserver.store.placement import Membership
 from homeserver.store.users import load_account, load_deactivated
@@ -29,14 +29,6 @@ _PRESENT = frozenset({Membership.JOIN, Membership.INVITE, Membership.KNOCK})
 _PRESENT_WORDS = frozenset({"join", "invite", "knock"})
 
 
-class RestartingSpawner(Protocol):
-    """The part of a task group that this module needs."""
-
-    @property
-    def stopped(self) -> bool: ...
-    def spawn_restarting(self, name: str, make_work: Callable[[], Coroutine[Any, Any, object]]) -> object: ...
-
-
 class Departures:
     """``apply`` follows the log, after the membership index; ``start`` goes on with what an earlier process began."""
 
@@ -45,7 +37,7 @@ class Departures:
         rooms: RoomRegistry,
         index: MembershipIndex,
         remote: RemoteMemberships,
-        tasks: RestartingSpawner,
+        tasks: TaskGroup,
         log: Log,
     ) -> None:
         self._rooms = rooms

@@ -13,11 +13,11 @@ from functools import partial
 from federation.builder import Draft
 from federation.ids import RoomId, UserId
 from homeserver.http.errors import MatrixError
-from homeserver.rooms.departures import RestartingSpawner
 from homeserver.rooms.federated.guest_joins import GUEST_ACCESS, admits_guests
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change, Kind
 from homeserver.store.placement import MOVING
 from homeserver.store.users import load_guests, load_guests_among
@@ -29,9 +29,7 @@ _MEMBER = "m.room.member"
 class GuestDepartures:
     """``apply`` follows the log, after the membership index; ``start`` goes on with what an earlier process began."""
 
-    def __init__(
-        self, rooms: RoomRegistry, index: MembershipIndex, tasks: RestartingSpawner, log: Log
-    ) -> None:
+    def __init__(self, rooms: RoomRegistry, index: MembershipIndex, tasks: TaskGroup, log: Log) -> None:
         self._rooms = rooms
         self._tools = rooms.tools
         self._index = index
