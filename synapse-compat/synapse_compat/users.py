@@ -101,7 +101,8 @@ class UsersApi:
     async def put(self, request: Request, user_id: UserId) -> Response:
         """Make an account (201), or change one (200)."""
         accounts = self._desk.accounts
-        wishes = _wishes(request.json(UserBody))
+        body = request.json(UserBody)
+        wishes = _wishes(body)
         if domain_of(user_id) != accounts.server_name:
             raise invalid_param("The user is not of this server")
         account = await accounts.find(user_id)
@@ -109,7 +110,7 @@ class UsersApi:
             await self._desk.make(user_id, wishes)
         else:
             _check_own(request, user_id, wishes)
-            if account.deactivated and request.json(UserBody).deactivated is False:
+            if account.deactivated and body.deactivated is False:
                 raise invalid_param("An account that was deactivated has ended for good")
             await self._desk.change(account, wishes)
         shown = await self._desk.show(await find_local(accounts, user_id))
