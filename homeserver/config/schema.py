@@ -401,6 +401,12 @@ class DelayedEvents:
         86_400, minimum=0, maximum=31_536_000, doc="Longest delay; 0 switches them off."
     )
     max_scheduled: int = option(100, minimum=1, maximum=10_000, doc="Events that one user may have waiting.")
+    grace_s: int = option(
+        10,
+        minimum=0,
+        maximum=3600,
+        doc="For so long after a start none is sent by itself: who renews theirs could not while the server was away.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@
    which holds no token of its user.
 2. It is sent exactly once, whatever happens to the process: its end is stored with the event, or not at all.
 3. Whether its user may send it is decided when it is sent. What is refused then has ended.
-4. What is due while the server does not run is sent when it runs again.
+4. What is due while the server does not run is sent when it has run again for `grace_s`: who is in a call renews the
+   event that ends it every few seconds, and must have had the time to.
 
 LIMIT(each user has scheduled a number of them at most; what has ended is told of for some days, the newest some hundred)
 
@@ -125,6 +126,7 @@ class DelayedEvents:
         self._sending: set[str] = set()
         self._timer: DelayedCall | None = None
         self._wakes_ms = 0
+        self._not_before_ms = 0
         self._looking = False
         self._again = False
         self._stopped = False
@@ -243,8 +245,9 @@ class DelayedEvents:
     # --- when it is time -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Go on with what an earlier process has scheduled."""
-        self._look()
+        """Go on with what an earlier process has scheduled, when its clients have had the time to renew it."""
+        self._not_before_ms = self._clock.now_ms() + self._limits.grace_s * 1000
+        self._arm(self._not_before_ms)
 
     def stop(self) -> None:
         """Send nothing more: what is due now is due when the server runs again."""
@@ -256,6 +259,7 @@ class DelayedEvents:
     def _arm(self, due_ms: int) -> None:
         if self._stopped:
             return
+        due_ms = max(due_ms, self._not_before_ms)
         if self._timer is not None and self._timer.active():
             if self._wakes_ms <= due_ms:
                 return

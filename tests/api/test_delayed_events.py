@@ -405,11 +405,29 @@ class Surviving(DelayedCase):
         self.app.time.advance(30)
         self.app.restart()
         self.app.app.begin()
-        self.pass_time(0)
+        self.pass_time(self.limits.grace_s)
         self.assertEqual(["1", "2"], self.said())
         self.assertNotIn("finalised", self.look(ids[2]))
-        self.pass_time(31)
+        self.pass_time(21)
         self.assertEqual(["1", "2", "60"], self.said())
+
+    def test_clients_may_renew_what_was_due_while_nobody_was_there(self) -> None:
+        """Who is in a call renews the event that ends it every few seconds, and could not while the server was away."""
+        renewed, sent, _ = (self.scheduled(8_000, body) for body in ("renewed", "sent", "not renewed"))
+        self.wait(self.app.app.stop())
+        self.app.time.advance(30)
+        self.app.restart()
+        self.app.app.begin()
+        self.pass_time(self.limits.grace_s - 1)
+        self.assertEqual([], self.said())
+        self.assertEqual((200, {}), self.act("restart", renewed))
+        self.assertEqual((200, {}), self.act("send", sent))
+        self.assertEqual(["sent"], self.said())
+        self.scheduled(500, "new")
+        self.pass_time(1)
+        self.assertEqual(["new", "not renewed", "sent"], sorted(self.said()))
+        self.pass_time(7)
+        self.assertEqual(["new", "not renewed", "renewed", "sent"], sorted(self.said()))
 
     def test_a_failed_commit_leaves_neither_the_event_nor_its_end(self) -> None:
         delay_id = self.scheduled(1000)
@@ -517,5 +535,5 @@ class Ending(DelayedCase):
         self.assertEqual([], self.bodies(self.page("alice", self.room_id)["chunk"]))
         self.app.restart()
         self.app.app.begin()
-        self.pass_time(1)
+        self.pass_time(self.limits.grace_s)
         self.assertEqual({"later", "another"}, set(self.bodies(self.page("alice", self.room_id)["chunk"])))

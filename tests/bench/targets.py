@@ -42,6 +42,8 @@ def build_chaos_config(folder: Path, port: int, database: str, wire: Wire | None
         "registration": {"mode": "open", "shared_secret": synapse.REGISTRATION_SECRET},
         "federation": {"trusted_key_servers": []},
         "rate_limits": {"enabled": False},
+        # Tests kill servers so often that nothing would ever be sent.
+        "delayed_events": {"grace_s": 0},
     }
     if wire is not None:
         config |= build_federation(port, wire)
