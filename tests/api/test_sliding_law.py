@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
 from tests.support.databases import DatabaseCase, on_each_database
-from tests.support.sliding_model import SlidingView, differences
+from tests.support.sliding_model import SlidingView, differences, falsehoods
+from tests.support.sync import room_path
 from tests.support.sync_world import PEOPLE, ROOMS, SyncWorld
 
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
@@ -24,7 +25,7 @@ _actions = st.one_of(
     st.tuples(st.just("say"), _room, _person),
     st.tuples(st.sampled_from(["topic", "name", "rename"]), _room, _person),
     st.tuples(st.sampled_from(["join", "leave"]), _room, _person),
-    st.tuples(st.sampled_from(["join", "leave"]), _room, _bob),
+    st.tuples(st.sampled_from(["join", "leave", "quit"]), _room, _bob),
     st.tuples(st.sampled_from(["invite", "kick", "ban", "unban"]), _room, st.sampled_from(["bob", "carol"])),
     st.tuples(st.sampled_from(["redact", "tag", "direct", "closed", "open"]), _room, st.just("alice")),
     st.tuples(st.sampled_from(["read", "read.private"]), _room, _person),
@@ -100,6 +101,10 @@ class SlidingWorld(SyncWorld):
         found = differences(
             self.view, fresh, lazy="lazy" in self.variant or self.variant == "everything lazily"
         )
+        for room_id, room in self.view.rooms.items():
+            if room.members.get("membership") == "join":
+                state = self.app.ok("GET", f"{room_path(room_id)}/state", None, self.tokens["bob"])
+                found += falsehoods(room, room_id, state, whole=self.variant == "everything")
         quiet = self.ask("sync", "")
         if quiet["rooms"]:
             found.append(f"after everything: {quiet['rooms']}")

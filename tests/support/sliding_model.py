@@ -6,6 +6,7 @@ through on the way.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -132,6 +133,17 @@ def differences(old: SlidingView, new: SlidingView, *, lazy: bool, exact: bool =
             mine, theirs = old.rooms[room_id], new.rooms[room_id]
             found += [f"{room_id} {one}" for one in _room_differences(mine, theirs, lazy, exact)]
     return found
+
+
+def falsehoods(room: SlidingRoom, room_id: str, state: Sequence[Any], *, whole: bool) -> list[str]:
+    """How a view of a room differs from the room's state, as ``/state`` has it; where it is not ``whole`` it may lack."""
+    truth = {(event["type"], event["state_key"]): event["event_id"] for event in state}
+    keys = room.state.keys() | truth.keys() if whole else room.state.keys()
+    return [
+        f"{room_id} state {key}: {room.state.get(key)} where it is {truth.get(key)}"
+        for key in sorted(keys)
+        if room.state.get(key) != truth.get(key)
+    ]
 
 
 def _room_differences(old: SlidingRoom, new: SlidingRoom, lazy: bool, exact: bool) -> list[str]:

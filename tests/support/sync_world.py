@@ -48,6 +48,9 @@ class SyncWorld:
             app.member(room_id, who, "join", displayname=f"{who}{self.count}")
         elif kind in ("join", "leave") and who != "alice":
             app.member(room_id, who, kind)
+        elif kind == "quit":
+            app.member(room_id, who, "leave")
+            app.call("POST", f"{room_path(room_id)}/forget", {}, self.tokens[who])
         elif kind in ("invite", "kick", "ban", "unban"):
             membership = {"kick": "leave", "unban": "leave"}.get(kind, kind)
             app.member(room_id, "alice", membership, who)

@@ -196,10 +196,11 @@ def _is_shown(nid: int, standing: Standing, user: UserFacts, state: State) -> bo
     """Whether a room that the user is not in is among theirs."""
     if standing.membership in _OPEN:
         return True
-    if standing.forgotten:
-        return False
     told = state.get(nid)
-    return nid in user.removed or (told is not None and told.kind != GONE)
+    if told is not None and told.kind != GONE:
+        # Although it may be forgotten by now: a client that shows the room must hear that it is over.
+        return True
+    return nid in user.removed and not standing.forgotten
 
 
 def _covers_all(ranges: Iterable[tuple[int, int]], count: int) -> bool:
