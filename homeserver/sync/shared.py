@@ -27,6 +27,7 @@ from homeserver.store.visibility_reads import StateFacts
 from homeserver.sync.filters import SyncFilter
 from homeserver.sync.related import Relations, find_children, find_related
 from homeserver.sync.serialise import Writer, events_object, timeline_object
+from homeserver.sync.superseded import find_superseded
 from homeserver.sync.timelines import Keys, Reader, is_set
 from homeserver.sync.window import Window
 
@@ -177,8 +178,15 @@ def _choose(
     if not limited:
         first = 0  # nothing was cut off
     shown.reverse()
-    told: dict[int, Placement] = {}
+    if not state_after and len(shown) < len(placements) - first:
+        over = _superseded(placements, shown)
+        if over:
+            shown, limited = shown[over:], True
+            first = len(placements)
+            if shown:
+                first = next(at for at, placed in enumerate(placements) if placed is shown[0][1])
     in_timeline = {event.nid for event, _ in shown}
+    told: dict[int, Placement] = {}
     for place, placed in enumerate(placements):
         # What the timeline does not say must stand in the state: see sync/bulk.py.
         key = placed.state_key_nid
@@ -192,6 +200,14 @@ def _choose(
     else:
         before, snapshot = placements[-1].pos, placements[-1].state_after
     return _Chosen(shown, limited, before, state, placements[-1].state_after if state_after else snapshot)
+
+
+def _superseded(placements: Sequence[Placement], shown: Sequence[tuple[ClientEvent, Placement]]) -> int:
+    """How many events of a timeline it must not begin with."""
+    keyed = [(one.state_key_nid, one.nid) for one in reversed(placements) if one.state_key_nid is not None]
+    nids = [event.nid for event, _ in shown]
+    found = find_superseded(keyed, frozenset(nids))
+    return nids.index(found) + 1 if found else 0
 
 
 def _passes(event: ClientEvent, filter_: SyncFilter) -> bool:

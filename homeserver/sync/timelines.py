@@ -41,6 +41,7 @@ from homeserver.store.unsigned import sent_as
 from homeserver.store.veil import load_veiled
 from homeserver.stream.index import Standing
 from homeserver.sync.filters import SyncFilter
+from homeserver.sync.superseded import find_superseded
 
 # How much further back than asked for it looks for events that pass the filter.
 _REACH = (1, 5, 25)
@@ -330,12 +331,13 @@ class Timelines:
         accepted = self._visible(work)
         if reader.ignored or not filter_.everything:
             accepted = [one for one in accepted if self._passes(one.event)]
-        if len(accepted) < limit and work.more and not enough:
+        over = 0 if reader.state_after else _superseded(work, accepted)
+        if len(accepted) < limit and work.more and not enough and not over:
             return False
-        dropped = max(0, len(accepted) - limit)
+        dropped = max(over, len(accepted) - limit)
         work.limited = work.more or work.above_hole or dropped > 0
         accepted = accepted[dropped:]
-        if accepted and len(accepted) == limit:
+        if accepted and (dropped or len(accepted) == limit):
             work.start = accepted[0].pos
         elif work.places and not dropped:
             work.start = work.places[0].pos
@@ -477,6 +479,16 @@ class Timelines:
         eyes = visibility_reads.Reader(reader.user_id, keys.own, keys.visibility, joined=True)
         viewer = Viewer(eyes, reader.user_nid, reader.ignored, upto, reader.now_ms)
         return load_bundles(self._tx, viewer, room_ids, events, self._facts, self._cache)
+
+
+def _superseded(work: RoomWork, accepted: Sequence[Shown]) -> int:
+    """How many events of a timeline it must not begin with."""
+    if len(accepted) == len(work.places):
+        return 0
+    changes = ((move.key_nid, move.event_nid) for move in reversed(work.moves) if move.pos <= work.upto)
+    nids = [one.event.nid for one in accepted]
+    found = find_superseded(changes, frozenset(nids))
+    return nids.index(found) + 1 if found else 0
 
 
 def _rooms_in(events: Iterable[tuple[int, ClientEvent]]) -> set[int]:

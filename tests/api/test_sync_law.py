@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import TestCase
 
 from tests.support.databases import DatabaseCase, on_each_database
-from tests.support.sync_model import ClientView, differences
+from tests.support.sync import room_path
+from tests.support.sync_model import ClientView, differences, falsehoods
 from tests.support.sync_world import PEOPLE, ROOMS, SyncWorld
 
 _room = st.sampled_from(ROOMS)
@@ -19,7 +20,7 @@ _actions = st.one_of(
     st.tuples(st.just("say"), _room, _person),
     st.tuples(st.sampled_from(["topic", "name", "rename"]), _room, _person),
     st.tuples(st.sampled_from(["join", "leave"]), _room, _person),
-    st.tuples(st.sampled_from(["join", "leave"]), _room, st.just("bob")),
+    st.tuples(st.sampled_from(["join", "leave", "quit"]), _room, st.just("bob")),
     st.tuples(st.sampled_from(["invite", "kick", "ban", "unban"]), _room, st.sampled_from(["bob", "carol"])),
     st.tuples(st.sampled_from(["redact", "tag", "closed", "open"]), _room, st.just("alice")),
     st.tuples(st.sampled_from(["read", "read.private"]), _room, _person),
@@ -33,6 +34,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "short": ("state", {"filter": {"room": {"timeline": {"limit": 2}}}}),
     "empty": ("state", {"filter": {"room": {"timeline": {"limit": 0}}}}),
     "filtered": ("state", {"filter": {"room": {"timeline": {"limit": 3, "not_types": ["m.room.topic"]}}}}),
+    "not of carol": (
+        "state",
+        {"filter": {"room": {"timeline": {"limit": 4, "not_senders": ["@carol:test.example"]}}}},
+    ),
     "after": ("state_after", {"use_state_after": True, "filter": {"room": {"timeline": {"limit": 2}}}}),
     "lazy": (
         "state",
@@ -76,7 +81,11 @@ class _World(SyncWorld):
         fresh.apply(self.app.sync(self.log_in(), **self.query))
         quiet = self.app.sync(self.tokens["bob"], self.view.since, **self.query)
         found = [] if "rooms" not in quiet else [f"after everything: {quiet['rooms']}"]
-        return found + differences(self.view, fresh, lazy=self.lazy)
+        found += differences(self.view, fresh, lazy=self.lazy)
+        for room_id in self.view.rooms:
+            state = self.app.ok("GET", f"{room_path(room_id)}/state", None, self.tokens["bob"])
+            found += falsehoods(self.view, room_id, state, lazy=self.lazy)
+        return found
 
 
 class SyncLawTests(TestCase):
@@ -134,6 +143,26 @@ _STORY: tuple[tuple[str, str, str], ...] = (
     ("tag", ROOMS[0], "bob"),
     ("restart", "", ""),
     ("join", ROOMS[1], "bob"),
+    _SYNC,
+    # Bob sees how carol came, and not how she left: what came after her is hidden from him.
+    ("open", ROOMS[1], "alice"),
+    ("ban", ROOMS[1], "bob"),
+    ("join", ROOMS[1], "carol"),
+    ("topic", ROOMS[1], "alice"),
+    ("closed", ROOMS[1], "alice"),
+    ("leave", ROOMS[1], "carol"),
+    ("name", ROOMS[1], "alice"),
+    ("unban", ROOMS[1], "bob"),
+    ("join", ROOMS[1], "bob"),
+    _SYNC,
+    # Who does not want to hear of carol sees how she was invited, and not how she came; from the log and from the tables.
+    ("invite", ROOMS[1], "carol"),
+    ("join", ROOMS[1], "carol"),
+    _SYNC,
+    ("leave", ROOMS[1], "carol"),
+    ("invite", ROOMS[1], "carol"),
+    ("join", ROOMS[1], "carol"),
+    ("restart", "", ""),
     _SYNC,
 )
 

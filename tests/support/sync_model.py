@@ -5,6 +5,7 @@ The law: an initial sync and any increments after it give the view that a new in
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,6 +106,17 @@ def differences(old: ClientView, new: ClientView, *, lazy: bool = False) -> list
             f"{room_id} {one}" for one in _room_differences(old.rooms[room_id], new.rooms[room_id], lazy)
         ]
     return found
+
+
+def falsehoods(view: ClientView, room_id: str, state: Sequence[Any], *, lazy: bool = False) -> list[str]:
+    """How a view of a room differs from the room's state, as ``/state`` has it. With ``lazy`` it may lack members."""
+    told = view.rooms[room_id].state
+    truth = {(event["type"], event["state_key"]): event["event_id"] for event in state}
+    return [
+        f"{room_id} state {key}: {told.get(key)} where it is {truth.get(key)}"
+        for key in sorted(told.keys() | truth.keys())
+        if told.get(key) != truth.get(key) and not (lazy and key[0] == "m.room.member" and key not in told)
+    ]
 
 
 def _room_differences(old: RoomView, new: RoomView, lazy: bool) -> list[str]:
