@@ -117,8 +117,10 @@ class Server:
 def _bodies(tx: Tx) -> dict[str, str]:
     found = {}
     for event_id, text in tx.all(_TIMELINE):
-        body = msgspec.json.decode(text)["content"].get("body")
-        if body is not None:
+        event = msgspec.json.decode(text)
+        body = event["content"].get("body")
+        # A room that is replaced says so in a body as well.
+        if body is not None and event["type"] == "m.room.message":
             found[event_id] = body
     return found
 
