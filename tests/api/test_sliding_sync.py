@@ -318,11 +318,10 @@ class RoomTests(SlidingCase):
         for room_id in (left, never):
             self.app.member(room_id, "bob", "leave")
             self.app.ok("POST", f"{room_path(room_id)}/forget", {}, self.bob)
-        for _ in range(2):
-            answer = self.ask(one_list(), pos)
-            self.assertEqual(["leave"], [room["membership"] for room in answer["rooms"].values()])
-            self.assertEqual({"all": {"count": 1}}, answer["lists"])
-            self.app.restart()
+        self.app.restart()
+        answer = self.ask(one_list(), pos)
+        self.assertEqual(["leave"], [room["membership"] for room in answer["rooms"].values()])
+        self.assertEqual({"all": {"count": 1}}, answer["lists"])
         after = self.ask(one_list(), answer["pos"])
         self.assertEqual(({}, {"all": {"count": 0}}), (after["rooms"], after["lists"]))
 
