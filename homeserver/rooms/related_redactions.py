@@ -44,7 +44,15 @@ class RelatedRedactions:
         self._clock = clock
         self._watched: dict[tuple[int, str, str], Watched] = {}
 
-    async def redact(self, requester: Requester, draft: Draft, txn_id: str, rel_types: Sequence[str]) -> str:
+    async def redact(
+        self,
+        requester: Requester,
+        draft: Draft,
+        txn_id: str,
+        rel_types: Sequence[str],
+        *,
+        is_admin: bool = False,
+    ) -> str:
         """Redact an event, and what relates to it in these ways; the id of the first redaction."""
         if len(rel_types) > KINDS_MOST or any(not one or len(one) > 255 or "\0" in one for one in rel_types):
             raise invalid_param(f"Name at most {KINDS_MOST} relation types")
@@ -57,7 +65,9 @@ class RelatedRedactions:
         def finish(tx: WriteTx, _: str) -> None:
             watch(tx, target_id, room_nid, kinds, requester.user_nid, now_ms, until_ms)
 
-        event_id = await self._sender.send(requester, draft, txn_id, "redact", finish=finish)
+        event_id = await self._sender.send(
+            requester, draft, txn_id, "redact", finish=finish, is_admin=is_admin
+        )
         for one in kinds:
             found = Watched(target_id, room_nid, draft.room_id, one, requester.user_id, until_ms)
             self._watch(found)

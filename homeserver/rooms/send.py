@@ -12,7 +12,7 @@ import msgspec
 from federation.auth.power import room_creators
 from federation.builder import Draft
 from federation.event import Event
-from federation.ids import EventId, RoomId, UserId, parse_event_id, parse_user_id_historical
+from federation.ids import EventId, RoomId, UserId, domain_of, parse_event_id, parse_user_id_historical
 from homeserver.db.tx import Tx
 from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found, user_suspended
 from homeserver.rooms.actor import RoomActor
@@ -59,11 +59,13 @@ class Sender:
         endpoint: str = "send",
         *,
         is_suspended: bool = False,
+        is_admin: bool = False,
         finish: Finish | None = None,
     ) -> str:
         """Send a message event or (``endpoint="redact"``) a redaction; the event id, the same for a retry.
 
-        ``is_suspended``: of somebody who may redact what they wrote, and no more.
+        ``is_suspended``: of somebody who may redact what they wrote, and no more. ``is_admin``: of an administrator of
+        the server, who may redact what its users wrote.
         """
         assert draft.room_id is not None
         actor = self._rooms.known(draft.room_id) or await self._actor(draft.room_id)
@@ -87,7 +89,9 @@ class Sender:
                 return answer
         event_id = ""
         try:
-            event_id = await self._place(actor, draft, transaction, finish, is_suspended=is_suspended)
+            event_id = await self._place(
+                actor, draft, transaction, finish, is_suspended=is_suspended, is_admin=is_admin
+            )
             transactions.put(device_nid, room_nid, key, event_id)
             return event_id
         finally:
@@ -124,6 +128,7 @@ class Sender:
         finish: Finish | None = None,
         *,
         is_suspended: bool = False,
+        is_admin: bool = False,
     ) -> str:
         if draft.type == REDACTION and draft.redacts is None:
             draft = _as_redaction(draft)
@@ -143,7 +148,9 @@ class Sender:
                 await check_annotation(turn, draft)
             target_id = draft.redacts
             if target_id is not None:
-                await self._check_redaction(turn, draft.sender, target_id, is_suspended)
+                await self._check_redaction(
+                    turn, draft.sender, target_id, is_suspended=is_suspended, is_admin=is_admin
+                )
             placed = await turn.place(draft, transaction=transaction, redacts_target=target_id)
             return finished(turn, placed.event.event_id, finish)
 
@@ -171,7 +178,9 @@ class Sender:
 
         return await actor.run(job)
 
-    async def _check_redaction(self, turn: Turn, sender_id: str, target_id: str, is_suspended: bool) -> None:
+    async def _check_redaction(
+        self, turn: Turn, sender_id: str, target_id: str, *, is_suspended: bool, is_admin: bool
+    ) -> None:
         """Refuse a redaction that may not take effect.
 
         # spec: client-server-api#redactions
@@ -185,7 +194,8 @@ class Sender:
         if is_suspended and target.sender != sender_id:
             raise user_suspended()
         power = await turn.power_levels()
-        if target.sender != sender_id and power.user(sender_id) < power.redact:
+        may_any = is_admin and domain_of(target.sender) == domain_of(sender_id)
+        if target.sender != sender_id and not may_any and power.user(sender_id) < power.redact:
             raise forbidden("You may not redact other people's events")
         if target.type == "m.room.create":
             raise forbidden("A room's create event cannot be redacted")

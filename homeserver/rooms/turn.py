@@ -364,6 +364,9 @@ class Turn:
         if draft.type == "m.room.create" and head.extremities:
             # Version 12 has no form for such an event: so it is refused before it is built.
             raise forbidden("The room has a create event already")
+        if draft.type == "m.room.redaction" and draft.state_key is not None:
+            # Others would take it for a redaction, whose target and power nobody here has looked at.
+            raise forbidden("A redaction is no state")
         if "\0" in draft.type or (draft.state_key is not None and "\0" in draft.state_key):
             # PostgreSQL's text has no NUL, and no client needs one in a name.
             raise invalid_param("Event types and state keys must not contain NUL")

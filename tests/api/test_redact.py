@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
+
+from twisted.internet.defer import Deferred
 
 from tests.api.talk import TalkCase, user
 
@@ -16,6 +20,15 @@ class Redact(TalkCase):
         self._texts += 1
         path = self.path(room_id, "redact", event_id, txn or f"redact{self._texts}")
         return self.app.call("PUT", path, {} if body is None else body, self.tokens[name])
+
+    @contextmanager
+    def administrator(self, name: str) -> Iterator[None]:
+        """Somebody administers the server meanwhile."""
+        accounts = self.app.app.services.accounts
+        for is_admin in (True, False):
+            self.app.wait(Deferred.fromCoroutine(accounts.set_admin(user(name), is_admin)))
+            if is_admin:
+                yield
 
     def event(self, room_id: str, event_id: str, name: str = "alice") -> Any:
         return self.ok(name, self.path(room_id, "event", event_id))
@@ -68,6 +81,32 @@ class Redact(TalkCase):
             ({"redacts": "x"}, "M_INVALID_PARAM"),
         ):
             self.assert_refused(self.send("alice", room_id, content, "m.room.redaction"), 400, errcode)
+
+    def test_no_state_redacts(self) -> None:
+        """Every other server, and every client, would take it for a redaction that nobody here has looked at."""
+        for version in ("10", "11"):
+            room_id = self.make_room(version)
+            event_id = self.say("alice", room_id, "a")
+            answer = self.app.call(
+                "PUT",
+                self.path(room_id, "state", "m.room.redaction"),
+                {"redacts": event_id},
+                self.tokens["alice"],
+            )
+            self.assert_refused(answer, 403, "M_FORBIDDEN")
+
+    def test_administrators(self) -> None:
+        # spec: client-server-api#put_matrixclientv3roomsroomidredacteventidtxnid (events of users of their server)
+        for version in ("1", "11"):
+            room_id = self.make_room(version, joined=("bob",))
+            alices = [self.say("alice", room_id, text) for text in "ab"]
+            self.assert_refused(self.redact("bob", room_id, alices[0]), 403, "M_FORBIDDEN")
+            with self.administrator("bob"):
+                self.assertEqual(200, self.redact("bob", room_id, alices[0])[0])
+                as_event = self.send("bob", room_id, {"redacts": alices[1]}, "m.room.redaction")
+                self.assertEqual(200, as_event[0])
+            for event_id in alices:
+                self.assertEqual({}, self.event(room_id, event_id)["content"])
 
     def test_own_and_others(self) -> None:
         room_id = self.make_room(joined=("bob",))

@@ -107,7 +107,9 @@ class SendApi:
             origin_server_ts=_timestamp(request),
             sticky_ms=sticky_ms(request),
         )
-        event_id = await self._sender.send(requester, draft, txn_id, is_suspended=requester.is_suspended)
+        event_id = await self._sender.send(
+            requester, draft, txn_id, is_suspended=requester.is_suspended, is_admin=requester.is_admin
+        )
         return {"event_id": event_id}
 
     async def redact(self, request: Request, room_id: RoomId, event_id: EventId, txn_id: str) -> Any:
@@ -116,10 +118,17 @@ class SendApi:
         content = {} if body.reason is None else {"reason": body.reason}
         draft = redaction(room_id, requester.user_id, event_id, content)
         if body.rel_types and not requester.is_suspended:
-            sent = await self._related.redact(requester, draft, txn_id, body.rel_types)
+            sent = await self._related.redact(
+                requester, draft, txn_id, body.rel_types, is_admin=requester.is_admin
+            )
             return {"event_id": sent}
         by_id = await self._sender.send(
-            requester, draft, txn_id, "redact", is_suspended=requester.is_suspended
+            requester,
+            draft,
+            txn_id,
+            "redact",
+            is_suspended=requester.is_suspended,
+            is_admin=requester.is_admin,
         )
         return {"event_id": by_id}
 
