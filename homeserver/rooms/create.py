@@ -130,11 +130,11 @@ class RoomCreator:
 
     async def create(self, requester: Requester, wanted: NewRoom, finish: Finish | None = None) -> RoomId:
         """Make a room; its id when everything is stored. ``finish`` is stored with it."""
-        rules = rules_for(wanted.version or self._default_version())
+        rules = rules_for(self._default_version() if wanted.version is None else wanted.version)
         alias = self.local_alias(wanted.alias_localpart) if wanted.alias_localpart is not None else None
         creator_id = UserId(requester.user_id)
         invited = [user_id for user_id in dict.fromkeys(wanted.invite) if user_id != creator_id]
-        await self._invites.check(creator_id, invited)
+        await self._invites.check(creator_id, [*invited, *self._invited_by_state(wanted.initial_state)])
         nids = await self._tools.interner.find_users(invited)
         nids[creator_id] = requester.user_nid
         profiles, alias_taken = await self._tools.database.read(_load_for, list(nids.values()), alias)
@@ -174,6 +174,19 @@ class RoomCreator:
             raise _alias_in_use() from None
         await self._invite_others(birth, creator_id, invited, is_direct)
         return birth.room_id
+
+    def _invited_by_state(self, items: Sequence[StateItem]) -> list[UserId]:
+        """Whom the initial state invites: users of this server, as others are asked by their servers alone."""
+        invited: list[UserId] = []
+        for item in items:
+            if item.type == _MEMBER and item.content.get("membership") == "invite":
+                user_id = parse_user_id(item.state_key)
+                if not self._invites.is_local(user_id):
+                    raise MatrixError(
+                        400, "M_INVALID_ROOM_STATE", "Users of other servers are invited by name: see invite"
+                    )
+                invited.append(user_id)
+        return invited
 
     async def _invite_others(
         self, birth: Birth, creator_id: UserId, invited: Sequence[UserId], is_direct: bool | None

@@ -117,8 +117,9 @@ class Versions(RoomsCase):
         self.assertNotEqual(first, self.create(room_version="12"))
 
     def test_an_unknown_version(self) -> None:
-        answer = self.post(self.alice, "/createRoom", {"room_version": "org.example.42"})
-        self.assert_refused(answer, 400, "M_UNSUPPORTED_ROOM_VERSION")
+        for version in ("org.example.42", ""):
+            answer = self.post(self.alice, "/createRoom", {"room_version": version})
+            self.assert_refused(answer, 400, "M_UNSUPPORTED_ROOM_VERSION")
 
 
 class Creators(RoomsCase):
@@ -178,10 +179,19 @@ class Invites(RoomsCase):
         block = {"default_action": "block"}
         path = f"{V3}/user/{BOB}/account_data/m.invite_permission_config"
         self.app.ok("PUT", path, block, self.bob)
-        answer = self.post(self.alice, "/createRoom", {"invite": [BOB]})
-        self.assert_refused(answer, 403, "M_INVITE_BLOCKED")
+        invite = {"type": "m.room.member", "state_key": BOB, "content": {"membership": "invite"}}
+        for body in ({"invite": [BOB]}, {"initial_state": [invite]}):
+            self.assert_refused(self.post(self.alice, "/createRoom", body), 403, "M_INVITE_BLOCKED")
         self.app.ok("PUT", path, {}, self.bob)
         self.create(invite=[BOB])
+
+    def test_who_is_invited_by_initial_state(self) -> None:
+        invite = {"type": "m.room.member", "content": {"membership": "invite"}}
+        room_id = self.create(initial_state=[{**invite, "state_key": BOB}])
+        self.assertEqual("invite", self.membership(room_id, BOB))
+        # What the other server has not signed is no invite there.
+        elsewhere = {"initial_state": [{**invite, "state_key": "@x:else.example"}]}
+        self.assert_refused(self.post(self.alice, "/createRoom", elsewhere), 400, "M_INVALID_ROOM_STATE")
 
     def test_third_party_and_remote_invites(self) -> None:
         third = {"id_server": "id.example", "id_access_token": "x", "medium": "email", "address": "a@b.c"}
@@ -266,6 +276,7 @@ class Malformed(RoomsCase):
             {"type": "m.room.create", "content": {}},
             {"type": "m.room.member", "state_key": BOB, "content": {"membership": "join"}},
             {"type": "m.room.power_levels", "content": {"users": {ALICE: "many"}}},
+            {"type": "m.room.redaction", "content": {"redacts": "$x"}},
         ):
             answer = self.post(self.alice, "/createRoom", {"initial_state": [item]})
             self.assert_refused(answer, 400, "M_INVALID_ROOM_STATE")
