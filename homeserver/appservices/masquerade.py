@@ -15,7 +15,7 @@ from homeserver.accounts.types import Requester
 from homeserver.appservices.registry import Appservice, Registry
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
-from homeserver.http.errors import MatrixError, forbidden
+from homeserver.http.errors import MatrixError, forbidden, user_deactivated
 from homeserver.http.request import Request
 from homeserver.store.changes import Change, Kind
 from homeserver.store.devices import load_device
@@ -78,7 +78,7 @@ class Masquerade:
         if found is None:
             raise forbidden("The application service has not registered this user")
         if found.deactivated:
-            raise MatrixError(403, "M_USER_DEACTIVATED", "This account is deactivated")
+            raise user_deactivated()
         if device_id is not None and not found.device_nid:
             raise MatrixError(400, "M_UNKNOWN_DEVICE", "The user has no such device")
         requester = Requester(

@@ -173,7 +173,7 @@ def reading_apis(services: Services) -> list[HasRoutes]:
     """How clients look into rooms, beside sync."""
     return [
         StateApi(services.reading.state),
-        MembersApi(services.reading.state),
+        MembersApi(services.reading.state, services.bridging.registry),
         MessagesApi(services.reading.pagination),
         RelationsApi(services.reading.relationships),
         SearchApi(services.reading.finding.searches),

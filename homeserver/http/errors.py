@@ -103,14 +103,14 @@ def too_large(error: str = "The request is too large") -> MatrixError:
     return MatrixError(413, "M_TOO_LARGE", error)
 
 
-def limit_exceeded(retry_after_ms: int) -> MatrixError:
+def limit_exceeded(retry_after_ms: int, error: str = "Too many requests") -> MatrixError:
     """Both forms of the waiting time: the header, in whole seconds, and the older field of the body."""
     # spec: client-server-api#rate-limiting
     seconds = max(1, -(-retry_after_ms // 1000))
     return MatrixError(
         429,
         "M_LIMIT_EXCEEDED",
-        "Too many requests",
+        error,
         headers=((b"Retry-After", b"%d" % seconds),),
         retry_after_ms=retry_after_ms,
     )
@@ -133,6 +133,12 @@ def user_locked() -> MatrixError:
     """The account is locked: its tokens are kept, and good for nothing meanwhile."""
     # spec: client-server-api#account-locking
     return MatrixError(401, "M_USER_LOCKED", "This account has been locked", soft_logout=True)
+
+
+def user_deactivated() -> MatrixError:
+    """The account is no more."""
+    # spec: client-server-api#other-error-codes
+    return MatrixError(403, "M_USER_DEACTIVATED", "This account is deactivated")
 
 
 def user_suspended() -> MatrixError:

@@ -38,6 +38,7 @@ from homeserver.http.errors import (
     limit_exceeded,
     not_found,
     too_large,
+    user_deactivated,
     user_suspended,
 )
 from homeserver.rooms.turn import Finish
@@ -339,7 +340,7 @@ class DelayedEvents:
         try:
             account = await self._database.read(load_account, found.user_nid)
             if account is None or account.deactivated:
-                raise MatrixError(403, "M_USER_DEACTIVATED", "The account is no more")
+                raise user_deactivated()
             if account.suspended:
                 raise user_suspended()
             # By its id its user's devices know the event again.

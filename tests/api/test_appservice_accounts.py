@@ -113,11 +113,18 @@ class Ghosts(DatabaseCase):
         self.assertEqual((GHOST, "D"), (grant["user_id"], grant["device_id"]))
         self.app.ok("GET", f"{V3}/account/whoami", None, grant["access_token"])
         self.refused(self.app.call("POST", f"{V3}/login", body), 401, "M_MISSING_TOKEN")
-        self.refused(self.app.call("POST", f"{V3}/login", body, "nobody"), 401, "M_UNKNOWN_TOKEN")
-        self.app.register("alice")
+        # spec: client-server-api#appservice-login (not valid, or not an application service's)
+        for token in ("nobody", self.app.register("alice"), grant["access_token"]):
+            self.refused(self.app.call("POST", f"{V3}/login", body, token), 403, "M_FORBIDDEN")
         for name, status, errcode in (("alice", 400, "M_EXCLUSIVE"), ("_bridge_new", 403, "M_FORBIDDEN")):
             body["identifier"]["user"] = name
             self.refused(self.app.call("POST", f"{V3}/login", body, AS_TOKEN), status, errcode)
+
+    def test_who_is_deactivated_cannot_log_in(self) -> None:
+        self.register(inhibit_login=True)
+        self.app.wait(Deferred.fromCoroutine(self.app.app.services.accounts.deactivate(GHOST, erase=False)))
+        body = {"type": TYPE, "identifier": {"type": "m.id.user", "user": GHOST}}
+        self.refused(self.app.call("POST", f"{V3}/login", body, AS_TOKEN), 403, "M_USER_DEACTIVATED")
 
     def test_no_password_ever_fits(self) -> None:
         self.register(inhibit_login=True)
@@ -129,6 +136,23 @@ class Ghosts(DatabaseCase):
         self.refused(self.app.call("POST", f"{V3}/login", body), 403, "M_FORBIDDEN")
 
     # --- masquerade ----------------------------------------------------------------------------------
+
+    def test_who_is_in_a_room_of_any_of_its_users(self) -> None:
+        # spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
+        self.register(inhibit_login=True)
+        room_id = self.as_ghost("POST", f"{V3}/createRoom", {})[1]["room_id"]
+        path = f"{V3}/rooms/{quote(room_id)}/joined_members"
+        for user_id in (BOT, GHOST):
+            found = self.app.ok("GET", path, None, AS_TOKEN, {"user_id": user_id})
+            self.assertEqual([GHOST], list(found["joined"]))
+        self.refused(self.app.call("GET", path, None, "as-token-of-other"), 403, "M_FORBIDDEN")
+        self.refused(self.app.call("GET", path, None, self.app.register("alice")), 403, "M_FORBIDDEN")
+        unknown = f"{V3}/rooms/!none:x.example/joined_members"
+        self.refused(self.app.call("GET", unknown, None, AS_TOKEN), 403, "M_FORBIDDEN")
+        self.as_ghost("POST", f"{V3}/rooms/{quote(room_id)}/leave", {})
+        for user_id in (BOT, GHOST):
+            answer = self.app.call("GET", path, None, AS_TOKEN, {"user_id": user_id})
+            self.refused(answer, 403, "M_FORBIDDEN")
 
     def test_who_it_is(self) -> None:
         whoami = f"{V3}/account/whoami"

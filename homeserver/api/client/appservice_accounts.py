@@ -22,6 +22,7 @@ from homeserver.http.errors import (
     missing_param,
     missing_token,
     unknown_token,
+    user_deactivated,
 )
 from homeserver.http.request import Request, convert_json
 from homeserver.runtime.clock import Clock
@@ -91,7 +92,10 @@ class AppserviceAccounts:
 
     async def account_for_login(self, request: Request, body: Mapping[str, Any]) -> Account:
         """Whom an application service logs in."""
-        service = self._service_of(request)
+        # spec: client-server-api#appservice-login
+        service = self._registry.by_token(_token(request))
+        if service is None:
+            raise forbidden("This is not the token of an application service")
         named = named_user(body)
         if named is None:
             raise missing_param("identifier is missing")
@@ -101,21 +105,27 @@ class AppserviceAccounts:
         user_id = account.user_id if account is not None else self._full(named.name)
         if not service.owns_user(user_id):
             raise _exclusive(f"{user_id[:300]} is not in the application service's namespaces")
-        if account is None or account.deactivated:
+        if account is None:
             raise forbidden("There is no such account")
+        if account.deactivated:
+            raise user_deactivated()
         return account
 
     def _full(self, name: str) -> str:
         return name if name.startswith("@") else f"@{name}:{self._accounts.server_name}"
 
     def _service_of(self, request: Request) -> Appservice:
-        token = request.access_token()
-        if token is None:
-            raise missing_token()
-        service = self._registry.by_token(token)
+        service = self._registry.by_token(_token(request))
         if service is None:
             raise unknown_token()
         return service
+
+
+def _token(request: Request) -> str:
+    token = request.access_token()
+    if token is None:
+        raise missing_token()
+    return token
 
 
 def _exclusive(error: str) -> MatrixError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from federation.ids import RoomId
+from homeserver.appservices.registry import Registry
 from homeserver.http.errors import invalid_param
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
@@ -20,8 +21,9 @@ _ROOM = "/_matrix/client/v3/rooms/{room_id:room_id}"
 class MembersApi:
     """``/members`` and ``/joined_members``."""
 
-    def __init__(self, state: StateReads) -> None:
+    def __init__(self, state: StateReads, appservices: Registry) -> None:
         self._state = state
+        self._appservices = appservices
 
     def routes(self) -> list[Route]:
         return [
@@ -52,7 +54,10 @@ class MembersApi:
         )
 
     async def joined_members(self, request: Request, room_id: RoomId) -> Any:
-        return {"joined": await self._state.joined_members(request.requester, room_id)}
+        requester = request.requester
+        service = self._appservices.by_id(requester.appservice_id)
+        is_own = None if service is None else service.owns_user
+        return {"joined": await self._state.joined_members(requester, room_id, is_own)}
 
 
 def _membership(request: Request, name: str) -> Membership | None:

@@ -107,13 +107,22 @@ class StateReads:
         )
         return await self._database.read(_write_members, self._archive, asker, at, wanted)
 
-    async def joined_members(self, requester: Requester, room_id: str) -> dict[str, dict[str, str]]:
-        """Who is in the room, with their names and pictures there; for its members, and where anybody may look in."""
-        sight = await self._sights.find(requester, room_id)
-        if sight.departed == sight.upto:
-            raise forbidden("You are not a member of this room any more")
-        await self._whole(sight.room_nid)
-        return await self._database.read(_load_profiles, sight.room_nid)
+    async def joined_members(
+        self, requester: Requester, room_id: str, is_own: Callable[[str], bool] | None = None
+    ) -> dict[str, dict[str, str]]:
+        """Who is in the room, with their names and pictures there; for its members, and where anybody may look in.
+
+        ``is_own``: of an application service, which users are its own. It may ask where any of them is a member.
+        """
+        # spec: client-server-api#get_matrixclientv3roomsroomidjoined_members
+        room_nid = None if is_own is None else await self._sights.find_room_of(room_id, is_own)
+        if room_nid is None:
+            sight = await self._sights.find(requester, room_id)
+            if sight.departed == sight.upto:
+                raise forbidden("You are not a member of this room any more")
+            room_nid = sight.room_nid
+        await self._whole(room_nid)
+        return await self._database.read(_load_profiles, room_nid)
 
     async def _asker(self, requester: Requester, room_id: str) -> Asker:
         return Asker(await self._sights.find(requester, room_id), self._clock.now_ms(), {})

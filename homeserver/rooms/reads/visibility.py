@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from homeserver.db.threads import Database
@@ -72,6 +73,15 @@ class Sights:
             return Sight(room_id, room_nid, reader, upto, Membership.JOIN)
         reader = Reader(requester.user_id, member_key, visibility_key, False)
         return await self._database.read(_find_sight, room_id, room_nid, reader, upto, standing, self._facts)
+
+    async def find_room_of(self, room_id: str, is_one: Callable[[str], bool]) -> int | None:
+        """A room's number where somebody of this server is in it of whom this is so; else None."""
+        interner = self._interner
+        room_nid = interner.known_room(room_id) or await interner.find_room(room_id)
+        if room_nid is None:
+            return None
+        names = await interner.user_names(self._index.local_members(room_nid))
+        return room_nid if any(is_one(user_id) for user_id in names.values()) else None
 
     async def find_joined(self, requester: Requester, room_id: str) -> Sight:
         """As :meth:`find`, for members alone."""
