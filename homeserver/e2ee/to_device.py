@@ -16,7 +16,14 @@ from federation.errors import Malformed
 from federation.ids import domain_of, parse_user_id
 from homeserver.e2ee.shapes import is_name
 from homeserver.e2ee.types import Requester
-from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_param, too_large, unknown_token
+from homeserver.http.errors import (
+    bad_json,
+    forbidden,
+    invalid_param,
+    limit_exceeded,
+    too_large,
+    unknown_token,
+)
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.store.device_life import NoDeviceError
@@ -81,9 +88,7 @@ class ToDeviceMessages:
         except NoDeviceError:
             raise unknown_token() from None
         except OutboxFullError as full:
-            raise MatrixError(
-                429, "M_LIMIT_EXCEEDED", f"Too much waits for {full} already", retry_after_ms=60_000
-            ) from None
+            raise limit_exceeded(60_000, f"Too much waits for {full} already") from None
 
     def _outgoing(
         self, sender: str, event_type: str, remote: Mapping[str, Mapping[str, Mapping[str, Any]]]

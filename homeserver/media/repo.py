@@ -24,6 +24,7 @@ from homeserver.http.errors import (
     UserLimitReachedError,
     forbidden,
     invalid_param,
+    limit_exceeded,
     not_found,
     too_large,
 )
@@ -43,6 +44,8 @@ from homeserver.store.work import Worker
 PIECE_BYTES = 262_144
 """Bytes that are gathered before a thread writes them."""
 MEDIA_ID_LENGTH = 24
+_ADDRESSES_WAIT_MS = 60_000
+"""When to ask again for an address where too many wait: one is free once its file is there, or it is given up."""
 TOUCH_INTERVAL_MS = 86_400_000
 
 _MEDIA_ID = re.compile(r"[A-Za-z0-9_-]{1,255}")
@@ -116,7 +119,7 @@ class MediaRepository:
             settings.max_pending_uploads,
         )
         if not made:
-            raise MatrixError(429, "M_LIMIT_EXCEEDED", "Too many addresses are waiting for their files")
+            raise limit_exceeded(_ADDRESSES_WAIT_MS, "Too many addresses are waiting for their files")
         return f"mxc://{self.server_name}/{media_id}", expires_ts_ms
 
     async def fill(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from federation.ids import RoomId, is_content_uri, is_room_alias
-from homeserver.http.errors import MatrixError, forbidden, invalid_param, not_found
+from homeserver.http.errors import UserLimitReachedError, forbidden, invalid_param, not_found
 from homeserver.rooms.aliases import CANONICAL, may_send_state
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.types import Requester
@@ -115,9 +115,7 @@ class Directory:
         try:
             await self._worker.work(list_in_network, service_id, network_id, room_nid, listed)
         except TooManyListedError:
-            raise MatrixError(
-                400, "M_RESOURCE_LIMIT_EXCEEDED", f"At most {LISTED_MOST} rooms can be listed in networks"
-            ) from None
+            raise UserLimitReachedError(f"At most {LISTED_MOST} rooms can be listed in networks") from None
 
     # --- the list ------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from homeserver.config.registrations import AppserviceRegistration
 from homeserver.http.client import HttpResponse
 from homeserver.http.deadline import cut_off
 from homeserver.runtime.clock import TwistedClock
+from homeserver.store import directory
 from tests.api.test_appservice_transactions import V3, BridgeCase
 from tests.support.app import SERVER_NAME
 from tests.support.appservices import AS_TOKEN, HS_TOKEN, Asked, registration
@@ -264,3 +265,13 @@ class Listings(Questions):
         self.refused(self.list(room_id, "nonsense"), 400, "M_BAD_JSON")
         self.refused(self.list("!none:x.example"), 404, "M_NOT_FOUND")
         self.refused(self.list(room_id, network="x" * 300), 400, "M_INVALID_PARAM")
+
+    def test_so_many(self) -> None:
+        self.patch(directory, "LISTED_MOST", 1)
+        first, second = self.portal(), self.portal()
+        self.assertEqual((200, {}), self.list(first))
+        answer = self.list(second)
+        self.refused(answer, 403, "M_USER_LIMIT_EXCEEDED")
+        self.assertIn("info_uri", answer[1])
+        self.assertEqual((200, {}), self.list(first, "private"))
+        self.assertEqual((200, {}), self.list(second))

@@ -253,7 +253,10 @@ class UploadLater(MediaCase):
         first = self.create()
         for _ in range(2):
             self.create()
-        self.refused(self.app.answer("POST", CREATE, None, self.alice), 429, "M_LIMIT_EXCEEDED")
+        refused = self.app.answer("POST", CREATE, None, self.alice)
+        self.refused(refused, 429, "M_LIMIT_EXCEEDED")
+        # spec: client-server-api#rate-limiting (any response with a 429)
+        self.assertIn("retry-after", refused.headers)
         self.create(self.bob)
         self.fill(first)
         self.create()

@@ -224,6 +224,10 @@ class Messages(KeysCase):
             self.assertEqual((200, {}), self.send_to(self.bob, far, f"t{number}"))
         both = {**far, ALICE: {"PHONE": {}}}
         self.assert_refused(self.send_to(self.bob, both, "t2"), 429, "M_LIMIT_EXCEEDED")
+        path = f"{V3}/sendToDevice/m.test/t2"
+        refused = self.app.answer("PUT", path, {"messages": both}, self.bob)
+        # spec: client-server-api#rate-limiting (any response with a 429)
+        self.assertEqual((429, "60"), (refused.status, refused.headers.get("retry-after")))
         # All of a request or nothing, and the retry is no repetition.
         self.assertEqual(0, self.waiting())
         self.patch(store, "OUTBOX_MOST", 3)
