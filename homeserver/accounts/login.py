@@ -81,9 +81,13 @@ class Identity:
             raise missing_param("password is missing")
         if not isinstance(password, str):
             raise bad_json("password must be a string")
-        account = await self._find(named_user(auth) or Named(requester.user_id))
+        named = named_user(auth) or Named(requester.user_id)
+        account = await self._find(named)
         self._ratelimit.check("login", f"account {requester.user_id}")
         if account is None or account.user_nid != requester.user_nid:
+            if named.medium is not None:
+                # An address that is not known; one of somebody else's is refused alike, so that it tells nothing.
+                raise forbidden("This is not an address of the account that makes the request")
             raise StageRefusedError("M_FORBIDDEN", "This is not the account that makes the request")
         if not await self._hasher.check(password, account.password_hash):
             raise StageRefusedError("M_FORBIDDEN", "Wrong password")

@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from homeserver.config.schema import Registration
+from homeserver.store.users import set_standing
 from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
 
@@ -111,6 +114,20 @@ class Registering(GuestCase):
         # No guest any more, so nobody to be put out.
         self.forbid(room_id)
         self.assertEqual(self.membership(room_id, user_id), "join")
+
+    def test_a_locked_guest_stays_what_they_are(self) -> None:
+        # spec: client-server-api#account-locking
+        user_id, token = self.guest()
+        core = self.app.app.core
+        user_nid = self.app.wait(Deferred.fromCoroutine(core.interner.user(user_id)))
+        self.app.wait(core.committer.work(set_standing, user_nid, suspended=None, locked=True))
+        body = {
+            "username": user_id[1:].partition(":")[0],
+            "password": "correct horse",
+            "guest_access_token": token,
+            "auth": {"type": "m.login.dummy"},
+        }
+        self.says((401, "M_USER_LOCKED"), self.app.call("POST", f"{V3}/register", body))
 
     def forbid(self, room_id: str) -> None:
         path = f"{V3}/rooms/{room_id}/state/m.room.guest_access"

@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from twisted.internet.defer import Deferred
+
 from homeserver.config.schema import Email
+from homeserver.store.users import set_standing
 from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.identity import FakeIdentityServer
@@ -360,6 +363,33 @@ class Using(MailCase):
         # The other logins have ended, and so has the proof.
         self.says((401, "M_UNKNOWN_TOKEN"), self.app.call("GET", f"{V3}/account/whoami", token=self.alice))
         self.says((401, "M_THREEPID_AUTH_FAILED"), self.reset(creds))
+
+    def test_of_a_locked_account(self) -> None:
+        # spec: client-server-api#account-locking (nothing but logging out)
+        self.have()
+        creds = self.proven("account/password")
+        accounts, worker = self.app.app.services.accounts, self.app.app.core.committer
+        account = self.app.wait(Deferred.fromCoroutine(accounts.find(ALICE)))
+        self.app.wait(worker.work(set_standing, account.user_nid, suspended=None, locked=True))
+        self.says((401, "M_USER_LOCKED"), self.reset(creds))
+        self.app.wait(worker.work(set_standing, account.user_nid, suspended=None, locked=False))
+        self.app.ok("GET", f"{V3}/account/whoami", token=self.alice)
+        self.assertEqual((self.login("battery staple"), self.login("correct horse")), (403, 200))
+
+    def test_confirming_with_an_address(self) -> None:
+        # spec: client-server-api#password-based (403 for an address that is not known)
+        self.have()
+        password = {"type": "m.login.password", "password": "correct horse"}
+        by_mail = {"type": "m.id.thirdparty", "medium": "email"}
+        bob = self.app.register("bob")
+        for token, address in ((self.alice, "nobody@example.org"), (bob, "alice@example.org")):
+            auth = {**password, "identifier": {**by_mail, "address": address}}
+            refused = self.app.call("DELETE", f"{V3}/devices/X", {"auth": auth}, token)
+            # What is somebody else's is refused alike: nobody learns whose addresses are known.
+            self.says((403, "M_FORBIDDEN"), refused)
+            self.assertNotIn("flows", refused[1])
+        auth = {**password, "identifier": {**by_mail, "address": "alice@example.org"}}
+        self.app.ok("DELETE", f"{V3}/devices/X", {"auth": auth}, self.alice)
 
     def test_logged_in(self) -> None:
         self.have()

@@ -16,7 +16,7 @@ from homeserver.accounts.uia import InteractiveAuth, Offer
 from homeserver.accounts.users import Accounts
 from homeserver.accounts.validations import STAGE, Validations
 from homeserver.config.schema import Passwords
-from homeserver.http.errors import MatrixError, forbidden, missing_param, missing_token
+from homeserver.http.errors import MatrixError, forbidden, missing_param, missing_token, user_locked
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
@@ -129,6 +129,8 @@ class AccountApi:
         account = await self._accounts.find_by_address(EMAIL, proof.address)
         if account is None or (requester is not None and account.user_nid != requester.user_nid):
             raise forbidden("This is not the address of the account")
+        if account.locked:
+            raise user_locked()
         if not await self._validations.use_up(proof):
             raise forbidden("The proof was used up meanwhile")
         return account.user_id

@@ -15,7 +15,7 @@ from homeserver.accounts.users import Accounts
 from homeserver.accounts.validations import STAGE, Validations
 from homeserver.api.client.appservice_accounts import AppserviceAccounts, is_appservice
 from homeserver.config.schema import Config
-from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param
+from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_param, missing_param, user_locked
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request, convert_json
 from homeserver.http.route import Auth, Route
@@ -175,6 +175,8 @@ class RegisterApi:
         guest = await self._accounts.find_guest(token)
         if guest is None:
             raise forbidden("guest_access_token is not the access token of a guest")
+        if guest.locked:
+            raise user_locked()
         if guest.user_id != user_id:
             raise MatrixError(400, "M_INVALID_USERNAME", "username must be that of the guest")
 
