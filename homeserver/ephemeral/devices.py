@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 ONLINE, UNAVAILABLE, OFFLINE = "online", "unavailable", "offline"
 BUSY = "org.matrix.msc3026.busy"
@@ -46,6 +47,7 @@ class UserDevices:
     hides: bool | None = None  # whether they appear offline; None: not known yet, and until then they do
     asked: bool = False  # that is being found out
     status_msg: str | None = None
+    shown: dict[str, Any] | None = None  # what they changed of their name and picture since they came
     active_s: float | None = None  # when they last did something; None: not since the start
     sessions: dict[int, Session] = field(default_factory=dict)
     until_s: float = 0.0  # without a session: how long an action keeps them here

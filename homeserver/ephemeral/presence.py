@@ -1,7 +1,7 @@
 """Who is online. Memory only: after a restart everybody is offline until they sync.
 
-1. Only a change of state or of status message is a change: while somebody is online they count as currently active, so
-   that nothing need be told of each action of theirs (``currently_active``).
+1. Only a change of state, of status message, or of name or picture is a change: while somebody is online they count as
+   currently active, so that nothing need be told of each action of theirs (``currently_active``).
 2. Changes wake those who wait at most once in ``WAKE_S``, those of the smallest rooms first, and only through rooms of
    at most ``WAKE_MEMBERS_MOST`` local members; others hear of it with their next sync (see ``waking.py``).
 3. A session is a device that syncs. It ends when the device has not synced for a while, by its own rhythm. What several
@@ -32,6 +32,7 @@ from homeserver.stream.index import MembershipIndex
 APPEAR_OFFLINE = "im.chaos.appear_offline"
 WAKE_S = 2.0
 WAKE_MEMBERS_MOST = 100
+_SHOWN = frozenset(("displayname", "avatar_url"))
 _SWEEP_S = 5.0
 # How far one looks for somebody to forget.
 _LOOKED_AT = 100
@@ -100,7 +101,7 @@ class Presence:
         for other_nid in self._seen(user_nid, since_counter):
             user = self._users[other_nid]
             if since_counter or user.state != OFFLINE or user.status_msg is not None:
-                found.append(presence_event(user.user_id, self.describe(other_nid)))
+                found.append(self._event(other_nid, user))
         found.reverse()
         return found if self.remote is None else [*found, *self.remote.changes_for(user_nid, since_counter)]
 
@@ -128,7 +129,7 @@ class Presence:
             elif user_nid in members:
                 new[coming.user_nid] = None
         there = [nid for nid in islice(new, NEWLY_SEEN_MOST) if self.is_present(nid)]
-        found = [presence_event(self._users[nid].user_id, self.describe(nid)) for nid in sorted(there)]
+        found = [self._event(nid, self._users[nid]) for nid in sorted(there)]
         if self.remote is not None:
             found += [self.remote.event_of(nid) for nid in islice(elsewhere, NEWLY_SEEN_MOST)]
         return found
@@ -149,6 +150,14 @@ class Presence:
                 if other_nid in members:
                     yield other_nid
                     break
+
+    def _event(self, user_nid: int, user: UserDevices) -> Mapping[str, Any]:
+        """As sync tells of a local user: with what they changed of their name and picture, while they are there."""
+        # spec: client-server-api#events-on-change-of-profile-information
+        described = self.describe(user_nid)
+        if user.shown is not None and user.state != OFFLINE:
+            described.update(user.shown)
+        return presence_event(user.user_id, described)
 
     def describe(self, user_nid: int) -> dict[str, Any]:
         """A user's presence as clients are told it."""
@@ -214,7 +223,8 @@ class Presence:
         if user is not None and user.asked:  # else they chose meanwhile
             self.choose(user_nid, hides)
 
-    kinds = frozenset({Kind.EVENT, Kind.ACCOUNT_DATA, Kind.RECEIPT})  # what ``apply`` looks at
+    # What ``apply`` looks at.
+    kinds = frozenset({Kind.EVENT, Kind.ACCOUNT_DATA, Kind.RECEIPT, Kind.PROFILE})
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: who sends something, or says that they read something, is active."""
@@ -230,6 +240,19 @@ class Presence:
                     self.choose(payload.user_nid, appears_offline(payload.content))
             elif change.kind == Kind.RECEIPT and self._index.is_local(payload.user_nid):
                 self.acted(payload.user_nid, payload.user_id)
+            elif change.kind == Kind.PROFILE and payload.field in _SHOWN:
+                self._show(payload.user_nid, payload.field, payload.value)
+
+    def _show(self, user_nid: int, field: str, value: Any) -> None:
+        """Part of a local user's profile is another now: those who see that they are there are told."""
+        user = self._users.get(user_nid)
+        if user is None:
+            return
+        user.shown = {**(user.shown or {}), field: value}
+        if value is None:
+            del user.shown[field]
+        if user.state != OFFLINE:
+            self._note_change(user_nid)
 
     def close(self) -> None:
         """The server stops."""
@@ -270,9 +293,12 @@ class Presence:
 
     def _set(self, user_nid: int, user: UserDevices, state: str) -> None:
         user.state = state
+        self._note_change(user_nid)
+        self.tell(user_nid)
+
+    def _note_change(self, user_nid: int) -> None:
         self._changed.pop(user_nid, None)
         self._changed[user_nid] = self._ticker.tick()
-        self.tell(user_nid)
         self._to_wake.add(user_nid)
         if self._waker is None:
             self._waker = self._clock.callLater(WAKE_S, self._wake)

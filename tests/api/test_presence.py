@@ -63,6 +63,44 @@ class PresenceOfMembers(TestCase):
         self.assertEqual({"bob": online}, self.told(self.sync(self.alice, set_presence="offline")))
         self.assertEqual({}, self.told(self.sync(self.carol, set_presence="offline")))
 
+    def set_field(self, field: str, value: str | None) -> None:
+        path = f"{V3}/profile/@alice:test.example/{field}"
+        if value is None:
+            self.app.ok("DELETE", path, None, self.alice)
+        else:
+            self.app.ok("PUT", path, {field: value}, self.alice)
+
+    def test_a_changed_profile_is_told(self) -> None:
+        # spec: client-server-api#events-on-change-of-profile-information
+        self.sync(self.alice)
+        since = self.sync(self.bob, set_presence="offline")["next_batch"]
+        online = {"presence": "online", "currently_active": True}
+        for field, value, shown in (
+            ("displayname", "Al", {"displayname": "Al"}),
+            ("avatar_url", "mxc://a/b", {"displayname": "Al", "avatar_url": "mxc://a/b"}),
+            ("m.tz", "Europe/Paris", None),
+            ("displayname", None, {"avatar_url": "mxc://a/b"}),
+        ):
+            self.set_field(field, value)
+            answer = self.sync(self.bob, since, set_presence="offline")
+            since = answer["next_batch"]
+            told = self.told(answer).get("alice")
+            if told is not None:
+                del told["last_active_ago"]
+            self.assertEqual(None if shown is None else {**online, **shown}, told)
+        # A stranger hears of nothing, and who asks for the presence is told that alone.
+        self.assertEqual({}, self.told(self.sync(self.carol, set_presence="offline")))
+        self.assertNotIn("avatar_url", self.get(self.bob, "alice"))
+
+    def test_a_changed_profile_of_who_is_not_there(self) -> None:
+        self.sync(self.alice, set_presence="offline")
+        since = self.sync(self.bob, set_presence="offline")["next_batch"]
+        self.set_field("displayname", "Al")
+        self.assertEqual({}, self.told(self.sync(self.bob, since, set_presence="offline")))
+        self.sync(self.alice)
+        told = self.told(self.sync(self.bob, since, set_presence="offline"))
+        self.assertEqual("Al", told["alice"]["displayname"])
+
     def test_a_sync_that_says_nothing_takes_nothing_back(self) -> None:
         """`set_presence=offline`: "the client is not marked as being online", and not "is marked as offline"."""
         for token in (self.alice, self.bob):
