@@ -13,11 +13,10 @@ from homeserver.db.tx import WriteTx
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change
 from homeserver.store.members import find_member, forget_room
-from homeserver.store.placement import MOVING, Membership, moves_of
+from homeserver.store.placement import ENDED, MOVING, moves_of
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
-_ENDS = (Membership.LEAVE, Membership.BAN)
 _AT_ONCE = 500
 
 
@@ -39,7 +38,7 @@ class Departed:
             (move.member_nid, change.topic)
             for change in changes
             for move in moves_of(change)
-            if move.member_nid and move.membership in _ENDS and self._index.is_local(move.member_nid)
+            if move.member_nid and move.membership in ENDED and self._index.is_local(move.member_nid)
         ]
         if left:
             self._tasks.spawn("forget rooms", self._forget(left))
@@ -50,7 +49,7 @@ class Departed:
             (user_nid, room_nid)
             for user_nid in self._index.local_users()
             for room_nid, standing in self._index.rooms_of(user_nid).items()
-            if standing.membership in _ENDS and not standing.forgotten
+            if standing.membership in ENDED and not standing.forgotten
         ]
         if left:
             self._tasks.spawn("forget rooms", self._forget(left))
@@ -63,5 +62,5 @@ class Departed:
 def _forget_all(tx: WriteTx, left: Sequence[tuple[int, int]]) -> None:
     for user_nid, room_nid in left:
         member = find_member(tx, room_nid, user_nid)
-        if member is not None and member.membership in _ENDS and not member.forgotten:
+        if member is not None and member.membership in ENDED and not member.forgotten:
             forget_room(tx, user_nid, room_nid)

@@ -30,7 +30,7 @@ from homeserver.rooms.third_party import Proof, accept_offer, redeem
 from homeserver.rooms.turn import Finish, Turn, finished
 from homeserver.rooms.types import Requester
 from homeserver.store.members import find_member, forget_room
-from homeserver.store.placement import ClientTransaction, Membership
+from homeserver.store.placement import ENDED, ClientTransaction, Membership
 from homeserver.store.profiles import load_names_and_avatars
 from homeserver.store.users import load_account
 from homeserver.store.work import Worker
@@ -284,7 +284,7 @@ class Memberships:
         )
         if standing is None:
             raise not_found("You have never been in this room")
-        if standing not in (Membership.LEAVE, Membership.BAN):
+        if standing not in ENDED:
             raise MatrixError(400, "M_UNKNOWN", f"User {requester.user_id} is in room {room_id}")
 
     # --- the membership of others --------------------------------------------------------------------
@@ -415,6 +415,6 @@ def _forget(tx: WriteTx, user_nid: int, room_nid: int) -> Membership | None:
     member = find_member(tx, room_nid, user_nid)
     if member is None:
         return None
-    if member.membership in (Membership.LEAVE, Membership.BAN) and not member.forgotten:
+    if member.membership in ENDED and not member.forgotten:
         forget_room(tx, user_nid, room_nid)
     return member.membership

@@ -29,13 +29,12 @@ from homeserver.store.aliases import delete_alias, load_room_aliases, move_alias
 from homeserver.store.directory import set_published
 from homeserver.store.members import forget_room
 from homeserver.store.moderation_tasks import Task, set_result
-from homeserver.store.placement import Membership
+from homeserver.store.placement import ENDED, Membership
 from homeserver.store.room_listing import LocalMember, load_local_members_of
 from homeserver.store.users import load_account
 from homeserver.stream.index import MembershipIndex
 
 _PRESENT: Final = (Membership.JOIN, Membership.INVITE, Membership.KNOCK)
-_GONE: Final = (Membership.LEAVE, Membership.BAN)
 # In the new room the members are told something, and not asked.
 _SILENT: Final = -10
 _MESSAGE: Final = "m.room.message"
@@ -130,7 +129,7 @@ class RoomShutdowns:
             user_nid = await self._tools.interner.user(user_id)
             standing = self._index.standing(user_nid, new_nid)
             if user_id == leader.user_id or (
-                standing is not None and standing.membership in (*_GONE, Membership.JOIN)
+                standing is not None and standing.membership in (*ENDED, Membership.JOIN)
             ):
                 continue
             account = await self._tools.database.read(load_account, user_nid)
@@ -230,5 +229,5 @@ def _unname(
 def _forget(tx: WriteTx, room_nid: int) -> None:
     """Nobody of this server is shown the room any more."""
     for one in load_local_members_of(tx, room_nid):
-        if one.membership in _GONE and not one.forgotten:
+        if one.membership in ENDED and not one.forgotten:
             forget_room(tx, one.user_nid, room_nid)

@@ -31,9 +31,9 @@ from homeserver.db.schema.rooms import (
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
-from homeserver.store.members import PUT_MEMBERS
+from homeserver.store.members import PUT_ENDED, PUT_MEMBERS
 from homeserver.store.past import HOLE, place_history
-from homeserver.store.placement import Bundle, Place, Placement, StateMove, StateMoved
+from homeserver.store.placement import ENDED, Bundle, Place, Placement, StateMove, StateMoved
 from homeserver.store.relations import write_relations
 from homeserver.store.search import queue_for_search, searched_type
 from homeserver.store.state import INSERT_SNAPSHOTS, snapshot_row
@@ -320,15 +320,20 @@ def write_moves(tx: Tx, moves: Sequence[tuple[int, int, StateMove]]) -> None:
     log_rows = []
     current: dict[tuple[int, int], int] = {}
     member_rows: dict[tuple[int, int], tuple[int, ...] | None] = {}
+    returned: set[tuple[int, int]] = set()  # for whom the room was not over all the while
     for room_nid, pos, move in moves:
         log_rows.append((room_nid, pos, move.key_nid, move.event_nid, move.prev_nid))
         current[(room_nid, move.key_nid)] = move.event_nid
         if move.member_nid:
             row = (room_nid, move.member_nid, int(move.membership), move.event_nid, pos, 0, 0)
             member_rows[(room_nid, move.member_nid)] = row if move.event_nid else None
+            if not move.event_nid or move.membership not in ENDED:
+                returned.add((room_nid, move.member_nid))
     (tx.load if len(log_rows) >= _MANY else tx.insert)(_INSERT_STATE_LOG, log_rows)
     tx.insert(_INSERT_CURRENT, [(*key, nid) for key, nid in current.items() if nid])
-    tx.insert(PUT_MEMBERS, [row for row in member_rows.values() if row is not None])
+    tx.insert(PUT_MEMBERS, [row for key, row in member_rows.items() if row is not None and key in returned])
+    ended = [row for key, row in member_rows.items() if row is not None and key not in returned]
+    tx.insert(PUT_ENDED, ended)
     gone = [key for key, nid in current.items() if not nid]
     for room_nid in sorted({room for room, _ in gone}):
         tx.run(_REMOVE_CURRENT, of_room=room_nid, keys=[key for room, key in gone if room == room_nid])

@@ -67,17 +67,20 @@ _JOINED_ROOMS = statement(
         and_(any_of(members.c.user_nid, "user_nids"), members.c.membership == int(Membership.JOIN))
     )
 )
+_PUT_COLUMNS = ("room_nid", "user_nid", "membership", "event_nid", "pos", "forgotten", "outside")
+_PUT_KEYS = ("room_nid", "user_nid")
 PUT_MEMBERS = rows(
     members,
-    "room_nid",
-    "user_nid",
-    "membership",
-    "event_nid",
-    "pos",
-    "forgotten",
-    "outside",
-    keys=("room_nid", "user_nid"),
+    *_PUT_COLUMNS,
+    keys=_PUT_KEYS,
     update=("membership", "event_nid", "pos", "forgotten", "outside"),
+)
+# spec: client-server-api#leaving-rooms (a room stays forgotten until they join, are invited or knock)
+PUT_ENDED = rows(
+    members,
+    *_PUT_COLUMNS,
+    keys=_PUT_KEYS,
+    update=("membership", "event_nid", "pos", "outside"),
 )
 _FORGET = statement(
     update(members)

@@ -18,8 +18,8 @@ from homeserver.db.schema.rooms import outside
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
-from homeserver.store.members import PUT_MEMBERS, find_member
-from homeserver.store.placement import Membership
+from homeserver.store.members import PUT_ENDED, PUT_MEMBERS, find_member
+from homeserver.store.placement import ENDED, Membership
 
 _COLUMNS = (
     outside.c.room_nid,
@@ -89,7 +89,8 @@ def put_outside(tx: WriteTx, told: Told) -> None:
 
 
 def _write_member(tx: Tx, pos: int, *, told: Told) -> None:
-    tx.insert(PUT_MEMBERS, [(told.room_nid, told.user_nid, int(told.membership), 0, pos, 0, 1)])
+    put = PUT_ENDED if told.membership in ENDED else PUT_MEMBERS
+    tx.insert(put, [(told.room_nid, told.user_nid, int(told.membership), 0, pos, 0, 1)])
 
 
 def load_outside(tx: Tx, user_nid: int, room_nids: Collection[int]) -> Mapping[int, OutsideRow]:

@@ -32,6 +32,8 @@ class Membership(IntEnum):
         return _WORDS[self]
 
 
+# Of somebody for whom a room is over.
+ENDED = frozenset((Membership.LEAVE, Membership.BAN))
 _WORDS = {one: one.name.lower() for one in Membership}
 MEMBERSHIPS: dict[str, Membership] = {word: one for one, word in _WORDS.items()}
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from homeserver.store.changes import Change, Kind
 from homeserver.store.members import Member
 from homeserver.store.outside import Told
-from homeserver.store.placement import Membership, StateMove, moves_of
+from homeserver.store.placement import ENDED, Membership, StateMove, moves_of
 from homeserver.store.users import AccountChanged
 
 # LIMIT(memory: who came before that is not told of as somebody new)
@@ -87,7 +87,7 @@ class MembershipIndex:
                         self._move(change, move)
             elif change.kind == Kind.OUTSIDE and change.payload is not None:
                 told: Told = change.payload
-                self._put(
+                self._follow(
                     told.user_nid, told.room_nid, Standing(told.membership, change.pos, 0, outside=True)
                 )
             elif change.kind == Kind.ACCOUNT:
@@ -99,7 +99,7 @@ class MembershipIndex:
         if move.event_nid:
             if move.membership == Membership.JOIN and move.member_nid not in self.local_members(change.topic):
                 self._came.append(Coming(change.pos, change.topic, move.member_nid))
-            self._put(move.member_nid, change.topic, Standing(move.membership, change.pos, move.event_nid))
+            self._follow(move.member_nid, change.topic, Standing(move.membership, change.pos, move.event_nid))
         else:
             self._by_user[move.member_nid].pop(change.topic, None)
             self._joined.get(change.topic, set()).discard(move.member_nid)
@@ -111,6 +111,15 @@ class MembershipIndex:
         for member in payload.members:
             self._put(user_nid, member.room_nid, _standing(member))
             self.last_pos[-user_nid] = max(self.last_pos[-user_nid], member.pos)
+
+    def _follow(self, user_nid: int, room_nid: int, standing: Standing) -> None:
+        """A membership is another: a room that was forgotten stays so while it is over for the user."""
+        # spec: client-server-api#leaving-rooms
+        if standing.membership in ENDED:
+            before = self._by_user.get(user_nid, _NONE).get(room_nid)
+            if before is not None and before.forgotten:
+                standing = standing._replace(forgotten=True)
+        self._put(user_nid, room_nid, standing)
 
     def _put(self, user_nid: int, room_nid: int, standing: Standing) -> None:
         self._by_user.setdefault(user_nid, {})[room_nid] = standing

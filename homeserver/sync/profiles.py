@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from homeserver.db.threads import Database
 from homeserver.store.changes import Change, Kind
 from homeserver.store.ids import Interner
-from homeserver.store.placement import MOVING, Membership, moves_of
+from homeserver.store.placement import ENDED, MOVING, Membership, moves_of
 from homeserver.store.profiles import Changed, ProfileChanged, load_changes, load_fields
 from homeserver.store.remote_profiles import SHOWN, Shown
 from homeserver.stream.index import MembershipIndex
@@ -133,7 +133,7 @@ class ProfileNews:
                     if move.member_nid == user_nid and move.membership != Membership.JOIN:
                         gone.update(dict.fromkeys(sorted(index.local_members(room_nid))))
                         left[room_nid] = None
-                    elif move.member_nid and move.membership in (Membership.LEAVE, Membership.BAN):
+                    elif move.member_nid and move.membership in ENDED:
                         if standing.membership == Membership.JOIN:
                             gone[move.member_nid] = None
         found: Updates = {

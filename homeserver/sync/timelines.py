@@ -19,7 +19,7 @@ from homeserver.db.tx import Ask, Tx
 from homeserver.store import visibility_reads
 from homeserver.store.bundles import Viewer, ask_whether, load_bundles
 from homeserver.store.client_events import ClientEvent, ClientEventCache
-from homeserver.store.placement import MEMBERSHIPS, Mark, Membership
+from homeserver.store.placement import ENDED, MEMBERSHIPS, Mark, Membership
 from homeserver.store.sync_reads import Summary, ask_transaction_keys, load_transaction_keys
 from homeserver.store.timeline import (
     Move,
@@ -170,6 +170,8 @@ class Timelines:
         for nid, standing in left.items():
             moves = own.get(nid, [])
             before, steps = self._steps(moves, standing)
+            if standing.forgotten and ENDED.issuperset((before, *(one for _, one in steps))):
+                continue  # it was over for them at the token, and what came after is of a room that they forgot
             work = self._left(nid, standing, before, steps, since, full_state)
             work.replaced = {move.event_nid: move.prev_nid for move in moves if move.prev_nid}
             works.append(work)

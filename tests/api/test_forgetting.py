@@ -99,3 +99,71 @@ class NotForced(LeavingCase):
 
     def test_what_an_earlier_process_left(self) -> None:
         self.check_what_an_earlier_process_left()
+
+
+@on_each_database
+class Forgotten(LeavingCase):
+    """What happens to somebody in a room that they have forgotten. spec: client-server-api#leaving-rooms"""
+
+    forced = False
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.room_id = self.join()
+        self.before = self.sync()["next_batch"]
+        self.ok(self.bob, f"/rooms/{self.room_id}/leave")
+        self.left = self.sync()["next_batch"]
+        self.ok(self.bob, f"/rooms/{self.room_id}/forget")
+        self.since = self.sync()["next_batch"]
+
+    def bob_is(self, how: str) -> None:
+        self.ok(self.alice, f"/rooms/{self.room_id}/{how}", {"user_id": BOB})
+
+    def left_rooms(self, since: str | None = None, **query: Any) -> list[str]:
+        answer = self.sync(since, filter='{"room":{"include_leave":true}}', **query)
+        return list(answer.get("rooms", {}).get("leave", {}))
+
+    def assert_hidden(self) -> None:
+        for since in (self.left, self.since, None):
+            self.assertEqual([], self.left_rooms(since))
+        self.assertEqual([], self.left_rooms(self.since, full_state="true"))
+        self.assertEqual(403, self.past(self.room_id))
+        # A client that shows the room must hear that it is over.
+        self.assertEqual([self.room_id], self.left_rooms(self.before))
+
+    def test_bans_do_not_bring_it_back(self) -> None:
+        for how in ("ban", "unban", "ban"):
+            self.bob_is(how)
+            self.assert_hidden()
+            if how == "unban":
+                self.app.restart()
+                self.assert_hidden()
+
+    def test_bans_end_no_long_poll(self) -> None:
+        query = {"since": self.since, "timeout": 9000}
+        waiting = self.app.start("GET", f"{V3}/sync", None, self.bob, query)
+        self.bob_is("ban")
+        self.app.advance(5)
+        self.assertFalse(waiting.called)
+        self.app.advance(5)
+        self.assertNotIn("rooms", self.app.wait(waiting).json)
+
+    def test_an_invite_brings_it_back(self) -> None:
+        self.bob_is("ban")
+        self.bob_is("unban")
+        self.bob_is("invite")
+        invited = self.sync(self.since)
+        self.assertEqual([self.room_id], list(invited["rooms"]["invite"]))
+        self.bob_is("kick")
+        for since in (self.since, invited["next_batch"], None):
+            self.assertEqual([self.room_id], self.left_rooms(since))
+        self.app.restart()
+        self.assertEqual([self.room_id], self.left_rooms())
+
+    def test_a_join_brings_it_back(self) -> None:
+        self.ok(self.bob, f"/rooms/{self.room_id}/join")
+        self.assertEqual([self.room_id], list(self.sync(self.since)["rooms"]["join"]))
+        self.assertEqual(200, self.past(self.room_id))
+        self.bob_is("ban")
+        self.assertEqual([self.room_id], self.left_rooms(self.since))
+        self.assertEqual(200, self.past(self.room_id))

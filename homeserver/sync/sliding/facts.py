@@ -15,7 +15,7 @@ from homeserver.store.account_data import TAG
 from homeserver.store.changes import Change, Kind
 from homeserver.store.client_events import ClientEventCache
 from homeserver.store.ids import Interner
-from homeserver.store.placement import Membership, moves_of
+from homeserver.store.placement import ENDED, moves_of
 from homeserver.store.sliding_reads import (
     BUMPS,
     DIRECT,
@@ -36,7 +36,6 @@ MAX_ROOMS = 200_000
 MAX_USERS = 20_000
 MAX_SPACES = 5_000
 _WATCHED = frozenset({"m.room.create", "m.room.encryption", "m.room.name"})
-_OUT = (Membership.LEAVE, Membership.BAN)
 T = TypeVar("T")
 K = TypeVar("K")
 _MOVED = frozenset({Kind.STATE_MOVED, Kind.TRUNCATED, Kind.JOIN_PROGRESS})
@@ -101,7 +100,7 @@ class Facts:
 
     def _members_moved(self, change: Change) -> None:
         for move in moves_of(change):
-            if move.member_nid and (move.membership in _OUT or not move.event_nid):
+            if move.member_nid and (move.membership in ENDED or not move.event_nid):
                 self._drop_user(move.member_nid)
 
     def _account_data(self, change: Change) -> None:
@@ -200,7 +199,7 @@ class Facts:
             left = [
                 (one.pos, nid)
                 for nid, one in rooms.items()
-                if one.membership in _OUT and not one.forgotten and not one.outside
+                if one.membership in ENDED and not one.forgotten and not one.outside
             ]
             facts = await self._database.read(
                 load_user_facts, user_nid, user_id, own_key, [nid for _, nid in sorted(left)], self._cache
