@@ -15,7 +15,7 @@ from federation.builder import Draft
 from federation.errors import Malformed
 from federation.ids import RoomId, ServerName, UserId, parse_room_id, parse_user_id, parse_user_id_historical
 from homeserver.db.tx import WriteTx
-from homeserver.http.errors import MatrixError, forbidden, not_found
+from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.blocks import RoomBlocks
 from homeserver.rooms.create import member_content
@@ -30,7 +30,7 @@ from homeserver.rooms.third_party import Proof, accept_offer, redeem
 from homeserver.rooms.turn import Finish, Turn, finished
 from homeserver.rooms.types import Requester
 from homeserver.store.members import find_member, forget_room
-from homeserver.store.placement import ENDED, ClientTransaction, Membership
+from homeserver.store.placement import ENDED, MEMBERSHIPS, ClientTransaction, Membership
 from homeserver.store.profiles import load_names_and_avatars
 from homeserver.store.users import load_account
 from homeserver.store.work import Worker
@@ -196,10 +196,13 @@ class Memberships:
         assert draft.room_id is not None and draft.state_key is not None
         # Who is invited needs a name that may appear outside events; who is put out has whatever name they came with.
         # spec: appendices#historical-user-ids
-        is_invite = draft.content.get("membership") == "invite"
+        membership = draft.content.get("membership")
+        if not isinstance(membership, str) or membership not in MEMBERSHIPS:
+            raise bad_json(f"membership must be one of {', '.join(MEMBERSHIPS)}")
+        is_invite = membership == "invite"
         target_id = (parse_user_id if is_invite else parse_user_id_historical)(draft.state_key)
         content = {key: value for key, value in draft.content.items() if key != AUTHORISED_BY}
-        joins = content.get("membership") == "join" and target_id == draft.sender
+        joins = membership == "join" and target_id == draft.sender
         actor = await self._find(draft.room_id)
         if is_invite:
             await self._invites.check(draft.sender, [target_id])

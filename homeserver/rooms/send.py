@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from federation.auth.power import room_creators
+from federation.auth.power import is_user_id, room_creators
 from federation.builder import Draft
 from federation.event import Event
 from federation.ids import EventId, RoomId, UserId, domain_of, parse_event_id, parse_user_id_historical
@@ -263,6 +263,8 @@ def _check_levels(content: Mapping[str, Any]) -> None:
 
 def _load_in_room(tx: Tx, event_id: str, room_nid: int, cache: EventCache) -> Event | None:
     row = find_row(tx, event_id)
+    if not all(is_user_id(user_id) for user_id in content.get("users", ())):
+        raise bad_json("users must hold user ids")
     if row is None or row.room_nid != room_nid:
         return None
     return load_events(tx, [row.nid], cache).get(row.nid)

@@ -470,6 +470,18 @@ class ByHand(RoomsCase):
         joining = Deferred.fromCoroutine(self.memberships.join(requester, RoomId(opened), is_guest=True))
         self.assertEqual(opened, self.app.wait(joining))
 
+    def test_what_is_no_membership_is_malformed(self) -> None:
+        # spec: client-server-api#common-error-codes (M_BAD_JSON: missing keys, invalid values)
+        path = f"{V3}/rooms/{self.create()}/state/m.room.member/{BOB}"
+        for content in (
+            {},
+            {"membership": None},
+            {"membership": 5},
+            {"membership": ["join"]},
+            {"membership": "x"},
+        ):
+            self.assert_refused(self.app.call("PUT", path, content, self.alice), 400, "M_BAD_JSON")
+
     def test_nobody_vouches_for_themselves(self) -> None:
         club = self.create(preset="public_chat")
         rules = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": club}]}
@@ -499,8 +511,8 @@ class ByHand(RoomsCase):
         self.assert_set_refused("M_FORBIDDEN", BOB, f"!no:{SERVER_NAME}", BOB, membership="join")
         room_id = self.create()
         self.assert_set_refused("M_FORBIDDEN", BOB, room_id, BOB, membership="join")
-        self.assert_set_refused("M_FORBIDDEN", BOB, room_id, BOB, membership="odd")
-        self.assert_set_refused("M_FORBIDDEN", BOB, room_id, BOB)
+        self.assert_set_refused("M_BAD_JSON", BOB, room_id, BOB, membership="odd")
+        self.assert_set_refused("M_BAD_JSON", BOB, room_id, BOB)
 
 
 class _Somebody:

@@ -183,6 +183,7 @@ class PutState(TalkCase):
             {"users": []},
             {"events": {"m.x": True}},
             {"notifications": {"room": None}},
+            {"users": {user("alice"): 100, "bob": 50}},
         )
         for wrong in malformed:
             answer = self.put_state("alice", room_id, "m.room.power_levels", wrong)
