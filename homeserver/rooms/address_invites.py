@@ -107,20 +107,20 @@ class AddressInvites(Generic[A]):
             raise forbidden("You are not in this room") from None
 
         async def job(turn: Turn) -> dict[str, str]:
-            await turn.load([(_MEMBER, requester.user_id), *((kind, "") for _, kind, _ in _TOLD)])
-            member = turn.lookup(_MEMBER, requester.user_id)
-            if member is None or member.content.get("membership") != "join":
+            own = (_MEMBER, requester.user_id)
+            shown = await turn.contents([own, *((kind, "") for _, kind, _ in _TOLD)])
+            member = shown.get(own, {})
+            if member.get("membership") != "join":
                 raise forbidden("You are not in this room")
             levels = await turn.power_levels()
             if levels.user(requester.user_id) < levels.invite:
                 raise forbidden("You may not invite")
             told = {
-                "sender_display_name": member.content.get("displayname"),
-                "sender_avatar_url": member.content.get("avatar_url"),
+                "sender_display_name": member.get("displayname"),
+                "sender_avatar_url": member.get("avatar_url"),
             }
             for name, kind, key in _TOLD:
-                event = turn.lookup(kind, "")
-                told[name] = None if event is None else event.content.get(key)
+                told[name] = shown.get((kind, ""), {}).get(key)
             return {name: value for name, value in told.items() if isinstance(value, str)}
 
         return await actor.run(job)

@@ -160,8 +160,8 @@ class Aliases:
         actor = await self._rooms.find(room_id)
 
         async def job(turn: Turn) -> None:
-            event = await turn.state(CANONICAL)
-            content = None if event is None else without_aliases(event.content, gone)
+            shown = await turn.content(CANONICAL)
+            content = None if shown is None else without_aliases(shown, gone)
             if content is not None and await may_send_state(turn, sender_id, CANONICAL):
                 await turn.place(Draft(room_id, CANONICAL, sender_id, content, ""))
 
@@ -180,8 +180,8 @@ class Aliases:
         if not wanted:
             return
         actor = await self._rooms.find(room_id)
-        event = await actor.run(lambda turn: turn.state(CANONICAL))
-        present = set(_listed(event.content, strict=False)) if event is not None else set()
+        shown = await actor.run(lambda turn: turn.content(CANONICAL))
+        present = set(_listed(shown, strict=False)) if shown is not None else set()
         new = [alias for alias in wanted if alias not in present]
         for alias in new:
             try:

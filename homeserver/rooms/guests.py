@@ -54,7 +54,12 @@ class GuestDepartures:
             elif change.kind == Kind.EVENT:
                 placed = change.payload
                 # Of another process's event, and where forks met, it is not known what moved.
-                if placed is None or placed.event.type == GUEST_ACCESS or len(placed.moves) > 1:
+                if (
+                    placed is None
+                    or placed.event.type == GUEST_ACCESS
+                    or placed.redacts_target is not None
+                    or len(placed.moves) > 1
+                ):
                     self._begin(change.topic)
             elif change.kind == Kind.STATE_MOVED:
                 self._begin(change.topic)
@@ -93,9 +98,8 @@ class GuestDepartures:
 
 
 async def _leave(turn: Turn, *, room_id: RoomId, user_id: UserId) -> None:
-    await turn.load([(GUEST_ACCESS, ""), (_MEMBER, user_id)])
-    access, member = turn.lookup(GUEST_ACCESS, ""), turn.lookup(_MEMBER, user_id)
-    if access is not None and admits_guests(access.content):
+    if admits_guests(await turn.content(GUEST_ACCESS)):
         return
+    member = await turn.state(_MEMBER, user_id)
     if member is not None and member.content.get("membership") == "join":
         await turn.place(Draft(room_id, _MEMBER, user_id, {"membership": "leave"}, user_id))

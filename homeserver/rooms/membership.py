@@ -252,8 +252,7 @@ class Memberships:
                 raise not_found("Unknown room")
             if not turn.head.rules.knock:
                 raise forbidden("You cannot knock on rooms of this version")
-            before = await turn.state(_MEMBER, user_id)
-            if before is None or before.content != content:
+            if await turn.content(_MEMBER, user_id) != content:
                 await turn.place(_draft(room_id, user_id, user_id, content))
 
         await actor.run(job)
@@ -314,7 +313,11 @@ class Memberships:
 
         async def job(turn: Turn) -> bool:
             before = await turn.state(_MEMBER, target_id)
-            if before is not None and before.sender == requester.user_id and before.content == content:
+            if (
+                before is not None
+                and before.sender == requester.user_id
+                and await turn.content(_MEMBER, target_id) == content
+            ):
                 return True
             self._blocks.check_nid(turn.head.room_nid)
             if is_local:
@@ -400,8 +403,7 @@ def _membership(turn: Turn, user_id: str) -> Any:
 
 async def _check_guest(turn: Turn) -> None:
     # spec: client-server-api#guest-access
-    access = await turn.state(GUEST_ACCESS, "")
-    if access is None or not admits_guests(access.content):
+    if not admits_guests(await turn.content(GUEST_ACCESS)):
         raise guests_forbidden()
 
 

@@ -84,7 +84,8 @@ class RoomProfiles:
             member = await turn.state(_MEMBER, user_id)
             if member is None or member.content.get("membership") != "join":
                 return
-            content = _with_profile(member.content, profile)
+            shown = await turn.content(_MEMBER, user_id)
+            content = _with_profile(shown or member.content, profile)
             if content is not None:
                 await turn.place(Draft(member.room_id, _MEMBER, user_id, content, user_id))
 

@@ -232,7 +232,11 @@ async def _find_same(turn: Turn, draft: Draft) -> str | None:
     member = await turn.state("m.room.member", draft.sender)
     if member is None or member.content.get("membership") != "join":
         return None
-    return current.event_id if _sorted(current.content) == _sorted(draft.content) else None
+    if _sorted(current.content) != _sorted(draft.content):
+        return None
+    # What was redacted is not said any more.
+    shown = await turn.content(draft.type, draft.state_key or "")
+    return current.event_id if shown == current.content else None
 
 
 async def _check_power_levels(turn: Turn, content: Mapping[str, Any]) -> None:
@@ -259,12 +263,12 @@ def _check_levels(content: Mapping[str, Any]) -> None:
         levels += by_name.values()
     if any(type(level) is not int for level in levels):
         raise bad_json("Power levels must be integers")
+    if not all(is_user_id(user_id) for user_id in content.get("users", ())):
+        raise bad_json("users must hold user ids")
 
 
 def _load_in_room(tx: Tx, event_id: str, room_nid: int, cache: EventCache) -> Event | None:
     row = find_row(tx, event_id)
-    if not all(is_user_id(user_id) for user_id in content.get("users", ())):
-        raise bad_json("users must hold user ids")
     if row is None or row.room_nid != room_nid:
         return None
     return load_events(tx, [row.nid], cache).get(row.nid)

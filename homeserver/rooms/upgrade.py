@@ -29,6 +29,7 @@ from homeserver.rooms.upgrade_state import (
     COPIED,
     JOIN_RULES,
     POWER_LEVELS,
+    PROTECTING,
     SPACE_CHILD,
     closing_levels,
     opening_levels,
@@ -142,19 +143,20 @@ class _Upgrade:
 
     async def _copied_state(self, aliases: Sequence[str]) -> list[StateItem]:
         turn, rules = self._turn, self._rules
-        await turn.load([(event_type, "") for event_type in (*COPIED, CANONICAL)])
+        shown = await turn.contents([(event_type, "") for event_type in (*COPIED, CANONICAL)])
         items: list[StateItem] = []
         for event_type in COPIED:
             event = turn.lookup(event_type, "")
             if event is None:
                 continue
-            content = (
-                successor_join_rules(event.content, rules) if event_type == JOIN_RULES else event.content
-            )
+            content = event.content if event_type in PROTECTING else shown[(event_type, "")]
+            if not content and event.content:
+                continue  # it was redacted
+            if event_type == JOIN_RULES:
+                content = successor_join_rules(content, rules)
             if _fits(content, rules):
                 items.append(StateItem(event_type, "", dict(content)))
-        canonical = turn.lookup(CANONICAL, "")
-        content = _own_aliases(canonical.content, aliases) if canonical is not None else {}
+        content = _own_aliases(shown.get((CANONICAL, ""), {}), aliases)
         if content:
             items.append(StateItem(CANONICAL, "", content))
         return items
@@ -162,13 +164,11 @@ class _Upgrade:
     async def _copy(self, birth: Birth, event_type: str, state_keys: Sequence[str]) -> None:
         for start in range(0, len(state_keys), _AT_ONCE):
             keys = state_keys[start : start + _AT_ONCE]
-            await self._turn.load([(event_type, key) for key in keys])
+            shown = await self._turn.contents([(event_type, key) for key in keys])
             items = [
                 StateItem(event_type, key, content)
-                for key in keys
-                if (event := self._turn.lookup(event_type, key)) is not None
-                and (content := _transferable(event_type, event.content))
-                and _fits(content, self._rules)
+                for (_, key), said in shown.items()
+                if (content := _transferable(event_type, said)) and _fits(content, self._rules)
             ]
             await self._place(birth, items)
 
@@ -186,10 +186,10 @@ class _Upgrade:
         turn = self._turn
         if not self._closed:
             await self._bury(birth.room_id)
-        canonical = await turn.state(CANONICAL)
+        canonical = await turn.content(CANONICAL)
         if canonical is not None:
             aliases = await self._creator.database.read(load_room_aliases, turn.head.room_nid)
-            kept = without_aliases(canonical.content, aliases)
+            kept = without_aliases(canonical, aliases)
             if kept is not None:
                 await self._try_state(CANONICAL, kept)
         levels = await turn.state(POWER_LEVELS)

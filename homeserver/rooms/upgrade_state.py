@@ -29,6 +29,8 @@ COPIED: Final = (
     "m.room.topic",
     "m.room.avatar",
 )
+# What is taken over as it was sent, redacted or not: without it the room would be open to more than it was.
+PROTECTING: Final = frozenset({"m.room.encryption", "m.room.server_acl"})
 
 
 def successor_levels(

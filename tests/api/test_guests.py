@@ -212,6 +212,17 @@ class PuttingOut(GuestCase):
             self.set({"guest_access": "can_join"})
             self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.token)
 
+    def test_what_was_redacted_admits_nobody(self) -> None:
+        # spec: client-server-api#redactions (as though its properties were not specified)
+        room = f"{V3}/rooms/{self.room_id}"
+        path = f"{room}/state/m.room.guest_access"
+        event_id = self.app.ok("GET", path, None, self.alice, {"format": "event"})["event_id"]
+        self.app.ok("PUT", f"{room}/redact/{event_id}/t", {}, self.alice)
+        self.app.advance(0)
+        self.assertEqual(self.membership(self.room_id, self.user_id), "leave")
+        found = self.app.call("POST", f"{V3}/join/{self.room_id}", {}, self.token)
+        self.says((403, "M_GUEST_ACCESS_FORBIDDEN"), found)
+
     def test_a_restart_goes_on(self) -> None:
         guests = self.app.app.services.people.guests
         self.patch(guests, "_begin", lambda _: None)

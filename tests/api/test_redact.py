@@ -8,7 +8,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from tests.api.talk import TalkCase, user
+from tests.api.talk import V3, TalkCase, user
 
 
 class Redact(TalkCase):
@@ -157,6 +157,29 @@ class Redact(TalkCase):
         join = self.ok("bob", self.path(room_id, "state", "m.room.member", user("bob")), format="event")
         self.assertEqual(200, self.redact("bob", room_id, join["event_id"])[0])
         self.assertEqual(200, self.send("bob", room_id, {"body": "still here"})[0])
+
+    def test_what_was_redacted_can_be_set_again(self) -> None:
+        room_id = self.make_room(joined=("bob",))
+        for event_type, content, name, key in (
+            ("m.room.name", {"name": "same"}, "alice", ""),
+            ("m.room.member", {"membership": "join", "displayname": "Bo"}, "bob", user("bob")),
+        ):
+            path = self.path(room_id, "state", event_type, key)
+            first = self.set_state(name, room_id, event_type, content, key)
+            self.assertEqual(200, self.redact(name, room_id, first)[0])
+            self.assertNotEqual(content, self.ok("alice", path))
+            self.assertNotEqual(first, self.set_state(name, room_id, event_type, content, key))
+            self.assertEqual(content, self.ok("alice", path))
+
+    def test_a_new_name_does_not_bring_back_what_was_redacted(self) -> None:
+        room_id = self.make_room(joined=("bob",))
+        join = self.join("bob", room_id, displayname="Bo", **{"org.example.note": "offensive"})
+        self.assertEqual(200, self.redact("alice", room_id, join)[0])
+        path = f"{V3}/profile/{user('bob')}/displayname"
+        self.app.ok("PUT", path, {"displayname": "Bobby"}, self.tokens["bob"])
+        self.app.advance(0)
+        member = self.ok("alice", self.path(room_id, "state", "m.room.member", user("bob")))
+        self.assertEqual({"membership": "join", "displayname": "Bobby"}, member)
 
     def test_bodies(self) -> None:
         room_id = self.make_room()

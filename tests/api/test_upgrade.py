@@ -106,6 +106,36 @@ class Copying(UpgradeCase):
         )
         self.assertIsNone(self.member(new_id, BOB))
 
+    def test_what_was_redacted_stays_behind(self) -> None:
+        room_id = self.create(
+            preset="public_chat",
+            name="Pub",
+            topic="Offensive",
+            initial_state=[
+                {"type": "m.room.encryption", "content": {"algorithm": "m.megolm.v1.aes-sha2"}},
+                {"type": "m.room.server_acl", "content": {"allow": ["*"], "deny": ["bad.example"]}},
+            ],
+        )
+        self.ok(self.alice, f"/rooms/{room_id}/ban", {"user_id": CAROL, "reason": "Offensive"})
+        for event_type, key in (
+            ("m.room.topic", ""),
+            ("m.room.encryption", ""),
+            ("m.room.server_acl", ""),
+            ("m.room.guest_access", ""),
+            ("m.room.member", CAROL),
+        ):
+            path = f"{V3}/rooms/{room_id}/state/{event_type}/{quote(key)}?format=event"
+            event_id = self.app.ok("GET", path, token=self.alice)["event_id"]
+            self.app.ok("PUT", f"{V3}/rooms/{room_id}/redact/{event_id}/t{event_type}", {}, self.alice)
+        new_id = self.upgrade(room_id, "12")
+        self.assertEqual({"name": "Pub"}, self.state(new_id, "m.room.name"))
+        for event_type in ("m.room.topic", "m.room.guest_access"):
+            self.assertIsNone(self.state(new_id, event_type))
+        # These keep others out: nobody opens a room by taking them away.
+        self.assertEqual(["bad.example"], self.state(new_id, "m.room.server_acl")["deny"])
+        self.assertIn("algorithm", self.state(new_id, "m.room.encryption"))
+        self.assertEqual({"membership": "ban"}, self.member(new_id, CAROL))
+
     def test_join_rules_that_the_new_version_does_not_know(self) -> None:
         rules = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": "!a:b"}]}
         state = [{"type": "m.room.join_rules", "content": rules}]
