@@ -119,13 +119,19 @@ class Aliases:
 
     # --- making and removing -------------------------------------------------------------------------
 
-    async def put(self, requester: Requester, alias: RoomAlias, room_id: RoomId) -> None:
-        """Make an alias of a room that the requester is in."""
+    async def put(
+        self, requester: Requester, alias: RoomAlias, room_id: RoomId, *, is_own: bool = False
+    ) -> None:
+        """Make an alias of a room that the requester is in.
+
+        ``is_own``: by the application service whose name it is, which need not be in the room.
+        """
         # spec: client-server-api#put_matrixclientv3directoryroomroomalias
+        # spec: application-service-api#server-admin-style-permissions
         if domain_of(alias) != self._server_name:
             raise invalid_param("Only aliases of this server can be made here")
         room_nid = await self._tools.interner.find_room(room_id)
-        if room_nid is None or not self._is_joined(requester, room_nid):
+        if room_nid is None or not (is_own or self._is_joined(requester, room_nid)):
             raise forbidden("You must be in the room to make an alias for it")
         try:
             await self._worker.work(insert_alias, alias, room_nid, requester.user_nid)

@@ -113,9 +113,9 @@ class Ghosts(DatabaseCase):
         self.assertEqual((GHOST, "D"), (grant["user_id"], grant["device_id"]))
         self.app.ok("GET", f"{V3}/account/whoami", None, grant["access_token"])
         self.refused(self.app.call("POST", f"{V3}/login", body), 401, "M_MISSING_TOKEN")
-        # spec: client-server-api#appservice-login (not valid, or not an application service's)
+        # spec: application-service-api#server-admin-style-permissions
         for token in ("nobody", self.app.register("alice"), grant["access_token"]):
-            self.refused(self.app.call("POST", f"{V3}/login", body, token), 403, "M_FORBIDDEN")
+            self.refused(self.app.call("POST", f"{V3}/login", body, token), 401, "M_UNKNOWN_TOKEN")
         for name, status, errcode in (("alice", 400, "M_EXCLUSIVE"), ("_bridge_new", 403, "M_FORBIDDEN")):
             body["identifier"]["user"] = name
             self.refused(self.app.call("POST", f"{V3}/login", body, AS_TOKEN), status, errcode)
@@ -244,6 +244,13 @@ class Ghosts(DatabaseCase):
         ]
         self.assertEqual(theirs, self.app.ok("GET", reserved)["room_id"])
         self.refused(self.app.call("DELETE", reserved, None, alice), 400, "M_EXCLUSIVE")
+        # It manages its names, whoever is in the room; its others are as everybody.
+        own = f"{V3}/directory/room/%23_bridge_y:{SERVER_NAME}"
+        self.app.ok("PUT", own, {"room_id": room_id}, AS_TOKEN)
+        self.assertEqual(room_id, self.app.ok("GET", own)["room_id"])
+        self.app.ok("DELETE", own, None, AS_TOKEN)
+        unknown = {"room_id": f"!none:{SERVER_NAME}"}
+        self.refused(self.app.call("PUT", own, unknown, AS_TOKEN), 403, "M_FORBIDDEN")
         outside = {"preset": "public_chat", "room_alias_name": "plain"}
         self.refused(self.app.call("POST", f"{V3}/createRoom", outside, AS_TOKEN), 400, "M_EXCLUSIVE")
         self.app.ok("DELETE", reserved, None, AS_TOKEN)

@@ -92,10 +92,9 @@ class AppserviceAccounts:
 
     async def account_for_login(self, request: Request, body: Mapping[str, Any]) -> Account:
         """Whom an application service logs in."""
-        # spec: client-server-api#appservice-login
-        service = self._registry.by_token(_token(request))
-        if service is None:
-            raise forbidden("This is not the token of an application service")
+        # spec: client-server-api#appservice-login, which has M_FORBIDDEN for a token that is none; here it is 401 as
+        # application-service-api#server-admin-style-permissions says in so many words, and as everywhere else.
+        service = self._service_of(request)
         named = named_user(body)
         if named is None:
             raise missing_param("identifier is missing")
@@ -115,17 +114,13 @@ class AppserviceAccounts:
         return name if name.startswith("@") else f"@{name}:{self._accounts.server_name}"
 
     def _service_of(self, request: Request) -> Appservice:
-        service = self._registry.by_token(_token(request))
+        token = request.access_token()
+        if token is None:
+            raise missing_token()
+        service = self._registry.by_token(token)
         if service is None:
             raise unknown_token()
         return service
-
-
-def _token(request: Request) -> str:
-    token = request.access_token()
-    if token is None:
-        raise missing_token()
-    return token
 
 
 def _exclusive(error: str) -> MatrixError:

@@ -105,8 +105,10 @@ class DirectoryApi:
 
     async def put_alias(self, request: Request, room_alias: RoomAlias) -> bytes:
         room_id = parse_room_id(request.json(_AliasBody).room_id)
-        check_alias(self._names, room_alias, request.requester.appservice_id)
-        await self._aliases.put(request.requester, room_alias, room_id)
+        service_id = request.requester.appservice_id
+        # Of an application service this refuses whatever is not its own.
+        check_alias(self._names, room_alias, service_id)
+        await self._aliases.put(request.requester, room_alias, room_id, is_own=service_id is not None)
         return EMPTY_JSON
 
     async def delete_alias(self, request: Request, room_alias: RoomAlias) -> bytes:
