@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from federation.builder import Draft
 from federation.ids import EventId, RoomId, UserId
 from homeserver.db.tx import WriteTx
-from homeserver.http.errors import MatrixError, invalid_param
+from homeserver.http.errors import MatrixError, forbidden, invalid_param
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.send import Sender, redaction
 from homeserver.rooms.types import Requester
@@ -57,7 +57,9 @@ class RelatedRedactions:
         if len(rel_types) > KINDS_MOST or any(not one or len(one) > 255 or "\0" in one for one in rel_types):
             raise invalid_param(f"Name at most {KINDS_MOST} relation types")
         assert draft.room_id is not None and draft.redacts is not None
-        room_nid = await self._rooms.tools.interner.room(draft.room_id)
+        room_nid = await self._rooms.tools.interner.find_room(draft.room_id)
+        if room_nid is None:
+            raise forbidden("You are not in this room")
         now_ms = self._clock.now_ms()
         until_ms, target_id = now_ms + KEPT_S * 1000, draft.redacts
         kinds = list(dict.fromkeys(rel_types))

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
 from homeserver.rooms import related_redactions as module
 from tests.api.talk import TalkCase
+from tests.support.app import SERVER_NAME
 from tests.support.databases import on_each_database
 
 
@@ -147,6 +150,12 @@ class WithRelations(RelatingCase):
         answer = self.redact("bob", room_id, root, {"with_relations": ["m.thread"]})
         self.assert_refused(answer, 403, "M_FORBIDDEN")
         self.assertFalse(self.is_redacted(room_id, child))
+        # What nobody here has heard of is refused alike, and leaves nothing behind.
+        unknown = f"!unknown:{SERVER_NAME}"
+        answer = self.redact("bob", unknown, root, {"with_relations": ["m.thread"]})
+        self.assert_refused(answer, 403, "M_FORBIDDEN")
+        interner = self.app.app.core.interner
+        self.assertIsNone(self.app.wait(Deferred.fromCoroutine(interner.find_room(unknown))))
 
     def test_once(self) -> None:
         room_id = self.make_room()
