@@ -16,7 +16,7 @@ from federation.errors import Malformed
 from federation.event import Event, parse_stored
 from federation.ids import EventId
 from federation.versions import ROOM_VERSIONS
-from homeserver.db.schema.rooms import current_state, event_json, state_keys
+from homeserver.db.schema.rooms import current_state, event_json, events, redactions, state_keys
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
@@ -27,18 +27,21 @@ from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.receipts import MAIN, UNTHREADED, find_thread, load_marks
 from homeserver.store.sync_reads import Summary, load_summaries
 
+# Of a member event that was redacted there is no name.
 _MEMBERS = statement(
     select(state_keys.c.state_key, event_json.c.json)
     .select_from(
-        current_state.join(state_keys, state_keys.c.nid == current_state.c.state_key_nid).join(
-            event_json, event_json.c.nid == current_state.c.event_nid
-        )
+        current_state.join(state_keys, state_keys.c.nid == current_state.c.state_key_nid)
+        .join(event_json, event_json.c.nid == current_state.c.event_nid)
+        .join(events, events.c.nid == current_state.c.event_nid)
+        .outerjoin(redactions, redactions.c.target_id == events.c.event_id)
     )
     .where(
         and_(
             current_state.c.room_nid == bindparam("room_nid"),
             state_keys.c.type_nid == WELL_KNOWN_TYPES["m.room.member"],
             any_of(state_keys.c.state_key, "user_ids"),
+            redactions.c.by_nid.is_(None),
         )
     )
 )

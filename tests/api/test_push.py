@@ -60,6 +60,21 @@ class Notifications(PushCase):
         self.assertEqual(("https",), self.gateways.limits[0].schemes)
         self.assertEqual(0, self.gateways.limits[0].max_redirects)
 
+    def test_a_name_that_was_redacted_is_not_told(self) -> None:
+        member = f"/rooms/{self.room_id}/state/m.room.member/{user('alice')}"
+        content = {"membership": "join", "displayname": "Offensive"}
+        event_id = self.ok("alice", "PUT", member, content)["event_id"]
+        self.set_pusher()
+        self.send()
+        (told,) = self.gateways.take()
+        self.assertEqual("Offensive", told["sender_display_name"])
+        self.ok("alice", "PUT", f"/rooms/{self.room_id}/redact/{event_id}/t", {})
+        self.settle(2)
+        self.gateways.take()
+        self.send()
+        (told,) = self.gateways.take()
+        self.assertNotIn("sender_display_name", told)
+
     def test_only_the_id(self) -> None:
         self.set_pusher(data={"format": "event_id_only"})
         event_id = self.send()
