@@ -426,6 +426,15 @@ class ThirdParty(RoomsCase):
         self.assert_refused(self.join(self.bob, {**self.proof(), "more": 1}), 403, "M_FORBIDDEN")
         self.assertIsNone(self.member(self.room, BOB))
 
+    def test_an_offer_that_was_redacted(self) -> None:
+        # spec: client-server-api#redactions (as though its properties were not specified)
+        self.offer()
+        state = f"{V3}/rooms/{self.room}/state/m.room.third_party_invite/token"
+        event_id = self.app.ok("GET", state, None, self.alice, {"format": "event"})["event_id"]
+        self.app.ok("PUT", f"{V3}/rooms/{self.room}/redact/{event_id}/t", {}, self.alice)
+        self.assert_refused(self.join(self.bob, self.proof()), 403, "M_FORBIDDEN")
+        self.assertIsNone(self.member(self.room, BOB))
+
     def test_malformed_proofs(self) -> None:
         self.offer()
         malformed: tuple[Any, ...] = (
