@@ -368,11 +368,11 @@ class Using(MailCase):
         # spec: client-server-api#account-locking (nothing but logging out)
         self.have()
         creds = self.proven("account/password")
-        accounts, worker = self.app.app.services.accounts, self.app.app.core.committer
-        account = self.app.wait(Deferred.fromCoroutine(accounts.find(ALICE)))
-        self.app.wait(worker.work(set_standing, account.user_nid, suspended=None, locked=True))
+        core = self.app.app.core
+        user_nid = self.app.wait(Deferred.fromCoroutine(core.interner.user(ALICE)))
+        self.app.wait(core.committer.work(set_standing, user_nid, suspended=None, locked=True))
         self.says((401, "M_USER_LOCKED"), self.reset(creds))
-        self.app.wait(worker.work(set_standing, account.user_nid, suspended=None, locked=False))
+        self.app.wait(core.committer.work(set_standing, user_nid, suspended=None, locked=False))
         self.app.ok("GET", f"{V3}/account/whoami", token=self.alice)
         self.assertEqual((self.login("battery staple"), self.login("correct horse")), (403, 200))
 
