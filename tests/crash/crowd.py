@@ -40,6 +40,7 @@ class Shared:
     rooms: list[str] = field(default_factory=list)
     events: dict[str, list[str]] = field(default_factory=dict)
     acknowledged: dict[str, str] = field(default_factory=dict)
+    whispers: dict[str, list[str]] = field(default_factory=dict)  # by receiver, what was acknowledged
     failures: list[str] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
     stopping: bool = False
@@ -55,6 +56,7 @@ class Member:
         self.random = random
         self.classic = ClientView()
         self.sliding = SlidingView(user_id)
+        self.heard: list[str] = []
         self.done = 0
         self._serial = 0
         self._own: Connection | None = None
@@ -226,8 +228,10 @@ class Member:
         await self.ask("PUT", f"{where}/account_data/{kind}", {"text": self._fresh()})
 
     async def whisper(self) -> None:
-        body = {"messages": {self._somebody(): {"*": {"text": self._fresh()}}}}
-        await self.ask("PUT", f"{CLIENT}/sendToDevice/m.dummy/{encode(self._fresh())}", body)
+        other, text = self._somebody(), self._fresh()
+        body = {"messages": {other: {"*": {"text": text}}}}
+        await self.insist("PUT", f"{CLIENT}/sendToDevice/m.dummy/{encode(text)}", body)
+        self.shared.whispers.setdefault(other, []).append(text)
 
     async def keys(self) -> None:
         number = self._serial = self._serial + 1
@@ -288,6 +292,22 @@ class Member:
         status, answer = await own.ask("GET", f"{CLIENT}/sync", None, query)
         if status == 200:
             view.apply(answer)
+            if view is self.classic:
+                heard = answer.get("to_device", {}).get("events", [])
+                self.heard += [event["content"]["text"] for event in heard]
+
+    def misheard(self) -> list[str]:
+        """What did not reach it, or more than once, or out of its sender's order."""
+        found = [] if len(set(self.heard)) == len(self.heard) else [f"{self.user_id} heard something twice"]
+        wanted = self.shared.whispers.get(self.user_id, [])
+        found += [f"{self.user_id} did not hear {text!r}" for text in sorted({*wanted} - {*self.heard})]
+        serials: dict[str, int] = {}
+        for text in self.heard:
+            sender, _, serial = text.partition(" ")
+            if serials.get(sender, 0) > int(serial):
+                found.append(f"{self.user_id} heard {text!r} too late")
+            serials[sender] = int(serial)
+        return found
 
     async def listen_sliding(self) -> None:
         """Keep the view of sliding sync, until the crowd stops."""

@@ -92,7 +92,8 @@ async def _differences(member: Member) -> list[str]:
     classic, sliding = sync_model.ClientView(), sliding_model.SlidingView(member.user_id)
     await member.catch_up(member, classic)
     await member.slide(member, sliding, connection="another")
-    found = sync_model.differences(member.classic, classic)
+    found = member.misheard()
+    found += sync_model.differences(member.classic, classic)
     found += sliding_model.differences(member.sliding, sliding, lazy=True)
     for room_id in member.classic.rooms:
         state = await member.insist("GET", f"{CLIENT}/rooms/{encode(room_id)}/state")

@@ -21,6 +21,7 @@ class RoomView:
     senders: dict[str, str] = field(default_factory=dict)  # event id -> who sent it
     account_data: dict[str, Any] = field(default_factory=dict)
     receipts: dict[tuple[str, str, str], str] = field(default_factory=dict)
+    unread: dict[str, int] = field(default_factory=dict)
     joined: int = 0
     invited: int = 0
     heroes: list[str] | None = None
@@ -79,6 +80,7 @@ class ClientView:
         for event in room["ephemeral"]["events"]:
             if event["type"] == "m.receipt":
                 self._receipts(view, event["content"])
+        view.unread = room.get("unread_notifications", view.unread)
         summary = room.get("summary")
         if summary is not None:
             view.joined = summary["m.joined_member_count"]
@@ -92,8 +94,11 @@ class ClientView:
                     view.receipts[(user_id, kind, receipt.get("thread_id", ""))] = event_id
 
 
-def differences(old: ClientView, new: ClientView, *, lazy: bool = False) -> list[str]:
-    """How a view that was built up differs from that of a new client. With ``lazy`` it may lack members."""
+def differences(old: ClientView, new: ClientView, *, lazy: bool = False, deaf: bool = False) -> list[str]:
+    """How a view that was built up differs from that of a new client. With ``lazy`` it may lack members.
+
+    ``deaf``: to messages by somebody; nothing is told of a room because of them, so its counts may be old.
+    """
     found: list[str] = []
     if old.rooms.keys() != new.rooms.keys():
         found.append(f"joined: {sorted(old.rooms)} for {sorted(new.rooms)}")
@@ -102,9 +107,10 @@ def differences(old: ClientView, new: ClientView, *, lazy: bool = False) -> list
     if old.account_data != new.account_data:
         found.append(f"account data: {old.account_data} for {new.account_data}")
     for room_id in sorted(old.rooms.keys() & new.rooms.keys()):
-        found += [
-            f"{room_id} {one}" for one in _room_differences(old.rooms[room_id], new.rooms[room_id], lazy)
-        ]
+        mine, theirs = old.rooms[room_id], new.rooms[room_id]
+        found += [f"{room_id} {one}" for one in _room_differences(mine, theirs, lazy)]
+        if mine.unread != theirs.unread and not deaf:
+            found.append(f"{room_id} unread: {mine.unread} for {theirs.unread}")
     return found
 
 
