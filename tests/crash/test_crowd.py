@@ -95,10 +95,29 @@ async def _differences(member: Member) -> list[str]:
     found = member.misheard()
     found += sync_model.differences(member.classic, classic)
     found += sliding_model.differences(member.sliding, sliding, lazy=True)
-    for room_id in member.classic.rooms:
-        state = await member.insist("GET", f"{CLIENT}/rooms/{encode(room_id)}/state")
-        found += sync_model.falsehoods(member.classic, room_id, state)
+    found += await _falsehoods(member)
     return [f"{member.user_id}: {one}" for one in found]
+
+
+async def _falsehoods(member: Member) -> list[str]:
+    """Where what it was told is not so, or not the same by both kinds of sync."""
+    classic, sliding = member.classic, member.sliding
+    joined = await member.insist("GET", f"{CLIENT}/joined_rooms")
+    found = [] if set(joined["joined_rooms"]) == classic.rooms.keys() else [f"joined: {joined}"]
+    for room_id, view in classic.rooms.items():
+        state = await member.insist("GET", f"{CLIENT}/rooms/{encode(room_id)}/state")
+        found += sync_model.falsehoods(classic, room_id, state)
+        members = await member.insist("GET", f"{CLIENT}/rooms/{encode(room_id)}/joined_members")
+        memberships = [one["content"]["membership"] for one in state if one["type"] == "m.room.member"]
+        other = sliding.rooms[room_id].members
+        counts = {
+            "joined": {view.joined, other["joined_count"], memberships.count("join"), len(members["joined"])},
+            "invited": {view.invited, other["invited_count"], memberships.count("invite")},
+            "unread": {view.unread["notification_count"], other["notification_count"]},
+            "highlights": {view.unread["highlight_count"], other["highlight_count"]},
+        }
+        found += [f"{room_id} {name}: {values}" for name, values in counts.items() if len(values) != 1]
+    return found
 
 
 def _complaints(server: Server) -> list[str]:
