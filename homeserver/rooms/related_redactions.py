@@ -23,7 +23,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change, Kind
 from homeserver.store.placement import Placement
-from homeserver.store.related_redactions import Watched, load_to_redact, load_watched, watch
+from homeserver.store.related_redactions import ANY, Watched, load_to_redact, load_watched, watch
 
 # LIMIT(kinds of one request; what is kept in memory, and for how long what comes later is redacted)
 KINDS_MOST = 20
@@ -62,7 +62,7 @@ class RelatedRedactions:
             raise forbidden("You are not in this room")
         now_ms = self._clock.now_ms()
         until_ms, target_id = now_ms + KEPT_S * 1000, draft.redacts
-        kinds = list(dict.fromkeys(rel_types))
+        kinds = [ANY] if ANY in rel_types else list(dict.fromkeys(rel_types))
 
         def finish(tx: WriteTx, _: str) -> None:
             watch(tx, target_id, room_nid, kinds, requester.user_nid, now_ms, until_ms)
@@ -95,9 +95,11 @@ class RelatedRedactions:
             return
         for change in changes:
             if change.kind == Kind.EVENT and change.payload is not None:
-                found = self._watched.get((change.topic, *_relation(change.payload)))
-                if found is not None and found.until_ts_ms > self._clock.now_ms():
-                    self._tasks.spawn("redact what relates", self._redact_all(found))
+                target_id, rel_type = _relation(change.payload)
+                for kind in (rel_type, ANY):
+                    found = self._watched.get((change.topic, target_id, kind))
+                    if found is not None and found.until_ts_ms > self._clock.now_ms():
+                        self._tasks.spawn("redact what relates", self._redact_all(found))
 
     def _watch(self, found: Watched) -> None:
         self._watched[(found.room_nid, found.target_id, found.rel_type)] = found

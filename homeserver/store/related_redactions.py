@@ -30,24 +30,28 @@ _ALL = statement(
     .limit(bindparam("most"))
 )
 # A child that is redacted has no row.
-_CHILDREN = statement(
+_FROM_CHILDREN = relations.join(events, events.c.nid == relations.c.child_nid)
+_of_target = and_(
+    relations.c.target_id == bindparam("target"),
+    relations.c.room_nid == bindparam("room"),
+    relations.c.pos > bindparam("after"),
+)
+_children = (
     select(relations.c.pos, events.c.event_id)
-    .select_from(relations.join(events, events.c.nid == relations.c.child_nid))
-    .where(
-        and_(
-            relations.c.target_id == bindparam("target"),
-            relations.c.room_nid == bindparam("room"),
-            relations.c.rel_type == bindparam("kind"),
-            relations.c.pos > bindparam("after"),
-        )
-    )
+    .select_from(_FROM_CHILDREN)
+    .where(_of_target)
     .order_by(relations.c.pos)
     .limit(bindparam("most"))
 )
+_CHILDREN = statement(_children)
+_CHILDREN_OF_KIND = statement(_children.where(relations.c.rel_type == bindparam("kind")))
+
+ANY = "*"
+"""Every way of relating to an event."""
 
 
 class Watched(NamedTuple):
-    """What relates to an event in one way is redacted in a user's name, until then."""
+    """What relates to an event in one way (or ``ANY``) is redacted in a user's name, until then."""
 
     target_id: str
     room_nid: int
@@ -72,12 +76,9 @@ def load_watched(tx: Tx, now_ms: int, most: int) -> list[Watched]:
 
 def load_to_redact(tx: Tx, watched: Watched, after: int, most: int) -> list[tuple[int, str]]:
     """The children that are not redacted yet, by place and id, from a place on."""
-    found = tx.all(
-        _CHILDREN,
-        target=watched.target_id,
-        room=watched.room_nid,
-        kind=watched.rel_type,
-        after=after,
-        most=most,
-    )
+    where = {"target": watched.target_id, "room": watched.room_nid, "after": after, "most": most}
+    if watched.rel_type == ANY:
+        found = tx.all(_CHILDREN, **where)
+    else:
+        found = tx.all(_CHILDREN_OF_KIND, **where, kind=watched.rel_type)
     return [(row[0], row[1]) for row in found]

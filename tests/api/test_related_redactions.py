@@ -74,6 +74,21 @@ class WithRelations(RelatingCase):
             redaction = self.ok("bob", self.path(room_id, "event", json["event_id"]))
             self.assertEqual({"reason": "enough", "redacts": root}, redaction["content"])
 
+    def test_whatever_relates(self) -> None:
+        room_id = self.make_room(joined=("bob",))
+        root, other = self.say("alice", room_id, "root"), self.say("alice", room_id, "other")
+        related = [self.related("bob", room_id, root, kind) for kind in ("m.thread", "m.reference", "x.y")]
+        kept = self.related("bob", room_id, other, "m.thread")
+        self.assertEqual(200, self.redact("alice", room_id, root, {"with_rel_types": ["x.y", "*"]})[0])
+        self.assertEqual([True] * 3, [self.is_redacted(room_id, one) for one in related])
+        for restarted in (False, True):
+            if restarted:
+                self.app.restart()
+            late = self.related("bob", room_id, root, "m.replace")
+            self.settle()
+            self.assertTrue(self.is_redacted(room_id, late))
+        self.assertFalse(self.is_redacted(room_id, kept))
+
     def test_none_named(self) -> None:
         room_id = self.make_room()
         root = self.say("alice", room_id, "root")
