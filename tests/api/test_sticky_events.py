@@ -249,6 +249,32 @@ class StickyTests(TalkCase):
         self.assertEqual([str(number) for number in range(5)], found)
         self.assertEqual({}, self.slide(**asked)[1])
 
+    def test_sliding_beside_the_timeline(self) -> None:
+        lists = {"all": {"ranges": [[0, 9]], "timeline_limit": 2, "required_state": []}}
+
+        def ask(pos: str | None = None, **asked: Any) -> tuple[str, list[str], Any]:
+            extensions = {"org.matrix.msc4354.sticky_events": {"enabled": True, **asked}}
+            body = {"lists": lists, "extensions": extensions}
+            query = {} if pos is None else {"pos": pos}
+            answer = self.app.ok("POST", SLIDING, body, self.tokens["bob"], query)
+            timeline = answer["rooms"].get(self.room_id, {}).get("timeline", ())
+            said = answer["extensions"].get("org.matrix.msc4354.sticky_events", {})
+            return answer["pos"], [event["content"].get("body") for event in timeline], said
+
+        pos, _, said = ask()
+        self.assertEqual({}, said)
+        self.stuck("above")
+        self.stuck("one")
+        self.stuck("two")
+        # What the timeline tells is not told again, now or later.
+        pos, timeline, said = ask(pos)
+        self.assertEqual((["one", "two"], ["above"]), (timeline, self.texts(said)))
+        self.assertEqual({}, ask(pos, since=said["next_batch"])[2])
+        self.stuck("three")
+        pos, timeline, said = ask(pos, since=said["next_batch"])
+        self.assertEqual((["three"], {}), (timeline, said["rooms"]))
+        self.assertEqual({}, ask(pos, since=said["next_batch"])[2])
+
     def test_sliding_into_a_room(self) -> None:
         self.stuck("before")
         self.add("carol")

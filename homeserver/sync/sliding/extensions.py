@@ -9,7 +9,7 @@ proposals: MSC3884 (e2ee), MSC3885 (to-device), MSC3959 (account data), MSC3960 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from homeserver.http.errors import invalid_param
@@ -205,8 +205,8 @@ class Extensions:
 
     # --- what to say ---------------------------------------------------------------------------------------------
 
-    async def write(self, work: Work, extras: Extras) -> Said:
-        """Every extension that was asked for."""
+    async def write(self, work: Work, extras: Extras, news: Mapping[int, RoomNews]) -> Said:
+        """Every extension that was asked for; ``news``: what the answer says of rooms."""
         said = Said()
         asked, requester, upto = work.asked.extensions, work.requester, work.token.pos
         if asked.to_device:
@@ -227,12 +227,15 @@ class Extensions:
         if extras.threads:
             await self._write_threads(said, extras.threads, min(asked.threads_limit or 0, THREADS_MOST))
         if asked.sticky_limit is not None and self._sticky is not None:
-            await self._write_sticky(said, work, self._sticky, asked.sticky_limit)
+            shown = {event_nid for one in news.values() for event_nid in one.shown}
+            await self._write_sticky(said, work, self._sticky, asked.sticky_limit, shown)
         return said
 
-    async def _write_sticky(self, said: Said, work: Work, sticky: StickySections, limit: int) -> None:
+    async def _write_sticky(
+        self, said: Said, work: Work, sticky: StickySections, limit: int, in_timelines: Collection[int]
+    ) -> None:
         """Of every room that the user is in, whatever the windows show: the oldest, and where to go on."""
-        # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4354
+        # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4480
         upto = work.token.pos
         since = parse_position(work.asked.extensions.sticky_since, upto)
         joined = self._index.joined_rooms(work.requester.user_nid)
@@ -245,9 +248,13 @@ class Extensions:
         )
         most = max(1, min(limit, STICKY_MOST))
         end = upto if len(ordered) <= most else ordered[most - 1][0]
-        shown = {nid: [one for one in rooms if one.pos <= end] for nid, rooms in found.items()}
+        # What the timelines of this answer tell is passed over, and the client goes on behind it all the same.
+        shown = {
+            nid: [one for one in rooms if one.pos <= end and one.event_nid not in in_timelines]
+            for nid, rooms in found.items()
+        }
         written = await sticky.write(shown, work.now_ms)
-        if written:
+        if written or any(event_nid in in_timelines for _, event_nid in ordered):
             names = await self._interner.room_names(sorted(written))
             events = (encode(names[nid]) + b":" + events_object(told) for nid, told in written.items())
             body = b'{"next_batch":"%d","rooms":{%b}}' % (end, b",".join(events))

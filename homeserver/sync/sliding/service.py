@@ -259,7 +259,7 @@ class SlidingSync:
             rooms[nid] = vanished_room(requester.user_id)
         if found.vanished:
             names.update(await tools.interner.room_names(found.vanished))
-        said = await self._extensions.write(work, extras)
+        said = await self._extensions.write(work, extras, gathered.news)
         profiles = await self._profiles.write(work, gathered.news, gathered.told)
         if profiles is not None:
             said.add(PROFILES, profiles)
