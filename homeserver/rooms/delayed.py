@@ -3,7 +3,8 @@
 1. Whoever knows the id of one may send it, take it back, or let it wait anew: so a client can leave that to a service
    which holds no token of its user.
 2. It is sent exactly once, whatever happens to the process: its end is stored with the event, or not at all.
-3. Whether its user may send it is decided when it is sent. What is refused then has ended.
+3. Whether its user may send it is decided when it is sent. What is refused at its time has ended; what is refused
+   before, when its client says that it is to be sent, stays for its time.
 4. What is due while the server does not run is sent when it has run again for `grace_s`: who is in a call renews the
    event that ends it every few seconds, and must have had the time to.
 
@@ -87,6 +88,15 @@ class Later:
     state_key: str | None = None
     sticky_ms: int | None = None
     txn_key: str | None = None
+    said_at_ms: int | None = None  # when an application service says that it was
+
+
+class DelayTooLongError(Exception):
+    """This server keeps no event for so long."""
+
+    def __init__(self, most_ms: int) -> None:
+        super().__init__("The delay is longer than this server allows")
+        self.most_ms = most_ms
 
 
 @dataclass(slots=True)
@@ -135,7 +145,7 @@ class DelayedEvents:
     # --- what clients ask ----------------------------------------------------------------------------
 
     async def schedule(self, requester: Requester, later: Later) -> str:
-        """Schedule an event; the id by which it is managed, the same for a retry."""
+        """Schedule an event; the id by which it is managed, the same for a retry. Raises DelayTooLongError."""
         limits = self._limits
         if limits.max_delay_s == 0:
             raise forbidden("This server sends nothing later")
@@ -143,11 +153,7 @@ class DelayedEvents:
             raise invalid_param("The delay must not be negative")
         most_ms = limits.max_delay_s * 1000
         if later.delay_ms > most_ms:
-            names: dict[str, Any] = {
-                "org.matrix.msc4140.errcode": "M_MAX_DELAY_EXCEEDED",
-                "org.matrix.msc4140.max_delay": most_ms,
-            }
-            raise MatrixError(400, "M_UNKNOWN", "The delay is longer than this server allows", **names)
+            raise DelayTooLongError(most_ms)
         content = _checked(later)
         room_nid = await self._interner.find_room(later.room_id)
         standing = self._index.standing(requester.user_nid, room_nid) if room_nid is not None else None
@@ -162,6 +168,7 @@ class DelayedEvents:
             later.state_key,
             content,
             later.sticky_ms,
+            later.said_at_ms,
             later.delay_ms,
             now_ms,
             # A token without a device is told apart by its user.
@@ -205,6 +212,7 @@ class DelayedEvents:
         async def act() -> None:
             found = await self._find(delay_id)
             if found.ended_ts_ms is None:
+                # Where it cannot be sent it stays, for its time and for those who try again.
                 await self._send(found)
             elif found.event_id is None:
                 raise _ended()
@@ -304,7 +312,7 @@ class DelayedEvents:
             found = await self._database.read(find_delayed, delay_id)
             # It may have been taken back or made to wait anew meanwhile.
             if found is not None and found.due_ts_ms is not None and found.due_ts_ms <= self._clock.now_ms():
-                await self._send(found)
+                await self._send_or_end(found)
 
         try:
             await self._alone(delay_id, act)
@@ -321,8 +329,19 @@ class DelayedEvents:
         finally:
             self._sending.discard(delay_id)
 
-    async def _send(self, found: Delayed) -> None:
+    async def _send_or_end(self, found: Delayed) -> None:
         """Send it, and note that; or note why it cannot be sent, and raise that."""
+        try:
+            await self._send(found)
+        except MatrixError as error:
+            if error.status not in _PASSING:
+                problem = msgspec.json.encode({"errcode": error.errcode, "error": error.error}).decode()
+                now_ms = self._clock.now_ms()
+                await self._worker.work(partial(end_delayed, error=problem), found.delay_id, now_ms)
+            raise
+
+    async def _send(self, found: Delayed) -> None:
+        """Send it, and note that; raises MatrixError where it cannot be sent."""
         now_ms = self._clock.now_ms()
 
         def finish(tx: WriteTx, event_id: str) -> None:
@@ -335,6 +354,7 @@ class DelayedEvents:
             UserId(found.user_id),
             content,
             found.state_key,
+            origin_server_ts=found.said_at_ms,
             sticky_ms=found.sticky_ms,
         )
         try:
@@ -348,14 +368,7 @@ class DelayedEvents:
             await self._send_once(draft, finish, known_as)
         except EndedError:
             return  # it was stored after all, although the database could not say so
-        except MatrixError as error:
-            if error.status not in _PASSING:
-                problem = msgspec.json.encode({"errcode": error.errcode, "error": error.error}).decode()
-                await self._worker.work(partial(end_delayed, error=problem), found.delay_id, now_ms)
-            raise
         except Malformed as error:
-            problem = msgspec.json.encode({"errcode": error.errcode, "error": str(error)}).decode()
-            await self._worker.work(partial(end_delayed, error=problem), found.delay_id, now_ms)
             raise MatrixError(error.status, error.errcode, str(error)) from error
 
 

@@ -30,6 +30,7 @@ _COLUMNS = (
     _D.state_key,
     _D.content,
     _D.sticky_ms,
+    _D.said_at_ms,
     _D.delay_ms,
     _D.since_ts_ms,
     _D.due_ts_ms,
@@ -47,6 +48,7 @@ _INSERT = rows(
     "state_key",
     "content",
     "sticky_ms",
+    "said_at_ms",
     "delay_ms",
     "since_ts_ms",
     "due_ts_ms",
@@ -117,6 +119,7 @@ class NewDelayed:
     state_key: str | None
     content: str
     sticky_ms: int | None
+    said_at_ms: int | None
     delay_ms: int
     now_ms: int
     device_nid: int
@@ -134,6 +137,7 @@ class Delayed(NamedTuple):
     state_key: str | None
     content: str
     sticky_ms: int | None
+    said_at_ms: int | None
     delay_ms: int
     since_ts_ms: int
     due_ts_ms: int | None
@@ -172,8 +176,17 @@ def schedule(tx: WriteTx, new: NewDelayed, most: int, forget_before_ms: int) -> 
 
 def _row(new: NewDelayed) -> Row:
     due_ts_ms = new.now_ms + new.delay_ms
-    what = (new.delay_id, new.user_nid, new.room_id, new.type, new.state_key, new.content, new.sticky_ms)
-    return (*what, new.delay_ms, new.now_ms, due_ts_ms, new.device_nid, new.txn_key)
+    what = (new.delay_id, new.user_nid, new.room_id, new.type, new.state_key, new.content)
+    return (
+        *what,
+        new.sticky_ms,
+        new.said_at_ms,
+        new.delay_ms,
+        new.now_ms,
+        due_ts_ms,
+        new.device_nid,
+        new.txn_key,
+    )
 
 
 def find_delayed(tx: Tx, delay_id: str) -> Delayed | None:

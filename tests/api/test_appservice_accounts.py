@@ -278,6 +278,14 @@ class Ghosts(DatabaseCase):
         self.assertEqual(99, time_of(kick))
         own = self.app.ok("PUT", f"{send}/2", text, alice, {"ts": 5})["event_id"]
         self.assertNotEqual(5, time_of(own))
+        later = f"/_matrix/client/unstable/org.matrix.msc4140/rooms/{room_id}/delayed_event/m.room.topic/3"
+        body = {"delay_ms": 1000, "state_key": "", "content": {"topic": "later"}}
+        self.as_ghost("PUT", later, body, ts=777)
+        for _ in range(20):
+            self.app.advance(1)
+        state = self.app.ok("GET", f"{V3}/rooms/{room_id}/state", None, alice)
+        told = {event["type"]: event for event in state}["m.room.topic"]
+        self.assertEqual(("later", 777), (told["content"]["topic"], told["origin_server_ts"]))
         for wrong in ("soon", "-1", str(2**53)):
             self.refused(self.as_ghost("PUT", f"{send}/w{wrong}", text, ts=wrong), 400, "M_INVALID_PARAM")
 

@@ -7,11 +7,11 @@ from typing import Any, Literal
 import msgspec
 
 from federation.ids import RoomId
-from homeserver.api.client.sticky import sticky_ms
-from homeserver.http.errors import missing_param
+from homeserver.api.client.sticky import said_at_ms, sticky_ms
+from homeserver.http.errors import forbidden, invalid_param, missing_param
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.delayed import DelayedEvents, Later
+from homeserver.rooms.delayed import DelayedEvents, DelayTooLongError, Later
 from homeserver.store.delayed import Delayed
 
 _PREFIX = "/_matrix/client/unstable/org.matrix.msc4140"
@@ -97,6 +97,8 @@ class DelayedEventsApi:
         delay_ms = body.delay_ms if body.delay_ms is not None else body.delay
         if delay_ms is None:
             raise missing_param("delay_ms is missing")
+        if delay_ms < 1:
+            raise invalid_param("delay_ms must be positive")
         later = Later(
             room_id,
             event_type,
@@ -105,8 +107,12 @@ class DelayedEventsApi:
             body.state_key,
             sticky_ms(request),
             f"{event_type}/{txn_id}",
+            said_at_ms(request),
         )
-        return {"delay_id": await self._delayed.schedule(request.requester, later)}
+        try:
+            return {"delay_id": await self._delayed.schedule(request.requester, later)}
+        except DelayTooLongError as error:
+            raise forbidden(str(error)) from None
 
     async def all(self, request: Request) -> Any:
         found = [_to_json(one) for one in await self._delayed.scheduled(request.requester)]

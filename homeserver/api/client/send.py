@@ -11,13 +11,14 @@ import msgspec
 
 from federation.builder import Draft
 from federation.ids import EventId, RoomId, UserId
-from homeserver.api.client.sticky import sticky_ms
-from homeserver.http.errors import user_suspended
+from homeserver.api.client.sticky import said_at_ms, sticky_ms
+from homeserver.http.errors import MatrixError, user_suspended
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
-from homeserver.rooms.delayed import DelayedEvents, Later
+from homeserver.rooms.delayed import DelayedEvents, DelayTooLongError, Later
 from homeserver.rooms.related_redactions import RelatedRedactions
 from homeserver.rooms.send import Sender, redaction
+from homeserver.rooms.types import Requester
 
 _SEND = "client-server-api#put_matrixclientv3roomsroomidsendeventtypetxnid"
 _STATE = "client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey"
@@ -98,13 +99,13 @@ class SendApi:
             if later is not None:
                 if requester.is_suspended:
                     raise user_suspended()
-                return {"delay_id": await self._delayed.schedule(requester, later)}
+                return await self._schedule(requester, later)
         draft = Draft(
             room_id,
             event_type,
             requester.user_id,
             request.json(),
-            origin_server_ts=_timestamp(request),
+            origin_server_ts=said_at_ms(request),
             sticky_ms=sticky_ms(request),
         )
         event_id = await self._sender.send(
@@ -137,25 +138,28 @@ class SendApi:
         if request.raw_query:
             later = _later(request, room_id, event_type, state_key)
             if later is not None:
-                return {"delay_id": await self._delayed.schedule(request.requester, later)}
+                return await self._schedule(request.requester, later)
         draft = Draft(
             room_id,
             event_type,
             sender_id,
             request.json(),
             state_key,
-            origin_server_ts=_timestamp(request),
+            origin_server_ts=said_at_ms(request),
             sticky_ms=sticky_ms(request),
         )
         return {"event_id": await self._sender.put_state(draft)}
 
-
-def _timestamp(request: Request) -> int | None:
-    """When an application service says that it was; None: now."""
-    # spec: application-service-api#timestamp-massaging
-    if request.requester.appservice_id is None or request.arg("ts") is None:
-        return None
-    return request.int_arg("ts", 0)
+    async def _schedule(self, requester: Requester, later: Later) -> dict[str, str]:
+        try:
+            return {"delay_id": await self._delayed.schedule(requester, later)}
+        except DelayTooLongError as error:
+            # COMPAT(matrix-js-sdk, until it uses the endpoint of its own): by these it makes the delay shorter.
+            names: dict[str, Any] = {
+                "org.matrix.msc4140.errcode": "M_MAX_DELAY_EXCEEDED",
+                "org.matrix.msc4140.max_delay": error.most_ms,
+            }
+            raise MatrixError(400, "M_UNKNOWN", str(error), **names) from None
 
 
 def _later(
@@ -172,4 +176,13 @@ def _later(
     if request.requester.is_suspended:
         raise user_suspended()
     delay_ms = request.int_arg(_DELAY, 0)
-    return Later(room_id, event_type, request.json(), delay_ms, state_key, sticky_ms(request), txn_key)
+    return Later(
+        room_id,
+        event_type,
+        request.json(),
+        delay_ms,
+        state_key,
+        sticky_ms(request),
+        txn_key,
+        said_at_ms(request),
+    )

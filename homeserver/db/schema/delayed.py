@@ -17,6 +17,7 @@ delayed_events = Table(
     text("state_key", optional=True),
     text("content"),  # JSON
     nid("sticky_ms", optional=True),
+    nid("said_at_ms", optional=True),  # what it is to have for its time, where an application service says so
     nid("delay_ms"),
     nid("since_ts_ms"),  # scheduled, or started again
     nid("due_ts_ms", optional=True),  # NULL: it has ended

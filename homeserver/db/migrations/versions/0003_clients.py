@@ -240,6 +240,7 @@ def _delayed_events() -> None:
         _text("state_key", nullable=True),
         _text("content"),
         _big("sticky_ms", nullable=True),
+        _big("said_at_ms", nullable=True),
         _big("delay_ms"),
         _big("since_ts_ms"),
         _big("due_ts_ms", nullable=True),
