@@ -30,6 +30,8 @@ from homeserver.push.defaults import (
     default_underride,
 )
 
+# COMPAT(ruma and the Rust SDK, 2026): in paths they put the proposal's prefix before it, in rules they do not.
+_PREFIXED_POSTCONTENT: Final = "io.element.msc4306.postcontent"
 KINDS: Final = ("override", "content", POSTCONTENT, "room", "sender", "underride")
 _CONDITIONAL: Final = ("override", "underride")
 # LIMIT(the whole set goes into every initial sync, and into every sync after a change)
@@ -65,7 +67,7 @@ class Ruleset:
 
     def rules(self, kind: str) -> list[Rule]:
         """The rules of a kind; 400 M_INVALID_PARAM for a kind that there is not."""
-        found = self.kinds.get(kind)
+        found = self.kinds.get(POSTCONTENT if kind == _PREFIXED_POSTCONTENT else kind)
         if found is None:
             raise invalid_param("There is no such kind of push rule")
         return found
@@ -85,7 +87,7 @@ class Ruleset:
         """Add a rule, or give it other parameters."""
         rules = self.rules(kind)
         _check_rule_id(rule_id)
-        if kind == POSTCONTENT:
+        if rules is self.kinds[POSTCONTENT]:
             raise invalid_param("Rules of this kind are the server's own")
         new: Rule = {"rule_id": rule_id, "default": False, "enabled": True, **_parameters(kind, body)}
         place = next((place for place, rule in enumerate(rules) if rule["rule_id"] == rule_id), None)
@@ -103,7 +105,7 @@ class Ruleset:
         rule = self.find(kind, rule_id)
         if rule["default"]:
             raise invalid_param("The server's own rules can be disabled, but not removed")
-        self.kinds[kind].remove(rule)
+        self.rules(kind).remove(rule)
 
     def set_enabled(self, kind: str, rule_id: str, enabled: bool) -> None:
         """Enable or disable a rule."""

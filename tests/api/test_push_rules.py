@@ -12,6 +12,7 @@ from tests.support.databases import DatabaseCase, on_each_database
 
 V3 = "/_matrix/client/v3"
 RULES = f"{V3}/pushrules"
+PREFIXED = f"{RULES}/global/io.element.msc4306.postcontent"
 URL = "https://push.example/_matrix/push/v1/notify"
 
 
@@ -37,6 +38,15 @@ class Rules(PushCase):
         self.assertEqual("@alice:test.example", mention["conditions"][0]["value"])
         path = f"{V3}/user/@alice:test.example/account_data/m.push_rules"
         self.assertEqual(everything, self.call("GET", path))
+
+    def test_the_proposals_prefix_in_the_path(self) -> None:
+        rule_id = ".io.element.msc4306.rule.subscribed_thread"
+        plain = self.call("GET", f"{RULES}/global/postcontent/{rule_id}")
+        self.assertEqual(plain, self.call("GET", f"{PREFIXED}/{rule_id}"))
+        self.assertEqual({}, self.call("PUT", f"{PREFIXED}/{rule_id}/enabled", {"enabled": False}))
+        self.assertEqual(
+            {"enabled": False}, self.call("GET", f"{RULES}/global/postcontent/{rule_id}/enabled")
+        )
 
     def test_defaults_in_a_first_sync(self) -> None:
         for name in ("alice", "tr~$1", '"]\\u0000'):
@@ -105,6 +115,13 @@ class Rules(PushCase):
             ((400, "M_BAD_JSON"), "PUT", f"{master}/actions", {"actions": "notify"}),
             ((400, "M_INVALID_PARAM"), "DELETE", master, None),
             ((400, "M_INVALID_PARAM"), "PUT", f"{RULES}/global/postcontent/x", {"actions": []}),
+            ((400, "M_INVALID_PARAM"), "PUT", f"{PREFIXED}/x", {"actions": []}),
+            (
+                (400, "M_INVALID_PARAM"),
+                "DELETE",
+                f"{PREFIXED}/.io.element.msc4306.rule.subscribed_thread",
+                None,
+            ),
         ):
             self.assertEqual(expected, self.call(method, path, body), (method, path, body))
 
