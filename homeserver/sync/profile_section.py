@@ -40,6 +40,8 @@ class ProfileSection:
         else:
             fresh = [nid for nid, piece in joined.items() if piece.fresh or work.initial]
             users = await self._news.members(fresh, fields)
+        if work.initial:
+            users = {*users, user_nid}  # their own, that another device may have set
         updates = merge(await self._news.full(user_nid, users, fields), updates)
         if not updates:
             return b""

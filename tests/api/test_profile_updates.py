@@ -122,6 +122,9 @@ class SlidingProfileTests(ProfileCase):
         self.assertEqual(self.ask(pos)[1], {})
 
     def test_ones_own_and_those_of_strangers(self) -> None:
+        self.set("org.example.a", 1, self.bob, BOB)
+        pos, users = self.ask(fields=["org.example.a", STATUS])
+        self.assertEqual(users, {BOB: {"updated": {"org.example.a": 1}}})
         pos, _ = self.ask()
         self.set(STATUS, BUSY)
         self.assertEqual(self.ask(pos)[1], {})
@@ -226,6 +229,13 @@ class SlidingProfileTests(ProfileCase):
 class ClassicProfileTests(ProfileCase):
     def filter(self, *ids: str) -> dict[str, Any]:
         return {"filter": {"org.matrix.msc4429.profile_fields": {"ids": list(ids)}}}
+
+    def test_ones_own(self) -> None:
+        self.set(STATUS, BUSY, self.bob, BOB)
+        asked = self.filter(STATUS)
+        answer = self.app.sync(self.bob, **asked)
+        self.assertEqual(answer[USERS], {BOB: {"profile_updates": {STATUS: BUSY}}})
+        self.assertNotIn(USERS, self.app.sync(self.bob, answer["next_batch"], **asked))
 
     def test_it_is_for_who_asks(self) -> None:
         self.share()

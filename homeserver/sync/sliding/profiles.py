@@ -94,6 +94,8 @@ class ProfileExtension:
                 names.update(dict.fromkeys(self._lazy.sent(work.device, nid)))
         found = dict.fromkeys(await self._news.members(rooms, work.asked.extensions.profile_fields))
         found.update(dict.fromkeys(await self._news.numbers(names)))
+        if everywhere:
+            found[work.requester.user_nid] = None  # their own, that another device may have set
         return found
 
 
