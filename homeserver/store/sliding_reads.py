@@ -45,6 +45,7 @@ BUMPS: frozenset[str] = frozenset(
 # LIMIT(memberships that are looked at to know which rooms somebody was removed from: the newest)
 LEFT_MOST = 1_000
 
+_INSIDE = frozenset({Membership.JOIN, Membership.INVITE, Membership.KNOCK})
 _CREATE, _MEMBER, _NAME, _ENCRYPTION, _CHILD = (
     WELL_KNOWN_TYPES[name]
     for name in ("m.room.create", "m.room.member", "m.room.name", "m.room.encryption", "m.space.child")
@@ -129,6 +130,7 @@ class UserFacts(NamedTuple):
     direct: frozenset[str]  # ids of the rooms that are direct chats
     tags: Mapping[int, frozenset[str]]
     removed: frozenset[int]  # rooms that they were in, and that somebody else put them out of
+    strangers: frozenset[int] = frozenset()  # rooms that they are out of and were never in, asked or asking
 
 
 def load_room_facts(tx: Tx, room_nids: Collection[int], cache: ClientEventCache) -> dict[int, RoomFacts]:
@@ -204,6 +206,7 @@ def load_user_facts(
         elif room_nid == 0:
             direct = parse_direct(content)
     removed: set[int] = set()
+    strangers: set[int] = set()
     newest = list(left)[-LEFT_MOST:]
     if newest and own_key:
         moves = load_moves_of_key(tx, newest, own_key, -(2**62), 2**62)
@@ -213,11 +216,13 @@ def load_user_facts(
             was = [_membership(own.get(move.event_nid)) for move in found]
             before = _membership(own.get(found[-1].prev_nid))
             last = own.get(found[-1].event_nid)
+            if _INSIDE.isdisjoint((*was, before)):
+                strangers.add(room_nid)
             banned = was[-1] == Membership.BAN and Membership.JOIN in was
             kicked = was[-1] == Membership.LEAVE and before == Membership.JOIN
             if banned or (kicked and last is not None and last.sender != user_id):
                 removed.add(room_nid)
-    return UserFacts(direct, tags, frozenset(removed))
+    return UserFacts(direct, tags, frozenset(removed), frozenset(strangers))
 
 
 def _membership(event: Any) -> Membership:

@@ -11,7 +11,7 @@ from homeserver.store.sliding import sweep_connections
 from homeserver.stream.chores import CONNECTIONS_KEPT_S
 from homeserver.sync.sliding import lists
 from tests.support.http import Answer
-from tests.support.sync import SyncApp, room_path, user_id
+from tests.support.sync import SyncApp, user_id
 
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 STABLE = "/_matrix/client/v4/sync"
@@ -285,45 +285,6 @@ class RoomTests(SlidingCase):
         self.assertIs(wider["rooms"][joined]["expanded_timeline"], True)
         self.assertEqual(len(wider["rooms"][joined]["timeline"]), 3)
         self.assertEqual(wider["rooms"][joined]["num_live"], 0)
-
-    def test_rooms_that_somebody_left(self) -> None:
-        left, kicked, banned = (self.room(name) for name in ("left", "kicked", "banned"))
-        never = self.room("never", join=False)
-        pos = self.ask(one_list())["pos"]
-        self.app.member(left, "bob", "leave")
-        self.app.member(kicked, "alice", "leave", "bob")
-        self.app.member(banned, "alice", "ban", "bob")
-        self.app.member(never, "alice", "ban", "bob")
-        for room_id in (left, kicked, banned):
-            self.app.say(room_id, "alice", "not for bob")
-        answer = self.ask(one_list(), pos)
-        found = {room_id: room["membership"] for room_id, room in answer["rooms"].items()}
-        self.assertEqual(found, {left: "leave", kicked: "leave", banned: "ban"})
-        for room in answer["rooms"].values():
-            self.assertEqual([event["state_key"] for event in room["required_state"]], [BOB])
-            self.assertEqual(room["timeline"][-1]["type"], "m.room.member")
-        self.assertEqual(self.ask(one_list(), answer["pos"])["rooms"], {})
-        fresh = self.ask({"conn_id": "other", **one_list()})
-        self.assertEqual(set(fresh["rooms"]), {kicked, banned})
-        self.app.member(kicked, "bob", "join")
-        back = self.ask(one_list(), answer["pos"])["rooms"][kicked]
-        self.assertEqual((back["initial"], back["membership"]), (True, "join"))
-
-    def test_rooms_that_somebody_left_and_forgot_at_once(self) -> None:
-        """A client that shows the room must hear that it is over; who never showed it need not."""
-        pos = self.ask(one_list(), None)["pos"]
-        left, never = self.room("left"), self.room("never", join=False)
-        pos = self.ask(one_list(), pos)["pos"]
-        self.app.member(never, "bob", "join")
-        for room_id in (left, never):
-            self.app.member(room_id, "bob", "leave")
-            self.app.ok("POST", f"{room_path(room_id)}/forget", {}, self.bob)
-        self.app.restart()
-        answer = self.ask(one_list(), pos)
-        self.assertEqual(["leave"], [room["membership"] for room in answer["rooms"].values()])
-        self.assertEqual({"all": {"count": 1}}, answer["lists"])
-        after = self.ask(one_list(), answer["pos"])
-        self.assertEqual(({}, {"all": {"count": 0}}), (after["rooms"], after["lists"]))
 
     def test_a_subscription_shows_nothing_that_is_not_theirs(self) -> None:
         closed = self.room("closed", join=False)

@@ -1,7 +1,7 @@
 """Which rooms a request is about: by their place in lists, and by name. From memory.
 
 The rooms of a user are those that they are in, invited to or knocking at; those that somebody else put them out of; and
-those that they left since the connection was told of them. They are ordered by their newest event, whatever it is, so
+those that they left since the connection was told of them. Others that they left can be asked for by name. They are ordered by their newest event, whatever it is, so
 that news is always at the top.
 
 proposal: MSC4186 (lists, subscriptions, activity ordering)
@@ -96,7 +96,7 @@ class Lists:
         subscribed: dict[int, RoomConfig] = {}
         for room_id, config in asked.subscriptions.items():
             room_nid = self._interner.known_room(room_id)
-            if room_nid is not None and room_nid in rooms:
+            if room_nid is not None and (room_nid in rooms or _may_look_back(room_nid, standings, user)):
                 subscribed[room_nid] = config
                 rules.setdefault(room_nid, [])
         self._combine(windows, asked, rules, subscribed)
@@ -201,6 +201,14 @@ def _is_shown(nid: int, standing: Standing, user: UserFacts, state: State) -> bo
         # Although it may be forgotten by now: a client that shows the room must hear that it is over.
         return True
     return nid in user.removed and not standing.forgotten
+
+
+def _may_look_back(nid: int, standings: Mapping[int, Standing], user: UserFacts) -> bool:
+    """Whether a room that is not among a user's may be asked for by name: they left it, and may see what they saw."""
+    standing = standings.get(nid)
+    if standing is None or standing.membership != Membership.LEAVE or standing.forgotten:
+        return False
+    return nid not in user.strangers
 
 
 def _covers_all(ranges: Iterable[tuple[int, int]], count: int) -> bool:

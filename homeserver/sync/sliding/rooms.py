@@ -104,6 +104,9 @@ class Rooms:
                 _load_rooms, reader, read, tools.events, tools.facts
             )
             result.news.update(found)
+            for order in plan.gone:
+                if not order.since and order.room_nid in found:
+                    found[order.room_nid].initial = True  # of which they have never been told
             for nid, one in stripped.items():
                 hidden = plan.stripped[nid].membership == Membership.INVITE and one.sender in work.inviters
                 if not hidden:

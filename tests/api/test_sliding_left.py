@@ -1,0 +1,103 @@
+"""Sliding sync: rooms in which the user is no longer. proposal: MSC4186 (lists, subscriptions)"""
+
+from __future__ import annotations
+
+from tests.api.test_sliding_sync import BOB, SlidingCase, one_list
+from tests.support.sync import room_path
+
+
+class LeftTests(SlidingCase):
+    def test_rooms_that_somebody_left(self) -> None:
+        left, kicked, banned = (self.room(name) for name in ("left", "kicked", "banned"))
+        never = self.room("never", join=False)
+        pos = self.ask(one_list())["pos"]
+        self.app.member(left, "bob", "leave")
+        self.app.member(kicked, "alice", "leave", "bob")
+        self.app.member(banned, "alice", "ban", "bob")
+        self.app.member(never, "alice", "ban", "bob")
+        for room_id in (left, kicked, banned):
+            self.app.say(room_id, "alice", "not for bob")
+        answer = self.ask(one_list(), pos)
+        found = {room_id: room["membership"] for room_id, room in answer["rooms"].items()}
+        self.assertEqual(found, {left: "leave", kicked: "leave", banned: "ban"})
+        for room in answer["rooms"].values():
+            self.assertEqual([event["state_key"] for event in room["required_state"]], [BOB])
+            self.assertEqual(room["timeline"][-1]["type"], "m.room.member")
+        self.assertEqual(self.ask(one_list(), answer["pos"])["rooms"], {})
+        fresh = self.ask({"conn_id": "other", **one_list()})
+        self.assertEqual(set(fresh["rooms"]), {kicked, banned})
+        self.app.member(kicked, "bob", "join")
+        back = self.ask(one_list(), answer["pos"])["rooms"][kicked]
+        self.assertEqual((back["initial"], back["membership"]), (True, "join"))
+
+    def test_rooms_that_somebody_left_and_forgot(self) -> None:
+        left, kicked, invited = self.room("left"), self.room("kicked"), self.room("invited", join=False)
+        self.app.member(invited, "alice", "invite", "bob")
+        pos = self.ask(one_list())["pos"]
+        self.app.member(kicked, "alice", "leave", "bob")
+        for room_id in (left, invited):
+            self.app.ok("POST", f"/_matrix/client/v3/rooms/{room_id}/leave", {}, self.bob)
+        for room_id in (left, kicked, invited):
+            self.app.ok("POST", f"/_matrix/client/v3/rooms/{room_id}/forget", {}, self.bob)
+        self.app.restart()
+        # Another device may have done that: whoever knew of the rooms hears that they are over, once.
+        answer = self.ask(one_list(), pos)
+        found = {room_id: room["membership"] for room_id, room in answer["rooms"].items()}
+        self.assertEqual(found, {left: "leave", kicked: "leave", invited: "leave"})
+        for room in answer["rooms"].values():
+            self.assertEqual([event["state_key"] for event in room["required_state"]], [BOB])
+        again = self.ask(one_list(), answer["pos"])
+        self.assertEqual(({}, {"all": {"count": 0}}), (again["rooms"], again["lists"]))
+        self.assertEqual(self.ask({"conn_id": "other", **one_list()})["rooms"], {})
+
+    def test_declined_invites_and_rooms_of_strangers(self) -> None:
+        declined, stranger = self.room("declined", join=False), self.room("stranger", join=False)
+        self.app.member(declined, "alice", "invite", "bob")
+        self.app.member(declined, "bob", "leave")
+        self.app.member(stranger, "alice", "leave", "bob")
+        asked = {"timeline_limit": 9, "required_state": [["*", "*"]]}
+        rooms = self.ask({"room_subscriptions": {declined: asked, stranger: asked}})["rooms"]
+        self.assertEqual([declined], list(rooms))
+        self.assertEqual((True, "leave"), (rooms[declined]["initial"], rooms[declined]["membership"]))
+        self.assertEqual([BOB], [event.get("state_key") for event in rooms[declined]["timeline"]])
+        self.assertEqual([BOB], [event["state_key"] for event in rooms[declined]["required_state"]])
+
+    def test_a_room_that_was_left_is_shown_to_who_asks_for_it(self) -> None:
+        room_id = self.room()
+        self.app.say(room_id, "alice", "for bob")
+        self.app.member(room_id, "bob", "leave")
+        self.app.say(room_id, "alice", "not for bob")
+        asked = {"timeline_limit": 2, "required_state": [["m.room.create", ""]]}
+        body = {**one_list(), "room_subscriptions": {room_id: asked}}
+        answer = self.ask(body)
+        self.assertEqual({"all": {"count": 0}}, answer["lists"])
+        room = answer["rooms"][room_id]
+        self.assertEqual((True, "leave"), (room["initial"], room["membership"]))
+        self.assertNotIn("lists", room)
+        self.assertEqual(["m.room.create", "m.room.member"], [one["type"] for one in room["required_state"]])
+        told = [one["content"].get("body", one["type"]) for one in room["timeline"]]
+        self.assertEqual(["for bob", "m.room.member"], told)
+        again = self.ask(body, answer["pos"])
+        self.assertEqual({}, again["rooms"])
+        self.app.member(room_id, "bob", "join")
+        back = self.ask(body, again["pos"])["rooms"][room_id]
+        self.assertEqual((True, "join"), (back["initial"], back["membership"]))
+        self.app.member(room_id, "bob", "leave")
+        self.app.ok("POST", f"/_matrix/client/v3/rooms/{room_id}/forget", {}, self.bob)
+        self.assertEqual({}, self.ask({**body, "conn_id": "forgotten"})["rooms"])
+
+    def test_rooms_that_somebody_left_and_forgot_at_once(self) -> None:
+        """A client that shows the room must hear that it is over; who never showed it need not."""
+        pos = self.ask(one_list(), None)["pos"]
+        left, never = self.room("left"), self.room("never", join=False)
+        pos = self.ask(one_list(), pos)["pos"]
+        self.app.member(never, "bob", "join")
+        for room_id in (left, never):
+            self.app.member(room_id, "bob", "leave")
+            self.app.ok("POST", f"{room_path(room_id)}/forget", {}, self.bob)
+        self.app.restart()
+        answer = self.ask(one_list(), pos)
+        self.assertEqual(["leave"], [room["membership"] for room in answer["rooms"].values()])
+        self.assertEqual({"all": {"count": 1}}, answer["lists"])
+        after = self.ask(one_list(), answer["pos"])
+        self.assertEqual(({}, {"all": {"count": 0}}), (after["rooms"], after["lists"]))
