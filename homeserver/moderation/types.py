@@ -23,6 +23,8 @@ FILTER: Final = "org.matrix.msc4155.invite_permission_config"
 # The account data that decides.
 INVITE_TYPES: Final = (IGNORED_USERS, PERMISSION, FILTER)
 
+_LEVELS: Final = ("users", "servers")
+
 _PORT = re.compile(r":[0-9]{1,5}\Z")
 _decode = msgspec.json.Decoder().decode
 
@@ -61,6 +63,11 @@ class InvitePermission:
     users: Lists | None = None
     servers: Lists | None = None
 
+    @property
+    def takes_all(self) -> bool:
+        """Whether everybody's invites are welcome, as most people's."""
+        return not self.ignored and not self.blocks_all and self.users is None and self.servers is None
+
     def decide(self, sender_id: str) -> Invite:
         """What becomes of an invite by this user."""
         if sender_id in self.ignored:
@@ -88,7 +95,7 @@ def parse_permission(stored: Mapping[str, str]) -> InvitePermission:
         return EVERYBODY
     config = _read(stored, PERMISSION)
     filter_ = _read(stored, FILTER)
-    switched_on = filter_.get("enabled") is not False
+    switched_on = filter_.get("enabled") is not False and _is_sound(filter_)
     return InvitePermission(
         parse_ignored(stored.get(IGNORED_USERS)),
         config.get("default_action") == "block",
@@ -111,8 +118,16 @@ def _read(stored: Mapping[str, str], kind: str) -> Mapping[str, Any]:
     return body if isinstance(body, dict) else MappingProxyType({})
 
 
+def _is_sound(content: Mapping[str, Any]) -> bool:
+    """Whether every list is one: where any is not, the proposal takes the whole for invalid."""
+    values = [value for level in _LEVELS for value in _values(content, level)]
+    return all(isinstance(value, list) and all(isinstance(one, str) for one in value) for value in values)
+
+
+def _values(content: Mapping[str, Any], level: str) -> list[Any]:
+    return [content.get(f"{word}_{level}", []) for word in ("allowed", "ignored", "blocked")]
+
+
 def _lists(content: Mapping[str, Any], level: str) -> Lists | None:
-    values = [content.get(f"{word}_{level}") for word in ("allowed", "ignored", "blocked")]
-    if not any(isinstance(value, list) and value for value in values):
-        return None
-    return Lists(*(Globs.compile(value) for value in values))
+    values = _values(content, level)
+    return Lists(*(Globs.compile(value) for value in values)) if any(values) else None

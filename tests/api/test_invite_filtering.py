@@ -84,6 +84,30 @@ class InviteFiltering(RoomsCase):
         self.configure(PERMISSION, {"default_action": "block"})
         self.assertEqual("invite", self.membership(room_id, BOB))
 
+    def test_a_hidden_invite_takes_no_place_in_a_list(self) -> None:
+        shown, hidden = self.create(), self.create()
+        self.assertEqual((200, {}), self.invite(shown))
+        self.assertEqual(200, self.post(self.bob, f"/rooms/{shown}/join")[0])
+        self.assertEqual((200, {}), self.invite(hidden))
+        lists = {"top": {"ranges": [[0, 0]], "timeline_limit": 1, "required_state": []}}
+        body = {"lists": lists, "room_subscriptions": {hidden: lists["top"]}}
+        path = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+
+        def told(pos: str | None = None) -> tuple[int, set[str], str]:
+            answer = self.app.ok("POST", path, body, self.bob, {"pos": pos} if pos else {})
+            return answer["lists"]["top"]["count"], set(answer["rooms"]), answer["pos"]
+
+        self.configure(FILTER, {"ignored_users": [ALICE]})
+        count, rooms, pos = told()
+        self.assertEqual((1, {shown}), (count, rooms))
+        self.app.restart()
+        self.assertEqual((1, set()), told(pos)[:2])
+        # Who changes their mind is told of it, on the same connection.
+        self.configure(FILTER, {})
+        count, rooms, pos = told(pos)
+        self.assertEqual((2, {hidden}), (count, rooms))
+        self.assertEqual((2, set()), told(pos)[:2])
+
     def test_long_poll_is_not_ended_by_a_hidden_invite(self) -> None:
         self.configure(FILTER, {"ignored_users": [ALICE]})
         room_id = self.create()
@@ -98,7 +122,16 @@ class InviteFiltering(RoomsCase):
         self.assertNotIn("rooms", self.app.wait(waiting).json)
 
     def test_nonsense(self) -> None:
-        for content in ({"blocked_users": 1}, {"blocked_users": [1, {}]}, {"enabled": 0, "x": []}):
+        everybody = {"blocked_servers": ["*"]}
+        for content in (
+            {"blocked_users": 1},
+            {"blocked_users": [1, {}]},
+            {"enabled": 0, "x": []},
+            # One list that is none, and none of them counts.
+            {**everybody, "allowed_users": "@alice:test.example"},
+            {**everybody, "ignored_servers": None},
+            {"blocked_servers": ["*", 5]},
+        ):
             self.configure(FILTER, content)
             self.assertEqual((200, {}), self.invite(self.create()))
 

@@ -13,12 +13,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from homeserver.http.errors import invalid_param
+from homeserver.moderation.types import InvitePermission
 from homeserver.store.ids import Interner
 from homeserver.store.placement import Membership
 from homeserver.store.sliding_reads import NO_FACTS, RoomFacts, UserFacts
 from homeserver.stream.index import MembershipIndex, Standing
 from homeserver.sync.sliding.connections import GONE, State
 from homeserver.sync.sliding.facts import Facts
+from homeserver.sync.sliding.inviters import Inviters
 from homeserver.sync.sliding.request import NO_FILTERS, Asked, Filters, RoomConfig
 from homeserver.sync.sliding.required import Required
 from homeserver.sync.types import Requester
@@ -52,10 +54,11 @@ class Windows:
 class Lists:
     """See the module."""
 
-    def __init__(self, index: MembershipIndex, interner: Interner, facts: Facts) -> None:
+    def __init__(self, index: MembershipIndex, interner: Interner, facts: Facts, inviters: Inviters) -> None:
         self._index = index
         self._interner = interner
         self._facts = facts
+        self._inviters = inviters
         self._wishes: dict[frozenset[Required], frozenset[Required]] = {}
 
     async def prepare(self, requester: Requester, asked: Asked) -> None:
@@ -63,7 +66,9 @@ class Lists:
         await self._facts.user(requester.user_nid, requester.user_id)
         await self._interner.find_rooms(asked.subscriptions)
 
-    async def look(self, requester: Requester, asked: Asked, state: State) -> Windows:
+    async def look(
+        self, requester: Requester, asked: Asked, state: State, permission: InvitePermission
+    ) -> Windows:
         """The rooms of each list's window, and those that are subscribed to."""
         index, user_nid = self._index, requester.user_nid
         user = await self._facts.user(user_nid, requester.user_id)
@@ -73,6 +78,8 @@ class Lists:
             for nid, standing in standings.items()
             if standing.membership is join or _is_shown(nid, standing, user, state)
         }
+        for nid in await self._inviters.hidden(user_nid, rooms, permission):
+            del rooms[nid]
         windows = Windows()
         if any(one.filters.by_name for one in asked.lists.values()):
             windows.names = await self._names(rooms)

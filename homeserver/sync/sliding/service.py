@@ -37,6 +37,7 @@ from homeserver.sync.sliding.connections import (
 from homeserver.sync.sliding.extensions import Extensions, own_receipts
 from homeserver.sync.sliding.extras import Extras, load_extras
 from homeserver.sync.sliding.facts import Facts
+from homeserver.sync.sliding.inviters import Inviters
 from homeserver.sync.sliding.lists import Lists, Windows
 from homeserver.sync.sliding.memory import MemoryNews
 from homeserver.sync.sliding.news import RoomNews
@@ -127,7 +128,8 @@ class SlidingSync:
         self._typing = typing
         self._moments = Moments(tools.log, typing, presence or NoPresence(), boot)
         self._devices = devices
-        self._lists = Lists(tools.index, tools.interner, facts)
+        inviters = Inviters(tools.database, tools.events)
+        self._lists = Lists(tools.index, tools.interner, facts, inviters)
         self._lazy = lazy = LazyMemory()
         memory = MemoryNews(tools.database, tools.shared, tools.interner, tools.events, lazy)
         self._rooms = Rooms(tools, facts, memory, lazy, unread)
@@ -236,7 +238,7 @@ class SlidingSync:
             if preparing is not None:
                 await preparing
         await self._lists.prepare(requester, ask.asked)
-        windows, direct = await self._look(ask, state)
+        windows, direct = await self._look(ask, state, inviters)
         # From here to the first wait: one moment.
         own_key = tools.keys.own(requester, own_key)
         work = self._work(ask, connection, state, at, windows, direct, inviters)
@@ -326,14 +328,16 @@ class SlidingSync:
             _name(requester, connection),
         )
 
-    async def _look(self, ask: SlidingAsk, state: State) -> tuple[Windows, frozenset[str]]:
+    async def _look(
+        self, ask: SlidingAsk, state: State, inviters: InvitePermission
+    ) -> tuple[Windows, frozenset[str]]:
         """The windows of a request, as of now."""
         log, requester = self._tools.log, ask.requester
         looks = 0
         while True:
             before = log.position
             looks += 1
-            windows = await self._lists.look(requester, ask.asked, state)
+            windows = await self._lists.look(requester, ask.asked, state, inviters)
             direct = (await self._facts.user(requester.user_nid, requester.user_id)).direct
             if log.position == before or looks == _LOOKS:
                 return windows, direct
