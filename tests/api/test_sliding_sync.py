@@ -471,6 +471,19 @@ class WaitTests(SlidingCase):
 
 
 class HostileTests(SlidingCase):
+    def test_what_the_accepted_form_asks_for(self) -> None:
+        room: dict[str, Any] = {"timeline_limit": 1, "required_state": {}}
+        for name in ("", "a b", "ü", "a/b", "a\n"):
+            self.assertEqual(self.refused({"lists": {name: room}}, path=STABLE), (400, "M_INVALID_PARAM"))
+            self.assertEqual(self.refused({"lists": {name: room}}), (200, None))
+        self.assertEqual(self.refused({"lists": {"aZ0-._~": room}}, path=STABLE), (200, None))
+        halves: tuple[dict[str, Any], ...] = ({"timeline_limit": 1}, {"required_state": {}})
+        for less in halves:
+            for body in ({"lists": {"a": less}}, {"room_subscriptions": {"!a:b": less}}):
+                self.assertEqual(self.refused(body, path=STABLE), (400, "M_MISSING_PARAM"))
+                self.assertEqual(self.refused(body), (200, None))
+        self.assertEqual(self.refused({"set_presence": ""}, path=STABLE), (400, "M_INVALID_PARAM"))
+
     def test_shapes_that_are_wrong(self) -> None:
         room = {"timeline_limit": 1, "required_state": []}
         cases: tuple[tuple[Any, str], ...] = (

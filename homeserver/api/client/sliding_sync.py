@@ -52,7 +52,9 @@ class SlidingSyncApi:
         timeout_ms = request.int_arg("timeout", 0, 0, MAX_TIMEOUT_MS, clamp=True)
         if asked.timeout_ms is not None:
             timeout_ms = min(asked.timeout_ms, MAX_TIMEOUT_MS)
-        presence = asked.set_presence or request.arg("set_presence", "online")
+        presence = asked.set_presence
+        if presence is None:
+            presence = request.arg("set_presence", "online")
         if presence not in PRESENCE:
             raise invalid_param("set_presence must be online, offline or unavailable")
         if self._set_presence is not None:

@@ -6,13 +6,14 @@ clients of today speak (``ranges``, pairs in ``required_state``, ``is_invite``, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
 
-from homeserver.http.errors import invalid_param
+from homeserver.http.errors import invalid_param, missing_param
 from homeserver.http.request import decode_json
 from homeserver.sync.sliding.required import Element, Required, parse_pairs
 
@@ -27,6 +28,7 @@ MAX_ELEMENTS = 500
 MAX_NAMES = 1_000
 MAX_NAME_LENGTH = 255
 _HIGHEST = 2**53
+_OPAQUE = re.compile(r"[0-9A-Za-z._~-]+")
 
 _Count = Annotated[int, msgspec.Meta(ge=0)]
 _Pairs = list[tuple[str, str]]
@@ -57,7 +59,7 @@ class _FilterJson(msgspec.Struct):
 
 
 class _RoomJson(msgspec.Struct):
-    timeline_limit: _Count = 0
+    timeline_limit: _Count | None = None
     required_state: _Pairs | _RequiredJson | None = None
 
 
@@ -223,6 +225,8 @@ def parse_request(body: bytes, user_id: str, *, stable: bool) -> Asked:
     conn_id = json.conn_id or ""
     for name in (conn_id, json.txn_id or "", *lists):
         _check_name(name)
+    if stable:
+        _check_accepted(lists, (*lists.values(), *subscriptions.values()))
     return Asked(
         conn_id,
         json.txn_id,
@@ -243,6 +247,16 @@ def _check_name(name: str) -> None:
         name.encode()
     except UnicodeEncodeError:
         raise invalid_param("The name of a list or connection is not valid Unicode") from None
+
+
+def _check_accepted(names: Iterable[str], rooms: Iterable[_RoomJson]) -> None:
+    """What the accepted proposal asks for, and clients of the experimental form do not keep to."""
+    # spec: appendices#opaque-identifiers
+    if any(_OPAQUE.fullmatch(name) is None for name in names):
+        raise invalid_param("The name of a list may hold letters, digits and any of -._~")
+    for one in rooms:
+        if one.timeline_limit is None or one.required_state is None:
+            raise missing_param("A list or subscription has no timeline_limit or required_state")
 
 
 def _list(json: _ListJson, user_id: str) -> ListAsked:
@@ -269,7 +283,7 @@ def _config(json: _RoomJson, user_id: str) -> RoomConfig:
     else:
         _check_length(len(asked), MAX_ELEMENTS, "required_state")
         required = parse_pairs(asked, user_id)
-    return RoomConfig(min(json.timeline_limit, MAX_TIMELINE), required)
+    return RoomConfig(min(json.timeline_limit or 0, MAX_TIMELINE), required)
 
 
 def _elements(found: list[_ElementJson]) -> frozenset[Element]:
