@@ -1,8 +1,8 @@
 """Which rooms a request is about: by their place in lists, and by name. From memory.
 
 The rooms of a user are those that they are in, invited to or knocking at; those that somebody else put them out of; and
-those that they left since the connection was told of them. Others that they left can be asked for by name. They are ordered by their newest event, whatever it is, so
-that news is always at the top.
+those that they left since the connection was told of them. Others that they left can be asked for by name. They are
+ordered by their newest event, whatever it is, so that news is always at the top.
 
 proposal: MSC4186 (lists, subscriptions, activity ordering)
 """
