@@ -7,8 +7,9 @@ Spec anchor: rooms/v12#authorisation-rules rule 5 and its forerunners.
 
 from typing import Any, Final
 
-from federation.auth.power import PowerLevels, parse_power_levels, room_creators
+from federation.auth.power import PowerLevels, is_user_id, parse_power_levels, room_creators
 from federation.auth.select import (
+    AUTHORISED_BY,
     JOIN_RULES,
     MEMBER,
     POWER_LEVELS,
@@ -31,6 +32,9 @@ def check_membership(event: Event, create: Event, lookup: StateLookup, power: Po
         return Reject("member event has no state_key")
     if "membership" not in content:
         return Reject("member event has no membership")
+    if event.rules.restricted_join and AUTHORISED_BY in content and not is_user_id(content[AUTHORISED_BY]):
+        # spec: rooms/v8#authorisation-rules rule 4.2 (whose server must have signed is seen to with the signatures)
+        return Reject("no server can have signed for whoever authorises this")
     membership = content["membership"]
     if membership == "join":
         return _check_join(event, target_id, create, lookup, power)
@@ -86,7 +90,7 @@ def _check_join(
     if not by_restriction:
         return Reject("the join rule does not allow this join")
     # spec: rooms/v8#authorisation-rules
-    authoriser_id = event.content.get("join_authorised_via_users_server")
+    authoriser_id = event.content.get(AUTHORISED_BY)
     if not isinstance(authoriser_id, str) or membership_of(lookup, authoriser_id) != "join":
         return Reject("no joined member authorises this restricted join")
     levels = _levels(lookup, create, event, power)

@@ -18,6 +18,7 @@ POWER_LEVELS: StateKey = ("m.room.power_levels", "")
 JOIN_RULES: StateKey = ("m.room.join_rules", "")
 MEMBER = "m.room.member"
 THIRD_PARTY_INVITE = "m.room.third_party_invite"
+AUTHORISED_BY = "join_authorised_via_users_server"
 
 
 def auth_keys_for(
@@ -48,7 +49,7 @@ def _add_member_keys(
         if token is not None:
             keys.append((THIRD_PARTY_INVITE, token))
     elif membership == "join" and rules.restricted_join:
-        authoriser_id = content.get("join_authorised_via_users_server")
+        authoriser_id = content.get(AUTHORISED_BY)
         if isinstance(authoriser_id, str) and (MEMBER, authoriser_id) not in keys:
             keys.append((MEMBER, authoriser_id))
 

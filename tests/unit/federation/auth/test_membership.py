@@ -128,6 +128,21 @@ class JoinTests(MembershipCase):
                 room.put_member(EVE, "ban", ALICE)
                 self.assertFalse(self.allows(room, event))
 
+    def test_whoever_authorises_must_have_a_server_that_can_sign(self) -> None:
+        """Whether it did is a question of signatures; a name of no server is an answer to it."""
+        for version in ALL_VERSIONS:
+            room = usual_room(version)
+            for authoriser_id in (3, None, [BOB], "bob", "@bob", "@bob:", "bob:b.test"):
+                for membership, sender in (("join", EVE), ("invite", ALICE), ("ban", ALICE)):
+                    event = room.member(
+                        EVE, membership, sender, join_authorised_via_users_server=authoriser_id
+                    )
+                    self.assertEqual(
+                        self.allows(room, event), int(version) < 8, (version, authoriser_id, membership)
+                    )
+            event = room.member(EVE, "join", join_authorised_via_users_server=BOB)
+            self.assertTrue(self.allows(room, event))
+
 
 class InviteTests(MembershipCase):
     def test_by_target_membership(self) -> None:
