@@ -22,7 +22,7 @@ from federation.ids import ServerName, UserId, parse_server_name, parse_user_id
 from federation.signing import Signer
 from federation.xmatrix import build
 from homeserver.http.client import HttpClient, HttpLimits, HttpResponse
-from homeserver.http.errors import MatrixError, invalid_param, missing_param
+from homeserver.http.errors import MatrixError, invalid_param, missing_param, passed_on
 from homeserver.http.transport import Unreachable
 from homeserver.store.threepids import EMAIL, Binding
 
@@ -220,5 +220,5 @@ def _refused(server: ServerName, status: int, answer: Mapping[str, Any] | None) 
         return _no_sense(server)
     error = answer.get("error") if answer is not None else None
     shown = error if _is_text(error) else "The identity server refused it"
-    # A 401 would tell a client that its token for *this* server is over.
-    return MatrixError(403 if status == 401 else status, str(errcode), str(shown))
+    # A 401, and some codes too, would tell a client that its token for *this* server is over.
+    return MatrixError(403 if status == 401 else status, passed_on(str(errcode)), str(shown))

@@ -8,13 +8,25 @@ spec: client-server-api#standard-error-response
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 from homeserver.http.response import Response
 
 HeaderList = Sequence[tuple[bytes, bytes]]
+
+# At these codes clients give up their session, or stop until the account is mended, whatever the status says.
+_OF_THE_SESSION: Final = frozenset(
+    (
+        "M_UNKNOWN_TOKEN",
+        "M_MISSING_TOKEN",
+        "M_USER_LOCKED",
+        "M_USER_SUSPENDED",
+        "M_USER_DEACTIVATED",
+        "M_CONSENT_NOT_GIVEN",
+    )
+)
 
 
 class MatrixError(Exception):
@@ -65,6 +77,11 @@ class ClientGone(Exception):  # noqa: N818 (what happened, and nobody's error)
 
 def not_found(error: str = "Not found") -> MatrixError:
     return MatrixError(404, "M_NOT_FOUND", error)
+
+
+def passed_on(errcode: str) -> str:
+    """The code under which a client is told what another server refuses: that one knows nothing of sessions here."""
+    return "M_FORBIDDEN" if errcode in _OF_THE_SESSION else errcode
 
 
 def forbidden(error: str = "Forbidden") -> MatrixError:

@@ -525,6 +525,13 @@ class Binding(MailCase):
             self.identity.answers["/3pid/bind"] = answer
             self.says((502, "M_UNKNOWN"), self.bind())
 
+    def test_no_identity_server_ends_a_session_of_ours(self) -> None:
+        """Clients give up their session at the code alone, whatever the status says."""
+        for status in (400, 401, 403):
+            for code in ("M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_LOCKED"):
+                self.identity.answers["/3pid/bind"] = (status, b'{"errcode":"%b"}' % code.encode())
+                self.says((400 if status == 400 else 403, "M_FORBIDDEN"), self.bind())
+
     def test_the_account_ends(self) -> None:
         self.bind()
         auth = {

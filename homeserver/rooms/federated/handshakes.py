@@ -24,7 +24,7 @@ from federation.flows.handshake import (
 from federation.ids import ServerName
 from federation.signing import Signer, hash_and_sign_event
 from federation.versions import ROOM_VERSIONS
-from homeserver.http.errors import MatrixError, forbidden, limit_exceeded, not_found
+from homeserver.http.errors import MatrixError, forbidden, limit_exceeded, not_found, passed_on
 from homeserver.http.transport import Unreachable, build_uri
 from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock
@@ -154,4 +154,4 @@ def to_client(failed: Failed, membership: str = "") -> MatrixError:
         return MatrixError(400, refusal.errcode, message, room_version=str(version)[:255])
     if not 400 <= refusal.status < 500 or refusal.errcode in _OURS or refusal.status == 401:
         return MatrixError(502, "M_UNKNOWN", message)
-    return MatrixError(400 if refusal.status == 400 else 403, refusal.errcode, message)
+    return MatrixError(400 if refusal.status == 400 else 403, passed_on(refusal.errcode), message)
