@@ -116,6 +116,39 @@ class OurEvents(PolicyCase):
         self.policy.answers[_SIGN] = self.sign
         self.assertEqual(200, self.say("ham")[0])
 
+    def test_what_it_says_reaches_the_client_as_it_was_said(self) -> None:
+        harms = {"harms": ["org.example.spam"], "expiry": 1_700_000_100_000}
+        for status in (400, 403):
+            self.refuse("ORG.EXAMPLE.SAFETY", status, **harms)
+            self.assertEqual(
+                (403, {"errcode": "ORG.EXAMPLE.SAFETY", "error": "That looks like spam", **harms}),
+                self.say(f"spam{status}"),
+            )
+        # Whatever its members are called, they are members and nothing else.
+        odd = {"errcode": "X", "error": "no", "status": 200, "headers": [["a", "b"]], "extra": {"a": 1.5}}
+        self.policy.answers[_SIGN] = PeerResponse(400, msgspec.json.encode(odd))
+        self.assertEqual((403, odd), self.say("odd"))
+
+    def test_no_policy_server_signs_a_client_out(self) -> None:
+        """Codes that speak of the request that we made, or of the client's own session, are not the client's."""
+        for number, (status, errcode) in enumerate(
+            (
+                (401, "M_UNKNOWN_TOKEN"),
+                (400, "M_UNKNOWN_TOKEN"),
+                (403, "M_MISSING_TOKEN"),
+                (403, "M_USER_LOCKED"),
+                (403, "M_CONSENT_NOT_GIVEN"),
+                (400, "M_BAD_JSON"),
+                (404, "M_NOT_FOUND"),
+                (400, ""),
+            )
+        ):
+            self.refuse(errcode, status, soft_logout=True, consent_uri="https://evil.example/")
+            status, answer = self.say(f"s{number}")
+            self.assertEqual(
+                (403, {"errcode": "M_FORBIDDEN", "error": "That looks like spam"}), (status, answer)
+            )
+
     def test_other_answers(self) -> None:
         before = self.timeline()
         self.refuse("M_LIMIT_EXCEEDED", 429, retry_after_ms=7_000)

@@ -24,7 +24,7 @@ from federation.policy import (
 from federation.signing import with_signatures
 from federation.verdict import Accept
 from homeserver.db.errors import DatabaseUnavailable
-from homeserver.http.errors import MatrixError, forbidden, limit_exceeded
+from homeserver.http.errors import MatrixError, forbidden, limit_exceeded, passed_on
 from homeserver.http.transport import Unreachable
 from homeserver.peers.types import PeerClient
 from homeserver.rooms.arrivals import Arrival, Placed, arrive
@@ -36,6 +36,10 @@ _SIGN: Final = "/_matrix/policy/v1/sign"
 _TIMEOUT_S: Final = 10.0
 _MAX_BYTES: Final = 64 * 1024
 _RETRY_AFTER_MS: Final = 5_000
+# Codes for what is wrong with the question, and not with the event.
+_OURS: Final = frozenset(
+    ("M_BAD_JSON", "M_NOT_JSON", "M_MISSING_PARAM", "M_INVALID_PARAM", "M_UNKNOWN", "M_UNAUTHORIZED")
+)
 
 
 class Policing:
@@ -74,11 +78,7 @@ class Policing:
         try:
             return await self._ask(needed.event, server)
         except RemoteError as error:
-            if error.errcode == "M_LIMIT_EXCEEDED":
-                raise limit_exceeded(error.retry_after_ms or _RETRY_AFTER_MS) from error
-            raise forbidden(
-                error.message or f"The policy server {server.server_name} refuses this"
-            ) from error
+            raise _refusal(error, server) from error
         except Unreachable as error:
             raise MatrixError(
                 502, "M_UNKNOWN", f"The policy server {server.server_name} cannot be reached"
@@ -121,6 +121,21 @@ class Policing:
         if not has_valid_signature(signed, server):
             raise Malformed(f"The signature of the policy server {server.server_name} is not valid")
         return signed
+
+
+def _refusal(error: RemoteError, server: PolicyServer) -> MatrixError:
+    """What the client is told: what the policy server said of the event, as it said it."""
+    # spec: server-server-api#validating-policy-server-signatures
+    if error.errcode == "M_LIMIT_EXCEEDED":
+        return limit_exceeded(error.retry_after_ms or _RETRY_AFTER_MS)
+    refused = forbidden(error.message or f"The policy server {server.server_name} refuses this")
+    if (
+        error.status in (400, 403)
+        and error.errcode not in _OURS
+        and passed_on(error.errcode) == error.errcode
+    ):
+        refused.errcode, refused.extra = error.errcode, dict(error.content)
+    return refused
 
 
 def lacks_signature(event: Event, server: PolicyServer | None) -> bool:
