@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from functools import lru_cache
-from typing import Any, Final, NewType
+from typing import Any, Final, NewType, TypeGuard
 
 from federation.errors import Malformed
 
@@ -106,6 +106,18 @@ def parse_user_id_historical(value: str) -> UserId:
     return UserId(value)
 
 
+def may_stand_alone(value: str) -> bool:
+    """Whether clients may be told this name outside of an event: what events name as a member may be no user id at all.
+
+    # spec: appendices#historical-user-ids
+    """
+    try:
+        parse_user_id(value)
+    except Malformed:
+        return False
+    return True
+
+
 def parse_room_id(value: str) -> RoomId:
     """Either `!opaque:domain` or, from room version 12, `!` and the hash of the create event."""
     if type(value) is str and ":" not in value:
@@ -147,7 +159,7 @@ def is_room_alias(value: Any) -> bool:
     return True
 
 
-def is_content_uri(value: Any) -> bool:
+def is_content_uri(value: Any) -> TypeGuard[str]:
     """Whether it is the address of media. # spec: client-server-api#matrix-content-mxc-uris"""
     return type(value) is str and value.startswith("mxc://")
 

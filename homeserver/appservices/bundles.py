@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from federation.ids import may_stand_alone
 from homeserver.appservices.registry import Appservice
 from homeserver.db.tx import Tx
 from homeserver.store.appservices import (
@@ -295,13 +296,17 @@ def _typing(names: Names, moment: Moment) -> list[bytes]:
     ]
 
 
+def _device_owners(names: Names, nids: Collection[int]) -> list[str]:
+    return sorted(user_id for nid in nids if may_stand_alone(user_id := names.users.get(nid, "")))
+
+
 def _encryption(loaded: Loaded, names: Names, moment: Moment) -> dict[str, bytes]:
     """The members of MSC3202; those that say nothing are left out."""
     found: dict[str, bytes] = {}
     if moment.changed or moment.left:
         lists = {
-            "changed": sorted(names.users[nid] for nid in moment.changed if nid in names.users),
-            "left": sorted(names.users[nid] for nid in moment.left if nid in names.users),
+            "changed": _device_owners(names, moment.changed),
+            "left": _device_owners(names, moment.left),
         }
         found["device_lists"] = _encode(lists)
     counts: dict[str, dict[str, Any]] = {}

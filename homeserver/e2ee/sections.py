@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from federation.ids import may_stand_alone
 from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
@@ -385,8 +386,8 @@ class DeviceNews:
         return await self._database.read(load_news, ask, self._facts)
 
     async def name_users(self, nids: Collection[int]) -> list[str]:
-        """User ids in order."""
-        return sorted((await self._interner.user_names(nids)).values())
+        """User ids in order; nobody could be asked for the keys of what is none."""
+        return sorted(filter(may_stand_alone, (await self._interner.user_names(nids)).values()))
 
     async def _lists_member(self, user_nid: int, at: SyncToken | None, upto: int) -> bytes | None:
         if at is None or at.pos >= upto:

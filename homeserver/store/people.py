@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 from sqlalchemy import and_, bindparam, select
 
+from federation.ids import is_content_uri, may_stand_alone
 from homeserver.db.schema.accounts import accounts
 from homeserver.db.schema.rooms import (
     current_state,
@@ -108,7 +109,7 @@ def load_people(tx: Tx, nids: Collection[int]) -> dict[int, dict[str, str]]:
     found: dict[int, dict[str, str]] = {}
     for nid, json in tx.all(_IN_FORCE, nids=list(nids)):
         event = _decode(json)
-        if event.content.membership == "join":
+        if event.content.membership == "join" and may_stand_alone(event.state_key):
             shown = {"displayname": event.content.displayname, "avatar_url": event.content.avatar_url}
             found[nid] = _person(event.state_key, shown)
     return found
@@ -136,5 +137,9 @@ def _persons(tx: Tx, rows: Sequence[tuple[str, int]]) -> list[dict[str, str]]:
 
 
 def _person(user_id: str, shown: Mapping[str, Any]) -> dict[str, str]:
-    named = (("display_name", shown.get("displayname")), ("avatar_url", shown.get("avatar_url")))
-    return {"user_id": user_id} | {name: value for name, value in named if isinstance(value, str)}
+    person = {"user_id": user_id}
+    if isinstance(name := shown.get("displayname"), str):
+        person["display_name"] = name
+    if is_content_uri(url := shown.get("avatar_url")):
+        person["avatar_url"] = url
+    return person

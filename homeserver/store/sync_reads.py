@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import msgspec
 from sqlalchemy import and_, case, func, or_, select
 
+from federation.ids import may_stand_alone
 from federation.redaction import redact
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.schema.rooms import client_transactions, members, user_ids
@@ -87,7 +88,8 @@ def load_summaries(tx: Tx, room_nids: Collection[int], unnamed: Collection[int])
     if unnamed:
         for room_nid, user_id, membership in tx.all(_HEROES, room_nids=list(unnamed)):
             there = membership in (Membership.JOIN, Membership.INVITE)
-            (present if there else gone).setdefault(room_nid, []).append(user_id)
+            if may_stand_alone(user_id):
+                (present if there else gone).setdefault(room_nid, []).append(user_id)
     return {
         nid: Summary(
             counts.get((nid, int(Membership.JOIN)), 0),

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from federation.ids import is_content_uri, may_stand_alone
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.http.errors import forbidden, not_found
@@ -180,10 +181,12 @@ def _members_at(tx: Tx, room_nid: int, upto: int) -> list[int]:
 def _load_profiles(tx: Tx, room_nid: int) -> dict[str, dict[str, str]]:
     joined: dict[str, dict[str, str]] = {}
     for user_id, text in load_joined(tx, room_nid).items():
+        if not may_stand_alone(user_id):
+            continue
         profile = joined[user_id] = {}
         content = _decode_member(text).content if text is not None else _MemberContent()
         if isinstance(content.displayname, str):
             profile["display_name"] = content.displayname
-        if isinstance(content.avatar_url, str):
+        if is_content_uri(content.avatar_url):
             profile["avatar_url"] = content.avatar_url
     return joined
