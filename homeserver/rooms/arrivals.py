@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from federation.auth.power import PowerLevels
-from federation.auth.select import CREATE, POWER_LEVELS
+from federation.auth.select import CREATE, MEMBER, POWER_LEVELS
 from federation.checks import AuthEvents, check_auth_events, check_current_state, check_state_before
 from federation.event import Event, stored_bytes
 from federation.ids import EventId, domain_of
@@ -61,6 +61,7 @@ class AlreadyHere:
     """The event has its place already (or, of an outlier: is stored)."""
 
     nid: int
+    is_shown: bool = False  # it stands in the timeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +204,7 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     known = hold.known(event.event_id)
     if known is not None:
         if hold.has_state(event.event_id):
-            return AlreadyHere(known.nid)
+            return AlreadyHere(known.nid, known.is_shown)
         # What is stored of it stays: another copy may have been redacted on its way, or be less so.
         event = known.event
         arrival = replace(arrival, event=event)
@@ -226,10 +227,10 @@ async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     if arrival.doubted and by_state:
         return Missing((), (), state_ids=True)
     if isinstance(verdict, Accept) and not arrival.historic:
-        # Who came in on a branch that nobody knew of here is in the room, unless the current state says otherwise. The same
-        # where we came back through somebody who did not know of it either: that branch has ended here.
-        unknown = is_told or not (linear or await hold.turn.state("m.room.member", event.sender))
-        branch = before if unknown else None
+        # Who came in on a branch that nobody knew of here is in the room, unless the current state says otherwise.
+        branch = (
+            before if is_told or (not linear and await _is_of_ended_branch(hold, event, before)) else None
+        )
         verdict = await _judge_now(hold, event, signed, branch, is_current=linear)
     if not isinstance(verdict, Accept) and await hold.ask_after_all(event.event_id):
         return await _arrive(hold, arrival)
@@ -352,6 +353,23 @@ async def _check_forks(hold: Hold, event: Event) -> Verdict:
     if sum(domain_of(one.sender) == server for one in ends.values()) < FORKS_MOST:
         return ACCEPT
     return SoftFail(f"{server} puts too many events beside all others")
+
+
+async def _is_of_ended_branch(hold: Hold, event: Event, before: Snapshot) -> bool:
+    """Whether the sender is in the room by a join that stood here, and of which the current state has never heard.
+
+    So it is where we came back through somebody who did not know of the join: its branch has ended here. A join that was
+    soft-failed is no such: else who came in by the past would be heard.
+    """
+    key = (MEMBER, event.sender)
+    if await hold.turn.state(*key) is not None:
+        return False
+    member = (await hold.state_at(before, [key])).get(key)
+    if member is None or member.content.get("membership") != "join":
+        return False
+    await hold.load((), (), [member.event_id])
+    known = hold.known(member.event_id)
+    return known is not None and known.is_shown
 
 
 # --- placing ---------------------------------------------------------------------------------------------------------

@@ -197,6 +197,9 @@ class Admission:
             if not isinstance(arrived.verdict, Accept):
                 raise forbidden(arrived.verdict.reason)
             relay_others(turn, arrived.nid, event)
+        elif not arrived.is_shown:
+            # It came by itself before, and did not stand: nor does it now, and its server must not believe so.
+            raise forbidden("The event was refused before")
         return Admitted(arrived.nid, event)
 
     # --- what strangers may see ----------------------------------------------------------------------
