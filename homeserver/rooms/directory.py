@@ -54,6 +54,7 @@ class Entry:
     room_type: str | None
     published: bool = True
     networks: frozenset[str] = frozenset()
+    federated: bool = True  # users of other servers could join
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,7 @@ class Query:
     room_types: Collection[str | None] | None = None
     network: str | None = None  # the rooms of this network alone
     all_networks: bool = False  # those of networks beside those that are published
+    from_afar: bool = False  # another server asks: for rooms into which its users could come
 
 
 class Directory:
@@ -127,6 +129,8 @@ class Directory:
             order = [entry for entry in order if query.network in entry.networks]
         elif not query.all_networks and self._has_networks:
             order = [entry for entry in order if entry.published]
+        if query.from_afar:
+            order = [entry for entry in order if entry.federated]
         if query.term or query.room_types is not None:
             order = _filtered(order, query)
         limit = min(query.limit or PAGE_DEFAULT, PAGE_MOST)
@@ -236,6 +240,11 @@ def _plain_topic(facts: RoomFacts) -> str | None:
     return _text(facts, "m.room.topic", "topic")
 
 
+def is_federated(facts: RoomFacts) -> bool:
+    """Whether users of other servers could join the room. # spec: client-server-api#mroomcreate"""
+    return facts.contents.get("m.room.create", {}).get("m.federate") is not False
+
+
 def shown_of(facts: RoomFacts) -> dict[str, Any]:
     """A room as lists show it."""
     # spec: client-server-api#get_matrixclientv3publicrooms (PublishedRoomsChunk)
@@ -268,4 +277,6 @@ def _entry(facts: RoomFacts) -> Entry:
     searched = "\n".join(word.casefold() for word in words if word)
     networks = frozenset(network_name(*one) for one in facts.networks)
     place = (-facts.joined, facts.room_nid)
-    return Entry(place, shown, searched, shown.get("room_type"), facts.published, networks)
+    return Entry(
+        place, shown, searched, shown.get("room_type"), facts.published, networks, is_federated(facts)
+    )

@@ -6,6 +6,7 @@ spec: server-server-api#published-room-directory
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from homeserver.api.client.directory import PublicRoomsBody, wanted_rooms
@@ -45,7 +46,7 @@ class FederatedDirectoryApi:
     async def _page(self, body: PublicRoomsBody) -> dict[str, Any]:
         if not self._options().over_federation:
             raise forbidden("The room directory of this server is not shown to other servers")
-        return await self._directory.page(wanted_rooms(body))
+        return await self._directory.page(replace(wanted_rooms(body), from_afar=True))
 
 
 def _route(method: str, handler: Any, anchor: str) -> Route:

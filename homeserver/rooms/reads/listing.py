@@ -14,6 +14,7 @@ from federation.ids import RoomId
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.http.errors import not_found
+from homeserver.rooms.directory import is_federated
 from homeserver.store.events import load_head
 from homeserver.store.ids import Interner
 from homeserver.store.room_listing import (
@@ -71,7 +72,7 @@ def text_of(room: ListedRoom, name: str) -> str | None:
 
 def is_federatable(room: ListedRoom) -> bool:
     """Whether users of other servers may join."""
-    return room.facts.contents.get("m.room.create", {}).get("m.federate") is not False
+    return is_federated(room.facts)
 
 
 def _by_text(name: str) -> Callable[[ListedRoom], Any]:

@@ -14,7 +14,7 @@ from federation.acl import ServerAcl
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
-from homeserver.rooms.directory import shown_of
+from homeserver.rooms.directory import is_federated, shown_of
 from homeserver.rooms.federated.restricted import rooms_allowed_by
 from homeserver.rooms.types import Requester
 from homeserver.store.directory import SUMMARY_TYPES, RoomFacts, load_room_facts
@@ -45,6 +45,7 @@ class RoomView:
     rule: str  # the join rule as the room's version understands it
     room_nid: int = 0  # 0: told of by another server
     acl: ServerAcl | None = None
+    federated: bool = True
 
     @property
     def room_id(self) -> str:
@@ -118,7 +119,7 @@ class RoomViews:
         found: set[str] = set()
         unsure: list[RoomView] = []
         for view in views:
-            if view.acl is not None and not view.acl.allows(origin):
+            if not view.federated or (view.acl is not None and not view.acl.allows(origin)):
                 continue
             if view.is_readable or view.is_open:
                 found.add(view.room_id)
@@ -169,7 +170,8 @@ def _view(facts: RoomFacts, children: Sequence[Mapping[str, Any]]) -> RoomView:
     if rule in _RESTRICTED:
         summary["allowed_room_ids"] = rooms_allowed_by(facts.contents.get("m.room.join_rules", {}))
     acl = facts.contents.get("m.room.server_acl")
-    return RoomView(summary, children, rule, facts.room_nid, None if acl is None else ServerAcl.parse(acl))
+    parsed = None if acl is None else ServerAcl.parse(acl)
+    return RoomView(summary, children, rule, facts.room_nid, parsed, is_federated(facts))
 
 
 def _understood(rule: Any, version: Any) -> str:
