@@ -55,15 +55,18 @@ def _check_text(value: str, kind: str) -> None:
 def _is_server_name(value: str) -> bool:
     # Remembered: every event names a few servers, mostly the same. What is asked is at most as long as an id.
     match = _SERVER_NAME.fullmatch(value)
-    if match is None:
+    if match is None or not _fits_grammar(match):
         return False
-    literal, name, port = match.groups()
-    if port is not None and int(port) > 65535:
-        return False
+    _, name, port = match.groups()
+    # LIMIT(a name whose labels are empty or over 63 bytes cannot be looked up in the DNS at all)
+    is_common = name is None or _COMMON_NAME.fullmatch(name) is not None
+    return is_common and (port is None or int(port) <= 65535)
+
+
+def _fits_grammar(match: re.Match[str]) -> bool:
+    """Whether what has the form of a server name is one. # spec: appendices#server-name"""
+    literal, name, _ = match.groups()
     if literal is None:
-        # LIMIT(a name whose labels are empty or over 63 bytes cannot be looked up in the DNS at all)
-        if _COMMON_NAME.fullmatch(name) is None:
-            return False
         return _QUAD.fullmatch(name) is None or all(int(part) <= 255 for part in name.split("."))
     try:
         ipaddress.IPv6Address(literal)
@@ -104,6 +107,21 @@ def parse_user_id_historical(value: str) -> UserId:
     """A user id as events may carry it: any localpart without ':' and NUL, even an empty one."""
     _split(value, "@", "user id")
     return UserId(value)
+
+
+def is_user_id(value: Any) -> bool:
+    """Whether events may name such a user: by the grammar alone, even where no such server could ever be reached.
+
+    What is valid in a room must be so at all its servers, and the others ask no more than this.
+
+    # spec: appendices#historical-user-ids
+    """
+    try:
+        _check_text(value, "user id")
+    except Malformed:
+        return False
+    match = _SERVER_NAME.fullmatch(value.partition(":")[2])
+    return value[:1] == "@" and match is not None and _fits_grammar(match)
 
 
 def may_stand_alone(value: str) -> bool:

@@ -7,7 +7,7 @@ Spec anchor: rooms/v12#authorisation-rules rule 5 and its forerunners.
 
 from typing import Any, Final
 
-from federation.auth.power import PowerLevels, is_user_id, parse_power_levels, room_creators
+from federation.auth.power import PowerLevels, parse_power_levels, room_creators
 from federation.auth.select import (
     AUTHORISED_BY,
     JOIN_RULES,
@@ -18,7 +18,9 @@ from federation.auth.select import (
     third_party_token,
 )
 from federation.auth.third_party import is_signed_by_any
+from federation.errors import Malformed
 from federation.event import Event
+from federation.ids import parse_user_id_historical
 from federation.verdict import ACCEPT, Reject, Verdict
 
 _BANNED: Final = Reject("target is banned")
@@ -32,7 +34,7 @@ def check_membership(event: Event, create: Event, lookup: StateLookup, power: Po
         return Reject("member event has no state_key")
     if "membership" not in content:
         return Reject("member event has no membership")
-    if event.rules.restricted_join and AUTHORISED_BY in content and not is_user_id(content[AUTHORISED_BY]):
+    if event.rules.restricted_join and AUTHORISED_BY in content and not _has_server(content[AUTHORISED_BY]):
         # spec: rooms/v8#authorisation-rules rule 4.2 (whose server must have signed is seen to with the signatures)
         return Reject("no server can have signed for whoever authorises this")
     membership = content["membership"]
@@ -47,6 +49,15 @@ def check_membership(event: Event, create: Event, lookup: StateLookup, power: Po
     if membership == "ban":
         return _check_ban(event, target_id, create, lookup, power)
     return Reject("unknown membership")
+
+
+def _has_server(user_id: Any) -> bool:
+    """Whether there can be a server that signs for the user: what ``signing.required_signers`` asks, too."""
+    try:
+        parse_user_id_historical(user_id)
+    except Malformed:
+        return False
+    return True
 
 
 def membership_of(lookup: StateLookup, user_id: str) -> Any:

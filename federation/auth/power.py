@@ -12,9 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from federation.errors import Malformed
 from federation.event import Event
-from federation.ids import parse_user_id_historical
+from federation.ids import is_user_id
 from federation.verdict import ACCEPT, Reject, Verdict
 from federation.versions import RoomRules
 
@@ -176,17 +175,6 @@ def _has_number_out_of_range(content: Mapping[str, Any], rules: RoomRules) -> bo
         if isinstance(section, dict):
             values.extend(section.values())
     return any(type(value) in (int, float) and parse_level(value, rules) is None for value in values)
-
-
-def is_user_id(value: object) -> bool:
-    """Whether `value` passes the validation that an event's `sender` must pass."""
-    if not isinstance(value, str):
-        return False
-    try:
-        parse_user_id_historical(value)
-    except Malformed:
-        return False
-    return True
 
 
 def _check_alterations(event: Event, previous: Event, sender_level: int) -> Verdict:

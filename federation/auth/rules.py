@@ -18,7 +18,6 @@ from federation.auth.membership import check_membership
 from federation.auth.power import (
     PowerLevels,
     check_power_levels_event,
-    is_user_id,
     parse_power_levels,
 )
 from federation.auth.select import (
@@ -30,7 +29,7 @@ from federation.auth.select import (
     auth_keys_for,
 )
 from federation.event import Event
-from federation.ids import EventId
+from federation.ids import EventId, is_user_id
 from federation.verdict import ACCEPT, Reject, Verdict
 from federation.versions import ROOM_VERSIONS, RoomRules
 

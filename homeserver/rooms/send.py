@@ -9,10 +9,18 @@ from typing import Any
 
 import msgspec
 
-from federation.auth.power import is_user_id, room_creators
+from federation.auth.power import room_creators
 from federation.builder import Draft
 from federation.event import Event
-from federation.ids import EventId, RoomId, UserId, domain_of, parse_event_id, parse_user_id_historical
+from federation.ids import (
+    EventId,
+    RoomId,
+    UserId,
+    domain_of,
+    is_user_id,
+    parse_event_id,
+    parse_user_id_historical,
+)
 from homeserver.db.tx import Tx
 from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found, user_suspended
 from homeserver.rooms.actor import RoomActor

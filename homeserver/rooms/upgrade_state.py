@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from federation.auth.power import SCALAR_DEFAULTS, is_user_id, parse_level
+from federation.auth.power import SCALAR_DEFAULTS, parse_level
 from federation.event import Event
+from federation.ids import is_user_id
 from federation.versions import RoomRules
 from homeserver.rooms.presets import CREATOR_POWER, guard_tombstone
 

@@ -132,7 +132,7 @@ class JoinTests(MembershipCase):
         """Whether it did is a question of signatures; a name of no server is an answer to it."""
         for version in ALL_VERSIONS:
             room = usual_room(version)
-            for authoriser_id in (3, None, [BOB], "bob", "@bob", "@bob:", "bob:b.test"):
+            for authoriser_id in (3, None, [BOB], "bob", "@bob", "@bob:", "bob:b.test", "@bob:b..c"):
                 for membership, sender in (("join", EVE), ("invite", ALICE), ("ban", ALICE)):
                     event = room.member(
                         EVE, membership, sender, join_authorised_via_users_server=authoriser_id

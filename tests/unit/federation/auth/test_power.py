@@ -199,8 +199,19 @@ class ChangingTests(SynchronousTestCase):
                 {"bob": 1},
                 {"@bob": 1},
                 {"": 1},
+                {"@x:": 1},
+                {"@x:b_c": 1},
+                {"@x:b:": 1},
+                {"@x:b:123456": 1},
+                {"@x:1.2.3.256": 1},
+                {"@x:[1.2.3.4]": 1},
+                {"@x\0:b": 1},
+                {"@" + "x" * 253 + ":b": 1},
             ):
                 self.assertFalse(self.first(version, {"users": users}), (version, users))
+            # Names of hosts that nobody could look up are names: who refused them would be alone with that.
+            for user_id in ("@x:b..c", "@x:b.", "@x:.", "@x:-", "@x:" + "b" * 64, "@x:b:99999", "@:b"):
+                self.assertTrue(self.first(version, {"users": {user_id: 1}}), (version, user_id))
             self.assertTrue(self.first(version, {"users": {}}))
             self.assertTrue(self.first(version, {"users": {"@Old Fashioned!:x.test": 1}}))
             self.assertEqual(self.first(version, {"users": {BOB: "10"}}), int(version) <= 9)

@@ -61,6 +61,8 @@ class CreateTests(SynchronousTestCase):
             ("x", False),
             ([3], False),
             (["bob"], False),
+            (["@bob:b_c"], False),
+            (["@bob:b..c"], True),
             (None, False),
         ):
             content = {"creator": ALICE, "additional_creators": additional}
