@@ -22,18 +22,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from federation.auth.power import PowerLevels
-from federation.auth.select import CREATE, MEMBER, POWER_LEVELS
+from federation.auth.select import CREATE, JOIN_RULES, MEMBER, POWER_LEVELS, auth_keys_for
 from federation.checks import AuthEvents, check_auth_events, check_current_state, check_state_before
 from federation.event import Event, stored_bytes
 from federation.ids import EventId, domain_of
 from federation.policy import check as check_policy_signature
 from federation.verdict import ACCEPT, Accept, Drop, Reject, SoftFail, Verdict
-from homeserver.rooms.hold import Earlier, Hold
+from homeserver.rooms.hold import Earlier, Hold, described
 from homeserver.rooms.redactions import find_early_redaction, is_redaction_in_force
 from homeserver.rooms.turn import Turn
+from homeserver.store.history import END
 from homeserver.store.known import Known
 from homeserver.store.placement import Extremity, Place, Placement
 from homeserver.store.state import Snapshot, empty_snapshot
+from homeserver.store.timeline import load_moves_of_key
 
 # LIMIT(each end of a room is in every resolution of its state; an honest server's events stand on its own earlier ones)
 FORKS_MOST = 100
@@ -328,7 +330,8 @@ async def _judge_now(
     if not is_current:
         state = turn.head.snapshot
         if branch is not None:
-            state = await turn.resolve([*(one.after for one in turn.head.extremities), branch])
+            present = await _without_the_past(hold, event, branch)
+            state = await turn.resolve([*(one.after for one in turn.head.extremities), present])
         lookup, levels = await hold.lookup_at(state, event)
         verdict = check_current_state(event, lookup, levels)
         if isinstance(verdict, Accept):
@@ -353,6 +356,29 @@ async def _check_forks(hold: Hold, event: Event) -> Verdict:
     if sum(domain_of(one.sender) == server for one in ends.values()) < FORKS_MOST:
         return ACCEPT
     return SoftFail(f"{server} puts too many events beside all others")
+
+
+async def _without_the_past(hold: Hold, event: Event, branch: Snapshot) -> Snapshot:
+    """A branch, with the current state in place of what of it was current here before, as far as it decides about an event.
+
+    Who wants to come in tells of a state when the door was open; resolved with the current one the past may win.
+    """
+    turn, now = hold.turn, hold.turn.head.snapshot
+    changes: dict[int, int] = {}
+    for key in dict.fromkeys([POWER_LEVELS, JOIN_RULES, *auth_keys_for(event.rules, *described(event))]):
+        key_nid = turn.tools.interner.known_key(key) or await turn.tools.interner.find_key(key) or 0
+        current, told = now.get(key_nid), branch.get(key_nid)
+        if current and told and told != current and told in await _ever_current(turn, key_nid):
+            changes[key_nid] = current
+    return turn.keep(branch, changes) if changes else branch
+
+
+async def _ever_current(turn: Turn, key_nid: int) -> set[int]:
+    """Every event that has been the current state at a key, as far as the room has been here."""
+    room_nid = turn.head.room_nid
+    moves = await turn.tools.database.read(load_moves_of_key, [room_nid], key_nid, 0, END)
+    flying = (move for placed in turn.unstored() for move in placed.moves if move.key_nid == key_nid)
+    return {nid for move in (*moves.get(room_nid, ()), *flying) for nid in (move.event_nid, move.prev_nid)}
 
 
 async def _is_of_ended_branch(hold: Hold, event: Event, before: Snapshot) -> bool:

@@ -225,7 +225,7 @@ class Hold:
 
     async def lookup_at(self, snapshot: Snapshot, event: Event) -> tuple[Any, PowerLevels | None]:
         """What decides about an event in a state: a look-up, and the levels in force."""
-        keys = [CREATE, POWER_LEVELS, *auth_keys_for(event.rules, *_described(event))]
+        keys = [CREATE, POWER_LEVELS, *auth_keys_for(event.rules, *described(event))]
         if snapshot is self.turn.head.snapshot:
             await self.turn.load(keys)
             levels = await self.turn.power_levels() if self.turn.lookup(*CREATE) is not None else None
@@ -285,5 +285,6 @@ def near(turn: Turn, state: dict[int, int]) -> Snapshot:
     return turn.keep(head, changes) if changes else head
 
 
-def _described(event: Event) -> tuple[str, str, str | None, Any]:
+def described(event: Event) -> tuple[str, str, str | None, Any]:
+    """What ``auth_keys_for`` wants to know of an event."""
     return event.type, event.sender, event.state_key, event.content

@@ -8,9 +8,11 @@ from __future__ import annotations
 from urllib.parse import quote
 
 from federation.event import Event
+from homeserver.http.transport import PeerResponse
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import ALICE, V3
 from tests.support.databases import on_each_database
+from tests.support.peer import FEDERATION
 
 
 @on_each_database
@@ -66,6 +68,20 @@ class ClosedDoor(ReceiveCase):
         said = self.room.say("hello", sender=self.mallory, prev=[join.event_id])
         self.assert_taken(self.peer.push(self.app, join, said), join, said)
         self.assertEqual(before, self.timeline())
+        self.assert_closed()
+
+    def test_nor_by_a_gap_that_was_made_for_it(self) -> None:
+        """What others tell of the state at an event is told by whoever wants to come in."""
+        lost = self.room.add("m.room.message", {"body": "lost"}, sender=ALICE, prev=self.open)
+        join = self.room.join(self.mallory, prev=[lost.event_id])
+        state = self.room.state_before(lost.event_id)
+        told = {"pdu_ids": state, "auth_chain_ids": self.room.auth_chain(state)}
+        self.peer.answers["POST", f"{FEDERATION}/get_missing_events/"] = {"events": []}
+        self.peer.answers["GET", f"{FEDERATION}/event/"] = PeerResponse(404, b"{}")
+        self.peer.answers["GET", f"{FEDERATION}/state_ids/"] = told
+        self.assert_taken(self.peer.push(self.app, join), join)
+        self.settle()
+        self.assertEqual(0, self.staged())
         self.assert_closed()
 
     def test_a_join_that_is_handed_over_once_the_room_is_open_again(self) -> None:
