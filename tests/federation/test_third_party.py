@@ -112,6 +112,19 @@ class Offers(NetCase):
         self.assertEqual(["invite"], self.memberships())
         self.assertIn(self.room, self.sync(self.b, self.bob)["rooms"]["invite"])
 
+    def test_an_address_of_a_user_of_another_server(self) -> None:
+        """Identity servers tell the server of the user; for others nothing is asked in anybody's name."""
+        proof = self.proof(mxid="@bob:c.example")
+        invite = {"mxid": "@bob:c.example", "room_id": self.room, "sender": ALICE, "signed": proof}
+        body = {"medium": "email", "address": "b@c.example", "mxid": "@bob:c.example", "invites": [invite]}
+        for server in (self.a, self.b):
+            answer = self.net.wait(server.start("PUT", "/_matrix/federation/v1/3pid/onbind", body))
+            self.refused(answer, 400, "M_INVALID_PARAM")
+        self.net.settle()
+        self.assertEqual([], self.net.sent("exchange_third_party_invite"))
+        state = self.state(self.a, self.alice, self.room)
+        self.assertNotIn(("m.room.member", "@bob:c.example"), state)
+
     def test_a_server_in_the_room_does_it_itself(self) -> None:
         dave = self.b.register("dave")
         self.ok(self.a, self.alice, "POST", f"/rooms/{quote(self.room)}/invite", {"user_id": f"@dave:{B}"})

@@ -85,6 +85,8 @@ class Exchange:
     async def bound(self, user_id: UserId, invites: list[Any]) -> None:
         """An address was found to be a user's: take up the offers that were made to it. What cannot be is passed over."""
         # spec: server-server-api#put_matrixfederationv13pidonbind
+        if domain_of(user_id) != self._server_name:
+            raise invalid_param("The user is not of this server")
         for invite in invites[:INVITES_MOST]:
             try:
                 room_id, sender_id = parse_room_id(invite["room_id"]), parse_user_id(invite["sender"])
