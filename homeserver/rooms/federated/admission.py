@@ -172,6 +172,7 @@ class Admission:
             member = await turn.state(_MEMBER, event.sender)
             if member is None or member.content.get("membership") not in ("join", "invite"):
                 await self._restricted.check_remote(join_rules, event.sender)
+                await self._restricted.check_authoriser(turn, event.content[AUTHORISED_BY])
 
     async def place(self, turn: Turn, event: Event) -> Admitted:
         """Place an event that must stand by the current state too; refuses (403) what the room's rules refuse."""

@@ -26,6 +26,10 @@ _CONDITIONS_MOST = 200
 _CANDIDATES_MOST = 200
 
 
+def _unable_to_grant(error: str) -> MatrixError:
+    return MatrixError(400, "M_UNABLE_TO_GRANT_JOIN", error)
+
+
 def is_restricted(join_rules: Event | None, rules: RoomRules) -> bool:
     """Whether the join rule asks for conditions, and the room's version knows that."""
     if join_rules is None:
@@ -93,8 +97,17 @@ class RestrictedJoins:
         await self.check_remote(join_rules, user_id)
         authoriser_id = await self._find_authoriser(turn)
         if authoriser_id is None:
-            raise MatrixError(400, "M_UNABLE_TO_GRANT_JOIN", "Nobody on this server may let the user in")
+            raise _unable_to_grant("Nobody on this server may let the user in")
         return authoriser_id
+
+    async def check_authoriser(self, turn: Turn, authoriser_id: str) -> None:
+        """Refuse to let a user of another server in, in the name of a member of this one who may not do so (any more)."""
+        # spec: server-server-api#restricted-rooms (another server may have somebody who may)
+        member = await turn.state("m.room.member", authoriser_id)
+        power = await turn.power_levels()
+        is_in = member is not None and member.content.get("membership") == "join"
+        if not is_in or power.user(authoriser_id) < power.invite:
+            raise _unable_to_grant("Who is named in the join may not let the user in")
 
     async def check_remote(self, join_rules: Event, user_id: str) -> None:
         """Refuse a user of another server who meets no condition, or none that this server can judge."""
