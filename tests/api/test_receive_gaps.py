@@ -65,6 +65,23 @@ class Gaps(ReceiveCase):
         self.assertEqual([said[-1].event_id], _body(request)["latest_events"])
         self.assertEqual([], self.asked("/state"))
 
+    def test_a_depth_that_somebody_made_up_does_not_end_the_search(self) -> None:
+        """Who is asked for missing events sends none that is less deep than wanted."""
+        self.enter()
+        fork = list(self.room.head)
+        deep = self.room.make("m.room.message", {"body": "deep"}, depth=2**53 - 1)
+        self.assert_taken(self.peer.push(self.app, deep), deep)
+        lost = [self.room.say(str(number), prev=fork if not number else None) for number in range(3)]
+        last = self.room.say("last")
+        self.assert_taken(self.peer.push(self.app, last), last)
+        self.settle()
+        (request,) = self.asked("get_missing_events")
+        assert request.body is not None
+        self.assertLess(msgspec.json.decode(request.body)["min_depth"], lost[0].depth)
+        self.assertEqual(
+            {deep.event_id, last.event_id, *(one.event_id for one in lost)}, set(self.timeline()[-5:])
+        )
+
     def test_events_of_one_room_are_placed_with_their_followers(self) -> None:
         said = [self.room.say(str(number)) for number in range(6)]
         self.assert_taken(self.peer.push(self.app, said[3], said[4]), said[3], said[4])

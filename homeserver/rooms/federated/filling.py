@@ -83,11 +83,11 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 @dataclass(frozen=True, slots=True)
 class _Whereabouts:
-    """Where a room is: its rules, its newest events, how deep one need look back from an event, who polices it."""
+    """Where a room is: its rules, its newest events, how deep the least deep of them is, who polices it."""
 
     rules: RoomRules
     extremities: tuple[EventId, ...]
-    min_depth: int
+    lowest: int
     create: EventId | None
     policy: PolicyServer | None
 
@@ -299,7 +299,10 @@ class GapFiller:
                     return nothing(need)
                 return await self._fetcher.answer(room, need)
 
-            start = Start(tuple(events), place.extremities, place.min_depth, place.create, lenient)
+            # Whoever makes an event says how deep it is: none of ours says where what others have is to be looked for.
+            lowest = min(place.lowest, *(event.depth for event in events))
+            min_depth = max(0, lowest - _DEPTH_SLACK)
+            start = Start(tuple(events), place.extremities, min_depth, place.create, lenient)
             filled = await drive(receive(start), answer)
         if place.policy is not None:
             patient = min(row.attempts for row in rows) < PATIENT_UNTIL
@@ -333,7 +336,7 @@ class GapFiller:
         return _Whereabouts(
             turn.head.rules,
             tuple(one.reference.event_id for one in newest),
-            max(0, lowest - _DEPTH_SLACK),
+            lowest,
             None if create is None else create.event_id,
             await self._policing.server_of(turn),
         )
