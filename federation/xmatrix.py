@@ -56,7 +56,8 @@ def parse(header: str) -> XMatrix:
         origin = parse_server_name(parameters["origin"])
         destination = parameters.get("destination")
         key_id = parameters["key"]
-        signature = decode_base64(parameters["sig"])
+        # The specification's list of parameters calls it `signature`; its examples, and everybody, `sig`.
+        signature = decode_base64(parameters["sig"] if "sig" in parameters else parameters["signature"])
         parsed_destination = None if destination is None else parse_server_name(destination)
     except KeyError as error:
         raise _refuse(f"Authorization header lacks {error.args[0]}") from None

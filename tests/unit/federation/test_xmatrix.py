@@ -28,6 +28,8 @@ class Headers(SynchronousTestCase):
             'X-Matrix   SIG="c2ln" \t, Key="ed25519:k",\torigin="a.b" ,destination="c.d"',
             'X-Matrix origin="a\\.b",destination="c.d",key="ed25519:k",sig="c2ln",other="x,y=\\"z\\"",more=1',
             'X-Matrix origin="a.b",,destination="c.d",key="ed25519:k",sig="c2ln=",',
+            'X-Matrix origin="a.b",destination="c.d",key="ed25519:k",signature="c2ln"',
+            'X-Matrix origin="a.b",destination="c.d",key="ed25519:k",signature="other",sig="c2ln"',
         ):
             header = xmatrix.parse(text)
             self.assertEqual((header.origin, header.destination), ("a.b", "c.d"))
