@@ -207,6 +207,10 @@ class Sender:
             raise forbidden("You may not redact other people's events")
         if target.type == "m.room.create":
             raise forbidden("A room's create event cannot be redacted")
+        if target.type == "m.room.server_acl":
+            # Nothing is left of it then, and an empty one denies every server.
+            # spec: client-server-api#server-access-control-lists-acls-for-rooms
+            raise forbidden("A redaction of server ACLs would shut everybody out: set others instead")
 
     async def _find(self, event_id: str, turn: Turn) -> Event | None:
         tools = self._rooms.tools

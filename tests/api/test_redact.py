@@ -140,6 +140,16 @@ class Redact(TalkCase):
         create = self.ok("alice", self.path(room_id, "state", "m.room.create"), format="event")
         self.assert_refused(self.redact("alice", room_id, create["event_id"]), 403, "M_FORBIDDEN")
 
+    def test_server_acls_stay(self) -> None:
+        """An empty one denies every server; their own can always be replaced."""
+        room_id = self.make_room()
+        path = self.path(room_id, "state", "m.room.server_acl")
+        acl = self.app.ok("PUT", path, {"allow": ["*"]}, self.tokens["alice"])["event_id"]
+        self.assert_refused(self.redact("alice", room_id, acl), 403, "M_FORBIDDEN")
+        as_event = self.send("alice", room_id, {"redacts": acl}, "m.room.redaction")
+        self.assert_refused(as_event, 403, "M_FORBIDDEN")
+        self.assertEqual({"allow": ["*"]}, self.ok("alice", path))
+
     def test_once_and_twice(self) -> None:
         room_id = self.make_room()
         event_id = self.say("alice", room_id, "a")
