@@ -25,6 +25,9 @@ from homeserver.store.device_life import check_alive
 # LIMIT(clients mean to keep about a hundred, and the newest; more than that only fill the disk)
 MAX_ONE_TIME_KEYS = 1_000
 MAX_FALLBACK_KEYS = 10
+# COMPAT(matrix-rust-sdk in Element and Element X, always): what is not named keeps the count that it had, so a device
+# whose last key was claimed while it was away would never upload another one.
+ALWAYS_COUNTED = "signed_curve25519"
 
 _O = one_time_keys.c
 _F = fallback_keys.c
@@ -135,15 +138,14 @@ class KeysLeft:
     """What a device has left: payload of ``Kind.DEVICE_KEYS`` where more than one algorithm may have changed."""
 
     device_nid: int
-    counts: Mapping[str, int] = field(
-        default_factory=dict
-    )  # by algorithm, without those of which there are none
+    # By algorithm, without those of which there are none, but for that which is always counted.
+    counts: Mapping[str, int] = field(default_factory=lambda: {ALWAYS_COUNTED: 0})
     unused_fallbacks: Sequence[str] = ()
 
     def after(self, taken: KeysTaken) -> KeysLeft:
         """The same after a claim."""
         counts = {name: count for name, count in self.counts.items() if name != taken.algorithm}
-        if taken.left:
+        if taken.left or taken.algorithm == ALWAYS_COUNTED:
             counts[taken.algorithm] = taken.left
         return KeysLeft(self.device_nid, counts, self.unused_fallbacks)
 
@@ -170,7 +172,7 @@ def load_keys_left(tx: Tx, device_nid: int) -> KeysLeft:
 
 def load_keys_left_of(tx: Tx, device_nids: Collection[int]) -> dict[int, KeysLeft]:
     """What devices have left."""
-    counts: dict[int, dict[str, int]] = {nid: {} for nid in device_nids}
+    counts: dict[int, dict[str, int]] = {nid: {ALWAYS_COUNTED: 0} for nid in device_nids}
     fallbacks: dict[int, list[str]] = {nid: [] for nid in device_nids}
     for device_nid, algorithm, count in sorted(tx.all(_LEFT, nids=list(device_nids))):
         if count > 0:

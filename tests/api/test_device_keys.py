@@ -135,7 +135,19 @@ class OneTimeKeys(KeysCase):
             found.update(claimed)
         self.assertEqual({**first, **second}, found)
         self.assertEqual({}, self.claim(self.bob, ALICE, "PHONE"))
-        self.assertEqual(({}, []), self.left())
+        self.assertEqual(({SIGNED: 0}, []), self.left())
+
+    def test_the_count_of_none_is_told(self) -> None:
+        """Whoever is not told keeps the last count that they were told, and uploads no more keys."""
+        self.assertEqual({SIGNED: 0}, self.upload())
+        self.upload(one_time_keys={**self.phone.one_time_keys("a"), "curve25519:x": "x"})
+        since = self.sync(self.token)["next_batch"]
+        self.claim(self.bob, ALICE, "PHONE")
+        self.claim(self.bob, ALICE, "PHONE", "curve25519")
+        self.assertEqual({SIGNED: 0}, self.sync(self.token, since)["device_one_time_keys_count"])
+        self.app.restart()
+        self.assertEqual({SIGNED: 0}, self.sync(self.token, since)["device_one_time_keys_count"])
+        self.assertEqual({SIGNED: 0}, self.upload())
 
     def test_once_across_restarts(self) -> None:
         self.upload(one_time_keys=self.phone.one_time_keys("a", "b"))
@@ -207,17 +219,17 @@ class OneTimeKeys(KeysCase):
         self.upload(one_time_keys=self.phone.one_time_keys("a"), fallback_keys=self.phone.fallback_key("f1"))
         self.assertEqual(({SIGNED: 1}, [SIGNED]), self.left())
         self.assertEqual(self.phone.one_time_keys("a"), self.claim(self.bob, ALICE, "PHONE"))
-        self.assertEqual(({}, [SIGNED]), self.left())
+        self.assertEqual(({SIGNED: 0}, [SIGNED]), self.left())
         for _ in range(2):
             self.assertEqual(self.phone.fallback_key("f1"), self.claim(self.bob, ALICE, "PHONE"))
-            self.assertEqual(({}, []), self.left())
+            self.assertEqual(({SIGNED: 0}, []), self.left())
         # A retry of the upload does not make it unused; another key does.
         self.upload(fallback_keys=self.phone.fallback_key("f1"))
-        self.assertEqual(({}, []), self.left())
+        self.assertEqual(({SIGNED: 0}, []), self.left())
         self.upload(fallback_keys=self.phone.fallback_key("f2"))
-        self.assertEqual(({}, [SIGNED]), self.left())
+        self.assertEqual(({SIGNED: 0}, [SIGNED]), self.left())
         self.app.restart()
-        self.assertEqual(({}, [SIGNED]), self.left())
+        self.assertEqual(({SIGNED: 0}, [SIGNED]), self.left())
         self.assertEqual(self.phone.fallback_key("f2"), self.claim(self.bob, ALICE, "PHONE"))
 
     def test_what_is_left_is_the_same_after_a_restart(self) -> None:
@@ -231,7 +243,7 @@ class OneTimeKeys(KeysCase):
             left = self.left()
             self.app.restart()
             self.assertEqual(left, self.left())
-        self.assertEqual(({}, []), self.left())
+        self.assertEqual(({SIGNED: 0}, []), self.left())
 
     def test_claims_that_come_together(self) -> None:
         """Of one device and of several, of both kinds of keys, some of them for nothing."""
@@ -248,7 +260,7 @@ class OneTimeKeys(KeysCase):
         self.assertEqual(expected, sorted(given))
         self.assertEqual(1, sum("DESK" in one for one in found))
         self.assertFalse(any("NOWHERE" in one for one in found))
-        self.assertEqual(({}, []), self.left())
+        self.assertEqual(({SIGNED: 0}, []), self.left())
 
     def test_a_sync_that_waits_hears_of_a_claim(self) -> None:
         self.upload(one_time_keys=self.phone.one_time_keys("a", "b"))
@@ -287,7 +299,7 @@ class OneTimeKeys(KeysCase):
         two = {**self.phone.fallback_key("f"), **self.phone.fallback_key("g")}
         answer = self.post(self.token, "/keys/upload", {"fallback_keys": two})
         self.assert_refused(answer, 400, "M_INVALID_PARAM")
-        self.assertEqual(({}, []), self.left())
+        self.assertEqual(({SIGNED: 0}, []), self.left())
 
     def test_newer_keys_take_the_place_of_the_oldest(self) -> None:
         """matrix-js-sdk 41 uploads fifty keys after each message from device to device, however many there are. A
@@ -308,7 +320,7 @@ class OneTimeKeys(KeysCase):
         keys = {f"curve25519:{number}": "x" for number in range(MAX_ONE_TIME_KEYS)}
         answer = self.post(self.token, "/keys/upload", {"one_time_keys": {**keys, "curve25519:more": "x"}})
         self.assert_refused(answer, 413, "M_TOO_LARGE")
-        self.assertEqual({"curve25519": MAX_ONE_TIME_KEYS}, self.upload(one_time_keys=keys))
+        self.assertEqual({"curve25519": MAX_ONE_TIME_KEYS, SIGNED: 0}, self.upload(one_time_keys=keys))
         for number in range(10):
             self.upload(fallback_keys={f"a{number}:x": "x"})
         answer = self.post(self.token, "/keys/upload", {"fallback_keys": {"b:x": "x"}})

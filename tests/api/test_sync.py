@@ -37,7 +37,7 @@ class InitialTests(TestCase):
     def test_nothing(self) -> None:
         found = self.app.sync(self.alice)
         self.assertNotIn("rooms", found)
-        self.assertEqual(found["device_one_time_keys_count"], {})
+        self.assertEqual(found["device_one_time_keys_count"], {"signed_curve25519": 0})
         self.assertEqual(found["device_unused_fallback_key_types"], [])
 
     def test_whole_room_in_the_timeline(self) -> None:
