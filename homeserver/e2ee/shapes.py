@@ -67,8 +67,7 @@ def check_device_keys(value: Any, user_id: str, device_id: str) -> str:
     problem = _device_keys_problem(value, device_id)
     if problem:
         raise bad_json(f"device_keys: {problem}")
-    kept = {name: field for name, field in value.items() if name != "unsigned"}
-    return to_text(kept, MAX_KEYS_BYTES, "device_keys")
+    return to_text(_kept(value, user_id), MAX_KEYS_BYTES, "device_keys")
 
 
 def _device_keys_problem(value: Any, device_id: str) -> str:
@@ -91,14 +90,16 @@ def foreign_device_keys(value: Any, user_id: str, device_id: str) -> str | None:
     if not isinstance(value, dict) or not is_name(device_id):
         return None
     try:
-        return check_device_keys(_own_signatures(value, user_id), user_id, device_id)
+        return check_device_keys(_kept(value, user_id), user_id, device_id)
     except MatrixError:
         return None
 
 
-def _own_signatures(value: Mapping[str, Any], user_id: str) -> dict[str, Any]:
-    """A key of another server with what its owner signed: who else knows them is no business of ours."""
-    found, signatures = dict(value), value.get("signatures")
+def _kept(value: Mapping[str, Any], user_id: str) -> dict[str, Any]:
+    """A key with what its owner signed: who else knows them is shown to nobody."""
+    # spec: client-server-api#key-and-signature-security
+    found = {name: field for name, field in value.items() if name != "unsigned"}
+    signatures = found.get("signatures")
     if isinstance(signatures, dict):
         found["signatures"] = {name: one for name, one in signatures.items() if name == user_id}
     return found
@@ -168,7 +169,7 @@ def check_signing_key(value: Any, user_id: str, usage: str, user_nid: int) -> Si
     signatures = value.get("signatures")
     if signatures is not None and not is_signatures(signatures):
         raise invalid_param(f"{what}: signatures must be strings by user and key")
-    kept = {name: field for name, field in value.items() if name != "unsigned"}
+    kept = _kept(value, user_id)
     return SigningKey(user_nid, usage, public_key, to_text(kept, MAX_KEYS_BYTES, what))
 
 
@@ -192,7 +193,7 @@ def foreign_signing_key(value: Any, user_id: str, usage: str, user_nid: int) -> 
     if not isinstance(value, dict):
         return None
     try:
-        return check_signing_key(_own_signatures(value, user_id), user_id, usage, user_nid)
+        return check_signing_key(_kept(value, user_id), user_id, usage, user_nid)
     except MatrixError:
         return None
 

@@ -109,7 +109,7 @@ def _put_keys(tx: WriteTx, user_nid: int, keys: Sequence[SigningKey], master: Si
 
 
 def _differs(one: SigningKey, known: SigningKey | None) -> bool:
-    return known is None or one.public_key != known.public_key
+    return known is None or not one.says_the_same(known)
 
 
 def _check_signed(user_id: str, wanted: Sequence[SigningKey], known: Mapping[str, SigningKey]) -> None:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import and_, bindparam, delete, select
 
 from homeserver.db.schema.accounts import devices
@@ -78,6 +79,9 @@ _DEVICE_NAMED = statement(
 )
 
 
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+
+
 class SigningKey(NamedTuple):
     """A cross-signing key; ``key`` is its JSON text."""
 
@@ -85,6 +89,19 @@ class SigningKey(NamedTuple):
     usage: str
     public_key: str
     key: str
+
+    def says_the_same(self, other: SigningKey) -> bool:
+        """Whether a signature of the one is one of the other, too."""
+        return say_the_same(self.key, other.key)
+
+
+def say_the_same(one: str, other: str) -> bool:
+    """Whether signatures are all in which two keys (as JSON text) differ."""
+    return one == other or _bare(one) == _bare(other)
+
+
+def _bare(key: str) -> dict[str, Any]:
+    return {name: field for name, field in _decode(key).items() if name != "signatures"}
 
 
 class Signature(NamedTuple):
@@ -119,7 +136,8 @@ def load_signing_keys(tx: Tx, user_nids: Collection[int]) -> dict[int, dict[str,
 def put_signing_keys(tx: WriteTx, user_nid: int, keys: Sequence[SigningKey]) -> bool:
     """Store a user's own keys; whether there is a new one. Raises KeyIdInUseError.
 
-    A key that is replaced takes the signatures along that were made with it, and those on it.
+    A key that is replaced takes the signatures along that were made with it, and those on it; one that says something
+    else than before only the latter.
     """
     known = load_signing_keys(tx, [user_nid]).get(user_nid, {})
     fresh = [one for one in keys if known.get(one.usage) != one]
@@ -128,11 +146,14 @@ def put_signing_keys(tx: WriteTx, user_nid: int, keys: Sequence[SigningKey]) -> 
     # spec: client-server-api#cross-signing (device ids and public keys share one namespace)
     if tx.all(_DEVICE_NAMED, user_nid=user_nid, device_ids=[one.public_key for one in fresh]):
         raise KeyIdInUseError
-    replaced = [known[one.usage] for one in fresh if one.usage in known]
-    gone = [old.public_key for old in replaced if old.public_key not in {one.public_key for one in fresh}]
+    replaced = [(known[one.usage], one) for one in fresh if one.usage in known]
+    used = {one.public_key for one in fresh}
+    gone = [old.public_key for old, _ in replaced if old.public_key not in used]
     if gone:
         tx.run(_DROP_BY, of_signer=user_nid, key_ids=[f"ed25519:{public_key}" for public_key in gone])
-        drop_signatures_on(tx, user_nid, gone)
+    changed = [old.public_key for old, new in replaced if not new.says_the_same(old)]
+    if changed:
+        drop_signatures_on(tx, user_nid, changed)
     tx.insert(_PUT, [tuple(one) for one in fresh])
     note_signing_change(tx, user_nid)
     return True

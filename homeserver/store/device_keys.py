@@ -17,7 +17,7 @@ from homeserver.db.schema.accounts import devices
 from homeserver.db.schema.e2ee import dehydrated_devices, device_keys, device_transactions, to_device
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.store.cross_signing import drop_signatures_of_devices, drop_signatures_on
+from homeserver.store.cross_signing import drop_signatures_of_devices, drop_signatures_on, say_the_same
 from homeserver.store.device_life import check_alive
 from homeserver.store.device_lists import note_list_change
 from homeserver.store.one_time_keys import drop_one_time_keys
@@ -69,7 +69,7 @@ def put_device_keys(tx: WriteTx, user_nid: int, device_nid: int, keys: str) -> b
     old = load_own_keys(tx, device_nid)
     if old == keys:
         return False
-    if old is not None:
+    if old is not None and not say_the_same(old, keys):
         # They spoke of other keys.
         drop_signatures_on(tx, user_nid, [device_id])
     tx.insert(_PUT, [(device_nid, user_nid, keys)])

@@ -7,7 +7,7 @@ from typing import Any
 from tests.api.keys import KeysCase
 from tests.api.rooms import ALICE, BOB, V3
 from tests.support.databases import on_each_database
-from tests.support.keys import CrossKeys, Ed25519
+from tests.support.keys import CrossKeys, Ed25519, KeyDevice
 
 UPLOAD = "/keys/device_signing/upload"
 SIGN = "/keys/signatures/upload"
@@ -50,6 +50,33 @@ class Keys(CrossCase):
         body = {"self_signing_key": self.cross.key("self_signing")}
         self.assertEqual((200, {}), self.confirmed(body))
         self.assertEqual(body["self_signing_key"], self.keys_of(self.bob, ALICE)["self_signing_keys"])
+
+    def test_the_same_key_with_something_else_needs_it_too(self) -> None:
+        """What says more of a key, or of what it is for, is no repeated request."""
+        self.ok(self.alice, UPLOAD, self.cross.body())
+        master, own = self.cross.key("master"), self.cross.key("self_signing")
+        other = self.cross.master.sign({**own, "usage": ["self_signing", "user_signing"], "signatures": {}})
+        for usage, known, body in (
+            ("master", master, {"master_key": {**master, "usage": ["master", "user_signing"]}}),
+            ("self_signing", own, {"self_signing_key": other}),
+        ):
+            self.assertEqual(401, self.post(self.alice, UPLOAD, body)[0])
+            self.assertEqual(known, self.keys_of(self.alice, ALICE)[f"{usage}_keys"])
+            self.assertEqual((200, {}), self.confirmed(body))
+        # A signature more is none of that: it could be added without a password, too.
+        signed = self.cross.user_signing.sign(other)
+        self.assertEqual((200, {}), self.post(self.alice, UPLOAD, {"self_signing_key": signed}))
+
+    def test_signatures_of_others_are_shown_to_nobody(self) -> None:
+        # spec: client-server-api#key-and-signature-security
+        bobs = CrossKeys(BOB).user_signing
+        self.ok(self.alice, UPLOAD, {"master_key": bobs.sign(self.cross.key("master"))})
+        token, phone = self.device("alice", "PHONE")
+        self.ok(token, "/keys/upload", {"device_keys": bobs.sign(phone.keys())})
+        for reader in (self.alice, self.bob):
+            found = self.query(reader, ALICE)
+            self.assertNotIn(BOB, found["master_keys"][ALICE].get("signatures", {}))
+            self.assertEqual([ALICE], list(found["device_keys"][ALICE]["PHONE"]["signatures"]))
 
     def test_the_user_signing_key_is_for_its_owner(self) -> None:
         self.ok(self.alice, UPLOAD, self.cross.body())
@@ -140,6 +167,17 @@ class Signatures(CrossCase):
         # Without the device's own signature, as some clients send it.
         bare = {**self.phone.keys(), "signatures": {}}
         self.assertEqual({}, self.sign(ALICE, "PHONE", self.cross.self_signing.sign(bare)))
+
+    def test_signatures_stay_while_the_keys_are_the_same(self) -> None:
+        signed = self.cross.self_signing.sign(self.phone.keys())
+        self.assertEqual({}, self.sign(ALICE, "PHONE", signed))
+        again = {**self.phone.keys(), "signatures": {ALICE: {"ed25519:old": "x"}}}
+        self.ok(self.token, "/keys/upload", {"device_keys": again})
+        told = self.query(self.bob, ALICE)["device_keys"][ALICE]["PHONE"]["signatures"][ALICE]
+        self.assertEqual({"ed25519:old", self.cross.self_signing.name}, set(told))
+        self.ok(self.token, "/keys/upload", {"device_keys": KeyDevice(ALICE, "PHONE", "other").keys()})
+        told = self.query(self.bob, ALICE)["device_keys"][ALICE]["PHONE"]["signatures"][ALICE]
+        self.assertEqual({"ed25519:PHONE"}, set(told))
 
     def test_the_master_key_is_signed_by_a_device(self) -> None:
         signed = self.phone.key.sign(self.cross.key("master"))
