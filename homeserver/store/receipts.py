@@ -23,7 +23,7 @@ from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.account_data import load_account_data, put_account_data
 from homeserver.store.changes import Kind
-from homeserver.store.events import find_row
+from homeserver.store.events import find_row, load_redacting
 from homeserver.store.parsed import EventCache, load_events
 
 READ = 0
@@ -139,6 +139,9 @@ class Target:
     pos: int
     thread: str  # the thread that it is in: MAIN or a root's event id
     related: frozenset[str]  # it and what it relates to, a few steps up
+    loose: bool = (
+        False  # a redaction took it out of its thread: to who sees it now it is of the main timeline
+    )
 
 
 # --- reading ---------------------------------------------------------------------------------------------------
@@ -162,7 +165,8 @@ def find_target(tx: Tx, room_nid: int, event_id: str, cache: EventCache) -> Targ
         return None
     event = load_events(tx, [row.nid], cache)[row.nid]
     thread, related = find_thread(tx, event, room_nid, cache)
-    return Target(event_id, row.nid, row.pos, thread, related)
+    loose = thread != MAIN and bool(load_redacting(tx, related - {thread}))
+    return Target(event_id, row.nid, row.pos, thread, related, loose)
 
 
 def find_targets(tx: Tx, room_nid: int, event_ids: Collection[str], cache: EventCache) -> dict[str, Target]:
@@ -175,9 +179,13 @@ def fits_thread(target: Target, thread: str) -> bool:
     """Whether a receipt of a thread may stand at an event."""
     if thread in (UNTHREADED, target.thread):
         return True
+    if thread == MAIN:
+        # spec: client-server-api#aggregations-of-child-events ("the relationship is broken"); who has not heard of the
+        # redaction yet may still name the thread.
+        return target.loose
     # COMPAT(clients that open a thread without replies, always): its root, which is of the main timeline, and what
     # relates to the root may carry the thread's receipt as well.
-    return thread != MAIN and thread in target.related
+    return thread in target.related
 
 
 def find_thread(tx: Tx, event: Event, room_nid: int, cache: EventCache) -> tuple[str, frozenset[str]]:

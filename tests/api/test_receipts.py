@@ -137,15 +137,33 @@ class Receipts(ReceiptsCase):
             self.assertEqual(expected, self.post(event_id, body={"thread_id": thread}), thread)
         self.assertEqual(wrong, self.post(root, "m.fully_read", {"thread_id": "main"}))
 
+    def test_what_was_redacted_is_of_the_main_timeline(self) -> None:
+        """Clients move it there, and it may be the last thing that they show."""
+        root = self.send()
+        reply = self.send({"m.relates_to": {"rel_type": "m.thread", "event_id": root}})
+        on_reply = self.send({"m.relates_to": {"rel_type": "m.reference", "event_id": reply}})
+        wrong = (400, "M_INVALID_PARAM")
+        self.assertEqual(wrong, self.post(reply, body={"thread_id": "main"}))
+        self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/redact/{reply}/r", {}, self.alice)
+        for event_id in (reply, on_reply):
+            self.assertEqual(200, self.post(event_id, body={"thread_id": "main"}))
+            self.assertEqual(
+                "main", self.receipts(self.sync(self.alice))[event_id]["m.read"][BOB]["thread_id"]
+            )
+            # By who has not heard of the redaction yet.
+            self.assertEqual(200, self.post(event_id, body={"thread_id": root}))
+            self.assertEqual(wrong, self.post(event_id, body={"thread_id": self.send()}))
+
     def test_relations_in_a_circle_end(self) -> None:
         event_id = self.send({"m.relates_to": {"rel_type": "m.reference", "event_id": "$unknown"}})
         self.assertEqual(200, self.post(event_id, body={"thread_id": "main"}))
-        chain = self.send({"m.relates_to": {"rel_type": "m.thread", "event_id": event_id}})
+        root = self.send()
+        chain = self.send({"m.relates_to": {"rel_type": "m.thread", "event_id": root}})
         for _ in range(3):
             chain = self.send({"m.relates_to": {"rel_type": "m.reference", "event_id": chain}})
-        self.assertEqual(200, self.post(chain, body={"thread_id": event_id}))
+        self.assertEqual(200, self.post(chain, body={"thread_id": root}))
         chain = self.send({"m.relates_to": {"rel_type": "m.reference", "event_id": chain}})
-        self.assertEqual((400, "M_INVALID_PARAM"), self.post(chain, body={"thread_id": event_id}))
+        self.assertEqual((400, "M_INVALID_PARAM"), self.post(chain, body={"thread_id": root}))
         odd = self.send({"m.relates_to": {"rel_type": 1, "event_id": []}})
         self.assertEqual(200, self.post(odd, body={"thread_id": "main"}))
 
