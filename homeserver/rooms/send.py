@@ -26,6 +26,7 @@ from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found, 
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.annotations import check_annotation
 from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.thread_roots import check_thread
 from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.turn import Finish, Turn, finished
 from homeserver.rooms.types import Requester
@@ -154,6 +155,7 @@ class Sender:
                     return stored
             if "m.relates_to" in draft.content:
                 await check_annotation(turn, draft)
+                await check_thread(turn, draft)
             target_id = draft.redacts
             if target_id is not None:
                 await self._check_redaction(

@@ -101,6 +101,15 @@ class TalkCase(DatabaseCase):
         event_id: str = json["event_id"]
         return event_id
 
+    def place(self, name: str, room_id: str, content: Any, event_type: str = "m.room.message") -> str:
+        """Have an event past the endpoint and its checks, as from another server; its id. A second passes."""
+        draft = Draft(RoomId(room_id), event_type, UserId(user(name)), content)
+        actor = self.app.app.core.rooms.known(room_id)
+        assert actor is not None
+        placed = self.app.wait(actor.run(lambda turn: turn.place(draft)))
+        self.app.advance(1)
+        return str(placed.event.event_id)
+
     def put_state(
         self, name: str, room_id: str, event_type: str, content: Any, state_key: str = ""
     ) -> tuple[int, Any]:

@@ -285,9 +285,10 @@ class RandomCase(CountsCase):
         if kind < 4:
             mentions = {"m.mentions": {"user_ids": ["@bob:test.example"], "room": choice.random() < 0.5}}
             sent.append(self.send(token, content=mentions if choice.random() < 0.4 else None))
-        elif kind < 6 and sent:
-            roots.append(choice.choice(sent[-5:]))
-            sent.append(self.in_thread(token, choice.choice(roots)))
+            # No thread begins at what relates to something itself.
+            roots.append(sent[-1])
+        elif kind < 6 and roots:
+            sent.append(self.in_thread(token, choice.choice(roots[-4:])))
         elif kind == 6 and sent:
             relates_to = {"rel_type": "m.reference", "event_id": choice.choice(sent[-10:])}
             sent.append(self.send(token, content={"m.relates_to": relates_to}))

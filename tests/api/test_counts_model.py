@@ -95,8 +95,11 @@ class NaiveModel(CountsCase):
         said = Said("", name)
         content: dict[str, Any] = {}
         if model.messages() and choice.random() < 0.6:
-            kind = choice.choice(("m.thread", "m.thread", "m.reference"))
-            said.relation = (kind, choice.choice(model.messages()[-6:]).event_id)
+            near = model.messages()[-6:]
+            # No thread begins at what relates to something itself.
+            roots = [one for one in near if one.relation is None]
+            kind = choice.choice(("m.thread", "m.thread", "m.reference")) if roots else "m.reference"
+            said.relation = (kind, choice.choice(roots if kind == "m.thread" else near).event_id)
             content["m.relates_to"] = {"rel_type": kind, "event_id": said.relation[1]}
         if choice.random() < 0.4:
             said.mentions = tuple(one for one in NAMES if choice.random() < 0.5)

@@ -23,6 +23,12 @@ _STEP = st.tuples(
 )
 
 
+def related(rel_type: str, target_id: str, **more: Any) -> dict[str, Any]:
+    """The content of an event that relates to another."""
+    relation = {"rel_type": rel_type, "event_id": target_id}
+    return {"msgtype": "m.text", "body": rel_type, **more, "m.relates_to": relation}
+
+
 class RelatingCase(TalkCase):
     """People who relate to each other's events."""
 
@@ -36,9 +42,7 @@ class RelatingCase(TalkCase):
         **more: Any,
     ) -> str:
         """Send an event that relates to another; its event id. A second passes."""
-        relation = {"rel_type": rel_type, "event_id": target_id}
-        content = {"msgtype": "m.text", "body": rel_type, **more, "m.relates_to": relation}
-        status, json = self.send(name, room_id, content, event_type)
+        status, json = self.send(name, room_id, related(rel_type, target_id, **more), event_type)
         self.assertEqual(200, status, json)
         self.app.advance(1)
         event_id: str = json["event_id"]
@@ -165,7 +169,7 @@ class Bundles(RelatingCase):
             thread = self.bundle(name, self.room_id, self.root)["m.thread"]
             self.assertIs(participated, thread["current_user_participated"], name)
         # What is in a thread is no thread's root.
-        self.relate("alice", self.room_id, "m.thread", last)
+        self.place("alice", self.room_id, related("m.thread", last))
         self.assertNotIn("m.thread", self.bundle("alice", self.room_id, last))
 
     def test_redacted_children_do_not_count(self) -> None:
@@ -455,7 +459,7 @@ class Threads(RelatingCase):
     def test_no_thread_begins_within_another(self) -> None:
         root = self.start("alice", "bob")
         reply = self.child_ids("bob", self.room_id, root)[0]
-        self.relate("bob", self.room_id, "m.thread", reply)
+        self.place("bob", self.room_id, related("m.thread", reply))
         self.relate("bob", self.room_id, "m.thread", "$unknown")
         self.assertEqual([root], self.ids(self.threads("bob", self.room_id)))
 
@@ -577,7 +581,7 @@ class Syncs(RelatingCase):
             elif what == "redact":
                 self.redact("alice", self.room_id, target_id)
             else:
-                sent.append(self.relate(name, self.room_id, what, target_id))
+                sent.append(self.place(name, self.room_id, related(what, target_id)))
         for name in ("alice", "bob"):
             self.ignore(name, *(["alice", "bob"] if ignoring else []))
             wanted = {"room": {"timeline": {"limit": 100}}}

@@ -53,10 +53,7 @@ class Rows(TalkCase):
 
     def relate(self, name: str, rel_type: str, target_id: str, **more: Any) -> str:
         content = {"m.relates_to": {"rel_type": rel_type, "event_id": target_id}, **more}
-        status, json = self.send(name, self.room_id, content)
-        self.assertEqual(200, status, json)
-        event_id: str = json["event_id"]
-        return event_id
+        return self.place(name, self.room_id, content)
 
     def redact(self, event_id: str) -> None:
         self._texts += 1
