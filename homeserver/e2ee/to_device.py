@@ -18,7 +18,6 @@ from homeserver.e2ee.shapes import is_name
 from homeserver.e2ee.types import Requester
 from homeserver.http.errors import (
     bad_json,
-    forbidden,
     invalid_param,
     limit_exceeded,
     too_large,
@@ -56,8 +55,6 @@ class ToDeviceMessages:
 
     async def send(self, requester: Requester, event_type: str, txn_id: str, messages: Messages) -> None:
         """Send messages by user and device (``*``: all devices of the user)."""
-        if requester.device_id is None:
-            raise forbidden("Only a device can send to devices, and this access token belongs to none")
         if len(event_type) > MAX_TYPE or len(txn_id) > MAX_TYPE:
             raise invalid_param("The type or the transaction ID is too long")
         local: list[tuple[str, str, str]] = []
@@ -77,7 +74,8 @@ class ToDeviceMessages:
         nids = await self._interner.find_users({user_id for user_id, _, _ in local})
         batch = Batch(
             requester.user_nid,
-            requester.device_nid,
+            # An application service need not act as one of the devices: then it is told apart by its user.
+            requester.device_nid or -requester.user_nid,
             f"{event_type}/{txn_id}",
             self._clock.now_ms(),
             [ToDevice(nids[one[0]], one[1], one[2]) for one in local if one[0] in nids],

@@ -192,7 +192,7 @@ class Batch:
     """What one request of a client sends."""
 
     user_nid: int
-    device_nid: int
+    device_nid: int  # of no device: below 0
     txn_key: str
     now_ms: int
     local: Sequence[ToDevice]
@@ -208,7 +208,8 @@ class OutboxFullError(Exception):
 
 def send_batch(tx: WriteTx, batch: Batch) -> None:
     """Store what a client sends, once. Raises NoDeviceError and OutboxFullError."""
-    check_alive(tx, batch.user_nid, batch.device_nid)
+    if batch.device_nid > 0:
+        check_alive(tx, batch.user_nid, batch.device_nid)
     if tx.value(_HAS_TRANSACTION, device_nid=batch.device_nid, txn_key=batch.txn_key) is not None:
         return
     tx.insert(_PUT_TRANSACTION, [(batch.device_nid, batch.txn_key, batch.now_ms)])

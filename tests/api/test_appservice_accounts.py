@@ -230,6 +230,21 @@ class Ghosts(DatabaseCase):
             answer = self.as_ghost("POST", f"{V3}/keys/device_signing/upload", upload)
             self.assertEqual(200, answer[0], answer)
 
+    def test_what_needs_no_device(self) -> None:
+        """Messages to devices may come from nobody's in particular; each request is one all the same."""
+        self.register(inhibit_login=True)
+        alice = self.app.register("alice")
+        body = {"messages": {f"@alice:{SERVER_NAME}": {"*": {"n": 1}}}}
+        path = f"{V3}/sendToDevice/m.test/t1"
+        for _ in range(2):
+            self.assertEqual((200, {}), self.as_ghost("PUT", path, body))
+        self.assertEqual((200, {}), self.app.call("PUT", path, body, AS_TOKEN))
+        self.app.restart()
+        self.assertEqual((200, {}), self.as_ghost("PUT", path, body))
+        told = self.app.ok("GET", f"{V3}/sync", None, alice)["to_device"]["events"]
+        self.assertEqual([GHOST, BOT], [one["sender"] for one in told])
+        self.refused(self.as_ghost("POST", f"{V3}/keys/upload", {}), 403, "M_FORBIDDEN")
+
     # --- names ---------------------------------------------------------------------------------------
 
     def test_aliases(self) -> None:

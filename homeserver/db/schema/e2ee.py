@@ -97,7 +97,7 @@ to_device_seen = Table(
     Index("to_device_seen_by_age", "ts_ms"),
     **CLUSTERED,
 )
-# What a device sent to devices under which transaction id, so that its retry does nothing.
+# What a device (below 0: a user without one) sent to devices under which transaction id: its retry does nothing.
 device_transactions = Table(
     "device_transactions",
     metadata,

@@ -34,10 +34,11 @@ ENCRYPTION: tuple[Rule, ...] = (
             one_time_keys,
             fallback_keys,
             to_device,
-            device_transactions,
             dehydrated_devices,
         )
     ),
+    # Below 0: of a user without a device.
+    points_nowhere(device_transactions.c.device_nid, devices.c.nid, device_transactions.c.device_nid > 0),
     *(
         points_nowhere(column, user_ids.c.nid)
         for column in (
