@@ -94,7 +94,10 @@ class Pushers:
 
     async def put(self, owner: Owner, body: PusherBody) -> None:
         """Set a pusher, or end it where its kind is null."""
-        _check_length(body.app_id, "app_id", MAX_APP_ID_LENGTH)
+        # spec: client-server-api#post_matrixclientv3pushersset ("64 chars", and of the pushkey "512 bytes")
+        if len(body.app_id) > MAX_APP_ID_LENGTH:
+            raise invalid_param(f"app_id is longer than {MAX_APP_ID_LENGTH} characters")
+        _check_nul(body.app_id, "app_id")
         _check_length(body.pushkey, "pushkey", MAX_PUSHKEY_BYTES)
         if body.kind is None:
             await self._worker.work(drop_pusher, owner.user_nid, body.app_id, body.pushkey)
@@ -138,6 +141,11 @@ class Pushers:
         elif body.app_id != EMAIL_APP_ID:
             # spec: client-server-api#post_matrixclientv3pushersset ("If the kind is email, this is m.email")
             raise invalid_param(f"The app_id of a pusher that sends mail must be {EMAIL_APP_ID}")
+        if data.get("format") is None:
+            # A null is an absent one, as everywhere in this body.
+            data = {name: value for name, value in data.items() if name != "format"}
+        elif not isinstance(data["format"], str):
+            raise invalid_param("data.format must be a string")
         text = _encode(data)
         if len(text) > MAX_DATA_BYTES:
             raise too_large("The pusher's data is too large")
@@ -160,6 +168,10 @@ class Pushers:
 def _check_length(value: str, name: str, most: int) -> None:
     if len(value.encode()) > most:
         raise invalid_param(f"{name} is longer than {most} bytes")
+    _check_nul(value, name)
+
+
+def _check_nul(value: str, name: str) -> None:
     if "\0" in value:
         raise invalid_param(f"{name} contains a NUL")
 

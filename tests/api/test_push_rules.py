@@ -180,16 +180,24 @@ class Pushers(PushCase):
             ("M_INVALID_PARAM", {"kind": "email"}),
             ("M_THREEPID_NOT_FOUND", {"kind": "email", "app_id": "m.email", "pushkey": "else@example.org"}),
             ("M_INVALID_PARAM", {"app_id": "x" * 65}),
+            ("M_INVALID_PARAM", {"app_id": "a\0b"}),
             ("M_INVALID_PARAM", {"pushkey": "x" * 513}),
             ("M_INVALID_PARAM", {"pushkey": "a\0b"}),
             ("M_INVALID_PARAM", {"data": {"url": "http://push.example/_matrix/push/v1/notify"}}),
             ("M_INVALID_PARAM", {"data": {"url": "https://push.example/"}}),
             ("M_INVALID_PARAM", {"data": {"url": "https://[/_matrix/push/v1/notify"}}),
             ("M_INVALID_PARAM", {"data": {"url": 1}}),
+            ("M_INVALID_PARAM", {"data": {"url": URL, "format": 1}}),
             ("M_BAD_JSON", {"data": []}),
             ("M_BAD_JSON", {"append": "yes"}),
         ):
             self.assertEqual((400, errcode), self.set(**changes), changes)
+        self.assertEqual({}, self.set(data={"url": URL, "format": None}))
+        self.assertEqual({"url": URL}, self.load()[0]["data"])
+        self.assertEqual({}, self.set(kind=None))
+        # Characters of the one, bytes of the other.
+        self.assertEqual({}, self.set(app_id="ö" * 64, pushkey="ö" * 256))
+        self.assertEqual({}, self.set(app_id="ö" * 64, pushkey="ö" * 256, kind=None))
         self.assertEqual((413, "M_TOO_LARGE"), self.set(data={"url": URL, "x": "x" * 20_000}))
         self.patch(store, "MAX_PER_USER", 1)
         self.assertEqual([{}, {}], [self.set(), self.set()])
