@@ -62,7 +62,8 @@ def upload_errors() -> Iterator[None]:
     except NoDeviceError:
         raise unknown_token() from None
     except KeyExistsError as error:
-        raise invalid_param(f"One-time key {error} already exists, and is another one") from None
+        # COMPAT(matrix-rust-sdk, always): by these first words it knows that it has lost track of its keys.
+        raise invalid_param(f"One time key {error} already exists, and is another one") from None
     except TooManyKeysError:
         raise too_large("These are more keys than a device may have") from None
 

@@ -212,6 +212,7 @@ class OneTimeKeys(KeysCase):
         other = KeyDevice(ALICE, "PHONE", "other").one_time_keys("a")
         answer = self.post(self.token, "/keys/upload", {"one_time_keys": {**other, "curve25519:x": "x"}})
         self.assert_refused(answer, 400, "M_INVALID_PARAM")
+        self.assertTrue(answer[1]["error"].startswith(f"One time key {SIGNED}:a already exists"))
         # All of it or nothing.
         self.assertEqual({SIGNED: 1}, self.upload())
 
