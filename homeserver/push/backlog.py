@@ -21,7 +21,8 @@ from homeserver.push.conditions import EventView, FactMissing, Facts
 from homeserver.push.readers import Reader, ReaderAsk, load_reader
 from homeserver.push.rules import NOTHING, Actions
 from homeserver.store.parsed import EventCache, load_events
-from homeserver.store.receipts import MAIN, UNTHREADED, Mark, load_marks, relation_of
+from homeserver.store.receipts import MAIN, UNTHREADED, Mark, load_marks
+from homeserver.store.relation import relation_of
 from homeserver.store.unread import (
     Span,
     Stand,

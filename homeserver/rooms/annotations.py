@@ -8,6 +8,7 @@ from typing import Any
 from federation.builder import Draft
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.turn import Turn
+from homeserver.store.relation import relation_of
 from homeserver.store.relations import ANNOTATION, find_annotations
 
 
@@ -31,11 +32,11 @@ async def check_annotation(turn: Turn, draft: Draft) -> None:
 
 def _annotation(content: Mapping[str, Any]) -> tuple[str, str] | None:
     """What is annotated, and with which key."""
-    relates_to = content.get("m.relates_to")
-    if not isinstance(relates_to, dict) or relates_to.get("rel_type") != ANNOTATION:
+    relation = relation_of(content)
+    if relation is None or relation[0] != ANNOTATION:
         return None
-    target_id, key = relates_to.get("event_id"), relates_to.get("key")
-    return (target_id, key) if isinstance(target_id, str) and isinstance(key, str) else None
+    key = content["m.relates_to"].get("key")
+    return (relation[1], key) if isinstance(key, str) else None
 
 
 def _duplicate() -> MatrixError:

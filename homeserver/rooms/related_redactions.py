@@ -24,6 +24,7 @@ from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change, Kind
 from homeserver.store.placement import Placement
 from homeserver.store.related_redactions import ANY, Watched, load_to_redact, load_watched, watch
+from homeserver.store.relation import relation_of
 
 # LIMIT(kinds of one request; what is kept in memory, and for how long what comes later is redacted)
 KINDS_MOST = 20
@@ -126,8 +127,5 @@ def _nothing(_: WriteTx, __: str) -> None:
 
 
 def _relation(placed: Placement) -> tuple[str, str]:
-    relates_to = placed.event.content.get("m.relates_to")
-    if not isinstance(relates_to, dict):
-        return "", ""
-    target_id, rel_type = relates_to.get("event_id"), relates_to.get("rel_type")
-    return (target_id, rel_type) if isinstance(target_id, str) and isinstance(rel_type, str) else ("", "")
+    rel_type, target_id = relation_of(placed.event.content) or ("", "")
+    return target_id, rel_type

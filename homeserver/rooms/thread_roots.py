@@ -12,7 +12,7 @@ from homeserver.http.errors import MatrixError
 from homeserver.rooms.turn import Turn
 from homeserver.store.events import find_row, load_redactions
 from homeserver.store.parsed import EventCache, load_events
-from homeserver.store.receipts import relation_of
+from homeserver.store.relation import relation_of
 from homeserver.store.relations import IN_THREAD
 
 

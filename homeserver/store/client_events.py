@@ -23,6 +23,7 @@ from homeserver.db.tx import Tx
 from homeserver.store.cache import ByteLru
 from homeserver.store.events import StoredJson, load_json, load_redactions
 from homeserver.store.placement import Placement
+from homeserver.store.relation import read_relation
 
 
 class _Pdu(msgspec.Struct):
@@ -231,19 +232,11 @@ def _make(
         b"".join(parts),
         raw,
         isinstance(content.url, str),
-        _relation(content.relates_to),
+        read_relation(content.relates_to),
         redacted_by,
         unsigned,
         sticky_ms,
     )
-
-
-def _relation(relates_to: Any) -> tuple[str, str] | None:
-    if isinstance(relates_to, dict):
-        rel_type, event_id = relates_to.get("rel_type"), relates_to.get("event_id")
-        if isinstance(rel_type, str) and isinstance(event_id, str):
-            return rel_type, event_id
-    return None
 
 
 def join(parts: Iterable[bytes]) -> bytes:

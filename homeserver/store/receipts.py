@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import and_, bindparam, select, update
@@ -25,6 +25,7 @@ from homeserver.store.account_data import load_account_data, put_account_data
 from homeserver.store.changes import Kind
 from homeserver.store.events import find_row, load_redacting
 from homeserver.store.parsed import EventCache, load_events
+from homeserver.store.relation import relation_of
 
 READ = 0
 PRIVATE = 1
@@ -207,16 +208,6 @@ def find_thread(tx: Tx, event: Event, room_nid: int, cache: EventCache) -> tuple
         related.add(parent_id)
         event = load_events(tx, [row.nid], cache)[row.nid]
     return MAIN, frozenset(related)
-
-
-def relation_of(content: Mapping[str, Any]) -> tuple[str, str] | None:
-    """(rel_type, event id) of a content, whatever shape it has."""
-    relates_to = content.get("m.relates_to")
-    if isinstance(relates_to, dict):
-        rel_type, event_id = relates_to.get("rel_type"), relates_to.get("event_id")
-        if isinstance(rel_type, str) and isinstance(event_id, str):
-            return rel_type, event_id
-    return None
 
 
 # --- writing ---------------------------------------------------------------------------------------------------

@@ -32,11 +32,10 @@ from homeserver.db.statements import Statement, any_of, rows, statement
 from homeserver.db.tx import Ask, Tx
 from homeserver.store.history import HistoryRow
 from homeserver.store.placement import Placement
+from homeserver.store.relation import relation_of
 
 REPLACE, REFERENCE, IN_THREAD = "m.replace", "m.reference", "m.thread"
 ANNOTATION = "m.annotation"
-# LIMIT(the keys of tables: the specification's size of an identifier)
-_NAME_MOST = 255
 
 _INSERT = rows(
     relations,
@@ -214,12 +213,10 @@ def write_relations(tx: Tx, placements: Sequence[Placement]) -> None:
 
 def _row(placed: Placement) -> tuple[Any, ...] | None:
     content = placed.event.content
-    relates_to = content.get("m.relates_to")
-    if not isinstance(relates_to, dict):
+    relation = relation_of(content)
+    if relation is None:
         return None
-    target_id, rel_type = relates_to.get("event_id"), relates_to.get("rel_type")
-    if not (_is_name(target_id) and _is_name(rel_type)):
-        return None
+    rel_type, target_id = relation
     sound = rel_type == REPLACE and is_replacement(placed.event.type, placed.event.state_key, content)
     return (
         target_id,
@@ -232,11 +229,6 @@ def _row(placed: Placement) -> tuple[Any, ...] | None:
         placed.event.origin_server_ts,
         int(sound),
     )
-
-
-def _is_name(value: object) -> bool:
-    """Whether both databases can keep it in an index."""
-    return isinstance(value, str) and 0 < len(value.encode()) <= _NAME_MOST and "\0" not in value
 
 
 def is_replacement(event_type: str, state_key: str | None, content: Mapping[str, Any]) -> bool:

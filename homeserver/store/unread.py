@@ -53,7 +53,8 @@ from homeserver.store.events import EventRow, find_rows
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.past import IS_NEWS
 from homeserver.store.placement import Membership
-from homeserver.store.receipts import HOPS, MAIN, relation_of
+from homeserver.store.receipts import HOPS, MAIN
+from homeserver.store.relation import relation_of
 
 # How many changes of a name are looked through for the joining before them.
 _JOIN_REACH = 20

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from homeserver.store.bundles import REFERENCES_MOST, Thread, bundle, may_be_edited, may_have_thread
 from homeserver.store.client_events import ClientEvent
 from homeserver.store.placement import Membership, Placement
-from homeserver.store.receipts import relation_of
+from homeserver.store.relation import relation_of
 from homeserver.store.relations import IN_THREAD, REFERENCE, REPLACE, is_replacement
 from homeserver.store.unsigned import unsigned_members
 
