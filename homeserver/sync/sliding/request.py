@@ -234,7 +234,8 @@ def parse_request(body: bytes, user_id: str, *, stable: bool) -> Asked:
         json.timeout,
         json.set_presence,
         {name: _list(one, user_id) for name, one in lists.items()},
-        {room_id: _config(one, user_id) for room_id, one in subscriptions.items()},
+        # Nothing is called by a NUL, and not every database takes one.
+        {room_id: _config(one, user_id) for room_id, one in subscriptions.items() if "\0" not in room_id},
         _extensions(json.extensions or _ExtensionsJson()),
     )
 
