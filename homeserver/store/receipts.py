@@ -194,7 +194,8 @@ def find_thread(tx: Tx, event: Event, room_nid: int, cache: EventCache) -> tuple
     # spec: client-server-api#threaded-read-receipts
     related = {str(event.event_id)}
     for hop in range(HOPS + 1):
-        relation = relation_of(event.content)
+        # State is in no thread, whatever it says: clients show it in the main timeline.
+        relation = relation_of(event.content) if event.state_key is None else None
         if relation is None:
             break
         rel_type, parent_id = relation

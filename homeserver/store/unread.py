@@ -349,7 +349,7 @@ def find_threads(tx: Tx, wanted: Mapping[int, tuple[int, Event]], cache: EventCa
     for hop in range(HOPS + 1):
         parents: dict[int, str] = {}
         for nid, (_, event, seen) in going.items():
-            relation = relation_of(event.content)
+            relation = relation_of(event.content) if event.state_key is None else None
             if relation is not None and relation[0] == "m.thread":
                 found[nid] = relation[1]
             elif relation is not None and hop < HOPS and relation[1] not in seen:

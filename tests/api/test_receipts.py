@@ -137,6 +137,17 @@ class Receipts(ReceiptsCase):
             self.assertEqual(expected, self.post(event_id, body={"thread_id": thread}), thread)
         self.assertEqual(wrong, self.post(root, "m.fully_read", {"thread_id": "main"}))
 
+    def test_state_is_in_no_thread(self) -> None:
+        root = self.send()
+        content = {"membership": "join", "m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+        path = f"{V3}/rooms/{self.room_id}/state/m.room.member/@alice:test.example"
+        renamed: str = self.app.ok("PUT", path, content, self.alice)["event_id"]
+        on_it = self.send({"m.relates_to": {"rel_type": "m.reference", "event_id": renamed}})
+        for event_id in (renamed, on_it):
+            self.assertEqual((400, "M_INVALID_PARAM"), self.post(event_id, body={"thread_id": root}))
+            self.assertEqual(200, self.post(event_id, body={"thread_id": "main"}))
+        self.assertEqual([on_it], list(self.receipts(self.sync(self.alice))))
+
     def test_what_was_redacted_is_of_the_main_timeline(self) -> None:
         """Clients move it there, and it may be the last thing that they show."""
         root = self.send()
