@@ -114,6 +114,19 @@ class Search(SearchCase):
         self.assertEqual(["fish meanwhile"], self.texts("bob", "fish"))
         self.assertEqual([], self.texts("carol", "fish"))
 
+    def test_who_may_come_back_has_been_there_all_the_same(self) -> None:
+        room_id = self.make_room(version="7", visibility="joined", join_rule="knock")
+        self.say("alice", room_id, "fish before")
+        self.set_state("alice", room_id, "m.room.member", {"membership": "invite"}, user("bob"))
+        self.assertEqual([], self.texts("bob", "fish"))
+        self.join("bob", room_id)
+        self.say("alice", room_id, "fish meanwhile")
+        self.leave("bob", room_id)
+        for name, membership in (("alice", "invite"), ("bob", "leave"), ("bob", "knock")):
+            self.set_state(name, room_id, "m.room.member", {"membership": membership}, user("bob"))
+            self.say("alice", room_id, "fish after")
+            self.assertEqual(["fish meanwhile"], self.texts("bob", "fish"), membership)
+
     def test_ignored(self) -> None:
         room_id = self.make_room(joined=("bob",))
         self.say("bob", room_id, "buy fish")

@@ -31,7 +31,7 @@ from homeserver.rooms.reads.search_pages import (
     rank_of,
 )
 from homeserver.rooms.reads.search_results import group_results, write_results
-from homeserver.rooms.reads.visibility import Sights
+from homeserver.rooms.reads.visibility import Sights, find_visited
 from homeserver.rooms.types import Requester
 from homeserver.store.history import HistoryRow, load_history_rows
 from homeserver.store.ids import Interner
@@ -94,11 +94,12 @@ class Searches:
     async def _rooms(self, requester: Requester, wanted: Filter) -> dict[int, str]:
         """The rooms to search: nid -> id."""
         standings = self._index.rooms_of(requester.user_nid).items()
-        nids = [
-            nid
-            for nid, one in standings
-            if one.membership in _WAS_THERE and not one.forgotten and not one.outside
-        ]
+        known = {nid: one.membership for nid, one in standings if not one.forgotten and not one.outside}
+        nids = [nid for nid, membership in known.items() if membership in _WAS_THERE]
+        # Who is asked to come, or asks to, may have been there before. Only of these it takes a look.
+        if waiting := [nid for nid, membership in known.items() if membership not in _WAS_THERE]:
+            key = await self._interner.find_key(("m.room.member", requester.user_id)) or 0
+            nids += await self._database.read(find_visited, waiting, key, self._archive.facts)
         names = await self._interner.room_names(nids)
         return {nid: name for nid, name in names.items() if wanted.rooms.accepts(name)}
 

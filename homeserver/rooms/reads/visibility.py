@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from homeserver.db.threads import Database
@@ -132,6 +132,19 @@ def _find_sight(
     reader = Reader(reader.user_id, reader.member_key, reader.visibility_key, False, last_join)
     newest = upto if readable or departed is None else departed
     return Sight(room_id, room_nid, reader, newest, membership, departed)
+
+
+def find_visited(tx: Tx, room_nids: Collection[int], member_key: int, facts: StateFacts) -> list[int]:
+    """Those of some rooms in which a user has been at some time."""
+    moves = load_moves_of_key(tx, room_nids, member_key, BEGINNING, END)
+    words = facts.words(
+        tx, {move.event_nid for of_room in moves.values() for move in of_room if move.event_nid}
+    )
+    return [
+        room_nid
+        for room_nid, of_room in moves.items()
+        if any(words.get(move.event_nid) == "join" for move in of_room)
+    ]
 
 
 def _find_stay(
