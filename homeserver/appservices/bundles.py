@@ -29,6 +29,7 @@ from homeserver.store.appservices import (
 )
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
 from homeserver.store.one_time_keys import KeysLeft, load_keys_left
+from homeserver.store.outside import shown_outside
 from homeserver.store.receipts import PRIVATE, UNTHREADED, ReceiptChange
 from homeserver.store.state import BaseCache
 from homeserver.store.stripped import load_stripped_state, strip
@@ -216,14 +217,9 @@ class Bundle:
         event, room_id = _decode(one.told.event), names.rooms.get(one.told.room_nid)
         if not isinstance(event, dict) or room_id is None:
             return b""
-        shown = {key: event[key] for key in _SHOWN if key in event}
         stripped = msgspec.Raw(one.told.stripped.encode())
-        more = {
-            "event_id": one.told.event_id,
-            "room_id": room_id,
-            "unsigned": {"invite_room_state": stripped},
-        }
-        return _encode({**shown, **more})
+        more = {"room_id": room_id, "unsigned": {"invite_room_state": stripped}}
+        return _encode({**shown_outside(event, one.told.event_id), **more})
 
     def _receipts(self, names: Names) -> list[bytes]:
         # spec: application-service-api#pushing-ephemeral-data
@@ -279,9 +275,6 @@ class Bundle:
         if not self._service.registration.encryption:
             return False
         return device_nid not in loaded.logged_in or self._service.reserves_user(user_id)
-
-
-_SHOWN = ("content", "origin_server_ts", "sender", "state_key", "type")
 
 
 def _array(items: Sequence[bytes]) -> bytes:

@@ -154,7 +154,16 @@ def build_reading(
     )
     glances = RoomGlances(database, sights, pagination, archive)
     old_sync = OldSync(
-        database, interner, core.index, core.changes, sights, pagination, glances, archive, clock
+        database,
+        interner,
+        core.index,
+        core.changes,
+        sights,
+        pagination,
+        glances,
+        archive,
+        clock,
+        ignored.load_invites,
     )
     core.changes.subscribe(old_sync.apply, old_sync.kinds)
     return Reading(

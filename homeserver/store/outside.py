@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, select
 
@@ -77,6 +77,14 @@ class OutsideRow(NamedTuple):
     event_id: str
     event: str
     stripped: str
+
+
+_SHOWN = ("content", "origin_server_ts", "sender", "state_key", "type")
+
+
+def shown_outside(event: Mapping[str, Any], event_id: str) -> dict[str, Any]:
+    """A membership from outside as clients see events, but for its room."""
+    return {**{key: event[key] for key in _SHOWN if key in event}, "event_id": event_id}
 
 
 def put_outside(tx: WriteTx, told: Told) -> None:

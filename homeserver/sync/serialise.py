@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from homeserver.store.client_events import ClientEvent
+from homeserver.store.outside import shown_outside
 from homeserver.store.placement import Membership
 from homeserver.store.receipts import ReceiptChange
 from homeserver.store.unsigned import render_plain, unsigned_members
@@ -86,12 +87,9 @@ def split_list(text: str) -> list[bytes]:
     return [bytes(one) for one in _split(text)]
 
 
-_SHOWN = ("content", "origin_server_ts", "sender", "state_key", "type")
-
-
 def outside_event(event: Mapping[str, Any], event_id: str) -> bytes:
     """An event that is no event of this server's, as clients see events."""
-    return encode({**{key: event[key] for key in _SHOWN if key in event}, "event_id": event_id})
+    return encode(shown_outside(event, event_id))
 
 
 def events_object(events: Iterable[bytes]) -> bytes:

@@ -108,6 +108,23 @@ class InviteFiltering(RoomsCase):
         self.assertEqual((2, {hidden}), (count, rooms))
         self.assertEqual((2, set()), told(pos)[:2])
 
+    def test_old_initial_sync(self) -> None:
+        room_id = self.create(invite=[BOB])
+
+        def shown() -> list[str]:
+            rooms = self.app.ok("GET", f"{V3}/initialSync", token=self.bob)["rooms"]
+            return [room["room_id"] for room in rooms]
+
+        self.assertEqual([room_id], shown())
+        for kind, content in (
+            (IGNORED, {"ignored_users": {ALICE: {}}}),
+            (PERMISSION, {"default_action": "block"}),
+        ):
+            self.configure(kind, content)
+            self.assertEqual([], shown())
+            self.configure(kind, {})
+            self.assertEqual([room_id], shown())
+
     def test_long_poll_is_not_ended_by_a_hidden_invite(self) -> None:
         self.configure(FILTER, {"ignored_users": [ALICE]})
         room_id = self.create()

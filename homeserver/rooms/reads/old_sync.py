@@ -6,8 +6,8 @@ spec: client-server-api#get_matrixclientv3events, client-server-api#get_matrixcl
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -16,6 +16,7 @@ from federation.ids import RoomId
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.http.errors import MatrixError
+from homeserver.moderation.types import InvitePermission
 from homeserver.rooms.reads.initial import RoomGlances
 from homeserver.rooms.reads.pagination import Pagination, no_event
 from homeserver.rooms.reads.reading import Archive, Asker, Found, scan, write_events
@@ -27,15 +28,17 @@ from homeserver.store.changes import Change, Kind
 from homeserver.store.client_events import join, load_client_events
 from homeserver.store.events import find_row
 from homeserver.store.ids import Interner
+from homeserver.store.outside import load_outside, shown_outside
 from homeserver.store.placement import Membership
 from homeserver.store.unsigned import unsigned_members
-from homeserver.stream.index import MembershipIndex
+from homeserver.stream.index import MembershipIndex, Standing
 from homeserver.stream.log import ChangeLog
 from homeserver.stream.tokens import timeline_token
 
 EVENTS_MOST = 50
 
 _encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class _Waiter:
@@ -65,6 +68,7 @@ class OldSync:
         glances: RoomGlances,
         archive: Archive,
         clock: Clock,
+        load_inviters: Callable[[int], Awaitable[InvitePermission]],
     ) -> None:
         self._database = database
         self._interner = interner
@@ -75,6 +79,7 @@ class OldSync:
         self._glances = glances
         self._archive = archive
         self._clock = clock
+        self._load_inviters = load_inviters  # whose invites a user is shown
         self.presence: Callable[[int], Sequence[Any]] = _nobody  # what a user is told of others' presence
         self._waiting: dict[_Waiter, None] = {}
 
@@ -186,18 +191,30 @@ class OldSync:
             room_id, standing = names[nid], standings.get(nid)
             if standing is None:
                 continue
+            room: bytes | None
             try:
                 if standing.membership == Membership.INVITE:
-                    room = await self._database.read(
-                        _write_invite, self._archive, room_id, standing.event_nid, self._clock.now_ms()
-                    )
+                    room = await self._invite(requester.user_nid, nid, room_id, standing)
                 else:
                     room = await self._glances.look(requester, room_id, limit)
             except MatrixError:
                 continue  # it has been left meanwhile
+            if room is None:
+                continue
             yield separator + room
             separator = b","
         yield b"]}"
+
+    async def _invite(self, user_nid: int, room_nid: int, room_id: str, standing: Standing) -> bytes | None:
+        """An invite; None where the user is not to be shown it."""
+        # spec: client-server-api#ignoring-users, client-server-api#invite-permission
+        event = await self._database.read(
+            _load_invite, self._archive, user_nid, room_nid, room_id, standing, self._clock.now_ms()
+        )
+        if event is not None and event.sender in await self._load_inviters(user_nid):
+            return None
+        invite = b"" if event is None else b',"invite":' + event.text
+        return b'{"room_id":%b,"membership":"invite"%b}' % (_encode(room_id), invite)
 
 
 def _nobody(_: int) -> Sequence[Any]:
@@ -230,7 +247,25 @@ def _find(
     return written, end
 
 
-def _write_invite(tx: Tx, archive: Archive, room_id: str, event_nid: int, now_ms: int) -> bytes:
-    event = load_client_events(tx, [event_nid], archive.client_events).get(event_nid) if event_nid else None
-    invite = b"" if event is None else b',"invite":' + event.render(unsigned_members(event, now_ms), room_id)
-    return b'{"room_id":%b,"membership":"invite"%b}' % (_encode(room_id), invite)
+class _InviteEvent(NamedTuple):
+    """Who sent an invite, and what clients see of it."""
+
+    sender: str
+    text: bytes
+
+
+def _load_invite(
+    tx: Tx, archive: Archive, user_nid: int, room_nid: int, room_id: str, standing: Standing, now_ms: int
+) -> _InviteEvent | None:
+    if standing.outside:
+        told = load_outside(tx, user_nid, [room_nid]).get(room_nid)
+        if told is None:
+            return None
+        sent = _decode(told.event)
+        return _InviteEvent(
+            sent["sender"], _encode({**shown_outside(sent, told.event_id), "room_id": room_id})
+        )
+    event = load_client_events(tx, [standing.event_nid], archive.client_events).get(standing.event_nid)
+    if event is None:
+        return None
+    return _InviteEvent(event.sender, event.render(unsigned_members(event, now_ms), room_id))
