@@ -73,6 +73,14 @@ class AddressInvites(DatabaseCase):
         self.assertEqual((status, offer["display_name"]), (200, "a...@b..."))
         self.assertEqual(offer["public_keys"][0]["public_key"], offer["public_key"])
 
+    def test_what_is_redacted_is_told_to_no_identity_server(self) -> None:
+        path = f"{V3}/rooms/{self.room}"
+        query = {"format": "event"}
+        name = self.app.ok("GET", f"{path}/state/m.room.name", None, self.alice, query)["event_id"]
+        self.app.ok("PUT", f"{path}/redact/{name}/1", {}, self.alice)
+        self.assertEqual(self.invite(), (200, {}))
+        self.assertNotIn("room_name", self.identity.invites[0])
+
     def test_the_owner_comes(self) -> None:
         self.invite()
         body = {"third_party_signed": self.identity.sign(BOB, sender=ALICE)}

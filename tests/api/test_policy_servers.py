@@ -149,6 +149,16 @@ class OurEvents(PolicyCase):
                 (403, {"errcode": "M_FORBIDDEN", "error": "That looks like spam"}), (status, answer)
             )
 
+    def test_where_what_names_it_is_redacted_there_is_none(self) -> None:
+        room = f"{V3}/rooms/{self.room_id}"
+        query = {"format": "event"}
+        named = self.app.ok("GET", f"{room}/state/m.room.policy", token=self.alice, query=query)["event_id"]
+        self.app.ok("PUT", f"{room}/redact/{named}/1", {}, self.alice)
+        self.refuse()
+        before = len(self.asked_to_sign())
+        self.assertEqual(200, self.say("spam")[0])
+        self.assertEqual(before, len(self.asked_to_sign()))
+
     def test_other_answers(self) -> None:
         before = self.timeline()
         self.refuse("M_LIMIT_EXCEEDED", 429, retry_after_ms=7_000)

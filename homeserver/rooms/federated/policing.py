@@ -52,8 +52,8 @@ class Policing:
     async def server_of(self, turn: Turn) -> PolicyServer | None:
         """The policy server of a room, where it has one that is in the room."""
         # spec: server-server-api#determining-if-a-policy-server-is-enabled-in-a-room
-        event = await turn.state(POLICY_EVENT_TYPE)
-        policy = parse_policy(event.content) if event is not None else None
+        content = await turn.content(POLICY_EVENT_TYPE)
+        policy = parse_policy(dict(content)) if content is not None else None
         if policy is None or not await self._shares(policy.server_name, turn.head.room_nid):
             return None
         return policy
