@@ -368,7 +368,7 @@ def build_rooms(
         departures=departures,
         aliases=aliases,
         directory=directory,
-        upgrades=RoomUpgrades(rooms, creator, succession),
+        upgrades=RoomUpgrades(rooms, creator, succession, remote.whole),
         profiles=RoomProfiles(rooms, core.index, tasks, around.log),
         receipts=Receipts(database, worker, interner, core.index, core.events, around.clock),
         strangers=strangers,

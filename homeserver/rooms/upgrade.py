@@ -7,7 +7,7 @@ spec: client-server-api#room-upgrades
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -50,10 +50,17 @@ _AT_ONCE = 100
 class RoomUpgrades:
     """The upgrade endpoint's work."""
 
-    def __init__(self, rooms: RoomRegistry, creator: RoomCreator, succession: Succession) -> None:
+    def __init__(
+        self,
+        rooms: RoomRegistry,
+        creator: RoomCreator,
+        succession: Succession,
+        whole: Callable[[RoomId], Awaitable[None]],
+    ) -> None:
         self._rooms = rooms
         self._creator = creator
         self._succession = succession
+        self._whole = whole  # waits until all members of a room are known: so those who are banned stay so
 
     async def upgrade(
         self, requester: Requester, room_id: RoomId, new_version: str, additional_creators: Any = None
@@ -63,6 +70,7 @@ class RoomUpgrades:
         rules = rules_for(new_version)
         others = parse_creators(rules, additional_creators)
         old = await self._rooms.find(room_id)
+        await self._whole(room_id)
         made: list[Birth] = []
 
         async def job(turn: Turn) -> None:

@@ -126,6 +126,23 @@ class Partial(PartialCase):
         self.assertEqual({f"@alice:{A}", BOB, CAROL}, set(answers[0].json["joined"]))
         self.assertEqual(3, len(answers[1].json["chunk"]))
 
+    def test_an_upgrade_waits_for_who_is_banned(self) -> None:
+        levels = {"users": {f"@alice:{A}": 100, CAROL: 100}}
+        room_id = self.create(
+            self.a, self.alice, preset="public_chat", room_version="11", power_level_content_override=levels
+        )
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(room_id)}/ban", {"user_id": BOB})
+        self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
+        self.net.settle()
+        path = f"/_matrix/client/v3/rooms/{quote(room_id)}/upgrade"
+        upgrade = self.c.start("POST", path, {"new_version": "11"}, self.carol)
+        self.net.settle()
+        self.assertFalse(upgrade.called)
+        self.release()
+        new_id = self.net.wait(upgrade).json["replacement_room"]
+        member = f"/rooms/{quote(new_id)}/state/m.room.member/{quote(BOB)}"
+        self.assertEqual("ban", self.ok(self.c, self.carol, "GET", member)["membership"])
+
     def test_who_waits_too_long_is_told(self) -> None:
         room_id = self.make()
         answer = self.call(self.c, self.carol, "GET", f"/rooms/{quote(room_id)}/joined_members")
