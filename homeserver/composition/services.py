@@ -331,9 +331,9 @@ def build_rooms(
     )
     database, settings = around.database, peering.settings
     transactions = TransactionCache(database)
-    make_user = None if existence is None else existence.make_user
+    try_user = None if existence is None else existence.try_user
     make_alias = None if existence is None else existence.make_alias
-    gate = InviteGate(config.server_name, database, interner, peering.client.allows, make_user)
+    gate = InviteGate(config.server_name, database, interner, peering.client.allows, try_user)
     succession = Succession(interner, worker)
     checks = JoinChecks(peering.keys, around.run_in_thread)
     partial = build_partial(core, peering, checks, tasks)

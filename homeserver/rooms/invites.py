@@ -24,13 +24,13 @@ class InviteGate:
         database: Database,
         interner: Interner,
         allows: Callable[[str], bool],
-        make_user: Callable[[str], Awaitable[bool]] | None = None,
+        try_user: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._server_name = server_name
         self._allows = allows  # whether this server speaks with another one
         self._database = database
         self._interner = interner
-        self._make_user = make_user  # has an application service make its users who are not there
+        self._try_user = try_user  # has an application service make its users who are not there
 
     def is_local(self, user_id: UserId) -> bool:
         """Whether the user's home is here."""
@@ -46,10 +46,10 @@ class InviteGate:
         for user_id in user_ids:
             if not self.is_local(user_id) and not self._allows(domain_of(user_id)):
                 raise forbidden(f"{user_id} cannot be reached: this server does not speak with theirs")
-        if self._make_user is not None:
+        if self._try_user is not None:
             for user_id in user_ids:
                 if self.is_local(user_id):
-                    await self._make_user(user_id)
+                    await self._try_user(user_id)
         # What users of other servers want, their servers say.
         nids = await self._interner.find_users([user_id for user_id in user_ids if self.is_local(user_id)])
         stored = await self._database.read(load_types_of_users, list(nids.values()), INVITE_TYPES)

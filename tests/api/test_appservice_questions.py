@@ -138,14 +138,24 @@ class Absent(Questions):
 
     def test_nobody_waits_for_one_that_is_down(self) -> None:
         self.http.answer = lambda _: None
-        self.refused(self.profile("_bridge_new"), 404, "M_NOT_FOUND")
+        self.refused(self.profile("_bridge_new"), 408, "M_UNKNOWN")
         tried = len(self.http.asked)
-        self.assertEqual(2, tried, "several times, before it counts as absent")
-        self.refused(self.profile("_bridge_new"), 404, "M_NOT_FOUND")
+        self.assertEqual(2, tried, "several times, before it counts as down")
+        self.refused(self.profile("_bridge_new"), 408, "M_UNKNOWN")
         self.assertEqual(tried, len(self.http.asked))
+        self.refused(self.profile("stranger"), 404, "M_NOT_FOUND")
         self.http.answer = self.make
         self.settle(31)
         self.assertEqual(200, self.profile("_bridge_new")[0])
+
+    def test_aliases_and_invites_of_one_that_is_down(self) -> None:
+        self.http.answer = lambda _: None
+        alias = quote(f"#_bridge_new:{SERVER_NAME}")
+        self.refused(self.app.call("GET", f"{V3}/directory/room/{alias}"), 408, "M_UNKNOWN")
+        self.refused(self.app.call("POST", f"{V3}/join/{alias}", {}, self.alice), 408, "M_UNKNOWN")
+        # It learns of the invite when it is back, and makes the user then.
+        body = {"invite": [f"@_bridge_new:{SERVER_NAME}"]}
+        self.app.ok("POST", f"{V3}/createRoom", body, self.alice)
 
 
 PROTOCOL = {

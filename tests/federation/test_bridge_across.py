@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import quote
 
+from homeserver.appservices.existence import ATTEMPTS, SILENCE_S
 from homeserver.appservices.outbox import RETRY_MAX_MS
 from homeserver.config.registrations import Namespace, Pattern
 from tests.api.rooms import V3
@@ -22,7 +24,10 @@ class GhostsElsewhere(DatabaseCase):
         self.net = TestNet(self)
         self.a = self.net.server("a.example", database=self.new_database())
         self.http = FakeAppservices()
-        spaces: Any = {"users": (Namespace(Pattern("@_bridge_.*:b.example"), True),), "aliases": ()}
+        spaces: Any = {
+            "users": (Namespace(Pattern("@_bridge_.*:b.example"), True),),
+            "aliases": (Namespace(Pattern("#_bridge_.*:b.example"), True),),
+        }
         self.b = self.net.server(
             "b.example",
             database=self.new_database(),
@@ -64,6 +69,19 @@ class GhostsElsewhere(DatabaseCase):
         self.assertIs(before[0]["is_direct"], True)
         self.assertEqual("come back", before[1]["reason"])
         self.assertEqual(["@alice:a.example"] * 2, [one["prev_sender"] for one in joins])
+
+    def test_who_is_asked_for_while_the_bridge_is_away(self) -> None:
+        self.http.answer = lambda _: None
+        stranger = self.net.stranger("evil.example")
+        query = "/_matrix/federation/v1/query"
+        for uri in (
+            f"{query}/directory?room_alias={quote('#_bridge_new:b.example')}",
+            f"{query}/profile?user_id={quote('@_bridge_new:b.example')}",
+        ):
+            status, answer = stranger.ask("b.example", "GET", uri)
+            self.assertEqual((404, "M_NOT_FOUND"), (status, answer["errcode"]), uri)
+            self.net.advance(SILENCE_S)
+        self.assertEqual(2 * ATTEMPTS, len([one for one in self.http.asked if one.method == "GET"]))
 
     def test_what_a_ghost_accepted_is_told(self) -> None:
         self.come_in()

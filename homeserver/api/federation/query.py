@@ -9,6 +9,7 @@ from typing import Any
 
 from federation.ids import domain_of, parse_room_alias, parse_user_id
 from homeserver.accounts.profiles import Profiles
+from homeserver.appservices.existence import AwayError
 from homeserver.http.errors import not_found, unrecognized
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
@@ -34,14 +35,20 @@ class QueryApi:
         alias = parse_room_alias(request.required_arg("room_alias"))
         if domain_of(alias) != self._server_name:
             raise not_found("Room aliases of other servers are not known here")
-        located = await self._aliases.locate_own(alias)
+        try:
+            located = await self._aliases.locate_own(alias)
+        except AwayError:
+            raise not_found("Nobody can tell at the moment whether there is such an alias") from None
         return {"room_id": located.room_id, "servers": list(located.servers)}
 
     async def profile(self, request: Request) -> dict[str, Any]:
         user_id = parse_user_id(request.required_arg("user_id"))
         if domain_of(user_id) != self._server_name:
             raise not_found("Users of other servers are not known here")
-        return await self._profiles.load(user_id, request.arg("field"))
+        try:
+            return await self._profiles.load(user_id, request.arg("field"))
+        except AwayError:
+            raise not_found("Nobody can tell at the moment whether there is such a user") from None
 
     async def other(self, request: Request, query_type: str) -> dict[str, Any]:  # noqa: ARG002
         """Every kind of query that is specified has an endpoint of its own."""
