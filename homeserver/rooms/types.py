@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Protocol, TypeAlias
+
+from federation.ids import RoomId, ServerName
 
 
 class Requester(Protocol):
@@ -16,3 +19,8 @@ class Requester(Protocol):
     def device_nid(self) -> int: ...
     @property
     def device_id(self) -> str | None: ...
+
+
+ServersOf: TypeAlias = Callable[[int, RoomId, Sequence[ServerName]], Awaitable[Sequence[ServerName]]]
+"""The servers to ask about a room that this one is not in: those that were named, then what is known here of a user's
+invite, and of the room."""

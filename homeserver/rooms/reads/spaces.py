@@ -18,7 +18,7 @@ from homeserver.http.errors import forbidden, invalid_param
 from homeserver.peers.types import AskSpace, RemoteSpace
 from homeserver.rooms.reads.room_views import RoomView, RoomViews, view_of_remote
 from homeserver.rooms.reads.space_links import links_of
-from homeserver.rooms.types import Requester
+from homeserver.rooms.types import Requester, ServersOf
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.store.cache import ByteLru
@@ -77,11 +77,18 @@ class Spaces:
     """The hierarchy of spaces, for users of this server."""
 
     def __init__(
-        self, server_name: str, views: RoomViews, ask: AskSpace, clock: Clock, entropy: Entropy
+        self,
+        server_name: str,
+        views: RoomViews,
+        ask: AskSpace,
+        servers_of: ServersOf,
+        clock: Clock,
+        entropy: Entropy,
     ) -> None:
         self._server_name = server_name
         self._views = views
         self._ask = ask
+        self._servers_of = servers_of
         self._clock = clock
         self._entropy = entropy
         self._walks: ByteLru[str, Walk] = ByteLru(BUDGET, _weigh)
@@ -98,7 +105,7 @@ class Spaces:
     ) -> dict[str, Any]:
         """A page of the walk; 403 M_FORBIDDEN where the requester may not see the space itself."""
         if token is None:
-            ahead = (Step(room_id, _own_server(room_id)),)
+            ahead = (Step(room_id),)
             walk = Walk(
                 requester.user_nid,
                 room_id,
@@ -154,6 +161,9 @@ class Spaces:
                 own.update((one, found.get(one)) for one in batch)
             view, told = own[step.room_id], None
             if view is None:
+                if step.depth == 0:
+                    servers = await self._servers_of(requester.user_nid, step.room_id, ())
+                    step = replace(step, via=tuple(servers))
                 view, told = await self._look_elsewhere(step, walk.suggested_only, budget)
             if view is None or not await self._views.may_user(view, requester):
                 continue
@@ -195,12 +205,6 @@ def _child(room_id: RoomId, via: tuple[ServerName, ...], depth: int, told: Remot
     if told is None:
         return Step(room_id, via, depth)
     return Step(room_id, via, depth, told.children.get(room_id), room_id in told.closed)
-
-
-def _own_server(room_id: RoomId) -> tuple[ServerName, ...]:
-    """Rooms of versions before 12 name a server that may still know them."""
-    _, colon, domain = room_id.partition(":")
-    return (ServerName(domain),) if colon else ()
 
 
 def _weigh(walk: Walk) -> int:

@@ -13,7 +13,7 @@ from homeserver.http.errors import not_found
 from homeserver.peers.types import AskSpace
 from homeserver.rooms.reads.room_views import RoomView, RoomViews, view_of_remote
 from homeserver.rooms.reads.space_links import links_of
-from homeserver.rooms.types import Requester
+from homeserver.rooms.types import Requester, ServersOf
 
 ASKS_MOST: Final = 4
 
@@ -21,10 +21,10 @@ ASKS_MOST: Final = 4
 class Summaries:
     """See the module."""
 
-    def __init__(self, server_name: str, views: RoomViews, ask: AskSpace) -> None:
-        self._server_name = server_name
+    def __init__(self, views: RoomViews, ask: AskSpace, servers_of: ServersOf) -> None:
         self._views = views
         self._ask = ask
+        self._servers_of = servers_of
 
     # --- for other servers ---------------------------------------------------------------------------
 
@@ -63,7 +63,8 @@ class Summaries:
         other servers are asked."""
         view = (await self._views.load([room_id], with_children=False)).get(room_id)
         if view is None and requester is not None:
-            view = await self._look_elsewhere(room_id, via)
+            servers = await self._servers_of(requester.user_nid, room_id, via)
+            view = await self._look_elsewhere(room_id, servers)
         if view is None or not await self._views.may_user(view, requester):
             raise not_found("Room not found")
         answer = dict(view.summary)
@@ -72,10 +73,8 @@ class Summaries:
             answer["membership"] = "leave" if membership is None else membership.word
         return answer
 
-    async def _look_elsewhere(self, room_id: RoomId, via: Sequence[ServerName]) -> RoomView | None:
-        _, colon, domain = room_id.partition(":")
-        names = dict.fromkeys([*via, ServerName(domain)] if colon else via)
-        for server_name in [name for name in names if name != self._server_name][:ASKS_MOST]:
+    async def _look_elsewhere(self, room_id: RoomId, servers: Sequence[ServerName]) -> RoomView | None:
+        for server_name in servers[:ASKS_MOST]:
             told = await self._ask(server_name, room_id, suggested_only=False)
             if told is not None:
                 return view_of_remote(told.room)
