@@ -190,7 +190,7 @@ class Memberships:
 
         ``finish`` is stored with the event; of an invite that another server signs first, after it.
 
-        What the other methods see to holds here too: invite blocking, restricted joins, guests.
+        What the other methods see to holds here too: invite blocking, restricted joins, guests, upgraded rooms.
         """
         # spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
         assert draft.room_id is not None and draft.state_key is not None
@@ -215,19 +215,24 @@ class Memberships:
         user_nid = await self._tools.interner.user(draft.sender)
         account = await self._tools.database.read(load_account, user_nid) if joins else None
 
-        async def job(turn: Turn) -> str:
-            await turn.load([(_MEMBER, target_id)])
-            before = _membership(turn, target_id)
-            if (joins or is_invite) and before != "join":
+        async def job(turn: Turn) -> tuple[str, RoomId | None]:
+            await turn.load([_CREATE, (_MEMBER, target_id)])
+            create, before = turn.lookup(*_CREATE), _membership(turn, target_id)
+            comes = joins and before != "join"
+            if comes or (is_invite and before != "join"):
                 self._blocks.check_nid(turn.head.room_nid)
             if joins:
-                if account is not None and account.guest and before != "join":
+                if account is not None and account.guest and comes:
                     await _check_guest(turn)
                 await self._vouch(turn, user_nid, before, content)
             event_id = await place_news(turn, replace(draft, content=content), transaction)
-            return finished(turn, event_id, finish)
+            predecessor_id = _predecessor(create.content) if comes and create is not None else None
+            return finished(turn, event_id, finish), predecessor_id
 
-        return await actor.run(job)
+        event_id, predecessor_id = await actor.run(job)
+        if predecessor_id is not None:
+            await self._succession.follow(user_nid, predecessor_id, actor.room_nid)
+        return event_id
 
     async def knock(
         self,

@@ -231,6 +231,20 @@ class Names(UpgradeCase):
         direct = self.app.ok("GET", f"{V3}/user/{BOB}/account_data/m.direct", None, self.bob)
         self.assertEqual({ALICE: [room_id, new_id]}, direct)
 
+    def test_tags_follow_who_joins_by_a_member_event_too(self) -> None:
+        room_id = self.create(preset="public_chat", room_version="11")
+        self.ok(self.bob, f"/join/{room_id}")
+        self.app.ok("PUT", f"{V3}/user/{BOB}/rooms/{room_id}/tags/u.pub", {"order": 0.2}, self.bob)
+        new_id = self.upgrade(room_id, "12")
+        member = f"{V3}/rooms/{new_id}/state/m.room.member/{BOB}"
+        tags = f"{V3}/user/{BOB}/rooms/{new_id}/tags"
+        self.app.ok("PUT", member, {"membership": "join"}, self.bob)
+        self.assertEqual({"u.pub": {"order": 0.2}}, self.app.ok("GET", tags, token=self.bob)["tags"])
+        # Who changes their name in the new room has not come there again.
+        self.app.ok("DELETE", f"{tags}/u.pub", None, self.bob)
+        self.app.ok("PUT", member, {"membership": "join", "displayname": "Bobby"}, self.bob)
+        self.assertEqual({}, self.app.ok("GET", tags, token=self.bob)["tags"])
+
     def test_push_rules_follow_each_member(self) -> None:
         room_id = self.create(preset="public_chat", room_version="11")
         self.ok(self.bob, f"/join/{room_id}")
