@@ -262,6 +262,7 @@ class Deliveries:
             frozenset(interest.user_ids),
             frozenset(rooms),
             frozenset(named),
+            frozenset(interest.named),
             box.told,
             upto,
             OWED_AT_ONCE,

@@ -22,6 +22,7 @@ from homeserver.store.appservices import (
     Progress,
     forget_services,
     load_all_aliases,
+    load_all_rooms,
     load_joined_at,
     load_progress,
     load_users_of,
@@ -70,7 +71,8 @@ class AppserviceFollowing:
         """Go on where an earlier process was."""
         if self._deliveries.started:
             return  # what came after it failed, and everything is started anew
-        state = await self._database.read(_load_start, self._server_name)
+        with_rooms = any(box.service.registration.rooms for box in self._boxes)
+        state = await self._database.read(_load_start, self._server_name, with_rooms)
         known = {box.service.id for box in self._boxes}
         gone = sorted((state.progress.keys() | state.pending.keys()) - known)
         if gone:
@@ -81,6 +83,8 @@ class AppserviceFollowing:
             interest.load(state.users)
             for room_nid, aliases in state.aliases.items():
                 interest.note_aliases(room_nid, aliases)
+            for room_nid, room_id in state.rooms:
+                interest.note_room(room_nid, room_id)
             joined = await self._database.read(load_joined_at, sorted(interest.user_nids), state.cursor)
             interest.load_rooms(joined)
             name = box.service.id
@@ -245,9 +249,9 @@ class AppserviceFollowing:
 class _Start:
     """What is read once. ``cursor``: how far the follower was, or the newest position where it is new."""
 
-    __slots__ = ("aliases", "cursor", "pending", "progress", "users")
+    __slots__ = ("aliases", "cursor", "pending", "progress", "rooms", "users")
 
-    def __init__(self, tx: Tx, server_name: str) -> None:
+    def __init__(self, tx: Tx, server_name: str, with_rooms: bool) -> None:
         self.cursor: int = load_cursors(tx).get(FOLLOWER, load_position(tx))
         self.progress: dict[str, Progress]
         self.pending: dict[str, Pending]
@@ -256,10 +260,12 @@ class _Start:
         self.aliases: dict[int, list[str]] = {}
         for room_nid, alias in load_all_aliases(tx):
             self.aliases.setdefault(room_nid, []).append(alias)
+        # What is of the moment comes with no room's name, and before any event.
+        self.rooms = load_all_rooms(tx) if with_rooms else []
 
 
-def _load_start(tx: Tx, server_name: str) -> _Start:
-    return _Start(tx, server_name)
+def _load_start(tx: Tx, server_name: str, with_rooms: bool) -> _Start:
+    return _Start(tx, server_name, with_rooms)
 
 
 def _is_untold(change: Change) -> bool:

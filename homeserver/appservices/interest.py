@@ -51,6 +51,10 @@ class Interest:
         else:
             self._by_alias.discard(room_nid)
 
+    def note_room(self, room_nid: int, room_id: str) -> None:
+        """A room that may be new."""
+        self.is_named(room_nid, room_id)
+
     # --- questions ---------------------------------------------------------------------------------------
 
     def is_named(self, room_nid: int, room_id: str) -> bool:
@@ -73,21 +77,25 @@ class Interest:
         return room_nid in self._joined or self.is_known(room_nid)
 
     @property
+    def named(self) -> set[int]:
+        """Every room that is in its namespaces."""
+        return self._by_alias.union(nid for nid, is_named in self._by_id.items() if is_named)
+
+    @property
     def rooms(self) -> Sequence[int]:
         """Every room where it is, or that is in its namespaces."""
-        named = [nid for nid, is_named in self._by_id.items() if is_named]
-        return sorted({*self._joined, *self._by_alias, *named})
+        return sorted(self.named.union(self._joined))
 
     # --- following ---------------------------------------------------------------------------------------
 
     def event(self, change: Change, placed: Placement) -> bool:
         """Follow an event; whether it concerns the application service."""
-        room_nid, event = change.topic, placed.event
-        before = room_nid in self._joined
-        concerned = before or placed.sender_nid in self.user_nids
+        room_nid = change.topic
+        named = self.is_named(room_nid, placed.event.room_id)
+        concerned = named or room_nid in self._joined or placed.sender_nid in self.user_nids
         if placed.moves:
             concerned = self.moved(change) or concerned
-        return concerned or self.is_named(room_nid, event.room_id)
+        return concerned
 
     def moved(self, change: Change) -> bool:
         """Follow how memberships moved; whether one of its users is among them, or is joined after it."""

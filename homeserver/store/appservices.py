@@ -18,7 +18,16 @@ from sqlalchemy import and_, bindparam, delete, select
 from homeserver.db.schema.accounts import access_tokens, devices, receipts
 from homeserver.db.schema.appservices import appservice_positions, appservice_transactions
 from homeserver.db.schema.e2ee import device_keys, to_device
-from homeserver.db.schema.rooms import aliases, events, members, state_keys, state_log, timeline, user_ids
+from homeserver.db.schema.rooms import (
+    aliases,
+    events,
+    members,
+    rooms,
+    state_keys,
+    state_log,
+    timeline,
+    user_ids,
+)
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
@@ -69,6 +78,7 @@ _USERS = statement(
         user_ids.c.user_id.like(bindparam("pattern"), escape="!")
     )
 )
+_ROOMS = statement(select(rooms.c.nid, rooms.c.room_id))
 _ALIASES = statement(select(aliases.c.room_nid, aliases.c.alias))
 _MEMBERSHIPS = statement(
     select(members.c.room_nid, members.c.user_nid, members.c.membership).where(
@@ -293,6 +303,11 @@ def load_all_aliases(tx: Tx) -> list[tuple[int, str]]:
     return [(room_nid, alias) for room_nid, alias in tx.all(_ALIASES)]
 
 
+def load_all_rooms(tx: Tx) -> list[tuple[int, str]]:
+    """Every room that was ever named here."""
+    return [(room_nid, room_id) for room_nid, room_id in tx.all(_ROOMS)]
+
+
 def load_joined_at(tx: Tx, user_nids: Collection[int], at: int) -> dict[int, set[int]]:
     """Room -> those of the users who were joined to it at a position."""
     joined, room_nids = _load_joined(tx, user_nids)
@@ -329,12 +344,13 @@ def _words(tx: Tx, moves: Sequence[Any]) -> dict[int, str]:
 @dataclass(frozen=True, slots=True)
 class Ask:
     """Whose news of ``(after, upto]`` are wanted. ``rooms``: where something happened since; ``named``: of these, those
-    that concern it whoever is in them."""
+    that concern it whoever is in them; ``all_named``: all that do, as receipts may be the only thing that happened."""
 
     user_nids: frozenset[int]
     user_ids: frozenset[str]
     rooms: frozenset[int]
     named: frozenset[int]
+    all_named: frozenset[int]
     after: int
     upto: int
     most: int
@@ -365,7 +381,7 @@ def load_owed(tx: Tx, ask: Ask) -> tuple[list[Owed], int]:
         if told is not None:
             found.append(OwedInvite(pos, told))
     if ask.ephemeral:
-        here = sorted({nid for nid, stay in stays.items() if stay.at_last} | ask.named)
+        here = sorted({nid for nid, stay in stays.items() if stay.at_last} | ask.all_named)
         moved = tx.all(_RECEIPTS, room_nids=here, **span)
         messages = tx.all(_MESSAGES, user_nids=users, **span)
         upto = _cut(messages, ask.most, _cut(moved, ask.most, upto))

@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from homeserver.appservices import bundles
-from homeserver.config.registrations import AppserviceRegistration
+from homeserver.config.registrations import AppserviceRegistration, Namespace, Pattern
 from homeserver.db.schema.e2ee import to_device
 from homeserver.db.statements import statement
 from tests.api.servers import set_membership
@@ -387,3 +387,52 @@ class Encryption(EphemeralCase):
         self.send_message(1)
         self.assertEqual([1], self.numbers())
         self.assertEqual(0, self.inbox())
+
+
+@on_each_database
+class EveryRoom(EphemeralCase):
+    """A bridge that watches every room, and has no user in any."""
+
+    def registrations(self) -> list[AppserviceRegistration]:
+        return [registration(receive_ephemeral=True, rooms=(Namespace(Pattern("!"), False),))]
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.room_id = self.app.ok("POST", f"{V3}/createRoom", {}, self.alice)["room_id"]
+        self.event_id = self.say(self.room_id, "read me")
+        self.settle(1)
+        self.forget()
+
+    def type(self) -> None:
+        path = f"{V3}/rooms/{self.room_id}/typing/{ALICE}"
+        self.app.ok("PUT", path, {"typing": True, "timeout": 30_000}, self.alice)
+        self.settle(1)
+
+    def read(self) -> None:
+        path = f"{V3}/rooms/{self.room_id}/receipt/m.read/{self.event_id}"
+        self.app.ok("POST", path, {}, self.alice)
+        self.settle(1)
+
+    def test_after_a_restart(self) -> None:
+        self.restart()
+        self.type()
+        self.read()
+        self.app.ok("PUT", f"{V3}/presence/{ALICE}/status", {"presence": "unavailable"}, self.alice)
+        self.settle(1)
+        self.assertEqual([self.room_id], [event["room_id"] for event in self.told_of("m.typing")])
+        self.assertEqual([self.room_id], [event["room_id"] for event in self.told_of("m.receipt")])
+        self.assertIn(ALICE, [event["sender"] for event in self.told_of("m.presence")])
+
+    def test_receipts_while_it_was_away(self) -> None:
+        other = self.app.ok("POST", f"{V3}/createRoom", {}, self.alice)["room_id"]
+        self.settle(1)
+        self.http.answer = self.http.silence
+        # The first transaction waits for an answer; what comes after it is read from the tables.
+        self.say(other, "are you there?")
+        self.read()
+        self.restart()
+        self.forget()
+        self.http.answer = lambda _: (200, {})
+        self.settle(400)
+        (receipt,) = self.told_of("m.receipt")
+        self.assertEqual((self.room_id, [self.event_id]), (receipt["room_id"], list(receipt["content"])))
