@@ -42,6 +42,7 @@ from homeserver.http.errors import (
     user_deactivated,
     user_suspended,
 )
+from homeserver.rooms.send import check_message
 from homeserver.rooms.turn import Finish
 from homeserver.rooms.types import Requester
 from homeserver.runtime.clock import Clock, DelayedCall
@@ -378,6 +379,8 @@ def _checked(later: Later) -> str:
         check_text_field("type", later.type)
         if later.state_key is not None:
             check_text_field("state_key", later.state_key)
+        else:
+            check_message(later.type, later.content)
         encoded = encode_checked(later.content, strict=False)
     except Malformed as error:
         raise MatrixError(error.status, error.errcode, str(error)) from error

@@ -34,6 +34,7 @@ from homeserver.store.events import find_row
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.placement import ClientTransaction
 
+MESSAGE = "m.room.message"
 REDACTION = "m.room.redaction"
 StateCheck = Callable[[RoomId, Mapping[str, Any]], Awaitable[None]]
 SetMember = Callable[[Draft, Finish | None, ClientTransaction | None], Awaitable[str]]
@@ -145,6 +146,7 @@ class Sender:
             raise forbidden("A room is created once")
         if is_suspended and draft.redacts is None:
             raise user_suspended()
+        check_message(draft.type, draft.content)
 
         async def job(turn: Turn) -> str:
             if turn.attempt and transaction is not None:
@@ -217,6 +219,15 @@ class Sender:
     async def _find(self, event_id: str, turn: Turn) -> Event | None:
         tools = self._rooms.tools
         return await tools.database.read(_load_in_room, event_id, turn.head.room_nid, tools.events)
+
+
+def check_message(event_type: str, content: Mapping[str, Any]) -> None:
+    """Refuse (400) a message that does not tell of which sort it is, or what it says in plain text."""
+    # spec: client-server-api#instant-messaging (what the server does)
+    if event_type == MESSAGE and not (
+        isinstance(content.get("msgtype"), str) and isinstance(content.get("body"), str)
+    ):
+        raise bad_json("A message must have a msgtype and a body, both of them text")
 
 
 def _as_redaction(draft: Draft) -> Draft:

@@ -81,7 +81,9 @@ class Deletion(DeletionCase):
         chunk = self.page("bob", new_id)["chunk"]
         self.assertIn("It was bad", self.bodies(chunk))
         self.assertEqual("Moved", self.state(new_id, "m.room.name")["name"])
-        self.assert_refused(self.send("bob", new_id, {"body": "but"}), 403, "M_FORBIDDEN")
+        self.assert_refused(
+            self.send("bob", new_id, {"msgtype": "m.text", "body": "but"}), 403, "M_FORBIDDEN"
+        )
         located = self.ok("root", f"{V3}/directory/room/%23bad:test.example")
         self.assertEqual(new_id, located["room_id"])
 

@@ -101,9 +101,9 @@ class Quarantine(MediaCase):
             {"url": "mxc:///x/y"},
             {"body": f"mxc://{elsewhere}"},
         ):
-            self.send("alice", room_id, content)
+            self.send("alice", room_id, {"msgtype": "m.file", "body": "file", **content})
         self.set_state("alice", room_id, "m.room.avatar", {"url": f"mxc://{avatar}"})
-        self.send("alice", other_id, {"url": f"mxc://{elsewhere}"})
+        self.send("alice", other_id, {"msgtype": "m.file", "body": "file", "url": f"mxc://{elsewhere}"})
         found = self.does("POST", f"/v1/room/{room_id}/media/quarantine", {})
         self.assertEqual({"num_quarantined": 6}, found)
         self.assertEqual([404] * 5, [self.shown(address) for address in (one, two, three, four, avatar)])

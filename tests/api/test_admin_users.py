@@ -279,9 +279,11 @@ class Actions(UserCase):
         room_id = self.make_room(joined=("bob",))
         self.assertEqual({f"user_{user('bob')}_suspended": True}, self.does("PUT", path, {"suspend": True}))
         self.assertTrue(self.does("GET", f"{USERS}/{user('bob')}")["suspended"])
-        self.assert_refused(self.send("bob", room_id, {"body": "x"}), 403, "M_USER_SUSPENDED")
+        self.assert_refused(
+            self.send("bob", room_id, {"msgtype": "m.text", "body": "x"}), 403, "M_USER_SUSPENDED"
+        )
         self.does("PUT", path, {"suspend": False})
-        self.assertEqual(200, self.send("bob", room_id, {"body": "x"})[0])
+        self.assertEqual(200, self.send("bob", room_id, {"msgtype": "m.text", "body": "x"})[0])
         # Another administrator too, but not oneself.
         self.make_admin("alice")
         self.does("PUT", f"/v1/suspend/{user('alice')}", {"suspend": True})

@@ -57,7 +57,13 @@ class DelayedCase(TalkCase):
         """Schedule a message as Element Call does."""
         self._texts += 1
         path = self.path(room_id or self.room_id, "send", "m.room.message", txn or f"t{self._texts}")
-        return self.app.call("PUT", path, {"body": body}, self.tokens[name], {DELAY: str(delay_ms), **query})
+        return self.app.call(
+            "PUT",
+            path,
+            {"msgtype": "m.text", "body": body},
+            self.tokens[name],
+            {DELAY: str(delay_ms), **query},
+        )
 
     def scheduled(self, *args: Any, **more: Any) -> str:
         status, json = self.later(*args, **more)
@@ -97,7 +103,7 @@ class Scheduling(DelayedCase):
         self.assertEqual((10_000, since), (waiting["delay_ms"], waiting["delayed_since_ts"]))
         self.assertEqual((10_000, since), (waiting["delay"], waiting["running_since"]))
         self.assertEqual(
-            (self.room_id, "m.room.message", {"body": "later"}),
+            (self.room_id, "m.room.message", {"msgtype": "m.text", "body": "later"}),
             (waiting["room_id"], waiting["type"], waiting["content"]),
         )
         self.assertNotIn("finalised", waiting)
@@ -206,7 +212,7 @@ class Scheduling(DelayedCase):
     def test_the_endpoint_of_its_own(self) -> None:
         path = f"{PREFIX}/rooms/{quote(self.room_id)}/delayed_event"
         for number, name in enumerate(("delay_ms", "delay")):
-            content = {"body": name}
+            content = {"msgtype": "m.text", "body": name}
             body = {name: 5000, "content": content}
             first = self.app.ok("PUT", f"{path}/m.room.message/t{number}", body, self.tokens["alice"])
             again = self.app.ok("PUT", f"{path}/m.room.message/t{number}", body, self.tokens["alice"])
@@ -353,7 +359,8 @@ class Scheduling(DelayedCase):
         bad: Sequence[tuple[Any, int, str]] = (
             (b"{", 400, "M_NOT_JSON"),
             (b"[]", 400, "M_BAD_JSON"),
-            ({"body": "x" * 70_000}, 413, "M_TOO_LARGE"),
+            ({"body": "of no sort"}, 400, "M_BAD_JSON"),
+            ({"msgtype": "m.text", "body": "x" * 70_000}, 413, "M_TOO_LARGE"),
         )
         for body, status, errcode in bad:
             answer = self.app.call("PUT", path, body, self.tokens["alice"], query)

@@ -63,7 +63,9 @@ class Ignoring(TalkCase):
         target_id = self.say("carol", self.room_id, "root")
         for name in ("alice", "carol"):
             relates_to = {"rel_type": "m.thread", "event_id": target_id}
-            status, json = self.send(name, self.room_id, {"body": name, "m.relates_to": relates_to})
+            status, json = self.send(
+                name, self.room_id, {"msgtype": "m.text", "body": name, "m.relates_to": relates_to}
+            )
             self.assertEqual(200, status, json)
         self.ignore("alice")
         path = f"/_matrix/client/v1/rooms/{self.room_id}/relations/{target_id}"

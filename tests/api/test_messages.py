@@ -90,9 +90,9 @@ class Messages(TalkCase):
     def test_filters(self) -> None:
         room_id = self.make_room(joined=("bob",))
         for number in range(130):
-            self.send("alice", room_id, {"body": "a"})
+            self.send("alice", room_id, {"msgtype": "m.text", "body": "a"})
             if number % 50 == 0:
-                self.send("bob", room_id, {"body": f"b{number}", "url": "mxc://x/y"})
+                self.send("bob", room_id, {"msgtype": "m.text", "body": f"b{number}", "url": "mxc://x/y"})
         of_bob = as_filter(senders=[user("bob")], types=["m.room.mess*"])
         both = self.page("alice", room_id, filter=of_bob)
         self.assertEqual(["b100", "b50", "b0"], self.bodies(both["chunk"]))
@@ -128,7 +128,7 @@ class Messages(TalkCase):
         first = self.set_state("alice", room_id, "m.room.topic", {"topic": "one"})
         self.set_state("alice", room_id, "m.room.topic", {"topic": "two"})
         self.join("bob", room_id)
-        _, sent = self.send("bob", room_id, {"body": "mine"}, txn_id="my id")
+        _, sent = self.send("bob", room_id, {"msgtype": "m.text", "body": "mine"}, txn_id="my id")
         self.app.advance(2)
         for _ in range(2):
             message, join, topic, before, early = self.page("bob", room_id, limit=5)["chunk"]
@@ -310,7 +310,7 @@ class Visibility(TalkCase):
         room_id = self.make_room(visibility="joined")
         self.say("alice", room_id, "first")
         for number in range(1_100):
-            self.send("alice", room_id, {"body": str(number)})
+            self.send("alice", room_id, {"msgtype": "m.text", "body": str(number)})
         self.join("bob", room_id)
         page = self.page("bob", room_id, limit=5)
         self.assertEqual(1, len(page["chunk"]))

@@ -191,7 +191,7 @@ class OurEvents(PolicyCase):
     def test_what_the_rules_refuse_is_put_before_nobody(self) -> None:
         bob = self.app.register("bob")
         path = f"{V3}/rooms/{self.room_id}/send/m.room.message/x"
-        self.assertEqual(403, self.app.call("PUT", path, {"body": "not here"}, bob)[0])
+        self.assertEqual(403, self.app.call("PUT", path, {"msgtype": "m.text", "body": "not here"}, bob)[0])
         self.assertEqual([], self.asked_to_sign())
 
     def test_the_room_moves_on_while_it_thinks(self) -> None:
@@ -221,7 +221,7 @@ class OurEvents(PolicyCase):
         held: Deferred[Any] = Deferred()
         self.policy.answers[_SIGN] = held
         path = f"{V3}/rooms/{self.room_id}/send/m.room.message/late"
-        waiting = self.app.start("PUT", path, {"body": "wait for me"}, bob)
+        waiting = self.app.start("PUT", path, {"msgtype": "m.text", "body": "wait for me"}, bob)
         self.assertTrue(self.pause(waiting))
         request = self.asked_to_sign()[-1]
         self.policy.answers[_SIGN] = self.sign

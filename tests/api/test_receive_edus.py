@@ -24,7 +24,10 @@ class Edus(ReceiveCase):
         super().setUp()
         self.enter()
         self.said = self.app.ok(
-            "PUT", f"{V3}/rooms/{self.room_id}/send/m.room.message/m", {"body": "read me"}, self.alice
+            "PUT",
+            f"{V3}/rooms/{self.room_id}/send/m.room.message/m",
+            {"msgtype": "m.text", "body": "read me"},
+            self.alice,
         )["event_id"]
         self.since = self.sync()["next_batch"]
         self.count = 0

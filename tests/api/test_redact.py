@@ -166,7 +166,7 @@ class Redact(TalkCase):
         self.assertEqual({}, self.ok("bob", self.path(room_id, "state", "m.room.name")))
         join = self.ok("bob", self.path(room_id, "state", "m.room.member", user("bob")), format="event")
         self.assertEqual(200, self.redact("bob", room_id, join["event_id"])[0])
-        self.assertEqual(200, self.send("bob", room_id, {"body": "still here"})[0])
+        self.assertEqual(200, self.send("bob", room_id, {"msgtype": "m.text", "body": "still here"})[0])
 
     def test_what_was_redacted_can_be_set_again(self) -> None:
         room_id = self.make_room(joined=("bob",))

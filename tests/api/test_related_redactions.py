@@ -29,7 +29,12 @@ class RelatingCase(TalkCase):
         **more: Any,
     ) -> tuple[int, Any]:
         relates_to = {"rel_type": rel_type, "event_id": target_id, **more}
-        content = {"body": rel_type, "m.new_content": {"body": "new"}, "m.relates_to": relates_to}
+        content = {
+            "msgtype": "m.text",
+            "body": rel_type,
+            "m.new_content": {"body": "new"},
+            "m.relates_to": relates_to,
+        }
         return self.send(name, room_id, content, event_type)
 
     def related(self, *args: Any, **more: Any) -> str:

@@ -137,10 +137,9 @@ class Bundles(RelatingCase):
 
     def test_edits_of_the_same_moment(self) -> None:
         relation = {"rel_type": "m.replace", "event_id": self.root}
+        fallback = {"msgtype": "m.text", "body": "* new", "m.relates_to": relation}
         sent = [
-            self.send("alice", self.room_id, {"m.new_content": {"n": n}, "m.relates_to": relation})[1][
-                "event_id"
-            ]
+            self.send("alice", self.room_id, {**fallback, "m.new_content": {"n": n}})[1]["event_id"]
             for n in range(5)
         ]
         told = self.bundle("bob", self.room_id, self.root)["m.replace"]["event_id"]
@@ -230,7 +229,8 @@ class Bundles(RelatingCase):
             {"m.in_reply_to": {"event_id": self.root}},
         ]
         for relation in odd:
-            status, json = self.send("alice", self.room_id, {"m.relates_to": relation})
+            content = {"msgtype": "m.text", "body": "odd", "m.relates_to": relation}
+            status, json = self.send("alice", self.room_id, content)
             self.assertEqual(200, status, json)
         self.assertEqual({}, self.bundle("alice", self.room_id, self.root))
         self.assertEqual([], self.child_ids("alice", self.room_id, self.root))

@@ -33,41 +33,69 @@ class Send(TalkCase):
 
     def test_retry_finds_the_first_answer(self) -> None:
         room_id = self.make_room()
-        first = self.send("alice", room_id, {"body": "a"}, txn_id="same/id")
-        self.assertEqual(first, self.send("alice", room_id, {"body": "b"}, txn_id="same/id"))
+        first = self.send("alice", room_id, {"msgtype": "m.text", "body": "a"}, txn_id="same/id")
+        self.assertEqual(
+            first, self.send("alice", room_id, {"msgtype": "m.text", "body": "b"}, txn_id="same/id")
+        )
         other_type = self.send("alice", room_id, {"body": "c"}, "m.other", txn_id="same/id")
         self.assertNotEqual(first, other_type)
-        other_room = self.send("alice", self.make_room(), {"body": "d"}, txn_id="same/id")
+        other_room = self.send(
+            "alice", self.make_room(), {"msgtype": "m.text", "body": "d"}, txn_id="same/id"
+        )
         self.assertNotEqual(first, other_room)
         self.app.restart()
-        self.assertEqual(first, self.send("alice", room_id, {"body": "e"}, txn_id="same/id"))
+        self.assertEqual(
+            first, self.send("alice", room_id, {"msgtype": "m.text", "body": "e"}, txn_id="same/id")
+        )
         self.assertEqual(["a"], self.bodies(self.page("alice", room_id, limit=2)["chunk"][1:]))
 
     def test_another_device_has_transactions_of_its_own(self) -> None:
         room_id = self.make_room(joined=("bob",))
-        first = self.send("alice", room_id, {"body": "a"}, txn_id="t")
-        self.assertNotEqual(first, self.send("bob", room_id, {"body": "b"}, txn_id="t"))
+        first = self.send("alice", room_id, {"msgtype": "m.text", "body": "a"}, txn_id="t")
+        self.assertNotEqual(first, self.send("bob", room_id, {"msgtype": "m.text", "body": "b"}, txn_id="t"))
 
     def test_failed_request_may_be_tried_again(self) -> None:
         room_id = self.make_room()
-        self.assert_refused(self.send("bob", room_id, {"body": "a"}, txn_id="t"), 403, "M_FORBIDDEN")
+        self.assert_refused(
+            self.send("bob", room_id, {"msgtype": "m.text", "body": "a"}, txn_id="t"), 403, "M_FORBIDDEN"
+        )
         self.join("bob", room_id)
-        self.assertEqual(200, self.send("bob", room_id, {"body": "a"}, txn_id="t")[0])
+        self.assertEqual(200, self.send("bob", room_id, {"msgtype": "m.text", "body": "a"}, txn_id="t")[0])
 
     def test_retry_at_the_same_time(self) -> None:
         room_id = self.make_room()
         path = self.path(room_id, "send", "m.room.message", "t")
-        calls = [self.app.start("PUT", path, {"body": str(n)}, self.tokens["alice"]) for n in range(3)]
+        calls = [
+            self.app.start("PUT", path, {"msgtype": "m.text", "body": str(n)}, self.tokens["alice"])
+            for n in range(3)
+        ]
         answers = [self.app.wait(call).json for call in calls]
         self.assertEqual([answers[0]] * 3, answers)
 
     def test_strangers_are_refused(self) -> None:
         room_id = self.make_room()
-        self.assert_refused(self.send("bob", room_id, {"body": "x"}), 403, "M_FORBIDDEN")
-        self.assert_refused(self.send("bob", "!nowhere:test.example", {"body": "x"}), 403, "M_FORBIDDEN")
+        self.assert_refused(self.send("bob", room_id, {"msgtype": "m.text", "body": "x"}), 403, "M_FORBIDDEN")
+        self.assert_refused(
+            self.send("bob", "!nowhere:test.example", {"msgtype": "m.text", "body": "x"}), 403, "M_FORBIDDEN"
+        )
         self.assert_refused(self.put_state("bob", room_id, "m.room.topic", {}), 403, "M_FORBIDDEN")
         unknown = self.put_state("bob", "!nowhere:test.example", "m.room.topic", {})
         self.assert_refused(unknown, 403, "M_FORBIDDEN")
+
+    def test_messages_say_something(self) -> None:
+        room_id = self.make_room()
+        for content in (
+            {},
+            {"body": "of no sort"},
+            {"msgtype": "m.text"},
+            {"msgtype": "m.text", "body": None},
+            {"msgtype": "m.text", "body": 5},
+            {"msgtype": None, "body": "of no sort"},
+        ):
+            self.assert_refused(self.send("alice", room_id, content), 400, "M_BAD_JSON")
+        self.assertEqual(200, self.send("alice", room_id, {"msgtype": "m.new", "body": ""})[0])
+        for event_type in ("m.room.encrypted", "m.sticker", "org.example.message"):
+            self.assertEqual(200, self.send("alice", room_id, {}, event_type)[0])
 
     def test_power_is_needed(self) -> None:
         room_id = self.make_room(levels={"events": {"m.special": 50}}, joined=("bob",))
@@ -85,8 +113,8 @@ class Send(TalkCase):
             (b'{"a":1.5}', 400, "M_BAD_JSON"),
             (b'{"a":9007199254740992}', 400, "M_BAD_JSON"),
             (b'{"a":' + b"[" * 200 + b"]" * 200 + b"}", 400, "M_BAD_JSON"),
-            (b'{"body":"' + b"x" * 65_600 + b'"}', 413, "M_TOO_LARGE"),
-            (b'{"body":"' + b"x" * 600_000 + b'"}', 413, "M_TOO_LARGE"),
+            (b'{"msgtype":"m.text","body":"' + b"x" * 65_600 + b'"}', 413, "M_TOO_LARGE"),
+            (b'{"msgtype":"m.text","body":"' + b"x" * 600_000 + b'"}', 413, "M_TOO_LARGE"),
         ):
             answer = self.app.call("PUT", path, body, token)
             self.assert_refused(answer, status, errcode)
@@ -95,7 +123,7 @@ class Send(TalkCase):
 
     def test_the_largest_event_fits(self) -> None:
         room_id = self.make_room()
-        self.assertEqual(200, self.send("alice", room_id, {"body": "x" * 64_000})[0])
+        self.assertEqual(200, self.send("alice", room_id, {"msgtype": "m.text", "body": "x" * 64_000})[0])
 
     def test_structural_events_are_no_messages(self) -> None:
         room_id = self.make_room()
@@ -108,7 +136,7 @@ class Send(TalkCase):
         room_id = self.make_room()
         self.say("alice", room_id, "warm")
         with self.statements() as asked:
-            self.send("alice", room_id, {"body": "x"})
+            self.send("alice", room_id, {"msgtype": "m.text", "body": "x"})
         before_commit = [sql for sql in asked if sql.startswith("SELECT") and "room_heads" not in sql]
         self.assertEqual([], before_commit)
 

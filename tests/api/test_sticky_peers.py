@@ -34,7 +34,7 @@ class Received(ReceiveCase):
     def stick(self, body: str, duration_ms: Any = HOUR_MS, **more: Any) -> Event:
         return self.room.make(
             "m.rtc.member",
-            {"body": body},
+            {"msgtype": "m.text", "body": body},
             ts=more.pop("ts", int(self.app.time.rightNow * 1000)),
             **{STICKY: {"duration_ms": duration_ms}},
             **more,
@@ -47,7 +47,7 @@ class Received(ReceiveCase):
     def bury(self) -> None:
         """Something newer is all that a timeline holds."""
         path = f"{V3}/rooms/{self.room_id}/send/m.room.message/{self.app.entropy.id(8)}"
-        self.app.ok("PUT", path, {"body": "newer"}, self.alice)
+        self.app.ok("PUT", path, {"msgtype": "m.text", "body": "newer"}, self.alice)
 
     def test_told(self) -> None:
         event = self.stick("far")
@@ -110,7 +110,7 @@ class Sent(NetCase):
 
     def stick(self, server: NetServer, token: str, room_id: str, body: str, duration_ms: int) -> None:
         path = f"/rooms/{room_id}/send/m.rtc.member/{body}"
-        self.ok(server, token, "PUT", path, {"body": body}, {ARGUMENT: str(duration_ms)})
+        self.ok(server, token, "PUT", path, {"msgtype": "m.text", "body": body}, {ARGUMENT: str(duration_ms)})
 
     def told_of(self, body: str, server: str) -> int:
         """How often a server was sent an event."""

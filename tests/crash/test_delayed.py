@@ -40,7 +40,7 @@ class Planner(threading.Thread):
             text = f"later {len(self.planned)}"
             path = f"{self._where}/{text.replace(' ', '-')}?org.matrix.msc4140.delay=150"
             try:
-                status, _ = self._server.call("PUT", path, {"body": text}, self._token)
+                status, _ = self._server.call("PUT", path, {"msgtype": "m.text", "body": text}, self._token)
             except (OSError, http.client.HTTPException):
                 status = 0
             if status == 200:

@@ -123,7 +123,9 @@ class RemoteInvite(NetCase):
         for what in ("/state", "/members", "/messages?dir=b", "/joined_members"):
             self.refused(self.call(self.b, self.bob, "GET", path + what), 403, "M_FORBIDDEN")
         self.refused(
-            self.call(self.b, self.bob, "PUT", path + "/send/m.room.message/1", {"body": "x"}),
+            self.call(
+                self.b, self.bob, "PUT", path + "/send/m.room.message/1", {"msgtype": "m.text", "body": "x"}
+            ),
             403,
             "M_FORBIDDEN",
         )

@@ -157,7 +157,7 @@ class RemoteJoin(JoinCase):
         self.ok(self.b, self.bob, "POST", "/keys/upload", {"device_keys": keys})
         sent = f"/rooms/{quote(room_id)}/send/m.rtc.member/x"
         sticky = {"org.matrix.msc4354.sticky_duration_ms": "3600000"}
-        self.ok(self.a, self.alice, "PUT", sent, {"body": "stuck"}, sticky)
+        self.ok(self.a, self.alice, "PUT", sent, {"msgtype": "m.text", "body": "stuck"}, sticky)
         self.net.settle()
         before = len(self.net.sent("/v1/send/"))
         path = f"{V3}/rooms/{quote(room_id)}"
