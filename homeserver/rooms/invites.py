@@ -36,6 +36,12 @@ class InviteGate:
         """Whether the user's home is here."""
         return domain_of(user_id) == self._server_name
 
+    async def make(self, user_id: UserId) -> None:
+        """Have an application service make a user of this server who may not be there, as far as it can now."""
+        # spec: application-service-api#get_matrixappv1usersuserid (an invite is what it is asked for)
+        if self._try_user is not None:
+            await self._try_user(user_id)
+
     async def check(self, sender_id: str, user_ids: Sequence[UserId]) -> None:
         """Refuse (403) where one of them cannot be reached, or wants no invites of the sender.
 
@@ -46,10 +52,9 @@ class InviteGate:
         for user_id in user_ids:
             if not self.is_local(user_id) and not self._allows(domain_of(user_id)):
                 raise forbidden(f"{user_id} cannot be reached: this server does not speak with theirs")
-        if self._try_user is not None:
-            for user_id in user_ids:
-                if self.is_local(user_id):
-                    await self._try_user(user_id)
+        for user_id in user_ids:
+            if self.is_local(user_id):
+                await self.make(user_id)
         # What users of other servers want, their servers say.
         nids = await self._interner.find_users([user_id for user_id in user_ids if self.is_local(user_id)])
         stored = await self._database.read(load_types_of_users, list(nids.values()), INVITE_TYPES)

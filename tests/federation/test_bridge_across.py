@@ -9,7 +9,7 @@ from homeserver.appservices.existence import ATTEMPTS, SILENCE_S
 from homeserver.appservices.outbox import RETRY_MAX_MS
 from homeserver.config.registrations import Namespace, Pattern
 from tests.api.rooms import V3
-from tests.support.appservices import AS_TOKEN, FakeAppservices, registration
+from tests.support.appservices import AS_TOKEN, Asked, FakeAppservices, registration
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.federation import TestNet
 
@@ -69,6 +69,24 @@ class GhostsElsewhere(DatabaseCase):
         self.assertIs(before[0]["is_direct"], True)
         self.assertEqual("come back", before[1]["reason"])
         self.assertEqual(["@alice:a.example"] * 2, [one["prev_sender"] for one in joins])
+
+    def test_an_invite_for_somebody_who_is_not_there_yet(self) -> None:
+        def make(asked: Asked) -> tuple[int, Any]:
+            if asked.path == "/_matrix/app/v1/users/@_bridge_new:b.example":
+                body = {"type": "m.login.application_service", "username": "_bridge_new"}
+                self.b.ok("POST", f"{V3}/register", {**body, "inhibit_login": True}, AS_TOKEN)
+                return 200, {}
+            return (200, {}) if "/transactions/" in asked.path else (404, {"errcode": "M_NOT_FOUND"})
+
+        self.http.answer = make
+        created = self.net.wait(self.a.start("POST", f"{V3}/createRoom", {}, self.alice))
+        path = f"{V3}/rooms/{quote(created.json['room_id'])}/invite"
+        for name, status in (("_bridge_new", 200), ("_bridge_none", 403), ("nobody", 403)):
+            invite = self.a.start("POST", path, {"user_id": f"@{name}:b.example"}, self.alice)
+            self.assertEqual(status, self.net.wait(invite).status, name)
+        self.net.settle()
+        invited = [event["state_key"] for event in self.http.events()]
+        self.assertEqual(["@_bridge_new:b.example"], invited)
 
     def test_who_is_asked_for_while_the_bridge_is_away(self) -> None:
         self.http.answer = lambda _: None

@@ -144,6 +144,7 @@ class Outsiders:
             raise invalid_param("The state_key is no user") from None
         if not self._invites.is_local(target_id):
             raise invalid_param("The invited user is not of this server")
+        await self._invites.make(target_id)
         nid = await self._tools.interner.find_user(target_id)
         account = await self._tools.database.read(load_account, nid) if nid is not None else None
         if nid is None or account is None or account.deactivated:
