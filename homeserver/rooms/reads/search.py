@@ -94,10 +94,14 @@ class Searches:
     async def _rooms(self, requester: Requester, wanted: Filter) -> dict[int, str]:
         """The rooms to search: nid -> id."""
         standings = self._index.rooms_of(requester.user_nid).items()
-        known = {nid: one.membership for nid, one in standings if not one.forgotten and not one.outside}
-        nids = [nid for nid, membership in known.items() if membership in _WAS_THERE]
-        # Who is asked to come, or asks to, may have been there before. Only of these it takes a look.
-        if waiting := [nid for nid, membership in known.items() if membership not in _WAS_THERE]:
+        known = {
+            nid: not one.outside and one.membership in _WAS_THERE
+            for nid, one in standings
+            if not one.forgotten
+        }
+        nids = [nid for nid, was_there in known.items() if was_there]
+        # Who is asked to come, or asks to, may have been there before, with or without others of this server.
+        if waiting := [nid for nid, was_there in known.items() if not was_there]:
             key = await self._interner.find_key(("m.room.member", requester.user_id)) or 0
             nids += await self._database.read(find_visited, waiting, key, self._archive.facts)
         names = await self._interner.room_names(nids)

@@ -1,4 +1,4 @@
-"""What clients asked before there was ``/sync``, of rooms that their server is not in."""
+"""What else than ``/sync`` tells of rooms that the server of an invited user is not in."""
 
 from __future__ import annotations
 
@@ -38,3 +38,20 @@ class RemoteInvites(NetCase):
             self.ok(self.b, self.bob, "PUT", path, content)
             self.assertEqual([], shown())
             self.ok(self.b, self.bob, "PUT", path, {})
+
+    def test_a_search_finds_what_was_read_there_before(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        self.say(self.a, self.alice, room_id, "fish")
+        self.net.settle()
+        leave = f"/rooms/{quote(room_id)}/leave"
+        self.ok(self.b, self.bob, "POST", leave, {})
+        self.say(self.a, self.alice, room_id, "fish that bob has not seen")
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(room_id)}/invite", {"user_id": BOB})
+        self.assertIn(room_id, self.sync(self.b, self.bob)["rooms"]["invite"])
+        for _ in range(2):
+            body = {"search_categories": {"room_events": {"search_term": "fish"}}}
+            found = self.ok(self.b, self.bob, "POST", "/search", body)["search_categories"]["room_events"]
+            self.assertEqual(["fish"], [one["result"]["content"]["body"] for one in found["results"]])
+            # And where the invite was declined.
+            self.ok(self.b, self.bob, "POST", leave, {})
