@@ -1,8 +1,8 @@
 """Which rooms a request is about: by their place in lists, and by name. From memory.
 
 The rooms of a user are those that they are in, invited to or knocking at; those that somebody else put them out of; and
-those that they left since the connection was told of them. Others that they left can be asked for by name. They are
-ordered by their newest event, whatever it is, so that news is always at the top.
+those that they left, or were unbanned from, since the connection was told of them. Others that they left can be asked for
+by name. They are ordered by their newest event, whatever it is, so that news is always at the top.
 
 proposal: MSC4186 (lists, subscriptions, activity ordering)
 """
@@ -67,16 +67,16 @@ class Lists:
         await self._interner.find_rooms(asked.subscriptions)
 
     async def look(
-        self, requester: Requester, asked: Asked, state: State, permission: InvitePermission
+        self, requester: Requester, asked: Asked, state: State, since: int, permission: InvitePermission
     ) -> Windows:
-        """The rooms of each list's window, and those that are subscribed to."""
+        """The rooms of each list's window, and those that are subscribed to; ``since``: what the client has."""
         index, user_nid = self._index, requester.user_nid
         user = await self._facts.user(user_nid, requester.user_id)
         standings, join = index.rooms_of(user_nid), Membership.JOIN
         rooms = {
             nid: standing
             for nid, standing in standings.items()
-            if standing.membership is join or _is_shown(nid, standing, user, state)
+            if standing.membership is join or _is_shown(nid, standing, user, state, since)
         }
         for nid in await self._inviters.hidden(user_nid, rooms, permission):
             del rooms[nid]
@@ -199,12 +199,13 @@ class Lists:
         return found
 
 
-def _is_shown(nid: int, standing: Standing, user: UserFacts, state: State) -> bool:
+def _is_shown(nid: int, standing: Standing, user: UserFacts, state: State, since: int) -> bool:
     """Whether a room that the user is not in is among theirs."""
     if standing.membership in _OPEN:
         return True
     told = state.get(nid)
-    if told is not None and told.kind != GONE:
+    # Who was told of a ban is told that it is over, too.
+    if told is not None and (told.kind != GONE or standing.pos > (told.sent or since)):
         # Although it may be forgotten by now: a client that shows the room must hear that it is over.
         return True
     return nid in user.removed and not standing.forgotten

@@ -238,7 +238,7 @@ class SlidingSync:
             if preparing is not None:
                 await preparing
         await self._lists.prepare(requester, ask.asked)
-        windows, direct = await self._look(ask, state, inviters)
+        windows, direct = await self._look(ask, state, at.pos if at is not None else 0, inviters)
         # From here to the first wait: one moment.
         own_key = tools.keys.own(requester, own_key)
         work = self._work(ask, connection, state, at, windows, direct, inviters)
@@ -329,7 +329,7 @@ class SlidingSync:
         )
 
     async def _look(
-        self, ask: SlidingAsk, state: State, inviters: InvitePermission
+        self, ask: SlidingAsk, state: State, since: int, inviters: InvitePermission
     ) -> tuple[Windows, frozenset[str]]:
         """The windows of a request, as of now."""
         log, requester = self._tools.log, ask.requester
@@ -337,7 +337,7 @@ class SlidingSync:
         while True:
             before = log.position
             looks += 1
-            windows = await self._lists.look(requester, ask.asked, state, inviters)
+            windows = await self._lists.look(requester, ask.asked, state, since, inviters)
             direct = (await self._facts.user(requester.user_nid, requester.user_id)).direct
             if log.position == before or looks == _LOOKS:
                 return windows, direct
