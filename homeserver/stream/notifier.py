@@ -95,6 +95,12 @@ class Notifier:
             for waiter in list(self._waiting.get(user_nid, ())):
                 waiter.wake()
 
+    def wake_device(self, user_nid: int, device_nid: int) -> None:
+        """Something happened that is one device's own business."""
+        for waiter in list(self._waiting.get(user_nid, ())):
+            if waiter.device_nid == device_nid:
+                waiter.wake()
+
     def release(self) -> None:
         """The server stops: everybody's time is up."""
         for waiters in list(self._waiting.values()):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from homeserver.sync.sliding.dealing import MEMBERS_MOST
 from tests.api.keys import KeysCase
 from tests.api.rooms import ALICE, V3
 from tests.support.app import SERVER_NAME
@@ -121,6 +122,53 @@ class Extensions(KeysCase):
         send(self.alice)
         answer = self.app.wait(wait(pos, lists=self.all_rooms())).json
         self.assertEqual([room_id], list(answer["rooms"]))
+
+    def test_who_has_dealt_with_something_encrypted_is_answered_for_encryption_too(self) -> None:
+        """The Rust SDK sends the next step of a verification in a room when it asks this connection again."""
+        room_id = self.room_with(self.alice)
+        rooms, asked = self.all_rooms(), {"to_device": ON, "e2ee": ON}
+
+        def wait(pos: str) -> Any:
+            body = {"conn_id": "a", "extensions": asked}
+            return self.app.start("POST", SLIDING, body, self.phone, {"pos": pos, "timeout": "30000"})
+
+        def step(kind: str) -> None:
+            self.sent += 1
+            self.app.ok("PUT", f"{V3}/rooms/{room_id}/send/{kind}/v{self.sent}", {"x": 1}, self.bob)
+
+        seen = self.ask({}, conn_id="b", lists=rooms)["pos"]
+        waiting = wait(self.ask(asked, conn_id="a")["pos"])
+        for kind in ("m.room.encrypted", "m.key.verification.key"):
+            step(kind)
+            told = self.ask({}, seen, conn_id="b", lists=rooms)
+            self.assertEqual([room_id], list(told["rooms"]))
+            self.assertFalse(waiting.called, "it may not have come to it yet")
+            seen = self.ask({}, told["pos"], conn_id="b", lists=rooms)["pos"]
+            waiting = wait(self.app.wait(waiting).json["pos"])
+            seen = self.ask({}, seen, conn_id="b", lists=rooms)["pos"]
+            self.assertFalse(waiting.called, "once")
+        # Another connection of the same device may not be the one that mattered.
+        other = self.ask({}, self.ask({}, conn_id="c", lists=rooms)["pos"], conn_id="c", lists=rooms)["pos"]
+        step("m.room.encrypted")
+        for _ in range(2):
+            other = self.ask({}, other, conn_id="c", lists=rooms)["pos"]
+        pos = self.app.wait(waiting).json["pos"]
+        for _ in range(2):
+            seen = self.ask({}, seen, conn_id="b", lists=rooms)["pos"]
+        waiting = wait(self.app.wait(wait(pos)).json["pos"])  # although it did not wait meanwhile
+        self.say(room_id)
+        for _ in range(2):
+            seen = self.ask({}, seen, conn_id="b", lists=rooms)["pos"]
+        self.assertFalse(waiting.called, "nothing follows from that")
+        for number in range(MEMBERS_MOST):
+            self.ok(self.app.register(f"guest{number}"), f"/join/{room_id}", {})
+        pos = self.app.wait(waiting).json["pos"]  # it is told whose keys to ask for
+        waiting = wait(self.ask(asked, pos, conn_id="a")["pos"])
+        step("m.room.encrypted")
+        for _ in range(2):
+            seen = self.ask({}, seen, conn_id="b", lists=rooms)["pos"]
+        self.assertFalse(waiting.called, "nobody verifies others among so many")
+        self.app.advance(31)
 
     # --- keys ----------------------------------------------------------------------------------------
 

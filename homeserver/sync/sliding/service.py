@@ -4,16 +4,17 @@
 2. The law: what a client makes of its answers is what a new connection would be told of the same rooms.
 3. Where nothing changed, positions are compared, and nothing else is done. Where the log reaches back to the position,
    there is no SQL, but for what ``sync.shared`` says; and nothing is written, unless it changed which rooms are told of.
-4. A connection for encryption alone is answered when its user has sent something encrypted, although there is nothing
-   to tell: the Rust SDK uploads the copy of a key that it has just made after it was answered, and not before.
+4. A connection for encryption alone is answered at some moments although there is nothing to tell: see ``dealing.py``.
 
 proposal: MSC4186
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -34,6 +35,7 @@ from homeserver.sync.sliding.connections import (
     Told,
     unknown_pos,
 )
+from homeserver.sync.sliding.dealing import Dealing
 from homeserver.sync.sliding.extensions import Extensions, own_receipts
 from homeserver.sync.sliding.extras import Extras, load_extras
 from homeserver.sync.sliding.facts import Facts
@@ -136,6 +138,7 @@ class SlidingSync:
         self._extensions = Extensions(tools.index, tools.interner, typing, devices, defaults, sticky)
         self._profiles = ProfileExtension(profiles, lazy)
         self._waits = Waits(tools.notifier, tools.clock)
+        self._dealing = Dealing(tools.index, tools.windows, tools.notifier)
         # What happened before was heard of by another process: of it the index knows events, and nothing else.
         self._heard_from = tools.log.position
 
@@ -145,6 +148,7 @@ class SlidingSync:
         key = ConnectionKey(requester.user_nid, requester.device_nid, ask.asked.conn_id)
         if ask.pos is None:
             connection = self._connections.begin(key)
+            self._note_dealing(ask, key, None, ExitStack())
             answer = await self._answer(ask, connection, 0, NO_STATE, None)
             return await self._finish(ask, connection, 0, NO_STATE, answer)
         token = parse_sliding_token(ask.pos, self._boot)
@@ -154,25 +158,47 @@ class SlidingSync:
         # A database that was restored is behind what its clients have seen.
         at = token.at._replace(pos=min(token.at.pos, self._tools.log.position))
         self._lazy.rewind(_name(requester, connection), _stamp(token.version, at.pos))
-        state = kept
-        clock = self._tools.clock
+        with ExitStack() as leaving:
+            is_due = self._note_dealing(ask, key, at, leaving)
+            answer = await self._answer_or_wait(ask, connection, token.version, kept, at, is_due)
+        return await self._finish(ask, connection, token.version, kept, answer)
+
+    def _note_dealing(
+        self, ask: SlidingAsk, key: ConnectionKey, at: SyncToken | None, leaving: ExitStack
+    ) -> Callable[[], bool]:
+        """What the request says of others of its device; whether it is answered in any case."""
+        asked, dealing = ask.asked, self._dealing
+        if asked.lists or asked.subscriptions:
+            if at is not None:
+                dealing.has_dealt(key, at.pos)
+        elif asked.extensions.e2ee:
+            if at is None:
+                dealing.begin(key)
+            else:
+                wait = leaving.enter_context(dealing.waiting(key, at.pos))
+                return lambda: dealing.is_due(wait)
+        return _never
+
+    async def _answer_or_wait(
+        self,
+        ask: SlidingAsk,
+        connection: Connection,
+        version: int,
+        state: State,
+        at: SyncToken,
+        is_due: Callable[[], bool],
+    ) -> _Answer:
+        requester, clock = ask.requester, self._tools.clock
         ends_s = clock.monotonic() + ask.timeout_s
         while True:
-            answer = await self._answer(ask, connection, token.version, state, at)
+            answer = await self._answer(ask, connection, version, state, at)
             left_s = ends_s - clock.monotonic()
-            if answer.told or left_s <= 0 or self._has_encrypted(ask, at):
-                break
+            if answer.told or left_s <= 0 or is_due():
+                return answer
             at, state = answer.token, answer.state
-            quiet_at = at
-            if not await self._waits.wait(
-                requester.user_nid,
-                requester.device_nid,
-                left_s,
-                # An answer up to here told nothing: while nothing moves, it would tell nothing again, and again.
-                lambda quiet_at=quiet_at: self._moments.stands(quiet_at) or self._is_quiet(ask, quiet_at),  # type: ignore[misc]
-            ):
-                break
-        return await self._finish(ask, connection, token.version, kept, answer)
+            is_quiet = partial(self._stays_quiet, ask, at, is_due)
+            if not await self._waits.wait(requester.user_nid, requester.device_nid, left_s, is_quiet):
+                return answer
 
     async def _finish(
         self, ask: SlidingAsk, connection: Connection, version: int, kept: State, answer: _Answer
@@ -196,6 +222,10 @@ class SlidingSync:
 
     # --- is there anything ---------------------------------------------------------------------------------------
 
+    def _stays_quiet(self, ask: SlidingAsk, at: SyncToken, is_due: Callable[[], bool]) -> bool:
+        # An answer up to here told nothing: while nothing moves, it would tell nothing again, and again.
+        return (self._moments.stands(at) or self._is_quiet(ask, at)) and not is_due()
+
     def _is_quiet(self, ask: SlidingAsk, at: SyncToken) -> bool:
         """Whether nothing can have changed for a user: a comparison of positions."""
         index, user_nid, pos = self._tools.index, ask.requester.user_nid, at.pos
@@ -209,19 +239,6 @@ class SlidingSync:
         if self._profiles.changed(ask.requester, ask.asked.extensions, pos):
             return False
         return not self._extensions.changed(ask.requester, ask.asked.extensions, at, self._tools.log.position)
-
-    def _has_encrypted(self, ask: SlidingAsk, at: SyncToken) -> bool:
-        """Whether a connection for encryption alone is due an answer: see rule 4 of the module."""
-        asked = ask.asked
-        if not asked.extensions.e2ee or asked.lists or asked.subscriptions:
-            return False
-        tools, user_nid = self._tools, ask.requester.user_nid
-        window = tools.windows.find(at.pos, user_nid, tools.index.rooms_of(user_nid))
-        return window is not None and any(
-            placed.sender_nid == user_nid and placed.event.type == "m.room.encrypted"
-            for topic in window.topics.values()
-            for placed in topic.placements
-        )
 
     # --- answers -------------------------------------------------------------------------------------------------
 
@@ -350,6 +367,10 @@ class SlidingSync:
                 continue
             if own_receipts(self._extensions.receipts_of(work, nid, extras), work.requester.user_nid):
                 gathered.news.setdefault(nid, RoomNews(before=work.token.pos)).read = True
+
+
+def _never() -> bool:
+    return False
 
 
 def _start(storing: Coroutine[Any, Any, int]) -> Deferred[int | _Failed]:
