@@ -7,8 +7,6 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from twisted.internet.defer import Deferred
 
-from federation.builder import Draft
-from federation.ids import RoomId, UserId
 from homeserver.db.schema.rooms import events
 from homeserver.db.schema.search import search_documents, search_progress
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
@@ -44,13 +42,6 @@ class SearchCase(TalkCase):
         """The bodies that are found, the newest first."""
         found = self.find(name, term, order_by="recent", **fields)
         return [one["result"]["content"].get("body") for one in found["results"]]
-
-    def place(self, room_id: str, content: dict[str, Any]) -> None:
-        """A message as other servers may send it."""
-        draft = Draft(RoomId(room_id), "m.room.message", UserId(user("alice")), content)
-        actor = self.app.app.core.rooms.known(room_id)
-        assert actor is not None
-        self.app.wait(actor.run(lambda turn: turn.place(draft)))
 
     def refused(self, body: Any, **query: str) -> tuple[int, str]:
         status, json = self.app.call("POST", f"{V3}/search", body, self.tokens["alice"], query)
@@ -311,7 +302,7 @@ class Hostile(SearchCase):
         room_id = self.make_room()
         bodies: tuple[Any, ...] = (None, 5, [], {"fish": 1}, "", "fish " * 10_000)
         for body in bodies:
-            self.place(room_id, {"body": body})
+            self.place("alice", room_id, {"body": body})
         self.set_state(
             "alice", room_id, "m.room.topic", {"topic": [], "m.topic": {"m.text": ["fish", {"body": 1}]}}
         )
