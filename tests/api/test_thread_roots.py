@@ -30,7 +30,11 @@ class ThreadRoots(RelatingCase):
 
     def test_what_only_answers_may_be_one(self) -> None:
         """Clients let people begin a thread at a rich reply, which has no ``rel_type``."""
-        answer = {"body": "x", "m.relates_to": {"m.in_reply_to": {"event_id": self.root}}}
+        answer = {
+            "msgtype": "m.text",
+            "body": "x",
+            "m.relates_to": {"m.in_reply_to": {"event_id": self.root}},
+        }
         for target_id in (self.send("bob", self.room_id, answer)[1]["event_id"], self.root, "$unknown"):
             self.assertEqual(200, self.begin(target_id)[0])
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import ClientError, ClientSession
 from mautrix.errors import MatrixError, MatrixResponseError
-from mautrix.types import EventType, TextMessageEventContent
+from mautrix.types import EventType, MessageType, TextMessageEventContent
 
 from tests.clients.mautrix_bridge import Bridge, load_registrations
 from tests.clients.notes import Account, Notes, check
@@ -90,7 +90,7 @@ async def talk(bridge: Bridge, alice: Person, notes: Notes) -> None:
     check(str(uri).startswith("mxc://"), "a ghost uploads a file")
 
     puppet = bridge.double_puppet(alice.account.user_id)
-    content = TextMessageEventContent(body="from my phone")
+    content = TextMessageEventContent(msgtype=MessageType.TEXT, body="from my phone")
     own = await alice.read(room_id, await puppet.send_message(room_id, content))
     check(own["sender"] == alice.account.user_id, "a double puppet speaks as alice")
     await puppet.mark_read(room_id, event_id)
