@@ -27,7 +27,7 @@ from homeserver.store.visibility_reads import StateFacts
 from homeserver.sync.filters import SyncFilter
 from homeserver.sync.related import Relations, find_children, find_related
 from homeserver.sync.serialise import Writer, events_object, timeline_object
-from homeserver.sync.superseded import find_superseded
+from homeserver.sync.superseded import count_superseded
 from homeserver.sync.timelines import Keys, Reader, is_set
 from homeserver.sync.window import Window
 
@@ -205,9 +205,7 @@ def _choose(
 def _superseded(placements: Sequence[Placement], shown: Sequence[tuple[ClientEvent, Placement]]) -> int:
     """How many events of a timeline it must not begin with."""
     keyed = [(one.state_key_nid, one.nid) for one in reversed(placements) if one.state_key_nid is not None]
-    nids = [event.nid for event, _ in shown]
-    found = find_superseded(keyed, frozenset(nids))
-    return nids.index(found) + 1 if found else 0
+    return count_superseded(keyed, [event.nid for event, _ in shown])
 
 
 def _passes(event: ClientEvent, filter_: SyncFilter) -> bool:

@@ -9,17 +9,18 @@ spec: client-server-api#get_matrixclientv3sync (``state``: the updates up to the
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable, Sequence
 
 
-def find_superseded(newest_first: Iterable[tuple[int, int]], shown: Collection[int]) -> int:
-    """The nid of the newest event shown whose change of the state was itself replaced by one that is not shown; 0: none.
+def count_superseded(newest_first: Iterable[tuple[int, int]], shown: Sequence[int]) -> int:
+    """How many events of a timeline go: up to the newest whose change of the state was replaced by one that is not shown.
 
-    ``newest_first``: the changes of the state, each (nid of the key, nid of the event).
+    ``newest_first``: the changes of the state, each (nid of the key, nid of the event). ``shown``: nids, the oldest first.
     """
+    in_timeline = frozenset(shown)
     last: dict[int, bool] = {}  # by key, whether its newest change is shown
     for key_nid, event_nid in newest_first:
-        is_shown = event_nid in shown
+        is_shown = event_nid in in_timeline
         if not last.setdefault(key_nid, is_shown) and is_shown:
-            return event_nid
+            return shown.index(event_nid) + 1
     return 0

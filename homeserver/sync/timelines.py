@@ -41,7 +41,7 @@ from homeserver.store.unsigned import sent_as
 from homeserver.store.veil import load_veiled
 from homeserver.stream.index import Standing
 from homeserver.sync.filters import SyncFilter
-from homeserver.sync.superseded import find_superseded
+from homeserver.sync.superseded import count_superseded
 
 # How much further back than asked for it looks for events that pass the filter.
 _REACH = (1, 5, 25)
@@ -488,9 +488,7 @@ def _superseded(work: RoomWork, accepted: Sequence[Shown]) -> int:
     if len(accepted) == len(work.places):
         return 0
     changes = ((move.key_nid, move.event_nid) for move in reversed(work.moves) if move.pos <= work.upto)
-    nids = [one.event.nid for one in accepted]
-    found = find_superseded(changes, frozenset(nids))
-    return nids.index(found) + 1 if found else 0
+    return count_superseded(changes, [one.event.nid for one in accepted])
 
 
 def _rooms_in(events: Iterable[tuple[int, ClientEvent]]) -> set[int]:
