@@ -11,8 +11,8 @@ proposal: MSC4186
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -148,7 +148,8 @@ class SlidingSync:
         key = ConnectionKey(requester.user_nid, requester.device_nid, ask.asked.conn_id)
         if ask.pos is None:
             connection = self._connections.begin(key)
-            self._note_dealing(ask, key, None, ExitStack())
+            if _is_for_encryption(ask.asked):
+                self._dealing.begin(key)
             answer = await self._answer(ask, connection, 0, NO_STATE, None)
             return await self._finish(ask, connection, 0, NO_STATE, answer)
         token = parse_sliding_token(ask.pos, self._boot)
@@ -158,26 +159,20 @@ class SlidingSync:
         # A database that was restored is behind what its clients have seen.
         at = token.at._replace(pos=min(token.at.pos, self._tools.log.position))
         self._lazy.rewind(_name(requester, connection), _stamp(token.version, at.pos))
-        with ExitStack() as leaving:
-            is_due = self._note_dealing(ask, key, at, leaving)
+        with self._deal(ask.asked, key, at) as is_due:
             answer = await self._answer_or_wait(ask, connection, token.version, kept, at, is_due)
         return await self._finish(ask, connection, token.version, kept, answer)
 
-    def _note_dealing(
-        self, ask: SlidingAsk, key: ConnectionKey, at: SyncToken | None, leaving: ExitStack
-    ) -> Callable[[], bool]:
-        """What the request says of others of its device; whether it is answered in any case."""
-        asked, dealing = ask.asked, self._dealing
+    @contextmanager
+    def _deal(self, asked: Asked, key: ConnectionKey, at: SyncToken) -> Iterator[Callable[[], bool]]:
+        """While a request is here: whether it is answered in any case. What it says of others of its device is noted."""
+        if _is_for_encryption(asked):
+            with self._dealing.waiting(key, at.pos) as wait:
+                yield partial(self._dealing.is_due, wait)
+            return
         if asked.lists or asked.subscriptions:
-            if at is not None:
-                dealing.has_dealt(key, at.pos)
-        elif asked.extensions.e2ee:
-            if at is None:
-                dealing.begin(key)
-            else:
-                wait = leaving.enter_context(dealing.waiting(key, at.pos))
-                return lambda: dealing.is_due(wait)
-        return _never
+            self._dealing.has_dealt(key, at.pos)
+        yield _never
 
     async def _answer_or_wait(
         self,
@@ -367,6 +362,11 @@ class SlidingSync:
                 continue
             if own_receipts(self._extensions.receipts_of(work, nid, extras), work.requester.user_nid):
                 gathered.news.setdefault(nid, RoomNews(before=work.token.pos)).read = True
+
+
+def _is_for_encryption(asked: Asked) -> bool:
+    """Whether a connection asks for encryption, and for no rooms: see ``dealing.py``."""
+    return asked.extensions.e2ee and not asked.lists and not asked.subscriptions
 
 
 def _never() -> bool:
