@@ -21,7 +21,6 @@ from federation.ids import (
     parse_event_id,
     parse_user_id_historical,
 )
-from homeserver.db.tx import Tx
 from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found, user_suspended
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.annotations import check_annotation
@@ -30,8 +29,7 @@ from homeserver.rooms.thread_roots import check_thread
 from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.turn import Finish, Turn, finished
 from homeserver.rooms.types import Requester
-from homeserver.store.events import find_row
-from homeserver.store.parsed import EventCache, load_events
+from homeserver.store.parsed import load_event_of_room
 from homeserver.store.placement import ClientTransaction
 
 MESSAGE = "m.room.message"
@@ -218,7 +216,7 @@ class Sender:
 
     async def _find(self, event_id: str, turn: Turn) -> Event | None:
         tools = self._rooms.tools
-        return await tools.database.read(_load_in_room, event_id, turn.head.room_nid, tools.events)
+        return await tools.database.read(load_event_of_room, event_id, turn.head.room_nid, tools.events)
 
 
 def check_message(event_type: str, content: Mapping[str, Any]) -> None:
@@ -290,13 +288,6 @@ def _check_levels(content: Mapping[str, Any]) -> None:
         raise bad_json("Power levels must be integers")
     if not all(is_user_id(user_id) for user_id in content.get("users", ())):
         raise bad_json("users must hold user ids")
-
-
-def _load_in_room(tx: Tx, event_id: str, room_nid: int, cache: EventCache) -> Event | None:
-    row = find_row(tx, event_id)
-    if row is None or row.room_nid != room_nid:
-        return None
-    return load_events(tx, [row.nid], cache).get(row.nid)
 
 
 def redaction(room_id: RoomId, sender: UserId, target_id: EventId, content: dict[str, Any]) -> Draft:

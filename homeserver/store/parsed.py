@@ -9,7 +9,7 @@ from federation.ids import EventId
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.tx import Tx
 from homeserver.store.cache import ByteLru
-from homeserver.store.events import load_json
+from homeserver.store.events import find_row, load_json
 
 
 class EventCache(ByteLru[int, Event]):
@@ -45,3 +45,11 @@ def load_events(tx: Tx, nids: Collection[int], cache: EventCache) -> dict[int, E
             cache.put(row.nid, event)
             found[row.nid] = event
     return found
+
+
+def load_event_of_room(tx: Tx, event_id: str, room_nid: int, cache: EventCache) -> Event | None:
+    """An event by its id, as it was sent, where it is one of that room."""
+    row = find_row(tx, event_id)
+    if row is None or row.room_nid != room_nid:
+        return None
+    return load_events(tx, [row.nid], cache).get(row.nid)
