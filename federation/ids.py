@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Final, NewType, TypeGuard
 
@@ -129,8 +130,13 @@ def may_stand_alone(value: str) -> bool:
 
     # spec: appendices#historical-user-ids
     """
+    return parses(parse_user_id, value)
+
+
+def parses(parse: Callable[[Any], object], value: Any) -> bool:
+    """Whether content from anywhere is what a function of this module would make of it."""
     try:
-        parse_user_id(value)
+        parse(value)
     except Malformed:
         return False
     return True
@@ -170,11 +176,7 @@ def parse_room_alias(value: str) -> RoomAlias:
 
 def is_room_alias(value: Any) -> bool:
     """Whether content from anywhere is a room alias, for those who would leave out what is none."""
-    try:
-        parse_room_alias(value)
-    except Malformed:
-        return False
-    return True
+    return parses(parse_room_alias, value)
 
 
 def is_content_uri(value: Any) -> TypeGuard[str]:

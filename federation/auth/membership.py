@@ -18,9 +18,8 @@ from federation.auth.select import (
     third_party_token,
 )
 from federation.auth.third_party import is_signed_by_any
-from federation.errors import Malformed
 from federation.event import Event
-from federation.ids import parse_user_id_historical
+from federation.ids import parse_user_id_historical, parses
 from federation.verdict import ACCEPT, Reject, Verdict
 
 _BANNED: Final = Reject("target is banned")
@@ -34,7 +33,12 @@ def check_membership(event: Event, create: Event, lookup: StateLookup, power: Po
         return Reject("member event has no state_key")
     if "membership" not in content:
         return Reject("member event has no membership")
-    if event.rules.restricted_join and AUTHORISED_BY in content and not _has_server(content[AUTHORISED_BY]):
+    if (
+        event.rules.restricted_join
+        and AUTHORISED_BY in content
+        and not parses(parse_user_id_historical, content[AUTHORISED_BY])
+    ):
+        # As ``signing.required_signers`` asks it.
         # spec: rooms/v8#authorisation-rules rule 4.2 (whose server must have signed is seen to with the signatures)
         return Reject("no server can have signed for whoever authorises this")
     membership = content["membership"]
@@ -49,15 +53,6 @@ def check_membership(event: Event, create: Event, lookup: StateLookup, power: Po
     if membership == "ban":
         return _check_ban(event, target_id, create, lookup, power)
     return Reject("unknown membership")
-
-
-def _has_server(user_id: Any) -> bool:
-    """Whether there can be a server that signs for the user: what ``signing.required_signers`` asks, too."""
-    try:
-        parse_user_id_historical(user_id)
-    except Malformed:
-        return False
-    return True
 
 
 def membership_of(lookup: StateLookup, user_id: str) -> Any:

@@ -16,12 +16,12 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from federation.auth.select import AUTHORISED_BY
 from federation.errors import Malformed
 from federation.event import Event, parse_untrusted
 from federation.ids import RoomId, ServerName, UserId, parse_user_id_historical
 from federation.versions import ROOM_VERSIONS, RoomRules
 
-AUTHORISED_BY: Final = "join_authorised_via_users_server"
 # So many servers must refuse before we believe it.
 REFUSALS_BELIEVED: Final = 2
 # LIMIT(servers asked for one membership)

@@ -30,7 +30,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from federation.auth.select import CREATE, StateKey, StateLookup, auth_keys_for
+from federation.auth.select import AUTHORISED_BY, CREATE, StateKey, StateLookup, auth_keys_for
 from federation.canonical import MAX_INTEGER
 from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_in, lookup_of
 from federation.errors import Malformed
@@ -511,7 +511,7 @@ def _is_plain_join(event: Event, create: Event) -> bool:
         event.type == _MEMBER
         and event.state_key == event.sender
         and content.get("membership") == "join"
-        and "join_authorised_via_users_server" not in content
+        and AUTHORISED_BY not in content
         and event.prev_event_ids != (create.event_id,)
     )
 

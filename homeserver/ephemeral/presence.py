@@ -26,13 +26,13 @@ from homeserver.ephemeral.remote_presence import RemotePresence, presence_event
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.store.changes import Change, Kind
+from homeserver.store.remote_profiles import SHOWN
 from homeserver.stream.index import MembershipIndex
 
 # Account data of a user who wants to appear offline to everybody, on all their devices: {"enabled": true}.
 APPEAR_OFFLINE = "im.chaos.appear_offline"
 WAKE_S = 2.0
 WAKE_MEMBERS_MOST = 100
-_SHOWN = frozenset(("displayname", "avatar_url"))
 _SWEEP_S = 5.0
 # How far one looks for somebody to forget.
 _LOOKED_AT = 100
@@ -240,7 +240,7 @@ class Presence:
                     self.choose(payload.user_nid, appears_offline(payload.content))
             elif change.kind == Kind.RECEIPT and self._index.is_local(payload.user_nid):
                 self.acted(payload.user_nid, payload.user_id)
-            elif change.kind == Kind.PROFILE and payload.field in _SHOWN:
+            elif change.kind == Kind.PROFILE and payload.field in SHOWN:
                 self._show(payload.user_nid, payload.field, payload.value)
 
     def _show(self, user_nid: int, field: str, value: Any) -> None:

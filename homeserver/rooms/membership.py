@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from federation.auth.select import AUTHORISED_BY
 from federation.builder import Draft
 from federation.errors import Malformed
 from federation.ids import RoomId, ServerName, UserId, parse_room_id, parse_user_id, parse_user_id_historical
@@ -34,8 +35,6 @@ from homeserver.store.placement import ENDED, MEMBERSHIPS, ClientTransaction, Me
 from homeserver.store.profiles import load_names_and_avatars
 from homeserver.store.users import load_account
 from homeserver.store.work import Worker
-
-AUTHORISED_BY = "join_authorised_via_users_server"
 
 _MEMBER = "m.room.member"
 _JOIN_RULES = ("m.room.join_rules", "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Coroutine, Mapping
 from typing import Any, Protocol
 
+from federation.auth.select import AUTHORISED_BY
 from federation.builder import Draft
 from federation.ids import UserId
 from homeserver.http.errors import MatrixError
@@ -23,7 +24,7 @@ from homeserver.stream.index import MembershipIndex
 _MEMBER = "m.room.member"
 _SHOWN = ("displayname", "avatar_url")
 # What belongs to the moment of joining, and not to the member.
-_OF_THE_JOIN = frozenset({"reason", "is_direct", "third_party_invite", "join_authorised_via_users_server"})
+_OF_THE_JOIN = frozenset({"reason", "is_direct", "third_party_invite", AUTHORISED_BY})
 
 
 class Spawner(Protocol):

@@ -16,7 +16,7 @@ from typing import Any
 
 from federation.acl import ServerAcl
 from federation.auth.rules import check_state_dependent
-from federation.auth.select import auth_keys_for
+from federation.auth.select import AUTHORISED_BY, auth_keys_for
 from federation.builder import Draft
 from federation.event import Event, parse_stored, stored_bytes
 from federation.ids import EventId, RoomId, ServerName, UserId, domain_of
@@ -37,8 +37,6 @@ from homeserver.store.ids import STRIPPED
 from homeserver.store.outgoing import Relay, relay
 from homeserver.store.peer_reads import load_texts
 from homeserver.stream.index import MembershipIndex
-
-AUTHORISED_BY = "join_authorised_via_users_server"
 
 _MEMBER = "m.room.member"
 _JOIN_RULES = ("m.room.join_rules", "")
