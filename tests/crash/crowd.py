@@ -46,8 +46,46 @@ class Shared:
     stopping: bool = False
 
 
+class Line:
+    """One connection of somebody's, opened anew where the server went away."""
+
+    def __init__(self, shared: Shared, token: str) -> None:
+        self._shared = shared
+        self._token = token
+        self._connection: Connection | None = None
+
+    async def ask(
+        self, method: str, path: str, body: Any = None, query: dict[str, str] | None = None
+    ) -> tuple[int, Any]:
+        """An answer; (0, None) where the server went away meanwhile."""
+        try:
+            if self._connection is None:
+                self._connection = await Connection.open(self._shared.port)
+            response = await self._connection.send(build_request(method, path, self._token, body, query))
+        except (OSError, WireError):
+            self._connection = None
+            await asyncio.sleep(0.05)  # it is being started anew
+            return 0, None
+        return self._judge(method, path, response)
+
+    def _judge(self, method: str, path: str, response: Response) -> tuple[int, Any]:
+        self._shared.statuses[response.status] = self._shared.statuses.get(response.status, 0) + 1
+        if response.status >= 500:
+            self._shared.failures.append(f"{method} {path}: {response.status} {response.body[:300]!r}")
+        return response.status, response.json() if response.body else None
+
+    async def insist(self, method: str, path: str, body: Any = None) -> Any:
+        """The same until it is answered with 200."""
+        while True:
+            status, answer = await self.ask(method, path, body)
+            if status == 200:
+                return answer
+            if status and not self._shared.failures:
+                raise AssertionError(f"{method} {path}: {status} {answer}")
+
+
 class Member:
-    """One user with two devices' worth of connections."""
+    """One user, who acts on one line and listens on two others."""
 
     def __init__(self, shared: Shared, user_id: str, token: str, random: Random) -> None:
         self.shared = shared
@@ -59,38 +97,7 @@ class Member:
         self.heard: list[str] = []
         self.done = 0
         self._serial = 0
-        self._own: Connection | None = None
-
-    # --- requests ----------------------------------------------------------------------------------------------------
-
-    async def ask(
-        self, method: str, path: str, body: Any = None, query: dict[str, str] | None = None
-    ) -> tuple[int, Any]:
-        """An answer; (0, None) where the server went away meanwhile."""
-        try:
-            if self._own is None:
-                self._own = await Connection.open(self.shared.port)
-            response = await self._own.send(build_request(method, path, self.token, body, query))
-        except (OSError, WireError):
-            self._own = None
-            await asyncio.sleep(0.05)  # it is being started anew
-            return 0, None
-        return self._judge(method, path, response)
-
-    def _judge(self, method: str, path: str, response: Response) -> tuple[int, Any]:
-        self.shared.statuses[response.status] = self.shared.statuses.get(response.status, 0) + 1
-        if response.status >= 500:
-            self.shared.failures.append(f"{method} {path}: {response.status} {response.body[:300]!r}")
-        return response.status, response.json() if response.body else None
-
-    async def insist(self, method: str, path: str, body: Any = None) -> Any:
-        """The same until it is answered with 200."""
-        while True:
-            status, answer = await self.ask(method, path, body)
-            if status == 200:
-                return answer
-            if status and not self.shared.failures:
-                raise AssertionError(f"{method} {path}: {status} {answer}")
+        self.line = Line(shared, token)
 
     # --- what happens ------------------------------------------------------------------------------------------------
 
@@ -129,7 +136,7 @@ class Member:
                 content["m.new_content"] = {"msgtype": "m.text", "body": "edited"}
         path = self._path("send", "m.room.message", text, room_id=room_id)
         while True:
-            status, answer = await self.ask("PUT", path, content)
+            status, answer = await self.line.ask("PUT", path, content)
             if status == 200:
                 self.shared.acknowledged[answer["event_id"]] = text
                 self.shared.events.setdefault(room_id, []).append(answer["event_id"])
@@ -151,7 +158,7 @@ class Member:
         if other is not None:
             relation = {"rel_type": "m.annotation", "event_id": other, "key": self.random.choice("abc")}
             path = self._path("send", "m.reaction", self._fresh(), room_id=room_id)
-            await self.ask("PUT", path, {"m.relates_to": relation})
+            await self.line.ask("PUT", path, {"m.relates_to": relation})
 
     async def redact(self) -> None:
         room_id = self._room()
@@ -159,88 +166,90 @@ class Member:
         if other is not None:
             # Its text is not looked for in the end.
             self.shared.acknowledged.pop(other, None)
-            await self.ask("PUT", self._path("redact", other, self._fresh(), room_id=room_id), {})
+            await self.line.ask("PUT", self._path("redact", other, self._fresh(), room_id=room_id), {})
 
     async def later(self) -> None:
         path = self._path("send", "org.example.later", self._fresh())
-        await self.ask("PUT", path, {}, {DELAY: "200"})
+        await self.line.ask("PUT", path, {}, {DELAY: "200"})
 
     async def stick(self) -> None:
         path = self._path("send", "org.example.sticky", self._fresh())
-        await self.ask("PUT", path, {}, {STICKY: "60000"})
+        await self.line.ask("PUT", path, {}, {STICKY: "60000"})
 
     async def place(self) -> None:
         kind = self.random.choice(("topic", "name"))
-        await self.ask("PUT", self._path("state", f"m.room.{kind}", ""), {kind: self._fresh()})
+        await self.line.ask("PUT", self._path("state", f"m.room.{kind}", ""), {kind: self._fresh()})
 
     async def power(self) -> None:
         room_id = self._room()
         path = self._path("state", "m.room.power_levels", "", room_id=room_id)
-        status, levels = await self.ask("GET", path)
+        status, levels = await self.line.ask("GET", path)
         if status == 200:
             levels.setdefault("users", {})[self._somebody()] = self.random.choice((0, 50))
-            await self.ask("PUT", path, levels)
+            await self.line.ask("PUT", path, levels)
 
     async def visibility(self) -> None:
         value = self.random.choice(("shared", "joined", "invited", "world_readable"))
         path = self._path("state", "m.room.history_visibility", "")
-        await self.ask("PUT", path, {"history_visibility": value})
+        await self.line.ask("PUT", path, {"history_visibility": value})
 
     async def join(self) -> None:
-        await self.ask("POST", f"{CLIENT}/join/{encode(self._room())}", {})
+        await self.line.ask("POST", f"{CLIENT}/join/{encode(self._room())}", {})
 
     async def leave(self) -> None:
-        await self.ask("POST", self._path("leave"), {})
+        await self.line.ask("POST", self._path("leave"), {})
 
     async def move(self) -> None:
         what = self.random.choice(("invite", "invite", "kick", "ban", "unban"))
-        await self.ask("POST", self._path(what), {"user_id": self._somebody()})
+        await self.line.ask("POST", self._path(what), {"user_id": self._somebody()})
 
     async def forget(self) -> None:
-        await self.ask("POST", self._path("forget"), {})
+        await self.line.ask("POST", self._path("forget"), {})
 
     async def knock(self) -> None:
-        await self.ask("POST", f"{CLIENT}/knock/{encode(self._room())}", {})
+        await self.line.ask("POST", f"{CLIENT}/knock/{encode(self._room())}", {})
 
     async def rename(self) -> None:
         path = f"{CLIENT}/profile/{encode(self.user_id)}/displayname"
-        await self.ask("PUT", path, {"displayname": self._fresh()})
+        await self.line.ask("PUT", path, {"displayname": self._fresh()})
 
     async def read(self) -> None:
         room_id = self._room()
         other = self._event_of(room_id)
         if other is not None:
             kind = self.random.choice(("m.read", "m.read.private", "m.fully_read"))
-            await self.ask("POST", self._path("receipt", kind, other, room_id=room_id), {})
+            await self.line.ask("POST", self._path("receipt", kind, other, room_id=room_id), {})
 
     async def type(self) -> None:
         body = {"typing": self.random.random() < 0.5, "timeout": 2_000}
-        await self.ask("PUT", self._path("typing", self.user_id), body)
+        await self.line.ask("PUT", self._path("typing", self.user_id), body)
 
     async def appear(self) -> None:
         path = f"{CLIENT}/presence/{encode(self.user_id)}/status"
-        await self.ask("PUT", path, {"presence": self.random.choice(("online", "unavailable", "offline"))})
+        await self.line.ask(
+            "PUT", path, {"presence": self.random.choice(("online", "unavailable", "offline"))}
+        )
 
     async def note(self) -> None:
         kind = f"org.example.{self.random.randrange(3)}"
         own = f"{CLIENT}/user/{encode(self.user_id)}"
         where = self.random.choice((own, f"{own}/rooms/{encode(self._room())}"))
-        await self.ask("PUT", f"{where}/account_data/{kind}", {"text": self._fresh()})
+        await self.line.ask("PUT", f"{where}/account_data/{kind}", {"text": self._fresh()})
 
     async def whisper(self) -> None:
         other, text = self._somebody(), self._fresh()
         body = {"messages": {other: {"*": {"text": text}}}}
-        await self.insist("PUT", f"{CLIENT}/sendToDevice/m.dummy/{encode(text)}", body)
+        await self.line.insist("PUT", f"{CLIENT}/sendToDevice/m.dummy/{encode(text)}", body)
         self.shared.whispers.setdefault(other, []).append(text)
 
     async def keys(self) -> None:
         number = self._serial = self._serial + 1
         upload = {"one_time_keys": {f"signed_curve25519:{number}": {"key": str(number), "signatures": {}}}}
-        await self.ask("POST", f"{CLIENT}/keys/upload", upload)
+        await self.line.ask("POST", f"{CLIENT}/keys/upload", upload)
         other = self._somebody()
         wanted = {other: {self.shared.devices[other]: "signed_curve25519"}}
-        await self.ask("POST", f"{CLIENT}/keys/claim", {"one_time_keys": wanted})
-        await self.ask("POST", f"{CLIENT}/keys/query", {"device_keys": {other: []}})
+        await self.line.ask("POST", f"{CLIENT}/keys/claim", {"one_time_keys": wanted})
+        await self.line.ask("POST", f"{CLIENT}/keys/query", {"device_keys": {other: []}})
 
     async def look(self) -> None:
         room_id = self._room()
@@ -258,21 +267,21 @@ class Member:
         if other is not None:
             paths.append(self._path("context", other, room_id=room_id))
             paths.append(self._path("relations", other, room_id=room_id).replace("/v3/", "/v1/"))
-        await self.ask("GET", self.random.choice(paths), None, {"limit": "20"})
+        await self.line.ask("GET", self.random.choice(paths), None, {"limit": "20"})
 
     async def search(self) -> None:
         wanted = {"room_events": {"search_term": self._somebody()[1:4]}}
-        await self.ask("POST", f"{CLIENT}/search", {"search_categories": wanted})
-        await self.ask("POST", f"{CLIENT}/user_directory/search", {"search_term": self._somebody()[1:4]})
+        await self.line.ask("POST", f"{CLIENT}/search", {"search_categories": wanted})
+        await self.line.ask("POST", f"{CLIENT}/user_directory/search", {"search_term": self._somebody()[1:4]})
 
     async def create(self) -> None:
         body = {"preset": "public_chat", "room_version": self.random.choice(("6", "10", "11", "12"))}
-        status, answer = await self.ask("POST", f"{CLIENT}/createRoom", body)
+        status, answer = await self.line.ask("POST", f"{CLIENT}/createRoom", body)
         if status == 200:
             self.shared.rooms.append(answer["room_id"])
 
     async def upgrade(self) -> None:
-        status, answer = await self.ask("POST", self._path("upgrade"), {"new_version": "12"})
+        status, answer = await self.line.ask("POST", self._path("upgrade"), {"new_version": "12"})
         if status == 200:
             self.shared.rooms.append(answer["replacement_room"])
 
@@ -280,16 +289,16 @@ class Member:
 
     async def listen(self) -> None:
         """Keep the view of classic sync, until the crowd stops."""
-        own = Member(self.shared, self.user_id, self.token, self.random)
+        line = Line(self.shared, self.token)
         while not self.shared.stopping:
-            await self.catch_up(own, self.classic, WAIT_MS)
+            await self.catch_up(line, self.classic, WAIT_MS)
 
-    async def catch_up(self, own: Member, view: ClientView, timeout_ms: int = 0) -> None:
+    async def catch_up(self, line: Line, view: ClientView, timeout_ms: int = 0) -> None:
         """One classic sync."""
         query = {"timeout": str(timeout_ms)}
         if view.since is not None:
             query["since"] = view.since
-        status, answer = await own.ask("GET", f"{CLIENT}/sync", None, query)
+        status, answer = await line.ask("GET", f"{CLIENT}/sync", None, query)
         if status == 200:
             view.apply(answer)
             if view is self.classic:
@@ -311,12 +320,12 @@ class Member:
 
     async def listen_sliding(self) -> None:
         """Keep the view of sliding sync, until the crowd stops."""
-        own = Member(self.shared, self.user_id, self.token, self.random)
+        line = Line(self.shared, self.token)
         while not self.shared.stopping:
-            await self.slide(own, self.sliding, WAIT_MS)
+            await self.slide(line, self.sliding, WAIT_MS)
 
     async def slide(
-        self, own: Member, view: SlidingView, timeout_ms: int = 0, connection: str = "list"
+        self, line: Line, view: SlidingView, timeout_ms: int = 0, connection: str = "list"
     ) -> None:
         """One sliding sync."""
         body: dict[str, Any] = {
@@ -327,7 +336,7 @@ class Member:
         query = {"timeout": str(timeout_ms)}
         if view.pos is not None:
             query["pos"] = view.pos
-        status, answer = await own.ask("POST", SLIDING, body, query)
+        status, answer = await line.ask("POST", SLIDING, body, query)
         if status == 200:
             view.apply(answer)
         elif status:

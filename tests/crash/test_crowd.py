@@ -87,11 +87,11 @@ def _raise_what_failed(tasks: list[asyncio.Task[None]]) -> None:
 
 
 async def _differences(member: Member) -> list[str]:
-    await member.catch_up(member, member.classic)
-    await member.slide(member, member.sliding)
+    await member.catch_up(member.line, member.classic)
+    await member.slide(member.line, member.sliding)
     classic, sliding = sync_model.ClientView(), sliding_model.SlidingView(member.user_id)
-    await member.catch_up(member, classic)
-    await member.slide(member, sliding, connection="another")
+    await member.catch_up(member.line, classic)
+    await member.slide(member.line, sliding, connection="another")
     found = member.misheard()
     found += sync_model.differences(member.classic, classic)
     found += sliding_model.differences(member.sliding, sliding, lazy=True)
@@ -102,12 +102,12 @@ async def _differences(member: Member) -> list[str]:
 async def _falsehoods(member: Member) -> list[str]:
     """Where what it was told is not so, or not the same by both kinds of sync."""
     classic, sliding = member.classic, member.sliding
-    joined = await member.insist("GET", f"{CLIENT}/joined_rooms")
+    joined = await member.line.insist("GET", f"{CLIENT}/joined_rooms")
     found = [] if set(joined["joined_rooms"]) == classic.rooms.keys() else [f"joined: {joined}"]
     for room_id, view in classic.rooms.items():
-        state = await member.insist("GET", f"{CLIENT}/rooms/{encode(room_id)}/state")
+        state = await member.line.insist("GET", f"{CLIENT}/rooms/{encode(room_id)}/state")
         found += sync_model.falsehoods(classic, room_id, state)
-        members = await member.insist("GET", f"{CLIENT}/rooms/{encode(room_id)}/joined_members")
+        members = await member.line.insist("GET", f"{CLIENT}/rooms/{encode(room_id)}/joined_members")
         memberships = [one["content"]["membership"] for one in state if one["type"] == "m.room.member"]
         other = sliding.rooms[room_id].members
         counts = {
