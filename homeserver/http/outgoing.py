@@ -10,8 +10,8 @@ from twisted.internet.defer import Deferred
 from homeserver.http.response import FileRange, Response
 
 INLINE_BODY_BYTES: Final = 131_072
-"""Up to here a body is written at once; above, piece by piece, so that a slow reader costs one piece of memory
-in the transport and its progress can be seen."""
+"""Up to here a body is written at once; above, what the socket has no room for goes piece by piece, so that a slow reader
+costs one piece of memory in the transport and its progress can be seen."""
 PIECE_BYTES: Final = 65_536
 
 

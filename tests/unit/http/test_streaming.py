@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from typing import Any
 
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
@@ -14,6 +15,28 @@ from homeserver.http.limits import HttpLimits
 from homeserver.http.outgoing import INLINE_BODY_BYTES, PIECE_BYTES
 from homeserver.http.response import BrokenOff, FileRange, Response
 from tests.unit.http.support import Site, chunked, get, pieces, post
+
+
+class _Socket:
+    """The part of a TCP connection that takes bytes past its own buffer, as long as there is room."""
+
+    def __init__(self, wire: Any, room: int) -> None:
+        self.dataBuffer = b""
+        self._tempDataBuffer: list[bytes] = []
+        self.buffered = 0
+        self._room = room
+        self._write = wire.write
+        wire.write = self._write_buffered
+
+    def _write_buffered(self, data: bytes) -> None:
+        self.buffered += len(data)
+        self._write(data)
+
+    def writeSomeData(self, data: Any) -> int:
+        taken = min(self._room, len(data), 131_072)
+        self._room -= taken
+        self._write(bytes(data[:taken]))
+        return taken
 
 
 class UploadTests(SynchronousTestCase):
@@ -200,6 +223,18 @@ class DownloadTests(SynchronousTestCase):
         self.assertEqual(steps, [PIECE_BYTES, PIECE_BYTES, PIECE_BYTES, 1])
         self.connection.protocol.resumeProducing()
         self.assertEqual(self.connection.take()[0].body, body)
+
+    def test_large_bytes_go_straight_into_a_socket_that_has_room(self) -> None:
+        body = bytes(range(256)) * 4_000
+        self.answer(Response(200, body, content_type=b"text/plain"))
+        for room in (2_000_000, 300_000, 10):
+            with self.subTest(room=room):
+                self.connection = self.site.connect()
+                socket = _Socket(self.connection.wire, room)
+                self.connection.protocol._direct = socket
+                self.connection.send(get("/produce"))
+                self.assertEqual(max(0, len(self.connection.output) - room), socket.buffered)
+                self.assertEqual(body, self.connection.take()[0].body)
 
     def test_a_stalled_download_is_cut_off_and_its_file_closed(self) -> None:
         file = io.BytesIO(b"x" * 500_000)
