@@ -12,7 +12,7 @@ from homeserver.config.load import ConfigError
 from homeserver.config.reload import merge_reloadable
 from homeserver.config.schema import Config
 from homeserver.runtime.log import Log, capture_twisted, make_log
-from homeserver.runtime.memory import Collector
+from homeserver.runtime.memory import Collector, share_one_arena
 from homeserver.runtime.process import run_server
 from homeserver.runtime.signals import notify_service_manager
 
@@ -27,6 +27,7 @@ def serve(context: click.Context, config_path: Path | None, dev: bool) -> None:
 
     With --dev and no configuration: open registration, no rate limits, and a sample community at the first start.
     """
+    share_one_arena()
     host = find_host(context)
     config = load(host, config_path, dev=dev)
     log = server_log(host, config)

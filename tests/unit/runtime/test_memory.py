@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
+import os
+import subprocess
+import sys
 from unittest import TestCase
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 from twisted.internet.task import Clock as TaskClock
 
@@ -70,6 +74,43 @@ class Looking(TestCase):
         self.collector.stop()
         self.assertEqual([], self.time.getDelayedCalls())
         self.assertFalse(self.looked(memory.OVERDUE, 1))
+
+
+class Allocator(TestCase):
+    def test_threads_share_one_arena(self) -> None:
+        """Of a process that has set it, threads that allocate have no arena of their own."""
+        program = (
+            "import sys, threading\n"
+            "from homeserver.runtime.memory import share_one_arena\n"
+            "done = sys.argv[1] == 'set' and share_one_arena()\n"
+            "blocks = []\n"
+            "def allocate():\n"
+            "    blocks.extend(bytes(100_000) for _ in range(10))\n"
+            "threads = [threading.Thread(target=allocate) for _ in range(4)]\n"
+            "[thread.start() for thread in threads]\n"
+            "[thread.join() for thread in threads]\n"
+            "import ctypes, os\n"
+            "ctypes.CDLL(None).malloc_stats()\n"
+            "print(done)\n"
+        )
+        if not hasattr(ctypes.CDLL(None), "mallopt"):
+            self.skipTest("this C library has no mallopt")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        arenas = {}
+        for wanted in ("set", "leave"):
+            command = [sys.executable, "-c", program, wanted]
+            ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+            self.assertEqual(str(wanted == "set"), ran.stdout.strip())
+            arenas[wanted] = ran.stderr.count("Arena ")
+        self.assertEqual(1, arenas["set"])
+        self.assertGreater(arenas["leave"], 1)
+
+    def test_another_library(self) -> None:
+        """As on musl, or where there is no library to ask."""
+        for library in (Mock(spec=[]), Mock(side_effect=OSError)):
+            loads = library if library.side_effect else Mock(return_value=library)
+            with patch.object(ctypes, "CDLL", loads):
+                self.assertFalse(memory.share_one_arena())
 
 
 class Interpreter(TestCase):
