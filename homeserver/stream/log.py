@@ -10,13 +10,16 @@ Rules:
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter
 from typing import Final
 
 from homeserver.store.changes import Change
 
 Subscriber = Callable[[Sequence[Change]], None]
+_POSITION: Final = attrgetter("pos")
 
 _TIDIED: Final = 64
 """Of a topic with fewer changes, what was forgotten may lie about until the topic is quiet."""
@@ -71,10 +74,7 @@ class ChangeLog:
     def of_topic(self, topic: int, pos: int) -> Sequence[Change]:
         """The changes of one topic after a position that is not before the floor, oldest first."""
         known = self._topics.get(topic, ())
-        start = len(known)
-        while start and known[start - 1].pos > pos:
-            start -= 1
-        return known[start:]
+        return known[bisect_right(known, pos, key=_POSITION) :]
 
     def since(self, pos: int, most: int | None = None) -> list[Change] | None:
         """The changes after a position, oldest first; None where some are forgotten, or there are more than ``most``."""

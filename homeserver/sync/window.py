@@ -22,6 +22,17 @@ from homeserver.stream.log import ChangeLog
 # LIMIT(beyond so many changes of one room the tables answer as fast, and the grouped changes are worth no memory)
 MAX_CHANGES = 5_000
 _KEPT = 32
+# Of what happened at a topic, what a window tells. Thousands of messages may wait for a device: they are none of it.
+_TOLD = frozenset(
+    {
+        Kind.EVENT,
+        Kind.RECEIPT,
+        Kind.ACCOUNT_DATA,
+        Kind.THREAD_SUBSCRIPTION,
+        Kind.TRUNCATED,
+        Kind.STATE_MOVED,
+    }
+)
 
 
 @dataclass(slots=True)
@@ -103,8 +114,7 @@ def _group(changes: Sequence[Change]) -> Topic:
     if changes[-1].topic > 0 and len(changes) > MAX_CHANGES:
         topic.complete = False
         return topic
-    for change in changes:
-        kind, payload = change.kind, change.payload
+    for _, kind, _, _, payload in [change for change in changes if change.kind in _TOLD]:
         if kind == Kind.EVENT:
             if payload is None or _is_bare(payload):
                 topic.complete = False
@@ -123,7 +133,7 @@ def _group(changes: Sequence[Change]) -> Topic:
                 topic.account_data.append(payload)
         elif kind == Kind.THREAD_SUBSCRIPTION:
             topic.threads = True
-        elif kind == Kind.TRUNCATED or kind == Kind.STATE_MOVED:
+        else:  # TRUNCATED, STATE_MOVED
             topic.complete = False
     return topic
 
