@@ -115,7 +115,7 @@ def load_bundle(tx: Tx, owed: Sequence[Owed], devices: Collection[int], tools: T
     for device_nid, places in spans.items():
         wanted = frozenset(places)
         found = load_waiting(tx, device_nid, places[0] - 1, places[-1], len(places) + MESSAGES_MOST)
-        messages += [(one.pos, device_nid, one.message) for one in found if one.pos in wanted]
+        messages += [(pos, device_nid, message) for pos, message in found if pos in wanted]
     named = sorted({*spans, *devices})
     client_events = load_client_events(tx, sorted(nids), tools.events)
     invites = [one.event_nid for one in events if one.own and _is_invite(client_events.get(one.event_nid))]

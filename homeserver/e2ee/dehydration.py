@@ -120,8 +120,8 @@ class DehydratedDevices:
         )
         if page is None:
             raise forbidden("This is not the user's dehydrated device")
-        upto = page.messages[-1].pos if page.messages else after
-        return [msgspec.Raw(one.message) for one in page.messages], str(upto), page.has_more
+        upto = page.messages[-1][0] if page.messages else after
+        return [msgspec.Raw(message) for _, message in page.messages], str(upto), page.has_more
 
 
 def _none() -> Exception:

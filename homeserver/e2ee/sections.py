@@ -4,7 +4,8 @@
    is in memory, and follows the log.
 2. A message is told until the device comes with a token that says that it has it; then it is deleted. Of many the first
    are told, and the token says how far (``SyncToken.inbox``). A device that takes page after page gets larger ones, for
-   each costs it a round trip; one that asks again for a page gets a small one.
+   each costs it a round trip; one that asks again for a page gets a small one. While more pages wait nothing is deleted,
+   and then page by page: the next page does not wait for the deletion of the last, and nobody for that of all.
 3. Whoever joined or left a room in between makes the tables be asked: they know who shares rooms with whom.
 
 # spec: client-server-api#e2e-extensions-to-sync
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import msgspec
+from twisted.internet.defer import Deferred
 
 from federation.ids import may_stand_alone
 from homeserver.db.errors import DatabaseError
@@ -45,6 +47,8 @@ from homeserver.sync.types import DeviceAnswer, Inbox
 MESSAGES_MOST = 100
 # LIMIT(what a device is told at once that has taken page after page)
 MESSAGES_LARGEST = 1_000
+# LIMIT(pages that a device has and that are deleted only with the last that waits: they count as its inbox)
+_TAKEN_MOST = 24
 _DEVICES_KEPT = 50_000
 _NEWS_KEPT = 20_000
 
@@ -61,6 +65,8 @@ class _Device:
     keys_pos: int = 0  # when keys came or went, as far as this process saw it
     page: int = MESSAGES_MOST  # how many messages the last page could hold
     page_at: int = -1  # after which position that page began, where there was more; -1: all was told
+    more: bool = False  # the last page did not tell all
+    taken: list[int] = field(default_factory=list)  # the ends of pages that it has and that are not deleted
 
     def next_page(self, since: int) -> int:
         """How many messages it is told now, after those up to a position."""
@@ -270,7 +276,7 @@ class DeviceNews:
         if device is not None:
             self._devices.move_to_end(requester.device_nid)
             if at is not None and 0 < device.oldest <= at.inbox:
-                self._drop(requester.device_nid, device, at.inbox)
+                self._has(requester.device_nid, device, at.inbox)
             quiet = device.newest <= (at.inbox if at is not None else 0)
             if quiet and (at is None or at.pos >= upto or self._is_quiet(requester, at, upto)):
                 keys_moved = at is not None and device.keys_pos > at.pos
@@ -289,14 +295,26 @@ class DeviceNews:
             for move in self._moves.between(since, upto)
         )
 
-    def _drop(self, device_nid: int, device: _Device, upto: int) -> None:
-        if device.newest <= upto:
+    def _has(self, device_nid: int, device: _Device, upto: int) -> None:
+        """The device has everything up to a position."""
+        taken = device.taken
+        if not taken or taken[-1] < upto:
+            taken.append(upto)
+        if device.more and len(taken) < _TAKEN_MOST:
+            return
+        if device.newest <= taken[-1]:
             device.oldest = device.newest = 0
         else:
-            device.oldest = upto + 1
+            device.oldest = taken[-1] + 1
+        device.taken = []
         # Nobody waits: what is not deleted now is below every token to come, and deleted with the next messages.
-        dropping = self._worker.work(drop_delivered, device_nid, upto)
-        dropping.addErrback(lambda failure: failure.trap(DatabaseError) and None)
+        deleting = Deferred.fromCoroutine(self._delete(device_nid, taken))
+        deleting.addErrback(lambda failure: failure.trap(DatabaseError) and None)
+
+    async def _delete(self, device_nid: int, ends: Sequence[int]) -> None:
+        """Delete page after page, each in a commit of its own."""
+        for upto in ends:
+            await self._worker.work(drop_delivered, device_nid, upto)
 
     async def _load_all(
         self, requester: Requester, at: SyncToken | None, upto: int, device: _Device | None
@@ -325,9 +343,14 @@ class DeviceNews:
 
     async def _waiting(self, device_nid: int, since: int, upto: int, most: int) -> Inbox:
         device = self._devices.get(device_nid)
+        if device is not None and device.taken:
+            since = max(since, device.taken[-1])  # it has them, though they are still there
         if not device_nid or since >= upto or (device is not None and device.newest <= since):
             return Inbox(b"", upto)
-        return await self._database.read(_load_inbox, device_nid, since, upto, most)
+        inbox = await self._database.read(_load_inbox, device_nid, since, upto, most)
+        if device is not None:
+            device.more = inbox.upto < upto
+        return inbox
 
     # --- by themselves, for sliding sync -----------------------------------------------------------------------------
 
@@ -342,7 +365,7 @@ class DeviceNews:
         if device is not None:
             self._devices.move_to_end(requester.device_nid)
             if 0 < device.oldest <= since:
-                self._drop(requester.device_nid, device, since)
+                self._has(requester.device_nid, device, since)
         return await self._waiting(requester.device_nid, since, upto, min(most, MESSAGES_MOST))
 
     def keys_changed(self, requester: Requester, at: SyncToken, upto: int) -> bool:
@@ -411,5 +434,5 @@ def _load_device(tx: Tx, device_nid: int) -> tuple[KeysLeft, int, int]:
 
 def _load_inbox(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> Inbox:
     page = load_page(tx, device_nid, since, upto, most)
-    end = upto if not page.has_more else page.messages[-1].pos if page.messages else since
-    return Inbox(b",".join([one.message for one in page.messages]), end)
+    end = upto if not page.has_more else page.messages[-1][0] if page.messages else since
+    return Inbox(b",".join([message for _, message in page.messages]), end)

@@ -173,11 +173,8 @@ class Received(NamedTuple):
     messages: Sequence[ToDevice]
 
 
-class Waiting(NamedTuple):
-    """A message that waits, with its position; JSON text as UTF-8."""
-
-    pos: int
-    message: bytes
+Waiting = tuple[int, bytes]
+"""A message that waits: its position, and JSON text as UTF-8. Plain, for there may be thousands."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,7 +278,7 @@ def _addressees(tx: Tx, messages: Sequence[ToDevice]) -> list[tuple[int, int, st
 def load_waiting(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> list[Waiting]:
     """The oldest messages in ``(since, upto]``."""
     found = tx.all(_WAITING, device_nid=device_nid, since=since, upto=upto, most=most)
-    return [Waiting(pos, to_utf8(message)) for pos, message in found]
+    return [(pos, to_utf8(message)) for pos, message in found]
 
 
 class Page(NamedTuple):
@@ -299,15 +296,27 @@ def load_page(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> Page
     while True:
         wanted = min(at_once, most + 1 - len(shown))
         found = load_waiting(tx, device_nid, since, upto, wanted)
-        for one in found:
-            size += len(one.message)
-            if len(shown) == most or (shown and size > PAGE_BYTES):
-                return Page(shown, has_more=True)
-            shown.append(one)
+        together = size + sum([len(message) for _, message in found])
+        if together > PAGE_BYTES:
+            fitting = min(_fitting(found, size, is_first=not shown), most - len(shown))
+            has_more = fitting < len(found) or len(found) == wanted
+            return Page([*shown, *found[:fitting]], has_more)
+        shown += found
+        if len(shown) > most:
+            return Page(shown[:most], has_more=True)
         if len(found) < wanted:
             return Page(shown, has_more=False)
-        since = found[-1].pos
+        size, since = together, found[-1][0]
         at_once = _READ_MOST if size < _SMALL_BYTES else _READ_FIRST
+
+
+def _fitting(found: Sequence[Waiting], size: int, *, is_first: bool) -> int:
+    """How many of these still fit into a page, the very first in any case."""
+    for number, (_, message) in enumerate(found):
+        size += len(message)
+        if size > PAGE_BYTES and not (is_first and number == 0):
+            return number
+    return len(found)
 
 
 def load_ends(tx: Tx, device_nid: int) -> tuple[int, int]:

@@ -132,7 +132,8 @@ class Messages(KeysCase):
             sizes.append(len(self.messages(answer)))
             found += self.messages(answer)
             since = answer["next_batch"]
-            self.assertEqual(250 - (len(found) - sizes[-1]), self.waiting())
+            # Nothing is deleted while the next page is waited for.
+            self.assertEqual(250, self.waiting())
         self.assertEqual(([100, 150], contents), (sizes, found))
         self.assertNotIn("to_device", self.sync(self.phone, since))
         self.assertEqual(0, self.waiting())
@@ -168,6 +169,26 @@ class Messages(KeysCase):
         # Who has all begins anew.
         self.send("PHONE", *({"n": 100 + number} for number in range(3)))
         self.assertEqual(2, page(since)[0])
+
+    def test_what_a_device_has_is_deleted_when_it_has_much(self) -> None:
+        since = self.sync(self.phone)["next_batch"]
+        self.send("PHONE", *({"n": number} for number in range(12)))
+        self.patch(sections, "MESSAGES_MOST", 2)
+        self.patch(sections, "MESSAGES_LARGEST", 2)
+        self.patch(sections, "_TAKEN_MOST", 3)
+        self.app.restart()
+        left: list[int] = []
+        told: list[int] = []
+        while len(told) < 12:
+            answer = self.sync(self.phone, since)
+            since = answer["next_batch"]
+            told += [one["n"] for one in self.messages(answer)]
+            left.append(self.waiting())
+            self.sync(self.phone, since)  # it asks twice for each page: that is one page taken
+        self.assertEqual(list(range(12)), told)
+        self.assertEqual([12, 12, 12, 6, 6, 2], left)
+        self.sync(self.phone, since)
+        self.assertEqual(0, self.waiting())
 
     def test_some_of_many_across_a_restart_and_with_newer_ones(self) -> None:
         since = self.sync(self.phone)["next_batch"]
