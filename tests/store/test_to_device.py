@@ -47,7 +47,7 @@ class Inboxes(DatabaseCase):
         found: list[Waiting] = []
         has_more = True
         while has_more:
-            page = self.page(found[-1].pos if found else 0, 5_000, 700)
+            page = self.page(found[-1][0] if found else 0, 5_000, 700)
             found += page.messages
             has_more = page.has_more
         self.assertEqual([(2 * n, b"message %d" % n) for n in range(1, 2_501)], found)
@@ -55,7 +55,7 @@ class Inboxes(DatabaseCase):
     def test_a_page_ends_at_its_bytes_and_holds_one_message_at_least(self) -> None:
         self.put(f"message {number}" for number in range(1, 10))
         self.patch(module, "PAGE_BYTES", 30)
-        self.assertEqual([2, 4, 6], [one.pos for one in self.page(0, 5_000, 700).messages])
+        self.assertEqual([2, 4, 6], [pos for pos, _ in self.page(0, 5_000, 700).messages])
         self.patch(module, "PAGE_BYTES", 3)
         self.assertEqual(([(2, b"message 1")], True), self.page(0, 5_000, 700))
         self.assertEqual(([(2, b"message 1")], False), self.page(0, 2, 700))
