@@ -71,6 +71,12 @@ class StickyTests(TalkCase):
         self.assertEqual([], self.section(answer))
         self.assertEqual([], self.section(self.sync(since=answer["next_batch"])))
 
+    def test_in_the_history(self) -> None:
+        self.stuck(duration_ms=600_000)
+        self.app.advance(10)
+        (event,) = self.ok("bob", self.path(self.room_id, "messages"), dir="b", limit="1")["chunk"]
+        self.assertEqual(590_000, event["unsigned"]["msc4354_sticky_duration_ttl_ms"])
+
     def test_whatever_is_said_after_it(self) -> None:
         since = self.sync()["next_batch"]
         ids = [self.stuck(str(number)) for number in range(3)]

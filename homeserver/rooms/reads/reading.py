@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from homeserver.db.tx import Tx
 from homeserver.rooms.reads.visibility import Sight
@@ -89,8 +89,7 @@ class Asker:
     ignored: frozenset[str] = frozenset()  # whose events do not count among what relates to others
 
 
-@dataclass(frozen=True, slots=True)
-class Found:
+class Found(NamedTuple):
     """An event that the reader may see."""
 
     row: HistoryRow
@@ -145,24 +144,29 @@ def scan(
     """
     found: list[Found] = []
     scanned = 0
+    wants_all = not ignored and (wanted is None or wanted.everything)
     while True:
         # One more than needed tells whether anything lies beyond.
         most = limit - len(found) + 1
-        if scanned or ignored or (wanted is not None and not wanted.everything):
+        if scanned or not wants_all:
             most = max(most, _BATCH)
         rows = load(tx, sight.room_nid, low, high, most, backwards=backwards)
         ended = len(rows) < most
         if not ended:
             rows.pop()
         gap_top = rows[0].gap_top if rows else None
-        seen = {one.row.nid: one for one in find_seen(tx, archive, sight, rows)}
-        for place, row in enumerate(rows):
-            if len(found) >= limit:
-                edge = _edge(rows[place - 1], backwards) if place else high if backwards else low
-                return Scanned(found, edge, gap_top=gap_top)
-            one = seen.get(row.nid)
-            if one is not None and _wants(wanted, one.event) and not _is_hidden(one.event, ignored):
-                found.append(one)
+        seen = find_seen(tx, archive, sight, rows)
+        if wants_all and len(found) + len(rows) <= limit:
+            found += seen
+        else:
+            by_nid = {one.row.nid: one for one in seen}
+            for place, row in enumerate(rows):
+                if len(found) >= limit:
+                    edge = _edge(rows[place - 1], backwards) if place else high if backwards else low
+                    return Scanned(found, edge, gap_top=gap_top)
+                one = by_nid.get(row.nid)
+                if one is not None and _wants(wanted, one.event) and not _is_hidden(one.event, ignored):
+                    found.append(one)
         edge = _edge(rows[-1], backwards) if rows else high if backwards else low
         if ended:
             return Scanned(found, None, edge, gap_top)
@@ -202,9 +206,10 @@ def write_events(tx: Tx, archive: Archive, asker: Asker, found: Sequence[Found])
         event = one.event
         nid = one.row.nid
         key = sent.get(event.event_id) if event.sender == user_id else None
-        if key is None and nid not in replaced and nid not in related and not event.because:
-            # Nearly every event of a page: nothing is said of it but its age and the reader's membership.
-            written.append(plain.render(event, one.membership))
+        known = sent_as(key, event) if key is not None else b""
+        if nid not in replaced and nid not in related and not event.because and not event.sticky_ms:
+            # Nearly every event of a page: of it is said its age, the reader's membership, and by what they know it.
+            written.append(plain.render(event, one.membership, known))
             continue
         previous, hidden = replaced.get(nid, (None, False))
         unsigned = unsigned_members(
@@ -212,7 +217,7 @@ def write_events(tx: Tx, archive: Archive, asker: Asker, found: Sequence[Found])
             now_ms,
             membership=one.membership,
             previous=previous,
-            sent_as=sent_as(key, event) if key is not None else b"",
+            sent_as=known,
             hide_previous=hidden,
             relations=related.get(nid, b""),
         )

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import msgspec
 
@@ -186,7 +186,7 @@ def _write_threads(tx: Tx, archive: Archive, asker: Asker, asked: ThreadsAsked, 
     if hidden:
         # spec: client-server-api#get_matrixclientv1roomsroomidthreads (as if the client aggregated by itself)
         redacted = load_as_redacted(tx, hidden)
-        found = [replace(one, event=redacted.get(one.row.nid, one.event)) for one in found]
+        found = [one._replace(event=redacted.get(one.row.nid, one.event)) for one in found]
     parts = [b'{"chunk":', join(write_events(tx, archive, asker, found))]
     if len(places) > len(shown):
         parts += [b',"next_batch":', _encode(timeline_token(shown[-1].newest - 1))]

@@ -28,11 +28,13 @@ class PlainEventsTests(unittest.TestCase):
         st.text(alphabet=st.characters(exclude_categories=["Cs"])),
         st.sampled_from(["!room:example.org", "!100%d%s%%:x", "!\u00e9:x"]),
         st.sampled_from(list(Membership)),
+        st.sampled_from([b"", b'"transaction_id":"100%d"']),
     )
     def test_same_bytes(
-        self, now_ms: int, ts_ms: int, body: str, room_id: str, membership: Membership
+        self, now_ms: int, ts_ms: int, body: str, room_id: str, membership: Membership, sent_as: bytes
     ) -> None:
         event = an_event(ts_ms, body)
-        slow = event.render(unsigned_members(event, now_ms, membership=membership), room_id)
-        self.assertEqual(slow, PlainEvents(room_id, now_ms).render(event, membership))
+        members = unsigned_members(event, now_ms, membership=membership, sent_as=sent_as)
+        slow = event.render(members, room_id)
+        self.assertEqual(slow, PlainEvents(room_id, now_ms).render(event, membership, sent_as))
         self.assertEqual(membership.word, msgspec.json.decode(slow)["unsigned"]["membership"])
