@@ -6,7 +6,6 @@ Running a prebuilt construct through SQLAlchemy's execution layer costs ten time
 - ``statement(construct)`` wraps any select, insert, update or delete with named bind parameters;
 - ``rows(table, columns, ...)`` is a bulk insert: many rows in one statement, so that the writer thread gives the
   interpreter lock away once per statement and not once per row;
-- ``gone(table, columns...)`` is a bulk delete by the columns of a primary key, for the same reason;
 - ``any_of(column, "nids")`` is "column is in this list", with one text for every length of the list;
 - ``any_pair(column, other, "pairs")`` is the same for pairs of texts or integers, given as ``pairs_text(...)``.
 
@@ -22,18 +21,12 @@ from typing import Any, cast
 
 import msgspec
 from sqlalchemy import (
-    ARRAY,
     ColumnElement,
     LargeBinary,
     SelectBase,
     Table,
-    and_,
     bindparam,
-    delete,
-    func,
-    or_,
 )
-from sqlalchemy import cast as as_kind
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
@@ -50,7 +43,6 @@ _DIALECTS: dict[str, Dialect] = {
 }
 # LIMIT(SQLite refuses a statement with more than 32,766 parameters): rows go in chunks of these sizes.
 _CHUNK_SIZES = (256, 64, 16, 4, 2, 1)
-_KEYS_SIZES = (64, 32, 16, 8, 4, 2, 1)
 # PostgreSQL's have casts: `(%s::BIGINT, %s::VARCHAR)`.
 _ONE_ROW = re.compile(r" VALUES (\([^()]*\))")
 # From so many rows on PostgreSQL is given an array for each column: it parses and plans a VALUES list value by value,
@@ -345,55 +337,6 @@ class Rows:
         return self._arrays
 
 
-class Keys:
-    """A bulk delete of the rows with these keys, tuples in the order of ``columns``; see :func:`gone`."""
-
-    __slots__ = ("_texts", "columns", "table")
-
-    def __init__(self, table: Table, columns: tuple[str, ...]) -> None:
-        self.table = table
-        self.columns = columns
-        self._texts: dict[int, str] = {}
-
-    def chunks(self, dialect: str, values: Sequence[tuple[Any, ...]]) -> list[tuple[str, list[Any]]]:
-        """The statements that delete the rows: texts and their flat arguments."""
-        if dialect == POSTGRESQL:
-            return (
-                [(self._joined(), [list(fields) for fields in zip(*values, strict=True)])] if values else []
-            )
-        result: list[tuple[str, list[Any]]] = []
-        start = 0
-        for size in _KEYS_SIZES:
-            while len(values) - start >= size:
-                part = values[start : start + size]
-                result.append((self._alternatives(size), [field for row in part for field in row]))
-                start += size
-        return result
-
-    def _alternatives(self, size: int) -> str:
-        """SQLite finds rows by a list of keys through their first column alone, but through all of them by OR."""
-        text = self._texts.get(size)
-        if text is None:
-            columns = [self.table.c[name] for name in self.columns]
-            rows_of = [
-                and_(*(column == bindparam(f"{column.name}_{place}") for column in columns))
-                for place in range(size)
-            ]
-            query = delete(self.table).where(or_(*rows_of))
-            text = self._texts[size] = str(query.compile(dialect=_DIALECTS[SQLITE]))
-        return text
-
-    def _joined(self) -> str:
-        text = self._texts.get(0)
-        if text is None:
-            columns = [self.table.c[name] for name in self.columns]
-            arrays = [as_kind(bindparam(column.name), ARRAY(column.type)) for column in columns]
-            old = func.unnest(*arrays).table_valued(*self.columns, name="old").render_derived()
-            query = delete(self.table).where(and_(*(column == old.c[column.name] for column in columns)))
-            text = self._texts[0] = str(query.compile(dialect=_DIALECTS[POSTGRESQL]))
-        return text
-
-
 def _array(kind: str, fields: Sequence[Any]) -> str:
     """A column's values in PostgreSQL's text form of arrays."""
     if kind in _INTEGERS:
@@ -443,13 +386,6 @@ def rows(
         return insert  # type: ignore[no-any-return]
 
     return Rows(build, table.name, columns)
-
-
-def gone(table: Table, *columns: str) -> Keys:
-    """A delete of many rows, each by its primary key, whose columns are given in its order."""
-    if columns != tuple(column.name for column in table.primary_key):
-        raise ValueError(f"these are not the columns of the key of {table.name}")
-    return Keys(table, columns)
 
 
 def compile_ddl(element: ClauseElement, dialect: str) -> str:

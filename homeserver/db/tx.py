@@ -4,7 +4,7 @@ Functions of ``homeserver.store`` take a ``Tx`` first and are otherwise ordinary
 of statements in their one hop to a database thread. Rules:
 
 1. A ``Tx`` MUST NOT outlive the function that it was given to.
-2. ``run``, ``insert`` and ``delete`` MAY be delayed until the next read or the commit (PostgreSQL sends them together, in one
+2. ``run`` and ``insert`` MAY be delayed until the next read or the commit (PostgreSQL sends them together, in one
    round trip), so an error of theirs shows there.
 3. What carries a position MUST be written by ``WriteTx.claim``, never with a position taken earlier: positions are
    taken last in the transaction, under the lock of the ``stream`` row.
@@ -24,7 +24,6 @@ import psycopg2.errors
 from homeserver.db.statements import (
     POSTGRESQL,
     SQLITE,
-    Keys,
     Rows,
     Statement,
     Text,
@@ -66,10 +65,6 @@ class Tx:
 
     def insert(self, rows: Rows, values: Sequence[Row]) -> None:
         """Insert many rows."""
-        raise NotImplementedError
-
-    def delete(self, keys: Keys, values: Sequence[Row]) -> None:
-        """Delete many rows by their keys; one that is not there is none."""
         raise NotImplementedError
 
     def load(self, rows: Rows, values: Sequence[Row]) -> None:
@@ -136,10 +131,6 @@ class SqliteTx(Tx):
 
     def insert(self, rows: Rows, values: Sequence[Row]) -> None:
         for sql, arguments in rows.chunks(SQLITE, values):
-            self._execute(sql, arguments)
-
-    def delete(self, keys: Keys, values: Sequence[Row]) -> None:
-        for sql, arguments in keys.chunks(SQLITE, values):
             self._execute(sql, arguments)
 
     def script(self, sql: str) -> None:
@@ -317,10 +308,6 @@ class PostgresTx(Tx):
         self._see(text.sql)
         self._queue += self._prepared.queue(self._cursor, text, params)
 
-    def delete(self, keys: Keys, values: Sequence[Row]) -> None:
-        for sql, arguments in keys.chunks(POSTGRESQL, values):
-            self._put(sql, arguments)
-
     def load(self, rows: Rows, values: Sequence[Row]) -> None:
         # A statement of as many rows costs PostgreSQL three times that to parse.
         if not values:
@@ -413,9 +400,6 @@ class WriteTx(Tx):
 
     def insert(self, rows: Rows, values: Sequence[Row]) -> None:
         self._tx.insert(rows, values)
-
-    def delete(self, keys: Keys, values: Sequence[Row]) -> None:
-        self._tx.delete(keys, values)
 
     def load(self, rows: Rows, values: Sequence[Row]) -> None:
         self._tx.load(rows, values)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from homeserver.store.one_time_keys import Claimed, Wanted, claim_keys
+from homeserver.store.key_claims import Claimed, Wanted, claim_keys
 from homeserver.store.work import Worker
 
 # Keys that are taken at a time: nobody else waits for the rest of a large request.

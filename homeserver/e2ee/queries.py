@@ -27,7 +27,7 @@ from homeserver.http.errors import not_found, too_large
 from homeserver.store.cross_signing import MASTER, load_signatures
 from homeserver.store.device_lists import load_stream_id
 from homeserver.store.ids import Interner
-from homeserver.store.one_time_keys import Wanted as WantedKey
+from homeserver.store.key_claims import Wanted as WantedKey
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 

@@ -122,7 +122,7 @@ class Budgets(DatabaseCase):
         self.app.ok("POST", f"{V3}/keys/upload", keys, self.bob)
         claim = {"one_time_keys": {BOB: {device_id: "signed_curve25519"}}}
         counted = self.count(lambda: self.app.ok("POST", f"{V3}/keys/claim", claim, self.alice))
-        self.assertEqual(["one_time_keys", "stream", "changes"], counted.written, counted)
+        self.assertEqual(["one_time_counts", "stream", "changes"], counted.written, counted)
         body = {"messages": {BOB: {device_id: {"n": 1}, "*": {"n": 2}}}}
         path = f"{V3}/sendToDevice/m.dummy/t1"
         counted = self.count(lambda: self.app.ok("PUT", path, body, self.alice))

@@ -21,6 +21,7 @@ _some_state = (
     .limit(1)
     .scalar_subquery()
 )
+_some_device = select(func.min(_T["devices"].c.nid)).scalar_subquery()
 _newest = select(_T["timeline"].c.event_nid).order_by(_T["timeline"].c.pos.desc()).limit(1).scalar_subquery()
 _newest_pos = select(_T["timeline"].c.pos).order_by(_T["timeline"].c.pos.desc()).limit(1).scalar_subquery()
 
@@ -123,6 +124,18 @@ def _damages_of_accounts() -> Damages:
         "a follower has lost changes": (
             insert(_table("followers")).values(name="late", pos=-5),
             "had not read",
+        ),
+        "one-time keys go away": (
+            insert(_table("one_time_counts")).values(
+                device_nid=_some_device, algorithm="a", given=1, uploaded=2
+            ),
+            "are to be given out are not there",
+        ),
+        "a one-time key that was never uploaded": (
+            insert(_table("one_time_keys")).values(
+                device_nid=_some_device, algorithm="a", number=0, key_id="k", place=1, key="{}"
+            ),
+            "nobody counts",
         ),
         "an alias of no room": (
             insert(_table("aliases")).values(alias="#a:test.example", room_nid=1, creator_nid=1),

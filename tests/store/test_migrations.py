@@ -9,13 +9,14 @@ import sys
 from typing import Any
 
 import psycopg2
-from sqlalchemy import bindparam, select, update
+from sqlalchemy import MetaData, Table, bindparam, select, update
 
 from homeserver.db import migrate
 from homeserver.db.engine import Engine, open_engine
 from homeserver.db.errors import DatabaseError
 from homeserver.db.migrations.steps import run_steps, scripts
-from homeserver.db.schema.e2ee import to_device
+from homeserver.db.schema.base import nid, text
+from homeserver.db.schema.e2ee import one_time_counts, one_time_keys, to_device
 from homeserver.db.schema.media import media
 from homeserver.db.schema.rooms import event_types
 from homeserver.db.schema.stream import server_facts
@@ -48,6 +49,25 @@ _POSTGRES_SCHEMA = """
 _TYPES = statement(select(event_types.c.nid, event_types.c.type).order_by(event_types.c.nid))
 _INSERT_MESSAGES = rows(to_device, "device_nid", "pos", "message")
 _INSERT_UPLOADS = rows(media, "origin", "media_id", "user_nid", "sha256", "size", "created_ts_ms")
+# As they were in revision 0002.
+_OLD_KEYS = Table(
+    "one_time_keys",
+    MetaData(),
+    nid("device_nid", primary=True),
+    text("algorithm", primary=True),
+    text("key_id", primary=True),
+    nid("place"),
+    text("key"),
+)
+_INSERT_KEYS = rows(_OLD_KEYS, "device_nid", "algorithm", "key_id", "place", "key")
+_NUMBERED = statement(
+    select(
+        *(one_time_keys.c[name] for name in ("device_nid", "algorithm", "key_id", "place", "number"))
+    ).order_by(one_time_keys.c.device_nid, one_time_keys.c.algorithm, one_time_keys.c.number)
+)
+_COUNTED = statement(
+    select(*one_time_counts.c).order_by(one_time_counts.c.device_nid, one_time_counts.c.algorithm)
+)
 _PLACES = statement(
     select(to_device.c.device_nid, to_device.c.pos, to_device.c.place).order_by(
         to_device.c.device_nid, to_device.c.pos
@@ -81,6 +101,10 @@ def _all_types(tx: Tx) -> list[Any]:
 
 def _insert_messages(tx: Tx, waiting: list[tuple[int, int, str]]) -> None:
     tx.insert(_INSERT_MESSAGES, waiting)
+
+
+def _insert_keys(tx: Tx, keys: list[tuple[int, str, str, int]]) -> None:
+    tx.insert(_INSERT_KEYS, [(*key, "{}") for key in keys])
 
 
 def _insert_uploads(tx: Tx, uploads: list[tuple[str, int | None, str | None, int | None]]) -> None:
@@ -130,6 +154,25 @@ class Migrations(DatabaseCase):
         _run(engine, _insert_messages, waiting)
         run_steps(engine, "0002")
         self.assertEqual([(1, 5, 1), (1, 9, 2), (1, 12, 3), (2, 6, 1)], _run(engine, _all_places))
+
+    def test_one_time_keys_are_numbered(self) -> None:
+        engine = open_engine(self.new_database(no_schema))
+        run_steps(engine, None, "0002")
+        # In the order in which they would have been given out before.
+        there = [
+            (1, "one", "z", 1),
+            (1, "one", "a", 2),
+            (1, "one", "b", 2),
+            (1, "two", "c", 1),
+            (2, "one", "d", 7),
+        ]
+        _run(engine, _insert_keys, there)
+        run_steps(engine, "0002")
+        numbered = [(*row, number) for row, number in zip(there, (0, 1, 2, 0, 0), strict=True)]
+        self.assertEqual(numbered, _run(engine, lambda tx: tx.all(_NUMBERED)))
+        self.assertEqual(
+            [(1, "one", 0, 3), (1, "two", 0, 1), (2, "one", 0, 1)], _run(engine, lambda tx: tx.all(_COUNTED))
+        )
 
     def test_what_was_uploaded_is_counted(self) -> None:
         engine = open_engine(self.new_database(no_schema))

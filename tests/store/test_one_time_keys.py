@@ -2,18 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable
 from threading import Thread
 from typing import Any
 
+from sqlalchemy import and_, column, func, select, table
+
 from homeserver.db.engine import open_engine
+from homeserver.db.errors import Conflict
+from homeserver.db.schema.e2ee import one_time_keys
+from homeserver.db.statements import statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.devices import load_device
-from homeserver.store.one_time_keys import NewKey, Wanted, claim_keys, put_one_time_keys
+from homeserver.store.key_claims import Wanted, claim_keys
+from homeserver.store.one_time_keys import NewKey, load_keys_left, put_one_time_keys
 from tests.api.keys import KeysCase
 from tests.api.rooms import ALICE, V3
 from tests.support.databases import POSTGRESQL, on_each_database
 
 ALGORITHM = "signed_curve25519"
+_ACTIVITY = table("pg_stat_activity", column("wait_event_type"), column("datname"))
+# Somebody on this database waits for a lock.
+_WAITING = statement(
+    select(func.count())
+    .select_from(_ACTIVITY)
+    .where(and_(_ACTIVITY.c.wait_event_type == "Lock", _ACTIVITY.c.datname == func.current_database()))
+)
+_NUMBERS = statement(select(one_time_keys.c.number).order_by(one_time_keys.c.number))
 
 
 @on_each_database
@@ -61,23 +77,69 @@ class Claims(KeysCase):
             thread.join()
         self.assertEqual([f"{ALGORITHM}:k{number:03}" for number in range(60)], sorted(found))
 
-    def test_a_key_that_another_is_taking_is_passed_over(self) -> None:
+    def beside(self, unit: Callable[[Tx], object], *, fails: bool = False) -> list[str | Exception]:
+        """What a claim of another process comes to that waits for a transaction to end, or to fail."""
+        first, second, third = (open_engine(self.url).writer() for _ in range(3))
+        found: list[str | Exception] = []
+
+        def claim() -> None:
+            try:
+                found.extend(second.run(self.take))
+            except Conflict as error:
+                found.append(error)
+
+        thread = Thread(target=claim)
+
+        def outer(tx: Tx) -> None:
+            unit(tx)
+            thread.start()
+            while not third.run(_waits):
+                pass
+            if fails:
+                raise ZeroDivisionError
+
+        try:
+            with contextlib.suppress(ZeroDivisionError):
+                first.run(outer)
+        finally:
+            thread.join()
+            for session in (first, second, third):
+                session.close()
+        return found
+
+    def test_who_comes_while_another_takes_a_key_waits(self) -> None:
         if self.dialect != POSTGRESQL:
             return  # SQLite has one writer at a time
-        self.put(2)
-        first, second = (open_engine(self.url).writer() for _ in range(2))
-        self.addCleanup(first.close)
-        self.addCleanup(second.close)
-        inner: list[str] = []
+        self.put(3)
+        self.assertEqual([f"{ALGORITHM}:k001"], self.beside(self.take))
 
-        def outer(tx: Tx) -> list[str]:
-            found = self.take(tx)
-            inner.extend(second.run(self.take))
-            inner.extend(second.run(self.take))
-            return found
+        self.assertEqual([f"{ALGORITHM}:k002"], self.beside(self.take, fails=True))
 
-        self.assertEqual([f"{ALGORITHM}:k000"], first.run(outer))
-        self.assertEqual([f"{ALGORITHM}:k001"], inner)
+    def test_keys_that_came_while_one_waited_are_there_the_next_time(self) -> None:
+        if self.dialect != POSTGRESQL:
+            return
+        self.put(1)
+
+        def renew(tx: Tx) -> None:
+            self.take(tx)
+            keys = [NewKey(ALGORITHM, "new", '"x"')]
+            put_one_time_keys(WriteTx(tx), self.user_nid, self.device_nid, keys, [])
+            load_keys_left(tx, self.device_nid)  # so that nothing still waits to be sent
+
+        (error,) = self.beside(renew)
+        self.assertIsInstance(error, Conflict)
+        self.assertEqual([f"{ALGORITHM}:new"], self.app.wait(self.app.app.core.committer.work(self.take)))
+
+    def test_rows_of_keys_that_were_given_out_go_with_the_next_upload(self) -> None:
+        self.put(3)
+        self.app.wait(self.app.app.core.committer.work(self.take))
+        self.assertEqual([0, 1, 2], self.app.wait(self.app.database.read(_numbers)))
+        self.put(2)  # k000 is given out: its name is free again
+        self.assertEqual([1, 2, 3], self.app.wait(self.app.database.read(_numbers)))
+        taken = [
+            name for _ in range(4) for name in self.app.wait(self.app.app.core.committer.work(self.take))
+        ]
+        self.assertEqual([f"{ALGORITHM}:{name}" for name in ("k001", "k002", "k000")], taken)
 
     def test_a_claim_that_is_rolled_back_took_nothing(self) -> None:
         self.put(1)
@@ -90,6 +152,14 @@ class Claims(KeysCase):
 
         self.assertRaises(ZeroDivisionError, session.run, fail)
         self.assertEqual([f"{ALGORITHM}:k000"], session.run(self.take))
+
+
+def _waits(tx: Tx) -> bool:
+    return bool(tx.value(_WAITING))
+
+
+def _numbers(tx: Tx) -> list[Any]:
+    return tx.column(_NUMBERS)
 
 
 def _device_nid(tx: Tx, user_nid: int, device_id: str) -> Any:

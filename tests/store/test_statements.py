@@ -11,7 +11,6 @@ from unittest import TestCase
 from sqlalchemy import BindParameter, bindparam, delete, func, select
 
 from homeserver import store
-from homeserver.db.schema.e2ee import one_time_keys
 from homeserver.db.schema.rooms import event_json, event_types, events
 from homeserver.db.schema.sync import sliding_connections
 from homeserver.db.statements import (
@@ -22,7 +21,6 @@ from homeserver.db.statements import (
     Together,
     any_of,
     compile_ddl,
-    gone,
     rows,
     statement,
 )
@@ -57,8 +55,6 @@ _HARD = [
     '{"a",\\"}',
     " ",
 ]
-_KEY_COLUMNS = ("device_nid", "algorithm", "key_id")
-_KEYS = statement(select(*(one_time_keys.c[name] for name in _KEY_COLUMNS)))
 _EVENTS = statement(select(*(events.c[name] for name in _COLUMNS)))
 
 
@@ -153,27 +149,6 @@ class Loaded(DatabaseCase):
                 tx.insert(inserted, second)
 
             self.assertEqual(sorted(expected.items()), self.read_back(_TEXTS, write))
-
-    def test_rows_that_go_by_their_keys(self) -> None:
-        """Of any number, whatever the texts; no other row that has the one part of one key and the other of another."""
-        inserted = rows(one_time_keys, *_KEY_COLUMNS, "place", "key")
-        deleted = gone(one_time_keys, *_KEY_COLUMNS)
-        there = [
-            (device, algorithm, f"{text}{number}")
-            for device in (1, 2)
-            for algorithm in ("one", "two")
-            for number in range(9)
-            for text in _HARD
-        ]
-        for count in (0, 1, 2, 3, 7, 64, 99, 107):
-            going = [(1 + place % 2, "one", key[2]) for place, key in enumerate(there[:count])]
-
-            def write(tx: Tx, going: list[tuple[int, str, str]] = going) -> None:
-                tx.insert(inserted, [(*key, 1, "{}") for key in there])
-                tx.delete(deleted, going)
-                tx.delete(deleted, going[:1])
-
-            self.assertEqual(sorted(set(there).difference(going)), self.read_back(_KEYS, write))
 
     def test_numbers(self) -> None:
         values = [

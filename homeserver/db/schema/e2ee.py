@@ -20,16 +20,28 @@ device_keys = Table(
     # A user's devices, for whoever asks for their keys.
     Index("device_keys_by_user", "user_nid"),
 )
+# One-time keys of a device, numbered in the order in which they are given out. The row of one that was given out stays
+# until the device uploads others: claims of fifty devices' keys would change pages of fifty devices otherwise.
 one_time_keys = Table(
     "one_time_keys",
     metadata,
     nid("device_nid", primary=True),
     text("algorithm", primary=True),
-    text("key_id", primary=True),
-    nid("place"),  # of the upload that it came with: the oldest goes first
+    nid("number", primary=True),
+    text("key_id"),
+    nid("place"),  # of the upload that it came with: where there are too many, the oldest go
     text("key"),
-    # The next one to give out.
-    Index("one_time_keys_by_place", "device_nid", "algorithm", "place", "key_id"),
+    **CLUSTERED,
+)
+# How many keys of a device were uploaded so far, and how many of them were given out or made room for others: those with
+# a lower number than ``given`` are there no more, whatever rows there are.
+one_time_counts = Table(
+    "one_time_counts",
+    metadata,
+    nid("device_nid", primary=True),
+    text("algorithm", primary=True),
+    nid("given"),
+    nid("uploaded"),
     **CLUSTERED,
 )
 fallback_keys = Table(

@@ -12,6 +12,7 @@ from homeserver.db.schema.e2ee import (
     fallback_keys,
     key_signatures,
     list_changes,
+    one_time_counts,
     one_time_keys,
     remote_devices,
     remote_lists,
@@ -25,13 +26,30 @@ from homeserver.store.checks.rules import Rule, ahead, none_of, points_nowhere, 
 
 _has_account = exists(select(literal(1)).where(accounts.c.user_nid == signing_keys.c.user_nid))
 _has_list = exists(select(literal(1)).where(remote_lists.c.user_nid == signing_keys.c.user_nid))
+_kept_keys = (
+    select(func.count())
+    .where(
+        one_time_keys.c.device_nid == one_time_counts.c.device_nid,
+        one_time_keys.c.algorithm == one_time_counts.c.algorithm,
+        one_time_keys.c.number >= one_time_counts.c.given,
+        one_time_keys.c.number < one_time_counts.c.uploaded,
+    )
+    .scalar_subquery()
+)
+_is_counted = exists(
+    select(literal(1)).where(
+        one_time_counts.c.device_nid == one_time_keys.c.device_nid,
+        one_time_counts.c.algorithm == one_time_keys.c.algorithm,
+        one_time_counts.c.uploaded > one_time_keys.c.number,
+    )
+)
 
 ENCRYPTION: tuple[Rule, ...] = (
     *(
         points_nowhere(table.c.device_nid, devices.c.nid)
         for table in (
             device_keys,
-            one_time_keys,
+            one_time_counts,
             fallback_keys,
             to_device,
             dehydrated_devices,
@@ -86,6 +104,18 @@ ENCRYPTION: tuple[Rule, ...] = (
             ),
         )
         for tokens in (access_tokens, refresh_tokens)
+    ),
+    rule(
+        "one-time keys that are to be given out are not there",
+        select(one_time_counts.c.device_nid, one_time_counts.c.algorithm).where(
+            one_time_counts.c.uploaded - one_time_counts.c.given != _kept_keys
+        ),
+    ),
+    rule(
+        "one-time keys that nobody counts",
+        select(one_time_keys.c.device_nid, one_time_keys.c.algorithm, one_time_keys.c.number).where(
+            ~_is_counted
+        ),
     ),
     rule(
         "the messages for a device are not numbered one after the other",

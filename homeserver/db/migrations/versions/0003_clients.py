@@ -219,6 +219,52 @@ def _inboxes() -> None:
     op.rename_table("new_to_device", "to_device")
 
 
+_NUMBER_KEYS = """
+    CREATE TABLE numbered_keys AS
+        SELECT device_nid, algorithm, key_id, place, key,
+            row_number() OVER (PARTITION BY device_nid, algorithm ORDER BY place, key_id) - 1 AS number
+        FROM one_time_keys
+"""
+_COPY_KEYS = """
+    INSERT INTO one_time_keys (device_nid, algorithm, number, key_id, place, key)
+        SELECT device_nid, algorithm, number, key_id, place, key FROM numbered_keys
+        ORDER BY device_nid, algorithm, number
+"""
+_COUNT_KEYS = """
+    INSERT INTO one_time_counts (device_nid, algorithm, given, uploaded)
+        SELECT device_nid, algorithm, 0, count(*) FROM numbered_keys GROUP BY device_nid, algorithm
+"""
+
+
+def _one_time_keys() -> None:
+    """Which key is the next, without looking for it."""
+    op.execute(_NUMBER_KEYS)
+    op.drop_table("one_time_keys")
+    op.create_table(
+        "one_time_keys",
+        _big("device_nid"),
+        _text("algorithm"),
+        _big("number"),
+        _text("key_id"),
+        _big("place"),
+        _text("key"),
+        sa.PrimaryKeyConstraint("device_nid", "algorithm", "number"),
+        sqlite_with_rowid=False,
+    )
+    op.create_table(
+        "one_time_counts",
+        _big("device_nid"),
+        _text("algorithm"),
+        _big("given"),
+        _big("uploaded"),
+        sa.PrimaryKeyConstraint("device_nid", "algorithm"),
+        sqlite_with_rowid=False,
+    )
+    op.execute(_COPY_KEYS)
+    op.execute(_COUNT_KEYS)
+    op.drop_table("numbered_keys")
+
+
 def _dehydrated_devices() -> None:
     """Devices that take messages while nobody is logged in."""
     op.create_table(
@@ -445,6 +491,7 @@ def upgrade() -> None:
     _declined()
     _push()
     _inboxes()
+    _one_time_keys()
     _dehydrated_devices()
     _delayed_events()
     _application_services()
