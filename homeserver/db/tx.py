@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -352,8 +351,7 @@ class PostgresTx(Tx):
         self._cursor.execute("ROLLBACK")
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """One position that a transaction will take, and the write that carries it."""
 
     kind: int

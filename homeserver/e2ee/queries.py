@@ -103,6 +103,10 @@ class KeyQueries:
         local: list[str] = []
         remote: list[str] = []
         for user_id in wanted:
+            nid = self._interner.known_user(user_id)
+            if nid is not None and self._index.is_local(nid):
+                local.append(user_id)  # as nearly always; what names an account need not be looked at
+                continue
             try:
                 domain = domain_of(parse_user_id(user_id))
             except Malformed:

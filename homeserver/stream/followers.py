@@ -152,19 +152,23 @@ class Followers:
 
     # --- following ---------------------------------------------------------------------------------
 
-    def _apply(self, _: Sequence[Change]) -> None:
+    def _apply(self, changes: Sequence[Change]) -> None:
         for one in self._following.values():
             if not one.running and one.retry is None and not self._stopped:
-                self._run(one)
+                self._run(one, changes)
 
-    def _run(self, one: _Following) -> None:
+    def _run(self, one: _Following, newest: Sequence[Change] = ()) -> None:
         if one.pos < self._changes.position:
             one.running = True
-            Deferred.fromCoroutine(self._follow(one)).addBoth(self._ended, one)
+            Deferred.fromCoroutine(self._follow(one, newest)).addBoth(self._ended, one)
 
-    async def _follow(self, one: _Following) -> None:
+    async def _follow(self, one: _Following, newest: Sequence[Change]) -> None:
         while one.pos < self._changes.position and not self._stopped:
-            changes, upto = await self._next(one.pos)
+            if newest and newest[0].pos == one.pos + 1 and len(newest) <= BATCH_MOST:
+                # Nearly always: whoever is not behind needs nothing but what was just committed.
+                changes, upto = newest, newest[-1].pos
+            else:
+                changes, upto = await self._next(one.pos)
             kinds = one.follower.kinds
             if changes and kinds is not None:
                 changes = [*(change for change in changes[:-1] if change.kind in kinds), changes[-1]]
