@@ -13,11 +13,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, exists, func, literal, select
+from sqlalchemy import and_, bindparam, delete, func, literal, select
 
 from homeserver.db.schema.e2ee import fallback_keys, one_time_counts, one_time_keys
 from homeserver.db.statements import any_of, rows, statement
-from homeserver.db.tx import Tx, WriteTx
+from homeserver.db.tx import Ask, Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.device_life import check_alive
 
@@ -32,8 +32,6 @@ _O = one_time_keys.c
 _C = one_time_counts.c
 _F = fallback_keys.c
 _DEVICE = _O.device_nid == bindparam("device_nid")
-_SAME_QUEUE = and_(_C.device_nid == _O.device_nid, _C.algorithm == _O.algorithm)
-_IS_GIVEN = exists(select(literal(1)).where(and_(_SAME_QUEUE, _O.number < _C.given)))
 _INSERT = rows(one_time_keys, "device_nid", "algorithm", "number", "key_id", "place", "key")
 _PUT_COUNTS = rows(
     one_time_counts,
@@ -55,7 +53,11 @@ _NEWEST_PLACE = statement(select(func.max(_O.place)).where(_DEVICE))
 _OLDEST = statement(
     select(_O.algorithm).where(_DEVICE).order_by(_O.place, _O.algorithm, _O.number).limit(bindparam("most"))
 )
-_DROP_GIVEN = statement(delete(one_time_keys).where(and_(_DEVICE, _IS_GIVEN)))
+_DROP_GIVEN = statement(
+    delete(one_time_keys).where(
+        and_(_DEVICE, _O.algorithm == bindparam("of_algorithm"), _O.number < bindparam("given"))
+    )
+)
 _LEFT = statement(
     select(_C.device_nid, _C.algorithm, _C.uploaded - _C.given)
     .where(and_(any_of(_C.device_nid, "nids"), _C.given < _C.uploaded))
@@ -149,20 +151,7 @@ def put_one_time_keys(
     """Add keys. The same key twice is one, and where there are too many the oldest go: what a client no longer has
     itself. Raises NoDeviceError, KeyExistsError and TooManyKeysError."""
     check_alive(tx, user_nid, device_nid)
-    counts = _load_counts(tx, device_nid)
-    known = {(row[0], row[1]): row[2] for row in tx.all(_SAME, device_nid=device_nid, key_ids=_ids(keys))}
-    fresh: list[NewKey] = []
-    for one in keys:
-        old = known.get((one.algorithm, one.key_id))
-        if old is None:
-            fresh.append(one)
-        elif old != one.key:
-            raise KeyExistsError(f"{one.algorithm}:{one.key_id}")
-    if len(fresh) > MAX_ONE_TIME_KEYS:
-        raise TooManyKeysError
-    if fresh:
-        _add_keys(tx, device_nid, counts, fresh)
-    changed = bool(fresh)
+    changed = bool(keys) and _put_keys(tx, device_nid, keys)
     if fallbacks:
         changed |= _put_fallbacks(tx, device_nid, fallbacks)
     left = load_keys_left(tx, device_nid)
@@ -177,22 +166,38 @@ class _Count:
     uploaded: int = 0
 
 
-def _load_counts(tx: Tx, device_nid: int) -> dict[str, _Count]:
-    """By algorithm; the rows of those that were given out are gone after it."""
-    rows_ = tx.all(_COUNTS, device_nid=device_nid)
-    counts = {algorithm: _Count(given, uploaded) for algorithm, given, uploaded in rows_}
-    if any(count.given for count in counts.values()):
-        tx.run(_DROP_GIVEN, device_nid=device_nid)
-    return counts
+def _put_keys(tx: Tx, device_nid: int, keys: Sequence[NewKey]) -> bool:
+    """Whether any of them is new."""
+    # First and by itself: whoever waits for another process here must see what that one has uploaded.
+    counts = {row[0]: _Count(*row[1:]) for row in tx.all(_COUNTS, device_nid=device_nid)}
+    _drop_given(tx, device_nid, counts)
+    same = Ask(_SAME, {"device_nid": device_nid, "key_ids": [one.key_id for one in keys]})
+    newest = Ask(_NEWEST_PLACE, {"device_nid": device_nid})
+    tx.ahead([same, newest])
+    known = {(row[0], row[1]): row[2] for row in tx.ask(same)}
+    place = (tx.ask(newest)[0][0] or 0) + 1
+    fresh: list[NewKey] = []
+    for one in keys:
+        old = known.get((one.algorithm, one.key_id))
+        if old is None:
+            fresh.append(one)
+        elif old != one.key:
+            raise KeyExistsError(f"{one.algorithm}:{one.key_id}")
+    if len(fresh) > MAX_ONE_TIME_KEYS:
+        raise TooManyKeysError
+    if fresh:
+        _add_keys(tx, device_nid, counts, place, fresh)
+    return bool(fresh)
 
 
-def _add_keys(tx: Tx, device_nid: int, counts: dict[str, _Count], fresh: Sequence[NewKey]) -> None:
+def _add_keys(
+    tx: Tx, device_nid: int, counts: dict[str, _Count], place: int, fresh: Sequence[NewKey]
+) -> None:
     """``fresh`` are none of those that are there."""
     over = sum(count.uploaded - count.given for count in counts.values()) + len(fresh) - MAX_ONE_TIME_KEYS
     if over > 0:
         for algorithm in tx.column(_OLDEST, device_nid=device_nid, most=over):
             counts[algorithm].given += 1
-    place = (tx.value(_NEWEST_PLACE, device_nid=device_nid) or 0) + 1
     values = []
     for one in sorted(fresh):
         count = counts.setdefault(one.algorithm, _Count())
@@ -204,7 +209,14 @@ def _add_keys(tx: Tx, device_nid: int, counts: dict[str, _Count], fresh: Sequenc
         [(device_nid, algorithm, count.given, count.uploaded) for algorithm, count in counts.items()],
     )
     if over > 0:
-        tx.run(_DROP_GIVEN, device_nid=device_nid)
+        _drop_given(tx, device_nid, counts)
+
+
+def _drop_given(tx: Tx, device_nid: int, counts: Mapping[str, _Count]) -> None:
+    """What was given out, or has made room."""
+    for algorithm, count in counts.items():
+        if count.given:
+            tx.run(_DROP_GIVEN, device_nid=device_nid, of_algorithm=algorithm, given=count.given)
 
 
 def _put_fallbacks(tx: WriteTx, device_nid: int, fallbacks: Sequence[NewKey]) -> bool:
@@ -222,7 +234,3 @@ def drop_one_time_keys(tx: WriteTx, device_nids: Collection[int]) -> None:
     tx.run(_DROP, nids=list(device_nids))
     tx.run(_DROP_COUNTS, nids=list(device_nids))
     tx.run(_DROP_FALLBACKS, nids=list(device_nids))
-
-
-def _ids(keys: Sequence[NewKey]) -> list[str]:
-    return [one.key_id for one in keys]
