@@ -6,12 +6,14 @@ from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any, Literal
 
+from twisted.internet.protocol import Factory
+
 from homeserver.cli.operations import Listening
 from homeserver.config.schema import Listener
 from homeserver.http.edge import Observe
 from homeserver.http.router import FailureLog, Router
 from homeserver.http.server import HttpServer
-from homeserver.http.tls import server_context
+from homeserver.http.tls import secured, server_context
 from homeserver.runtime.clock import Clock
 
 # Whoever connects to a listener that trusts X-Forwarded-For is the proxy.
@@ -52,12 +54,11 @@ class Listeners:
         )
         self._servers.append(server)
         if listener.tls is None:
-            port = self._reactor.listenTCP(listener.port, server, interface=listener.bind, backlog=512)
+            factory: Factory = server
         else:
             context = server_context(listener.tls.certificate_file, listener.tls.private_key_file)
-            port = self._reactor.listenSSL(
-                listener.port, server, context, interface=listener.bind, backlog=512
-            )
+            factory = secured(context, server)
+        port = self._reactor.listenTCP(listener.port, factory, interface=listener.bind, backlog=512)
         server.add_port(port)
         scheme: Literal["http", "https"] = "http" if listener.tls is None else "https"
         self.listening.append(Listening(scheme, listener.bind, port.getHost().port, tuple(listener.serve)))

@@ -17,6 +17,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import ISSLTransport
 from twisted.python.failure import Failure
 
+from homeserver.http.direct import goes_straight, write_now
 from homeserver.http.edge import Edge, UpgradedConnection
 from homeserver.http.errors import ClientGone, MatrixError
 from homeserver.http.incoming import BODY, HEAD, IDLE, Pending, RequestReader
@@ -91,7 +92,7 @@ class HttpProtocol(protocol.Protocol):
         edge.watchdog.add(self)
         edge.opened(self)
         self._io.registerProducer(self, True)
-        # Of the transports, only a plain TCP connection takes bytes past its own buffer.
+        # Of the transports, a plain TCP connection takes bytes past its own buffer; with TLS that lies below (``tls.py``).
         plain = hasattr(transport, "writeSomeData") and not ISSLTransport.providedBy(transport)
         self._direct = transport if plain else None
 
@@ -341,20 +342,13 @@ class HttpProtocol(protocol.Protocol):
 
     def _goes_straight(self) -> bool:
         """Whether nothing waits before what is written now."""
-        # `write` puts what waits into these two; there is no public way to ask.
-        direct = self._direct
-        return direct is not None and not direct.dataBuffer and not direct._tempDataBuffer
+        return self._direct is not None and goes_straight(self._direct)
 
     def _write_now(self, data: bytes) -> None:
-        """Straight to the socket where nothing waits before it: a write that Twisted queues costs two calls of
-        epoll_ctl and a turn of the reactor (40 µs, and the latency of everything else in that turn)."""
-        if self._goes_straight():
-            sent = self._direct.writeSomeData(data)
-            if sent == len(data):
-                return
-            if isinstance(sent, int):
-                data = data[sent:]
-        self._io.write(data)
+        if self._direct is None:
+            self._io.write(data)
+        else:
+            write_now(self._direct, data)
 
     async def _send_body(
         self, pending: Pending, response: Response, length: int | None, *, chunked: bool, close: bool

@@ -28,7 +28,7 @@ class ListeningPort(Protocol):
 
 
 class HttpServer(Factory):
-    """Give it to `reactor.listenTCP`/`listenSSL` and tell it the port with `add_port`; then `stop` stops it."""
+    """Give it to `reactor.listenTCP` (behind TLS: `tls.secured`) and tell it the port with `add_port`; then `stop` stops it."""
 
     noisy = False
 

@@ -7,13 +7,49 @@ from pathlib import Path
 from typing import Any
 
 from OpenSSL import crypto
+from OpenSSL.SSL import WantReadError
+from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions, TLSVersion
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+
+from homeserver.http.direct import write_now
 
 _CERTIFICATE = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+_RECORDS_BYTES = 2**15
+# One record of a long answer: several of them are sent together.
+_LONG_BYTES = 2**14
+
+
+class _DirectTls(TLSMemoryBIOProtocol):
+    """TLS whose answers are sent at once: what Twisted gives to a listener collects the writes of a turn of the reactor,
+    and leaves it to the next one to send them."""
+
+    def _flushSendBIO(self) -> None:  # noqa: N802 (Twisted's name, and its only place that writes)
+        try:
+            records = self._tlsConnection.bio_read(_RECORDS_BYTES)
+        except WantReadError:
+            return  # there is nothing to send
+        connection: Any = self.transport
+        if len(records) < _LONG_BYTES:
+            write_now(connection, records)
+        else:
+            connection.write(records)
+
+
+class _DirectTlsFactory(TLSMemoryBIOFactory):
+    protocol = _DirectTls
+
+
+def secured(context: Any, server: Factory) -> Factory:
+    """A server behind TLS, for `listenTCP`. ``context`` is of :func:`server_context`."""
+    # Twisted's interfaces tell a type checker nothing.
+    inner: Any = server
+    outer: Any = _DirectTlsFactory(context, False, inner)
+    return outer  # type: ignore[no-any-return]
 
 
 def server_context(certificate_file: Path, private_key_file: Path) -> Any:
-    """The context factory for `listenSSL`. Raises ValueError with a clear sentence for unusable files."""
+    """The context factory for :func:`secured`. Raises ValueError with a clear sentence for unusable files."""
     blocks = _CERTIFICATE.findall(certificate_file.read_bytes())
     if not blocks:
         raise ValueError(f"no certificate in {certificate_file}")

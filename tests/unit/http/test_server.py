@@ -15,13 +15,14 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import HostnameEndpoint, connectProtocol, wrapClientTLS
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.internet.ssl import Certificate, optionsForClientTLS
+from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from homeserver.http.limits import HttpLimits
 from homeserver.http.request import Request
 from homeserver.http.response import Response
-from homeserver.http.tls import server_context
+from homeserver.http.tls import secured, server_context
 from tests.unit.http.support import Connection, Site, get, post, read_replies
 
 reactor: Any = installed_reactor
@@ -286,7 +287,7 @@ class SocketTests(TestCase):
         if context is None:
             port = reactor.listenTCP(0, self.site.server, interface="127.0.0.1")
         else:
-            port = reactor.listenSSL(0, self.site.server, context, interface="127.0.0.1")
+            port = reactor.listenTCP(0, secured(context, self.site.server), interface="127.0.0.1")
         self.site.server.add_port(port)
         self.port_number = port.getHost().port
         self.addCleanup(self.site.server.stop)
@@ -325,6 +326,18 @@ class SocketTests(TestCase):
         self.assertEqual([reply.status for reply in read_replies(data)], [200])
         data = await self.ask(b"NONSENSE\r\n\r\n" + b"x" * 100_000, tls=trusted)
         self.assertEqual([reply.status for reply in read_replies(data)], [400])
+
+    async def test_an_answer_over_tls_is_sent_in_the_turn_that_made_it(self) -> None:
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        certificate_file, key_file = write_certificate(directory)
+        self.listen(server_context(certificate_file, key_file))
+        trusted = Certificate.loadPEM(certificate_file.read_bytes())
+        queued: list[int] = []
+        self.patch(Server, "write", lambda _, data: queued.append(len(data)))
+        data = await self.ask(get("/echo") + get("/echo", "Connection: close"), tls=trusted)
+        self.assertEqual([reply.status for reply in read_replies(data)], [200, 200])
+        self.assertEqual(queued, [])
 
     def test_unusable_files_are_told_plainly(self) -> None:
         directory = Path(self.mktemp())

@@ -21,14 +21,16 @@ class _Socket:
     """The part of a TCP connection that takes bytes past its own buffer, as long as there is room."""
 
     def __init__(self, wire: Any, room: int) -> None:
+        self.connected = True
+        self._writeDisconnected = False
         self.dataBuffer = b""
         self._tempDataBuffer: list[bytes] = []
         self.buffered = 0
         self._room = room
         self._write = wire.write
-        wire.write = self._write_buffered
+        wire.write = self.write
 
-    def _write_buffered(self, data: bytes) -> None:
+    def write(self, data: bytes) -> None:
         self.buffered += len(data)
         self._write(data)
 
