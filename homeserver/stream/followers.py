@@ -9,6 +9,7 @@ A follower is a name and a function that handles changes in order. It keeps its 
 4. Changes that a follower has not read are not trimmed (``trim_changes``), however long it takes.
 5. A new follower begins at the newest change, or with ``from_start`` at the oldest one that there is.
 6. One that says which ``kinds`` of change concern it is given those, and the last of each batch, which says how far it is.
+7. They begin when those are answered who waited for the commit: nobody waits for a follower.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ class Followers:
         self._metrics: Metrics = NullMetrics()
         self._following: dict[str, _Following] = {}
         self._storing: DelayedCall | None = None
+        self._beginning: DelayedCall | None = None
+        self._newest: list[Change] = []  # since followers last began
         self._lock = DeferredLock()  # one store at a time
         self._stopped = False
         changes.subscribe(self._apply)
@@ -113,7 +116,7 @@ class Followers:
             self._measure(one)
         # At once for the new ones: from now on nothing that they have not read is trimmed.
         await self._store()
-        self._apply(())
+        self._begin()
 
     def watch(self, metrics: Metrics) -> None:
         """Tell from now on how far each follower is behind."""
@@ -135,6 +138,9 @@ class Followers:
 
     async def stop(self) -> None:
         """Wait for what is being handled, and remember how far everybody is."""
+        if self._beginning is not None:
+            self._beginning.cancel()
+            self._begin()
         self._stopped = True
         if self._storing is not None and self._storing.active():
             self._storing.cancel()
@@ -153,9 +159,19 @@ class Followers:
     # --- following ---------------------------------------------------------------------------------
 
     def _apply(self, changes: Sequence[Change]) -> None:
+        """The log has moved: followers go on at the end of the reactor's turn."""
+        if self._stopped:
+            return
+        self._newest += changes
+        if self._beginning is None:
+            self._beginning = self._clock.callLater(0, self._begin)
+
+    def _begin(self) -> None:
+        self._beginning = None
+        newest, self._newest = self._newest, []
         for one in self._following.values():
-            if not one.running and one.retry is None and not self._stopped:
-                self._run(one, changes)
+            if not one.running and one.retry is None:
+                self._run(one, newest)
 
     def _run(self, one: _Following, newest: Sequence[Change] = ()) -> None:
         if one.pos < self._changes.position:

@@ -103,6 +103,23 @@ class Following(DatabaseCase):
         self.stop()
         self.assertEqual(self.cursor(), 5)
 
+    def test_who_waits_for_the_commit_is_told_first(self) -> None:
+        self.start()
+        told: list[int] = []
+        done = self.server.app.core.committer.work(_claim, 1)
+        done.addCallback(lambda _: told.append(self.reader.calls))
+        self.server.wait(done)
+        self.server.advance(0)
+        self.assertEqual((told, self.reader.seen), ([0], [-1]))
+        self.stop()
+
+    def test_the_end_waits_for_what_has_just_happened(self) -> None:
+        self.start()
+        done = self.server.app.core.committer.work(_claim, 1)
+        done.addCallback(lambda _: Deferred.fromCoroutine(self.followers.stop()))
+        self.server.wait(done)
+        self.assertEqual((self.reader.seen, self.cursor()), ([-1], 1))
+
     def test_from_the_start(self) -> None:
         self.change(1, 2)
         self.start(from_start=True)
