@@ -17,16 +17,23 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, cast
 
 import msgspec
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
+    Integer,
     LargeBinary,
     SelectBase,
     Table,
     bindparam,
+    func,
+    literal_column,
+    select,
 )
+from sqlalchemy import cast as as_kind
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.compiler import compiles
@@ -36,6 +43,8 @@ from sqlalchemy.types import Boolean, TypeEngine
 
 SQLITE = "sqlite"
 POSTGRESQL = "postgresql"
+REQUIRED = "rows_required"
+"""The parameter of :func:`as_condition`; no query has one of this name."""
 
 _DIALECTS: dict[str, Dialect] = {
     SQLITE: sqlite.dialect(paramstyle="qmark"),
@@ -252,6 +261,14 @@ class Together:
             literals.update({together_name(place, name): value for name, value in text.literals.items()})
         # Compiled texts, and nobody else's.
         self.text = Text(" ".join(("SELECT", ", ".join(columns))), tuple(names), frozenset(lists), literals)
+
+
+@cache
+def as_condition(query: Statement) -> Text:
+    """A query that fails (by a division) where another does not find ``REQUIRED`` rows: for PostgreSQL, see ``Tx.require``."""
+    found = cast(SelectBase, query.build(POSTGRESQL)).subquery("found")
+    is_met = as_kind(func.count() == bindparam(REQUIRED, type_=BigInteger), Integer)
+    return _compile(select(literal_column("1", Integer) // is_met).select_from(found), POSTGRESQL)
 
 
 def together_name(place: int, name: str) -> str:

@@ -4,8 +4,8 @@ Functions of ``homeserver.store`` take a ``Tx`` first and are otherwise ordinary
 of statements in their one hop to a database thread. Rules:
 
 1. A ``Tx`` MUST NOT outlive the function that it was given to.
-2. ``run`` and ``insert`` MAY be delayed until the next read or the commit (PostgreSQL sends them together, in one
-   round trip), so an error of theirs shows there.
+2. ``run``, ``insert`` and ``require`` MAY be delayed until the next read or the commit (PostgreSQL sends them together, in
+   one round trip), so an error of theirs shows there.
 3. What carries a position MUST be written by ``WriteTx.claim``, never with a position taken earlier: positions are
    taken last in the transaction, under the lock of the ``stream`` row.
 """
@@ -20,13 +20,16 @@ from typing import Any, NamedTuple
 import msgspec
 import psycopg2.errors
 
+from homeserver.db.errors import Conflict
 from homeserver.db.statements import (
     POSTGRESQL,
+    REQUIRED,
     SQLITE,
     Rows,
     Statement,
     Text,
     Together,
+    as_condition,
     prepared_form,
     together_name,
 )
@@ -57,6 +60,11 @@ class Tx:
         LIMIT(SQLite: within its text index it cannot be stopped, and takes the time that it takes.)
         """
         raise NotImplementedError
+
+    def require(self, count: int, statement: Statement, /, **params: Any) -> None:
+        """Go on only where a query finds so many rows: else the transaction fails with ``Conflict``."""
+        if len(self.all(statement, **params)) != count:
+            raise Conflict("the database is not what this was built on")
 
     def run(self, statement: Statement, /, **params: Any) -> None:
         """Run for its effect."""
@@ -247,6 +255,15 @@ class PostgresTx(Tx):
         self._see(text.sql)
         return self._fetch(text, params)
 
+    def require(self, count: int, statement: Statement, /, **params: Any) -> None:
+        text = as_condition(statement)
+        params = {**params, REQUIRED: count}
+        self._see(text.sql)
+        if self._prepared is None:
+            self._queue.append(self._spell(text.sql, text.arguments(params, POSTGRESQL)))
+        else:
+            self._queue += self._prepared.queue(self._cursor, text, params)
+
     def _spell(self, sql: str, arguments: Any) -> bytes:
         return self._cursor.mogrify(sql, arguments) if arguments else sql.replace("%%", "%").encode()
 
@@ -392,6 +409,9 @@ class WriteTx(Tx):
 
     def all_within(self, limit_ms: int, statement: Statement, /, **params: Any) -> list[Row] | None:
         return self._tx.all_within(limit_ms, statement, **params)
+
+    def require(self, count: int, statement: Statement, /, **params: Any) -> None:
+        self._tx.require(count, statement, **params)
 
     def run(self, statement: Statement, /, **params: Any) -> None:
         self._tx.run(statement, **params)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, func, select, update
+from sqlalchemy import and_, bindparam, delete, exists, select, update
 
 from homeserver.db.errors import Conflict
 from homeserver.db.schema.rooms import (
@@ -28,7 +28,7 @@ from homeserver.db.schema.rooms import (
     timeline,
     waiting_redactions,
 )
-from homeserver.db.statements import any_of, rows, statement
+from homeserver.db.statements import any_of, any_pair, pairs_text, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.members import PUT_ENDED, PUT_MEMBERS
@@ -38,24 +38,24 @@ from homeserver.store.relations import write_relations
 from homeserver.store.search import queue_for_search, searched_type
 from homeserver.store.state import INSERT_SNAPSHOTS, snapshot_row
 
-_HEADS = statement(
-    select(room_heads.c.room_nid, room_heads.c.version)
-    .where(any_of(room_heads.c.room_nid, "room_nids"))
-    .with_for_update()
+# A room at its version, several at theirs: they stay there until the commit.
+_H = room_heads.c
+_AT_VERSION = and_(_H.room_nid == bindparam("room_nid"), _H.version == bindparam("version"))
+_AT_VERSIONS = and_(any_of(_H.room_nid, "room_nids"), any_pair(_H.room_nid, _H.version, "versions"))
+# No redaction waits for these events.
+_UNAWAITED = ~exists(
+    select(waiting_redactions.c.by_nid).where(any_of(waiting_redactions.c.target_id, "unseen"))
 )
-# The same, and how many redactions wait for some events.
-_HEADS_AND_WAITING = statement(
-    select(
-        room_heads.c.room_nid,
-        room_heads.c.version,
-        select(func.count())
-        .select_from(waiting_redactions)
-        .where(any_of(waiting_redactions.c.target_id, "unseen"))
-        .scalar_subquery(),
+_HEAD, _HEADS, _HEAD_UNAWAITED, _HEADS_UNAWAITED = (
+    statement(select(_H.room_nid).where(*conditions).with_for_update(of=room_heads))
+    for conditions in (
+        (_AT_VERSION,),
+        (_AT_VERSIONS,),
+        (_AT_VERSION, _UNAWAITED),
+        (_AT_VERSIONS, _UNAWAITED),
     )
-    .where(any_of(room_heads.c.room_nid, "room_nids"))
-    .with_for_update(of=room_heads)
 )
+_BEGUN = statement(select(_H.room_nid).where(any_of(_H.room_nid, "room_nids")))
 _INSERT_HEADS = rows(
     room_heads,
     "room_nid",
@@ -168,24 +168,30 @@ def write_events(tx: Tx, bundles: Sequence[Bundle]) -> list[Placement]:
 
 
 def _check_versions(tx: Tx, bundles: Sequence[Bundle]) -> None:
-    moving = [bundle for bundle in bundles if bundle.head is not None]
-    if not moving:
-        return
-    room_nids = sorted({bundle.room_nid for bundle in moving})
-    unseen = [event_id for bundle in moving for event_id in bundle.unseen]
-    stored: dict[int, int] = {}
-    if unseen:
-        for room_nid, version, waiting in tx.all(_HEADS_AND_WAITING, room_nids=room_nids, unseen=unseen):
-            if waiting:
-                raise Conflict("a redaction waits for an event that was taken for unseen")
-            stored[room_nid] = version
-    else:
-        stored.update(tx.all(_HEADS, room_nids=room_nids))
-    for bundle in moving:
-        if stored.get(bundle.room_nid, 0) != bundle.expected_version:
+    first: dict[int, int] = {}  # what a room's version must be
+    now: dict[int, int] = {}
+    unseen: list[str] = []
+    for bundle in bundles:
+        if bundle.head is None:
+            continue
+        if now.setdefault(bundle.room_nid, bundle.expected_version) != bundle.expected_version:
             raise Conflict(f"room {bundle.room_nid} is not at version {bundle.expected_version}")
-        assert bundle.head is not None
-        stored[bundle.room_nid] = bundle.head.version
+        first.setdefault(bundle.room_nid, bundle.expected_version)
+        now[bundle.room_nid] = bundle.head.version
+        unseen += bundle.unseen
+    stored = [(room_nid, version) for room_nid, version in first.items() if version]
+    also = {"unseen": unseen} if unseen else {}
+    if len(stored) == 1:
+        ((room_nid, version),) = stored
+        tx.require(1, _HEAD_UNAWAITED if unseen else _HEAD, room_nid=room_nid, version=version, **also)
+    elif stored:
+        room_nids = sorted(room_nid for room_nid, _ in stored)
+        asked = {"room_nids": room_nids, "versions": pairs_text(stored), **also}
+        tx.require(len(stored), _HEADS_UNAWAITED if unseen else _HEADS, **asked)
+    if len(stored) < len(first):
+        tx.require(
+            0, _BEGUN, room_nids=sorted(room_nid for room_nid, version in first.items() if not version)
+        )
 
 
 def _event_row(placed: Placement) -> tuple[object, ...]:
