@@ -225,6 +225,8 @@ class Turn:
         # spec: client-server-api#redactions
         await self.load(keys)
         found = {key: one for key in keys if (one := self.warm[key]) is not None}
+        if not found:
+            return {}
         unstored = list(self.unstored())
         targets = {one.redacts_target for one in unstored}
         redacted = {one.nid for one in unstored if one.redacted_by}
