@@ -5,8 +5,8 @@ one turn of the room's actor. What is complete is placed; of what something is m
 the gap filler goes after it. The sender may relay events of others: who made an event is what its signatures say.
 
 MUSTs: 1. an event is acknowledged when it is in its room, refused, or staged, never before; 2. a transaction that comes
-again is answered as the first time, and does nothing; 3. nobody's flood makes others wait: bounded are the transactions
-of a server, its rooms at once, and what waits of it (429, and it comes again).
+again is answered as the first time, and does nothing (``answers.py``); 3. nobody's flood makes others wait: bounded are
+the transactions of a server, its rooms at once, and what waits of it (429, and it comes again).
 
 # spec: server-server-api#transactions
 # spec: server-server-api#pdus
@@ -34,6 +34,7 @@ from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import limit_exceeded
 from homeserver.rooms.arrivals import Arrival, Arrived, Missing, Placed, arrive
 from homeserver.rooms.federated.acls import ServerAcls
+from homeserver.rooms.federated.answers import RecentAnswers
 from homeserver.rooms.federated.checking import Checked, EventChecker, KeysMissing
 from homeserver.rooms.federated.edus import EduDispatcher, must_be_kept, parse_edus
 from homeserver.rooms.federated.filling import GapFiller
@@ -86,7 +87,13 @@ class _Transaction:
     in_one_commit: bool = False  # the answer is looked for and stored with the events of its only room
     is_new: bool = False  # it was looked for
     is_kept: bool = False  # the answer is stored
+    says_more: bool = False  # than that events were taken
     stored: str | None = None  # the answer of the first time
+
+    @property
+    def must_be_kept(self) -> bool:
+        """Whether the same events would be answered otherwise when they come again."""
+        return self.says_more or any(self.results.values())
 
     def answer(self) -> str:
         return self.stored or _encode({"pdus": self.results}).decode()
@@ -139,9 +146,13 @@ class TransactionReceiver:
         self._running: dict[tuple[ServerName, str], list[Deferred[str]]] = {}
         self._shares: dict[ServerName, _Share] = {}
         self._careful: dict[ServerName, float] = {}  # until when, oldest first
+        self._answers = RecentAnswers(clock)
 
     async def receive(self, origin: ServerName, txn_id: str, pdus: Sequence[Any], edus: Sequence[Any]) -> str:
         """Take a transaction in; the JSON of the answer. Raises 429 M_LIMIT_EXCEEDED where there is no room for it."""
+        answered = self._answers.find(origin, txn_id)
+        if answered is not None:
+            return answered
         key = (origin, txn_id)
         waiters = self._running.get(key)
         if waiters is not None:
@@ -158,6 +169,8 @@ class TransactionReceiver:
         answer: str | None = None
         try:
             answer = await self._receive(origin, txn_id, pdus, edus, share)
+            if pdus:
+                self._answers.note(origin, txn_id, answer)
             return answer
         finally:
             del self._running[key]
@@ -196,7 +209,7 @@ class TransactionReceiver:
             return transaction.stored
         await self._take_edus(origin, parsed)
         answer = transaction.answer()
-        if not transaction.is_kept:
+        if kept or (transaction.must_be_kept and not transaction.is_kept):
             await self._worker.work(put_answer, origin, txn_id, answer, self._clock.now_ms())
         return answer
 
@@ -270,6 +283,7 @@ class TransactionReceiver:
 
     async def _hear(self, transaction: _Transaction, room_id: RoomId, pdus: list[Any]) -> None:
         """Of a room that this server is not in, only what ends an invite or a knock means something."""
+        transaction.says_more = True
         for event_id in await self._hear_outside(transaction.origin, pdus):
             transaction.results[event_id] = {}
         interner = self._rooms.tools.interner
@@ -398,7 +412,7 @@ class _Taking:
             turn.extra.append(lambda tx: replace_staged(tx, better))
         if done:
             turn.extra.append(lambda tx: remove_staged(tx, room_nid, done))
-        if transaction.in_one_commit and not self.is_full:
+        if transaction.in_one_commit and transaction.must_be_kept and not self.is_full:
             transaction.is_kept = True
             put = put_answer if transaction.is_new else put_first_answer
             turn.extra.append(_keeping(transaction, self._clock.now_ms(), put))
