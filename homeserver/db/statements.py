@@ -279,7 +279,7 @@ def together_name(place: int, name: str) -> str:
 class Rows:
     """A bulk insert of tuples in the order of ``columns``; see :func:`rows`."""
 
-    __slots__ = ("_arrays", "_columnwise", "_texts", "build", "columns", "table")
+    __slots__ = ("_arrays", "_columnwise", "_single", "_texts", "build", "columns", "table")
 
     def __init__(
         self,
@@ -293,6 +293,7 @@ class Rows:
         self._texts: dict[tuple[str, int], str] = {}
         self._arrays: tuple[str, tuple[str, ...]] | None = None
         self._columnwise: Text | None = None
+        self._single: Text | None = None
 
     def chunks(self, dialect: str, values: Sequence[tuple[Any, ...]]) -> list[tuple[str, list[Any]]]:
         """The statements that insert ``values``: texts and their flat arguments."""
@@ -326,10 +327,17 @@ class Rows:
         return f"{one[: found.start(1)]}{', '.join([found[1]] * size)}{one[found.end(1) :]}"
 
     def prepared(self, values: Sequence[tuple[Any, ...]]) -> tuple[Text, dict[str, Any]] | None:
-        """One statement for any number of rows, and its parameters: an array for each column (PostgreSQL)."""
+        """A statement to be prepared, and its parameters (PostgreSQL).
+
+        Those of a single row are its values. Of any other number of rows they are an array for each column.
+        """
         sql, kinds = self._as_arrays()
         if not sql:
             return None
+        if len(values) == 1:
+            if self._single is None:
+                self._single = Text(self._text(POSTGRESQL, 1), self.columns, frozenset(), {})
+            return self._single, dict(zip(self.columns, values[0], strict=True))
         if self._columnwise is None:
             self._columnwise = Text(sql, self.columns, frozenset(), {})
         columns = zip(self.columns, kinds, zip(*values, strict=True), strict=True)

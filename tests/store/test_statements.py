@@ -114,6 +114,21 @@ class Loaded(DatabaseCase):
             values = [(number, _HARD[number % len(_HARD)]) for number in range(1, count + 1)]
             self.assertEqual(values, self.read_back(_TEXTS, lambda tx: tx.insert(inserted, values)))  # noqa: B023
 
+    def test_one_row_at_a_time(self) -> None:
+        """PostgreSQL is given its values; the second time the statement is prepared already."""
+        texts: list[tuple[Any, ...]] = [(number, text) for number, text in enumerate(_HARD, 1)]
+        numbers = [(-(2**62), 1, 2, None, 3, "$a", 4, -5, 6), (2**62, 1, 2, 7, 3, "$b", 0, 0, None)]
+        for inserted, values, query in (
+            (rows(event_json, "nid", "json"), texts, _TEXTS),
+            (rows(events, *_COLUMNS), numbers, _EVENTS),
+        ):
+
+            def write(tx: Tx, inserted: Rows = inserted, values: list[tuple[Any, ...]] = values) -> None:
+                for one in values:
+                    tx.insert(inserted, [one])
+
+            self.assertEqual(values, self.read_back(query, write))
+
     def test_what_was_given_up_before_it_was_sent(self) -> None:
         """PostgreSQL was then not told either what it was to prepare."""
         inserted = rows(event_json, "nid", "json")
