@@ -28,6 +28,7 @@ from sqlalchemy import (
     LargeBinary,
     SelectBase,
     Table,
+    Update,
     bindparam,
     func,
     literal_column,
@@ -265,8 +266,9 @@ class Together:
 
 @cache
 def as_condition(query: Statement) -> Text:
-    """A query that fails (by a division) where another does not find ``REQUIRED`` rows: for PostgreSQL, see ``Tx.require``."""
-    found = cast(SelectBase, query.build(POSTGRESQL)).subquery("found")
+    """A query that fails (by a division) where a statement does not find, or change, ``REQUIRED`` rows: for PostgreSQL,
+    see ``Tx.require``."""
+    found = cast(SelectBase | Update, query.build(POSTGRESQL)).cte("found")
     is_met = as_kind(func.count() == bindparam(REQUIRED, type_=BigInteger), Integer)
     return _compile(select(literal_column("1", Integer) // is_met).select_from(found), POSTGRESQL)
 

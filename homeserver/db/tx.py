@@ -62,7 +62,7 @@ class Tx:
         raise NotImplementedError
 
     def require(self, count: int, statement: Statement, /, **params: Any) -> None:
-        """Go on only where a query finds so many rows: else the transaction fails with ``Conflict``."""
+        """Go on only where a query finds so many rows, or an update returns them: else the transaction fails with ``Conflict``."""
         if len(self.all(statement, **params)) != count:
             raise Conflict("the database is not what this was built on")
 
@@ -224,8 +224,8 @@ def _as_one(parts: tuple[Statement, ...]) -> Together:
 class PostgresTx(Tx):
     """Statements on a psycopg2 connection in autocommit mode, whose BEGIN and COMMIT are part of the queue.
 
-    Writes wait in ``_queue`` and travel with the next read or the commit: a batch of one message costs two round
-    trips and not ten.
+    Writes wait in ``_queue`` and travel with the next read or the commit: a batch of one message costs one round trip
+    and not ten.
     """
 
     def __init__(
@@ -258,7 +258,7 @@ class PostgresTx(Tx):
     def require(self, count: int, statement: Statement, /, **params: Any) -> None:
         text = as_condition(statement)
         params = {**params, REQUIRED: count}
-        self._see(text.sql)
+        self._see(statement.text(POSTGRESQL).sql)
         if self._prepared is None:
             self._queue.append(self._spell(text.sql, text.arguments(params, POSTGRESQL)))
         else:

@@ -8,7 +8,9 @@ Rules:
 3. A batch that fails for what is in it is written again item by item, each in a transaction of its own, so the item
    at fault fails alone. A database that cannot answer fails them all: nobody is told that something was stored.
 4. Bundles of one room are written in the order of ``submit``.
-5. At most ``BATCH_EVENTS`` events go in one batch; at ``WAITING_MOST`` waiting ones ``congested`` says so, and rooms
+5. Positions are taken as if no other process had taken any since the newest one that is known here. Where that is wrong the
+   batch fails, and is written again on what the database says.
+6. At most ``BATCH_EVENTS`` events go in one batch; at ``WAITING_MOST`` waiting ones ``congested`` says so, and rooms
    stop taking from their inboxes.
 """
 
@@ -22,10 +24,17 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from homeserver.db.errors import DatabaseError, DatabaseUnavailable
+from homeserver.db.errors import Conflict, DatabaseError, DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.store.changes import INSERT_CHANGES, Change, Kind, load_position, take_positions
+from homeserver.store.changes import (
+    INSERT_CHANGES,
+    Change,
+    Kind,
+    load_position,
+    take_next_positions,
+    take_positions,
+)
 from homeserver.store.commit import span_of, write_events, write_positions
 from homeserver.store.foreign import load_foreign
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
@@ -170,12 +179,23 @@ class Committer:
         self._busy = True
         self._write(batch, self._done)
 
-    def _write(self, batch: list[_Item], done: Callable[[list[_Item], Any], None]) -> None:
+    def _write(
+        self, batch: list[_Item], done: Callable[[list[_Item], Any], None], *, presuming: bool = True
+    ) -> None:
+        """``presuming``: the newest position is taken for what it was here, so that nobody waits to be told it."""
         names = self._interner.unsaved()
         wants_lease = self._nids.low
         self._started_s = self._scheduler.monotonic()
-        result = self._database.write(_write_batch, batch, names, wants_lease, self._position)
-        result.addBoth(lambda outcome: done(batch, outcome))
+
+        def told(outcome: _Written | Failure) -> None:
+            if presuming and isinstance(outcome, Failure) and outcome.check(Conflict):
+                # Another process may have taken positions: then it is to be heard what happened there.
+                self._write(batch, done, presuming=False)
+            else:
+                done(batch, outcome)
+
+        result = self._database.write(_write_batch, batch, names, wants_lease, self._position, presuming)
+        result.addBoth(told)
 
     def _done(self, batch: list[_Item], outcome: _Written | Failure) -> None:
         if isinstance(outcome, Failure) and len(batch) > 1 and not outcome.check(DatabaseUnavailable):
@@ -246,7 +266,9 @@ def _plain(error: BaseException) -> BaseException:
     return type(error)(*error.args) if isinstance(error, DatabaseError) else error
 
 
-def _write_batch(tx: Tx, batch: list[_Item], names: Sequence[Any], wants_lease: bool, known: int) -> _Written:
+def _write_batch(
+    tx: Tx, batch: list[_Item], names: Sequence[Any], wants_lease: bool, known: int, presuming: bool
+) -> _Written:
     write = WriteTx(tx)
     for rows, values in names:
         tx.insert(rows, values)
@@ -261,7 +283,7 @@ def _write_batch(tx: Tx, batch: list[_Item], names: Sequence[Any], wants_lease: 
             outcomes.append(item.bundle.placements)
         else:
             outcomes.append(_run_unit(write, item, alone=len(batch) == 1))
-    changes = _take_places(write, placements, known)
+    changes = _take_places(write, placements, known, presuming)
     return _Written(outcomes, changes, lease, names)
 
 
@@ -293,11 +315,16 @@ def _is_from_driver(error: Exception) -> bool:
     return type(error).__module__.split(".", 1)[0] in ("sqlite3", "psycopg2")
 
 
-def _take_places(write: WriteTx, placements: list[Placement], known: int) -> list[Change]:
+def _take_places(write: WriteTx, placements: list[Placement], known: int, presuming: bool) -> list[Change]:
     """Positions for what the batch did, and before it what other processes did since the position ``known``."""
     span = span_of(placements)
     count = span + len(write.claims)
-    last = take_positions(write, count) if count else load_position(write)
+    if not count:
+        last = load_position(write)
+    elif presuming:
+        last = take_next_positions(write, count, known)
+    else:
+        last = take_positions(write, count)
     first = last - count + 1
     foreign = load_foreign(write, known, first - 1) if first - 1 > known else []
     if not count:

@@ -63,6 +63,12 @@ _TAKE = statement(
     .values(pos=stream.c.pos + bindparam("count"))
     .returning(stream.c.pos)
 )
+_TAKE_NEXT = statement(
+    update(stream)
+    .where(stream.c.id == 1, stream.c.pos == bindparam("known"))
+    .values(pos=stream.c.pos + bindparam("count"))
+    .returning(stream.c.pos)
+)
 _POSITION = statement(select(stream.c.pos).where(stream.c.id == 1))
 INSERT_CHANGES = rows(changes, "pos", "kind", "topic", "ref")
 _READ = statement(
@@ -86,6 +92,12 @@ _FORGET_CURSOR = statement(delete(followers).where(followers.c.name == bindparam
 def take_positions(tx: Tx, count: int) -> int:
     """Take ``count`` positions; returns the last. MUST be the last thing before what carries them is written."""
     return int(tx.value(_TAKE, count=count))
+
+
+def take_next_positions(tx: Tx, count: int, known: int) -> int:
+    """The same where the newest position is presumed to be ``known``: ``Conflict`` where it is another (see ``Tx.require``)."""
+    tx.require(1, _TAKE_NEXT, count=count, known=known)
+    return known + count
 
 
 def load_position(tx: Tx) -> int:

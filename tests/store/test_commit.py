@@ -9,7 +9,7 @@ from homeserver.db.schema.rooms import room_heads
 from homeserver.db.schema.stream import followers
 from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Tx
-from homeserver.store.changes import store_cursors
+from homeserver.store.changes import INSERT_CHANGES, Change, Kind, store_cursors, take_positions
 from tests.api.talk import TalkCase
 from tests.support.databases import on_each_database
 
@@ -77,6 +77,42 @@ class Moved(TalkCase):
 
     def test_one_of_several(self) -> None:
         self.check(*self.rooms, moved=self.rooms[1])
+
+
+def _take(tx: Tx) -> int:
+    """What another process does: a position, and a change at it."""
+    pos = take_positions(tx, 1)
+    tx.insert(INSERT_CHANGES, [(pos, int(Kind.PROFILE), -1, 0)])
+    return pos
+
+
+@on_each_database
+class Elsewhere(TalkCase):
+    """Another process takes positions."""
+
+    def test_its_changes_come_before_ours_and_once(self) -> None:
+        room_id = self.make_room()
+        self.say("alice", room_id, "warm")
+        core = self.app.app.core
+        failures: list[None] = []
+        core.committer.observe_failure = lambda: failures.append(None)
+        heard: list[Change] = []
+        core.changes.subscribe(heard.extend)
+        before = core.changes.position
+        for _ in range(2):
+            self.app.wait(self.app.database.write(_take))
+        first = self.say("alice", room_id, "first")
+        second = self.say("alice", room_id, "second")
+        self.app.wait(self.app.database.write(_take))
+        core.committer.look()
+        self.app.advance(1)
+        kinds = [Kind.PROFILE, Kind.PROFILE, Kind.EVENT, Kind.EVENT, Kind.PROFILE]
+        found = [change for change in heard if change.kind in (Kind.PROFILE, Kind.EVENT)]
+        self.assertEqual(kinds, [change.kind for change in found])
+        self.assertEqual(list(range(before + 1, before + 1 + len(heard))), [change.pos for change in heard])
+        chunk = self.ok("alice", self.path(room_id, "messages"), dir="b", limit=2)["chunk"]
+        self.assertEqual([second, first], [event["event_id"] for event in chunk])
+        self.assertEqual([], failures, "nobody's work has failed")
 
 
 @on_each_database
