@@ -11,8 +11,8 @@ import json
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -48,6 +48,8 @@ class Stage:
     there_wire: Wire
     resident: Resident
     scale: Scale
+    measuring: Callable[[], AbstractContextManager[None]] = nullcontext
+    """Around what a row times: who watches the server looks at no more."""
 
     def world(self, server: ServerProcess) -> World:
         return World(server.port, REGISTRATION_SECRET)
@@ -75,16 +77,17 @@ async def _join(stage: Stage, world: World, members: int) -> tuple[float, float]
     (user,) = await world.register(1)
     # The keys of the other server are known, as those of a large one are.
     await _join_room(world, user, stage.resident.create_large(1))
-    started_s = time.perf_counter()
-    await _join_room(world, user, room)
-    world.ask(world.message_request(user, room.room_id))
-    usable_s = time.perf_counter() - started_s
-    request = build_request("GET", f"{CLIENT}/rooms/{encode(room.room_id)}/joined_members", user.token)
-    while len(world.ask(request).json()["joined"]) < members:
-        if time.perf_counter() - started_s > LIMIT_S:
-            raise AssertionError(f"not all of {members} members after {LIMIT_S:.0f} s")
-        await asyncio.sleep(_POLL_S)
-    return usable_s, time.perf_counter() - started_s
+    with stage.measuring():
+        started_s = time.perf_counter()
+        await _join_room(world, user, room)
+        world.ask(world.message_request(user, room.room_id))
+        usable_s = time.perf_counter() - started_s
+        request = build_request("GET", f"{CLIENT}/rooms/{encode(room.room_id)}/joined_members", user.token)
+        while len(world.ask(request).json()["joined"]) < members:
+            if time.perf_counter() - started_s > LIMIT_S:
+                raise AssertionError(f"not all of {members} members after {LIMIT_S:.0f} s")
+            await asyncio.sleep(_POLL_S)
+        return usable_s, time.perf_counter() - started_s
 
 
 async def _join_room(world: World, user: User, room: LargeRoom) -> None:
@@ -107,7 +110,8 @@ async def measure_messages_across(stage: Stage) -> Measured:
     there.ask(build_request("POST", f"{CLIENT}/join/{encode(room_id)}", reader.token, {}, query))
     each = stage.scale.messages_across // SENDERS
     await _cross(here, there, senders, reader, room_id, max(1, each // 10))
-    elapsed_s = await _cross(here, there, senders, reader, room_id, each)
+    with stage.measuring():
+        elapsed_s = await _cross(here, there, senders, reader, room_id, each)
     return {"messages_across": SENDERS * each / elapsed_s}
 
 
@@ -163,12 +167,13 @@ async def measure_transactions_in(stage: Stage) -> Measured:
     with _Sender(stage.here_wire) as sender:
         for parcel, _ in requests[:warm_up]:
             sender.send(parcel)
-        started_s = time.perf_counter()
-        for parcel, _ in requests[warm_up:]:
-            sender.send(parcel)
-        path = f"{CLIENT}/rooms/{encode(room.room_id)}/event/{encode(requests[-1][1])}"
-        await _until(world, build_request("GET", path, reader.token), lambda _: True)
-        elapsed_s = time.perf_counter() - started_s
+        with stage.measuring():
+            started_s = time.perf_counter()
+            for parcel, _ in requests[warm_up:]:
+                sender.send(parcel)
+            path = f"{CLIENT}/rooms/{encode(room.room_id)}/event/{encode(requests[-1][1])}"
+            await _until(world, build_request("GET", path, reader.token), lambda _: True)
+            elapsed_s = time.perf_counter() - started_s
     return {"transactions_in": count / elapsed_s}
 
 
@@ -229,7 +234,7 @@ async def measure_resolve(stage: Stage) -> Measured:
     last = merge(room, branches)
     parcels = [_parcel(stage, f"fork{number}", events) for number, (_, events) in enumerate(branches)]
     parcels.append(_parcel(stage, "merge", [last]))
-    with _Sender(stage.here_wire) as sender:
+    with _Sender(stage.here_wire) as sender, stage.measuring():
         started_s = time.perf_counter()
         for parcel in parcels:
             sender.send(parcel)
@@ -281,6 +286,21 @@ def run_federated(
 
 
 def _run_row(name: str, target: Target, new_database: NewDatabase, scale: Scale) -> Measured:
+    with prepare_stage(name, target, new_database, scale) as stage:
+        return run_on(stage, name)
+
+
+def run_on(stage: Stage, name: str) -> Measured:
+    """The figures of one row."""
+    try:
+        return asyncio.run(ROWS[name](stage))
+    except Exception as error:
+        raise AssertionError(stage.here.explain(f"failed in row {name} ({error!r})")) from error
+
+
+@contextmanager
+def prepare_stage(name: str, target: Target, new_database: NewDatabase, scale: Scale) -> Iterator[Stage]:
+    """Servers that run, for the length of the `with`."""
     with ExitStack() as stack:
         prefix = f"bench-{target.name.split()[0].lower()}-"
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
@@ -294,8 +314,4 @@ def _run_row(name: str, target: Target, new_database: NewDatabase, scale: Scale)
             server.start()
         resident = make_resident(wires[2])
         stack.enter_context(serve(resident, wires[2]))
-        stage = Stage(servers[0], wires[0], servers[1], wires[1], resident, scale)
-        try:
-            return asyncio.run(ROWS[name](stage))
-        except Exception as error:
-            raise AssertionError(servers[0].explain(f"failed in row {name} ({error!r})")) from error
+        yield Stage(servers[0], wires[0], servers[1], wires[1], resident, scale)
