@@ -8,10 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-from sqlalchemy import and_, bindparam, delete, exists, select, update
+from sqlalchemy import and_, bindparam, delete, update
 
-from homeserver.db.errors import Conflict
 from homeserver.db.schema.rooms import (
     auth_edges,
     client_transactions,
@@ -23,14 +21,14 @@ from homeserver.db.schema.rooms import (
     gaps,
     members,
     redactions,
-    room_heads,
     state_log,
     timeline,
     waiting_redactions,
 )
-from homeserver.db.statements import any_of, any_pair, pairs_text, rows, statement
+from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
+from homeserver.store.heads import move_heads
 from homeserver.store.members import PUT_ENDED, PUT_MEMBERS
 from homeserver.store.past import HOLE, place_history
 from homeserver.store.placement import ENDED, Bundle, Place, Placement, StateMove, StateMoved
@@ -38,34 +36,6 @@ from homeserver.store.relations import write_relations
 from homeserver.store.search import queue_for_search, searched_type
 from homeserver.store.state import INSERT_SNAPSHOTS, snapshot_row
 
-# A room at its version, several at theirs: they stay there until the commit.
-_H = room_heads.c
-_AT_VERSION = and_(_H.room_nid == bindparam("room_nid"), _H.version == bindparam("version"))
-_AT_VERSIONS = and_(any_of(_H.room_nid, "room_nids"), any_pair(_H.room_nid, _H.version, "versions"))
-# No redaction waits for these events.
-_UNAWAITED = ~exists(
-    select(waiting_redactions.c.by_nid).where(any_of(waiting_redactions.c.target_id, "unseen"))
-)
-_HEAD, _HEADS, _HEAD_UNAWAITED, _HEADS_UNAWAITED = (
-    statement(select(_H.room_nid).where(*conditions).with_for_update(of=room_heads))
-    for conditions in (
-        (_AT_VERSION,),
-        (_AT_VERSIONS,),
-        (_AT_VERSION, _UNAWAITED),
-        (_AT_VERSIONS, _UNAWAITED),
-    )
-)
-_BEGUN = statement(select(_H.room_nid).where(any_of(_H.room_nid, "room_nids")))
-_INSERT_HEADS = rows(
-    room_heads,
-    "room_nid",
-    "version",
-    "snapshot_nid",
-    "depth",
-    "extremities",
-    keys=("room_nid",),
-    update=("version", "snapshot_nid", "depth", "extremities"),
-)
 _EVENT_COLUMNS = (
     "nid",
     "room_nid",
@@ -132,7 +102,6 @@ _REMOVE_MEMBERS = statement(
 )
 # From so many rows on one more round trip is worth it.
 _MANY = 1_000
-_encode = msgspec.json.Encoder().encode
 
 
 def write_events(tx: Tx, bundles: Sequence[Bundle]) -> list[Placement]:
@@ -141,57 +110,16 @@ def write_events(tx: Tx, bundles: Sequence[Bundle]) -> list[Placement]:
     Raises ``Conflict`` where a room is not at the version that a bundle was built on, or a redaction waits for an event
     that a bundle took for unseen (that such an event is stored already, its unique id says).
     """
-    _check_versions(tx, bundles)
+    move_heads(tx, bundles)
     placements = [placement for bundle in bundles for placement in bundle.placements]
     _write_rows(tx, placements)
     snapshots = [snapshot_row(one) for bundle in bundles for one in bundle.snapshots]
     tx.insert(INSERT_SNAPSHOTS, snapshots)
     tx.insert(_INSERT_ENDS, [(nid,) for bundle in bundles for nid in bundle.ends])
-    heads = {bundle.room_nid: bundle.head for bundle in bundles if bundle.head is not None}
-    tx.insert(
-        _INSERT_HEADS,
-        [
-            (
-                head.room_nid,
-                head.version,
-                head.snapshot.nid,
-                head.depth,
-                _encode([one.nid for one in head.extremities]).decode(),
-            )
-            for head in heads.values()
-        ],
-    )
     if any(not placed.is_plain for placed in placements):
         _write_around(tx, placements)
         return [placed for placed in placements if placed.place is Place.TIMELINE]
     return placements
-
-
-def _check_versions(tx: Tx, bundles: Sequence[Bundle]) -> None:
-    first: dict[int, int] = {}  # what a room's version must be
-    now: dict[int, int] = {}
-    unseen: list[str] = []
-    for bundle in bundles:
-        if bundle.head is None:
-            continue
-        if now.setdefault(bundle.room_nid, bundle.expected_version) != bundle.expected_version:
-            raise Conflict(f"room {bundle.room_nid} is not at version {bundle.expected_version}")
-        first.setdefault(bundle.room_nid, bundle.expected_version)
-        now[bundle.room_nid] = bundle.head.version
-        unseen += bundle.unseen
-    stored = [(room_nid, version) for room_nid, version in first.items() if version]
-    also = {"unseen": unseen} if unseen else {}
-    if len(stored) == 1:
-        ((room_nid, version),) = stored
-        tx.require(1, _HEAD_UNAWAITED if unseen else _HEAD, room_nid=room_nid, version=version, **also)
-    elif stored:
-        room_nids = sorted(room_nid for room_nid, _ in stored)
-        asked = {"room_nids": room_nids, "versions": pairs_text(stored), **also}
-        tx.require(len(stored), _HEADS_UNAWAITED if unseen else _HEADS, **asked)
-    if len(stored) < len(first):
-        tx.require(
-            0, _BEGUN, room_nids=sorted(room_nid for room_nid, version in first.items() if not version)
-        )
 
 
 def _event_row(placed: Placement) -> tuple[object, ...]:
