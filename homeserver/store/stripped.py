@@ -1,5 +1,7 @@
 """Stripped state: what somebody who is not in a room is told of it, as it was when they were invited or knocked.
 
+Where that is not known, since this server came into the room later, it is what the room is now.
+
 # spec: client-server-api#stripped-state
 """
 
@@ -11,7 +13,7 @@ import msgspec
 
 from homeserver.db.tx import Tx
 from homeserver.store.client_events import ClientEvent, ClientEventCache, load_client_events
-from homeserver.store.events import load_rows
+from homeserver.store.events import load_head, load_rows
 from homeserver.store.history import find_member_keys
 from homeserver.store.state import BaseCache, load_snapshots
 
@@ -21,11 +23,18 @@ _encode = msgspec.json.Encoder().encode
 def load_stripped_state(
     tx: Tx, nids: Collection[int], strip_keys: Sequence[int], cache: ClientEventCache, bases: BaseCache
 ) -> dict[int, list[ClientEvent]]:
-    """For each of some membership events what comes with it: the state before it at ``strip_keys``, and who sent it.
+    """For each of some membership events what comes with it: the state at ``strip_keys``, and who sent it.
 
     The sender's own membership is not demanded by the specification; clients show by it who it is that invites.
     """
-    befores = {row.nid: row.state_before for row in load_rows(tx, nids).values() if row.state_before}
+    befores: dict[int, int] = {}
+    for row in load_rows(tx, nids).values():
+        before = row.state_before
+        if before is None:
+            head = load_head(tx, row.room_nid)
+            before = head.snapshot_nid if head is not None else None
+        if before:
+            befores[row.nid] = before
     if not befores:
         return {}
     snapshots = load_snapshots(tx, sorted(set(befores.values())), bases)

@@ -1,4 +1,4 @@
-"""What else than ``/sync`` tells of rooms that the server of an invited user is not in."""
+"""What is told of rooms that the server of an invited user is not in, by more than ``/sync``, or comes into later."""
 
 from __future__ import annotations
 
@@ -39,6 +39,19 @@ class RemoteInvites(NetCase):
             self.assertEqual([], shown())
             self.ok(self.b, self.bob, "PUT", path, {})
 
+    def test_shown_as_before_when_somebody_else_joins(self) -> None:
+        """The room is here then, but not what it was when the invite was made."""
+        room_id = self.create(self.a, self.alice, name="Room", preset="public_chat")
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(room_id)}/invite", {"user_id": BOB})
+        before = self.sync(self.b, self.bob)
+        told = _contents(before["rooms"]["invite"][room_id])
+        self.assertEqual({"name": "Room"}, told["m.room.name", ""])
+        carol = self.b.register("carol")
+        self.assertEqual(200, self.join(self.b, carol, room_id, A).status)
+        self.assertEqual(told, _contents(self.sync(self.b, self.bob)["rooms"]["invite"][room_id]))
+        more = self.sync(self.b, self.bob, before["next_batch"]).get("rooms", {}).get("invite", {})
+        self.assertEqual(told, _contents(more.get(room_id, before["rooms"]["invite"][room_id])))
+
     def test_a_search_finds_what_was_read_there_before(self) -> None:
         room_id = self.create(self.a, self.alice, preset="public_chat")
         self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
@@ -55,3 +68,7 @@ class RemoteInvites(NetCase):
             self.assertEqual(["fish"], [one["result"]["content"]["body"] for one in found["results"]])
             # And where the invite was declined.
             self.ok(self.b, self.bob, "POST", leave, {})
+
+
+def _contents(room: Any) -> dict[tuple[str, str], Any]:
+    return {(event["type"], event["state_key"]): event["content"] for event in room["invite_state"]["events"]}
