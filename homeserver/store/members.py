@@ -59,7 +59,7 @@ _JOINED = statement(
 )
 _COUNTS = statement(
     select(members.c.membership, func.count())
-    .where(members.c.room_nid == bindparam("room_nid"))
+    .where(and_(members.c.room_nid == bindparam("room_nid"), members.c.outside == 0))
     .group_by(members.c.membership)
 )
 _JOINED_ROOMS = statement(

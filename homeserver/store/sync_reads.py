@@ -20,9 +20,11 @@ from homeserver.store.placement import ClientTransaction, Membership
 HEROES = 5
 
 _PRESENT = or_(members.c.membership == int(Membership.JOIN), members.c.membership == int(Membership.INVITE))
+# What another server told of a room is none of its state: an invite may be known to the invited alone.
+_IN_STATE = members.c.outside == 0
 _COUNTS = statement(
     select(members.c.room_nid, members.c.membership, func.count())
-    .where(and_(any_of(members.c.room_nid, "room_nids"), _PRESENT))
+    .where(and_(any_of(members.c.room_nid, "room_nids"), _PRESENT, _IN_STATE))
     .group_by(members.c.room_nid, members.c.membership)
 )
 # One more than is told: the reader is never among their own heroes.
@@ -36,7 +38,13 @@ _RANK = (
 )
 _RANKED = (
     select(members.c.room_nid, members.c.user_nid, members.c.membership, _RANK)
-    .where(and_(any_of(members.c.room_nid, "room_nids"), members.c.membership != int(Membership.KNOCK)))
+    .where(
+        and_(
+            any_of(members.c.room_nid, "room_nids"),
+            members.c.membership != int(Membership.KNOCK),
+            _IN_STATE,
+        )
+    )
     .subquery("ranked")
 )
 _HEROES = statement(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from homeserver.http.transport import Unreachable
 from tests.federation.people import A, B, NetCase
 from tests.support.databases import on_each_database
 
@@ -51,6 +52,21 @@ class RemoteInvites(NetCase):
         self.assertEqual(told, _contents(self.sync(self.b, self.bob)["rooms"]["invite"][room_id]))
         more = self.sync(self.b, self.bob, before["next_batch"]).get("rooms", {}).get("invite", {})
         self.assertEqual(told, _contents(more.get(room_id, before["rooms"]["invite"][room_id])))
+
+    def test_an_invite_that_its_room_does_not_know_of_counts_for_nothing_there(self) -> None:
+        """The answer to it got lost, so it is not an event of the room, and bob has it all the same."""
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        self.net.tamper_answers(
+            lambda _, request, __: Unreachable("lost") if "/invite/" in request.uri else None
+        )
+        invite = self.call(self.a, self.alice, "POST", f"/rooms/{quote(room_id)}/invite", {"user_id": BOB})
+        self.assertEqual(502, invite.status)
+        carol = self.b.register("carol")
+        self.assertEqual(200, self.join(self.b, carol, room_id, A).status)
+        self.assertIn(room_id, self.sync(self.b, self.bob)["rooms"]["invite"])
+        summary = self.sync(self.b, carol)["rooms"]["join"][room_id]["summary"]
+        self.assertEqual((2, 0), (summary["m.joined_member_count"], summary["m.invited_member_count"]))
+        self.assertEqual([f"@alice:{A}"], summary["m.heroes"])
 
     def test_a_search_finds_what_was_read_there_before(self) -> None:
         room_id = self.create(self.a, self.alice, preset="public_chat")
