@@ -199,7 +199,7 @@ def load_owed(
     if len(found) > OWED_MOST:
         refs = _newest(tx, server, stays, after, upto)
     else:
-        refs = {pos: EventId(event_id) for pos, event_id, room_nid in found if stays[room_nid].around(pos)}
+        refs = {pos: EventId(event_id) for pos, event_id, room_nid in found if stays[room_nid].hears(pos)}
     for pos, event_id, room_nid, sender, only_to in tx.all(_RELAYED, after=after, upto=upto):
         stay = stays.get(room_nid)
         wanted = only_to in (None, server) and server_of(sender) != server
@@ -215,7 +215,7 @@ def _newest(tx: Tx, server: str, stays: Mapping[int, Stay], after: int, upto: in
     So the destination comes to know the room's newest events, and asks for those between.
     """
     span = {"after": after, "upto": upto}
-    positions: list[int] = []
+    positions: list[int] = [pos for stay in stays.values() for pos in stay.removals]
     still_in: list[int] = []
     for room_nid, newest in tx.all(_NEWEST, room_nids=sorted(stays), **span):
         stay = stays[room_nid]
@@ -240,7 +240,7 @@ def _newest(tx: Tx, server: str, stays: Mapping[int, Stay], after: int, upto: in
     return {
         pos: EventId(event_id)
         for pos, event_id, room_nid, sender in found
-        if server_of(sender) != server and stays[room_nid].around(pos)
+        if server_of(sender) != server and stays[room_nid].hears(pos)
     }
 
 

@@ -100,6 +100,8 @@ class Stay(NamedTuple):
 
     at_first: bool
     changes: tuple[int, ...]
+    # Where somebody of it who was invited or knocked, but not in the room, was removed: it hears of that from outside.
+    removals: tuple[int, ...] = ()
 
     @property
     def at_last(self) -> bool:
@@ -116,6 +118,10 @@ class Stay(NamedTuple):
                 return True  # it comes or goes with this event
             inside = not inside
         return inside
+
+    def hears(self, pos: int) -> bool:
+        """Whether it is to be told of the event at a position."""
+        return self.around(pos) or pos in self.removals
 
     def came(self, pos: int) -> bool:
         """Whether it comes into the room with the event at a position."""
@@ -147,7 +153,7 @@ def load_occupancy(tx: Tx, room_nids: Collection[int], since: int | None) -> dic
 
 
 def load_stays(tx: Tx, server: str, room_nids: Collection[int], since: int) -> dict[int, Stay]:
-    """In which of these rooms a server has been at any time after ``since``, and when."""
+    """In which of these rooms a server has been at any time after ``since``, and when; or has had somebody removed."""
     pattern = "%:" + server.replace("!", "!!").replace("%", "!%").replace("_", "!_")
     moves = tx.all(_MOVES_OF_SERVER, room_nids=list(room_nids), since=since, pattern=pattern)
     moves = [move for move in moves if server_of(move[2]) == server]
@@ -159,8 +165,9 @@ def load_stays(tx: Tx, server: str, room_nids: Collection[int], since: int) -> d
     stays: dict[int, Stay] = {}
     for room_nid, here in joined.items():
         at_first, turns = _turns(here, by_room.get(room_nid, ()), memberships)
-        if at_first or turns:
-            stays[room_nid] = Stay(bool(at_first), tuple([turn.pos for turn in turns]))
+        removals = _removals(by_room.get(room_nid, ()), memberships)
+        if at_first or turns or removals:
+            stays[room_nid] = Stay(bool(at_first), tuple([turn.pos for turn in turns]), removals)
     return stays
 
 
@@ -195,6 +202,14 @@ def _turns(
             turns.append(Turn(pos, server, came=True))
     turns.reverse()
     return counts, turns
+
+
+def _removals(moves: Sequence[Any], memberships: dict[int, str]) -> tuple[int, ...]:
+    return tuple(
+        pos
+        for _, pos, _, event_nid, prev_nid in moves
+        if memberships.get(event_nid) in ("leave", "ban") and memberships.get(prev_nid) in ("invite", "knock")
+    )
 
 
 class _Content(msgspec.Struct):

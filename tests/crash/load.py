@@ -20,6 +20,8 @@ from homeserver.db.statements import statement
 from homeserver.db.tx import Tx
 from homeserver.store.check import check_db
 from tests.bench.targets import prepare_chaos
+from tests.interop.authority import Wire
+from tests.interop.synapse import SERVER_NAME
 
 CLIENT = "/_matrix/client/v3"
 TIMEOUT_S = 20.0
@@ -38,10 +40,11 @@ _TIMELINE = statement(
 class Server:
     """A `chaos serve` process in a folder, and what is in its database."""
 
-    def __init__(self, folder: Path, database: str = "sqlite") -> None:
+    def __init__(self, folder: Path, database: str = "sqlite", wire: Wire | None = None) -> None:
         self.folder = folder
-        self.process = prepare_chaos(folder, database)
+        self.process = prepare_chaos(folder, database, wire=wire)
         self.database = f"sqlite:{folder / 'data' / 'chaos.sqlite3'}" if database == "sqlite" else database
+        self.name = wire.server_name if wire is not None else SERVER_NAME
         self.acknowledged: dict[str, str] = {}  # event id -> body
 
     @property
@@ -112,6 +115,11 @@ class Server:
         counts = Counter(stored.values())
         problems += [f"{text!r} is there {count} times" for text, count in counts.items() if count > 1]
         return problems
+
+    def complaints(self) -> list[str]:
+        """What the server has logged that nobody should have to read."""
+        text = (self.folder / "output.log").read_text(errors="replace")
+        return [line for line in text.splitlines() if '"level": "error"' in line or "Traceback" in line]
 
 
 def _bodies(tx: Tx) -> dict[str, str]:

@@ -12,11 +12,10 @@ import time
 from pathlib import Path
 from random import Random
 
-from tests.bench.wire import encode
-from tests.crash.crowd import Member, Shared
+from tests.crash.crowd import Member, Shared, raise_what_failed
 from tests.crash.load import CLIENT, PATIENCE_S, Server
 from tests.crash.test_kill import SEED
-from tests.support import sliding_model, sync_model
+from tests.crash.views import find_differences
 from tests.support.databases import SQLITE, DatabaseCase, no_schema, on_each_database
 
 MEMBERS = 10
@@ -35,7 +34,7 @@ class Crowd(DatabaseCase):
         self.addCleanup(server.process.kill)
         server.process.start()
         random = Random(SEED)
-        shared = Shared(server.process.port)
+        shared = Shared()
         members = [self.add(server, shared, f"user{number}", random) for number in range(MEMBERS)]
         shared.rooms += [server.create_room(member.token) for member in members[:ROOMS]]
         found = asyncio.run(self.live(server, shared, members))
@@ -47,7 +46,7 @@ class Crowd(DatabaseCase):
         refused = {status for status in shared.statuses if status >= 400}
         self.assertLessEqual(refused, {400, 403, 404, 429}, shared.statuses)
         self.assertGreater(shared.statuses[200], MEMBERS * ACTS // 3)
-        self.assertEqual(_complaints(server), [])
+        self.assertEqual(server.complaints(), [])
 
     def add(self, server: Server, shared: Shared, name: str, random: Random) -> Member:
         """A member with a device that has keys."""
@@ -55,7 +54,7 @@ class Crowd(DatabaseCase):
         me = server.ok("GET", f"{CLIENT}/account/whoami", None, token)
         shared.people.append(me["user_id"])
         shared.devices[me["user_id"]] = me["device_id"]
-        return Member(shared, me["user_id"], token, Random(random.random()))
+        return Member(shared, server.process.port, me["user_id"], token, Random(random.random()))
 
     async def live(self, server: Server, shared: Shared, members: list[Member]) -> list[str]:
         """Everything happens, with kills in between; how the views differ in the end."""
@@ -66,7 +65,7 @@ class Crowd(DatabaseCase):
         for number in range(1, KILLS + 1):
             while sum(each.done for each in members) < number * MEMBERS * ACTS // (KILLS + 1):
                 await asyncio.sleep(0.01)
-                _raise_what_failed([*acting, *listening])
+                raise_what_failed([*acting, *listening])
             await asyncio.to_thread(server.process.kill)
             await asyncio.to_thread(server.process.start)
         await asyncio.gather(*acting)
@@ -74,53 +73,7 @@ class Crowd(DatabaseCase):
         await asyncio.gather(*listening)
         deadline_s = time.monotonic() + PATIENCE_S
         # What follows an answer (a new name in every room, say) takes its time.
-        while found := [one for each in members for one in await _differences(each)]:
+        while found := [one for each in members for one in await find_differences(each)]:
             if time.monotonic() > deadline_s:
                 return found
         return []
-
-
-def _raise_what_failed(tasks: list[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        if task.done():
-            task.result()
-
-
-async def _differences(member: Member) -> list[str]:
-    await member.catch_up(member.line, member.classic)
-    await member.slide(member.line, member.sliding)
-    classic, sliding = sync_model.ClientView(), sliding_model.SlidingView(member.user_id)
-    await member.catch_up(member.line, classic)
-    await member.slide(member.line, sliding, connection="another")
-    found = member.misheard()
-    found += sync_model.differences(member.classic, classic)
-    found += sliding_model.differences(member.sliding, sliding, lazy=True)
-    found += await _falsehoods(member)
-    return [f"{member.user_id}: {one}" for one in found]
-
-
-async def _falsehoods(member: Member) -> list[str]:
-    """Where what it was told is not so, or not the same by both kinds of sync."""
-    classic, sliding = member.classic, member.sliding
-    joined = await member.line.insist("GET", f"{CLIENT}/joined_rooms")
-    found = [] if set(joined["joined_rooms"]) == classic.rooms.keys() else [f"joined: {joined}"]
-    for room_id, view in classic.rooms.items():
-        state = await member.line.insist("GET", f"{CLIENT}/rooms/{encode(room_id)}/state")
-        found += sync_model.falsehoods(classic, room_id, state)
-        members = await member.line.insist("GET", f"{CLIENT}/rooms/{encode(room_id)}/joined_members")
-        memberships = [one["content"]["membership"] for one in state if one["type"] == "m.room.member"]
-        other = sliding.rooms[room_id].members
-        counts = {
-            "joined": {view.joined, other["joined_count"], memberships.count("join"), len(members["joined"])},
-            "invited": {view.invited, other["invited_count"], memberships.count("invite")},
-            "unread": {view.unread["notification_count"], other["notification_count"]},
-            "highlights": {view.unread["highlight_count"], other["highlight_count"]},
-        }
-        found += [f"{room_id} {name}: {values}" for name, values in counts.items() if len(values) != 1]
-    return found
-
-
-def _complaints(server: Server) -> list[str]:
-    """What the server has logged that nobody should have to read."""
-    text = (server.folder / "output.log").read_text(errors="replace")
-    return [line for line in text.splitlines() if '"level": "error"' in line or "Traceback" in line]

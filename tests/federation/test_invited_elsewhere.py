@@ -53,6 +53,27 @@ class RemoteInvites(NetCase):
         more = self.sync(self.b, self.bob, before["next_batch"]).get("rooms", {}).get("invite", {})
         self.assertEqual(told, _contents(more.get(room_id, before["rooms"]["invite"][room_id])))
 
+    def test_an_invite_that_was_taken_back_while_the_server_of_the_invited_was_away(self) -> None:
+        shared = self.create(self.a, self.alice, preset="public_chat")
+        self.assertEqual(200, self.join(self.b, self.bob, shared, A).status)
+        for how in ("kick", "ban"):
+            room_id = self.create(self.a, self.alice)
+            path = f"/rooms/{quote(room_id)}"
+            self.ok(self.a, self.alice, "POST", f"{path}/invite", {"user_id": BOB})
+            since = self.sync(self.b, self.bob)["next_batch"]
+            self.net.down(B)
+            self.say(self.a, self.alice, shared, f"Is anybody there? {how}")
+            self.net.advance(5)
+            self.ok(self.a, self.alice, "POST", f"{path}/{how}", {"user_id": BOB})
+            self.net.advance(5)
+            if how == "ban":
+                self.a.restart()
+            self.net.up(B)
+            self.net.advance(3600)
+            told = self.sync(self.b, self.bob, since)["rooms"]["leave"][room_id]["timeline"]["events"]
+            self.assertEqual(f"@alice:{A}", told[-1]["sender"])
+            self.assertNotIn("invite", self.sync(self.b, self.bob)["rooms"])
+
     def test_an_invite_that_its_room_does_not_know_of_counts_for_nothing_there(self) -> None:
         """The answer to it got lost, so it is not an event of the room, and bob has it all the same."""
         room_id = self.create(self.a, self.alice, preset="public_chat")

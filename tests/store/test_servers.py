@@ -7,7 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
-from homeserver.store.stays import load_occupancy, load_stays
+from homeserver.store.stays import Stay, load_occupancy, load_stays
 from homeserver.stream.servers import TURNS_MOST, ServerIndex
 from tests.api.rooms import V3
 from tests.api.servers import place_event, set_membership
@@ -187,10 +187,10 @@ class Servers(DatabaseCase):
         def stays(server: str, since: int) -> object:
             return self.app.wait(self.app.database.read(load_stays, server, [self.room_nid], since))
 
-        self.assertEqual(stays("one.example", before), {self.room_nid: (True, (went, came))})
-        self.assertEqual(stays("one.example", went), {self.room_nid: (False, (came,))})
-        self.assertEqual(stays("one.example", came), {self.room_nid: (True, ())})
-        self.assertEqual(stays("one.example:1", came), {self.room_nid: (True, ())})
+        self.assertEqual(stays("one.example", before), {self.room_nid: Stay(True, (went, came))})
+        self.assertEqual(stays("one.example", went), {self.room_nid: Stay(False, (came,))})
+        self.assertEqual(stays("one.example", came), {self.room_nid: Stay(True, ())})
+        self.assertEqual(stays("one.example:1", came), {self.room_nid: Stay(True, ())})
         # Neither a sign of LIKE's nor the end of a name makes another server of one.
         self.assertEqual(stays("%", before), {})
         self.assertEqual(stays("one_example", before), {})

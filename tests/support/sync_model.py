@@ -94,38 +94,56 @@ class ClientView:
                     view.receipts[(user_id, kind, receipt.get("thread_id", ""))] = event_id
 
 
-def differences(old: ClientView, new: ClientView, *, lazy: bool = False, deaf: bool = False) -> list[str]:
+def differences(
+    old: ClientView, new: ClientView, *, lazy: bool = False, deaf: bool = False, forked: bool = False
+) -> list[str]:
     """How a view that was built up differs from that of a new client. With ``lazy`` it may lack members.
 
     ``deaf``: to messages by somebody; nothing is told of a room because of them, so its counts may be old.
+    ``forked``: other servers act in the rooms. That a resolution took a state event away without another in its place no
+    sync can tell; nor is an invite told again when more comes to be known of its room.
     """
     found: list[str] = []
     if old.rooms.keys() != new.rooms.keys():
         found.append(f"joined: {sorted(old.rooms)} for {sorted(new.rooms)}")
-    if old.invites != new.invites:
+    if _invites(old, forked) != _invites(new, forked):
         found.append(f"invites: {old.invites} for {new.invites}")
     if old.account_data != new.account_data:
         found.append(f"account data: {old.account_data} for {new.account_data}")
     for room_id in sorted(old.rooms.keys() & new.rooms.keys()):
         mine, theirs = old.rooms[room_id], new.rooms[room_id]
-        found += [f"{room_id} {one}" for one in _room_differences(mine, theirs, lazy)]
+        found += [f"{room_id} {one}" for one in _room_differences(mine, theirs, lazy, forked)]
         if mine.unread != theirs.unread and not deaf:
             found.append(f"{room_id} unread: {mine.unread} for {theirs.unread}")
     return found
 
 
-def falsehoods(view: ClientView, room_id: str, state: Sequence[Any], *, lazy: bool = False) -> list[str]:
-    """How a view of a room differs from the room's state, as ``/state`` has it. With ``lazy`` it may lack members."""
+def _invites(view: ClientView, forked: bool) -> dict[str, Any]:
+    """Invites and knocks, with the user's own membership alone where the rest does not count."""
+    if not forked:
+        return view.invites
+    return {room_id: (section, events[-1]) for room_id, (section, events) in view.invites.items()}
+
+
+def falsehoods(
+    view: ClientView, room_id: str, state: Sequence[Any], *, lazy: bool = False, forked: bool = False
+) -> list[str]:
+    """How a view of a room differs from the room's state, as ``/state`` has it. With ``lazy`` it may lack members.
+
+    ``forked``: as for :func:`differences`.
+    """
     told = view.rooms[room_id].state
     truth = {(event["type"], event["state_key"]): event["event_id"] for event in state}
     return [
         f"{room_id} state {key}: {told.get(key)} where it is {truth.get(key)}"
         for key in sorted(told.keys() | truth.keys())
-        if told.get(key) != truth.get(key) and not (lazy and key[0] == "m.room.member" and key not in told)
+        if told.get(key) != truth.get(key)
+        and not (lazy and key[0] == "m.room.member" and key not in told)
+        and not (forked and key not in truth)
     ]
 
 
-def _room_differences(old: RoomView, new: RoomView, lazy: bool) -> list[str]:
+def _room_differences(old: RoomView, new: RoomView, lazy: bool, forked: bool) -> list[str]:
     found: list[str] = []
     shorter = min(len(old.timeline), len(new.timeline))
     if shorter and old.timeline[-shorter:] != new.timeline[-shorter:]:
@@ -133,7 +151,11 @@ def _room_differences(old: RoomView, new: RoomView, lazy: bool) -> list[str]:
     for key in sorted(old.state.keys() | new.state.keys()):
         may_lack = lazy and key[0] == "m.room.member"
         mine, theirs = old.state.get(key), new.state.get(key)
-        if mine != theirs and not (may_lack and (mine is None or theirs is None)):
+        if (
+            mine != theirs
+            and not (forked and theirs is None)
+            and not (may_lack and (mine is None or theirs is None))
+        ):
             found.append(f"state {key}: {mine} for {theirs}")
     if lazy:
         for event_id in old.timeline:

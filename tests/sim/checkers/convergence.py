@@ -7,102 +7,11 @@ soundness of each server is demanded. What a server soft-failed it has, and does
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
-import msgspec
-from sqlalchemy import select
-
-from homeserver.db.schema.rooms import (
-    current_state,
-    event_types,
-    events,
-    members,
-    room_heads,
-    rooms,
-    state_keys,
-    timeline,
-    user_ids,
-)
-from homeserver.db.statements import statement
-from homeserver.db.tx import Tx
-from homeserver.store.placement import Membership
 from tests.sim.client import SimClient
 from tests.sim.server import SimServer
 from tests.sim.world import World
-
-_EVENTS = statement(
-    select(
-        rooms.c.room_id,
-        events.c.event_id,
-        events.c.nid,
-        user_ids.c.user_id,
-        events.c.rejected_reason,
-        timeline.c.pos,
-    )
-    .select_from(
-        events.join(rooms, rooms.c.nid == events.c.room_nid)
-        .join(user_ids, user_ids.c.nid == events.c.sender_nid)
-        .outerjoin(timeline, timeline.c.event_nid == events.c.nid)
-    )
-    .where(events.c.state_before.is_not(None))
-)
-_HEADS = statement(
-    select(rooms.c.room_id, room_heads.c.extremities).select_from(
-        room_heads.join(rooms, rooms.c.nid == room_heads.c.room_nid)
-    )
-)
-_STATE = statement(
-    select(rooms.c.room_id, event_types.c.type, state_keys.c.state_key, events.c.event_id).select_from(
-        current_state.join(rooms, rooms.c.nid == current_state.c.room_nid)
-        .join(state_keys, state_keys.c.nid == current_state.c.state_key_nid)
-        .join(event_types, event_types.c.nid == state_keys.c.type_nid)
-        .join(events, events.c.nid == current_state.c.event_nid)
-    )
-)
-_JOINED = statement(
-    select(rooms.c.room_id, user_ids.c.user_id)
-    .select_from(
-        members.join(rooms, rooms.c.nid == members.c.room_nid).join(
-            user_ids, user_ids.c.nid == members.c.user_nid
-        )
-    )
-    .where(members.c.membership == int(Membership.JOIN))
-)
-
-
-@dataclass(slots=True)
-class Room:
-    """What one server has of a room."""
-
-    senders: dict[str, str] = field(default_factory=dict)  # of the events that it takes for good
-    rejected: dict[str, str] = field(default_factory=dict)  # why
-    shown: set[str] = field(default_factory=set)
-    ends: list[str] = field(default_factory=list)
-    state: dict[tuple[str, str], str] = field(default_factory=dict)
-    joined: set[str] = field(default_factory=set)
-
-
-def load(tx: Tx) -> dict[str, Room]:
-    """Every room of a server."""
-    found: dict[str, Room] = {}
-    ids: dict[int, str] = {}
-    for room_id, event_id, nid, sender, reason, pos in tx.all(_EVENTS):
-        room = found.setdefault(room_id, Room())
-        ids[nid] = event_id
-        if reason is not None:
-            room.rejected[event_id] = reason
-            continue
-        room.senders[event_id] = sender
-        if pos is not None:
-            room.shown.add(event_id)
-    for room_id, extremities in tx.all(_HEADS):
-        ends = msgspec.json.decode(extremities)
-        found.setdefault(room_id, Room()).ends = sorted(ids.get(nid, f"event {nid}") for nid in ends)
-    for room_id, event_type, state_key, event_id in tx.all(_STATE):
-        found.setdefault(room_id, Room()).state[(event_type, state_key)] = event_id
-    for room_id, user_id in tx.all(_JOINED):
-        found.setdefault(room_id, Room()).joined.add(user_id)
-    return found
+from tests.support.kept_rooms import Room, load
 
 
 def check(world: World) -> Iterator[str]:

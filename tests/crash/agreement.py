@@ -1,0 +1,58 @@
+"""Whether servers have the same of the rooms that they share, when all is quiet; and where they need not, why.
+
+Asked are the databases, so that nothing hides behind what a client is shown.
+
+- A server that a room's access control list denies is not listened to there, nor answered (server-server-api#pdus).
+- What comes late from somebody who has left, or was sent away, is soft-failed where it came late: there it is not shown.
+  spec: server-server-api#soft-failure
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from federation.ids import domain_of
+from homeserver.db.engine import open_engine
+from tests.support.kept_rooms import Room, load
+
+
+def load_rooms(database: str) -> dict[str, Room]:
+    """Every room of a server, which may be running."""
+    session = open_engine(database).reader()
+    try:
+        return session.run(load)
+    finally:
+        session.close()
+
+
+def find_inside(have: Mapping[str, Mapping[str, Room]], room_id: str) -> list[str]:
+    """The servers that take themselves for being in a room."""
+    return [
+        name
+        for name, rooms in have.items()
+        if room_id in rooms and any(domain_of(user_id) == name for user_id in rooms[room_id].joined)
+    ]
+
+
+def find_disagreements(have: Mapping[str, Mapping[str, Room]], room_id: str) -> list[str]:
+    """How the servers that are in a room differ over it."""
+    inside = find_inside(have, room_id)
+    found = []
+    for other in inside[1:]:
+        one, two = have[inside[0]][room_id], have[other][room_id]
+        found += [f"{room_id}: {inside[0]} and {other} differ: {problem}" for problem in _compare(one, two)]
+    return found
+
+
+def _compare(one: Room, two: Room) -> Iterator[str]:
+    keys = sorted(key for key in {*one.state, *two.state} if one.state.get(key) != two.state.get(key))
+    if keys:
+        yield f"state {[(key, one.state.get(key), two.state.get(key)) for key in keys]}"
+    if one.joined != two.joined:
+        yield f"members {sorted(one.joined ^ two.joined)}"
+    if not set(one.ends) & set(two.ends):
+        yield f"ends {one.ends} and {two.ends}"
+    for here, there, number in ((one, two, "first"), (two, one, "second")):
+        alone = sorted((here.senders.keys() & here.shown) - there.senders.keys())
+        if alone:
+            yield f"events of the {number} alone {[(each, there.rejected.get(each)) for each in alone]}"
