@@ -30,6 +30,7 @@ from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.heads import move_heads
 from homeserver.store.members import PUT_ENDED, PUT_MEMBERS
+from homeserver.store.outside import find_active, put_vanished
 from homeserver.store.past import HOLE, place_history
 from homeserver.store.placement import ENDED, Bundle, Place, Placement, StateMove, StateMoved
 from homeserver.store.relations import write_relations
@@ -272,4 +273,8 @@ def write_moves(tx: Tx, moves: Sequence[tuple[int, int, StateMove]]) -> None:
     for room_nid in sorted({room for room, _ in gone}):
         tx.run(_REMOVE_CURRENT, of_room=room_nid, keys=[key for room, key in gone if room == room_nid])
         users = [user for (room, user), row in member_rows.items() if room == room_nid and row is None]
-        tx.run(_REMOVE_MEMBERS, of_room=room_nid, users=users)
+        if users:
+            active = find_active(tx, room_nid, users)
+            tx.run(_REMOVE_MEMBERS, of_room=room_nid, users=users)
+            last = {move.member_nid: pos for room, pos, move in moves if room == room_nid}
+            put_vanished(tx, room_nid, {user: last[user] for user in users if user in active})

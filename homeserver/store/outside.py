@@ -3,6 +3,9 @@
 The room's state is not known here, so nothing of it is among the events: what another server told us is kept beside
 the membership, as it is shown to the user. The row of ``members`` has ``outside`` set and no event; once this server is
 in the room, the room's own state takes its place.
+
+A membership that a state resolution took away (``put_vanished``) is kept as a leave that nobody told: a room may not stay
+in the lists of clients only because no event says that it is over.
 """
 
 from __future__ import annotations
@@ -14,7 +17,8 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, select
 
-from homeserver.db.schema.rooms import outside
+from homeserver.db.schema.accounts import accounts
+from homeserver.db.schema.rooms import members, outside
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
@@ -47,6 +51,17 @@ _PUT = rows(
     update=("server", "version", "event_id", "event", "stripped"),
 )
 _IN_ROOM = statement(select(outside.c.user_nid).where(outside.c.room_nid == bindparam("room_nid")))
+_ACTIVE = statement(
+    select(members.c.user_nid)
+    .select_from(members.join(accounts, accounts.c.user_nid == members.c.user_nid))
+    .where(
+        and_(
+            members.c.room_nid == bindparam("room_nid"),
+            any_of(members.c.user_nid, "users"),
+            *[members.c.membership != int(one) for one in sorted(ENDED)],
+        )
+    )
+)
 _END = statement(
     delete(outside).where(
         and_(outside.c.room_nid == bindparam("in_room"), any_of(outside.c.user_nid, "users"))
@@ -99,6 +114,18 @@ def put_outside(tx: WriteTx, told: Told) -> None:
 def _write_member(tx: Tx, pos: int, *, told: Told) -> None:
     put = PUT_ENDED if told.membership in ENDED else PUT_MEMBERS
     tx.insert(put, [(told.room_nid, told.user_nid, int(told.membership), 0, pos, 0, 1)])
+
+
+def find_active(tx: Tx, room_nid: int, user_nids: Collection[int]) -> set[int]:
+    """Those of some users of this server who are in a room, or invited to it, or knocking."""
+    return set(tx.column(_ACTIVE, room_nid=room_nid, users=list(user_nids)))
+
+
+def put_vanished(tx: Tx, room_nid: int, gone: Mapping[int, int]) -> None:
+    """What users of this server were to a room a state resolution took away: user nid -> position."""
+    tx.insert(_PUT, [(room_nid, user_nid, "", "", "", "{}", "[]") for user_nid in gone])
+    leave = int(Membership.LEAVE)
+    tx.insert(PUT_MEMBERS, [(room_nid, user_nid, leave, 0, pos, 0, 1) for user_nid, pos in gone.items()])
 
 
 def load_outside(tx: Tx, user_nid: int, room_nids: Collection[int]) -> Mapping[int, OutsideRow]:

@@ -101,8 +101,12 @@ class MembershipIndex:
                 self._came.append(Coming(change.pos, change.topic, move.member_nid))
             self._follow(move.member_nid, change.topic, Standing(move.membership, change.pos, move.event_nid))
         else:
-            self._by_user[move.member_nid].pop(change.topic, None)
+            before = self._by_user[move.member_nid].pop(change.topic, None)
             self._joined.get(change.topic, set()).discard(move.member_nid)
+            if before is not None and before.membership not in ENDED:
+                # As store.outside.put_vanished has it.
+                gone = Standing(Membership.LEAVE, change.pos, 0, outside=True)
+                self._put(move.member_nid, change.topic, gone)
         # An invited or removed user hears of it although they are not in the room.
         self.last_pos[-move.member_nid] = change.pos
 

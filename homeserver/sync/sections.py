@@ -161,15 +161,20 @@ def outside_stripped(row: OutsideRow) -> Stripped:
     )
 
 
+def shown_leave(row: OutsideRow) -> list[bytes]:
+    """By which event a membership of a room that this server is not in ended; none where a resolution took it away."""
+    return [outside_event(decode_object(row.event), row.event_id)] if row.event_id else []
+
+
 def _load_outside(tx: Tx, reader: Reader, want: Want, loaded: Loaded) -> None:
     """What other servers told of rooms that this one is not in."""
     for nid, row in load_outside(tx, reader.user_nid, want.outside).items():
         if want.outside[nid].membership in (Membership.INVITE, Membership.KNOCK):
             loaded.stripped[nid] = outside_stripped(row)
         else:
-            shown = outside_event(decode_object(row.event), row.event_id)
-            state = events_object([shown]) if reader.state_after else NO_EVENTS
-            loaded.pieces[nid] = Piece(timeline_object([shown], False, want.upto), state, has_events=True)
+            shown = shown_leave(row)
+            state = events_object(shown) if reader.state_after else NO_EVENTS
+            loaded.pieces[nid] = Piece(timeline_object(shown, False, want.upto), state, has_events=True)
 
 
 def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:

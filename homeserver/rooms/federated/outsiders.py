@@ -84,7 +84,7 @@ class Outsiders:
     async def servers(self, user_nid: int, room_nid: int) -> list[ServerName]:
         """The servers that an invite or a knock connects with the room: who was asked or told us, and who invited."""
         row = (await self._tools.database.read(load_outside, user_nid, [room_nid])).get(room_nid)
-        if row is None:
+        if row is None or not row.event_id:
             return []
         sender = _stored(row).sender
         return list(dict.fromkeys([ServerName(row.server), domain_of(sender)]))

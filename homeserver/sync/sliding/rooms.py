@@ -17,8 +17,7 @@ from homeserver.store.sliding_reads import NO_FACTS
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import Standing
 from homeserver.sync.lazy import LazyMemory
-from homeserver.sync.sections import Stripped, load_stripped, outside_stripped
-from homeserver.sync.serialise import decode_object, outside_event
+from homeserver.sync.sections import Stripped, load_stripped, outside_stripped, shown_leave
 from homeserver.sync.sliding.connections import GONE, JOINED, LIVE, NEVER, STRIPPED, Told
 from homeserver.sync.sliding.extras import Extras, ExtrasWanted, load_extras
 from homeserver.sync.sliding.facts import Facts
@@ -240,8 +239,8 @@ def _load_rooms(
             if read.outside[nid].membership in _OPEN:
                 stripped[nid] = outside_stripped(row)
             else:
-                shown = outside_event(decode_object(row.event), row.event_id)
-                found[nid] = RoomNews([shown], before=read.wanted.upto, state=[shown], gone=True)
+                shown = shown_leave(row)
+                found[nid] = RoomNews(shown, before=read.wanted.upto, state=shown, gone=True)
     events = {nid: news.shown for nid, news in found.items()}
     return found, stripped, load_extras(tx, read.wanted.extras.at(events))
 
