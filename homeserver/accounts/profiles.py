@@ -15,8 +15,6 @@ from homeserver.store import profiles
 from homeserver.store.ids import Interner
 from homeserver.store.work import Worker
 
-ProfileHook = Callable[[Requester, str, Any], Awaitable[None]]
-"""Hears of a changed `displayname` or `avatar_url` (None: gone) after the commit."""
 RemoteProfile = Callable[[str, str | None], Awaitable[dict[str, Any] | None]]
 """Asks a user's own server for the profile, or one field of it; None where it has none."""
 
@@ -36,10 +34,6 @@ _MXC = re.compile(r"mxc://([^/]+)/([A-Za-z0-9_\-]+)")
 _MISSING = object()
 
 
-async def ignore_profile(requester: Requester, field: str, value: Any) -> None:
-    """A hook that does nothing."""
-
-
 class Profiles:
     """Profiles of local users, and a window to those of others."""
 
@@ -49,7 +43,6 @@ class Profiles:
         database: Database,
         worker: Worker,
         interner: Interner,
-        on_profile_change: ProfileHook = ignore_profile,
         fetch_remote: RemoteProfile | None = None,
         make_user: Callable[[str], Awaitable[bool]] | None = None,
     ) -> None:
@@ -57,7 +50,6 @@ class Profiles:
         self._database = database
         self._worker = worker
         self._interner = interner
-        self._on_profile_change = on_profile_change
         self._fetch_remote = fetch_remote
         self._make_user = make_user  # has an application service make its users who are not there
 
@@ -103,20 +95,16 @@ class Profiles:
             return
         check_value(field, value)
         try:
-            changed = await self._worker.work(profiles.put_field, requester.user_nid, field, value)
+            await self._worker.work(profiles.put_field, requester.user_nid, field, value)
         except profiles.ProfileTooLargeError:
             raise MatrixError(400, "M_PROFILE_TOO_LARGE", "The profile would be larger than 64 KiB") from None
-        if changed and field in SHOWN_IN_ROOMS:
-            await self._on_profile_change(requester, field, value)
 
     async def drop(self, requester: Requester, user_id: str, field: str) -> None:
         """Remove a field of the requester's own profile; it need not be there."""
         # spec: client-server-api#delete_matrixclientv3profileuseridkeyname
         check_own(requester, user_id)
         check_key(field)
-        changed = await self._worker.work(profiles.drop_field, requester.user_nid, field)
-        if changed and field in SHOWN_IN_ROOMS:
-            await self._on_profile_change(requester, field, None)
+        await self._worker.work(profiles.drop_field, requester.user_nid, field)
 
 
 def check_own(requester: Requester, user_id: str) -> None:

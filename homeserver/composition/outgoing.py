@@ -140,6 +140,7 @@ def build_outgoing(core: Core, peering: Peering, services: Services) -> Outgoing
         events = EventsOut(server_name, servers, sender, pdus, around.database, devices, notes)
         following.append(Follower(FOLLOWER, events.handle, memory=sender, kinds=_SENT))
     following.append(services.reading.finding.follower)
+    following.append(services.rooms.profiles.follower)
     pushing = build_pushing(core, services.notifying, followers.store_soon)
     if pushing is not None:
         following.append(pushing.follower)

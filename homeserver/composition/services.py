@@ -369,7 +369,7 @@ def build_rooms(
         aliases=aliases,
         directory=directory,
         upgrades=RoomUpgrades(rooms, creator, succession, remote.whole),
-        profiles=RoomProfiles(rooms, core.index, tasks, around.log),
+        profiles=RoomProfiles(rooms, core.index, lambda: tasks.stopped, around.log),
         receipts=Receipts(database, worker, interner, core.index, core.events, around.clock),
         strangers=strangers,
         blocks=blocks,
@@ -492,7 +492,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         identity=Identity(accounts, hasher, sessions, limiter),
         openids=OpenIds(config.server_name, database, worker, clock, entropy),
         devices=Devices(database, worker, core.authenticator.last_seen),
-        profiles=build_profiles(core, rooms, queries, bridging),
+        profiles=build_profiles(core, queries, bridging),
         account_data=AccountData(database, worker, interner, {"m.push_rules": push_rules.load_content}),
         filters=Filters(database, worker),
         media=build_media(core, settings, peering.client),
@@ -533,14 +533,13 @@ def _overseeing(core: Core, rooms: RoomServices, reading: Reading, tasks: TaskGr
     )
 
 
-def build_profiles(core: Core, rooms: RoomServices, queries: Queries, bridging: Bridging) -> Profiles:
-    """What users say of themselves, which their rooms show."""
+def build_profiles(core: Core, queries: Queries, bridging: Bridging) -> Profiles:
+    """What users say of themselves."""
     return Profiles(
         core.config.server_name,
         core.around.database,
         core.committer,
         core.interner,
-        rooms.profiles.changed,
         queries.profile,
         None if bridging.existence is None else bridging.existence.make_user,
     )

@@ -1,14 +1,15 @@
 """A changed name or picture goes into the user's rooms, in the background, one room after the other.
 
-A change while rooms are still being told of the one before does not start a second round beside it: the round that
-runs begins again, so a thousand changes in a row cost the rooms a few.
+It follows the log, so that the rooms hear of it even if the process ends meanwhile: what was done before is left alone.
+Several changes that come while rooms are being told of an earlier one are told together, so a thousand changes in a row
+cost the rooms a few.
 spec: client-server-api#events-on-change-of-profile-information
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from federation.auth.select import AUTHORISED_BY
 from federation.builder import Draft
@@ -16,62 +17,56 @@ from federation.ids import UserId
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
-from homeserver.rooms.types import Requester
 from homeserver.runtime.log import Log
-from homeserver.store.profiles import load_names_and_avatars
+from homeserver.store.changes import Change, Kind
+from homeserver.store.profiles import ProfileChanged, load_profile
+from homeserver.stream.followers import Follower
 from homeserver.stream.index import MembershipIndex
 
+FOLLOWER = "room profiles"
 _MEMBER = "m.room.member"
 _SHOWN = ("displayname", "avatar_url")
 # What belongs to the moment of joining, and not to the member.
 _OF_THE_JOIN = frozenset({"reason", "is_direct", "third_party_invite", AUTHORISED_BY})
 
 
-class Spawner(Protocol):
-    """The part of a task group that this module needs."""
-
-    def spawn(self, name: str, work: Coroutine[Any, Any, object]) -> object: ...
+class StoppingError(Exception):
+    """The server stops; the next process goes on."""
 
 
 class RoomProfiles:
-    """Member events that follow profiles. ``changed`` is a ``ProfileHook`` and returns at once."""
+    """Member events that follow profiles. ``handle`` is a follower: it may see its last changes again."""
 
-    def __init__(self, rooms: RoomRegistry, index: MembershipIndex, tasks: Spawner, log: Log) -> None:
+    def __init__(
+        self, rooms: RoomRegistry, index: MembershipIndex, is_stopping: Callable[[], bool], log: Log
+    ) -> None:
         self._rooms = rooms
         self._index = index
-        self._tasks = tasks
+        self._is_stopping = is_stopping
         self._log = log
-        self._again: dict[int, bool] = {}  # users with a round under way -> whether it must begin again
 
-    async def changed(self, requester: Requester, field: str, _: Any) -> None:
-        """Tell the user's rooms, soon."""
-        if field not in _SHOWN:
-            return
-        if requester.user_nid in self._again:
-            self._again[requester.user_nid] = True
-            return
-        self._again[requester.user_nid] = False
-        self._tasks.spawn("profile to rooms", self._tell(UserId(requester.user_id), requester.user_nid))
+    @property
+    def follower(self) -> Follower:
+        """To be told of changes."""
+        return Follower(FOLLOWER, self.handle, kinds=frozenset({Kind.PROFILE}))
 
-    async def _tell(self, user_id: UserId, user_nid: int) -> None:
-        try:
-            while True:
-                self._again[user_nid] = False
-                await self._tell_once(user_id, user_nid)
-                if not self._again[user_nid]:
-                    return
-        finally:
-            del self._again[user_nid]
+    async def handle(self, changes: Sequence[Change]) -> None:
+        """Tell the rooms of users whose profiles have changed."""
+        for user_nid in dict.fromkeys(-change.topic for change in changes if _is_shown(change)):
+            await self._tell(user_nid)
 
-    async def _tell_once(self, user_id: UserId, user_nid: int) -> None:
+    async def _tell(self, user_nid: int) -> None:
         tools = self._rooms.tools
-        profile = (await tools.database.read(load_names_and_avatars, [user_nid])).get(user_nid, {})
-        names = await tools.interner.room_names(self._index.joined_rooms(user_nid))
-        for room_id in names.values():
-            if self._again[user_nid]:
-                return
+        rooms = self._index.joined_rooms(user_nid)
+        profile = await tools.database.read(load_profile, user_nid) if rooms else None
+        if profile is None:
+            return  # nobody is there to be told, or the account is closed: then it leaves its rooms
+        user_id = (await tools.interner.user_names([user_nid]))[user_nid]
+        for room_id in (await tools.interner.room_names(rooms)).values():
+            if self._is_stopping():
+                raise StoppingError
             try:
-                await self._update(room_id, user_id, profile)
+                await self._update(room_id, UserId(user_id), profile)
             except MatrixError as error:
                 # A full inbox, or a room that the rules closed to its own members: the others still want to know.
                 self._log.warning(
@@ -91,6 +86,14 @@ class RoomProfiles:
                 await turn.place(Draft(member.room_id, _MEMBER, user_id, content, user_id))
 
         await actor.run(job)
+
+
+def _is_shown(change: Change) -> bool:
+    """Whether it is of a profile, and as far as is known of what rooms show of that."""
+    if change.kind != Kind.PROFILE:
+        return False
+    changed: ProfileChanged | None = change.payload
+    return changed is None or changed.field in _SHOWN
 
 
 def _with_profile(content: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, Any] | None:

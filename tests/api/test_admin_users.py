@@ -184,6 +184,7 @@ class Changes(UserCase):
         self.refuses(404, "M_NOT_FOUND", "GET", path)
 
     def test_name_and_picture(self) -> None:
+        self.app.app.begin()
         room_id = self.make_room(joined=("bob",))
         path = f"{USERS}/{user('bob')}"
         found = self.does("PUT", path, {"displayname": "Robert", "avatar_url": "mxc://test.example/x"})

@@ -335,6 +335,10 @@ class Moderation(RoomsCase):
 
 @on_each_database
 class Profiles(RoomsCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.app.app.begin()
+
     def set_name(self, name: str) -> None:
         self.app.ok("PUT", f"{V3}/profile/{BOB}/displayname", {"displayname": name}, self.bob)
 
@@ -368,6 +372,17 @@ class Profiles(RoomsCase):
         self.app.ok("DELETE", f"{V3}/profile/{BOB}/displayname", None, self.bob)
         self.app.advance(1)
         self.assertEqual({"membership": "join"}, self.member(room_id, BOB))
+
+    def test_the_next_process_goes_on(self) -> None:
+        rooms = [self.create(preset="public_chat") for _ in range(3)]
+        for room_id in rooms:
+            self.ok(self.bob, f"/join/{room_id}")
+        self.app.advance(10)  # how far it is has been stored
+        self.set_name("Bo")
+        self.app.restart()
+        self.app.app.begin()
+        self.app.advance(1)
+        self.assertEqual(["Bo"] * 3, [self.member(room_id, BOB).get("displayname") for room_id in rooms])
 
     def test_a_restricted_room_needs_nobody_to_vouch_again(self) -> None:
         club = self.create(preset="public_chat")

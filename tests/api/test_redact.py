@@ -182,6 +182,7 @@ class Redact(TalkCase):
             self.assertEqual(content, self.ok("alice", path))
 
     def test_a_new_name_does_not_bring_back_what_was_redacted(self) -> None:
+        self.app.app.begin()
         room_id = self.make_room(joined=("bob",))
         join = self.join("bob", room_id, displayname="Bo", **{"org.example.note": "offensive"})
         self.assertEqual(200, self.redact("alice", room_id, join)[0])

@@ -24,7 +24,6 @@ from homeserver.accounts.passwords import Cost, PasswordHasher
 from homeserver.accounts.profiles import Profiles
 from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.threepids import Threepids
-from homeserver.accounts.types import Requester
 from homeserver.accounts.uia import InteractiveAuth
 from homeserver.accounts.users import Accounts
 from homeserver.accounts.validations import Validations
@@ -107,7 +106,6 @@ class AccountsWorld:
         self.nids.add(now(self.database.write(lease_nids, LEASE_SIZE)))
         self.interner = Interner(self.database, self.nids)
         self.changes: list[Change] = []
-        self.profile_calls: list[tuple[str, str, Any]] = []
         self.worker = Committer(self.database, self.interner, self.nids, self._publish, AtOnce())
         self.auth = Authenticator(self.database, self.worker, self.clock, capacity=100)
         self.failures: list[BaseException] = []
@@ -149,7 +147,7 @@ class AccountsWorld:
             self.worker,
             self.clock,
         )
-        self.profiles = Profiles(SERVER_NAME, *parts, self._on_profile_change)
+        self.profiles = Profiles(SERVER_NAME, *parts)
         self.account_data = AccountData(*parts)
         self.router = Router(
             self._routes(),
@@ -208,9 +206,6 @@ class AccountsWorld:
             ),
         ]
         return [route for api in apis for route in api.routes()]
-
-    async def _on_profile_change(self, requester: Requester, field: str, value: Any) -> None:
-        self.profile_calls.append((requester.user_id, field, value))
 
     def _log_failure(self, error_id: str, request: Any, error: BaseException) -> None:
         self.failures.append(error)
