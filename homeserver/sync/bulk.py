@@ -136,7 +136,8 @@ class _Builder:
                 continue
             touched = [move for move in work.moves if move.pos > work.since]
             if work.full or any(
-                move.key_nid in (keys.name, keys.alias) or self._is_member(move.event_nid) for move in touched
+                move.key_nid in (keys.name, keys.alias) or self._is_member(move.event_nid or move.prev_nid)
+                for move in touched
             ):
                 wanted.append(work)
         if not wanted:

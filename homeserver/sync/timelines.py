@@ -281,8 +281,9 @@ class Timelines:
         nids = [place.event_nid for place in work.places]
         nids += [nid for nid in work.keyed.values() if nid]
         if not work.full:
-            # Of each key that moved, the newest: it is told, and says whether the summary changed.
-            nids += {move.key_nid: move.event_nid for move in work.moves if move.pos <= work.upto}.values()
+            # Of each key that moved, the newest: it is told, and says whether the summary changed; or what is gone.
+            newest = {move.key_nid: move for move in work.moves if move.pos <= work.upto}
+            nids += [move.event_nid or move.prev_nid for move in newest.values()]
         watched = (self._reader.keys.own, self._reader.keys.visibility)
         for move in work.moves:
             if move.key_nid in watched:

@@ -28,7 +28,10 @@ class Vanished(DatabaseCase):
         self.app.make_room("alice", ROOM)
         self.peer = FakePeer()
         self.mallory, self.eve = self.peer.user(), self.peer.user("eve")
-        self.levels = {"users": {user_id("alice"): 100, self.eve: 100, self.mallory: 50}, "state_default": 50}
+        self.levels: dict[str, Any] = {
+            "users": {user_id("alice"): 100, self.eve: 100, self.mallory: 50},
+            "state_default": 50,
+        }
         self.app.place(ROOM, "alice", "m.room.power_levels", self.levels, "")
         self.room = self.peer.follow(self.app, ROOM)
         self.arrive(self.room.join(self.mallory), self.room.join(self.eve))
@@ -82,6 +85,19 @@ class Vanished(DatabaseCase):
         lists = {"all": {"ranges": [[0, 9]], "timeline_limit": 5, "required_state": []}}
         query = {} if pos is None else {"pos": pos}
         return self.app.ok("POST", SLIDING, {"lists": lists}, self.tokens["bob"], query)
+
+    def test_the_others_hear_of_how_many_are_left(self) -> None:
+        for restarts in (False, True):
+            with self.subTest(restarts=restarts):
+                self.setUp()
+                self.open_by("public", "join")
+                before = self.app.sync(self.tokens["alice"])
+                self.assertEqual(4, before["rooms"]["join"][ROOM]["summary"]["m.joined_member_count"])
+                self.close()
+                if restarts:
+                    self.app.restart()
+                told = self.app.sync(self.tokens["alice"], before["next_batch"])["rooms"]["join"][ROOM]
+                self.assertEqual(3, told["summary"]["m.joined_member_count"])
 
     def test_who_was_put_out_may_come_in_again(self) -> None:
         self.open_by("public", "join")
