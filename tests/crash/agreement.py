@@ -2,7 +2,8 @@
 
 Asked are the databases, so that nothing hides behind what a client is shown.
 
-- A server that a room's access control list denies is not listened to there, nor answered (server-server-api#pdus).
+- A server that a room's access control list denies is not listened to there, nor answered.
+  spec: server-server-api#server-access-control-lists-acls
 - What comes late from somebody who has left, or was sent away, is soft-failed where it came late: there it is not shown.
   spec: server-server-api#soft-failure
 """
@@ -37,6 +38,8 @@ def find_inside(have: Mapping[str, Mapping[str, Room]], room_id: str) -> list[st
 def find_disagreements(have: Mapping[str, Mapping[str, Room]], room_id: str) -> list[str]:
     """How the servers that are in a room differ over it."""
     inside = find_inside(have, room_id)
+    denied = {server for name in inside for server in have[name][room_id].denied}
+    inside = [name for name in inside if name not in denied]
     found = []
     for other in inside[1:]:
         one, two = have[inside[0]][room_id], have[other][room_id]

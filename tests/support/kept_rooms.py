@@ -10,6 +10,7 @@ from sqlalchemy import select
 from homeserver.db.schema.rooms import (
     current_state,
     declined,
+    event_json,
     event_types,
     events,
     members,
@@ -53,6 +54,16 @@ _STATE = statement(
         .join(events, events.c.nid == current_state.c.event_nid)
     )
 )
+_ACLS = statement(
+    select(rooms.c.room_id, event_json.c.json)
+    .select_from(
+        current_state.join(rooms, rooms.c.nid == current_state.c.room_nid)
+        .join(state_keys, state_keys.c.nid == current_state.c.state_key_nid)
+        .join(event_types, event_types.c.nid == state_keys.c.type_nid)
+        .join(event_json, event_json.c.nid == current_state.c.event_nid)
+    )
+    .where(event_types.c.type == "m.room.server_acl")
+)
 _MEMBERS = statement(
     select(rooms.c.room_id, user_ids.c.user_id, members.c.membership)
     .select_from(
@@ -91,6 +102,7 @@ class Room:
     told: dict[str, str] = field(
         default_factory=dict
     )  # by user: an invite to a room that it is not in, by event id
+    denied: tuple[str, ...] = ()  # servers, by its access control list
     declining: set[str] = field(default_factory=set)  # who said no when no server of the room answered
 
     @property
@@ -119,6 +131,8 @@ def load(tx: Tx) -> dict[str, Room]:
         found.setdefault(room_id, Room()).state[(event_type, state_key)] = event_id
     for room_id, user_id, membership in tx.all(_MEMBERS):
         found.setdefault(room_id, Room()).memberships[user_id] = Membership(membership)
+    for room_id, json in tx.all(_ACLS):
+        found.setdefault(room_id, Room()).denied = tuple(msgspec.json.decode(json)["content"]["deny"])
     for room_id, user_id, event_id in tx.all(_TOLD):
         found.setdefault(room_id, Room()).told[user_id] = event_id
     for room_id, user_id in tx.all(_DECLINING):

@@ -175,7 +175,8 @@ def _room_differences(old: SlidingRoom, new: SlidingRoom, lazy: bool, exact: boo
             found.append(f"state {key}: {mine} for {theirs}")
     if lazy:
         for event_id in new.timeline:
-            if ("m.room.member", new.senders[event_id]) not in old.state:
+            key = ("m.room.member", new.senders[event_id])
+            if key not in old.state and not (forked and key not in new.state):
                 found.append(f"lacks the member {new.senders[event_id]}")
     if old.account_data != new.account_data:
         found.append(f"account data: {old.account_data} for {new.account_data}")
