@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from federation.acl import ServerAcl
@@ -196,6 +197,8 @@ class Admission:
             if not isinstance(arrived.verdict, Accept):
                 raise forbidden(arrived.verdict.reason)
             relay_others(turn, arrived.nid, event)
+            if event.content.get("membership") == "join":
+                await tell_branches(turn, arrived.nid, event)
         elif not arrived.is_shown:
             # It came by itself before, and did not stand: nor does it now, and its server must not believe so.
             raise forbidden("The event was refused before")
@@ -215,6 +218,21 @@ def relay_others(turn: Turn, nid: int, event: Event) -> None:
     if domain_of(event.sender) != turn.tools.signer.server_name:
         told = Relay(event.event_id, turn.head.room_nid, event.sender, stored_bytes(event))
         turn.extra.append(lambda tx: relay(tx, nid, told))
+
+
+async def tell_branches(turn: Turn, nid: int, join: Event) -> None:
+    """Tell a server that comes in of state that the room has beside the event that it comes in by.
+
+    Its join was made before, and is answered by the state before it. Of whoever else joined at the same time it would
+    hear when the next event joins the branches, which may take days; and until then nothing that it says goes to them.
+    """
+    server = domain_of(join.sender)
+    beside = [one.nid for one in turn.head.extremities if one.nid != nid]
+    for other_nid, other in (await turn.events(beside)).items():
+        # What is no state may be nothing for who was not there yet.
+        if other.state_key is not None and domain_of(other.sender) != server:
+            told = Relay(other.event_id, turn.head.room_nid, other.sender, stored_bytes(other), server)
+            turn.extra.append(partial(relay, event_nid=other_nid, payload=told))
 
 
 async def load_stripped(turn: Turn, tools: RoomTools, *members: str) -> list[bytes]:
