@@ -51,13 +51,13 @@ class Settling:
     def _load(self) -> None:
         self._have = {server.name: load_rooms(server.database) for server in self._servers}
 
-    def _joined(self, room_id: str) -> dict[str, Stranger]:
-        """Of each server that is in a room, a member there."""
-        found: dict[str, Stranger] = {}
+    def _joined(self, room_id: str) -> dict[str, list[Stranger]]:
+        """Of each server that is in a room, the members there."""
+        found: dict[str, list[Stranger]] = {}
         for member in self._members:
             room = self._have[member.home].get(room_id)
             if room is not None and member.user_id in room.joined:
-                found[member.home] = member
+                found.setdefault(member.home, []).append(member)
         return found
 
     async def _let_all_in(self, room_id: str) -> None:
@@ -72,14 +72,16 @@ class Settling:
         """One member of each server after the other, so that whatever lay apart is tied together; then all look back."""
         joined = self._joined(room_id)
         self._words[room_id] = []
-        for member in joined.values():
-            event_id = await member.say_last_word(room_id)
-            if event_id is not None:
-                self._words[room_id].append(event_id)
-                for other in joined.values():
-                    await self._wait_for(other, room_id, event_id)
-        for member in joined.values():
-            await self._look_back(member, room_id)
+        for members in joined.values():
+            for member in members:
+                event_id = await member.say_last_word(room_id)
+                if event_id is not None:
+                    self._words[room_id].append(event_id)
+                    for others in joined.values():
+                        await self._wait_for(others[0], room_id, event_id)
+                    break
+        for members in joined.values():
+            await self._look_back(members[0], room_id)
 
     async def _wait_for(self, member: Stranger, room_id: str, event_id: str) -> None:
         path = f"{CLIENT}/rooms/{encode(room_id)}/event/{encode(event_id)}"
@@ -198,8 +200,8 @@ class Settling:
     async def _is_open(self, room_id: str) -> bool:
         """Whether anybody may read it."""
         path = f"{CLIENT}/rooms/{encode(room_id)}/state/m.room.history_visibility"
-        for member in self._joined(room_id).values():
-            status, content = await member.words.ask("GET", path)
+        for members in self._joined(room_id).values():
+            status, content = await members[0].words.ask("GET", path)
             if status == 200:
                 return bool(content["history_visibility"] == "world_readable")
         return False
