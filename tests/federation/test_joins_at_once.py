@@ -35,3 +35,47 @@ class JoinsAtOnce(NetCase):
         for server, token in ((self.b, self.bob), (self.c, self.carol)):
             members = self.ok(server, token, "GET", f"/rooms/{quote(room_id)}/joined_members")["joined"]
             self.assertEqual({f"@alice:{A}", f"@bob:{B}", f"@carol:{C}"}, set(members))
+
+
+@on_each_database
+class BackAtOnce(NetCase):
+    """bob, the last of b in alice's room, leaves, and wants to come back before a has heard of that."""
+
+    def leave_unheard(self, join_rule: str, version: str = "12") -> str:
+        room_id = self.create(self.a, self.alice, preset="public_chat", room_version=version)
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        rule = {"join_rule": join_rule}
+        self.ok(self.a, self.alice, "PUT", f"/rooms/{quote(room_id)}/state/m.room.join_rules/", rule)
+        self.net.settle()
+        self.net.tamper(lambda origin, request: OSError("lost") if "/send/" in request.uri else None)
+        self.ok(self.b, self.bob, "POST", f"/rooms/{quote(room_id)}/leave", {})
+        self.net.settle()
+        self.assertIn(f"@bob:{B}", self.members(room_id))
+        self.net.advance(1)  # of a leave and a join of one moment either may win
+        return room_id
+
+    def members(self, room_id: str) -> set[str]:
+        return set(self.ok(self.a, self.alice, "GET", f"/rooms/{quote(room_id)}/joined_members")["joined"])
+
+    def test_who_may_not_is_out_on_both_sides(self) -> None:
+        for version in ("1", "11", "12"):
+            room_id = self.leave_unheard("invite", version)
+            self.net.untamper()
+            self.refused(self.join(self.b, self.bob, room_id, A), 403, "M_FORBIDDEN")
+            self.assertEqual({f"@alice:{A}"}, self.members(room_id))
+            self.assertEqual([], self.ok(self.b, self.bob, "GET", "/joined_rooms")["joined_rooms"])
+
+    def test_who_may_is_in_on_both_sides(self) -> None:
+        room_id = self.leave_unheard("public")
+        self.net.untamper()
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        self.net.advance(3600)
+        self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob))
+
+    def test_a_leave_that_cannot_be_told_keeps_nobody_out(self) -> None:
+        """As without it: the room's servers will make of both what they can."""
+        room_id = self.leave_unheard("public")
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        self.net.untamper()
+        self.net.advance(3600)
+        self.assertEqual({f"@alice:{A}", f"@bob:{B}"}, self.members(room_id))

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from federation.errors import Malformed, RemoteError
+from federation.event import Event
 from federation.flows.handshake import (
     Accepted,
     Failed,
@@ -43,6 +44,8 @@ _OURS = frozenset(
 
 Accept = Callable[[NeedAccepted], Awaitable[Any]]
 """Sends the event to the server; gives what it answered, Refused or Silent."""
+CatchUp = Callable[[ServerName, Mapping[str, Any]], Awaitable[bool]]
+"""Sees a template, and tells the server what it has not heard yet; whether another template is to be asked for."""
 
 
 class Handshakes:
@@ -59,19 +62,26 @@ class Handshakes:
         own = self._signer.server_name
         return [one for one in dict.fromkeys(servers) if one != own and self._client.allows(one)]
 
-    async def run(self, wish: Wish, servers: Sequence[ServerName], accept: Accept) -> Accepted:
+    async def run(
+        self, wish: Wish, servers: Sequence[ServerName], accept: Accept, catch_up: CatchUp | None = None
+    ) -> Accepted:
         """Ask servers in turn; raises the ``MatrixError`` for the client where none of them does it."""
-        outcome = await self.attempt(wish, servers, accept)
+        outcome = await self.attempt(wish, servers, accept, catch_up)
         if isinstance(outcome, Failed):
             raise to_client(outcome, wish.membership)
         return outcome
 
-    async def attempt(self, wish: Wish, servers: Sequence[ServerName], accept: Accept) -> Accepted | Failed:
+    async def attempt(
+        self, wish: Wish, servers: Sequence[ServerName], accept: Accept, catch_up: CatchUp | None = None
+    ) -> Accepted | Failed:
         """Ask servers in turn; what came of it."""
 
         async def answer(need: Need) -> Any:
             if isinstance(need, NeedTemplate):
-                return await self._template(need)
+                template = await self._template(need)
+                if catch_up is None or isinstance(template, (Refused, Silent)):
+                    return template
+                return await self._template(need) if await catch_up(need.server, template) else template
             if isinstance(need, NeedSigned):
                 return self._sign(need)
             return await accept(need)
@@ -113,6 +123,16 @@ class Handshakes:
             server, self._client.ask(server, method, uri, content, **limits)
         )
         return answer
+
+    async def tell(self, server: ServerName, event: Event) -> None:
+        """Send an event of ours ahead of what else waits for a server; it may come twice."""
+        # spec: server-server-api#put_matrixfederationv1sendtxnid
+        content = {
+            "origin": self._signer.server_name,
+            "origin_server_ts": self._clock.now_ms(),
+            "pdus": [event.json],
+        }
+        await self.ask(server, "PUT", build_uri(PREFIX, "send", self._entropy.token(12)), content)
 
     async def ask_or_raise(
         self, server: ServerName, method: str, uri: str, content: Mapping[str, Any] | bytes | None = None

@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from twisted.internet.defer import Deferred
 
 from federation.builder import Draft
 from federation.errors import Malformed
-from federation.event import stored_bytes
+from federation.event import Event, stored_bytes
 from federation.flows.handshake import NeedAccepted, Refused, Silent, Wish
 from federation.ids import RoomId, ServerName, UserId
 from federation.verdict import Accept
@@ -39,10 +40,11 @@ from homeserver.rooms.federated.partial import PartialRooms, put_progress
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
-from homeserver.store.events import load_head
+from homeserver.store.events import find_rows, load_head, load_rows
 from homeserver.store.ids import set_room_version
 from homeserver.store.outside import end_outside
 from homeserver.store.partial import PartialJoin, forget_partial_join, put_partial_join
+from homeserver.store.placement import Membership
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
@@ -50,6 +52,14 @@ from homeserver.stream.index import MembershipIndex
 SEND_JOIN_S = 300.0
 # Without its members no room's state comes near that.
 ANSWER_BYTES = 128 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """By which event a user left, and which membership that ended."""
+
+    event: Event
+    before: str
 
 
 class RemoteJoins:
@@ -114,7 +124,9 @@ class RemoteJoins:
         self._running[room_id] = []
         try:
             wish = Wish("join", room_id, user_id, content, await self._rules(room_id))
-            accepted = await self._handshakes.run(wish, servers, self._accept)
+            leave = await self._last_leave(user_id, room_id)
+            catch_up = None if leave is None else partial(self._tell_of, leave)
+            accepted = await self._handshakes.run(wish, servers, self._accept, catch_up)
             await self._adopt(accepted.answer, is_guest=is_guest)
         finally:
             self._answers.release(room_id)
@@ -129,6 +141,40 @@ class RemoteJoins:
         if nid is None or version is None or not await self._tools.database.read(_is_known, nid):
             return None
         return ROOM_VERSIONS[version]
+
+    async def _last_leave(self, user_id: UserId, room_id: RoomId) -> Leave | None:
+        """How a user left a room of their own accord; None where they did not."""
+        room_nid = await self._tools.interner.find_room(room_id)
+        user_nid = await self._tools.interner.user(user_id)
+        standing = self._index.standing(user_nid, room_nid) if room_nid is not None else None
+        if standing is None or standing.outside or standing.membership != Membership.LEAVE:
+            return None
+        nid = standing.event_nid
+        actor = await self._rooms.find(room_id)
+        event = (await actor.run(lambda turn: turn.events([nid])))[nid]
+        if event.sender != user_id:
+            return None
+        rows = (await self._tools.database.read(find_rows, event.auth_event_ids)).values()
+        key_nid = (await self._tools.database.read(load_rows, [nid]))[nid].state_key_nid
+        before = [row.event_id for row in rows if row.state_key_nid == key_nid]
+        return Leave(event, before[0]) if before else None
+
+    async def _tell_of(self, leave: Leave, server: ServerName, template: Mapping[str, Any]) -> bool:
+        """Tell a server that offers a join to who for it has never left; whether that was so.
+
+        Otherwise the join would be made beside the leave. Where the room's rules do not let the user in anew the leave
+        would stand there in the end, and the join here.
+        """
+        event = template.get("event")
+        cited = event.get("auth_events") if isinstance(event, Mapping) else None
+        if not isinstance(cited, list):
+            return False
+        # In rooms of the first versions a reference is a pair.
+        ids = [one[0] if isinstance(one, list) and one else one for one in cited]
+        if leave.before not in ids:
+            return False
+        await self._handshakes.tell(server, leave.event)
+        return True
 
     async def _accept(self, need: NeedAccepted) -> Verified | Refused | Silent:
         server, event = need.server, need.event
