@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, exists, func, literal_column, or_, select
+from sqlalchemy import and_, bindparam, case, exists, func, literal_column, or_, select
 
 from homeserver.db.schema.rooms import edges, events, gaps, members, user_ids
 from homeserver.db.statements import SQLITE, Statement, any_of, statement
@@ -43,17 +43,21 @@ _LEFT = statement(select(gaps.c.missing_id).where(and_(_OF_ROOM, any_of(gaps.c.m
 def _servers(dialect: str) -> Any:
     place = func.instr if dialect == SQLITE else func.strpos
     server = func.substr(user_ids.c.user_id, place(user_ids.c.user_id, ":") + 1).label("server")
+    inside = func.sum(case((members.c.membership == int(Membership.JOIN), 1), else_=0))
     return (
         select(server)
         .select_from(members.join(user_ids, user_ids.c.nid == members.c.user_nid))
         .where(
             and_(
                 members.c.room_nid == bindparam("room_nid"),
-                members.c.membership == int(Membership.JOIN),
+                or_(
+                    members.c.membership == int(Membership.JOIN),
+                    and_(members.c.membership == int(Membership.LEAVE), members.c.outside == 0),
+                ),
             )
         )
         .group_by(server)
-        .order_by(func.count().desc(), server)
+        .order_by(inside.desc(), server)
         .limit(bindparam("most"))
     )
 
@@ -95,5 +99,5 @@ def load_gaps_left(tx: Tx, room_nid: int, missing_ids: Collection[str]) -> set[s
 
 
 def load_likely_servers(tx: Tx, room_nid: int, most: int) -> list[str]:
-    """The servers in a room, those with most users first."""
+    """The servers in a room, those with most users first; then those that have been, who may alone have its past."""
     return tx.column(_SERVERS, room_nid=room_nid, most=most)
