@@ -6,11 +6,15 @@ Asked are the databases, so that nothing hides behind what a client is shown.
   spec: server-server-api#server-access-control-lists-acls
 - What comes late from somebody who has left, or was sent away, is soft-failed where it came late: there it is not shown.
   spec: server-server-api#soft-failure
+- Whose joins a resolution took away, since the room's rules were changed in another branch meanwhile, is not in the room for
+  those who know of that, and nobody tells such a server. It goes on by itself.
+  spec: server-server-api#room-state-resolution
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from itertools import combinations
 
 from federation.ids import domain_of
 from homeserver.db.engine import open_engine
@@ -41,10 +45,19 @@ def find_disagreements(have: Mapping[str, Mapping[str, Room]], room_id: str) -> 
     denied = {server for name in inside for server in have[name][room_id].denied}
     inside = [name for name in inside if name not in denied]
     found = []
-    for other in inside[1:]:
-        one, two = have[inside[0]][room_id], have[other][room_id]
-        found += [f"{room_id}: {inside[0]} and {other} differ: {problem}" for problem in _compare(one, two)]
+    for first, second in combinations(inside, 2):
+        one, two = have[first][room_id], have[second][room_id]
+        if not _is_ruled_out(first, one, two) and not _is_ruled_out(second, two, one):
+            found += [f"{room_id}: {first} and {second} differ: {problem}" for problem in _compare(one, two)]
     return found
+
+
+def _is_ruled_out(server: str, own: Room, other: Room) -> bool:
+    """Whether another server knows by which events a server takes itself for being in a room, and none of them counts."""
+    joins = [own.state["m.room.member", user_id] for user_id in own.joined if domain_of(user_id) == server]
+    in_force = set(other.state.values())
+    known = other.senders.keys() | other.rejected.keys()
+    return all(event_id in known and event_id not in in_force for event_id in joins)
 
 
 def _compare(one: Room, two: Room) -> Iterator[str]:
