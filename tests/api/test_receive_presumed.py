@@ -25,6 +25,10 @@ class PresumingCase(ReceiveCase):
         self.enter()
         self.take(self.room.say("warm"))
         self.failures = 0
+        self.watch()
+
+    def watch(self) -> None:
+        """Count batches that are rolled back."""
         self.app.app.core.committer.observe_failure = self.note_failure
 
     def note_failure(self) -> None:
@@ -61,22 +65,29 @@ class Presumed(PresumingCase):
         self.assertIn(LOOK, self.take(first))
         self.assertEqual(0, self.failures)
 
-    def test_a_transaction_that_comes_again_makes_the_next_ones_be_looked_for(self) -> None:
+    def test_a_transaction_that_comes_again_is_answered_from_memory(self) -> None:
         uri = f"{FEDERATION}/send/again"
         said = self.room.say("once")
         first = self.peer.call(self.app, "PUT", uri, self.peer.transaction([said]))
         other = self.room.make("m.room.message", {"body": "twice"})
-        again = self.peer.transaction([other])
-        self.assertEqual(first, self.peer.call(self.app, "PUT", uri, again))
-        self.assertEqual((said.event_id, 1), (self.timeline()[-1], self.failures))
-        # Whoever does that for long makes no commit fail a second time.
-        self.assertEqual(first, self.peer.call(self.app, "PUT", uri, again))
-        self.assertEqual((said.event_id, 1), (self.timeline()[-1], self.failures))
-        self.assertEqual([LOOK], self.take(self.room.say("looked for")))
-        self.app.advance(CAREFUL_S + 1)
-        self.settle()
-        self.take(self.room.say("the room is warm again"))
+        self.assertEqual(first, self.peer.call(self.app, "PUT", uri, self.peer.transaction([other])))
+        self.assertEqual((said.event_id, 0), (self.timeline()[-1], self.failures))
         self.assertEqual([], self.take(self.room.say("believed")))
+
+    def test_one_with_refused_events_that_comes_again_after_a_restart(self) -> None:
+        uri = f"{FEDERATION}/send/again"
+        once, refused = (self.room.say("once"), self.room.make("m.room.name", {"name": "mine"}, state_key=""))
+        first = self.peer.call(self.app, "PUT", uri, self.peer.transaction([once, refused]))
+        self.assertIn("error", first[1]["pdus"][refused.event_id])
+        self.app.restart()
+        self.watch()
+        warm = self.room.say("warm")
+        self.take(warm)
+        other = self.room.make("m.room.message", {"body": "twice"})
+        worse = self.room.make("m.room.name", {"name": "mine again"}, state_key="")
+        again = self.peer.transaction([other, worse])
+        self.assertEqual(first, self.peer.call(self.app, "PUT", uri, again))
+        self.assertEqual((warm.event_id, 0), (self.timeline()[-1], self.failures))
 
     def test_a_refused_event_that_comes_again_is_looked_for(self) -> None:
         bad = self.room.make("m.room.name", {"name": "mine"}, state_key="")
@@ -144,3 +155,16 @@ class PresumedInOldRooms(PresumingCase):
         self.take(target)
         path = f"/_matrix/client/v3/rooms/{self.room_id}/event/{later}"
         self.assertEqual({}, self.app.ok("GET", path, None, self.alice)["content"])
+
+    def test_who_was_presumed_wrongly_is_looked_at_for_a_while(self) -> None:
+        later = "$later:peer.example"
+        self.take(self.room.add("m.room.redaction", {}, redacts=later))
+        self.take(self.room.say("spoken too late", event_id=later))
+        self.assertEqual(1, self.failures)
+        # Whoever does that for long makes no commit fail a second time.
+        self.assertIn(LOOK, self.take(self.room.say("looked for")))
+        self.app.advance(CAREFUL_S + 1)
+        self.settle()
+        self.take(self.room.say("the room is warm again"))
+        self.assertEqual([], self.take(self.room.say("believed")))
+        self.assertEqual(1, self.failures)

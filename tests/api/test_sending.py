@@ -59,7 +59,7 @@ class Delivery(SendingCase):
         self.home.engine.hook = None
         self.assertEqual(spoken, len(texts), texts[spoken:])
         # What the message itself costs in a room without other servers: see test_query_counts.
-        self.assertEqual(9, len([text for text in texts if text != "COMMIT"]), texts)
+        self.assertEqual(8, len([text for text in texts if text != "COMMIT"]), texts)
         self.assertEqual(len(self.net.sent(SEND, destination="three.example")), 2)
 
     def test_nothing_leaves_before_the_commit(self) -> None:
