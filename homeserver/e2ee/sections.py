@@ -65,7 +65,6 @@ class _Device:
     keys_pos: int = 0  # when keys came or went, as far as this process saw it
     page: int = MESSAGES_MOST  # how many messages the last page could hold
     page_at: int = -1  # after which position that page began, where there was more; -1: all was told
-    more: bool = False  # the last page did not tell all
     taken: list[int] = field(default_factory=list)  # the ends of pages that it has and that are not deleted
 
     def next_page(self, since: int) -> int:
@@ -300,7 +299,7 @@ class DeviceNews:
         taken = device.taken
         if not taken or taken[-1] < upto:
             taken.append(upto)
-        if device.more and len(taken) < _TAKEN_MOST:
+        if device.page_at >= 0 and len(taken) < _TAKEN_MOST:
             return
         if device.newest <= taken[-1]:
             device.oldest = device.newest = 0
@@ -325,8 +324,6 @@ class DeviceNews:
         since = at.inbox if at is not None else 0
         most = MESSAGES_MOST if device is None else device.next_page(since)
         inbox = await self._waiting(requester.device_nid, since, upto, most)
-        if device is not None:
-            device.page_at = since if inbox.upto < upto else -1
         if inbox.events:
             told = True
             members += (b'"to_device":{"events":[', inbox.events, b"]},")
@@ -345,11 +342,11 @@ class DeviceNews:
         device = self._devices.get(device_nid)
         if device is not None and device.taken:
             since = max(since, device.taken[-1])  # it has them, though they are still there
-        if not device_nid or since >= upto or (device is not None and device.newest <= since):
-            return Inbox(b"", upto)
-        inbox = await self._database.read(_load_inbox, device_nid, since, upto, most)
+        inbox = Inbox(b"", upto)
+        if device_nid and since < upto and (device is None or device.newest > since):
+            inbox = await self._database.read(_load_inbox, device_nid, since, upto, most)
         if device is not None:
-            device.more = inbox.upto < upto
+            device.page_at = since if inbox.upto < upto else -1
         return inbox
 
     # --- by themselves, for sliding sync -----------------------------------------------------------------------------
