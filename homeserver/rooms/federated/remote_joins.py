@@ -40,11 +40,12 @@ from homeserver.rooms.federated.partial import PartialRooms, put_progress
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
-from homeserver.store.events import find_rows, load_head, load_rows
+from homeserver.store.events import load_head
 from homeserver.store.ids import set_room_version
 from homeserver.store.outside import end_outside
 from homeserver.store.partial import PartialJoin, forget_partial_join, put_partial_join
 from homeserver.store.placement import Membership
+from homeserver.store.timeline import load_cited
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
@@ -150,14 +151,12 @@ class RemoteJoins:
         if standing is None or standing.outside or standing.membership != Membership.LEAVE:
             return None
         nid = standing.event_nid
-        actor = await self._rooms.find(room_id)
-        event = (await actor.run(lambda turn: turn.events([nid])))[nid]
-        if event.sender != user_id:
+        cited = (await self._tools.database.read(load_cited, [nid])).get(nid)
+        if cited is None:
             return None
-        rows = (await self._tools.database.read(find_rows, event.auth_event_ids)).values()
-        key_nid = (await self._tools.database.read(load_rows, [nid]))[nid].state_key_nid
-        before = [row.event_id for row in rows if row.state_key_nid == key_nid]
-        return Leave(event, before[0]) if before else None
+        actor = await self._rooms.find(room_id)
+        events = await actor.run(lambda turn: turn.events([nid, cited]))
+        return Leave(events[nid], events[cited].event_id) if events[nid].sender == user_id else None
 
     async def _tell_of(self, leave: Leave, server: ServerName, template: Mapping[str, Any]) -> bool:
         """Tell a server that offers a join to who for it has never left; whether that was so.
