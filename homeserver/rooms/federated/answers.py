@@ -10,8 +10,8 @@ from __future__ import annotations
 from federation.ids import ServerName
 from homeserver.runtime.clock import Clock
 from homeserver.store.cache import ByteLru
+from homeserver.stream.chores import TRANSACTIONS_KEPT_S
 
-KEPT_S = 24 * 3600.0
 # LIMIT(memory: some thousands of answers)
 _BUDGET_BYTES = 2 * 1024 * 1024
 _ENTRY_BYTES = 500
@@ -29,7 +29,11 @@ class RecentAnswers:
     def find(self, origin: ServerName, txn_id: str) -> str | None:
         """What a transaction was answered, if that is remembered."""
         found = self._known.get((origin, txn_id))
-        return found[1] if found is not None and found[0] > self._clock.monotonic() - KEPT_S else None
+        return (
+            found[1]
+            if found is not None and found[0] > self._clock.monotonic() - TRANSACTIONS_KEPT_S
+            else None
+        )
 
     def note(self, origin: ServerName, txn_id: str, answer: str) -> None:
         """All that a transaction brought is stored, and this is the answer."""
