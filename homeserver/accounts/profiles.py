@@ -13,12 +13,12 @@ from homeserver.db.threads import Database
 from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_param, not_found
 from homeserver.store import profiles
 from homeserver.store.ids import Interner
+from homeserver.store.remote_profiles import SHOWN
 from homeserver.store.work import Worker
 
 RemoteProfile = Callable[[str, str | None], Awaitable[dict[str, Any] | None]]
 """Asks a user's own server for the profile, or one field of it; None where it has none."""
 
-SHOWN_IN_ROOMS = frozenset({"displayname", "avatar_url"})
 MAX_KEY_LENGTH = 255
 MAX_DISPLAY_NAME_LENGTH = 256
 MAX_AVATAR_URL_LENGTH = 1000
@@ -89,7 +89,7 @@ class Profiles:
         if field not in body:
             raise MatrixError(400, "M_MISSING_PARAM", f"The body has no {field}")
         value = body[field]
-        if field in SHOWN_IN_ROOMS and value in (None, ""):
+        if field in SHOWN and value in (None, ""):
             # Clients of before the DELETE endpoint clear a name or picture in this way.
             await self.drop(requester, user_id, field)
             return
@@ -117,7 +117,7 @@ def check_key(field: str) -> None:
     """Refuse what cannot be the name of a field."""
     if len(field) > MAX_KEY_LENGTH:
         raise MatrixError(400, "M_KEY_TOO_LARGE", f"The key is longer than {MAX_KEY_LENGTH} bytes")
-    if field not in SHOWN_IN_ROOMS and _KEY.fullmatch(field) is None:
+    if field not in SHOWN and _KEY.fullmatch(field) is None:
         raise invalid_param("The key is not a namespaced identifier")
 
 

@@ -20,12 +20,12 @@ from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
 from homeserver.store.changes import Change, Kind
 from homeserver.store.profiles import ProfileChanged, load_profile
+from homeserver.store.remote_profiles import SHOWN
 from homeserver.stream.followers import Follower
 from homeserver.stream.index import MembershipIndex
 
 FOLLOWER = "room profiles"
 _MEMBER = "m.room.member"
-_SHOWN = ("displayname", "avatar_url")
 # What belongs to the moment of joining, and not to the member.
 _OF_THE_JOIN = frozenset({"reason", "is_direct", "third_party_invite", AUTHORISED_BY})
 
@@ -93,13 +93,13 @@ def _is_shown(change: Change) -> bool:
     if change.kind != Kind.PROFILE:
         return False
     changed: ProfileChanged | None = change.payload
-    return changed is None or changed.field in _SHOWN
+    return changed is None or changed.field in SHOWN
 
 
 def _with_profile(content: Mapping[str, Any], profile: Mapping[str, Any]) -> dict[str, Any] | None:
     """A member event's content with another profile; None where it shows that one already."""
-    wanted = {key: value for key in _SHOWN if (value := profile.get(key)) is not None}
-    if {key: content[key] for key in _SHOWN if key in content} == wanted:
+    wanted = {key: value for key in SHOWN if (value := profile.get(key)) is not None}
+    if {key: content[key] for key in SHOWN if key in content} == wanted:
         return None
-    kept = {key: value for key, value in content.items() if key not in _OF_THE_JOIN and key not in _SHOWN}
+    kept = {key: value for key, value in content.items() if key not in _OF_THE_JOIN and key not in SHOWN}
     return {**kept, **wanted}

@@ -97,12 +97,12 @@ def load_names_and_avatars(tx: Tx, user_nids: Sequence[int]) -> dict[int, dict[s
     return found
 
 
-def put_field(tx: WriteTx, user_nid: int, field: str, value: Any) -> bool:
-    """Set a field; False where it had that value already. Raises ProfileTooLargeError."""
+def put_field(tx: WriteTx, user_nid: int, field: str, value: Any) -> None:
+    """Set a field; nothing happens where it has that value already. Raises ProfileTooLargeError."""
     text = _encode(value).decode()
     present: dict[str, str] = dict(tx.all(_ALL, user_nid=user_nid))
     if present.get(field) == text:
-        return False
+        return
     present[field] = text
     # Each as `"field":value,`: the size of the compact object.
     size = 1 + sum(len(name) + 4 + len(kept.encode()) for name, kept in present.items())
@@ -110,15 +110,12 @@ def put_field(tx: WriteTx, user_nid: int, field: str, value: Any) -> bool:
         raise ProfileTooLargeError
     tx.insert(_PUT, [(user_nid, field, text)])
     _note(tx, ProfileChanged(user_nid, field, value))
-    return True
 
 
-def drop_field(tx: WriteTx, user_nid: int, field: str) -> bool:
-    """Remove a field; whether it was there."""
-    if tx.value(_DROP, user_nid=user_nid, the_field=field) is None:
-        return False
-    _note(tx, ProfileChanged(user_nid, field, None))
-    return True
+def drop_field(tx: WriteTx, user_nid: int, field: str) -> None:
+    """Remove a field; it need not be there."""
+    if tx.value(_DROP, user_nid=user_nid, the_field=field) is not None:
+        _note(tx, ProfileChanged(user_nid, field, None))
 
 
 def _note(tx: WriteTx, changed: ProfileChanged) -> None:

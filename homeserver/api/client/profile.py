@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from homeserver.accounts.profiles import SHOWN_IN_ROOMS, Profiles
+from homeserver.accounts.profiles import Profiles
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
+from homeserver.store.remote_profiles import SHOWN
 
 # The whole profile is under 64 KiB, in whatever way its JSON was written.
 MAX_BODY = 2 * 65_536
@@ -65,7 +66,7 @@ class ProfileApi:
         # COMPAT(bridges on mautrix-go, 2026): every server answered so before there were other fields, and what cannot look
         # at a ghost's picture does not give it its first one.
         is_bridge = request.requester is not None and request.requester.appservice_id is not None
-        return await self._profiles.load(user_id, key, may_lack=SHOWN_IN_ROOMS if is_bridge else frozenset())
+        return await self._profiles.load(user_id, key, may_lack=SHOWN if is_bridge else frozenset())
 
     async def put_field(self, request: Request, user_id: str, key: str) -> bytes:
         _check_guest(request, key)
