@@ -7,6 +7,8 @@ The way back from an event to what is known here, cheapest first:
    (``state_ids``), whatever of it is not here in parallel (``event``) or as a whole (``state``);
 3. what authorises all of these (``event_auth``, ``event``).
 
+An event that is to stand *aside*, outside of the graph, needs only the third (``authorise``).
+
 The verdict is a ``Filled``: outliers, parents first, then steps in order, each placed on the ones before it and, where
 history stays missing, on a state that another server told. Nobody is believed more than the specification wants: each
 event stands by its own auth events and by the rules, and a told state meets ours in state resolution.
@@ -88,6 +90,7 @@ class Step:
 
     event: Event
     told: tuple[EventId, ...] | None = None
+    is_aside: bool = False  # it gets no place: its parents were not asked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,14 @@ def receive(start: Start, budget: Budget = DEFAULT_BUDGET) -> Generator[RoomNeed
     yield from filling.ask_states()
     yield from filling.ask_chains()
     return filling.finish()
+
+
+def authorise(start: Start, budget: Budget = DEFAULT_BUDGET) -> Generator[RoomNeed, Any, Filled]:
+    """For events that stand aside: what authorises them, and nothing of what comes before them."""
+    filling = Filling(start, budget)
+    yield from filling.drop_placed()
+    yield from filling.ask_chains()
+    return filling.finish(aside=True)
 
 
 class Filling:
@@ -305,24 +316,24 @@ class Filling:
 
     # --- the verdict ---------------------------------------------------------------------------------
 
-    def finish(self) -> Filled:
-        """What can be placed."""
+    def finish(self, *, aside: bool = False) -> Filled:
+        """What can be placed; or, aside, what can be stored without a place."""
         outliers = in_order(self._outliers, auth_parents, lambda _, parent: parent in self._stored)
         here = self._stored.union(event.event_id for event in outliers)
         states = {event_id: state for event_id in self._states if (state := self._usable(event_id, here))}
 
         def parents(event: Event) -> Sequence[EventId]:
-            if event.event_id in states:
+            if aside or event.event_id in states:
                 return event.auth_event_ids
             return (*event.prev_event_ids, *event.auth_event_ids)
 
         def is_here(event: Event, parent: EventId) -> bool:
-            if event.event_id not in states and parent in event.prev_event_ids:
+            if not aside and event.event_id not in states and parent in event.prev_event_ids:
                 return parent in self._placed
             return parent in here
 
         ordered = in_order(self._pool, parents, is_here)
-        steps = tuple(Step(event, states.get(event.event_id)) for event in ordered)
+        steps = tuple(Step(event, states.get(event.event_id), aside) for event in ordered)
         done = {event.event_id for event in ordered}
         missing = {
             event_id: self._why(event, here)

@@ -9,7 +9,8 @@ Rules:
    What fills a gap becomes one; what goes below does not, and ends nothing.
 5. Rejected events are stored and shown to nobody; soft-failed ones too, but they are part of the graph. Neither is ever
    an extremity.
-6. A redaction without effect has its place like any event, but no client is told (``Mark.IDLE``); above a hole, where the
+6. What stands aside (``Arrival.aside``) is stored as an outlier: check 4 and checks 6 and 7 decide whether it is shown.
+7. A redaction without effect has its place like any event, but no client is told (``Mark.IDLE``); above a hole, where the
    timeline needs the other mark, it has none, as if it were soft-failed.
 
 # spec: server-server-api#checks-performed-on-receipt-of-a-pdu
@@ -48,6 +49,7 @@ class Arrival:
     What others tell of states is believed only as far as parents are missing. ``states``: the whole states after those
     of its ``prev_events`` that are not here, each as event ids, all of them here; they are resolved together with the
     states after the parents that are here. ``state_before``: the whole state before the event, in their stead.
+    ``aside``: a sticky event that is older than what this server knows of the room: it gets no place in the graph.
     ``historic``: of backfill; it goes where history is missing (``store/past.py``), and the current state is not asked.
     """
 
@@ -56,6 +58,7 @@ class Arrival:
     states: tuple[tuple[EventId, ...], ...] = ()
     historic: bool = False
     doubted: bool = False
+    aside: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,10 +202,22 @@ async def _place_outlier(hold: Hold, event: Event) -> Arrived:
     return Placed(placed.nid, verdict)
 
 
+async def _arrive_aside(hold: Hold, event: Event) -> Arrived:
+    # Who sends it would also be the one to tell the state before it: check 5 would say no more than the others do.
+    arrived = await _place_outlier(hold, event)
+    if not isinstance(arrived, Placed) or not isinstance(arrived.verdict, Accept):
+        return arrived
+    now = await _judge_now(hold, event, event, None, is_current=False)
+    hold.turn.stick(hold.turn.placements[-1], shown=isinstance(now, Accept))
+    return Placed(arrived.nid, now)
+
+
 async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     event = signed = arrival.event
     if event.event_id in hold.found.elsewhere or event.room_id != hold.turn.head.room_id:
         return Placed(0, Drop("an event of another room has this id"))
+    if arrival.aside:
+        return await _arrive_aside(hold, event)
     known = hold.known(event.event_id)
     if known is not None:
         if hold.has_state(event.event_id):

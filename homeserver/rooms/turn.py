@@ -45,7 +45,7 @@ from homeserver.store.placement import (
     StateMove,
 )
 from homeserver.store.state import BaseCache, Snapshot, derive, diff
-from homeserver.store.sticky import Sticky, stick
+from homeserver.store.sticky import Sticky, stick, stick_again
 
 # LIMIT(memory of an active room): beyond it the state that the actor remembers is loaded again when needed.
 _WARM_MOST = 1_000
@@ -509,17 +509,19 @@ class Turn:
         event = placed.event
         self.tools.events.put(placed.nid, event)
         self.placements.append(placed)
-        if STICKY in event.json:
-            self._stick(placed)
+        if placed.place in (Place.TIMELINE, Place.NOWHERE):
+            self.stick(placed, shown=placed.place is Place.TIMELINE)
 
-    def _stick(self, placed: Placement) -> None:
+    def stick(self, placed: Placement, *, shown: bool) -> None:
+        """If the event sticks, note that with it: shown from now on, or to nobody as yet."""
+        if STICKY not in placed.event.json:
+            return
         now_ms, event = self.tools.clock.now_ms(), placed.event
         until_ms = sticky_until_ms(event.json, now_ms)
         if until_ms <= now_ms or placed.rejected is not None or placed.redacted_by:
             return
-        if placed.place in (Place.TIMELINE, Place.NOWHERE):
-            sticky = Sticky(placed.nid, placed.room_nid, event.event_id, event.sender, until_ms)
-            self.extra.append(partial(stick, sticky=sticky, shown=placed.place is Place.TIMELINE))
+        sticky = Sticky(placed.nid, placed.room_nid, event.event_id, event.sender, until_ms)
+        self.extra.append(partial(stick if placed.is_new else stick_again, sticky=sticky, shown=shown))
 
     async def _narrow(self) -> None:
         """Of so many extremities that one event cannot name them, look at the newest alone."""

@@ -68,6 +68,13 @@ def stick(tx: WriteTx, sticky: Sticky, *, shown: bool) -> None:
     tx.claim(Kind.STICKY, sticky.room_nid if shown else 0, sticky.event_nid, write, sticky)
 
 
+def stick_again(tx: WriteTx, sticky: Sticky, *, shown: bool) -> None:
+    """The same of an event that was here before: who has been shown it is not shown it anew."""
+    before = find_sticky(tx, sticky.event_nid)
+    if before is None or (shown and not before.pos):
+        stick(tx, sticky, shown=shown)
+
+
 def load_sticky(tx: Tx, now_ms: int) -> list[Sticky]:
     """All that are not over nor redacted (at the start), in the order in which they are shown."""
     return [_sticky(row) for row in tx.all(_ALL, now_ms=now_ms)]

@@ -23,10 +23,8 @@ class Stranger(Member):
     """A member who names servers to ask, and keeps the device lists of those it shares a room with, as clients do."""
 
     forked = True
-    # Without sticky events: a server that joins is sent old ones, whose past then stands beside the join as a branch, and a
-    # resolution of the two may put out who came in by rules that have changed since. Servers differ over them for good.
     acts = (
-        *(name for name in Member.acts if name != "stick"),
+        *Member.acts,
         *("join", "join", "invite", "whisper", "place", "power"),
         *(
             "rule",

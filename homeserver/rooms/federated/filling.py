@@ -13,16 +13,17 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
 
 from federation.event import Event
 from federation.flows.needs import NeedKnown, RoomNeed
-from federation.flows.receive import Filled, Start, Step, receive
+from federation.flows.receive import Filled, Start, Step, authorise, receive
 from federation.ids import EventId, RoomId, ServerName
 from federation.policy import PolicyServer
+from federation.sticky import sticky_until_ms
 from federation.verdict import Drop
 from federation.versions import RoomRules
 from homeserver.db.errors import DatabaseError
@@ -41,6 +42,7 @@ from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.drive import drive
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.gaps import load_gaps
 from homeserver.store.staging import (
     StagedRow,
     hasten_staged,
@@ -299,16 +301,30 @@ class GapFiller:
                     return nothing(need)
                 return await self._fetcher.answer(room, need)
 
-            # Whoever makes an event says how deep it is: none of ours says where what others have is to be looked for.
-            lowest = min(place.lowest, *(event.depth for event in events))
-            min_depth = max(0, lowest - _DEPTH_SLACK)
-            start = Start(tuple(events), place.extremities, min_depth, place.create, lenient)
+            aside = await self._find_aside(room_nid, place.lowest, events)
+            start = _start(place, [one for one in events if one not in aside], lenient)
             filled = await drive(receive(start), answer)
+            if aside:
+                filled = _both(filled, await drive(authorise(_start(place, aside, lenient)), answer))
         if place.policy is not None:
             patient = min(row.attempts for row in rows) < PATIENT_UNTIL
             filled = await self._have_signed(filled, place.policy, patient)
         outcome = await self._place(actor, rows, filled, dropped, late)
         self._finish(room_nid, outcome)
+
+    async def _find_aside(self, room_nid: int, lowest: int, events: Sequence[Event]) -> list[Event]:
+        """The sticky events that are older than where history is missing: most likely what is missing there.
+
+        So it is with those that a server is sent when it comes into a room. As ends of the room they would set its past
+        beside its present, and a resolution of the two may bring the past back.
+
+        # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4354
+        """
+        now_ms = self._clock.now_ms()
+        found = [one for one in events if one.state_key is None and one.redacts is None]
+        found = [one for one in found if sticky_until_ms(one.json, now_ms) > now_ms]
+        gaps = await self._database.read(load_gaps, room_nid, -1, 1) if found else []
+        return [one for one in found if gaps and one.depth < min(lowest, gaps[0].depth)]
 
     async def _have_signed(self, filled: Filled, server: PolicyServer, patient: bool) -> Filled:
         """Ask the room's policy server for what lacks its signature. Who is not patient goes on without.
@@ -326,7 +342,7 @@ class GapFiller:
                 # What stands on it waits too: it finds it missing.
                 missing[step.event.event_id] = "the policy server does not answer"
             else:
-                steps.append(Step(signed or step.event, step.told))
+                steps.append(replace(step, event=signed or step.event))
         return Filled(filled.outliers, tuple(steps), missing)
 
     async def _look(self, turn: Turn) -> _Whereabouts:
@@ -380,7 +396,7 @@ class GapFiller:
 
         async def job(turn: Turn) -> _Outcome:
             steps = [step for step in filled.steps if step.event.event_id not in doubted]
-            arrivals = [Arrival(step.event, states=(step.told,) if step.told else ()) for step in steps]
+            arrivals = [_arrival(step) for step in steps]
             arrived = await arrive(turn, arrivals, filled.outliers)
             missing = {*late, *filled.missing, *doubted}
             placed: list[str] = [*dropped]
@@ -421,6 +437,23 @@ class GapFiller:
             self._log.warning("gave up on events of a room", events=len(outcome.given_up))
         if outcome.has_placed:
             self.note_news(room_nid)
+
+
+def _start(place: _Whereabouts, events: Sequence[Event], lenient: bool) -> Start:
+    # Whoever makes an event says how deep it is: none of ours says where what others have is to be looked for.
+    lowest = min([place.lowest, *(event.depth for event in events)])
+    return Start(tuple(events), place.extremities, max(0, lowest - _DEPTH_SLACK), place.create, lenient)
+
+
+def _both(first: Filled, second: Filled) -> Filled:
+    outliers = {one.event_id: one for one in (*first.outliers, *second.outliers)}
+    return Filled(
+        tuple(outliers.values()), (*first.steps, *second.steps), {**first.missing, **second.missing}
+    )
+
+
+def _arrival(step: Step) -> Arrival:
+    return Arrival(step.event, states=(step.told,) if step.told else (), aside=step.is_aside)
 
 
 def _hearsay(steps: Sequence[Step]) -> set[str]:
