@@ -113,7 +113,7 @@ async def arrive(
         await _load(hold, events, outliers, earlier)
     for event in outliers:
         await _place_outlier(hold, event)
-    return [await _arrive(hold, arrival) for arrival in arrivals]
+    return [await _arrive_anywhere(hold, arrival) for arrival in arrivals]
 
 
 async def store_outliers(turn: Turn, events: Sequence[Event]) -> list[Arrived]:
@@ -202,6 +202,13 @@ async def _place_outlier(hold: Hold, event: Event) -> Arrived:
     return Placed(placed.nid, verdict)
 
 
+async def _arrive_anywhere(hold: Hold, arrival: Arrival) -> Arrived:
+    event = arrival.event
+    if event.event_id in hold.found.elsewhere or event.room_id != hold.turn.head.room_id:
+        return Placed(0, Drop("an event of another room has this id"))
+    return await (_arrive_aside(hold, event) if arrival.aside else _arrive(hold, arrival))
+
+
 async def _arrive_aside(hold: Hold, event: Event) -> Arrived:
     # Who sends it would also be the one to tell the state before it: check 5 would say no more than the others do.
     arrived = await _place_outlier(hold, event)
@@ -214,10 +221,6 @@ async def _arrive_aside(hold: Hold, event: Event) -> Arrived:
 
 async def _arrive(hold: Hold, arrival: Arrival) -> Arrived:
     event = signed = arrival.event
-    if event.event_id in hold.found.elsewhere or event.room_id != hold.turn.head.room_id:
-        return Placed(0, Drop("an event of another room has this id"))
-    if arrival.aside:
-        return await _arrive_aside(hold, event)
     known = hold.known(event.event_id)
     if known is not None:
         if hold.has_state(event.event_id):
