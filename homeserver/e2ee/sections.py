@@ -4,7 +4,7 @@
    is in memory, and follows the log.
 2. A message is told until the device comes with a token that says that it has it; then it is deleted. Of many the first
    are told, and the token says how far (``SyncToken.inbox``). A device that takes page after page gets larger ones, for
-   each costs it a round trip; one that asks again for a page gets a small one. While more pages wait nothing is deleted,
+   each costs it a round trip; one that asks again for a page gets a small one (``pages.py``). While more pages wait nothing is deleted,
    and then page by page: the next page does not wait for the deletion of the last, and nobody for that of all.
 3. Whoever joined or left a room in between makes the tables be asked: they know who shares rooms with whom.
 
@@ -27,6 +27,7 @@ from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.e2ee.lists import ListAsk, ListNews, load_news
+from homeserver.e2ee.pages import InboxPages
 from homeserver.e2ee.types import Requester
 from homeserver.store.changes import Change, Kind
 from homeserver.store.cross_signing import OthersSigned
@@ -35,7 +36,7 @@ from homeserver.store.devices import DevicesChanged
 from homeserver.store.ids import Interner
 from homeserver.store.one_time_keys import KeysLeft, KeysTaken, load_keys_left
 from homeserver.store.placement import Membership, moves_of
-from homeserver.store.to_device import drop_delivered, load_ends, load_page
+from homeserver.store.to_device import drop_delivered, load_ends
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
@@ -131,6 +132,7 @@ class DeviceNews:
         facts: StateFacts,
     ) -> None:
         self._database = database
+        self._pages = InboxPages(database)
         self._worker = worker
         self._interner = interner
         self._index = index
@@ -323,7 +325,8 @@ class DeviceNews:
         members: list[bytes] = []  # as they follow each other
         since = at.inbox if at is not None else 0
         most = MESSAGES_MOST if device is None else device.next_page(since)
-        inbox = await self._waiting(requester.device_nid, since, upto, most)
+        then = min(2 * most, MESSAGES_LARGEST)
+        inbox = await self._waiting(requester.device_nid, since, upto, most, then)
         if inbox.events:
             told = True
             members += (b'"to_device":{"events":[', inbox.events, b"]},")
@@ -338,13 +341,13 @@ class DeviceNews:
         left, _, _ = await self._database.read(_load_device, device_nid)
         return left
 
-    async def _waiting(self, device_nid: int, since: int, upto: int, most: int) -> Inbox:
+    async def _waiting(self, device_nid: int, since: int, upto: int, most: int, then: int) -> Inbox:
         device = self._devices.get(device_nid)
         if device is not None and device.taken:
             since = max(since, device.taken[-1])  # it has them, though they are still there
         inbox = Inbox(b"", upto)
         if device_nid and since < upto and (device is None or device.newest > since):
-            inbox = await self._database.read(_load_inbox, device_nid, since, upto, most)
+            inbox = await self._pages.read(device_nid, since, upto, most, then)
         if device is not None:
             device.page_at = since if inbox.upto < upto else -1
         return inbox
@@ -363,7 +366,8 @@ class DeviceNews:
             self._devices.move_to_end(requester.device_nid)
             if 0 < device.oldest <= since:
                 self._has(requester.device_nid, device, since)
-        return await self._waiting(requester.device_nid, since, upto, min(most, MESSAGES_MOST))
+        most = min(most, MESSAGES_MOST)
+        return await self._waiting(requester.device_nid, since, upto, most, most)
 
     def keys_changed(self, requester: Requester, at: SyncToken, upto: int) -> bool:
         """Whether there may be news of anybody's keys, or of those that the device has left; from memory."""
@@ -427,9 +431,3 @@ def _keys_member(left: KeysLeft) -> bytes:
 
 def _load_device(tx: Tx, device_nid: int) -> tuple[KeysLeft, int, int]:
     return load_keys_left(tx, device_nid), *load_ends(tx, device_nid)
-
-
-def _load_inbox(tx: Tx, device_nid: int, since: int, upto: int, most: int) -> Inbox:
-    page = load_page(tx, device_nid, since, upto, most)
-    end = upto if not page.has_more else page.messages[-1][0] if page.messages else since
-    return Inbox(b",".join([message for _, message in page.messages]), end)
