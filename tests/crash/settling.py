@@ -139,7 +139,10 @@ class Settling:
             so = is_so.word if is_so in _SHOWN else ""
             own = self._have[member.home].get(room_id)
             if told != so and not (own is not None and self._is_untold(member, own, room_id)):
-                found.append(f"{member.user_id} is told {told!r} of {room_id}, where it is {so!r} ({is_so})")
+                at_home = None if own is None else own.memberships.get(member.user_id)
+                found.append(
+                    f"{member.user_id} is told {told!r} of {room_id}, where it is {so!r} ({is_so}; at home {at_home})"
+                )
         return found
 
     def _is_untold(self, member: Stranger, own: Room, room_id: str) -> bool:
