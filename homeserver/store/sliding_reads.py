@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import and_, bindparam, literal, or_, select
+from sqlalchemy import and_, bindparam, literal, literal_column, or_, select
 
 from homeserver.db.schema.accounts import account_data, receipts
 from homeserver.db.schema.rooms import (
@@ -23,6 +23,7 @@ from homeserver.db.tx import Ask, Tx
 from homeserver.store.account_data import TAG
 from homeserver.store.client_events import ClientEventCache, load_client_events
 from homeserver.store.outside import load_outside
+from homeserver.store.past import IS_NEWS
 from homeserver.store.placement import MEMBERSHIPS, Membership
 from homeserver.store.receipts import CHANGE_COLUMNS, CHANGE_ROWS, ReceiptChange
 from homeserver.store.timeline import load_moves_of_key
@@ -64,7 +65,15 @@ _BUMP_TYPES = select(event_types.c.nid).where(event_types.c.type.in_([literal(on
 _newest_bump = (
     select(timeline.c.pos)
     .select_from(timeline.join(events, events.c.nid == timeline.c.event_nid))
-    .where(and_(timeline.c.room_nid == rooms.c.nid, events.c.type_nid.in_(_BUMP_TYPES)))
+    # Fetched history is no activity; most of it lies below zero, and is not even looked at.
+    .where(
+        and_(
+            timeline.c.room_nid == rooms.c.nid,
+            timeline.c.pos > literal_column("0"),
+            IS_NEWS,
+            events.c.type_nid.in_(_BUMP_TYPES),
+        )
+    )
     .order_by(timeline.c.pos.desc())
     .limit(1)
     .scalar_subquery()

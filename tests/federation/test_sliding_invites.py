@@ -55,6 +55,23 @@ class RemoteInvites(NetCase):
             self.assertEqual(rooms, set(self.ask(**filters)["rooms"]), filters)
             self.b.restart()
 
+    def test_history_that_is_fetched_is_no_activity(self) -> None:
+        """Nor is its place a stamp: below all that is here places are negative, and clients know no such stamps."""
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        for number in range(3):
+            self.say(self.a, self.alice, room_id, str(number))
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, "a.example").status)
+        before = self.ask()["rooms"][room_id]["bump_stamp"]
+        self.assertGreater(before, 0)
+        query = {"dir": "b", "limit": "50"}
+        path = f"/rooms/{quote(room_id)}/messages"
+        read = self.ok(self.b, self.bob, "GET", path, query=query)["chunk"]
+        self.assertIn("2", [one["content"].get("body") for one in read])
+        self.b.restart()
+        self.assertEqual(before, self.ask()["rooms"][room_id]["bump_stamp"])
+        self.say(self.b, self.bob, room_id, "news")
+        self.assertGreater(self.ask()["rooms"][room_id]["bump_stamp"], before)
+
     def test_an_invite_that_is_refused_and_one_that_is_taken(self) -> None:
         refused = self.create(self.a, self.alice, name="Refused")
         taken = self.create(self.a, self.alice, name="Taken")
