@@ -78,6 +78,8 @@ from homeserver.api.federation.state import PeerStateApi
 from homeserver.api.federation.third_party import ThirdPartyApi
 from homeserver.api.federation.user_keys import UserKeysApi
 from homeserver.api.federation.version import FederationVersionApi
+from homeserver.api.oauth.clients import OAuthClientsApi
+from homeserver.api.oauth.tokens import OAuthTokensApi
 from homeserver.api.web.auth_fallback import AuthFallbackApi
 from homeserver.api.web.limits import LimitsApi
 from homeserver.api.web.login_fallback import LoginFallbackApi
@@ -103,6 +105,8 @@ class HasRoutes(Protocol):
 def build_routes(core: Core, peering: Peering, services: Services) -> list[Route]:
     """Every endpoint that this server answers."""
     apis = account_apis(core, services) + client_apis(core, services) + reading_apis(services)
+    if core.config.oauth.enabled:
+        apis += oauth_apis(services)
     if core.config.federation.enabled:
         apis += federation_apis(core, peering, services)
     return [route for api in apis for route in api.routes()]
@@ -166,6 +170,17 @@ def account_apis(core: Core, services: Services) -> list[HasRoutes]:
         AuthFallbackApi(config.server_name, interactive, services.limiter, around.entropy),
         LoginFallbackApi(config.server_name),
         LimitsApi(settings.get),
+    ]
+
+
+def oauth_apis(services: Services) -> list[HasRoutes]:
+    """How apps log people in without their password."""
+    authorizing = services.authorizing
+    return [
+        OAuthClientsApi(
+            services.settings.get, authorizing.places, authorizing.clients, authorizing.id_tokens
+        ),
+        OAuthTokensApi(authorizing.grants),
     ]
 
 

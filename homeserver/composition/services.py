@@ -17,6 +17,7 @@ from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.uia import InteractiveAuth
 from homeserver.accounts.users import Accounts
 from homeserver.appservices.existence import Existence
+from homeserver.composition.authorizing import Authorizing, build_authorizing
 from homeserver.composition.bridging import Bridging, build_bridging
 from homeserver.composition.core import Core
 from homeserver.composition.finding import Finding, build_finding
@@ -423,6 +424,7 @@ class Services:
     accounts: Accounts
     identity: Identity
     openids: OpenIds
+    authorizing: Authorizing
     devices: Devices
     profiles: Profiles
     account_data: AccountData
@@ -491,6 +493,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         accounts=accounts,
         identity=Identity(accounts, hasher, sessions, limiter),
         openids=OpenIds(config.server_name, database, worker, clock, entropy),
+        authorizing=build_authorizing(core),
         devices=Devices(database, worker, core.authenticator.last_seen),
         profiles=build_profiles(core, queries, bridging),
         account_data=AccountData(database, worker, interner, {"m.push_rules": push_rules.load_content}),

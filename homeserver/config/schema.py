@@ -486,6 +486,7 @@ class Config:
     registration: Registration = section(Registration, in_sample=True, doc="New accounts.")
     passwords: Passwords = section(Passwords, doc="What new passwords must be like.")
     sessions: Sessions = section(Sessions, doc="How long logins last.")
+    oauth: Switch = section(Switch, doc="Logging in by OAuth 2.0 too: apps that know it prefer it.")
     outbound: Outbound = section(Outbound, doc="For everything that the server itself fetches or calls.")
     federation: Federation = section(Federation, in_sample=True, doc="Other servers.")
     public_rooms: PublicRooms = section(PublicRooms, doc="The room directory.")

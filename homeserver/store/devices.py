@@ -14,6 +14,7 @@ from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.cross_signing import is_signing_key
 from homeserver.store.device_keys import drop_devices_keys, note_awake, note_renamed
+from homeserver.store.oauth_sessions import drop_oauth_sessions, drop_user_grants
 from homeserver.store.pushers import drop_device_pushers
 from homeserver.store.sliding import drop_connections
 from homeserver.store.tokens import (
@@ -128,6 +129,7 @@ def log_in(tx: WriteTx, login: Login, tokens: NewTokens) -> int:
     if known is not None:
         note_awake(tx, known)
         drop_device_tokens(tx, [known])
+        drop_oauth_sessions(tx, [known])
         store_tokens(tx, login.user_nid, known, tokens)
         tx.claim(Kind.DEVICES, -login.user_nid, known)
         return known
@@ -204,6 +206,7 @@ def drop_devices(tx: WriteTx, user_nid: int, device_ids: Sequence[str]) -> None:
 def drop_all_devices(tx: WriteTx, user_nid: int, keep_device_nid: int = 0) -> None:
     """Delete a user's devices, but perhaps one."""
     found = [(nid, name) for nid, name in tx.all(_ALL_NIDS, user_nid=user_nid) if nid != keep_device_nid]
+    drop_user_grants(tx, user_nid)
     if keep_device_nid == 0:
         drop_user_tokens(tx, user_nid)
     _drop(tx, user_nid, found)
@@ -214,6 +217,7 @@ def _drop(tx: WriteTx, user_nid: int, found: list[tuple[int, str]]) -> None:
         return
     nids = [nid for nid, _ in found]
     drop_device_tokens(tx, nids)
+    drop_oauth_sessions(tx, nids)
     tx.run(_DROP, nids=nids)
     tx.claim(Kind.DEVICES, -user_nid, payload=DevicesChanged(user_nid, removed=tuple(found)))
     drop_devices_keys(tx, user_nid, dict(found))

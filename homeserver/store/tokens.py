@@ -99,6 +99,9 @@ _REFRESH = statement(
     .join(accounts, accounts.c.user_nid == refresh_tokens.c.user_nid)
     .where(and_(refresh_tokens.c.hash == bindparam("hash"), accounts.c.deactivated == 0))
 )
+_REFRESH_DEVICE = statement(
+    select(refresh_tokens.c.device_nid).where(refresh_tokens.c.hash == bindparam("hash"))
+)
 _DROP_DEVICE_ACCESS = statement(delete(access_tokens).where(access_tokens.c.device_nid == _DEVICE))
 _DROP_DEVICE_REFRESH = statement(delete(refresh_tokens).where(refresh_tokens.c.device_nid == _DEVICE))
 _DROP_ACCESS = statement(delete(access_tokens).where(access_tokens.c.hash == bindparam("hash")))
@@ -267,6 +270,12 @@ def rotate_tokens(tx: WriteTx, refresh_hash: bytes, tokens: NewTokens, now_ms: i
     tx.run(_DROP_OTHER_REFRESH, device_nid=device_nid, generation=generation)
     store_tokens(tx, user_nid, device_nid, tokens, generation + 1)
     tx.claim(Kind.DEVICES, -user_nid, device_nid)
+
+
+def find_refresh_device(tx: Tx, refresh_hash: bytes) -> int | None:
+    """The device that a refresh token belongs to."""
+    found: int | None = tx.value(_REFRESH_DEVICE, hash=refresh_hash)
+    return found
 
 
 def drop_access_token(tx: WriteTx, token_hash: bytes, user_nid: int) -> None:

@@ -1,0 +1,1 @@
+"""What apps ask of the authorization server. The pages that people see are in ``api/account``."""
