@@ -105,7 +105,7 @@ class HasRoutes(Protocol):
 def build_routes(core: Core, peering: Peering, services: Services) -> list[Route]:
     """Every endpoint that this server answers."""
     apis = account_apis(core, services) + client_apis(core, services) + reading_apis(services)
-    if core.config.oauth.enabled:
+    if core.config.has_oauth:
         apis += oauth_apis(services)
     if core.config.federation.enabled:
         apis += federation_apis(core, peering, services)

@@ -486,7 +486,9 @@ class Config:
     registration: Registration = section(Registration, in_sample=True, doc="New accounts.")
     passwords: Passwords = section(Passwords, doc="What new passwords must be like.")
     sessions: Sessions = section(Sessions, doc="How long logins last.")
-    oauth: Switch = section(Switch, doc="Logging in by OAuth 2.0 too: apps that know it prefer it.")
+    oauth: Switch = section(
+        Switch, doc="Logging in by OAuth 2.0 too, where `public_url` is set: apps that know it prefer it."
+    )
     outbound: Outbound = section(Outbound, doc="For everything that the server itself fetches or calls.")
     federation: Federation = section(Federation, in_sample=True, doc="Other servers.")
     public_rooms: PublicRooms = section(PublicRooms, doc="The room directory.")
@@ -526,6 +528,11 @@ class Config:
     def base_url(self) -> str:
         """`public_url` or its default, without a slash at the end."""
         return (self.public_url or f"https://{self.server_name}").rstrip("/")
+
+    @property
+    def has_oauth(self) -> bool:
+        """Whether apps may log in by OAuth 2.0: they go where it says, so a guessed address would lock people out."""
+        return self.oauth.enabled and self.public_url is not None
 
     @property
     def signing_key_path(self) -> Path:
