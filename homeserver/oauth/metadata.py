@@ -49,9 +49,10 @@ class Places:
     def account(self) -> str:
         return self.base + ACCOUNT
 
-    def metadata(self, *, may_sign_up: bool) -> dict[str, Any]:
+    def metadata(self, *, may_sign_up: bool, with_old_names: bool) -> dict[str, Any]:
         """The whole of it."""
         actions = [PROFILE, DEVICES, DEVICE_VIEW, DEVICE_DELETE, DEACTIVATE, RESET]
+        actions += OLD_ACTIONS if with_old_names else ()
         return {
             "issuer": self.issuer,
             "authorization_endpoint": self.base + AUTHORIZE,
@@ -72,5 +73,5 @@ class Places:
             "id_token_signing_alg_values_supported": [ALGORITHM],
             "scopes_supported": ["openid", "urn:matrix:client:api:*"],
             "account_management_uri": self.account,
-            "account_management_actions_supported": [*actions, *OLD_ACTIONS],
+            "account_management_actions_supported": actions,
         }

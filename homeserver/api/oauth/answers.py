@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
+from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request, parse_query
 from homeserver.http.response import Response, json_response
 from homeserver.oauth.types import OAuthError
@@ -19,7 +20,10 @@ def read_form(request: Request) -> dict[str, str]:
     kind = request.headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
     if kind != _FORM:
         raise OAuthError("invalid_request", "The body must be application/x-www-form-urlencoded")
-    said = parse_query(request.body)
+    try:
+        said = parse_query(request.body)
+    except MatrixError as error:
+        raise OAuthError("invalid_request", "The body is no form") from error
     if any(len(values) > 1 for values in said.values()):
         # spec: RFC 6749 section 3.2
         raise OAuthError("invalid_request", "A parameter is there twice")

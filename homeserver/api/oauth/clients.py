@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from homeserver.api.oauth.answers import answered
 from homeserver.config.schema import Config
@@ -19,6 +19,9 @@ from homeserver.oauth.clients import Clients
 from homeserver.oauth.id_tokens import IdTokens
 from homeserver.oauth.metadata import KEYS, REGISTER, Places
 from homeserver.oauth.types import OAuthError
+
+_STABLE: Final = "/_matrix/client/v1/auth_metadata"
+_OLD: Final = "/_matrix/client/unstable/org.matrix.msc2965/auth_metadata"
 
 
 class OAuthClientsApi:
@@ -35,11 +38,12 @@ class OAuthClientsApi:
     def routes(self) -> list[Route]:
         discovery = "client-server-api#server-metadata-discovery"
         return [
-            self._get("/_matrix/client/v1/auth_metadata", self.metadata, discovery),
+            self._get(_STABLE, self.metadata, discovery),
             # COMPAT(apps of before Matrix 1.15): the name from before it was specified.
-            self._get("/_matrix/client/unstable/org.matrix.msc2965/auth_metadata", self.metadata, discovery),
+            self._get(_OLD, self.metadata, discovery),
             # COMPAT(matrix-js-sdk up to 43): it looks here before each refresh, by the name of the issuer.
             self._get("/.well-known/openid-configuration", self.metadata, discovery),
+            # spec: RFC 8414 section 3
             self._get("/.well-known/oauth-authorization-server", self.metadata, discovery),
             self._get(KEYS, self.keys, discovery),
             Route(
@@ -56,9 +60,12 @@ class OAuthClientsApi:
     def _get(self, template: str, handler: Handler, spec: str) -> Route:
         return Route(method="GET", template=template, handler=handler, auth=Auth.NONE, spec=spec)
 
-    async def metadata(self, _: Request) -> Response:
+    async def metadata(self, request: Request) -> Response:
         """Where everything is, and what is supported."""
-        told = self._places.metadata(may_sign_up=self._config().registration.mode != "closed")
+        told = self._places.metadata(
+            may_sign_up=self._config().registration.mode != "closed",
+            with_old_names=request.path != _STABLE,
+        )
         return json_response(told, headers=[(b"Cache-Control", b"max-age=600")])
 
     async def keys(self, _: Request) -> Response:
