@@ -121,7 +121,7 @@ def _build_routes(folder: Path) -> Sequence[Route]:
     engine = open_engine("sqlite::memory:")
     upgrade_engine(engine)
     database = InlineDatabase(engine)
-    config = Config(server_name="coverage.example", data_dir=folder)
+    config = Config(server_name="coverage.example", public_url="https://coverage.example", data_dir=folder)
     around = Surroundings(
         database,
         TwistedClock(TaskClock()),

@@ -79,6 +79,7 @@ from homeserver.api.federation.third_party import ThirdPartyApi
 from homeserver.api.federation.user_keys import UserKeysApi
 from homeserver.api.federation.version import FederationVersionApi
 from homeserver.api.oauth.clients import OAuthClientsApi
+from homeserver.api.oauth.discovery import OAuthDiscoveryApi
 from homeserver.api.oauth.tokens import OAuthTokensApi
 from homeserver.api.web.auth_fallback import AuthFallbackApi
 from homeserver.api.web.limits import LimitsApi
@@ -169,6 +170,7 @@ def account_apis(core: Core, services: Services) -> list[HasRoutes]:
         ValidateEmailApi(services.people.validations),
         AuthFallbackApi(config.server_name, interactive, services.limiter, around.entropy),
         LoginFallbackApi(config.server_name),
+        OAuthDiscoveryApi(settings.get, services.authorizing.places),
         LimitsApi(settings.get),
     ]
 
@@ -177,9 +179,7 @@ def oauth_apis(services: Services) -> list[HasRoutes]:
     """How apps log people in without their password."""
     authorizing = services.authorizing
     return [
-        OAuthClientsApi(
-            services.settings.get, authorizing.places, authorizing.clients, authorizing.id_tokens
-        ),
+        OAuthClientsApi(authorizing.clients, authorizing.id_tokens),
         OAuthTokensApi(authorizing.grants),
     ]
 

@@ -51,7 +51,8 @@ class Discovery(DatabaseCase):
             self.assertEqual({**found, actions: 0}, {**other, actions: 0})
 
     def test_not_where_nobody_knows_the_address(self) -> None:
-        for changes in ({}, {"public_url": BASE, "oauth": Switch(enabled=False)}):
+        off: dict[str, Any] = {"public_url": BASE, "oauth": Switch(enabled=False)}
+        for changes in (dict[str, Any](), off):
             app = TestApp(self, self.new_database(), test_config(**changes))
             status, error = app.call("GET", f"{CLIENT}/v1/auth_metadata")
             self.assertEqual((404, "M_UNRECOGNIZED"), (status, error["errcode"]))

@@ -20,8 +20,6 @@ from homeserver.http.route import Auth, Route
 # The login flows do not offer `m.login.sso`, so no client comes here:
 # spec-declined: GET /_matrix/client/v3/login/sso/redirect: no single sign-on, and no flow that leads to it
 # spec-declined: GET /_matrix/client/v3/login/sso/redirect/{idpId}: no identity provider is known
-# spec: client-server-api#authentication-api-discovery
-# spec-declined: GET /_matrix/client/v1/auth_metadata: accounts are logged in by the legacy API, and this says so
 
 
 class LoginBody(msgspec.Struct):

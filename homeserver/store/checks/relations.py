@@ -61,6 +61,7 @@ from homeserver.store.checks.incoming import INCOMING
 from homeserver.store.checks.key_backups import KEY_BACKUPS
 from homeserver.store.checks.media import MEDIA
 from homeserver.store.checks.moderation import MODERATION
+from homeserver.store.checks.oauth import OAUTH
 from homeserver.store.checks.outside import OUTSIDE
 from homeserver.store.checks.push import PUSH
 from homeserver.store.checks.rules import POSITION as _POSITION
@@ -437,6 +438,7 @@ RULES: tuple[Rule, ...] = (
     *KEY_BACKUPS,
     *INCOMING,
     *SYNC,
+    *OAUTH,
     *OUTSIDE,
     *MODERATION,
     *PUSH,
