@@ -25,7 +25,9 @@ from homeserver.store.work import Worker
 REDIRECTS_MOST: Final = 20
 NAME_LENGTH_MOST: Final = 200
 # An app that nobody is logged in with is forgotten after so long; it registers anew when somebody logs in.
-_UNUSED_MS: Final = 30 * 86_400_000
+_UNUSED_MS: Final = 86_400_000
+# LIMIT(what anybody may leave here for a day)
+_METADATA_MOST: Final = 8192
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -45,6 +47,8 @@ class Clients:
         # spec: client-server-api#dynamic-client-registration-flow
         metadata = self._check(said)
         text = _encode(metadata)
+        if len(text) > _METADATA_MOST:
+            raise OAuthError("invalid_client_metadata", "The app says too much of itself")
         client_id = b32encode(sha256(text).digest()[:16]).decode().rstrip("=")
         now_ms = self._clock.now_ms()
         await self._worker.work(put_client, client_id, text.decode(), now_ms, now_ms - _UNUSED_MS)

@@ -42,6 +42,9 @@ def check_client_uri(uri: object, *, with_loopback: bool) -> SplitResult:
         raise OAuthError("invalid_client_metadata", "client_uri must be an https address")
     if "@" in parts.netloc:
         raise OAuthError("invalid_client_metadata", "client_uri must not name a user")
+    if not is_local and "." not in parts.hostname.rstrip("."):
+        # Everything below it would count as the app's.
+        raise OAuthError("invalid_client_metadata", "client_uri must not be at a whole domain of others")
     return parts
 
 

@@ -22,7 +22,6 @@ from homeserver.store.devices import Login, drop_devices, log_in
 from homeserver.store.oauth_clients import note_client_used
 from homeserver.store.oauth_sessions import OAuthSession, find_family, find_oauth_session, put_oauth_session
 from homeserver.store.tokens import (
-    AccountLockedError,
     NewTokens,
     RefreshRefusedError,
     find_refresh_device,
@@ -245,12 +244,12 @@ def refresh(
     if session is None or session.client_id != client_id:
         return None
     try:
-        rotate_tokens(tx, refresh_hash, tokens, now_ms)
+        # While the account is locked the tokens open nothing. But an app to which they were refused would forget its keys.
+        # spec: client-server-api#account-locking, client-server-api#refresh-token-grant
+        rotate_tokens(tx, refresh_hash, tokens, now_ms, even_locked=True)
     except RefreshRefusedError as refused:
         if not refused.expired:
             drop_devices(tx, session.user_nid, [session.device_id])
-        return None
-    except AccountLockedError:
         return None
     return Exchanged(session.user_nid, session.device_nid, client_id, session.scope)
 

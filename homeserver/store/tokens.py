@@ -256,14 +256,16 @@ def drop_older_tokens(
     tx.claim(Kind.DEVICES, -user_nid, device_nid)
 
 
-def rotate_tokens(tx: WriteTx, refresh_hash: bytes, tokens: NewTokens, now_ms: int) -> None:
+def rotate_tokens(
+    tx: WriteTx, refresh_hash: bytes, tokens: NewTokens, now_ms: int, *, even_locked: bool = False
+) -> None:
     """Use a refresh token. Raises RefreshRefusedError or AccountLockedError."""
     row = tx.one(_REFRESH, hash=refresh_hash)
     if row is None:
         raise RefreshRefusedError(expired=False)
     if row[3] is not None and row[3] <= now_ms:
         raise RefreshRefusedError(expired=True)
-    if row[4]:
+    if row[4] and not even_locked:
         raise AccountLockedError
     user_nid, device_nid, generation = row[0], row[1], row[2]
     tx.run(_DROP_OTHER_ACCESS, device_nid=device_nid, generation=generation)

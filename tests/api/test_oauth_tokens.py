@@ -121,7 +121,14 @@ class Codes(OAuthCase):
         self.app.ok("PUT", f"{CLIENT}/v1/admin/lock/{ALICE}", {"locked": True}, self._admin())
         self.assert_refused(self.oauth.exchange(code), "invalid_grant")
         self.app.ok("PUT", f"{CLIENT}/v1/admin/lock/{ALICE}", {"locked": False}, self._admin())
-        self.assertEqual(200, self.oauth.exchange(code).status)
+        tokens = self.oauth.exchange(code).json
+        # Who is logged in stays so, or the app would forget its keys; and can do nothing.
+        self.app.ok("PUT", f"{CLIENT}/v1/admin/lock/{ALICE}", {"locked": True}, self._admin())
+        tokens = self.oauth.refresh(tokens["refresh_token"]).json
+        status, error = self.whoami(tokens["access_token"])
+        self.assertEqual((401, "M_USER_LOCKED", True), (status, error["errcode"], error["soft_logout"]))
+        self.app.ok("PUT", f"{CLIENT}/v1/admin/lock/{ALICE}", {"locked": False}, self._admin())
+        self.assertEqual(200, self.whoami(tokens["access_token"])[0])
         code = self.oauth.code(ALICE)
         auth = {
             "type": "m.login.password",

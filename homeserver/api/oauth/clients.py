@@ -29,7 +29,7 @@ class OAuthClientsApi:
                 template=REGISTER,
                 handler=self.register,
                 auth=Auth.NONE,
-                limit="write",
+                limit="login",
                 max_body=32_768,
                 spec="client-server-api#client-registration",
             ),
