@@ -16,6 +16,7 @@ from tests.fuzz import (
     joins,
     keyring,
     multipart,
+    oauth,
     openapi,
     policy,
     queries,
@@ -61,6 +62,9 @@ class FuzzTargets(SynchronousTestCase):
 
     def test_multipart(self) -> None:
         as_test(multipart.STRATEGY, multipart.target, EXAMPLES)()
+
+    def test_oauth(self) -> None:
+        as_test(oauth.STRATEGY, oauth.target, EXAMPLES)()
 
     def test_openapi(self) -> None:
         as_test(openapi.STRATEGY, openapi.target, EXAMPLES)()
