@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from homeserver.api.account.authorize import AuthorizeApi
+from homeserver.api.account.gate import Gate
+from homeserver.api.account.link import LinkApi
+from homeserver.api.account.page import Pages
+from homeserver.api.account.sign_in import SignIn
+from homeserver.api.account.sign_up import SignUp
+from homeserver.api.account.visitors import Visitors
 from homeserver.api.client import dehydrated_device
 from homeserver.api.client.account import AccountApi
 from homeserver.api.client.account_data import AccountDataApi
@@ -107,7 +114,7 @@ def build_routes(core: Core, peering: Peering, services: Services) -> list[Route
     """Every endpoint that this server answers."""
     apis = account_apis(core, services) + client_apis(core, services) + reading_apis(services)
     if core.config.has_oauth:
-        apis += oauth_apis(services)
+        apis += oauth_apis(services) + page_apis(core, services)
     if core.config.federation.enabled:
         apis += federation_apis(core, peering, services)
     return [route for api in apis for route in api.routes()]
@@ -145,7 +152,7 @@ def account_apis(core: Core, services: Services) -> list[HasRoutes]:
         RegisterApi(
             settings.get,
             accounts,
-            services.hasher,
+            services.registrar,
             interactive,
             services.limiter,
             around.clock,
@@ -181,6 +188,22 @@ def oauth_apis(services: Services) -> list[HasRoutes]:
     return [
         OAuthClientsApi(authorizing.clients, authorizing.id_tokens),
         OAuthTokensApi(authorizing.grants),
+    ]
+
+
+def page_apis(core: Core, services: Services) -> list[HasRoutes]:
+    """What people see when they let an app in, and where they look after their account."""
+    authorizing, limiter, accounts = services.authorizing, services.limiter, services.accounts
+    pages = Pages(core.config.server_name)
+    visitors = Visitors(authorizing.places.base, authorizing.browsers, accounts, core.around.clock)
+    sign_in = SignIn(pages, visitors, services.identity, limiter)
+    sign_up = SignUp(
+        pages, visitors, services.registrar, accounts, limiter, lambda: services.settings.config.passwords
+    )
+    gate = Gate(pages, visitors, sign_in, sign_up)
+    return [
+        AuthorizeApi(pages, gate, visitors, authorizing.requests, authorizing.grants),
+        LinkApi(pages, gate, authorizing.grants, limiter),
     ]
 
 

@@ -13,6 +13,7 @@ from homeserver.accounts.login import Identity
 from homeserver.accounts.openid import OpenIds
 from homeserver.accounts.passwords import PasswordHasher
 from homeserver.accounts.profiles import Profiles
+from homeserver.accounts.registrar import Registrar
 from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.uia import InteractiveAuth
 from homeserver.accounts.users import Accounts
@@ -422,6 +423,7 @@ class Services:
     hasher: PasswordHasher
     sessions: Sessions
     accounts: Accounts
+    registrar: Registrar
     identity: Identity
     openids: OpenIds
     authorizing: Authorizing
@@ -455,8 +457,7 @@ def build_services(core: Core, peering: Peering) -> Services:
     """Every domain object."""
     config, around = core.config, core.around
     database, worker, interner = around.database, core.committer, core.interner
-    clock, entropy = around.clock, around.entropy
-    settings = peering.settings
+    clock, entropy, settings = around.clock, around.entropy, peering.settings
     limiter = RateLimiter(clock, limit_classes(config.rate_limits), enabled=config.rate_limits.enabled)
     hasher = PasswordHasher(around.run_in_thread, entropy)
     sessions = Sessions(database, worker, interner, clock, entropy, config.sessions)
@@ -491,6 +492,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         hasher=hasher,
         sessions=sessions,
         accounts=accounts,
+        registrar=Registrar(settings.get, accounts, hasher, clock, bridging.accounts.check_open),
         identity=Identity(accounts, hasher, sessions, limiter),
         openids=OpenIds(config.server_name, database, worker, clock, entropy),
         authorizing=build_authorizing(core),

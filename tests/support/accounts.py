@@ -22,6 +22,7 @@ from homeserver.accounts.identity_servers import IdentityServers
 from homeserver.accounts.login import Identity
 from homeserver.accounts.passwords import Cost, PasswordHasher
 from homeserver.accounts.profiles import Profiles
+from homeserver.accounts.registrar import Registrar
 from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.threepids import Threepids
 from homeserver.accounts.uia import InteractiveAuth
@@ -169,7 +170,9 @@ class AccountsWorld:
             RegisterApi(
                 lambda: self.config,
                 self.accounts,
-                self.hasher,
+                Registrar(
+                    lambda: self.config, self.accounts, self.hasher, self.clock, appservices.check_open
+                ),
                 self.interactive,
                 self.ratelimit,
                 self.clock,

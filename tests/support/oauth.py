@@ -49,7 +49,7 @@ class OAuthApp:
         self.client_id: str = answer.json["client_id"]
         self.redirect_uri: str = next(iter(self.metadata["redirect_uris"]), "")
 
-    def query(self, device_id: str = "APPDEVICE1", **changes: Any) -> dict[str, str]:
+    def query(self, device_id: str = "APPDEVICE1", **changes: Any) -> dict[str, Any]:
         """An authorization request."""
         asked = {
             "response_type": "code",

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from homeserver.accounts.passwords import PasswordHasher, check_new_password
+from homeserver.accounts.registrar import Newcomer, Registrar
 from homeserver.accounts.sessions import DeviceWish
 from homeserver.accounts.text import check_device_id, check_device_name
 from homeserver.accounts.uia import InteractiveAuth, Offer, Stage, StageRefusedError
@@ -20,7 +20,6 @@ from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request, convert_json
 from homeserver.http.route import Auth, Route
 from homeserver.runtime.clock import Clock
-from homeserver.store.tokens import RegistrationTokenRefusedError
 from homeserver.store.users import NewAccount
 from homeserver.store.validations import Purpose
 
@@ -53,7 +52,7 @@ class RegisterApi:
         self,
         config: Callable[[], Config],
         accounts: Accounts,
-        hasher: PasswordHasher,
+        registrar: Registrar,
         interactive: InteractiveAuth,
         ratelimit: RateLimiter,
         clock: Clock,
@@ -62,7 +61,7 @@ class RegisterApi:
     ) -> None:
         self._config = config
         self._accounts = accounts
-        self._hasher = hasher
+        self._registrar = registrar
         self._interactive = interactive
         self._ratelimit = ratelimit
         self._clock = clock
@@ -107,7 +106,7 @@ class RegisterApi:
         whole = request.json(allow_empty=True)
         if is_appservice(whole):
             return await self._appservices.register(request, whole)
-        self._check_open()
+        self._registrar.check_open()
         body = request.json(RegisterBody, allow_empty=True)
         recalled = self._interactive.recall(whole)
         if recalled is not whole:
@@ -115,14 +114,9 @@ class RegisterApi:
         if whole.get("auth") is not None:
             self._ratelimit.check("register", request.client_ip)
         # Before the interactive authentication, as the specification asks: nobody should confirm in vain.
-        user_id = None if body.username is None else self._accounts.check_username(body.username)
-        was_guest = body.guest_access_token is not None
-        if body.guest_access_token is not None:
-            await self._check_guest(user_id, body.guest_access_token)
-        elif user_id is not None:
-            await self._accounts.check_free(self._appservices.check_open(user_id))
+        user_id = await self._check_name(body)
         if body.password is not None:
-            check_new_password(body.password, self._config().passwords)
+            self._registrar.check_password(body.password)
         wish = DeviceWish(
             check_device_id(body.device_id),
             check_device_name(body.initial_device_display_name),
@@ -131,23 +125,25 @@ class RegisterApi:
         results = await self._interactive.confirm(request, whole, self._offer())
         if body.password is None:
             raise missing_param("password is missing")
-        username = body.username or self._accounts.draw_username()
-        user_id = user_id or self._appservices.check_open(self._accounts.check_username(username))
-        account = NewAccount(
-            0,  # the number comes with the binding of the name
-            await self._hasher.hash(body.password),
-            self._clock.now_ms(),
-            display_name=username,
-            registration_token=results.get(REGISTRATION_TOKEN),
-            proof=results.get(STAGE),
+        username = body.username or ""
+        if user_id is None or not username:
+            user_id, username = self._registrar.draw_name()
+        newcomer = Newcomer(
+            user_id, username, body.password, results.get(REGISTRATION_TOKEN), results.get(STAGE)
         )
         wanted = None if body.inhibit_login else wish
-        try:
-            grant = await self._accounts.register(user_id, account, wanted, was_guest=was_guest)
-        except RegistrationTokenRefusedError:
-            raise forbidden("The registration token was used up meanwhile") from None
+        was_guest = body.guest_access_token is not None
+        grant = await self._registrar.register(newcomer, wanted, was_guest=was_guest)
         answer = {"user_id": user_id, "home_server": self._accounts.server_name}
         return answer if grant is None else {**answer, **grant.to_json()}
+
+    async def _check_name(self, body: RegisterBody) -> str | None:
+        """The user id that is asked for; a guest keeps theirs."""
+        if body.guest_access_token is not None:
+            user_id = None if body.username is None else self._accounts.check_username(body.username)
+            await self._check_guest(user_id, body.guest_access_token)
+            return user_id
+        return None if body.username is None else await self._registrar.check_name(body.username)
 
     def _is_for_guest(self, request: Request) -> bool:
         kind = request.arg("kind", "user")
@@ -163,8 +159,7 @@ class RegisterApi:
         self._ratelimit.check("register", request.client_ip)
         body = request.json(GuestBody, allow_empty=True)
         wish = DeviceWish(display_name=check_device_name(body.initial_device_display_name))
-        name = self._accounts.draw_username()
-        user_id = self._appservices.check_open(self._accounts.check_username(name))
+        user_id, _ = self._registrar.draw_name()
         account = NewAccount(0, None, self._clock.now_ms(), guest=True)
         grant = await self._accounts.register(user_id, account, wish)
         answer = {"user_id": user_id, "home_server": self._accounts.server_name}
@@ -180,14 +175,10 @@ class RegisterApi:
         if guest.user_id != user_id:
             raise MatrixError(400, "M_INVALID_USERNAME", "username must be that of the guest")
 
-    def _check_open(self) -> None:
-        if self._config().registration.mode == "closed":
-            raise forbidden("Registration is closed on this server")
-
     def _offer(self) -> Offer:
         """What is asked for; where mail can be sent, an address may be proven with it."""
         check: Stage
-        if self._config().registration.mode == "token":
+        if self._registrar.mode == "token":
             last, check = REGISTRATION_TOKEN, self._check_token
         else:
             last, check = DUMMY, _accept
@@ -204,23 +195,22 @@ class RegisterApi:
             raise missing_param("token is missing")
         if not isinstance(token, str):
             raise bad_json("token must be a string")
-        if not await self._accounts.is_registration_token_valid(token):
+        if not await self._registrar.is_token_valid(token):
             raise StageRefusedError("M_FORBIDDEN", "The registration token is not valid")
         return token
 
     async def available(self, request: Request) -> dict[str, bool]:
         """Whether a name is free."""
-        self._check_open()
-        user_id = self._accounts.check_username(request.required_arg("username"))
-        await self._accounts.check_free(self._appservices.check_open(user_id))
+        self._registrar.check_open()
+        await self._registrar.check_name(request.required_arg("username"))
         return {"available": True}
 
     async def token_validity(self, request: Request) -> dict[str, bool]:
         """Whether somebody could register with a token."""
         # spec: client-server-api#token-authenticated-registration
         token = request.required_arg("token")
-        self._check_open()
-        return {"valid": await self._accounts.is_registration_token_valid(token)}
+        self._registrar.check_open()
+        return {"valid": await self._registrar.is_token_valid(token)}
 
 
 async def _accept(auth: dict[str, Any]) -> None:

@@ -16,7 +16,6 @@ from homeserver.http.response import Response
 
 _HTML: Final = b"text/html; charset=utf-8"
 _FOLDER = files("homeserver.api.web")
-_STYLE: Final = (_FOLDER / "page.css").read_text("utf-8") + (_FOLDER / "form.css").read_text("utf-8")
 
 
 def digest_source(text: str) -> bytes:
@@ -24,7 +23,18 @@ def digest_source(text: str) -> bytes:
     return b"'sha256-%b'" % b64encode(sha256(text.encode()).digest())
 
 
-_STYLE_RULE: Final = b"style-src " + digest_source(_STYLE)
+class Look:
+    """The house's style, and what some pages add to it."""
+
+    __slots__ = ("rule", "style")
+
+    def __init__(self, more: str = "") -> None:
+        names = ("page.css", "form.css")
+        self.style = "".join((_FOLDER / name).read_text("utf-8") for name in names) + more
+        self.rule = b"style-src " + digest_source(self.style)
+
+
+_PLAIN: Final = Look()
 _ICON: Final = (
     (_FOLDER / "icon.svg").read_text("utf-8").replace('role="img" aria-label="CHAOS"', 'aria-hidden="true"')
 )
@@ -36,29 +46,41 @@ def load_script(name: str) -> str:
 
 
 def framed_page(
-    status: int, title: str, text: str, *, server_name: str = "", script: str = "", connects: bool = False
+    status: int,
+    title: str,
+    text: str,
+    *,
+    server_name: str = "",
+    script: str = "",
+    connects: bool = False,
+    look: Look = _PLAIN,
+    form_targets: str = "",
 ) -> Response:
-    """A whole page; ``text`` is HTML already, ``title`` is not. ``connects``: its script talks to this server."""
+    """A whole page; ``text`` is HTML already, ``title`` is not. ``connects``: its script talks to this server.
+
+    ``form_targets``: where else its forms may lead, by a redirection too, as a Content-Security-Policy names it.
+    """
     named = f"<p>{escape(server_name)}</p>" if server_name else "<p>CHAOS</p>"
     run = f"<script>{script}</script>" if script else ""
     page = (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
-        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
+        f"<title>{escape(title)}</title><style>{look.style}</style></head>"
         f'<body><main class="narrow"><header>{_ICON}{named}</header>'
         f'<section class="card"><h1>{escape(title)}</h1>{text}</section></main>{run}</body></html>'
     )
-    return Response(status, page.encode(), _headers(script, connects=connects), content_type=_HTML)
+    headers = _headers(look, script, form_targets, connects=connects)
+    return Response(status, page.encode(), headers, content_type=_HTML)
 
 
-def _headers(script: str, *, connects: bool) -> list[tuple[bytes, bytes]]:
+def _headers(look: Look, script: str, form_targets: str, *, connects: bool) -> list[tuple[bytes, bytes]]:
     # A page that talks by its script sends no form: without the script it must not put a password anywhere.
     rules = [
         b"default-src 'none'",
-        _STYLE_RULE,
+        look.rule,
         b"base-uri 'none'",
         b"frame-ancestors 'none'",
-        b"form-action 'none'" if connects else b"form-action 'self'",
+        b"form-action 'none'" if connects else f"form-action 'self' {form_targets}".rstrip().encode(),
     ]
     if script:
         rules.append(b"script-src " + digest_source(script))
@@ -67,6 +89,7 @@ def _headers(script: str, *, connects: bool) -> list[tuple[bytes, bytes]]:
     return [
         (b"Content-Security-Policy", b"; ".join(rules)),
         (b"X-Content-Type-Options", b"nosniff"),
-        (b"Referrer-Policy", b"no-referrer"),
+        # To ourselves alone: with less, browsers leave out of forms from which page they are (`Origin: null`).
+        (b"Referrer-Policy", b"same-origin"),
         (b"Cache-Control", b"no-store"),
     ]
