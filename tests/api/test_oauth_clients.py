@@ -100,7 +100,7 @@ class Registering(OAuthCase):
         self.assertNotEqual(self.oauth.client_id, self.register(client_name="Another").json["client_id"])
 
     def test_what_is_wrong(self) -> None:
-        for changes in (
+        cases: list[dict[str, Any]] = [
             {"client_uri": ...},
             {"client_uri": 5},
             {"client_uri": "app.example"},
@@ -129,7 +129,8 @@ class Registering(OAuthCase):
             {"tos_uri": "http://app.example/"},
             {"policy_uri": "javascript:alert(1)"},
             {"policy_uri": "https://notapp.example/"},
-        ):
+        ]
+        for changes in cases:
             self.assert_refused(self.register(**changes), "invalid_client_metadata")
         for uris in ("x", [5], [], ["https://app.example/#x"], ["https://other.example/"], ["http://app.example/"],
                      ["http://localhost/"], ["https://me:pw@app.example/"], ["javascript:alert(1)"], ["/callback"],
