@@ -19,15 +19,17 @@ from homeserver.db.threads import Database
 from homeserver.oauth.types import GRANT_TYPES, Client, OAuthError
 from homeserver.oauth.uris import check_client_uri, check_page, check_redirect
 from homeserver.runtime.clock import Clock
-from homeserver.store.oauth_clients import load_client, put_client
+from homeserver.store.oauth_clients import load_client, put_client, trim_clients
 from homeserver.store.work import Worker
 
 REDIRECTS_MOST: Final = 20
 NAME_LENGTH_MOST: Final = 200
 # An app that nobody is logged in with is forgotten after so long; it registers anew when somebody logs in.
 _UNUSED_MS: Final = 86_400_000
-# LIMIT(what anybody may leave here for a day)
+# LIMIT(what anybody may leave here for a day: so much, so often; the newest stay, as people are just logging in by them)
 _METADATA_MOST: Final = 8192
+UNUSED_MOST: Final = 10_000
+_TRIM_EVERY: Final = 100
 
 _encode = msgspec.json.Encoder(order="sorted").encode
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -41,6 +43,7 @@ class Clients:
         self._worker = worker
         self._clock = clock
         self._with_loopback = with_loopback
+        self._registered = 0
 
     async def register(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """What is registered, with the id. Raises OAuthError."""
@@ -52,6 +55,9 @@ class Clients:
         client_id = b32encode(sha256(text).digest()[:16]).decode().rstrip("=")
         now_ms = self._clock.now_ms()
         await self._worker.work(put_client, client_id, text.decode(), now_ms, now_ms - _UNUSED_MS)
+        self._registered += 1
+        if self._registered % _TRIM_EVERY == 0:
+            await self._worker.work(trim_clients, UNUSED_MOST, 2 * _TRIM_EVERY)
         return {"client_id": client_id, **metadata}
 
     async def find(self, client_id: str) -> Client | None:

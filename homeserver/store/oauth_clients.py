@@ -26,6 +26,13 @@ _OLD = statement(
     .order_by(_C.used_ts_ms)
     .limit(bindparam("most"))
 )
+_TOO_MANY = statement(
+    select(_C.client_id)
+    .where(~_has_session)
+    .order_by(_C.used_ts_ms.desc(), _C.client_id)
+    .offset(bindparam("kept"))
+    .limit(bindparam("most"))
+)
 _DROP = statement(delete(oauth_clients).where(any_of(_C.client_id, "client_ids")))
 _K = oauth_keys.c
 _INSERT_KEY = rows(oauth_keys, "kid", "private_key", "created_ts_ms")
@@ -40,6 +47,13 @@ def put_client(tx: WriteTx, client_id: str, metadata: str, now_ms: int, forget_b
     if old:
         tx.run(_DROP, client_ids=old)
     tx.insert(_INSERT, [(client_id, metadata, now_ms)])
+
+
+def trim_clients(tx: WriteTx, kept: int, most: int) -> None:
+    """Of the apps that nobody uses keep the newest so many; up to ``most`` others are forgotten."""
+    found = tx.column(_TOO_MANY, kept=kept, most=most)
+    if found:
+        tx.run(_DROP, client_ids=found)
 
 
 def load_client(tx: Tx, client_id: str) -> str | None:

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
 from homeserver.config.schema import Switch
+from homeserver.oauth import clients
 from homeserver.oauth.clients import Clients
 from homeserver.oauth.scopes import parse_scope
 from homeserver.oauth.types import AuthorizationRequest, OAuthError, RequestRefusedError, SentBackError
@@ -154,9 +155,22 @@ class Registering(OAuthCase):
         self.assertEqual("Tester", self.find(self.oauth.client_id))
         self.assertEqual(200, self.oauth.refresh(tokens["refresh_token"]).status)
 
+    def test_there_are_never_too_many(self) -> None:
+        self.patch(clients, "UNUSED_MOST", 5)
+        tokens = self.oauth.log_in("@alice:test.example")
+        names = [f"App {number}" for number in range(100)]
+        ids = []
+        for name in names:
+            self.app.advance(1)
+            ids.append(self.register(client_name=name).json["client_id"])
+        kept = [self.find(one) for one in ids]
+        self.assertEqual([None] * 94, kept[:94])
+        self.assertEqual(names[95:], kept[95:])
+        self.assertEqual(200, self.oauth.refresh(tokens["refresh_token"]).status)
+
     def find(self, client_id: str) -> str | None:
-        clients: Clients = self.app.app.services.authorizing.clients
-        found = self.app.wait(Deferred.fromCoroutine(clients.find(client_id)))
+        known: Clients = self.app.app.services.authorizing.clients
+        found = self.app.wait(Deferred.fromCoroutine(known.find(client_id)))
         return None if found is None else found.name
 
 

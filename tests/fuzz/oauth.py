@@ -57,7 +57,7 @@ class _Store:
     def read(self, _: Any, client_id: str) -> Deferred[str | None]:
         return succeed(self.rows.get(client_id))
 
-    def work(self, _: Any, client_id: str, text: str, *__: int) -> Deferred[None]:
+    def work(self, _: Any, client_id: str, text: str = "", *__: int) -> Deferred[None]:
         self.rows[client_id] = text
         return succeed(None)
 

@@ -29,7 +29,7 @@ class OAuthClientsApi:
                 template=REGISTER,
                 handler=self.register,
                 auth=Auth.NONE,
-                limit="login",
+                limit="write",
                 max_body=32_768,
                 spec="client-server-api#client-registration",
             ),
