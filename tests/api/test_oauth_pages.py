@@ -76,6 +76,16 @@ class Consent(PagesCase):
         tokens = self.oauth.exchange(answer["code"]).json
         self.assertEqual(ALICE, self.whoami(tokens["access_token"])["user_id"])
 
+    def test_by_what_an_app_is_known(self) -> None:
+        """By who gets the answer: below one host there may be apps of many."""
+        self.oauth = OAuthApp(self.app, redirect_uris=["https://evil.app.example:8443/back"])
+        self.assertIn("(evil.app.example:8443)", self.authorize().text)
+        self.assertIn("evil.app.example:8443", self.sign_in().text)
+        self.oauth = OAuthApp(self.app, application_type="native", redirect_uris=["example.app:/back"])
+        page = self.authorize()
+        self.assertIn("app.example", page.text)
+        self.assertNotIn("evil", page.text)
+
     def test_cancelled(self) -> None:
         self.authorize()
         self.sign_in()

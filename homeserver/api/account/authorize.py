@@ -58,8 +58,7 @@ class AuthorizeApi:
             return self._pages.page(400, "This does not work", f"<p>{escape(str(refused))}</p>")
         except SentBackError as back:
             return _back_to_app(302, back.url)
-        client = wish.client
-        lead = f"to go on to {_named_html(client)}"
+        lead = f"to go on to <em>{escape(wish.client.name)}</em> ({escape(known_by(wish))})"
         admitted = await self._gate.admit(request, lead, wish.login_hint or "")
         if isinstance(admitted, Response):
             return admitted
@@ -81,7 +80,7 @@ class AuthorizeApi:
         client, visitor = wish.client, admitted.visitor
         other = address(request, prompt="login", login_hint="")
         text = (
-            badge(client.name, client.host)
+            badge(client.name, known_by(wish))
             + f"<p>It will be able to use your account <em>{escape(visitor.user_id)}</em> as you do:</p>{ALLOWS_HTML}"
             + form(
                 "consent",
@@ -95,9 +94,13 @@ class AuthorizeApi:
         )
 
 
-def _named_html(client: Client) -> str:
-    """An app's own name may be anything: its host says whose it is."""
-    return f"<em>{escape(client.name)}</em> ({escape(client.host)})"
+def known_by(wish: AuthorizationRequest) -> str:
+    """What an app cannot say of itself at will: who gets the answer.
+
+    Many may share what is below one host, so it is the host of the answer that counts, where it has one.
+    """
+    parts = urlsplit(wish.redirect_uri)
+    return parts.netloc if parts.scheme == "https" else wish.client.host
 
 
 def papers_html(client: Client) -> str:
