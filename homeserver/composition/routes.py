@@ -4,13 +4,6 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from homeserver.api.account.authorize import AuthorizeApi
-from homeserver.api.account.gate import Gate
-from homeserver.api.account.link import LinkApi
-from homeserver.api.account.page import Pages
-from homeserver.api.account.sign_in import SignIn
-from homeserver.api.account.sign_up import SignUp
-from homeserver.api.account.visitors import Visitors
 from homeserver.api.client import dehydrated_device
 from homeserver.api.client.account import AccountApi
 from homeserver.api.client.account_data import AccountDataApi
@@ -96,6 +89,7 @@ from homeserver.api.web.validate_email import ValidateEmailApi
 from homeserver.calls.rtc import well_known_foci
 from homeserver.calls.turn import TurnCredentials
 from homeserver.composition.core import Core
+from homeserver.composition.pages import build_pages
 from homeserver.composition.peering import Peering
 from homeserver.composition.services import Services
 from homeserver.composition.unattended import capabilities, unstable_features
@@ -114,7 +108,7 @@ def build_routes(core: Core, peering: Peering, services: Services) -> list[Route
     """Every endpoint that this server answers."""
     apis = account_apis(core, services) + client_apis(core, services) + reading_apis(services)
     if core.config.has_oauth:
-        apis += oauth_apis(services) + page_apis(core, services)
+        apis += [*oauth_apis(services), *build_pages(core, services)]
     if core.config.federation.enabled:
         apis += federation_apis(core, peering, services)
     return [route for api in apis for route in api.routes()]
@@ -188,22 +182,6 @@ def oauth_apis(services: Services) -> list[HasRoutes]:
     return [
         OAuthClientsApi(authorizing.clients, authorizing.id_tokens),
         OAuthTokensApi(authorizing.grants),
-    ]
-
-
-def page_apis(core: Core, services: Services) -> list[HasRoutes]:
-    """What people see when they let an app in, and where they look after their account."""
-    authorizing, limiter, accounts = services.authorizing, services.limiter, services.accounts
-    pages = Pages(core.config.server_name)
-    visitors = Visitors(authorizing.places.base, authorizing.browsers, accounts, core.around.clock)
-    sign_in = SignIn(pages, visitors, services.identity, limiter)
-    sign_up = SignUp(
-        pages, visitors, services.registrar, accounts, limiter, lambda: services.settings.config.passwords
-    )
-    gate = Gate(pages, visitors, sign_in, sign_up)
-    return [
-        AuthorizeApi(pages, gate, visitors, authorizing.requests, authorizing.grants),
-        LinkApi(pages, gate, authorizing.grants, limiter),
     ]
 
 

@@ -16,10 +16,12 @@ from urllib.parse import SplitResult
 import msgspec
 
 from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
 from homeserver.oauth.types import GRANT_TYPES, Client, OAuthError
 from homeserver.oauth.uris import check_client_uri, check_page, check_redirect
 from homeserver.runtime.clock import Clock
 from homeserver.store.oauth_clients import load_client, put_client, trim_clients
+from homeserver.store.oauth_sessions import load_clients_of
 from homeserver.store.work import Worker
 
 REDIRECTS_MOST: Final = 20
@@ -67,6 +69,10 @@ class Clients:
         text = await self._database.read(load_client, client_id)
         return None if text is None else _client(client_id, _decode(text))
 
+    async def of_devices(self, user_nid: int) -> dict[str, Client]:
+        """The apps by which a user's devices logged in, by the devices' ids; others have none."""
+        return await self._database.read(_load_of_devices, user_nid)
+
     def _check(self, said: Mapping[str, Any]) -> dict[str, Any]:
         """What is kept of what an app says of itself; fields that mean nothing here are left out."""
         if said.get("client_uri") is None:
@@ -96,6 +102,13 @@ class Clients:
             if said.get(field) is not None:
                 kept[field] = check_page(said[field], field, uri)
         return kept
+
+
+def _load_of_devices(tx: Tx, user_nid: int) -> dict[str, Client]:
+    ids = load_clients_of(tx, user_nid)
+    texts = {client_id: load_client(tx, client_id) for client_id in sorted(set(ids.values()))}
+    known = {client_id: _client(client_id, _decode(text)) for client_id, text in texts.items() if text}
+    return {device_id: known[client_id] for device_id, client_id in ids.items() if client_id in known}
 
 
 def _name(name: Any) -> str:

@@ -31,7 +31,7 @@ _COLUMNS = (_S.device_nid, _S.user_nid, _S.client_id, _S.scope, devices.c.device
 _FROM = oauth_sessions.join(devices, devices.c.nid == _S.device_nid)
 _OF_DEVICE = statement(select(*_COLUMNS).select_from(_FROM).where(_S.device_nid == bindparam("device_nid")))
 _OF_FAMILY = statement(select(*_COLUMNS).select_from(_FROM).where(_S.family_hash == bindparam("hash")))
-_CLIENTS = statement(select(_S.device_nid, _S.client_id).where(_S.user_nid == _USER))
+_CLIENTS = statement(select(devices.c.device_id, _S.client_id).select_from(_FROM).where(_S.user_nid == _USER))
 _DROP_CODES = statement(delete(oauth_codes).where(oauth_codes.c.user_nid == _USER))
 _DROP_DEVICE_CODES = statement(delete(oauth_device_codes).where(oauth_device_codes.c.user_nid == _USER))
 
@@ -88,8 +88,8 @@ def find_family(tx: Tx, family_hash: bytes) -> OAuthSession | None:
     return None if row is None else OAuthSession(*row)
 
 
-def load_clients_of(tx: Tx, user_nid: int) -> dict[int, str]:
-    """The ids of the apps by which a user's devices logged in, by the devices' numbers."""
+def load_clients_of(tx: Tx, user_nid: int) -> dict[str, str]:
+    """The ids of the apps by which a user's devices logged in, by the devices' ids."""
     return dict(tx.all(_CLIENTS, user_nid=user_nid))
 
 

@@ -18,6 +18,7 @@ from homeserver.store.devices import Login, drop_all_devices, log_in
 from homeserver.store.erasures import Erasure, put_erasure
 from homeserver.store.key_backups import drop_user_backups
 from homeserver.store.members import Member, load_user_rooms
+from homeserver.store.oauth_sessions import drop_user_grants
 from homeserver.store.openid import drop_openid_tokens
 from homeserver.store.profiles import put_field
 from homeserver.store.pushers import drop_user_pushers
@@ -275,6 +276,8 @@ def set_password(
         return False
     if log_out:
         drop_all_devices(tx, user_nid, keep_device_nid)
+    else:
+        drop_user_grants(tx, user_nid)  # whoever uses a browser with the old one
     return True
 
 

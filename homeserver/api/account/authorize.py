@@ -58,7 +58,7 @@ class AuthorizeApi:
             return self._pages.page(400, "This does not work", f"<p>{escape(str(refused))}</p>")
         except SentBackError as back:
             return _back_to_app(302, back.url)
-        lead = f"to go on to <em>{escape(wish.client.name)}</em> ({escape(known_by(wish))})"
+        lead = f"to continue to <em>{escape(wish.client.name)}</em> ({escape(known_by(wish))})"
         admitted = await self._gate.admit(request, lead, wish.login_hint or "")
         if isinstance(admitted, Response):
             return admitted

@@ -100,8 +100,7 @@ class LinkApi:
             "sent you the code or a link, cancel: they would get into your account.</p>"
             + form(
                 "decide",
-                button("It is my device: connect it", value="allow")
-                + button("Cancel", value="cancel", kind="quiet"),
+                button("Yes, connect it", value="allow") + button("Cancel", value="cancel", kind="quiet"),
                 form_token=visitor.token,
             )
             + f'<p class="other">Not you? <a href="{escape(other)}">Use another account</a></p>'

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from typing import Final
@@ -29,9 +30,17 @@ class Pages:
 
     def refusal(self, error: MatrixError) -> Response:
         """A page that says why something is refused."""
-        page = self.page(error.status, "That did not work", f"<p>{escape(error.error)}</p>")
+        page = self.page(error.status, "That did not work", f"<p>{escape(words_of(error))}</p>")
         page.headers.extend(error.headers)
         return page
+
+
+def words_of(error: MatrixError, otherwise: str = "") -> str:
+    """A refusal, as a page says it; ``otherwise``: unless somebody has tried too often."""
+    if error.status != 429:
+        return otherwise or f"{error.error}."
+    seconds = max(1, -(-int(error.extra.get("retry_after_ms", 0)) // 1000))
+    return f"That was too often. Please try again in {seconds} second{'s' if seconds != 1 else ''}."
 
 
 def see_other(location: str, *headers: tuple[bytes, bytes]) -> Response:
@@ -94,6 +103,23 @@ def badge(name: str, below: str, *, is_person: bool = False) -> str:
     return (
         f'<div class="who"><span class="{look}" aria-hidden="true">{escape(letter)}</span>'
         f"<div><strong>{escape(name)}</strong><span>{escape(below)}</span></div></div>"
+    )
+
+
+def rows(links: Sequence[tuple[str, str, str]]) -> str:
+    """A list of pages: the address, the name, and a few words below it."""
+    items = [
+        f'<li><a href="{escape(link)}"><span><strong>{escape(name)}</strong><small>{escape(below)}</small></span></a></li>'
+        for link, name, below in links
+    ]
+    return f'<ul class="rows">{"".join(items)}</ul>'
+
+
+def check_box(name: str, label: str) -> str:
+    """A choice that nobody has made yet."""
+    return (
+        f'<label class="check" for="{name}"><input id="{name}" name="{name}" type="checkbox" value="yes">'
+        f"<span>{escape(label)}</span></label>"
     )
 
 

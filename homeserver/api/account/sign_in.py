@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from homeserver.accounts.login import Identity
+from homeserver.api.account import places
 from homeserver.api.account.entry import Entry
-from homeserver.api.account.page import Pages, alert, button, field, form, password_field, see_other
+from homeserver.api.account.page import Pages, alert, button, field, form, password_field, see_other, words_of
 from homeserver.api.account.visitors import Visitors
 from homeserver.http.errors import MatrixError
 from homeserver.http.ratelimit import RateLimiter
@@ -23,19 +25,26 @@ _NAME_LENGTH_MOST: Final = 320
 
 
 class SignIn:
-    """See the module."""
+    """See the module. ``with_mail``: who has forgotten their password can have a letter."""
 
-    def __init__(self, pages: Pages, visitors: Visitors, identity: Identity, limiter: RateLimiter) -> None:
+    def __init__(
+        self, pages: Pages, visitors: Visitors, identity: Identity, limiter: RateLimiter, *, with_mail: bool
+    ) -> None:
         self._pages = pages
         self._visitors = visitors
         self._identity = identity
         self._limiter = limiter
+        self._with_mail = with_mail
 
     def page(self, entry: Entry, status: int = 200, error: str = "", name: str = "") -> Response:
         """The form; ``name``: what was typed before."""
         name = name or self._hinted(entry.hint)
         on_name, on_password = ("", "autofocus") if name else (" autofocus", "")
         new = f'New here? <a href="{escape(entry.sign_up)}">Create an account</a>' if entry.sign_up else ""
+        lost = ""
+        if self._with_mail:
+            to = f"{places.FORGOTTEN}?{urlencode({'then': entry.onward})}"
+            lost = f'<a href="{escape(to)}">Forgotten your password?</a>'
         text = (
             f"<p>{entry.lead_html or 'to look after your account'}</p>{alert(error)}"
             + form(
@@ -45,6 +54,7 @@ class SignIn:
                 + button("Sign in"),
                 form_token=entry.form_token,
             )
+            + (f'<p class="other">{lost}</p>' if lost else "")
             + (f'<p class="other">{new}</p>' if new else "")
         )
         return self._pages.page(status, "Sign in", text)
@@ -58,7 +68,7 @@ class SignIn:
             self._limiter.check("login", address_key(request.client_ip))
             account = await self._identity.by_password(_login(name, said.get("password", "")))
         except MatrixError as error:
-            refused = self.page(entry, error.status, _words(error), name)
+            refused = self.page(entry, error.status, words_of(error, _WRONG), name)
             refused.headers.extend(error.headers)
             return refused
         if account.locked:
@@ -80,15 +90,3 @@ def _login(name: str, password: str) -> dict[str, Any]:
             "password": password,
         }
     return {"identifier": {"type": "m.id.user", "user": name}, "password": password}
-
-
-def _words(error: MatrixError) -> str:
-    if error.status == 429:
-        return wait_words(error)
-    return _WRONG
-
-
-def wait_words(error: MatrixError) -> str:
-    """Somebody tries too often."""
-    seconds = -(-int(error.extra.get("retry_after_ms", 1000)) // 1000)
-    return f"That was too often. Please try again in {seconds} second{'s' if seconds != 1 else ''}."

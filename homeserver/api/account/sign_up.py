@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from html import escape
 from typing import Final
 
 from homeserver.accounts.registrar import Newcomer, Registrar
 from homeserver.accounts.users import MAX_REGISTRATION_TOKEN_LENGTH, Accounts
 from homeserver.api.account.entry import Entry
-from homeserver.api.account.page import Pages, alert, button, field, form, password_field, see_other
-from homeserver.api.account.sign_in import wait_words
+from homeserver.api.account.new_password import NewPassword
+from homeserver.api.account.page import Pages, alert, button, field, form, see_other, words_of
 from homeserver.api.account.visitors import Visitors
-from homeserver.config.schema import Passwords
-from homeserver.http.errors import MatrixError, forbidden, invalid_param
+from homeserver.http.errors import MatrixError, forbidden
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.response import Response
@@ -23,7 +22,7 @@ _NAME_LENGTH_MOST: Final = 255
 
 
 class SignUp:
-    """See the module. ``policy``: what the configuration asks of passwords."""
+    """See the module."""
 
     def __init__(
         self,
@@ -32,14 +31,14 @@ class SignUp:
         registrar: Registrar,
         accounts: Accounts,
         limiter: RateLimiter,
-        policy: Callable[[], Passwords],
+        new_password: NewPassword,
     ) -> None:
         self._pages = pages
         self._visitors = visitors
         self._registrar = registrar
         self._accounts = accounts
         self._limiter = limiter
-        self._policy = policy
+        self._new_password = new_password
 
     @property
     def is_open(self) -> bool:
@@ -56,10 +55,9 @@ class SignUp:
             f'autocomplete="username" maxlength="{_NAME_LENGTH_MOST}" autofocus {_PLAIN}',
             value=name,
             affix=f":{self._pages.server_name}",
-            hint="By this others find you, and you cannot change it later. Letters, digits and . _ = - / +",
+            hint="Others find you by it, and it stays. Letters, digits, . _ - = / +",
         )
-        fields += password_field("password", "Password", is_new=True, hint=password_hint(self._policy()))
-        fields += password_field("again", "Password, once more", is_new=True)
+        fields += self._new_password.fields("Password")
         if self._registrar.mode == "token":
             fields += field(
                 "token",
@@ -82,11 +80,10 @@ class SignUp:
         try:
             user_id = await self._register(request, said, name, token)
         except MatrixError as error:
-            words = wait_words(error) if error.status == 429 else f"{error.error}."
             refused = self.page(
                 entry,
                 error.status,
-                words,
+                words_of(error),
                 name[:_NAME_LENGTH_MOST],
                 token[:MAX_REGISTRATION_TOKEN_LENGTH],
             )
@@ -100,10 +97,7 @@ class SignUp:
         self._registrar.check_open()
         self._limiter.check("register", request.client_ip)
         user_id = await self._registrar.check_name(name)
-        password = said.get("password", "")
-        self._registrar.check_password(password)
-        if said.get("again") != password:
-            raise invalid_param("The two passwords are not the same")
+        password = self._new_password.read(said)
         used = None
         if self._registrar.mode == "token":
             if not await self._registrar.is_token_valid(token):
@@ -111,16 +105,3 @@ class SignUp:
             used = token
         await self._registrar.register(Newcomer(user_id, name, password, used), None)
         return user_id
-
-
-def password_hint(policy: Passwords) -> str:
-    """What a new password must be like; empty where anything will do."""
-    wanted = [
-        (policy.require_digit, "a digit"),
-        (policy.require_symbol, "a character that is no letter or digit"),
-        (policy.require_uppercase, "a capital letter"),
-        (policy.require_lowercase, "a small letter"),
-    ]
-    least = [f"{policy.minimum_length} characters"] if policy.minimum_length > 1 else []
-    parts = [*least, *(words for needed, words in wanted if needed)]
-    return f"At least {', '.join(parts)}." if parts else ""

@@ -1,0 +1,128 @@
+"""The addresses of an account: proven by a letter, removed at will.
+
+spec: client-server-api#adding-account-administrative-contact-information
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+
+from homeserver.accounts.text import check_text
+from homeserver.accounts.threepids import Threepids
+from homeserver.accounts.validations import Validations
+from homeserver.api.account import places
+from homeserver.api.account.gate import Admitted, Gate
+from homeserver.api.account.page import Pages, alert, button, field, form, hidden, see_other, words_of
+from homeserver.api.account.proof import FIELD, Proofs, proof_field
+from homeserver.api.account.shown import shown_routes
+from homeserver.http.errors import MatrixError, user_suspended
+from homeserver.http.request import Request
+from homeserver.http.response import Response
+from homeserver.http.route import Route
+from homeserver.runtime.entropy import Entropy
+from homeserver.store.threepids import EMAIL
+from homeserver.store.validations import Purpose
+
+_MOST = 1000
+
+
+class AddressesApi:
+    """See the module."""
+
+    def __init__(
+        self,
+        pages: Pages,
+        gate: Gate,
+        proofs: Proofs,
+        validations: Validations,
+        threepids: Threepids,
+        entropy: Entropy,
+    ) -> None:
+        self._pages = pages
+        self._gate = gate
+        self._proofs = proofs
+        self._validations = validations
+        self._threepids = threepids
+        self._entropy = entropy
+
+    def routes(self) -> list[Route]:
+        spec = "client-server-api#adding-account-administrative-contact-information"
+        return shown_routes(self._pages, places.ADDRESSES, self.show, spec)
+
+    async def show(self, request: Request) -> Response:
+        """What there is, and a form for one more."""
+        admitted = await self._gate.admit(request)
+        if isinstance(admitted, Response):
+            return admitted
+        if request.method != "POST":
+            return await self._page(admitted)
+        try:
+            return await self._take(request, admitted)
+        except MatrixError as error:
+            if admitted.answer == "confirmed":
+                return self._letter(admitted, admitted.form, error)
+            return await self._page(admitted, error)
+
+    async def _take(self, request: Request, admitted: Admitted) -> Response:
+        visitor, said = admitted.visitor, admitted.form
+        if admitted.answer == "add":
+            await self._proofs.check_unless_recent(request, visitor, said.get(FIELD, ""))
+            secret = self._entropy.token(24)
+            sid = await self._validations.begin(Purpose.ADD, said.get("email", ""), secret, 1, None)
+            return self._letter(admitted, {"sid": sid, "client_secret": secret})
+        if admitted.answer == "confirmed":
+            await self._threepids.add(visitor.user_nid, said.get("sid", ""), said.get("client_secret", ""))
+        elif admitted.answer == "remove":
+            if visitor.account.suspended:
+                raise user_suspended()
+            address = check_text(said.get("address", ""), "address", _MOST)
+            await self._threepids.delete(visitor.user_nid, visitor.user_id, EMAIL, address, None)
+        return see_other(places.ADDRESSES)
+
+    def _letter(
+        self, admitted: Admitted, attempt: Mapping[str, str], error: MatrixError | None = None
+    ) -> Response:
+        kept = "".join(hidden(name, attempt.get(name, "")) for name in ("sid", "client_secret"))
+        text = (
+            "<p>Open the link in the letter, then come back to this page.</p>"
+            + alert("" if error is None else words_of(error))
+            + form(
+                "confirm",
+                kept
+                + button("I have confirmed it", value="confirmed")
+                + f'<a class="button" href="{places.ADDRESSES}">Another address</a>',
+                form_token=admitted.visitor.token,
+            )
+        )
+        return self._pages.page(200 if error is None else error.status, "Look into your mail", text)
+
+    async def _page(self, admitted: Admitted, error: MatrixError | None = None) -> Response:
+        visitor = admitted.visitor
+        found = [one["address"] for one in await self._threepids.load(visitor.user_nid)]
+        listed = "".join(
+            f'<li class="row"><span>{escape(address)}</span>'
+            + form(
+                "remove",
+                hidden("address", address)
+                + f'<button type="submit" name="answer" value="remove" class="link" aria-label="Remove {escape(address)}">'
+                "Remove</button>",
+                form_token=visitor.token,
+            )
+            + "</li>"
+            for address in found
+        )
+        text = (
+            places.BACK_HTML
+            + "<p>With an address you can sign in by it, and set a new password when you have lost yours.</p>"
+            + (f'<ul class="rows">{listed}</ul>' if found else "")
+            + alert("" if error is None else words_of(error))
+            + form(
+                "add",
+                field("email", "E-mail address", 'type="email" autocomplete="email" maxlength="320" required')
+                + proof_field(visitor)
+                + button("Send a letter", value="add"),
+                form_token=visitor.token,
+            )
+        )
+        return self._pages.page(200 if error is None else error.status, "E-mail addresses", text)

@@ -1,0 +1,20 @@
+"""Where the pages of account management are."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from homeserver.oauth.metadata import ACCOUNT
+
+START: Final = ACCOUNT
+PROFILE: Final = f"{ACCOUNT}profile"
+DEVICES: Final = f"{ACCOUNT}devices"
+DEVICE: Final = f"{ACCOUNT}device"
+DEVICE_SIGN_OUT: Final = f"{ACCOUNT}device/sign_out"
+PASSWORD: Final = f"{ACCOUNT}password"
+FORGOTTEN: Final = f"{ACCOUNT}forgotten"
+ADDRESSES: Final = f"{ACCOUNT}addresses"
+DEACTIVATE: Final = f"{ACCOUNT}deactivate"
+
+SPEC: Final = "client-server-api#oauth-20-account-management"
+BACK_HTML: Final = f'<a class="back" href="{START}"><span aria-hidden="true">‹ </span>Your account</a>'

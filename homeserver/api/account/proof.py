@@ -1,0 +1,41 @@
+"""Proving once more who it is, before what cannot be taken back: by the password, unless one has just signed in."""
+
+from __future__ import annotations
+
+from homeserver.accounts.login import PASSWORD, Identity
+from homeserver.accounts.uia import StageRefusedError
+from homeserver.api.account.page import password_field
+from homeserver.api.account.visitors import Visitor
+from homeserver.http.errors import forbidden
+from homeserver.http.ratelimit import RateLimiter
+from homeserver.http.request import Request
+from homeserver.http.router import address_key
+
+FIELD = "current"
+
+
+class Proofs:
+    """See the module."""
+
+    def __init__(self, identity: Identity, limiter: RateLimiter) -> None:
+        self._identity = identity
+        self._limiter = limiter
+
+    async def check(self, request: Request, visitor: Visitor, password: str) -> None:
+        """Refuse what is not the visitor's password. Guesses are counted as where an app makes them."""
+        stage = self._identity.password_offer(visitor.requester).stages[PASSWORD]
+        try:
+            self._limiter.check("login", address_key(request.client_ip))
+            await stage({"password": password})
+        except StageRefusedError:
+            raise forbidden("The password is not right") from None
+
+    async def check_unless_recent(self, request: Request, visitor: Visitor, password: str) -> None:
+        """The same, where it is some time since somebody signed in."""
+        if not visitor.is_recent:
+            await self.check(request, visitor, password)
+
+
+def proof_field(visitor: Visitor) -> str:
+    """The field that ``check_unless_recent`` asks for."""
+    return "" if visitor.is_recent else password_field(FIELD, "Your password")
