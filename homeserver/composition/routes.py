@@ -43,6 +43,8 @@ from homeserver.api.client.receipts import ReceiptsApi
 from homeserver.api.client.refresh import RefreshApi
 from homeserver.api.client.register import RegisterApi
 from homeserver.api.client.relations import RelationsApi
+from homeserver.api.client.rendezvous import FEATURES as RENDEZVOUS
+from homeserver.api.client.rendezvous import ETagRendezvousApi, RendezvousApi
 from homeserver.api.client.reports import ReportsApi
 from homeserver.api.client.room_keys import RoomKeysApi
 from homeserver.api.client.search import SearchApi
@@ -95,6 +97,7 @@ from homeserver.composition.services import Services
 from homeserver.composition.unattended import capabilities, unstable_features
 from homeserver.ephemeral.presence import Presence
 from homeserver.http.route import Route
+from homeserver.oauth.rendezvous import Rendezvouses
 
 
 class HasRoutes(Protocol):
@@ -108,7 +111,7 @@ def build_routes(core: Core, peering: Peering, services: Services) -> list[Route
     """Every endpoint that this server answers."""
     apis = account_apis(core, services) + client_apis(core, services) + reading_apis(services)
     if core.config.has_oauth:
-        apis += [*oauth_apis(services), *build_pages(core, services)]
+        apis += [*oauth_apis(core, services), *build_pages(core, services)]
     if core.config.federation.enabled:
         apis += federation_apis(core, peering, services)
     return [route for api in apis for route in api.routes()]
@@ -176,10 +179,12 @@ def account_apis(core: Core, services: Services) -> list[HasRoutes]:
     ]
 
 
-def oauth_apis(services: Services) -> list[HasRoutes]:
+def oauth_apis(core: Core, services: Services) -> list[HasRoutes]:
     """How apps log people in without their password."""
-    authorizing = services.authorizing
+    authorizing, clock, entropy = services.authorizing, core.around.clock, core.around.entropy
     return [
+        RendezvousApi(Rendezvouses(clock, entropy), clock),
+        ETagRendezvousApi(Rendezvouses(clock, entropy), authorizing.places.base),
         OAuthClientsApi(authorizing.clients, authorizing.id_tokens),
         OAuthTokensApi(authorizing.grants),
     ]
@@ -210,7 +215,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
     encryption, bridging = services.encryption, services.bridging
     media = MediaApi(services.media.repository, services.media.downloads)
     return [
-        VersionsApi(unstable_features(config)),
+        VersionsApi({**unstable_features(config), **(RENDEZVOUS if config.has_oauth else {})}),
         WellKnownApi(config, {**dehydrated_device.WELL_KNOWN, **well_known_foci(config.calls)}),
         CapabilitiesApi(
             lambda: settings.config.default_room_version,

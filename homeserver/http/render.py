@@ -12,6 +12,8 @@ from http import HTTPStatus
 from homeserver.http.response import Response
 
 CORS_METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS")
+# The last two are what web pages send to a rendezvous. spec: proposals/4108 (2024, "CORS")
+_CORS_HEADERS = ("X-Requested-With", "Content-Type", "Authorization", "If-Match", "If-None-Match")
 _MAX_PREFIXES = 512
 _FORBIDDEN_IN_VALUE = re.compile(rb"[\x00\r\n]")
 _NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -38,7 +40,7 @@ class Renderer:
         self._cors = (
             b"Access-Control-Allow-Origin: *\r\n"
             b"Access-Control-Allow-Methods: " + ", ".join((*CORS_METHODS, *extra)).encode("ascii") + b"\r\n"
-            b"Access-Control-Allow-Headers: X-Requested-With, Content-Type, Authorization\r\n"
+            b"Access-Control-Allow-Headers: " + ", ".join(_CORS_HEADERS).encode("ascii") + b"\r\n"
         )
         self._prefixes: dict[tuple[int, bytes | None], bytes] = {}
 

@@ -27,7 +27,8 @@ from homeserver.runtime.clock import TwistedClock
 CORS = {
     b"access-control-allow-origin": b"*",
     b"access-control-allow-methods": b"GET, POST, PUT, DELETE, OPTIONS",
-    b"access-control-allow-headers": b"X-Requested-With, Content-Type, Authorization",
+    # Those of the specification, and what sign-in by QR code needs of web pages (MSC4108).
+    b"access-control-allow-headers": b"X-Requested-With, Content-Type, Authorization, If-Match, If-None-Match",
 }
 
 
