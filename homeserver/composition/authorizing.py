@@ -11,6 +11,7 @@ from homeserver.oauth.grants import Grants
 from homeserver.oauth.id_tokens import IdTokens
 from homeserver.oauth.metadata import Places
 from homeserver.oauth.requests import AuthorizationRequests
+from homeserver.oauth.resets import CrossSigningResets
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Authorizing:
     grants: Grants
     browsers: Browsers
     id_tokens: IdTokens
+    resets: CrossSigningResets
 
 
 def build_authorizing(core: Core) -> Authorizing:
@@ -50,4 +52,5 @@ def build_authorizing(core: Core) -> Authorizing:
         grants,
         Browsers(places.base, database, worker, clock, entropy),
         id_tokens,
+        CrossSigningResets(places.resets, database, clock),
     )

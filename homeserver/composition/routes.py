@@ -257,7 +257,12 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         DeviceKeysApi(
             encryption.uploads, encryption.queries, encryption.news, services.syncing.classic, core.changes
         ),
-        CrossSigningApi(encryption.signing, services.identity, interactive),
+        CrossSigningApi(
+            encryption.signing,
+            services.identity,
+            interactive,
+            services.authorizing.resets if config.has_oauth else None,
+        ),
         SendToDeviceApi(encryption.messages),
         RoomKeysApi(encryption.backups),
         DelayedEventsApi(services.unattended.delayed),

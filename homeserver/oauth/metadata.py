@@ -49,6 +49,11 @@ class Places:
     def account(self) -> str:
         return self.base + ACCOUNT
 
+    @property
+    def resets(self) -> str:
+        """Where people allow that their cross-signing keys are replaced."""
+        return f"{self.account}?action={RESET}"
+
     def metadata(self, *, may_sign_up: bool, with_old_names: bool) -> dict[str, Any]:
         """The whole of it."""
         actions = [PROFILE, DEVICES, DEVICE_VIEW, DEVICE_DELETE, DEACTIVATE, RESET]

@@ -6,20 +6,30 @@ from typing import Any
 
 from homeserver.accounts.login import Identity
 from homeserver.accounts.types import Requester
-from homeserver.accounts.uia import InteractiveAuth
+from homeserver.accounts.uia import InteractiveAuth, Offer, StageRefusedError
 from homeserver.e2ee.signing import CrossSigning
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
+from homeserver.oauth.resets import STAGES, CrossSigningResets
 
 _MAX_BODY = 1024 * 1024
 
 
 class CrossSigningApi:
-    def __init__(self, signing: CrossSigning, identity: Identity, interactive: InteractiveAuth) -> None:
+    """``resets``: how apps without a password do it; None where there are none."""
+
+    def __init__(
+        self,
+        signing: CrossSigning,
+        identity: Identity,
+        interactive: InteractiveAuth,
+        resets: CrossSigningResets | None = None,
+    ) -> None:
         self._signing = signing
         self._identity = identity
         self._interactive = interactive
+        self._resets = resets
 
     def routes(self) -> list[Route]:
         return [
@@ -55,6 +65,10 @@ class CrossSigningApi:
             if requester.appservice_id is not None:
                 return  # spec: application-service-api#cross-signing
             offer = self._identity.password_offer(requester)
+            if self._resets is not None and await self._resets.concern(requester.device_nid):
+                if self._resets.take(requester.user_nid):
+                    return
+                offer = _page_offer(self._resets, requester.user_nid)
             await self._interactive.confirm(request, body, offer, user_nid=requester.user_nid)
 
         await self._signing.upload(requester, body, confirm)
@@ -62,3 +76,19 @@ class CrossSigningApi:
 
     async def sign(self, request: Request) -> dict[str, Any]:
         return {"failures": await self._signing.sign(request.requester, request.json())}
+
+
+def _page_offer(resets: CrossSigningResets, user_nid: int) -> Offer:
+    """What is to be allowed on the page of the account. An app that asks before it was learns no more than that."""
+    # spec: client-server-api#oauth-authentication
+
+    async def check(_: dict[str, Any]) -> None:
+        if not resets.take(user_nid):
+            # Without an errcode: it is no failure, and the app asks again.
+            raise StageRefusedError("", "This was not allowed yet")
+
+    return Offer(
+        [[stage] for stage in STAGES],
+        dict.fromkeys(STAGES, check),
+        params={stage: {"url": resets.page} for stage in STAGES},
+    )

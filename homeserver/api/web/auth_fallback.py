@@ -21,6 +21,7 @@ from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request, parse_query
 from homeserver.http.response import Response
 from homeserver.http.route import Auth, Handler, Route
+from homeserver.oauth.resets import STAGES
 from homeserver.runtime.entropy import Entropy
 
 _DONE: Final = load_script("auth_done.js")
@@ -203,9 +204,19 @@ def _dummy_form(_: Pending, __: Mapping[str, str]) -> tuple[str, str, str]:
     return "Go on?", "Nothing else is to be proved.", form
 
 
+def _account_form(pending: Pending, _: Mapping[str, str]) -> tuple[str, str, str]:
+    url = next(pending.offer.params[stage]["url"] for stage in STAGES if stage in pending.offer.params)
+    form = (
+        f'<p><a href="{escape(url)}" target="_blank" rel="noopener">The page of your account</a></p>'
+        '<form method="post"><button type="submit">I have allowed it</button></form>'
+    )
+    return "Is it you?", "Allow it on the page of your account, then come back to this one.", form
+
+
 _FORMS: Final = {
     PASSWORD: _password_form,
     REGISTRATION_TOKEN: _token_form,
     STAGE: _mail_form,
     DUMMY: _dummy_form,
+    **dict.fromkeys(STAGES, _account_form),
 }
