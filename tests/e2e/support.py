@@ -31,6 +31,7 @@ public_url: http://127.0.0.1:{port}
 data_dir: ./data
 listeners:
   - {{bind: 127.0.0.1, port: {port}, serve: [client, web, health]}}
+registration: {{mode: open}}
 """
 
 
@@ -142,6 +143,12 @@ class Browser:
         """Run a script in every page before its own: what an app puts into its embedded browser."""
         self._ask("Page.addScriptToEvaluateOnNewDocument", source=script)
 
+    def resize(self, width: int, height: int) -> None:
+        """Be a phone of this size."""
+        self._ask(
+            "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=2, mobile=True
+        )
+
     def open(self, url: str) -> None:
         """Go there."""
         self._ask("Page.navigate", url=url)
@@ -153,6 +160,22 @@ class Browser:
         if "exceptionDetails" in found:
             raise AssertionError(found["exceptionDetails"])
         return found["result"].get("value")
+
+    def fill(self, press: str, **fields: str) -> None:
+        """Fill the page's form in, press a button, and wait for what comes."""
+        for name, value in fields.items():
+            self.run(f"document.getElementById({json.dumps(name)}).value = {json.dumps(value)}")
+        self._press("button", press)
+
+    def follow(self, words: str) -> None:
+        """Press a link, and wait for what comes."""
+        self._press("a", words)
+
+    def _press(self, tag: str, words: str) -> None:
+        self.run("window.isOld = true")
+        found = f"[...document.querySelectorAll({json.dumps(tag)})].find(one => one.innerText.includes({json.dumps(words)}))"
+        self.run(f"{found}.click()")
+        self.until("!window.isOld && document.readyState === 'complete'")
 
     def until(self, expression: str) -> Any:
         """Wait until an expression is true in whatever page is there by then."""

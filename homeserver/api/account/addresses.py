@@ -86,7 +86,7 @@ class AddressesApi:
         kept = "".join(hidden(name, attempt.get(name, "")) for name in ("sid", "client_secret"))
         text = (
             "<p>Open the link in the letter, then come back to this page.</p>"
-            + alert("" if error is None else words_of(error))
+            + alert(words_of(error))
             + form(
                 "confirm",
                 kept
@@ -95,7 +95,7 @@ class AddressesApi:
                 form_token=admitted.visitor.token,
             )
         )
-        return self._pages.page(200 if error is None else error.status, "Look into your mail", text)
+        return self._pages.form_page(error, "Look into your mail", text, back_html=places.BACK_HTML)
 
     async def _page(self, admitted: Admitted, error: MatrixError | None = None) -> Response:
         visitor = admitted.visitor
@@ -113,10 +113,9 @@ class AddressesApi:
             for address in found
         )
         text = (
-            places.BACK_HTML
-            + "<p>With an address you can sign in by it, and set a new password when you have lost yours.</p>"
+            "<p>With an address you can sign in by it, and set a new password when you have lost yours.</p>"
             + (f'<ul class="rows">{listed}</ul>' if found else "")
-            + alert("" if error is None else words_of(error))
+            + alert(words_of(error))
             + form(
                 "add",
                 field("email", "E-mail address", 'type="email" autocomplete="email" maxlength="320" required')
@@ -125,4 +124,4 @@ class AddressesApi:
                 form_token=visitor.token,
             )
         )
-        return self._pages.page(200 if error is None else error.status, "E-mail addresses", text)
+        return self._pages.form_page(error, "E-mail addresses", text, back_html=places.BACK_HTML)

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from homeserver.api.account.entry import address
 from homeserver.api.account.gate import Admitted, Gate
-from homeserver.api.account.page import Pages, badge, button, form, see_other
+from homeserver.api.account.page import Pages, badge, broken, button, form, see_other
 from homeserver.api.account.shown import shown_routes
 from homeserver.api.account.visitors import Visitors
 from homeserver.http.request import Request
@@ -81,7 +81,7 @@ class AuthorizeApi:
         other = address(request, prompt="login", login_hint="")
         text = (
             badge(client.name, known_by(wish))
-            + f"<p>It will be able to use your account <em>{escape(visitor.user_id)}</em> as you do:</p>{ALLOWS_HTML}"
+            + f"<p>It will be able to use your account <em>{broken(visitor.user_id)}</em> as you do:</p>{ALLOWS_HTML}"
             + form(
                 "consent",
                 button("Continue", value="allow") + button("Cancel", value="cancel", kind="quiet"),

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import Final
 
 from homeserver.accounts.threepids import Threepids
 from homeserver.accounts.users import Accounts
 from homeserver.api.account import places
 from homeserver.api.account.gate import Admitted, Gate
-from homeserver.api.account.page import Pages, alert, button, check_box, form, password_field, words_of
+from homeserver.api.account.page import (
+    Pages,
+    alert,
+    broken,
+    button,
+    check_box,
+    form,
+    password_field,
+    words_of,
+)
 from homeserver.api.account.proof import FIELD, Proofs
 from homeserver.api.account.shown import shown_routes
 from homeserver.api.account.visitors import Visitors
@@ -67,7 +75,7 @@ class DeactivateApi:
         await self._accounts.deactivate(visitor.user_id, erase=admitted.form.get("erase") == "yes")
         await self._threepids.forget_all(visitor.user_nid, visitor.user_id)
         cookie = await self._visitors.end(request)
-        text = f"<p><em>{escape(visitor.user_id)}</em> has ended. You can close this page. Farewell!</p>"
+        text = f"<p><em>{broken(visitor.user_id)}</em> has ended. You can close this page. Farewell!</p>"
         page = self._pages.page(200, "Your account has ended", text)
         page.headers.append(cookie)
         return page
@@ -75,9 +83,8 @@ class DeactivateApi:
     def _page(self, admitted: Admitted, error: MatrixError | None = None) -> Response:
         visitor = admitted.visitor
         text = (
-            places.BACK_HTML
-            + f"<p>If <em>{escape(visitor.user_id)}</em> ends,</p>{_MEANS_HTML}"
-            + alert("" if error is None else words_of(error))
+            f"<p>If <em>{broken(visitor.user_id)}</em> ends,</p>{_MEANS_HTML}"
+            + alert(words_of(error))
             + form(
                 "deactivate",
                 password_field(FIELD, "Your password")
@@ -87,4 +94,4 @@ class DeactivateApi:
                 form_token=visitor.token,
             )
         )
-        return self._pages.page(200 if error is None else error.status, "Deactivate your account?", text)
+        return self._pages.form_page(error, "Deactivate your account?", text, back_html=places.BACK_HTML)

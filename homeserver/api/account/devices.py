@@ -13,7 +13,7 @@ from homeserver.accounts.devices import Devices
 from homeserver.accounts.text import MAX_DISPLAY_NAME_LENGTH
 from homeserver.api.account import places
 from homeserver.api.account.gate import Admitted, Gate
-from homeserver.api.account.page import Pages, alert, button, field, form, rows, see_other, words_of
+from homeserver.api.account.page import Pages, alert, back, button, field, form, rows, see_other, words_of
 from homeserver.api.account.shown import shown_routes
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
@@ -23,7 +23,7 @@ from homeserver.oauth.clients import Clients
 from homeserver.oauth.types import Client
 from homeserver.runtime.clock import Clock
 
-_BACK_HTML: Final = f'<a class="back" href="{places.DEVICES}"><span aria-hidden="true">‹ </span>Devices</a>'
+_BACK_HTML: Final = back(places.DEVICES, "Devices")
 
 
 class AccountDevicesApi:
@@ -64,7 +64,7 @@ class AccountDevicesApi:
             if links
             else "<p>You are signed in nowhere.</p>"
         )
-        return self._pages.page(200, "Devices", places.BACK_HTML + text)
+        return self._pages.page(200, "Devices", text, back_html=places.BACK_HTML)
 
     async def one(self, request: Request) -> Response:
         """One device, whose name may be changed."""
@@ -120,7 +120,7 @@ class AccountDevicesApi:
 
     def _gone(self) -> Response:
         return self._pages.page(
-            404, "No such device", f"{_BACK_HTML}<p>It is not, or no longer, signed in.</p>"
+            404, "No such device", "<p>It is not, or no longer, signed in.</p>", back_html=_BACK_HTML
         )
 
     async def _show(
@@ -136,7 +136,7 @@ class AccountDevicesApi:
         listed = "".join(f"<dt>{name}</dt><dd>{escape(value)}</dd>" for name, value in facts if value)
         query = urlencode({"device_id": device["device_id"]})
         text = (
-            f"{_BACK_HTML}<dl>{listed}</dl>{alert('' if error is None else words_of(error))}"
+            f"<dl>{listed}</dl>{alert(words_of(error))}"
             + form(
                 "rename",
                 field(
@@ -151,7 +151,7 @@ class AccountDevicesApi:
             )
             + f'<a class="button apart" href="{places.DEVICE_SIGN_OUT}?{escape(query)}">Sign this device out</a>'
         )
-        return self._pages.page(200 if error is None else error.status, _name(device), text)
+        return self._pages.form_page(error, _name(device), text, back_html=_BACK_HTML)
 
     def _seen(self, device: dict[str, Any]) -> str:
         seen = device["last_seen_ts"]

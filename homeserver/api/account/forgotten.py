@@ -101,26 +101,26 @@ class ForgottenApi:
         entry = 'type="email" autocomplete="email" maxlength="320" required autofocus'
         text = (
             "<p>You get a letter at the address of your account.</p>"
-            + alert("" if error is None else words_of(error))
+            + alert(words_of(error))
             + form(
                 "letter",
                 field("email", "E-mail address", entry, value=email) + button("Send the letter"),
                 form_token=token,
             )
         )
-        return self._pages.page(200 if error is None else error.status, "A new password", text)
+        return self._pages.form_page(error, "A new password", text)
 
     def _letter(self, attempt: Mapping[str, str], token: str, error: MatrixError | None = None) -> Response:
         kept = "".join(hidden(name, attempt.get(name, "")) for name in ("sid", "client_secret"))
         text = (
             "<p>Open the link in the letter, then come back to this page and choose a new "
             "password. All your devices are signed out with that.</p>"
-            + alert("" if error is None else words_of(error))
+            + alert(words_of(error))
             + form(
                 "new", kept + self._new_password.fields() + button("Set the new password"), form_token=token
             )
         )
-        return self._pages.page(200 if error is None else error.status, "Look into your mail", text)
+        return self._pages.form_page(error, "Look into your mail", text)
 
 
 def _then(request: Request) -> str:

@@ -15,7 +15,7 @@ from typing import Final
 from homeserver.api.account.authorize import ALLOWS_HTML, papers_html
 from homeserver.api.account.entry import address
 from homeserver.api.account.gate import Admitted, Gate
-from homeserver.api.account.page import DONE, Pages, alert, badge, button, field, form
+from homeserver.api.account.page import DONE, Pages, alert, badge, broken, button, field, form
 from homeserver.api.account.shown import shown_routes
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request
@@ -95,7 +95,7 @@ class LinkApi:
         text = (
             badge(wish.client.name, wish.client.host)
             + f'<p>It shows the code <em class="word">{code[:4]}-{code[4:]}</em>, and will be able to use your account '
-            f"<em>{escape(visitor.user_id)}</em> as you do:</p>{ALLOWS_HTML}"
+            f"<em>{broken(visitor.user_id)}</em> as you do:</p>{ALLOWS_HTML}"
             '<p class="note"><strong>Is that device before you, and did you begin this yourself?</strong> If somebody '
             "sent you the code or a link, cancel: they would get into your account.</p>"
             + form(

@@ -6,14 +6,24 @@ spec: client-server-api#oauth-20-account-management
 from __future__ import annotations
 
 from collections.abc import Mapping
-from html import escape
 from typing import Final
 from urllib.parse import urlencode
 
 from homeserver.accounts.profiles import MAX_DISPLAY_NAME_LENGTH, Profiles
 from homeserver.api.account import places
 from homeserver.api.account.gate import Admitted, Gate
-from homeserver.api.account.page import Pages, alert, badge, button, field, form, rows, see_other, words_of
+from homeserver.api.account.page import (
+    Pages,
+    alert,
+    badge,
+    broken,
+    button,
+    field,
+    form,
+    rows,
+    see_other,
+    words_of,
+)
 from homeserver.api.account.shown import shown_routes
 from homeserver.api.account.visitors import Visitors
 from homeserver.http.errors import MatrixError
@@ -109,7 +119,7 @@ class OverviewApi:
             return admitted
         if admitted.visitor.account.suspended:
             text = "<p>Your account is suspended: your name cannot be changed at the moment.</p>"
-            return self._pages.page(403, "Your name", places.BACK_HTML + text)
+            return self._pages.page(403, "Your name", text, back_html=places.BACK_HTML)
         if request.method == "POST":
             return await self._rename(admitted, admitted.form)
         return self._profile_page(admitted, await self._name(admitted.visitor.user_id))
@@ -124,8 +134,8 @@ class OverviewApi:
 
     def _profile_page(self, admitted: Admitted, name: str, error: MatrixError | None = None) -> Response:
         text = (
-            f"<p>This is how others see you. They find you by <em>{escape(admitted.visitor.user_id)}</em>.</p>"
-            + alert("" if error is None else words_of(error))
+            f"<p>This is how others see you. They find you by <em>{broken(admitted.visitor.user_id)}</em>.</p>"
+            + alert(words_of(error))
             + form(
                 "profile",
                 field(
@@ -138,7 +148,7 @@ class OverviewApi:
                 form_token=admitted.visitor.token,
             )
         )
-        return self._pages.page(200 if error is None else error.status, "Your name", places.BACK_HTML + text)
+        return self._pages.form_page(error, "Your name", text, back_html=places.BACK_HTML)
 
 
 def _named_page(request: Request) -> str:

@@ -22,11 +22,27 @@ class Pages:
     def __init__(self, server_name: str) -> None:
         self.server_name = server_name
 
-    def page(self, status: int, title: str, text_html: str, *, form_targets: str = "") -> Response:
-        """A whole page."""
+    def page(
+        self, status: int, title: str, text_html: str, *, back_html: str = "", form_targets: str = ""
+    ) -> Response:
+        """A whole page. ``back_html``: a link to the page above it."""
         return framed_page(
-            status, title, text_html, server_name=self.server_name, look=_LOOK, form_targets=form_targets
+            status,
+            title,
+            text_html,
+            server_name=self.server_name,
+            look=_LOOK,
+            form_targets=form_targets,
+            above=back_html,
         )
+
+    def form_page(
+        self, error: MatrixError | None, title: str, text_html: str, *, back_html: str = ""
+    ) -> Response:
+        """A page with a form, as it comes first or after an error (which the text shows)."""
+        page = self.page(200 if error is None else error.status, title, text_html, back_html=back_html)
+        page.headers.extend(() if error is None else error.headers)
+        return page
 
     def refusal(self, error: MatrixError) -> Response:
         """A page that says why something is refused."""
@@ -35,8 +51,10 @@ class Pages:
         return page
 
 
-def words_of(error: MatrixError, otherwise: str = "") -> str:
+def words_of(error: MatrixError | None, otherwise: str = "") -> str:
     """A refusal, as a page says it; ``otherwise``: unless somebody has tried too often."""
+    if error is None:
+        return ""
     if error.status != 429:
         return otherwise or f"{error.error}."
     seconds = max(1, -(-int(error.extra.get("retry_after_ms", 0)) // 1000))
@@ -102,8 +120,18 @@ def badge(name: str, below: str, *, is_person: bool = False) -> str:
     look = "tile round" if is_person else "tile"
     return (
         f'<div class="who"><span class="{look}" aria-hidden="true">{escape(letter)}</span>'
-        f"<div><strong>{escape(name)}</strong><span>{escape(below)}</span></div></div>"
+        f"<div><strong>{escape(name)}</strong><span>{broken(below)}</span></div></div>"
     )
+
+
+def broken(user_id: str) -> str:
+    """A user id that goes into two lines before its colon, if it has to."""
+    return escape(user_id).replace(":", "<wbr>:")
+
+
+def back(link: str, name: str) -> str:
+    """A link to the page above."""
+    return f'<a class="back" href="{escape(link)}"><span aria-hidden="true">‹ </span>{escape(name)}</a>'
 
 
 def rows(links: Sequence[tuple[str, str, str]]) -> str:

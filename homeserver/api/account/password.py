@@ -59,21 +59,19 @@ class PasswordApi:
         # With the old password every browser's session has ended.
         cookie = await self._visitors.begin(request, visitor.account)
         told = "Your devices are signed out." if log_out else "Your devices stay signed in."
-        page = self._pages.page(200, "Your password is new", f"{places.BACK_HTML}{DONE}<p>{told}</p>")
+        page = self._pages.page(
+            200, "Your password is new", f"{DONE}<p>{told}</p>", back_html=places.BACK_HTML
+        )
         page.headers.append(cookie)
         return page
 
     def _page(self, admitted: Admitted, error: MatrixError | None = None) -> Response:
-        text = (
-            places.BACK_HTML
-            + alert("" if error is None else words_of(error))
-            + form(
-                "password",
-                password_field(FIELD, "Password so far")
-                + self._new_password.fields()
-                + check_box("log_out", "Sign all my devices out: somebody else may know the old one")
-                + button("Set the new password"),
-                form_token=admitted.visitor.token,
-            )
+        text = alert(words_of(error)) + form(
+            "password",
+            password_field(FIELD, "Password so far")
+            + self._new_password.fields()
+            + check_box("log_out", "Sign all my devices out: somebody else may know the old one")
+            + button("Set the new password"),
+            form_token=admitted.visitor.token,
         )
-        return self._pages.page(200 if error is None else error.status, "Password", text)
+        return self._pages.form_page(error, "Password", text, back_html=places.BACK_HTML)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from homeserver.api.account.page import back
 from homeserver.oauth.metadata import ACCOUNT
 
 START: Final = ACCOUNT
@@ -17,4 +18,4 @@ ADDRESSES: Final = f"{ACCOUNT}addresses"
 DEACTIVATE: Final = f"{ACCOUNT}deactivate"
 
 SPEC: Final = "client-server-api#oauth-20-account-management"
-BACK_HTML: Final = f'<a class="back" href="{START}"><span aria-hidden="true">‹ </span>Your account</a>'
+BACK_HTML: Final = back(START, "Your account")

@@ -55,10 +55,11 @@ def framed_page(
     connects: bool = False,
     look: Look = _PLAIN,
     form_targets: str = "",
+    above: str = "",
 ) -> Response:
     """A whole page; ``text`` is HTML already, ``title`` is not. ``connects``: its script talks to this server.
 
-    ``form_targets``: where else its forms may lead, by a redirection too, as a Content-Security-Policy names it.
+    ``above``: HTML before the title. ``form_targets``: where else its forms may lead, by a redirection too, as a Content-Security-Policy names it.
     """
     named = f"<p>{escape(server_name)}</p>" if server_name else "<p>CHAOS</p>"
     run = f"<script>{script}</script>" if script else ""
@@ -67,7 +68,7 @@ def framed_page(
         '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="robots" content="noindex">'
         f"<title>{escape(title)}</title><style>{look.style}</style></head>"
         f'<body><main class="narrow"><header>{_ICON}{named}</header>'
-        f'<section class="card"><h1>{escape(title)}</h1>{text}</section></main>{run}</body></html>'
+        f'<section class="card">{above}<h1>{escape(title)}</h1>{text}</section></main>{run}</body></html>'
     )
     headers = _headers(look, script, form_targets, connects=connects)
     return Response(status, page.encode(), headers, content_type=_HTML)
