@@ -120,7 +120,7 @@ def badge(name: str, below: str, *, is_person: bool = False) -> str:
     look = "tile round" if is_person else "tile"
     return (
         f'<div class="who"><span class="{look}" aria-hidden="true">{escape(letter)}</span>'
-        f"<div><strong>{escape(name)}</strong><span>{broken(below)}</span></div></div>"
+        f"<div><strong>{escape(name)}</strong> <span>{broken(below)}</span></div></div>"
     )
 
 
@@ -137,7 +137,7 @@ def back(link: str, name: str) -> str:
 def rows(links: Sequence[tuple[str, str, str]]) -> str:
     """A list of pages: the address, the name, and a few words below it."""
     items = [
-        f'<li><a href="{escape(link)}"><span><strong>{escape(name)}</strong><small>{escape(below)}</small></span></a></li>'
+        f'<li><a href="{escape(link)}"><span><strong>{escape(name)}</strong> <small>{escape(below)}</small></span></a></li>'
         for link, name, below in links
     ]
     return f'<ul class="rows">{"".join(items)}</ul>'
