@@ -16,6 +16,7 @@ from homeserver.api.account.overview import OverviewApi
 from homeserver.api.account.page import Pages
 from homeserver.api.account.password import PasswordApi
 from homeserver.api.account.proof import Proofs
+from homeserver.api.account.reset import ResetApi
 from homeserver.api.account.sign_in import SignIn
 from homeserver.api.account.sign_up import SignUp
 from homeserver.api.account.visitors import Visitors
@@ -53,6 +54,7 @@ def build_pages(core: Core, services: Services) -> list[HasRoutes]:
         OverviewApi(pages, gate, visitors, services.profiles, with_mail=with_mail),
         AccountDevicesApi(pages, gate, services.devices, authorizing.clients, around.clock),
         PasswordApi(pages, gate, visitors, proofs, accounts, new_password),
+        ResetApi(pages, gate, proofs, authorizing.resets),
         DeactivateApi(pages, gate, visitors, proofs, accounts, threepids),
         *(by_mail if with_mail else []),
     ]

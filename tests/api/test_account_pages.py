@@ -9,6 +9,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from twisted.internet.defer import Deferred
 
 from homeserver.config.schema import RateLimit, RateLimits
+from homeserver.oauth.metadata import Places
 from tests.api.test_oauth_pages import ALICE, EVIL, PASSWORD, PagesCase
 from tests.support.app import TestApp, test_config
 from tests.support.browser import WebBrowser
@@ -55,6 +56,7 @@ class Overview(AccountCase):
             ("org.matrix.profile", "/account/profile"),
             ("org.matrix.devices_list", "/account/devices"),
             ("org.matrix.sessions_list", "/account/devices"),
+            ("org.matrix.cross_signing_reset", "/account/encryption"),
             ("org.matrix.account_deactivate", "/account/deactivate"),
             ("org.matrix.device_view", f"/account/device?device_id={device}"),
             ("org.matrix.session_view", f"/account/device?device_id={device}"),
@@ -67,6 +69,12 @@ class Overview(AccountCase):
         self.browser.open("/account/?action=org.matrix.device_view")
         self.assertEqual(BASE + "/account/devices", self.browser.url)
         self.browser.open("/account/", 404, action="org.matrix.device_view", device_id=EVIL)
+
+    def test_every_action_that_is_told(self) -> None:
+        told = Places(BASE).metadata(may_sign_up=True, with_old_names=True)
+        for action in told["account_management_actions_supported"]:
+            self.browser.open("/account/", action=action, device_id=next(iter(self.devices())))
+            self.assertNotIn("action=", self.browser.url, action)
 
     def test_signed_in_on_the_way(self) -> None:
         self.browser.cookies.clear()
@@ -107,6 +115,7 @@ class Overview(AccountCase):
             f"/account/device?device_id={device}": "Save",
             f"/account/device/sign_out?device_id={device}": "Sign out",
             "/account/password": "Set the new password",
+            "/account/encryption": "Let my app make new keys",
             "/account/deactivate": "End my account for good",
         }
         cookies = dict(self.browser.cookies)
@@ -282,6 +291,40 @@ class Ending(AccountCase):
         self.browser.open("/account/deactivate")
         self.browser.send("End my account for good", current=PASSWORD)
         self.assertFalse(self.can_log_in(PASSWORD))
+
+
+@on_each_database
+class NewKeys(AccountCase):
+    """spec: client-server-api#oauth-authentication"""
+
+    def allowed(self) -> bool:
+        services = self.app.app.services
+        account = self.app.wait(Deferred.fromCoroutine(services.accounts.find(ALICE)))
+        assert account is not None
+        return services.authorizing.resets.take(account.user_nid)
+
+    def test_right_after_signing_in(self) -> None:
+        page = self.browser.open("/account/?action=org.matrix.cross_signing_reset")
+        self.assertNotIn("current", page.forms[0].fields)
+        self.assertFalse(self.allowed())
+        self.assertIn("Your app may go on", self.browser.send("Let my app make new keys").text)
+        self.assertTrue(self.allowed())
+
+    def test_some_time_after(self) -> None:
+        self.browser.open("/account/encryption")
+        self.app.advance(601)
+        # Also with the page that came before.
+        self.assertIn("not right", self.browser.send("Let my app make new keys", 403).text)
+        self.assertIn("not right", self.browser.send("Let my app make new keys", 403, current="no").text)
+        self.assertFalse(self.allowed())
+        self.browser.send("Let my app make new keys", current=PASSWORD)
+        self.assertTrue(self.allowed())
+
+    def test_while_suspended(self) -> None:
+        self.lock(suspended=True)
+        self.browser.open("/account/encryption")
+        self.browser.send("Let my app make new keys")
+        self.assertTrue(self.allowed())
 
 
 class Guesses(PagesCase):

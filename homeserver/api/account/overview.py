@@ -38,6 +38,7 @@ _ACTIONS: Final = {
     metadata.DEVICE_VIEW: places.DEVICE,
     metadata.DEVICE_DELETE: places.DEVICE_SIGN_OUT,
     metadata.DEACTIVATE: places.DEACTIVATE,
+    metadata.RESET: places.RESET,
 }
 
 
@@ -81,6 +82,7 @@ class OverviewApi:
             (places.DEVICES, "Devices", "Where you are signed in"),
             (places.PASSWORD, "Password", "Set a new one"),
             *(mail if self._with_mail else []),
+            (places.RESET, "Encryption", "Begin anew when all keys are lost"),
             (places.DEACTIVATE, "Deactivate account", "For good"),
         ]
         text = (

@@ -15,6 +15,7 @@ DEVICE_SIGN_OUT: Final = f"{ACCOUNT}device/sign_out"
 PASSWORD: Final = f"{ACCOUNT}password"
 FORGOTTEN: Final = f"{ACCOUNT}forgotten"
 ADDRESSES: Final = f"{ACCOUNT}addresses"
+RESET: Final = f"{ACCOUNT}encryption"
 DEACTIVATE: Final = f"{ACCOUNT}deactivate"
 
 SPEC: Final = "client-server-api#oauth-20-account-management"
