@@ -78,3 +78,13 @@ class JsSdkStoryTests(ProgramCase):
 
     def test_search_on_postgresql(self) -> None:
         self.tell("search", "postgresql")
+
+    def test_oauth_on_sqlite(self) -> None:
+        self.tell("oauth", "sqlite")
+
+    def test_oauth_on_postgresql(self) -> None:
+        self.tell("oauth", "postgresql")
+
+    # The SDK looks once a second for what the other device says; the server keeps it in memory on either database.
+    def test_qr_code_on_sqlite(self) -> None:
+        self.tell("qr_code", "sqlite")

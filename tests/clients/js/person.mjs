@@ -5,7 +5,7 @@ import { randomBytes } from "node:crypto";
 import { check, checkEqual, checkRefused, waitUntil } from "./check.mjs";
 import { ClientEvent, createClient, SyncState } from "matrix-js-sdk";
 
-function quietLogger() {
+export function quietLogger() {
     const quiet = () => {};
     const logger = { trace: quiet, debug: quiet, info: quiet, warn: quiet, error: console.error };
     logger.getChild = () => logger;
