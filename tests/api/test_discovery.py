@@ -62,7 +62,7 @@ class Declined(unittest.TestCase):
     def test_what_is_for_other_servers_is_unknown_here(self) -> None:
         app = TestApp(self)
         found = sorted(declined())
-        self.assertIn(("GET", "/_matrix/client/v1/auth_metadata"), found)
+        self.assertIn(("GET", "/_matrix/client/v3/login/sso/redirect"), found)
         for method, path in found:
             status, json = app.call(method, path.replace("{}", "x"))
             # spec: client-server-api#common-error-codes

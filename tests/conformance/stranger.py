@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -25,7 +26,7 @@ from twisted.trial.unittest import TestCase
 
 from homeserver.extensions import load_extensions
 from scripts.totals import REPOSITORY
-from tests.support.app import SERVER_NAME, TestApp
+from tests.support.app import SERVER_NAME, TestApp, test_config
 from tests.support.http import Answer, path_of
 
 DESCRIPTION = REPOSITORY / "docs" / "reference" / "openapi.json"
@@ -57,7 +58,8 @@ class Stranger:
     """Sends cases to a server of its own, and judges the answers."""
 
     def __init__(self, test: TestCase) -> None:
-        self.app = TestApp(test, extra_routes=[one.routes for one in load_extensions()])
+        config = test_config(data_dir=Path(test.mktemp()), public_url=f"https://{SERVER_NAME}")
+        self.app = TestApp(test, config=config, extra_routes=[one.routes for one in load_extensions()])
         self._names = 0
         self._sign_up()
 

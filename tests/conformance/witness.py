@@ -27,6 +27,8 @@ DEVIATIONS: Mapping[str, str] = {
     "/presence/{user_id:user_id}/status": '"org.matrix.msc3026.busy" is not one of "online", "offline" or "unavailable"',
 }
 
+# What is served for others to use, of Matrix or of ourselves.
+_OURS = ("/_", "/.well-known/", "/oauth2/", "/account")
 _OTHER_ANSWERS = (b"event_fields", b"event_format", b"format=event", b"org.matrix.msc4140.delay=")
 
 
@@ -42,7 +44,7 @@ class Witness:
     def __call__(self, request: Request, answer: Answer) -> None:
         """One of our servers says this."""
         route = request.route
-        if not route.spec or not route.template.startswith(("/_", "/.well-known/")):
+        if not route.spec or not route.template.startswith(_OURS):
             return  # the affair of nobody's specification, or of a test of routers
         self.outcomes[route.method, route.template].add((answer.status, answer.errcode or ""))
         if answer.status == 500:

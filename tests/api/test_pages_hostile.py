@@ -1,0 +1,43 @@
+"""What no browser sends to the pages that people see: a page says so, and nothing happens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from homeserver.http.route import Auth, Route
+from tests.support.app import TestApp, test_config
+from tests.support.databases import DatabaseCase, on_each_database
+from tests.support.oauth import BASE, FORM
+
+FORMS = (
+    (b"step=consent", {}),
+    (b"{}", {"Content-Type": "application/json"}),
+    (b"a=%00", FORM),
+    (b"a=%ff", FORM),
+    (b"&".join(b"a%d=b" % number for number in range(300)), FORM),
+)
+
+
+@on_each_database
+class Hostile(DatabaseCase):
+    def setUp(self) -> None:
+        super().setUp()
+        config = test_config(data_dir=Path(self.mktemp()), public_url=BASE)
+        self.app = TestApp(self, self.new_database(), config)
+
+    def pages(self) -> list[Route]:
+        routes = self.app.app.router.routes
+        shown = {one.template for one in routes if one.method == "GET" and one.auth is Auth.NONE}
+        posted = [one for one in routes if one.method == "POST" and one.template in shown]
+        pages = [one for one in posted if one.template.startswith(("/account", "/oauth2/"))]
+        self.assertGreater(len(pages), 8)
+        return pages
+
+    def test_what_is_no_form(self) -> None:
+        for route in self.pages():
+            for body, headers in FORMS:
+                answer = self.app.answer("POST", route.template, body, headers=headers)
+                self.assertIn(answer.status, (303, 400), route.template)
+                if answer.status == 400:
+                    self.assertIn(b"<!doctype html>", answer.body)
+                    self.assertEqual("no-store", answer.headers["cache-control"])
