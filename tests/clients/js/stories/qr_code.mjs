@@ -1,4 +1,4 @@
-// Alice signs in on new devices with QR codes, shown by the old device or by the new one, and her secrets come along.
+// Alice signs in on new devices by QR codes, shown by the old or the new one; her secrets come along, and are renewed.
 
 import { randomBytes } from "node:crypto";
 
@@ -69,6 +69,22 @@ async function signIn(app, existing, newcomer, answer, what) {
     return client;
 }
 
+/** Other cross-signing keys in place of those that there are: alice allows it on the page that her app is told of. */
+async function renewKeys(client, browser) {
+    let told;
+    await client.getCrypto().bootstrapCrossSigning({
+        setupNewCrossSigning: true,
+        authUploadDeviceSigningKeys: async (upload) => {
+            told = await upload(null).catch((error) => error.data);
+            check(told.flows.some((flow) => flow.stages.join() === "m.oauth"), "for new keys the app leads to a page");
+            await browser.open(told.params["m.oauth"].url);
+            await browser.submit({ answer: "reset" });
+            await upload({ session: told.session });
+        },
+    });
+    check(told && (await client.getCrypto().isCrossSigningReady()), "and once she has allowed it, they are hers");
+}
+
 export async function tell(baseUrl) {
     const username = `alice-${randomBytes(4).toString("hex")}`;
     const password = randomBytes(12).toString("base64url");
@@ -100,4 +116,5 @@ export async function tell(baseUrl) {
         await waitFor(async () => (await status())?.crossSigningVerified, "the first device sees it as verified");
         check(await client.getCrypto().isCrossSigningReady(), "which has the keys to verify others");
     }
+    await renewKeys(clients[1], browser);
 }
