@@ -9,7 +9,7 @@ from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.oauth import BASE, FORM
 
-FORMS = (
+FORMS: tuple[tuple[bytes, dict[str, str]], ...] = (
     (b"step=consent", {}),
     (b"{}", {"Content-Type": "application/json"}),
     (b"a=%00", FORM),

@@ -28,7 +28,7 @@ from homeserver.http.route import Route
 
 _MEANS_HTML: Final = (
     '<ul class="facts losses"><li>you are signed out everywhere, and leave all rooms</li>'
-    "<li>nobody can ever have your user name again, you neither</li>"
+    "<li>nobody can ever have your user name again, not even you</li>"
     "<li>what you wrote stays with those who have received it</li><li>it cannot be taken back</li></ul>"
 )
 
