@@ -6,6 +6,8 @@ Asked are the databases, so that nothing hides behind what a client is shown.
   spec: server-server-api#server-access-control-lists-acls
 - What comes late from somebody who has left, or was sent away, is soft-failed where it came late: there it is not shown.
   spec: server-server-api#soft-failure
+- What stuck before a server came stands aside there, until somebody names it as a parent or reads back to it.
+  see docs/decisions/0024
 - Whose joins a resolution took away, since the room's rules were changed in another branch meanwhile, is not in the room for
   those who know of that, and nobody tells such a server. It goes on by itself.
   spec: server-server-api#room-state-resolution
@@ -69,6 +71,6 @@ def _compare(one: Room, two: Room) -> Iterator[str]:
     if not set(one.ends) & set(two.ends):
         yield f"ends {one.ends} and {two.ends}"
     for here, there, number in ((one, two, "first"), (two, one, "second")):
-        alone = sorted((here.senders.keys() & here.shown) - there.senders.keys())
+        alone = sorted((here.senders.keys() & here.shown) - there.senders.keys() - there.aside)
         if alone:
             yield f"events of the {number} alone {[(each, there.rejected.get(each)) for each in alone]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import msgspec
-from sqlalchemy import select
+from sqlalchemy import and_, select
 
 from homeserver.db.schema.rooms import (
     current_state,
@@ -40,6 +40,12 @@ _EVENTS = statement(
         .outerjoin(timeline, timeline.c.event_nid == events.c.nid)
     )
     .where(events.c.state_before.is_not(None))
+)
+# Without a place in the graph, and no part of a state: sticky events of before the server came.
+_ASIDE = statement(
+    select(rooms.c.room_id, events.c.event_id)
+    .select_from(events.join(rooms, rooms.c.nid == events.c.room_nid))
+    .where(and_(events.c.state_before.is_(None), events.c.state_key_nid.is_(None)))
 )
 _HEADS = statement(
     select(rooms.c.room_id, room_heads.c.extremities).select_from(
@@ -96,6 +102,7 @@ class Room:
     senders: dict[str, str] = field(default_factory=dict)  # of the events that it takes for good
     rejected: dict[str, str] = field(default_factory=dict)  # why
     shown: set[str] = field(default_factory=set)
+    aside: set[str] = field(default_factory=set)
     ends: list[str] = field(default_factory=list)
     state: dict[tuple[str, str], str] = field(default_factory=dict)
     memberships: dict[str, Membership] = field(default_factory=dict)  # by its state
@@ -124,6 +131,8 @@ def load(tx: Tx) -> dict[str, Room]:
         room.senders[event_id] = sender
         if pos is not None:
             room.shown.add(event_id)
+    for room_id, event_id in tx.all(_ASIDE):
+        found.setdefault(room_id, Room()).aside.add(event_id)
     for room_id, extremities in tx.all(_HEADS):
         ends = msgspec.json.decode(extremities)
         found.setdefault(room_id, Room()).ends = sorted(ids.get(nid, f"event {nid}") for nid in ends)
