@@ -42,7 +42,9 @@ def build_pages(core: Core, services: Services) -> list[HasRoutes]:
     visitors = Visitors(authorizing.places.base, authorizing.browsers, accounts, around.clock)
     new_password = NewPassword(lambda: services.settings.config.passwords)
     sign_in = SignIn(pages, visitors, identity, limiter, with_mail=with_mail)
-    sign_up = SignUp(pages, visitors, services.registrar, accounts, limiter, new_password)
+    sign_up = SignUp(
+        pages, visitors, services.registrar, accounts, identity, limiter, new_password, around.clock
+    )
     gate, proofs = Gate(pages, visitors, sign_in, sign_up), Proofs(identity, limiter)
     by_mail: list[HasRoutes] = [
         AddressesApi(pages, gate, proofs, validations, threepids, around.entropy),

@@ -10,9 +10,10 @@ from urllib.parse import parse_qs, urlsplit
 from homeserver.config.schema import Email, RateLimit, RateLimits
 from tests.api.test_oauth_pages import EVIL, PASSWORD, PagesCase
 from tests.support.app import TestApp, test_config
+from tests.support.browser import check_page
 from tests.support.databases import on_each_database
 from tests.support.mail import FakeMailer
-from tests.support.oauth import BASE, V3, told
+from tests.support.oauth import BASE, FORM, V3, told
 
 ADDRESS = "alice@example.org"
 NEW = "battery staple"
@@ -228,6 +229,32 @@ class Limited(MailCase):
         self.assertIn("too often", page.text)
         assert self.browser.answer is not None
         self.assertIn("retry-after", self.browser.answer.headers)
+
+
+class Anything(MailCase):
+    """Whatever is sent to a page, a page is the answer."""
+
+    def test_what_no_browser_sends(self) -> None:
+        paths = sorted(
+            route.template
+            for route in self.app.app.router.routes
+            if route.method == "POST" and route.template.startswith(("/account/", "/oauth2/link"))
+        )
+        self.assertEqual(11, len(paths))
+        for path in paths:
+            bodies: tuple[tuple[bytes, dict[str, str]], ...] = (
+                (b"", {}),
+                (b"{}", {"Content-Type": "application/json"}),
+                (b"a=%ff", FORM),
+            )
+            for body, headers in bodies:
+                answer = self.app.answer("POST", path, body, headers=headers)
+                self.assertEqual(400, answer.status, path)
+                check_page(answer)
+            answer = self.app.answer("GET", f"{path}?device_id=%ff&prompt=%00")
+            self.assertIn(answer.status, (200, 400), path)
+            check_page(answer)
+        self.assertEqual(303, self.app.answer("POST", "/account").status)
 
 
 class WithoutMail(PagesCase):

@@ -24,7 +24,8 @@ from homeserver.oauth.types import AuthorizationRequest, Client, RequestRefusedE
 
 ALLOWS_HTML: Final = (
     '<ul class="facts"><li>read and send your messages</li><li>see your rooms and the people in them</li>'
-    "<li>change your profile and settings</li></ul>"
+    "<li>change your profile and settings</li>"
+    "<li>stay among your devices until you sign it out</li></ul>"
 )
 
 

@@ -15,7 +15,7 @@ from html import escape
 from typing import Final
 
 from homeserver.api.account.entry import Entry, address
-from homeserver.api.account.page import STEP, Pages, see_other
+from homeserver.api.account.page import FORM_TOKEN, STEP, Pages, see_other
 from homeserver.api.account.sign_in import SignIn
 from homeserver.api.account.sign_up import SignUp
 from homeserver.api.account.visitors import Visitor, Visitors, read_form
@@ -78,6 +78,8 @@ class Gate:
     async def _take(self, request: Request, visitor: Visitor | None, entry: Entry) -> Admitted | Response:
         form = read_form(request)
         if not self._visitors.is_ours(request, form, visitor):
+            if form.get(STEP) in (SIGN_IN, SIGN_UP) and FORM_TOKEN not in form and visitor is not None:
+                return see_other(entry.onward)  # signed in meanwhile: whoever presses a button twice, say
             return self._stale(request)
         if form.get(STEP) == SIGN_IN:
             return await self._sign_in.take(request, form, entry)

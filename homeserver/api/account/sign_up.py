@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Final
 
+from homeserver.accounts.login import Identity
 from homeserver.accounts.registrar import Newcomer, Registrar
 from homeserver.accounts.users import MAX_REGISTRATION_TOKEN_LENGTH, Accounts
 from homeserver.api.account.entry import Entry
@@ -16,9 +17,12 @@ from homeserver.http.errors import MatrixError, forbidden
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.response import Response
+from homeserver.runtime.clock import Clock
+from homeserver.store.users import Account
 
 _PLAIN: Final = 'autocapitalize="none" autocorrect="off" spellcheck="false" required'
 _NAME_LENGTH_MOST: Final = 255
+_MADE_JUST_NOW_MS: Final = 60_000
 
 
 class SignUp:
@@ -30,14 +34,18 @@ class SignUp:
         visitors: Visitors,
         registrar: Registrar,
         accounts: Accounts,
+        identity: Identity,
         limiter: RateLimiter,
         new_password: NewPassword,
+        clock: Clock,
     ) -> None:
         self._pages = pages
         self._visitors = visitors
         self._registrar = registrar
         self._accounts = accounts
+        self._identity = identity
         self._limiter = limiter
+        self._clock = clock
         self._new_password = new_password
 
     @property
@@ -78,7 +86,7 @@ class SignUp:
         name, token = said.get("username", "").strip().removeprefix("@"), said.get("token", "").strip()
         name = name.removesuffix(f":{self._pages.server_name}")
         try:
-            user_id = await self._register(request, said, name, token)
+            account = await self._register(request, said, name, token)
         except MatrixError as error:
             refused = self.page(
                 entry,
@@ -89,19 +97,36 @@ class SignUp:
             )
             refused.headers.extend(error.headers)
             return refused
-        account = await self._accounts.find(user_id)
-        assert account is not None
         return see_other(entry.onward, await self._visitors.begin(request, account))
 
-    async def _register(self, request: Request, said: Mapping[str, str], name: str, token: str) -> str:
+    async def _register(self, request: Request, said: Mapping[str, str], name: str, token: str) -> Account:
         self._registrar.check_open()
         self._limiter.check("register", request.client_ip)
-        user_id = await self._registrar.check_name(name)
         password = self._new_password.read(said)
+        try:
+            user_id = await self._registrar.check_name(name)
+        except MatrixError as error:
+            return await self._pressed_twice(error, name, password)
         used = None
         if self._registrar.mode == "token":
             if not await self._registrar.is_token_valid(token):
                 raise forbidden("The registration token is not valid")
             used = token
         await self._registrar.register(Newcomer(user_id, name, password, used), None)
-        return user_id
+        account = await self._accounts.find(user_id)
+        assert account is not None
+        return account
+
+    async def _pressed_twice(self, error: MatrixError, name: str, password: str) -> Account:
+        """The account, where the same form has just made it: then the browser has thrown that answer away."""
+        found = await self._accounts.find_for_login(name)
+        age_ms = _MADE_JUST_NOW_MS if found is None else self._clock.now_ms() - found.created_ts_ms
+        if error.errcode != "M_USER_IN_USE" or age_ms >= _MADE_JUST_NOW_MS:
+            raise error
+        try:
+            account = await self._identity.by_password({"user": name, "password": password})
+        except MatrixError:
+            raise error from None
+        if account.locked:
+            raise error
+        return account

@@ -61,7 +61,8 @@ class Visitors:
 
     def __init__(self, base: str, browsers: Browsers, accounts: Accounts, clock: Clock) -> None:
         parts = urlsplit(base)
-        self._origin = f"{parts.scheme}://{parts.netloc}".lower().encode()
+        usual = {"https": ":443", "http": ":80"}.get(parts.scheme, "")
+        self._origin = f"{parts.scheme}://{parts.netloc.removesuffix(usual)}".lower().encode()
         self._browsers = browsers
         self._accounts = accounts
         self._clock = clock
