@@ -20,6 +20,7 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.store import devices, tokens
 from homeserver.store.ids import Interner
+from homeserver.store.oauth import refresh_legacy
 from homeserver.store.tokens import NewTokens, RefreshRefusedError, hash_token
 from homeserver.store.work import Worker
 
@@ -137,7 +138,7 @@ class Sessions:
         now_ms = self._clock.now_ms()
         new, access_token, next_token, expires_in_ms = self._draw(now_ms, refreshable=True)
         try:
-            await self._worker.work(tokens.rotate_tokens, hash_token(refresh_token), new, now_ms)
+            await self._worker.work(refresh_legacy, hash_token(refresh_token), new, now_ms)
         except RefreshRefusedError as refused:
             raise unknown_token(soft_logout=refused.expired) from None
         except tokens.AccountLockedError:

@@ -254,6 +254,17 @@ def refresh(
     return Exchanged(session.user_nid, session.device_nid, client_id, session.scope)
 
 
+def refresh_legacy(tx: WriteTx, refresh_hash: bytes, tokens: NewTokens, now_ms: int) -> None:
+    """Use a refresh token of the legacy API. Raises RefreshRefusedError, also for those of OAuth, or AccountLockedError.
+
+    A token that was given here for one of OAuth would be in no family, and bound to no app.
+    """
+    device_nid = find_refresh_device(tx, refresh_hash)
+    if device_nid is not None and find_oauth_session(tx, device_nid) is not None:
+        raise RefreshRefusedError(expired=False)
+    rotate_tokens(tx, refresh_hash, tokens, now_ms)
+
+
 def revoke(tx: WriteTx, token_hash: bytes) -> None:
     """End the login that a token, of either kind, belongs to; unknown ones are passed over."""
     session = _session_of(tx, token_hash)

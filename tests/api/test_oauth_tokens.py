@@ -212,6 +212,22 @@ class Refreshing(OAuthCase):
                 break  # it begins like one of the login's: that is over now
         self.assertNotIn("APPDEVICE1", self.devices())
 
+    def test_each_api_refreshes_its_own(self) -> None:
+        """Else a token would leave what tells that one was stolen, and the app that it is bound to."""
+        mine = self.oauth.log_in(ALICE)
+        old = self.app.answer("POST", f"{V3}/refresh", {"refresh_token": mine["refresh_token"]})
+        self.assertEqual((401, "M_UNKNOWN_TOKEN"), (old.status, old.errcode))
+        self.assertEqual(200, self.oauth.refresh(mine["refresh_token"]).status)
+        login = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": "alice"},
+            "password": "correct horse",
+            "refresh_token": True,
+        }
+        theirs = self.app.ok("POST", f"{V3}/login", login)["refresh_token"]
+        self.assert_refused(self.oauth.refresh(theirs), "invalid_grant")
+        self.app.ok("POST", f"{V3}/refresh", {"refresh_token": theirs})
+
     def test_refresh_tokens_that_are_over(self) -> None:
         config = self.app.config
         self.app.config = replace(config, sessions=replace(config.sessions, refresh_token_lifetime_s=3600))
