@@ -116,6 +116,8 @@ class Browser:
         from_browser, up = os.pipe()
         command = [sys.executable, "-c", _WITH_PIPES, str(down), str(up), program, "--headless=new"]
         command += ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", f"--user-data-dir={profile}"]
+        # A machine without a mouse makes a browser without one.
+        command += ["--blink-settings=primaryHoverType=2,availableHoverTypes=2,primaryPointerType=4"]
         command += ["--remote-debugging-pipe", "--disable-popup-blocking", "about:blank"]
         self._process = subprocess.Popen(
             command, pass_fds=(down, up), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -176,6 +178,18 @@ class Browser:
         found = f"[...document.querySelectorAll({json.dumps(tag)})].find(one => one.innerText.includes({json.dumps(words)}))"
         self.run(f"{found}.click()")
         self.until("!window.isOld && document.readyState === 'complete'")
+
+    def move_and_click(self, selector: str) -> None:
+        """Press the mouse in the middle of an element, at once after it has come there."""
+        self.run(f"document.querySelector({json.dumps(selector)}).scrollIntoView({{block: 'center'}})")
+        box = self.run(
+            f"(box => [box.x + box.width / 2, box.y + box.height / 2])"
+            f"(document.querySelector({json.dumps(selector)}).getBoundingClientRect())"
+        )
+        at = {"x": box[0], "y": box[1]}
+        self._ask("Input.dispatchMouseEvent", type="mouseMoved", **at)
+        for kind in ("mousePressed", "mouseReleased"):
+            self._ask("Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, **at)
 
     def until(self, expression: str) -> Any:
         """Wait until an expression is true in whatever page is there by then."""

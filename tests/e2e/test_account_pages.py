@@ -146,6 +146,25 @@ class AccountPages(BrowserCase):
         self.assertIn("signed in nowhere", self.text())
         self.assertEqual("M_UNKNOWN_TOKEN", self.whoami(token)["errcode"])
 
+    def test_half_of_a_double_click(self) -> None:
+        """What a window lets through that goes away in its middle, is for none of our buttons."""
+        self.sign_up("LAGOON1234")
+        self.authorize("LAGOON5678")
+        here = "document.querySelector('.deliberate')"
+        self.assertEqual("0.5s", self.web.run(f"getComputedStyle({here}, '::after').transitionDelay"))
+        # However slow this machine is: for ever, and then not at all.
+        for rule in ("transition-delay: 1000s", "transition: none"):
+            self.web.run(
+                "document.styleSheets[0].insertRule("
+                f"'.deliberate::after {{ {rule} !important; }}', document.styleSheets[0].cssRules.length)"
+            )
+            self.assertIn("Let Lagoon in?", self.text())
+            if rule == "transition: none":
+                self.web.until(f"getComputedStyle({here}, '::after').visibility === 'hidden'")
+            self.web.move_and_click("button[value=allow]")
+        self.web.until(f"location.href.startsWith({json.dumps(self.redirect_uri)})")
+        self.assertEqual("LAGOON5678", self.whoami(self.exchange())["device_id"])
+
     def test_on_a_small_phone(self) -> None:
         """Nothing hangs over the edge, and what is pressed is large enough for a finger."""
         self.sign_up("LAGOON1234")

@@ -87,6 +87,7 @@ class AuthorizeApi:
                 "consent",
                 button("Continue", value="allow") + button("Cancel", value="cancel", kind="quiet"),
                 form_token=visitor.token,
+                is_deliberate=True,
             )
             + f'<p class="other">Not you? <a href="{escape(other)}">Use another account</a></p>{papers_html(client)}'
         )

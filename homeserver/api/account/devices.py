@@ -104,6 +104,7 @@ class AccountDevicesApi:
                 button("Sign out", value="sign-out", kind="grave")
                 + f'<a class="button" href="{escape(back)}">Keep it</a>',
                 form_token=admitted.visitor.token,
+                is_deliberate=True,
             )
         )
         return self._pages.page(200, "Sign this device out?", text)

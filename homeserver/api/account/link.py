@@ -102,6 +102,7 @@ class LinkApi:
                 "decide",
                 button("Yes, connect it", value="allow") + button("Cancel", value="cancel", kind="quiet"),
                 form_token=visitor.token,
+                is_deliberate=True,
             )
             + f'<p class="other">Not you? <a href="{escape(other)}">Use another account</a></p>'
             + papers_html(wish.client)

@@ -71,11 +71,15 @@ def see_other(location: str, *headers: tuple[bytes, bytes]) -> Response:
     )
 
 
-def form(step: str, content_html: str, *, form_token: str = "", action: str = "") -> str:
-    """A form; without an action it goes to the address of its page."""
-    to = f' action="{escape(action)}"' if action else ""
+def form(step: str, content_html: str, *, form_token: str = "", is_deliberate: bool = False) -> str:
+    """A form, which goes to the address of its page.
+
+    ``is_deliberate``: with a mouse, its buttons work half a second after it has come to the page. Another page may lay a
+    window over this one that goes away in the middle of a double click, whose second half would be for our button.
+    """
+    look = ' class="deliberate"' if is_deliberate else ""
     token = hidden(FORM_TOKEN, form_token) if form_token else ""
-    return f'<form method="post"{to}>{hidden(STEP, step)}{token}{content_html}</form>'
+    return f'<form method="post"{look}>{hidden(STEP, step)}{token}{content_html}</form>'
 
 
 def hidden(name: str, value: str) -> str:

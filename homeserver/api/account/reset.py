@@ -63,6 +63,7 @@ class ResetApi:
                 + button("Let my app make new keys", value="reset", kind="grave")
                 + f'<a class="button" href="{places.START}">Leave everything as it is</a>',
                 form_token=admitted.visitor.token,
+                is_deliberate=True,
             )
         )
         return self._pages.form_page(error, "New keys for encryption?", text, back_html=places.BACK_HTML)
