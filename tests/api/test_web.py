@@ -16,7 +16,7 @@ from twisted.trial import unittest
 from homeserver.api.web.health import PATIENCE_S, HealthApi
 from homeserver.api.web.metrics_page import MetricsApi
 from homeserver.api.web.page import PageApi, SampleLogin
-from homeserver.config.schema import Registration
+from homeserver.config.schema import Registration, Switch
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.route import Route
@@ -104,6 +104,14 @@ class Page(WebCase):
         self.assertIn("registration token", self.text(page))
         page.reload(replace(config, registration=Registration(mode="closed")))
         self.assertNotIn("Create account", self.text(page))
+
+    def test_where_one_looks_after_an_account(self) -> None:
+        config = test_config(public_url="https://chat.test.example/")
+        page = PageApi(config)
+        self.assertIn('href="https://chat.test.example/account/"', self.text(page))
+        # Without OAuth 2.0 there is no such page.
+        page.reload(replace(config, oauth=Switch(enabled=False)))
+        self.assertNotIn("/account/", self.text(page))
 
     def test_sample_logins(self) -> None:
         page = PageApi(test_config())

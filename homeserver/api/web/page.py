@@ -18,6 +18,7 @@ from homeserver.config.schema import Config, RegistrationMode
 from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Auth, Handler, Route
+from homeserver.oauth.metadata import ACCOUNT
 
 HTML: Final = b"text/html; charset=utf-8"
 SVG: Final = b"image/svg+xml"
@@ -86,8 +87,15 @@ class PageApi:
             base_url=escape(config.base_url),
             joining=_JOINING[config.registration.mode],
             sample=_sample(self._logins),
+            account=_account(config),
         )
         return page.encode("utf-8")
+
+
+def _account(config: Config) -> str:
+    if not config.has_oauth:
+        return ""
+    return f'<p><a href="{escape(config.base_url + ACCOUNT)}">Look after your account</a></p>'
 
 
 def _sample(logins: Sequence[SampleLogin]) -> str:
