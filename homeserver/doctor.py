@@ -33,6 +33,7 @@ from homeserver.config.signing_key import SigningKeyError, read_signing_keys
 from homeserver.db.engine import Engine
 from homeserver.db.migrate import HEAD
 from homeserver.http.tls import server_context
+from homeserver.oauth.metadata import KEYS
 from homeserver.runtime.clock import Clock
 from homeserver.store.soundness import look_at_database
 
@@ -268,6 +269,15 @@ class Doctor:
             yield Finding("warning", "public address", f"{url}: {outcome}")
         else:
             yield Finding("ok", "public address", f"{url} answers clients")
+            if self._config.has_oauth:
+                yield self._sign_in_pages(url)
+
+    def _sign_in_pages(self, url: str) -> Finding:
+        said = _within(2 * PATIENCE_S, lambda: _ask_sign_in(url))
+        if said is None:
+            return Finding("ok", "sign-in pages", f"{url}/oauth2/ answers")
+        hint = "apps log people in there: let the proxy pass /oauth2/ and /account/ on, or turn oauth off"
+        return Finding("warning", "sign-in pages", f"{url}/oauth2/: {said}; {hint}")
 
 
 # --- asking ----------------------------------------------------------------------------------------
@@ -299,6 +309,15 @@ def _is_our_server(listener: Listener) -> bool:
 
 def _ask_public(url: str) -> str | None:
     """None where a client from outside would find its way, else what is wrong."""
+    return _ask_json(url, "/_matrix/client/versions", lambda answer: isinstance(answer.get("versions"), list))
+
+
+def _ask_sign_in(url: str) -> str | None:
+    """The same of where apps log people in."""
+    return _ask_json(url, KEYS, lambda answer: isinstance(answer.get("keys"), list))
+
+
+def _ask_json(url: str, path: str, is_ours: Callable[[Any], bool]) -> str | None:
     parts = urlsplit(url)
     secure = parts.scheme == "https"
     host, port = parts.hostname or "", parts.port or (443 if secure else 80)
@@ -308,13 +327,13 @@ def _ask_public(url: str) -> str | None:
         return f"the name {host} does not resolve"
     context = ssl.create_default_context() if secure else None
     try:
-        status, answer = _get(host, port, f"{parts.path}/_matrix/client/versions", context)
+        status, answer = _get(host, port, f"{parts.path}{path}", context)
     except ssl.SSLError as error:
         return f"TLS: {_one_line(error)}"
     except (OSError, http.client.HTTPException) as error:
         return f"no answer: {_one_line(error)}"
     try:
-        fine = status == 200 and isinstance(msgspec.json.decode(answer).get("versions"), list)
+        fine = status == 200 and is_ours(msgspec.json.decode(answer))
     except (msgspec.DecodeError, AttributeError, UnicodeDecodeError):
         fine = False
     return None if fine else f"answers, but not as a Matrix server (status {status})"

@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import urlsplit
 
 from federation.ids import ServerName, parse_server_name
 from homeserver.config import checks
@@ -487,7 +488,9 @@ class Config:
     passwords: Passwords = section(Passwords, doc="What new passwords must be like.")
     sessions: Sessions = section(Sessions, doc="How long logins last.")
     oauth: Switch = section(
-        Switch, doc="Logging in by OAuth 2.0 too, where `public_url` is set: apps that know it prefer it."
+        Switch,
+        doc="Logging in by OAuth 2.0 too, where `public_url` is set and has no path: apps that know it prefer it. A proxy "
+        "must pass `/oauth2/` and `/account/` on, beside `/_matrix/` and `/.well-known/`.",
     )
     outbound: Outbound = section(Outbound, doc="For everything that the server itself fetches or calls.")
     federation: Federation = section(Federation, in_sample=True, doc="Other servers.")
@@ -531,8 +534,12 @@ class Config:
 
     @property
     def has_oauth(self) -> bool:
-        """Whether apps may log in by OAuth 2.0: they go where it says, so a guessed address would lock people out."""
-        return self.oauth.enabled and self.public_url is not None
+        """Whether apps may log in by OAuth 2.0: they go where it says, so a guessed address would lock people out.
+
+        The pages are at the root of a host: below a path nothing of them would be found.
+        """
+        url = self.public_url
+        return self.oauth.enabled and url is not None and urlsplit(url).path in ("", "/")
 
     @property
     def signing_key_path(self) -> Path:

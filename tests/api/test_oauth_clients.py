@@ -53,7 +53,8 @@ class Discovery(DatabaseCase):
 
     def test_not_where_nobody_knows_the_address(self) -> None:
         off: dict[str, Any] = {"public_url": BASE, "oauth": Switch(enabled=False)}
-        for changes in (dict[str, Any](), off):
+        below: dict[str, Any] = {"public_url": f"{BASE}/chat"}
+        for changes in (dict[str, Any](), off, below):
             app = TestApp(self, self.new_database(), test_config(**changes))
             status, error = app.call("GET", f"{CLIENT}/v1/auth_metadata")
             self.assertEqual((404, "M_UNRECOGNIZED"), (status, error["errcode"]))

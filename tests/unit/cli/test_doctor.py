@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from homeserver import doctor
 from homeserver.cli.operations import Finding
-from homeserver.config.schema import Config, Listener, Registration, TlsFiles
+from homeserver.config.schema import Config, Listener, Registration, Switch, TlsFiles
 from homeserver.config.signing_key import StoredKey, write_signing_key
 from homeserver.db.engine import SqliteEngine
 from homeserver.db.migrate import upgrade_engine
@@ -240,6 +240,23 @@ class Network(DoctorCase):
         self.assertIn("no answer", str(said))
         said = doctor._ask_public(f"https://127.0.0.1:{self.listen(b'')}")
         self.assertRegex(str(said), "TLS|no answer")
+
+    def test_sign_in_pages(self) -> None:
+        port = self.listen(b'{"keys": []}')
+        self.assertIsNone(doctor._ask_sign_in(f"http://127.0.0.1:{port}"))
+        said = doctor._ask_sign_in(f"http://127.0.0.1:{self.listen(b'<html>', 404)}")
+        self.assertIn("not as a Matrix server (status 404)", str(said))
+        config = replace(self.config, public_url="https://test.invalid")
+        self.patch(doctor, "_ask_public", lambda url: None)
+        for answer, level, words in (("no answer", "warning", "let the proxy pass"), (None, "ok", "answers")):
+            self.patch(doctor, "_ask_sign_in", lambda url, answer=answer: answer)
+            self.check(level, "sign-in pages", words, config)
+        # Nobody is led there.
+        for other in (
+            replace(config, oauth=Switch(enabled=False)),
+            replace(config, public_url="https://test.invalid/chat"),
+        ):
+            self.assertNotIn("sign-in pages", self.findings(other))
 
     def test_a_name_that_does_not_resolve(self) -> None:
         def nobody(*_: Any) -> Any:
