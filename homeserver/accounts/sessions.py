@@ -21,7 +21,13 @@ from homeserver.runtime.entropy import Entropy
 from homeserver.store import devices, tokens
 from homeserver.store.ids import Interner
 from homeserver.store.oauth import refresh_legacy
-from homeserver.store.tokens import NewTokens, RefreshRefusedError, hash_token
+from homeserver.store.tokens import (
+    NewTokens,
+    RefreshRefusedError,
+    draw_access_token,
+    draw_tokens,
+    hash_token,
+)
 from homeserver.store.work import Worker
 
 LOGIN_TOKEN_LIFETIME_MS = 120_000
@@ -93,20 +99,12 @@ class Sessions:
         return Prepared(login, new, Grant(device_id, access_token, refresh_token, expires_in_ms))
 
     def _draw(self, now_ms: int, refreshable: bool) -> tuple[NewTokens, str, str | None, int | None]:
-        access_token = f"chaos_{self._entropy.token(32)}"
         if not refreshable:
             # A client that cannot refresh would be logged out: its tokens last until they are revoked.
+            access_token = draw_access_token(self._entropy)
             return NewTokens(hash_token(access_token), None), access_token, None, None
-        refresh_token = f"chaosr_{self._entropy.token(32)}"
-        expires_in_ms = self._config.access_token_lifetime_s * 1000
-        lifetime_s = self._config.refresh_token_lifetime_s
-        new = NewTokens(
-            hash_token(access_token),
-            now_ms + expires_in_ms,
-            hash_token(refresh_token),
-            None if lifetime_s is None else now_ms + lifetime_s * 1000,
-        )
-        return new, access_token, refresh_token, expires_in_ms
+        drawn = draw_tokens(self._entropy, self._config, now_ms)
+        return drawn.stored, drawn.access_token, drawn.refresh_token, drawn.lifetime_s * 1000
 
     async def log_in(self, user_nid: int, wish: DeviceWish) -> Grant:
         """Log a device in; one that the user has already loses the tokens that it had."""
@@ -118,7 +116,7 @@ class Sessions:
     async def log_in_as(self, user_nid: int, expires_ts_ms: int | None) -> str:
         """A token for an administrator who acts as a user: of no device, so that nobody sees one; it ends by itself
         or, as every token of the user, with their ``/logout/all``."""
-        access_token = f"chaos_{self._entropy.token(32)}"
+        access_token = draw_access_token(self._entropy)
         new = NewTokens(hash_token(access_token), expires_ts_ms)
         await self._worker.work(_store_lone_token, user_nid, new)
         return access_token

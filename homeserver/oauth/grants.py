@@ -27,7 +27,7 @@ from homeserver.store import oauth
 from homeserver.store.devices import DeviceIdTakenError, TooManyDevicesError
 from homeserver.store.ids import Interner
 from homeserver.store.oauth import CodeRow, DeviceCodeRow, Exchanged, Opening, Verdict
-from homeserver.store.tokens import NewTokens, hash_token
+from homeserver.store.tokens import REFRESH_PREFIX, NewTokens, draw_tokens, hash_token
 from homeserver.store.work import Worker
 
 # An app exchanges its code at once; RFC 6749 recommends ten minutes at most.
@@ -243,22 +243,14 @@ class Grants:
 
     def _draw(self, family: str) -> tuple[NewTokens, dict[str, Any]]:
         """New tokens, as hashes and in clear. All refresh tokens of a login begin alike: an old one is known by that."""
-        now_ms = self._clock.now_ms()
-        access, refresh = f"chaos_{self._entropy.token(32)}", f"chaosr_{family}{self._entropy.token(32)}"
-        lifetime_s, life_s = self._config.access_token_lifetime_s, self._config.refresh_token_lifetime_s
-        new = NewTokens(
-            hash_token(access),
-            now_ms + lifetime_s * 1000,
-            hash_token(refresh),
-            None if life_s is None else now_ms + life_s * 1000,
-        )
+        drawn = draw_tokens(self._entropy, self._config, self._clock.now_ms(), family)
         answer = {
-            "access_token": access,
+            "access_token": drawn.access_token,
             "token_type": "Bearer",
-            "expires_in": lifetime_s,
-            "refresh_token": refresh,
+            "expires_in": drawn.lifetime_s,
+            "refresh_token": drawn.refresh_token,
         }
-        return new, answer
+        return drawn.stored, answer
 
     async def _answer(self, made: Exchanged, answer: dict[str, Any]) -> dict[str, Any]:
         answer["scope"] = made.scope
@@ -281,8 +273,8 @@ def _challenge(verifier: str) -> str:
 
 
 def _family(token: str) -> str | None:
-    start = len("chaosr_")
-    if not token.startswith("chaosr_") or not start + _FAMILY_LENGTH < len(token) <= _TOKEN_LENGTH_MOST:
+    start = len(REFRESH_PREFIX)
+    if not token.startswith(REFRESH_PREFIX) or not start + _FAMILY_LENGTH < len(token) <= _TOKEN_LENGTH_MOST:
         return None
     return token[start : start + _FAMILY_LENGTH]
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sqlalchemy import BindParameter, and_, bindparam, delete, exists, insert, or_, select, update
 
+from homeserver.config.schema import Sessions
 from homeserver.db.schema.accounts import (
     access_tokens,
     accounts,
@@ -27,7 +28,10 @@ from homeserver.db.schema.accounts import (
 from homeserver.db.schema.rooms import user_ids
 from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx, WriteTx
+from homeserver.runtime.entropy import Entropy
 from homeserver.store.changes import Kind
+
+REFRESH_PREFIX: Final = "chaosr_"
 
 _DEVICE: BindParameter[int] = bindparam("device_nid")
 _GENERATION: BindParameter[int] = bindparam("generation")
@@ -188,6 +192,35 @@ class NewTokens:
     access_expires_ts_ms: int | None
     refresh_hash: bytes | None = None
     refresh_expires_ts_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """New tokens of a device that refreshes them: in clear, as its client is told once, and as they are stored."""
+
+    access_token: str
+    refresh_token: str
+    lifetime_s: int
+    stored: NewTokens
+
+
+def draw_access_token(entropy: Entropy) -> str:
+    """One that nobody can guess."""
+    return f"chaos_{entropy.token(32)}"
+
+
+def draw_tokens(entropy: Entropy, config: Sessions, now_ms: int, family: str = "") -> Drawn:
+    """A pair that lives as long as the configuration says. ``family``: what the refresh token begins with."""
+    access_token = draw_access_token(entropy)
+    refresh_token = f"{REFRESH_PREFIX}{family}{entropy.token(32)}"
+    lifetime_s, life_s = config.access_token_lifetime_s, config.refresh_token_lifetime_s
+    stored = NewTokens(
+        hash_token(access_token),
+        now_ms + lifetime_s * 1000,
+        hash_token(refresh_token),
+        None if life_s is None else now_ms + life_s * 1000,
+    )
+    return Drawn(access_token, refresh_token, lifetime_s, stored)
 
 
 class RegistrationToken(NamedTuple):
