@@ -122,6 +122,12 @@ class Validations:
             self._tasks.spawn("send a letter", self._send(self._mailer, address, letter))
         return sid
 
+    async def begin_on_page(self, purpose: Purpose, email: str) -> dict[str, str]:
+        """The same for a page of ours: what its next form must hold, so that it is known whose attempt it is."""
+        secret = self._entropy.token(24)
+        sid = await self.begin(purpose, email, secret, 1, None)
+        return {"sid": sid, "client_secret": secret}
+
     def _is_hidden(self) -> bool:
         email = self._config().email
         return email is not None and email.hide_accounts

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from homeserver.api.account.addresses import AddressesApi
 from homeserver.api.account.authorize import AuthorizeApi
 from homeserver.api.account.deactivate import DeactivateApi
@@ -22,14 +20,7 @@ from homeserver.api.account.sign_up import SignUp
 from homeserver.api.account.visitors import Visitors
 from homeserver.composition.core import Core
 from homeserver.composition.services import Services
-from homeserver.http.route import Route
-
-
-class HasRoutes(Protocol):
-    """One or more pages."""
-
-    def routes(self) -> list[Route]:
-        """Where they are."""
+from homeserver.http.route import HasRoutes
 
 
 def build_pages(core: Core, services: Services) -> list[HasRoutes]:
@@ -47,8 +38,8 @@ def build_pages(core: Core, services: Services) -> list[HasRoutes]:
     )
     gate, proofs = Gate(pages, visitors, sign_in, sign_up), Proofs(identity, limiter)
     by_mail: list[HasRoutes] = [
-        AddressesApi(pages, gate, proofs, validations, threepids, around.entropy),
-        ForgottenApi(pages, visitors, accounts, validations, new_password, limiter, around.entropy),
+        AddressesApi(pages, gate, proofs, validations, threepids),
+        ForgottenApi(pages, visitors, accounts, validations, new_password, limiter),
     ]
     return [
         AuthorizeApi(pages, gate, visitors, authorizing.requests, grants),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Protocol
-
 from homeserver.api.client import dehydrated_device
 from homeserver.api.client.account import AccountApi
 from homeserver.api.client.account_data import AccountDataApi
@@ -96,15 +94,8 @@ from homeserver.composition.peering import Peering
 from homeserver.composition.services import Services
 from homeserver.composition.unattended import capabilities, unstable_features
 from homeserver.ephemeral.presence import Presence
-from homeserver.http.route import Route
+from homeserver.http.route import HasRoutes, Route
 from homeserver.oauth.rendezvous import Rendezvouses
-
-
-class HasRoutes(Protocol):
-    """One area of the API."""
-
-    def routes(self) -> list[Route]:
-        """Its endpoints."""
 
 
 def build_routes(core: Core, peering: Peering, services: Services) -> list[Route]:
@@ -172,7 +163,7 @@ def account_apis(core: Core, services: Services) -> list[HasRoutes]:
         DevicesApi(services.devices, services.identity, interactive, services.sessions),
         ProfileApi(services.profiles),
         ValidateEmailApi(services.people.validations),
-        AuthFallbackApi(config.server_name, interactive, services.limiter, around.entropy),
+        AuthFallbackApi(config.server_name, interactive, services.limiter),
         LoginFallbackApi(config.server_name),
         OAuthDiscoveryApi(settings.get, services.authorizing.places),
         LimitsApi(settings.get),

@@ -9,7 +9,7 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 Handler = Callable[..., Awaitable[Any]]
 Parameter = tuple[str, Callable[[str], Any]]
@@ -117,3 +117,10 @@ class Match:
         self.route = route
         self.parameters = parameters
         self.values = values
+
+
+class HasRoutes(Protocol):
+    """One area of the API."""
+
+    def routes(self) -> list[Route]:
+        """Its endpoints."""

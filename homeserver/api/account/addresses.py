@@ -13,14 +13,23 @@ from homeserver.accounts.threepids import Threepids
 from homeserver.accounts.validations import Validations
 from homeserver.api.account import places
 from homeserver.api.account.gate import Admitted, Gate
-from homeserver.api.account.page import Pages, alert, button, field, form, hidden, see_other, words_of
+from homeserver.api.account.page import (
+    Pages,
+    alert,
+    attempt_fields,
+    button,
+    field,
+    form,
+    hidden,
+    see_other,
+    words_of,
+)
 from homeserver.api.account.proof import FIELD, Proofs, proof_field
 from homeserver.api.account.shown import shown_routes
 from homeserver.http.errors import MatrixError, user_suspended
 from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Route
-from homeserver.runtime.entropy import Entropy
 from homeserver.store.threepids import EMAIL
 from homeserver.store.validations import Purpose
 
@@ -37,14 +46,12 @@ class AddressesApi:
         proofs: Proofs,
         validations: Validations,
         threepids: Threepids,
-        entropy: Entropy,
     ) -> None:
         self._pages = pages
         self._gate = gate
         self._proofs = proofs
         self._validations = validations
         self._threepids = threepids
-        self._entropy = entropy
 
     def routes(self) -> list[Route]:
         spec = "client-server-api#adding-account-administrative-contact-information"
@@ -68,9 +75,8 @@ class AddressesApi:
         visitor, said = admitted.visitor, admitted.form
         if admitted.answer == "add":
             await self._proofs.check_unless_recent(request, visitor, said.get(FIELD, ""))
-            secret = self._entropy.token(24)
-            sid = await self._validations.begin(Purpose.ADD, said.get("email", ""), secret, 1, None)
-            return self._letter(admitted, {"sid": sid, "client_secret": secret})
+            attempt = await self._validations.begin_on_page(Purpose.ADD, said.get("email", ""))
+            return self._letter(admitted, attempt)
         if admitted.answer == "confirmed":
             await self._threepids.add(visitor.user_nid, said.get("sid", ""), said.get("client_secret", ""))
         elif admitted.answer == "remove":
@@ -83,13 +89,12 @@ class AddressesApi:
     def _letter(
         self, admitted: Admitted, attempt: Mapping[str, str], error: MatrixError | None = None
     ) -> Response:
-        kept = "".join(hidden(name, attempt.get(name, "")) for name in ("sid", "client_secret"))
         text = (
             "<p>Open the link in the letter, then come back to this page.</p>"
             + alert(words_of(error))
             + form(
                 "confirm",
-                kept
+                attempt_fields(attempt)
                 + button("I have confirmed it", value="confirmed")
                 + f'<a class="button" href="{places.ADDRESSES}">Another address</a>',
                 form_token=admitted.visitor.token,

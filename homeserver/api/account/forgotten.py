@@ -12,7 +12,17 @@ from homeserver.accounts.users import Accounts
 from homeserver.accounts.validations import Validations
 from homeserver.api.account import places
 from homeserver.api.account.new_password import NewPassword
-from homeserver.api.account.page import STEP, Pages, alert, button, field, form, hidden, see_other, words_of
+from homeserver.api.account.page import (
+    STEP,
+    Pages,
+    alert,
+    attempt_fields,
+    button,
+    field,
+    form,
+    see_other,
+    words_of,
+)
 from homeserver.api.account.shown import shown_routes
 from homeserver.api.account.visitors import Visitors, read_form
 from homeserver.http.errors import MatrixError, forbidden, user_locked
@@ -22,7 +32,6 @@ from homeserver.http.response import Response
 from homeserver.http.route import Route
 from homeserver.http.router import address_key
 from homeserver.oauth.metadata import AUTHORIZE, LINK
-from homeserver.runtime.entropy import Entropy
 from homeserver.store.threepids import EMAIL
 from homeserver.store.users import Account
 from homeserver.store.validations import Purpose
@@ -42,7 +51,6 @@ class ForgottenApi:
         validations: Validations,
         new_password: NewPassword,
         limiter: RateLimiter,
-        entropy: Entropy,
     ) -> None:
         self._pages = pages
         self._visitors = visitors
@@ -50,7 +58,6 @@ class ForgottenApi:
         self._validations = validations
         self._new_password = new_password
         self._limiter = limiter
-        self._entropy = entropy
 
     def routes(self) -> list[Route]:
         return shown_routes(self._pages, places.FORGOTTEN, self.show, "client-server-api#password-management")
@@ -68,11 +75,10 @@ class ForgottenApi:
             return await self._set(request, said, token)
         try:
             self._limiter.check("register", address_key(request.client_ip))
-            secret = self._entropy.token(24)
-            sid = await self._validations.begin(Purpose.PASSWORD, said.get("email", ""), secret, 1, None)
+            attempt = await self._validations.begin_on_page(Purpose.PASSWORD, said.get("email", ""))
         except MatrixError as error:
             return self._ask(token, error, said.get("email", "")[:320])
-        return self._letter({"sid": sid, "client_secret": secret}, token)
+        return self._letter(attempt, token)
 
     async def _set(self, request: Request, said: Mapping[str, str], token: str) -> Response:
         try:
@@ -111,13 +117,14 @@ class ForgottenApi:
         return self._pages.form_page(error, "A new password", text)
 
     def _letter(self, attempt: Mapping[str, str], token: str, error: MatrixError | None = None) -> Response:
-        kept = "".join(hidden(name, attempt.get(name, "")) for name in ("sid", "client_secret"))
         text = (
             "<p>Open the link in the letter, then come back to this page and choose a new "
             "password. All your devices are signed out with that.</p>"
             + alert(words_of(error))
             + form(
-                "new", kept + self._new_password.fields() + button("Set the new password"), form_token=token
+                "new",
+                attempt_fields(attempt) + self._new_password.fields() + button("Set the new password"),
+                form_token=token,
             )
         )
         return self._pages.form_page(error, "Look into your mail", text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from typing import Final
@@ -85,6 +85,11 @@ def form(step: str, content_html: str, *, form_token: str = "", is_deliberate: b
 def hidden(name: str, value: str) -> str:
     """A field that nobody sees."""
     return f'<input type="hidden" name="{escape(name)}" value="{escape(value)}">'
+
+
+def attempt_fields(attempt: Mapping[str, str]) -> str:
+    """What says whose attempt to prove an address it is (``Validations.begin_on_page``)."""
+    return "".join(hidden(name, attempt.get(name, "")) for name in ("sid", "client_secret"))
 
 
 def field(

@@ -22,7 +22,6 @@ from homeserver.http.request import Request, parse_query
 from homeserver.http.response import Response
 from homeserver.http.route import Auth, Handler, Route
 from homeserver.oauth.resets import STAGES
-from homeserver.runtime.entropy import Entropy
 
 _DONE: Final = load_script("auth_done.js")
 _V3: Final = "/_matrix/client/v3"
@@ -42,13 +41,10 @@ _ACTIONS: Final = (
 class AuthFallbackApi:
     """See the module."""
 
-    def __init__(
-        self, server_name: str, interactive: InteractiveAuth, limiter: RateLimiter, entropy: Entropy
-    ) -> None:
+    def __init__(self, server_name: str, interactive: InteractiveAuth, limiter: RateLimiter) -> None:
         self._server_name = server_name
         self._interactive = interactive
         self._limiter = limiter
-        self._entropy = entropy
 
     def routes(self) -> list[Route]:
         return [self._route("GET", self.ask), self._route("POST", self.complete)]
@@ -105,9 +101,8 @@ class AuthFallbackApi:
         return pending
 
     async def _send_letter(self, stage: AddressStage, pending: Pending, email: str) -> Response:
-        secret = self._entropy.token(24)
-        sid = await stage.validations.begin(stage.purpose, email, secret, 1, None)
-        return self._form(200, pending, STAGE, "", {"sid": sid, "client_secret": secret})
+        attempt = await stage.validations.begin_on_page(stage.purpose, email)
+        return self._form(200, pending, STAGE, "", attempt)
 
     # --- pages -----------------------------------------------------------------------------------------
 
