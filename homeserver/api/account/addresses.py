@@ -25,7 +25,6 @@ from homeserver.api.account.page import (
     words_of,
 )
 from homeserver.api.account.proof import FIELD, Proofs, proof_field
-from homeserver.api.account.shown import shown_routes
 from homeserver.http.errors import MatrixError, user_suspended
 from homeserver.http.request import Request
 from homeserver.http.response import Response
@@ -55,13 +54,10 @@ class AddressesApi:
 
     def routes(self) -> list[Route]:
         spec = "client-server-api#adding-account-administrative-contact-information"
-        return shown_routes(self._pages, places.ADDRESSES, self.show, spec)
+        return self._gate.routes(places.ADDRESSES, self.show, spec)
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: Request, admitted: Admitted) -> Response:
         """What there is, and a form for one more."""
-        admitted = await self._gate.admit(request)
-        if isinstance(admitted, Response):
-            return admitted
         if request.method != "POST":
             return await self._page(admitted)
         try:

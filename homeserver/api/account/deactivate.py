@@ -19,7 +19,6 @@ from homeserver.api.account.page import (
     words_of,
 )
 from homeserver.api.account.proof import FIELD, Proofs
-from homeserver.api.account.shown import shown_routes
 from homeserver.api.account.visitors import Visitors
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
@@ -53,15 +52,10 @@ class DeactivateApi:
         self._threepids = threepids
 
     def routes(self) -> list[Route]:
-        return shown_routes(
-            self._pages, places.DEACTIVATE, self.show, "client-server-api#account-deactivation"
-        )
+        return self._gate.routes(places.DEACTIVATE, self.show, "client-server-api#account-deactivation")
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: Request, admitted: Admitted) -> Response:
         """Say what it means, and ask for the password."""
-        admitted = await self._gate.admit(request)
-        if isinstance(admitted, Response):
-            return admitted
         if request.method != "POST":
             return self._page(admitted)
         try:

@@ -14,7 +14,6 @@ from homeserver.accounts.text import MAX_DISPLAY_NAME_LENGTH
 from homeserver.api.account import places
 from homeserver.api.account.gate import Admitted, Gate
 from homeserver.api.account.page import Pages, alert, back, button, field, form, rows, see_other, words_of
-from homeserver.api.account.shown import shown_routes
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import Response
@@ -38,16 +37,13 @@ class AccountDevicesApi:
 
     def routes(self) -> list[Route]:
         return [
-            *shown_routes(self._pages, places.DEVICES, self.all, places.SPEC),
-            *shown_routes(self._pages, places.DEVICE, self.one, places.SPEC),
-            *shown_routes(self._pages, places.DEVICE_SIGN_OUT, self.sign_out, places.SPEC),
+            *self._gate.routes(places.DEVICES, self.all, places.SPEC),
+            *self._gate.routes(places.DEVICE, self.one, places.SPEC),
+            *self._gate.routes(places.DEVICE_SIGN_OUT, self.sign_out, places.SPEC),
         ]
 
-    async def all(self, request: Request) -> Response:
+    async def all(self, _: Request, admitted: Admitted) -> Response:
         """Every device, the one that was used last first."""
-        admitted = await self._gate.admit(request)
-        if isinstance(admitted, Response):
-            return admitted
         found = await self._load(admitted)
         apps = await self._clients.of_devices(admitted.visitor.user_nid)
         found.sort(key=lambda device: device["last_seen_ts"] or 0, reverse=True)
@@ -66,11 +62,8 @@ class AccountDevicesApi:
         )
         return self._pages.page(200, "Devices", text, back_html=places.BACK_HTML)
 
-    async def one(self, request: Request) -> Response:
+    async def one(self, request: Request, admitted: Admitted) -> Response:
         """One device, whose name may be changed."""
-        admitted = await self._gate.admit(request)
-        if isinstance(admitted, Response):
-            return admitted
         device = await self._find(admitted, request)
         if device is None:
             return self._gone()
@@ -83,11 +76,8 @@ class AccountDevicesApi:
             return await self._show(admitted, {**device, "display_name": name}, error)
         return see_other(places.DEVICES)
 
-    async def sign_out(self, request: Request) -> Response:
+    async def sign_out(self, request: Request, admitted: Admitted) -> Response:
         """End its login, after a question."""
-        admitted = await self._gate.admit(request)
-        if isinstance(admitted, Response):
-            return admitted
         device = await self._find(admitted, request)
         if device is None:
             return self._gone()

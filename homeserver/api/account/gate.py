@@ -9,18 +9,20 @@ spec: client-server-api#user-registration
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from typing import Final
 
 from homeserver.api.account.entry import Entry, address
 from homeserver.api.account.page import FORM_TOKEN, STEP, Pages, see_other
+from homeserver.api.account.shown import shown_routes
 from homeserver.api.account.sign_in import SignIn
 from homeserver.api.account.sign_up import SignUp
 from homeserver.api.account.visitors import Visitor, Visitors, read_form
 from homeserver.http.request import Request
 from homeserver.http.response import Response
+from homeserver.http.route import Route
 
 SIGN_IN: Final = "sign-in"
 SIGN_UP: Final = "sign-up"
@@ -39,6 +41,9 @@ class Admitted:
         return self.form.get("answer", "")
 
 
+ShowAdmitted = Callable[[Request, Admitted], Awaitable[Response]]
+
+
 class Gate:
     """See the module."""
 
@@ -47,6 +52,16 @@ class Gate:
         self._visitors = visitors
         self._sign_in = sign_in
         self._sign_up = sign_up
+
+    def routes(self, path: str, show: ShowAdmitted, spec: str, lead_html: str = "") -> list[Route]:
+        """Of a page that is shown only to those who are signed in."""
+        admit = self.admit
+
+        async def shown(request: Request) -> Response:
+            admitted = await admit(request, lead_html)
+            return admitted if isinstance(admitted, Response) else await show(request, admitted)
+
+        return shown_routes(self._pages, path, shown, spec)
 
     async def admit(self, request: Request, lead_html: str = "", hint: str = "") -> Admitted | Response:
         """Who asks for a page or sends its form; or what they are shown until they are signed in.

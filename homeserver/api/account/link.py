@@ -16,7 +16,6 @@ from homeserver.api.account.authorize import ALLOWS_HTML, papers_html
 from homeserver.api.account.entry import address
 from homeserver.api.account.gate import Admitted, Gate
 from homeserver.api.account.page import DONE, Pages, alert, badge, broken, button, field, form
-from homeserver.api.account.shown import shown_routes
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.response import Response
@@ -43,13 +42,15 @@ class LinkApi:
         self._limiter = limiter
 
     def routes(self) -> list[Route]:
-        return shown_routes(self._pages, LINK, self.show, "client-server-api#device-authorisation-flow")
+        return self._gate.routes(
+            LINK,
+            self.show,
+            "client-server-api#device-authorisation-flow",
+            "to connect a device to your account",
+        )
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: Request, admitted: Admitted) -> Response:
         """Ask for the code, then whether it is theirs; or take the answer."""
-        admitted = await self._gate.admit(request, "to connect a device to your account")
-        if isinstance(admitted, Response):
-            return admitted
         typed = request.arg("user_code", "")
         if not typed:
             return self._ask_code(200)

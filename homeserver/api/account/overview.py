@@ -58,7 +58,7 @@ class OverviewApi:
         return [
             *shown_routes(self._pages, places.START, self.show, places.SPEC),
             *shown_routes(self._pages, places.START.rstrip("/"), self.start, places.SPEC),
-            *shown_routes(self._pages, places.PROFILE, self.profile, places.SPEC),
+            *self._gate.routes(places.PROFILE, self.profile, places.SPEC),
         ]
 
     async def start(self, _: Request) -> Response:
@@ -114,11 +114,8 @@ class OverviewApi:
 
     # --- the name ------------------------------------------------------------------------------------
 
-    async def profile(self, request: Request) -> Response:
+    async def profile(self, request: Request, admitted: Admitted) -> Response:
         """What others see."""
-        admitted = await self._gate.admit(request)
-        if isinstance(admitted, Response):
-            return admitted
         if admitted.visitor.account.suspended:
             text = "<p>Your account is suspended: your name cannot be changed at the moment.</p>"
             return self._pages.page(403, "Your name", text, back_html=places.BACK_HTML)

@@ -8,7 +8,6 @@ from homeserver.api.account.gate import Admitted, Gate
 from homeserver.api.account.new_password import NewPassword
 from homeserver.api.account.page import DONE, Pages, alert, button, check_box, form, password_field, words_of
 from homeserver.api.account.proof import FIELD, Proofs
-from homeserver.api.account.shown import shown_routes
 from homeserver.api.account.visitors import Visitors
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
@@ -36,13 +35,10 @@ class PasswordApi:
         self._new_password = new_password
 
     def routes(self) -> list[Route]:
-        return shown_routes(self._pages, places.PASSWORD, self.show, "client-server-api#password-management")
+        return self._gate.routes(places.PASSWORD, self.show, "client-server-api#password-management")
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: Request, admitted: Admitted) -> Response:
         """Ask for the old and the new one."""
-        admitted = await self._gate.admit(request)
-        if isinstance(admitted, Response):
-            return admitted
         if request.method != "POST":
             return self._page(admitted)
         try:

@@ -11,7 +11,6 @@ from homeserver.api.account import places
 from homeserver.api.account.gate import Admitted, Gate
 from homeserver.api.account.page import DONE, Pages, alert, button, form, words_of
 from homeserver.api.account.proof import FIELD, Proofs, proof_field
-from homeserver.api.account.shown import shown_routes
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import Response
@@ -36,13 +35,10 @@ class ResetApi:
         self._resets = resets
 
     def routes(self) -> list[Route]:
-        return shown_routes(self._pages, places.RESET, self.show, "client-server-api#oauth-authentication")
+        return self._gate.routes(places.RESET, self.show, "client-server-api#oauth-authentication")
 
-    async def show(self, request: Request) -> Response:
+    async def show(self, request: Request, admitted: Admitted) -> Response:
         """Say what it means, and ask."""
-        admitted = await self._gate.admit(request)
-        if isinstance(admitted, Response):
-            return admitted
         if request.method != "POST" or admitted.answer != "reset":
             return self._page(admitted)
         try:
