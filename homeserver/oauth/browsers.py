@@ -47,14 +47,14 @@ class Browsers:
             return None
         return SignedIn(browser.user_nid, browser.user_id, browser.begun_ts_ms, _form_token(token))
 
-    async def begin(self, user_nid: int, user_id: str) -> tuple[SignedIn, tuple[bytes, bytes]]:
-        """Sign somebody in who has proven who they are; with the header that the answer must have."""
+    async def begin(self, user_nid: int) -> tuple[bytes, bytes]:
+        """Sign somebody in who has proven who they are: the header that the answer must have."""
         token = self._entropy.token(32)
         now_ms = self._clock.now_ms()
         await self._worker.work(
             store_browser, hash_token(token), user_nid, now_ms, now_ms + LIFETIME_S * 1000
         )
-        return SignedIn(user_nid, user_id, now_ms, _form_token(token)), self._cookie(token, LIFETIME_S)
+        return self._cookie(token, LIFETIME_S)
 
     async def end(self, request: Request) -> tuple[bytes, bytes]:
         """Sign out; with the header that the answer must have."""

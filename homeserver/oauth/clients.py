@@ -154,8 +154,6 @@ def _client(client_id: str, metadata: dict[str, Any]) -> Client:
         metadata.get("client_name") or metadata["client_uri"].split("/")[2],
         tuple(metadata["redirect_uris"]),
         tuple(metadata["grant_types"]),
-        metadata["application_type"] == "native",
-        metadata.get("logo_uri"),
         metadata.get("tos_uri"),
         metadata.get("policy_uri"),
     )

@@ -129,7 +129,7 @@ class Grants:
         client, scope = await self._clients.find(row.client_id), parse_scope(row.scope)
         if client is None or isinstance(scope, str):
             return None
-        return DeviceRequest(code, client, scope, row.expires_ts_ms)
+        return DeviceRequest(code, client, scope)
 
     async def decide_device(self, user_code: str, user_nid: int, *, allowed: bool) -> bool:
         """Let a device in or not; False where it was decided meanwhile, or is over."""

@@ -133,6 +133,6 @@ def _first(args: Mapping[str, Sequence[str]], name: str) -> str | None:
     return values[0] if values and values[0] and "\0" not in values[0] else None
 
 
-def _prompts(text: str) -> tuple[bool, bool, bool]:
+def _prompts(text: str) -> tuple[bool, bool]:
     said = text.split(" ")
-    return "create" in said, "login" in said, "none" in said
+    return "create" in said, "none" in said

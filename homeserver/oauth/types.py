@@ -48,8 +48,6 @@ class Client:
     name: str
     redirect_uris: tuple[str, ...] = ()
     grant_types: tuple[str, ...] = ()
-    is_native: bool = False
-    logo_uri: str | None = None
     tos_uri: str | None = None
     policy_uri: str | None = None
 
@@ -81,7 +79,6 @@ class AuthorizationRequest:
     nonce: str | None = None
     login_hint: str | None = None
     wants_account: bool = False  # prompt=create
-    wants_login: bool = False  # prompt=login: whoever is signed in already proves it once more
     wants_nobody: bool = False  # prompt=none: without asking anybody, so in vain
 
 
@@ -92,7 +89,6 @@ class DeviceRequest:
     user_code: str
     client: Client
     scope: Scope
-    expires_ts_ms: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,8 +79,7 @@ class Visitors:
     async def begin(self, request: Request, account: Account) -> tuple[bytes, bytes]:
         """Sign somebody in who has proven who they are, as a new session: the header for the answer."""
         await self._browsers.end(request)
-        _, cookie = await self._browsers.begin(account.user_nid, account.user_id)
-        return cookie
+        return await self._browsers.begin(account.user_nid)
 
     async def end(self, request: Request) -> tuple[bytes, bytes]:
         """Sign out: the header for the answer."""
