@@ -1,6 +1,6 @@
 """Claims of one-time keys that come at the same time are one unit of work: so they take some statements, not some each.
 
-While one unit is being written, the next is gathered. A key is given out when it is stored that it is gone.
+Whatever is claimed before a transaction begins is in it. A key is given out when it is stored that it is gone.
 
 # spec: client-server-api#one-time-and-fallback-keys
 """
@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
 from homeserver.store.key_claims import Claimed, Wanted, claim_keys
-from homeserver.store.work import Worker
+from homeserver.store.work import GatheringWorker
 
 # Keys that are taken at a time: nobody else waits for the rest of a large request.
 AT_ONCE = 200
@@ -22,13 +24,22 @@ AT_ONCE = 200
 Answer = list[Claimed | None]
 
 
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What somebody wants, and waits for."""
+
+    wanted: Sequence[Wanted]
+    result: Deferred[Answer]
+
+
 class ClaimDesk:
     """Gathers claims for the writer."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: GatheringWorker) -> None:
         self._worker = worker
-        self._waiting: deque[tuple[Sequence[Wanted], Deferred[Answer]]] = deque()
-        self._busy = False
+        self._waiting: deque[_Claim] = deque()
+        self._asked = False  # a transaction will take of those that wait
+        self._left = False  # the one that has begun did not take all
 
     async def take(self, wanted: Sequence[Wanted]) -> Answer:
         """A key for each that has one, in the same order."""
@@ -38,32 +49,35 @@ class ClaimDesk:
         return found
 
     def _take_some(self, wanted: Sequence[Wanted]) -> Deferred[Answer]:
-        result: Deferred[Answer] = Deferred()
-        self._waiting.append((wanted, result))
-        if not self._busy:
-            self._begin()
-        return result
+        claim = _Claim(wanted, Deferred())
+        self._waiting.append(claim)
+        if not self._asked:
+            self._ask()
+        return claim.result
 
-    def _begin(self) -> None:
-        self._busy = True
-        batch: list[tuple[Sequence[Wanted], Deferred[Answer]]] = []
-        count = 0
-        while self._waiting and (not batch or count + len(self._waiting[0][0]) <= AT_ONCE):
+    def _ask(self) -> None:
+        self._asked = True
+        batch: list[_Claim] = []
+        working = self._worker.work_on(partial(self._gather, batch), claim_keys)
+        working.addBoth(self._answer, batch)
+
+    def _gather(self, batch: list[_Claim]) -> list[Wanted]:
+        """The transaction begins: what is to be in it. What is too much is asked for again when it is over."""
+        found: list[Wanted] = []
+        while self._waiting and (not batch or len(found) + len(self._waiting[0].wanted) <= AT_ONCE):
             batch.append(self._waiting.popleft())
-            count += len(batch[-1][0])
-        working = self._worker.work(claim_keys, [one for wanted, _ in batch for one in wanted])
-        working.addBoth(self._finish, batch)
+            found += batch[-1].wanted
+        self._asked = self._left = bool(self._waiting)
+        return found
 
-    def _finish(
-        self, outcome: Answer | Failure, batch: Sequence[tuple[Sequence[Wanted], Deferred[Answer]]]
-    ) -> None:
-        self._busy = False
-        if self._waiting:
-            self._begin()
+    def _answer(self, outcome: Answer | Failure, batch: Sequence[_Claim]) -> None:
+        if self._left:
+            self._left = False
+            self._ask()
         start = 0
-        for wanted, result in batch:
+        for claim in batch:
             if isinstance(outcome, Failure):
-                result.errback(outcome)
+                claim.result.errback(outcome)
             else:
-                result.callback(outcome[start : start + len(wanted)])
-            start += len(wanted)
+                claim.result.callback(outcome[start : start + len(claim.wanted)])
+            start += len(claim.wanted)

@@ -28,7 +28,7 @@ from homeserver.store.cross_signing import MASTER, load_signatures
 from homeserver.store.device_lists import load_stream_id
 from homeserver.store.ids import Interner
 from homeserver.store.key_claims import Wanted as WantedKey
-from homeserver.store.work import Worker
+from homeserver.store.work import GatheringWorker
 from homeserver.stream.index import MembershipIndex
 
 # LIMIT(clients ask for some hundred at a time; each user may have many devices)
@@ -45,7 +45,7 @@ class KeyQueries:
         self,
         server_name: str,
         database: Database,
-        worker: Worker,
+        worker: GatheringWorker,
         interner: Interner,
         index: MembershipIndex,
         remote: RemoteKeys,

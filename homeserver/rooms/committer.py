@@ -2,7 +2,8 @@
 
 Rules:
 1. A batch is written when the writer is idle, at the end of the reactor turn in which its first item came: no timer,
-   no added latency when quiet, and batches that grow by themselves when busy.
+   no added latency when quiet, and batches that grow by themselves when busy. What waits when a batch is on the disk
+   is begun before those are told who waited for that one: the disk works while they are answered.
 2. A Deferred that this module hands out fires with success only after the commit, and after the changes were handed
    to the log. Nothing leaves the process before that.
 3. A batch that fails for what is in it is written again item by item, each in a transaction of its own, so the item
@@ -42,6 +43,7 @@ from homeserver.store.placement import Bundle, Placement
 
 P = ParamSpec("P")
 T = TypeVar("T")
+G = TypeVar("G")
 
 BATCH_EVENTS = 500
 WAITING_MOST = 10_000
@@ -66,6 +68,7 @@ class _Item:
     unit: Callable[..., Any] | None = None
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
+    gather: Callable[[], Any] | None = None  # the argument, when the transaction begins
 
     @property
     def weight(self) -> int:
@@ -109,6 +112,8 @@ class Committer:
         self._busy = False
         self._started_s = 0.0
         self._scheduled = False
+        self._ended: deque[tuple[list[_Item], _Written | Failure]] = deque()  # whose waiters are to be told
+        self._telling = False
         self._idle: list[Deferred[None]] = []
         self.batches = 0
         self.events = 0
@@ -137,6 +142,10 @@ class Committer:
     ) -> Deferred[T]:
         """Run a unit of work in the next transaction; see ``homeserver.store.work``."""
         return self._add(_Item(Deferred(), unit=unit, args=args, kwargs=kwargs))
+
+    def work_on(self, gather: Callable[[], G], unit: Callable[[WriteTx, G], T]) -> Deferred[T]:
+        """As ``work``, on what ``gather()`` says when the transaction begins; see ``homeserver.store.work``."""
+        return self._add(_Item(Deferred(), unit=unit, gather=gather))
 
     def look(self) -> None:
         """See whether another process has committed something; called now and then while nothing else does."""
@@ -174,6 +183,8 @@ class Committer:
         while self._waiting and (not batch or weight + self._waiting[0].weight <= BATCH_EVENTS):
             item = self._waiting.popleft()
             weight += item.weight
+            if item.gather is not None:
+                item.args = (item.gather(),)
             batch.append(item)
         self._weight -= weight
         self._busy = True
@@ -198,15 +209,31 @@ class Committer:
         result.addBoth(told)
 
     def _done(self, batch: list[_Item], outcome: _Written | Failure) -> None:
-        if isinstance(outcome, Failure) and len(batch) > 1 and not outcome.check(DatabaseUnavailable):
-            self._write_singly(batch)
+        self._ended.append((batch, outcome))
+        if self._telling:
+            return  # a database without threads has answered at once: what was before this is told first
+        self._telling = True
+        try:
+            while self._ended:
+                self._end(*self._ended.popleft())
+        finally:
+            self._telling = False
+        if not self._busy:
+            self._flush()
+
+    def _end(self, batch: list[_Item], outcome: _Written | Failure) -> None:
+        if isinstance(outcome, Failure):
+            if len(batch) > 1 and not outcome.check(DatabaseUnavailable):
+                self._write_singly(batch)
+                return
+            self._busy = False
+            self._fail(batch, outcome)
             return
         self._busy = False
-        self._finish(batch, outcome)
+        self._keep(outcome, batch)
         if self._waiting:
             self._flush()
-        else:
-            self._tell_idle()
+        self._tell(batch, outcome)
 
     def _write_singly(self, batch: list[_Item]) -> None:
         first, rest = batch[0], batch[1:]
@@ -223,25 +250,36 @@ class Committer:
 
     def _finish(self, batch: list[_Item], outcome: _Written | Failure) -> None:
         if isinstance(outcome, Failure):
-            if isinstance(outcome.value, _RefusedError):
-                batch[0].result.errback(outcome.value.args[0])
-                return
-            if self.observe_failure is not None:
-                self.observe_failure()
-            for item in batch:
-                item.result.errback(Failure(_plain(outcome.value or DatabaseError("unknown"))))
+            self._fail(batch, outcome)
+        else:
+            self._keep(outcome, batch)
+            self._tell(batch, outcome)
+
+    def _fail(self, batch: list[_Item], outcome: Failure) -> None:
+        if isinstance(outcome.value, _RefusedError):
+            batch[0].result.errback(outcome.value.args[0])
             return
+        if self.observe_failure is not None:
+            self.observe_failure()
+        for item in batch:
+            item.result.errback(Failure(_plain(outcome.value or DatabaseError("unknown"))))
+
+    def _keep(self, outcome: _Written, batch: list[_Item]) -> None:
+        """It is on the disk: what the next transaction builds on."""
         self.batches += 1
         if outcome.lease is not None:
             self._nids.add(outcome.lease)
         self._interner.saved(outcome.names)
+        if outcome.changes:
+            self._position = outcome.changes[-1].pos
         events = sum(item.weight for item in batch if item.bundle is not None)
         self.events += events
         if self.observe is not None:
             self.observe(events, self._scheduler.monotonic() - self._started_s)
+
+    def _tell(self, batch: list[_Item], outcome: _Written) -> None:
         try:
             if outcome.changes:
-                self._position = outcome.changes[-1].pos
                 self._publish(outcome.changes)
         finally:
             # It is stored, whatever a follower makes of it: those who wait for that must hear of it.

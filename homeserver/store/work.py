@@ -11,6 +11,7 @@ from homeserver.db.tx import WriteTx
 
 P = ParamSpec("P")
 T = TypeVar("T")
+G = TypeVar("G")
 
 
 class Worker(Protocol):
@@ -27,3 +28,11 @@ class Worker(Protocol):
         self, unit: Callable[Concatenate[WriteTx, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
         """Run ``unit(tx, *args)`` in the next transaction."""
+
+
+class GatheringWorker(Protocol):
+    """Takes units of work, as ``Worker`` does, on what has gathered when their transaction begins."""
+
+    def work_on(self, gather: Callable[[], G], unit: Callable[[WriteTx, G], T]) -> Deferred[T]:
+        """Run ``unit(tx, gather())`` in the next transaction. ``gather`` is called once, in the reactor thread, when that
+        begins; it MUST NOT raise."""
