@@ -138,7 +138,7 @@ def build_outgoing(core: Core, peering: Peering, services: Services) -> Outgoing
             notes.append(presence_out.note)
         devices = DevicesOut(server_name, servers, index, sender, around.database, core.events)
         events = EventsOut(server_name, servers, sender, pdus, around.database, devices, notes)
-        following.append(Follower(FOLLOWER, events.handle, memory=sender, kinds=_SENT))
+        following.append(Follower(FOLLOWER, events.handle, memory=sender, kinds=_SENT, passed=sender.passed))
     following.append(services.reading.finding.follower)
     following.append(services.rooms.profiles.follower)
     pushing = build_pushing(core, services.notifying, followers.store_soon)

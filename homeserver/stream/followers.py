@@ -8,7 +8,8 @@ A follower is a name and a function that handles changes in order. It keeps its 
 3. What raises is tried again, later and later, and never skipped. ``lag`` tells how far behind a follower is.
 4. Changes that a follower has not read are not trimmed (``trim_changes``), however long it takes.
 5. A new follower begins at the newest change, or with ``from_start`` at the oldest one that there is.
-6. One that says which ``kinds`` of change concern it is given those, and the last of each batch, which says how far it is.
+6. One that says which ``kinds`` of change concern it is given those alone. Nothing runs for a commit without any: its
+   ``passed``, if it has one, is told how far it is, in order with what it handles.
 7. They begin when those are answered who waited for the commit: nobody waits for a follower.
 """
 
@@ -61,6 +62,7 @@ class Follower:
     from_start: bool = False
     memory: Memory | None = None
     kinds: frozenset[int] | None = None  # None: every change
+    passed: Callable[[int], None] | None = None  # quick: it has been given everything up to this position
 
 
 @dataclass(slots=True)
@@ -169,8 +171,14 @@ class Followers:
     def _begin(self) -> None:
         self._beginning = None
         newest, self._newest = self._newest, []
+        kinds = {change.kind for change in newest}
         for one in self._following.values():
-            if not one.running and one.retry is None:
+            if one.running or one.retry is not None:
+                continue
+            concerned = one.follower.kinds
+            if concerned is not None and concerned.isdisjoint(kinds) and _is_next(one, newest):
+                self._pass(one, newest[-1].pos)
+            else:
                 self._run(one, newest)
 
     def _run(self, one: _Following, newest: Sequence[Change] = ()) -> None:
@@ -180,19 +188,23 @@ class Followers:
 
     async def _follow(self, one: _Following, newest: Sequence[Change]) -> None:
         while one.pos < self._changes.position and not self._stopped:
-            if newest and newest[0].pos == one.pos + 1 and len(newest) <= BATCH_MOST:
-                # Nearly always: whoever is not behind needs nothing but what was just committed.
+            if _is_next(one, newest) and len(newest) <= BATCH_MOST:
                 changes, upto = newest, newest[-1].pos
             else:
                 changes, upto = await self._next(one.pos)
             kinds = one.follower.kinds
-            if changes and kinds is not None:
-                changes = [*(change for change in changes[:-1] if change.kind in kinds), changes[-1]]
+            if kinds is not None:
+                changes = [change for change in changes if change.kind in kinds]
             if changes:
                 await one.follower.handle(changes)
-            one.pos = upto
             one.failures = 0
-            self.store_soon()
+            self._pass(one, upto)
+
+    def _pass(self, one: _Following, upto: int) -> None:
+        one.pos = upto
+        if one.follower.passed is not None:
+            one.follower.passed(upto)
+        self.store_soon()
 
     async def _next(self, pos: int) -> tuple[Sequence[Change], int]:
         """The next changes, and the position after them."""
@@ -260,6 +272,11 @@ class Followers:
             one.stored_pos = pos
         for memory in memories:
             memory.saved()
+
+
+def _is_next(one: _Following, newest: Sequence[Change]) -> bool:
+    """Whether these are the next changes of a follower: nearly always, since hardly one is ever behind."""
+    return bool(newest) and newest[0].pos == one.pos + 1
 
 
 def _load_cursors(tx: Tx) -> tuple[dict[str, int], int]:

@@ -88,20 +88,25 @@ class Following(DatabaseCase):
         self.stop()
         self.assertEqual(self.cursor(), 3)
 
-    def test_those_of_its_kinds_and_the_last(self) -> None:
+    def test_those_of_its_kinds(self) -> None:
         def several(tx: WriteTx) -> None:
             for user_nid, kind in enumerate(
                 (Kind.PROFILE, Kind.DEVICES, Kind.PROFILE, Kind.PUSHER, Kind.PUSHER), 1
             ):
                 tx.claim(kind, -user_nid)
 
-        one = Follower("reader", self.reader.handle, kinds=frozenset({Kind.PROFILE}))
+        passed: list[int] = []
+        one = Follower("reader", self.reader.handle, kinds=frozenset({Kind.PROFILE}), passed=passed.append)
         self.server.wait(Deferred.fromCoroutine(self.followers.start([one])))
         self.server.wait(self.server.app.core.committer.work(several))
-        self.assertEqual(self.reader.seen, [-1, -3, -5])
+        self.server.advance(0)
+        self.assertEqual((self.reader.seen, passed), ([-1, -3], [5]))
+        self.server.wait(self.server.app.core.committer.work(lambda tx: tx.claim(Kind.PUSHER, -6)))
+        self.server.advance(0)
+        self.assertEqual((self.reader.seen, self.reader.calls, passed), ([-1, -3], 1, [5, 6]))
         self.assertEqual(0, self.followers.lag("reader"))
         self.stop()
-        self.assertEqual(self.cursor(), 5)
+        self.assertEqual(self.cursor(), 6)
 
     def test_who_waits_for_the_commit_is_told_first(self) -> None:
         self.start()
