@@ -61,6 +61,8 @@ class Silent:
 
     server: ServerName
     reason: str
+    answered: bool = False
+    """Something came: the server has heard the question."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,7 @@ from homeserver.rooms.federated.handshakes import Handshakes
 from homeserver.rooms.federated.join_answers import JoinAnswers
 from homeserver.rooms.federated.join_checks import JoinChecks
 from homeserver.rooms.federated.large_answers import LargeAnswers
+from homeserver.rooms.federated.offers import Offers
 from homeserver.rooms.federated.outsiders import Outsiders
 from homeserver.rooms.federated.partial import PartialRooms
 from homeserver.rooms.federated.peer_gate import PeerGate
@@ -225,6 +226,7 @@ class Strangers:
     answers: JoinAnswers
     outsiders: Outsiders
     declinations: Declinations
+    offers: Offers
     exchange: Exchange
     remote: RemoteMemberships
     partial: PartialRooms
@@ -267,6 +269,16 @@ def build_strangers(
     invites = RemoteInvites(rooms.tools, admission, client, keys)
     is_valid = IdentityServers(around.http, around.signer).is_valid
     exchange = Exchange(admission, invites, handshakes, core.config.server_name, is_valid, around.log)
+    offers = Offers(
+        around.database,
+        core.committer,
+        core.interner,
+        core.index,
+        handshakes,
+        tasks,
+        around.clock,
+        around.log,
+    )
     joins = RemoteJoins(
         rooms,
         core.committer,
@@ -276,6 +288,7 @@ def build_strangers(
         checks,
         partial,
         partial.answers,
+        offers,
         around.run_in_thread,
         around.log,
     )
@@ -292,6 +305,7 @@ def build_strangers(
         blocks,
         joins.adopted,
         declinations,
+        offers,
         around.log,
     )
     return Strangers(
@@ -299,6 +313,7 @@ def build_strangers(
         JoinAnswers(core.config.server_name, around.database, core.interner, core.facts),
         outsiders,
         declinations,
+        offers,
         exchange,
         RemoteMemberships(
             rooms,

@@ -176,6 +176,22 @@ declined = Table(
     Index("declined_by_retry", "retry_ts_ms"),
     **CLUSTERED,
 )
+# Joins and knocks that were sent to another server, of which it is not known here what became: each is noted before it is
+# sent, and taken back where its user does not come in.
+offered = Table(
+    "offered",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("user_nid", primary=True),
+    text("event_id", primary=True),
+    text("server", primary=True),  # which may have taken it
+    small("membership"),
+    small("attempts", default=0),
+    nid("retry_ts_ms"),
+    # Which is to be looked after next.
+    Index("offered_by_retry", "retry_ts_ms"),
+    **CLUSTERED,
+)
 # Joins of which only part of the state has come: by which event, through whom, and who is in the room by their word.
 partial_joins = Table(
     "partial_joins",

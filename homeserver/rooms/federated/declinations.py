@@ -11,11 +11,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, DeferredList
-from twisted.python.failure import Failure
 
 from federation.event import stored_bytes
 from federation.flows.handshake import Accepted, Failed, NeedAccepted, Refused, Silent, Wish, is_final
@@ -23,7 +22,8 @@ from federation.ids import RoomId, ServerName, UserId, domain_of
 from homeserver.db.threads import Database
 from homeserver.http.transport import build_uri
 from homeserver.rooms.federated.handshakes import Handshakes, to_client
-from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.rooms.federated.retries import Retries
+from homeserver.runtime.clock import Clock
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.declined import (
@@ -42,8 +42,6 @@ from homeserver.stream.index import MembershipIndex
 FIRST_WAIT_MS = 60_000
 LONGEST_WAIT_MS = 6 * 3600 * 1000
 ATTEMPTS_MOST = 35
-# LIMIT(requests at once: the others wait for those that a dead server lets wait)
-AT_ONCE = 8
 
 
 class Declinations:
@@ -63,22 +61,19 @@ class Declinations:
         self._worker = worker
         self._index = index
         self._handshakes = handshakes
-        self._tasks = tasks
         self._clock = clock
         self._log = log
-        self._started = self._looking = self._again = False
-        self._timer: DelayedCall | None = None
-        self._running: dict[tuple[int, int], Deferred[None]] = {}  # attempts, by room and user
+        self._retries: Retries[Declined] = Retries(
+            "tell of declined invites", partial(database.read, load_next_declined), self._try, tasks, clock
+        )
 
     def start(self) -> None:
         """Begin to try again what is left over."""
-        self._started = True
-        self._look()
+        self._retries.start()
 
     def stop(self) -> None:
         """Try nothing more."""
-        self._started = False
-        self._stop_timer()
+        self._retries.stop()
 
     # --- the first time ------------------------------------------------------------------------------
 
@@ -91,66 +86,14 @@ class Declinations:
     async def put_off(self, told: Told) -> None:
         """Note a leave that nobody could be told of: it is tried again."""
         await self._worker.work(decline, told, self._clock.now_ms() + FIRST_WAIT_MS)
-        self._look()
+        self._retries.look()
 
-    async def forget(self, room_nid: int, user_nid: int) -> None:
+    async def forget(self, room_id: RoomId, user_id: UserId, room_nid: int, user_nid: int) -> None:
         """The user is about to join: nobody is to be told any more that they are out."""
-        running = self._running.get((room_nid, user_nid))
-        if running is not None:
-            running.cancel()
+        await self._retries.call_off((room_id, user_id))
         await self._worker.work(forget_declined, room_nid, user_nid)
 
     # --- again ---------------------------------------------------------------------------------------
-
-    def _look(self) -> None:
-        self._again = True
-        if self._started and not self._looking and not self._tasks.stopped:
-            self._looking = True
-            self._tasks.spawn_restarting("tell of declined invites", self._run)
-
-    async def _run(self) -> None:
-        """Try what is due, and set the timer for what comes next."""
-        waiting: list[Declined] = []
-        now_ms = 0
-        self._again = True
-        while self._again:
-            self._again = False
-            now_ms = self._clock.now_ms()
-            waiting = await self._database.read(load_next_declined, AT_ONCE)
-            due = [one for one in waiting if one.retry_ts_ms <= now_ms]
-            if due:
-                await self._try_all(due)
-                self._again = True
-        self._looking = False
-        self._stop_timer()
-        if waiting:
-            wait_s = (waiting[0].retry_ts_ms - now_ms) / 1000
-            self._timer = self._clock.callLater(wait_s, self._look)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
-
-    async def _try_all(self, due: Sequence[Declined]) -> None:
-        """Raises what went wrong here (a database that is away), when all have ended."""
-        ended: Sequence[tuple[bool, Any]] = await DeferredList(
-            [self._begin(one) for one in due], consumeErrors=True
-        )
-        for _, failure in ended:
-            # A user who is about to join breaks one off.
-            if isinstance(failure, Failure) and not failure.check(CancelledError):
-                failure.raiseException()
-
-    def _begin(self, one: Declined) -> Deferred[None]:
-        key = (one.room_nid, one.user_nid)
-        running = self._running[key] = Deferred.fromCoroutine(self._try(one))
-
-        def ended(outcome: Any) -> Any:
-            del self._running[key]
-            return outcome
-
-        return running.addBoth(ended)
 
     async def _try(self, one: Declined) -> None:
         row = await self._find(one)
@@ -182,8 +125,10 @@ class Declinations:
         self, wish: Wish, servers: Sequence[ServerName], again: Declined | None
     ) -> Accepted | Failed:
         async def accept(need: NeedAccepted) -> Any:
-            if again is not None and await self._find(again) is None:
-                return Refused(need.server, 409, "M_UNKNOWN", "it is over")
+            if again is not None:
+                if await self._find(again) is None:
+                    return Refused(need.server, 409, "M_UNKNOWN", "it is over")
+                self._retries.hold((wish.room_id, wish.user_id))
             uri = build_uri("/_matrix/federation/v2", "send_leave", wish.room_id, need.event.event_id)
             return await self._handshakes.ask(need.server, "PUT", uri, stored_bytes(need.event))
 

@@ -26,7 +26,7 @@ from federation.ids import ServerName
 from federation.signing import Signer, hash_and_sign_event
 from federation.versions import ROOM_VERSIONS
 from homeserver.http.errors import MatrixError, forbidden, limit_exceeded, not_found, passed_on
-from homeserver.http.transport import Unreachable, build_uri
+from homeserver.http.transport import AnswerTooLarge, Unreachable, build_uri
 from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.drive import drive
@@ -149,7 +149,7 @@ async def heard(server: ServerName, asked: Awaitable[Any]) -> Any:
     try:
         return await asked
     except Unreachable as error:
-        return Silent(server, str(error))
+        return Silent(server, str(error), isinstance(error, AnswerTooLarge))
     except RemoteError as error:
         return Refused(server, error.status, error.errcode, error.message, error.content)
 

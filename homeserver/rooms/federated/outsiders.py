@@ -22,17 +22,19 @@ from federation.flows.handshake import Accepted, NeedAccepted, Wish
 from federation.ids import EventId, RoomId, ServerName, UserId, domain_of, parse_room_id, parse_user_id
 from federation.versions import ROOM_VERSIONS
 from homeserver.http.errors import MatrixError, forbidden, invalid_param, limit_exceeded
-from homeserver.http.transport import build_uri
+from homeserver.http.transport import DEFAULT_TIMEOUT_S, build_uri
 from homeserver.peers.types import EventKeys
 from homeserver.rooms.blocks import RoomBlocks
 from homeserver.rooms.federated.admission import check_acl, check_membership_event, co_sign
 from homeserver.rooms.federated.declinations import Declinations, may_pass, servers_of
 from homeserver.rooms.federated.handshakes import PREFIX, Handshakes, to_client
+from homeserver.rooms.federated.offers import Offers
 from homeserver.rooms.federated.signed import check_signed, parse_event
 from homeserver.rooms.federated.stripped import read_stripped, strip, stripped_json
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.runtime.log import Log
+from homeserver.store.offered import put_knock
 from homeserver.store.outside import OutsideRow, Told, load_outside, put_outside
 from homeserver.store.placement import MEMBERSHIPS, Membership
 from homeserver.store.users import load_account
@@ -62,6 +64,7 @@ class Outsiders:
         blocks: RoomBlocks,
         adopted: Callable[[RoomId], Awaitable[object]],
         declinations: Declinations,
+        offers: Offers,
         log: Log,
     ) -> None:
         self._rooms = rooms
@@ -74,6 +77,7 @@ class Outsiders:
         self._blocks = blocks
         self._adopted = adopted  # waits while a join of a room is being stored
         self._declinations = declinations
+        self._offers = offers
         self._log = log
 
     def standing(self, user_nid: int, room_nid: int | None) -> Standing | None:
@@ -211,15 +215,26 @@ class Outsiders:
 
         async def accept(need: NeedAccepted) -> Any:
             uri = build_uri(PREFIX, "send_knock", room_id, need.event.event_id)
-            return await self._handshakes.ask(
-                need.server, "PUT", uri, stored_bytes(need.event), max_bytes=ANSWER_BYTES
-            )
 
-        accepted = await self._handshakes.run(Wish("knock", room_id, user_id, content), servers, accept)
-        state = accepted.answer.get("knock_room_state")
-        stripped = await read_stripped(state, accepted.event, self._keys, must_prove=False)
-        room_nid = await self._tools.interner.room(room_id)
-        await self._put(room_nid, user_nid, accepted.server, accepted.event, stripped)
+            async def ask(timeout_s: float) -> Any:
+                return await self._handshakes.ask(
+                    need.server,
+                    "PUT",
+                    uri,
+                    stored_bytes(need.event),
+                    timeout_s=timeout_s,
+                    max_bytes=ANSWER_BYTES,
+                )
+
+            return await self._offers.send(need, ask, DEFAULT_TIMEOUT_S)
+
+        async with self._offers.under_way(user_id, room_id):
+            wish = Wish("knock", room_id, user_id, content)
+            accepted = await self._handshakes.run(wish, servers, accept)
+            state = accepted.answer.get("knock_room_state")
+            stripped = await read_stripped(state, accepted.event, self._keys, must_prove=False)
+            room_nid = await self._tools.interner.room(room_id)
+            await self._put(room_nid, user_nid, accepted.server, accepted.event, stripped)
 
     async def leave(
         self, user_id: UserId, user_nid: int, room_id: RoomId, content: Mapping[str, Any]
@@ -249,11 +264,11 @@ class Outsiders:
         if standing is not None and standing.membership in _WAITING:
             await self._put(room_nid, user_nid, server, event, stripped_json([strip(event)]), again=again)
 
-    async def joining(self, user_nid: int, room_id: RoomId) -> None:
+    async def joining(self, user_id: UserId, user_nid: int, room_id: RoomId) -> None:
         """A user is about to join a room that this server is not in: that they declined it once is over."""
         room_nid = await self._tools.interner.find_room(room_id)
         if self.standing(user_nid, room_nid) is not None and room_nid is not None:
-            await self._declinations.forget(room_nid, user_nid)
+            await self._declinations.forget(room_id, user_id, room_nid, user_nid)
 
     def _own_leave(self, before: Event, user_id: UserId, content: Mapping[str, Any]) -> Event:
         """A leave that nobody but the user's own clients will see."""
@@ -297,6 +312,8 @@ class Outsiders:
         )
         if again:
             await self._declinations.put_off(told)
+        elif told.membership == Membership.KNOCK:
+            await self._worker.work(put_knock, told)
         else:
             await self._worker.work(put_outside, told)
 

@@ -105,9 +105,9 @@ class RemoteMemberships:
         servers = await self.servers(requester.user_nid, room_id, via)
         if is_guest:
             await self._guests.check(requester.user_nid, room_id, servers)
-        await self._outsiders.joining(requester.user_nid, room_id)
+        user_id = UserId(requester.user_id)
+        await self._outsiders.joining(user_id, requester.user_nid, room_id)
         if not await self._joins.under_way(room_id):
-            user_id = UserId(requester.user_id)
             await self._joins.join(user_id, room_id, content, servers, is_guest=is_guest)
 
     async def knock(

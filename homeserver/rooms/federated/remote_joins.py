@@ -5,7 +5,8 @@
 2. Nothing of an answer is stored before all of it is verified (``join_checks.py``). Then its events are stored as
    outliers in chunks, and the room's head is made in one turn of its actor, with our user in it: until then there is
    no room for anybody.
-3. When no server lets the user in, the client gets what they said.
+3. When no server lets the user in, the client gets what they said; what one of them may have taken all the same is taken
+   back (``offers.py``).
 
 # spec: server-server-api#joining-rooms
 """
@@ -34,14 +35,16 @@ from homeserver.rooms.arrivals import Arrival, Arrived, Missing, Placed, adopt_r
 from homeserver.rooms.federated.guest_joins import GUEST_ACCESS, admits_guests, guests_forbidden
 from homeserver.rooms.federated.handshakes import Handshakes, heard
 from homeserver.rooms.federated.join_checks import JoinChecks, RunInThread, Verified
-from homeserver.rooms.federated.large_answers import LargeAnswers
+from homeserver.rooms.federated.large_answers import Body, LargeAnswers
 from homeserver.rooms.federated.lots import store_lot
+from homeserver.rooms.federated.offers import Offers
 from homeserver.rooms.federated.partial import PartialRooms, put_progress
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
 from homeserver.store.events import load_head
 from homeserver.store.ids import set_room_version
+from homeserver.store.offered import forget_all_offered
 from homeserver.store.outside import end_outside
 from homeserver.store.partial import PartialJoin, forget_partial_join, put_partial_join
 from homeserver.store.placement import Membership
@@ -76,6 +79,7 @@ class RemoteJoins:
         checks: JoinChecks,
         partial: PartialRooms,
         answers: LargeAnswers,
+        offers: Offers,
         run_in_thread: RunInThread,
         log: Log,
     ) -> None:
@@ -88,6 +92,7 @@ class RemoteJoins:
         self._checks = checks
         self._partial = partial
         self._answers = answers
+        self._offers = offers
         self._run = run_in_thread
         self._log = log
         self._running: dict[RoomId, list[Deferred[None]]] = {}
@@ -127,8 +132,9 @@ class RemoteJoins:
             wish = Wish("join", room_id, user_id, content, await self._rules(room_id))
             leave = await self._last_leave(user_id, room_id)
             catch_up = None if leave is None else partial(self._tell_of, leave)
-            accepted = await self._handshakes.run(wish, servers, self._accept, catch_up)
-            await self._adopt(accepted.answer, is_guest=is_guest)
+            async with self._offers.under_way(user_id, room_id):
+                accepted = await self._handshakes.run(wish, servers, self._accept, catch_up)
+                await self._adopt(accepted.answer, is_guest=is_guest)
         finally:
             self._answers.release(room_id)
             for waiter in self._running.pop(room_id):
@@ -182,23 +188,26 @@ class RemoteJoins:
         here = room_nid is not None and bool(self._index.local_members(room_nid))
         query = None if here else {"omit_members": "true"}
         uri = build_uri("/_matrix/federation/v2", "send_join", event.room_id, event.event_id, query=query)
-        body = self._answers.begin(event.room_id)
-        answer = await heard(
-            server,
-            self._client.ask_raw(
+
+        async def ask(timeout_s: float) -> Body | Refused | Silent:
+            body = self._answers.begin(event.room_id)
+            asked = self._client.ask_raw(
                 server,
                 "PUT",
                 uri,
                 stored_bytes(event),
-                timeout_s=SEND_JOIN_S,
+                timeout_s=timeout_s,
                 max_bytes=ANSWER_BYTES,
                 receive=body.receive,
-            ),
-        )
+            )
+            answer = await heard(server, asked)
+            return answer if isinstance(answer, (Refused, Silent)) else body
+
+        answer = await self._offers.send(need, ask, SEND_JOIN_S)
         if isinstance(answer, (Refused, Silent)):
             return answer
         try:
-            verified = await self._checks.verify(server, event, body.whole())
+            verified = await self._checks.verify(server, event, answer.whole())
         except Malformed as error:
             self._log.warning(
                 "answer to send_join refused", server=server, room_id=event.room_id, reason=error.message
@@ -246,6 +255,8 @@ class RemoteJoins:
             if isinstance(arrived, Placed) and not isinstance(arrived.verdict, Accept):
                 raise forbidden(arrived.verdict.reason)
             access = await turn.state(GUEST_ACCESS, "") if is_guest else None
+            user_nid = await self._tools.interner.user(join.sender)
+            turn.extra.append(lambda tx: forget_all_offered(tx, room_nid, user_nid))
             unwelcome.clear()
             if is_guest and (access is None or not admits_guests(access.content)):
                 # Our join is among the others' events. With its end stored beside it nobody here sees it stand.

@@ -5,13 +5,15 @@ from __future__ import annotations
 from sqlalchemy import and_, or_, select
 
 from homeserver.db.schema.accounts import accounts
-from homeserver.db.schema.rooms import declined, members, outside, rooms
+from homeserver.db.schema.rooms import declined, members, offered, outside, rooms
 from homeserver.store.checks.rules import points_nowhere, rule
 from homeserver.store.placement import Membership
 
 OUTSIDE = (
     points_nowhere(declined.c.room_nid, rooms.c.nid),
     points_nowhere(declined.c.user_nid, accounts.c.user_nid),
+    points_nowhere(offered.c.room_nid, rooms.c.nid),
+    points_nowhere(offered.c.user_nid, accounts.c.user_nid),
     points_nowhere(outside.c.room_nid, rooms.c.nid),
     points_nowhere(outside.c.user_nid, accounts.c.user_nid),
     rule(
