@@ -251,6 +251,16 @@ def build_partial(core: Core, peering: Peering, checks: JoinChecks, tasks: TaskG
     return partial
 
 
+def build_pending(core: Core, handshakes: Handshakes, tasks: TaskGroup) -> tuple[Offers, Declinations]:
+    """What is to be taken back or told at other servers, sooner or later."""
+    around, index = core.around, core.index
+    database, worker, clock, log = around.database, core.committer, around.clock, around.log
+    return (
+        Offers(database, worker, core.interner, index, handshakes, tasks, clock, log),
+        Declinations(database, worker, index, handshakes, tasks, clock, log),
+    )
+
+
 def build_strangers(
     core: Core,
     peering: Peering,
@@ -269,16 +279,7 @@ def build_strangers(
     invites = RemoteInvites(rooms.tools, admission, client, keys)
     is_valid = IdentityServers(around.http, around.signer).is_valid
     exchange = Exchange(admission, invites, handshakes, core.config.server_name, is_valid, around.log)
-    offers = Offers(
-        around.database,
-        core.committer,
-        core.interner,
-        core.index,
-        handshakes,
-        tasks,
-        around.clock,
-        around.log,
-    )
+    offers, declinations = build_pending(core, handshakes, tasks)
     joins = RemoteJoins(
         rooms,
         core.committer,
@@ -291,9 +292,6 @@ def build_strangers(
         offers,
         around.run_in_thread,
         around.log,
-    )
-    declinations = Declinations(
-        around.database, core.committer, core.index, handshakes, tasks, around.clock, around.log
     )
     outsiders = Outsiders(
         rooms,

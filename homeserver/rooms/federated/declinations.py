@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import msgspec
@@ -64,7 +63,11 @@ class Declinations:
         self._clock = clock
         self._log = log
         self._retries: Retries[Declined] = Retries(
-            "tell of declined invites", partial(database.read, load_next_declined), self._try, tasks, clock
+            "tell of declined invites",
+            lambda most: database.read(load_next_declined, most),
+            self._try,
+            tasks,
+            clock,
         )
 
     def start(self) -> None:

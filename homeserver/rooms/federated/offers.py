@@ -24,7 +24,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from functools import partial
 from typing import Any
 
 from federation.event import Event, stored_bytes
@@ -86,7 +85,11 @@ class Offers:
         self._log = log
         self._trying: Counter[tuple[str, str]] = Counter()  # rooms and who is about to come in
         self._retries: Retries[Offered] = Retries(
-            "take back what was offered", partial(database.read, load_next_offered), self._try, tasks, clock
+            "take back what was offered",
+            lambda most: database.read(load_next_offered, most),
+            self._try,
+            tasks,
+            clock,
         )
 
     def start(self) -> None:
