@@ -40,6 +40,10 @@ class Database(Protocol):
     def dialect(self) -> str:
         """``sqlite`` or ``postgresql``."""
 
+    @property
+    def answers_later(self) -> bool:
+        """Whether a unit goes on beside its caller. Where it does not, it is over when it was begun."""
+
     def read(
         self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
@@ -56,6 +60,8 @@ class Database(Protocol):
 
 class InlineDatabase:
     """Everything at once, in the calling thread."""
+
+    answers_later = False
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
@@ -92,6 +98,8 @@ def _run_now(session: Session, unit: Callable[..., T], args: Any, kwargs: Any) -
 
 class ThreadedDatabase:
     """One writer thread and ``readers`` reader threads."""
+
+    answers_later = True
 
     def __init__(self, engine: Engine, reactor: IReactorFromThreads, readers: int = 3) -> None:
         self.engine = engine

@@ -112,8 +112,6 @@ class Committer:
         self._busy = False
         self._started_s = 0.0
         self._scheduled = False
-        self._ended: deque[tuple[list[_Item], _Written | Failure]] = deque()  # whose waiters are to be told
-        self._telling = False
         self._idle: list[Deferred[None]] = []
         self.batches = 0
         self.events = 0
@@ -209,31 +207,20 @@ class Committer:
         result.addBoth(told)
 
     def _done(self, batch: list[_Item], outcome: _Written | Failure) -> None:
-        self._ended.append((batch, outcome))
-        if self._telling:
-            return  # a database without threads has answered at once: what was before this is told first
-        self._telling = True
-        try:
-            while self._ended:
-                self._end(*self._ended.popleft())
-        finally:
-            self._telling = False
-        if not self._busy:
-            self._flush()
-
-    def _end(self, batch: list[_Item], outcome: _Written | Failure) -> None:
         if isinstance(outcome, Failure):
             if len(batch) > 1 and not outcome.check(DatabaseUnavailable):
                 self._write_singly(batch)
                 return
             self._busy = False
             self._fail(batch, outcome)
-            return
-        self._busy = False
-        self._keep(outcome, batch)
-        if self._waiting:
+        else:
+            self._busy = False
+            self._keep(outcome, batch)
+            if self._waiting and self._database.answers_later:
+                self._flush()
+            self._tell(batch, outcome)
+        if not self._busy:
             self._flush()
-        self._tell(batch, outcome)
 
     def _write_singly(self, batch: list[_Item]) -> None:
         first, rest = batch[0], batch[1:]

@@ -138,6 +138,7 @@ class FakeDatabase:
     """Answers with what it is told to."""
 
     dialect = "sqlite"
+    answers_later = False
 
     def __init__(self) -> None:
         self.answer: Deferred[Any] = succeed(7)

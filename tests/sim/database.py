@@ -36,6 +36,7 @@ class SimDatabase:
     """A ``Database`` of one life of a server."""
 
     dialect = "sqlite"
+    answers_later = True
 
     def __init__(
         self, engine: SqliteEngine, clock: LifeClock, draws: Draws, faults: Faults, note: Callable[..., None]

@@ -26,6 +26,8 @@ from tests.support.databases import DatabaseCase, on_each_database
 class _SlowDatabase:
     """Transactions run at once, and are heard of when ``answer`` is called."""
 
+    answers_later = True
+
     def __init__(self, inner: InlineDatabase) -> None:
         self.inner = inner
         self.began = 0
