@@ -401,6 +401,9 @@ def _postgres_error(error: psycopg2.Error, *, lost: bool) -> Exception:
     if isinstance(error, psycopg2.errors.DivisionByZero):
         # ``Tx.require``: SQL has no other way to fail by what it finds, and nothing else of ours divides.
         return Conflict("the database is not what this was built on")
+    if isinstance(error, psycopg2.extensions.TransactionRollbackError):
+        # Two transactions wait for each other, and the server let the other one go on.
+        return Conflict(f"PostgreSQL: {_first_line(error)}")
     if lost or isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
         return DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}")
     if isinstance(error, psycopg2.errors.ReadOnlySqlTransaction):

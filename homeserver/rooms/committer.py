@@ -9,8 +9,8 @@ Rules:
 3. A batch that fails for what is in it is written again item by item, each in a transaction of its own, so the item
    at fault fails alone. A database that cannot answer fails them all: nobody is told that something was stored.
 4. Bundles of one room are written in the order of ``submit``.
-5. Positions are taken as if no other process had taken any since the newest one that is known here. Where that is wrong the
-   batch fails, and is written again on what the database says.
+5. Positions are taken as if no other process had taken any since the newest one that is known here. Where that is wrong, or
+   the batch gave way to another process that waited for it, it fails and is written again on what the database says.
 6. At most ``BATCH_EVENTS`` events go in one batch; at ``WAITING_MOST`` waiting ones ``congested`` says so, and rooms
    stop taking from their inboxes.
 """
@@ -249,7 +249,7 @@ class Committer:
         if self.observe_failure is not None:
             self.observe_failure()
         for item in batch:
-            item.result.errback(Failure(_plain(outcome.value or DatabaseError("unknown"))))
+            item.result.errback(Failure(_plain(outcome.value or DatabaseError("unknown"), item)))
 
     def _keep(self, outcome: _Written, batch: list[_Item]) -> None:
         """It is on the disk: what the next transaction builds on."""
@@ -286,8 +286,11 @@ def _nothing(tx: WriteTx) -> None:
     """The unit of work that only looks."""
 
 
-def _plain(error: BaseException) -> BaseException:
+def _plain(error: BaseException, item: _Item) -> BaseException:
     # Each waiter gets an exception of its own: a shared one would collect every waiter's traceback.
+    if isinstance(error, Conflict) and item.unit is not None:
+        # Twice in a row. A room's turn can be built anew; a unit of work has nothing else to be built on.
+        return DatabaseUnavailable(f"not stored: {error}")
     return type(error)(*error.args) if isinstance(error, DatabaseError) else error
 
 

@@ -1,8 +1,9 @@
 """Claims of one-time keys: given out in the order of their upload, each once; then the fallback key.
 
 A key is claimed by moving the count of those that were given out (``one_time_counts``): in any process and across
-restarts. Two processes that want a key of one device wait for each other. All claims of a unit of work are one statement,
-and change the few pages on which the counts are.
+restarts. Two processes that want a key of one device wait for each other, and never in a circle: every unit of work locks
+its rows in one order, counts before fallback keys, each by algorithm and device. All claims of a unit of work are one
+statement, and change the few pages on which the counts are.
 
 # spec: client-server-api#one-time-and-fallback-keys
 """
@@ -61,8 +62,17 @@ def _build_take(dialect: str) -> ClauseElement:
     )
     rest = (_C.device_nid, _C.uploaded - _C.given, key)
     if dialect == POSTGRESQL:
-        return taken.where(and_(_C.device_nid == devices.c.nid, asked)).returning(
-            devices.c.user_nid, devices.c.device_id, *rest
+        # An update locks what it changes in whichever order the plan finds it.
+        held = (
+            select(_C.device_nid, devices.c.user_nid, devices.c.device_id)
+            .join_from(devices, one_time_counts, devices.c.nid == _C.device_nid)
+            .where(and_(asked, _C.algorithm == algorithm, _C.given < _C.uploaded))
+            .order_by(_C.device_nid)
+            .with_for_update(of=one_time_counts)
+            .subquery("held")
+        )
+        return taken.where(_C.device_nid == held.c.device_nid).returning(
+            held.c.user_nid, held.c.device_id, *rest
         )
     # SQLite returns nothing of other tables.
     whose = [
@@ -72,12 +82,24 @@ def _build_take(dialect: str) -> ClauseElement:
     return taken.where(_C.device_nid.in_(select(devices.c.nid).where(asked))).returning(*whose, *rest)
 
 
+def _build_use_fallbacks(dialect: str) -> ClauseElement:
+    """The fallback keys of some devices were given out."""
+    used = update(fallback_keys).where(_F.algorithm == bindparam("the_algorithm")).values(used=1)
+    wanted = any_of(_F.device_nid, "the_devices")
+    if dialect != POSTGRESQL:
+        return used.where(wanted)
+    held = (
+        select(_F.device_nid)
+        .where(and_(wanted, _F.algorithm == bindparam("the_algorithm")))
+        .order_by(_F.device_nid)
+        .with_for_update()
+        .subquery("held")
+    )
+    return used.where(_F.device_nid == held.c.device_nid)
+
+
 _TAKE = Statement(_build_take)
-_USE_FALLBACKS = statement(
-    update(fallback_keys)
-    .where(and_(any_of(_F.device_nid, "the_devices"), _F.algorithm == bindparam("the_algorithm")))
-    .values(used=1)
-)
+_USE_FALLBACKS = Statement(_build_use_fallbacks)
 _FALLBACKS_OF = statement(
     select(devices.c.user_nid, devices.c.device_id, _F.device_nid, _F.key_id, _F.key, _F.used)
     .join_from(devices, fallback_keys, devices.c.nid == _F.device_nid)
@@ -110,7 +132,8 @@ class Claimed(NamedTuple):
 def claim_keys(tx: WriteTx, wanted: Sequence[Wanted]) -> list[Claimed | None]:
     """For each a one-time key, else the fallback key, else nothing."""
     answers: dict[int, Claimed] = {}
-    left = list(enumerate(wanted))
+    left = sorted(enumerate(wanted), key=lambda one: one[1].algorithm)
+    without: dict[str, dict[tuple[int, str], list[int]]] = {}
     while left:
         # Of a device one key at a time, and one algorithm: in practice there is no other, and nobody asks twice.
         algorithm = left[0][1].algorithm
@@ -122,15 +145,20 @@ def claim_keys(tx: WriteTx, wanted: Sequence[Wanted]) -> list[Claimed | None]:
             else:
                 rest.append((place, one))
         for claimed in _take(tx, algorithm, asked):
-            answers[asked[claimed.user_nid, claimed.device_id]] = claimed
+            answers[asked.pop((claimed.user_nid, claimed.device_id))] = claimed
+        for device, place in asked.items():
+            without.setdefault(algorithm, {}).setdefault(device, []).append(place)
         left = rest
+    for algorithm, devices_without in without.items():
+        for claimed in _take_fallbacks(tx, algorithm, sorted(devices_without)):
+            for place in devices_without[claimed.user_nid, claimed.device_id]:
+                answers[place] = claimed
     return [answers.get(place) for place in range(len(wanted))]
 
 
 def _take(tx: WriteTx, algorithm: str, asked: Collection[tuple[int, str]]) -> list[Claimed]:
-    """A key of each device that has one."""
+    """A one-time key of each device that has one."""
     found: list[Claimed] = []
-    without = set(asked)
     for user_nid, device_id, nid, left, both in tx.all(
         _TAKE, of_algorithm=algorithm, pairs=pairs_text(list(asked))
     ):
@@ -139,11 +167,8 @@ def _take(tx: WriteTx, algorithm: str, asked: Collection[tuple[int, str]]) -> li
             raise Conflict(f"keys of device {nid} came after this transaction began")
         size, _, rest = both.partition(":")
         key_id, key = rest[: int(size)], rest[int(size) :]
-        without.discard((user_nid, device_id))
         found.append(Claimed(user_nid, device_id, f"{algorithm}:{key_id}", key))
         tx.claim(Kind.DEVICE_KEYS, -user_nid, nid, payload=KeysTaken(algorithm, left))
-    if without:
-        found += _take_fallbacks(tx, algorithm, sorted(without))
     return found
 
 

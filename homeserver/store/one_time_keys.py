@@ -45,6 +45,7 @@ _PUT_COUNTS = rows(
 _COUNTS = statement(
     select(_C.algorithm, _C.given, _C.uploaded)
     .where(_C.device_nid == bindparam("device_nid"))
+    .order_by(_C.algorithm)  # as claims do: two that wait for each other would wait for ever
     .with_for_update()
 )
 _SAME = statement(select(_O.algorithm, _O.key_id, _O.key).where(and_(_DEVICE, any_of(_O.key_id, "key_ids"))))

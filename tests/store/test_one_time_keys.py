@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import Any
 
 from sqlalchemy import and_, column, func, select, table
 
 from homeserver.db.engine import open_engine
-from homeserver.db.errors import Conflict
+from homeserver.db.errors import Conflict, DatabaseError
 from homeserver.db.schema.e2ee import one_time_keys
 from homeserver.db.statements import statement
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.store.devices import load_device
+from homeserver.store.devices import load_device, rename_device
 from homeserver.store.key_claims import Wanted, claim_keys
 from homeserver.store.one_time_keys import NewKey, load_keys_left, put_one_time_keys
 from tests.api.keys import KeysCase
@@ -49,14 +49,19 @@ class Claims(KeysCase):
         self.user_nid, self.device_id = nid, device_id
         self.device_nid = self.app.wait(self.app.database.read(_device_nid, nid, device_id))
 
-    def put(self, count: int) -> None:
+    def new_device(self, device_id: str) -> Any:
+        self.device("alice", device_id)
+        return self.app.wait(self.app.database.read(_device_nid, self.user_nid, device_id))
+
+    def put(self, count: int, device_nid: int | None = None, *fallbacks: NewKey) -> None:
         keys = [NewKey(ALGORITHM, f"k{number:03}", '"x"') for number in range(count)]
         work = self.app.app.core.committer.work
-        self.app.wait(work(put_one_time_keys, self.user_nid, self.device_nid, keys, []))
+        nid = self.device_nid if device_nid is None else device_nid
+        self.app.wait(work(put_one_time_keys, self.user_nid, nid, keys, fallbacks))
 
-    def take(self, tx: Tx) -> list[str]:
-        found = claim_keys(WriteTx(tx), [Wanted(self.user_nid, self.device_id, ALGORITHM)])
-        return [one.name for one in found if one is not None]
+    def take(self, tx: Tx, *device_ids: str) -> list[str]:
+        wanted = [Wanted(self.user_nid, one, ALGORITHM) for one in device_ids or (self.device_id,)]
+        return [one.name for one in claim_keys(WriteTx(tx), wanted) if one is not None]
 
     def test_threads(self) -> None:
         self.put(60)
@@ -77,15 +82,25 @@ class Claims(KeysCase):
             thread.join()
         self.assertEqual([f"{ALGORITHM}:k{number:03}" for number in range(60)], sorted(found))
 
-    def beside(self, unit: Callable[[Tx], object], *, fails: bool = False) -> list[str | Exception]:
-        """What a claim of another process comes to that waits for a transaction to end, or to fail."""
+    def beside(
+        self,
+        unit: Callable[[Tx], object],
+        then: Callable[[Tx], object] = lambda _: None,
+        *,
+        fails: bool = False,
+        claimed: Sequence[str] = (),
+    ) -> list[str | Exception]:
+        """What a claim of another process comes to that waits for a transaction to end, or to fail.
+
+        What that one does ``then`` is done while the claim waits.
+        """
         first, second, third = (open_engine(self.url).writer() for _ in range(3))
         found: list[str | Exception] = []
 
         def claim() -> None:
             try:
-                found.extend(second.run(self.take))
-            except Conflict as error:
+                found.extend(second.run(self.take, *claimed))
+            except DatabaseError as error:
                 found.append(error)
 
         thread = Thread(target=claim)
@@ -95,6 +110,7 @@ class Claims(KeysCase):
             thread.start()
             while not third.run(_waits):
                 pass
+            then(tx)
             if fails:
                 raise ZeroDivisionError
 
@@ -140,6 +156,33 @@ class Claims(KeysCase):
             name for _ in range(4) for name in self.app.wait(self.app.app.core.committer.work(self.take))
         ]
         self.assertEqual([f"{ALGORITHM}:{name}" for name in ("k001", "k002", "k000")], taken)
+
+    def take_in_one_order(self, keys: int, *fallbacks: NewKey) -> list[str | Exception]:
+        """What claims of two devices come to while another transaction takes first a key of the older, then of the newer:
+        in whichever order the rows are in their tables, and the devices are named."""
+        found: list[str | Exception] = []
+        for turn in range(8):
+            names = [f"{turn}A", f"{turn}B"]
+            nids = [self.new_device(name) for name in names]
+            for nid in nids[:: 1 if turn % 2 else -1]:
+                self.put(keys, nid, *fallbacks)
+            if turn % 4 < 2:
+                self.app.wait(self.app.app.core.committer.work(rename_device, self.user_nid, names[0], "moved"))
+            found += self.beside(
+                lambda tx, names=names: self.take(tx, names[0]),
+                lambda tx, names=names: self.take(tx, names[1]),
+                claimed=names if turn < 4 else names[::-1],
+            )
+        return found
+
+    def test_keys_of_several_devices_are_taken_in_one_order(self) -> None:
+        if self.dialect == POSTGRESQL:
+            self.assertEqual([f"{ALGORITHM}:k001"] * 16, self.take_in_one_order(3))
+
+    def test_fallback_keys_of_several_devices_are_used_in_one_order(self) -> None:
+        if self.dialect == POSTGRESQL:
+            fallback = NewKey(ALGORITHM, "fallback", '"x"')
+            self.assertEqual([f"{ALGORITHM}:fallback"] * 16, self.take_in_one_order(0, fallback))
 
     def test_a_claim_that_is_rolled_back_took_nothing(self) -> None:
         self.put(1)

@@ -6,10 +6,11 @@ from typing import Any
 
 from twisted.python.failure import Failure
 
+from homeserver.db.errors import Conflict, DatabaseUnavailable
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind, load_cursors, load_position, store_cursors
 from tests.support.app import TestApp
-from tests.support.databases import DatabaseCase, on_each_database
+from tests.support.databases import POSTGRESQL, DatabaseCase, on_each_database
 
 
 class _NoError(Exception):
@@ -22,6 +23,27 @@ def _note(tx: WriteTx, name: str, *, fails: bool = False) -> str:
     if fails:
         raise _NoError(name)
     return name
+
+
+# As the server itself ends the one of two transactions that wait for each other.
+_DEADLOCK = "DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'deadlock_detected'; END $$"
+
+
+class _Unlucky:
+    """A unit of work that meets others some times."""
+
+    def __init__(self, times: int, error: Exception | None = None) -> None:
+        self.left = times
+        self.error = error
+
+    def __call__(self, tx: WriteTx) -> str:
+        done = _note(tx, "unit0")
+        if self.left:
+            self.left -= 1
+            if self.error is not None:
+                raise self.error
+            tx.script(_DEADLOCK)
+        return done
 
 
 def _noted(tx: Tx) -> set[str]:
@@ -67,3 +89,15 @@ class Units(DatabaseCase):
     def test_among_others(self) -> None:
         self.assertEqual(["unit0", ("unit1",), "unit2"], self.run_together(False, True, False))
         self.check("unit0", "unit2")
+
+    def test_a_transaction_that_gave_way_to_another_is_written_again(self) -> None:
+        if self.dialect != POSTGRESQL:
+            return  # SQLite has one writer at a time
+        working = [self.committer.work(_Unlucky(1)), self.committer.work(_note, "unit1")]
+        self.assertEqual(["unit0", "unit1"], [self.app.wait(one) for one in working])
+        self.check("unit0", "unit1")
+
+    def test_what_always_meets_others_is_said_not_to_be_stored(self) -> None:
+        for unit in (_Unlucky(9), _Unlucky(9, Conflict("others"))):
+            if self.dialect == POSTGRESQL or unit.error is not None:
+                self.assertRaises(DatabaseUnavailable, self.app.wait, self.committer.work(unit))
