@@ -167,7 +167,9 @@ class Claims(KeysCase):
             for nid in nids[:: 1 if turn % 2 else -1]:
                 self.put(keys, nid, *fallbacks)
             if turn % 4 < 2:
-                self.app.wait(self.app.app.core.committer.work(rename_device, self.user_nid, names[0], "moved"))
+                self.app.wait(
+                    self.app.app.core.committer.work(rename_device, self.user_nid, names[0], "moved")
+                )
             found += self.beside(
                 lambda tx, names=names: self.take(tx, names[0]),
                 lambda tx, names=names: self.take(tx, names[1]),
