@@ -48,6 +48,7 @@ FIGURES: Sequence[Figure] = (
     Figure("fanout_ms", "fanout", "100 long-polling members have a message, median", "ms", False, 14),
     Figure("creates", "creates", "rooms created/s", "/s", True, 15),
     Figure("joins", "joins", "local joins/s", "/s", True, 10),
+    Figure("requests", "requests", "requests/s that need no database, 16 clients", "/s", True, 10),
     Figure("pages", "history", "history pages of 50/s", "/s", True, 10),
     Figure("initial_ms", "initial", "first initial sync, 24 rooms", "ms", False, 10),
     Figure("sliding_first_ms", "sliding", "sliding sync, first screen of 500 rooms", "ms", False, 10),
@@ -102,6 +103,7 @@ class Scale:
     fanout_rounds: int
     creates: int
     join_rooms: int
+    requests_each: int
     history_messages: int
     history_pages: int
     initial_syncs: int
@@ -132,6 +134,7 @@ FULL = Scale(
     fanout_rounds=15,
     creates=120,
     join_rooms=3,
+    requests_each=500,
     history_messages=1000,
     history_pages=1200,
     initial_syncs=7,
@@ -161,6 +164,7 @@ QUICK = Scale(
     fanout_rounds=5,
     creates=40,
     join_rooms=1,
+    requests_each=100,
     history_messages=300,
     history_pages=300,
     initial_syncs=3,

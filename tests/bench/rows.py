@@ -78,6 +78,18 @@ async def _sends_rate(world: World, senders: Sequence[tuple[User, str]], each: i
     return len(senders) * each / elapsed_s
 
 
+async def measure_requests(world: World, scale: Scale) -> Measured:
+    """16 clients, each asking `/account/whoami` with one request in flight: what any request costs, before it does anything."""
+    users = await world.register(16)
+    requests = [build_request("GET", f"{CLIENT}/account/whoami", user.token) for user in users]
+    warm_up = max(1, scale.requests_each // 10)
+    async with world.connections(len(users)) as connections:
+        await _send_in_turns(connections, [[own] * warm_up for own in requests])
+        with world.measuring():
+            elapsed_s = await _send_in_turns(connections, [[own] * scale.requests_each for own in requests])
+    return {"requests": len(users) * scale.requests_each / elapsed_s}
+
+
 async def _send_in_turns(connections: Sequence[Connection], requests: Sequence[Sequence[bytes]]) -> float:
     """Each connection sends its own requests one after the other; the seconds until the last answer."""
 
@@ -271,6 +283,7 @@ ROWS: Mapping[str, Row] = {
     "fanout": measure_fanout,
     "creates": measure_creates,
     "joins": measure_joins,
+    "requests": measure_requests,
     "history": measure_history,
     "initial": measure_initial,
     "absence": measure_absence,
