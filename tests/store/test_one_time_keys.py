@@ -59,6 +59,9 @@ class Claims(KeysCase):
         nid = self.device_nid if device_nid is None else device_nid
         self.app.wait(work(put_one_time_keys, self.user_nid, nid, keys, fallbacks))
 
+    def take_from(self, device_id: str) -> Callable[[Tx], list[str]]:
+        return lambda tx: self.take(tx, device_id)
+
     def take(self, tx: Tx, *device_ids: str) -> list[str]:
         wanted = [Wanted(self.user_nid, one, ALGORITHM) for one in device_ids or (self.device_id,)]
         return [one.name for one in claim_keys(WriteTx(tx), wanted) if one is not None]
@@ -171,8 +174,8 @@ class Claims(KeysCase):
                     self.app.app.core.committer.work(rename_device, self.user_nid, names[0], "moved")
                 )
             found += self.beside(
-                lambda tx, names=names: self.take(tx, names[0]),
-                lambda tx, names=names: self.take(tx, names[1]),
+                self.take_from(names[0]),
+                self.take_from(names[1]),
                 claimed=names if turn < 4 else names[::-1],
             )
         return found
