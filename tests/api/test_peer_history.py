@@ -253,6 +253,13 @@ class OneEvent(PeerCase):
         self.assert_refused(self.ask(path_of("event", event_id), self.stranger), 403, "M_FORBIDDEN")
         self.assert_refused(self.ask(path_of("event", "no id")), 400, "M_INVALID_PARAM")
 
+    def test_a_rejected_event_is_none(self) -> None:
+        room_id = self.shared_room()
+        event_id = self.say(room_id, "hi")
+        with self.rejected(event_id):
+            self.assert_refused(self.ask(path_of("event", event_id)), 404, "M_NOT_FOUND")
+        self.assertEqual("hi", self.answer_of(path_of("event", event_id))["pdus"][0]["content"]["body"])
+
     def test_a_server_outside_sees_what_everybody_may_read(self) -> None:
         room_id = self.shared_room("world_readable")
         readable = self.say(room_id, "to all")

@@ -7,12 +7,13 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import func, select
+from twisted.internet.defer import Deferred
 
 from federation.flows.handshake import NeedAccepted, Wish
 from federation.ids import ServerName
 from homeserver.db.schema.rooms import declined
 from homeserver.db.statements import statement
-from homeserver.http.transport import PeerResponse
+from homeserver.http.transport import PeerRequest, PeerResponse
 from homeserver.rooms.federated import declinations
 from homeserver.rooms.federated.declinations import (
     ATTEMPTS_MOST,
@@ -134,6 +135,29 @@ class Declined(NetCase):
         self.assertEqual(0, self.left())
         self.net.advance(10 * FIRST_S)
         self.assertEqual("join", self.member()["membership"])
+
+    def test_joined_while_it_is_told(self) -> None:
+        """The leave is on its way and cannot be called back, so the join comes after it, and not before."""
+        self.net.up(A)
+        state = f"/rooms/{quote(self.room_id)}/state/m.room.join_rules"
+        self.ok(self.a, self.alice, "PUT", state, {"join_rule": "public"})
+        call, joins = self.net._call, list[Any]()
+
+        def slowly(origin: ServerName, request: PeerRequest) -> Any:
+            if "/send_leave/" not in request.uri:
+                return call(origin, request)
+            path = f"/_matrix/client/v3/join/{quote(self.room_id)}"
+            joins.append(self.b.start("POST", path, {}, self.bob, {"via": [A]}))
+            arrived: Deferred[None] = Deferred()
+            self.net.time.callLater(10.0, arrived.callback, None)
+            return arrived.addCallback(lambda _: call(origin, request))
+
+        self.patch(self.net, "_call", slowly)
+        self.net.advance(FIRST_S)
+        self.assertEqual([200], [self.net.wait(one).status for one in joins])
+        self.net.advance(10 * FIRST_S)
+        self.assertEqual("join", self.member()["membership"])
+        self.assertIn(self.room_id, self.sync(self.b, self.bob)["rooms"]["join"])
 
     def test_a_refusal_ends_it(self) -> None:
         self.net.up(A)

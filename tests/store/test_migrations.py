@@ -18,13 +18,16 @@ from homeserver.db.migrations.steps import run_steps, scripts
 from homeserver.db.schema.base import nid, text
 from homeserver.db.schema.e2ee import one_time_counts, one_time_keys, to_device
 from homeserver.db.schema.media import media
-from homeserver.db.schema.rooms import event_types
+from homeserver.db.schema.rooms import event_types, user_ids
+from homeserver.db.schema.rooms import rooms as room_ids
 from homeserver.db.schema.stream import server_facts
 from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx
 from homeserver.store.check import check_db
 from homeserver.store.facts import load_fact, store_fact
 from homeserver.store.media import load_usage
+from homeserver.store.offered import Offer, load_next_offered, note_offered
+from homeserver.store.placement import Membership
 from tests.support.databases import SQLITE, DatabaseCase, no_schema, on_each_database
 
 # A column that was added stands elsewhere in the text of its table, so tables are compared by what SQLite makes of them.
@@ -68,6 +71,8 @@ _NUMBERED = statement(
 _COUNTED = statement(
     select(*one_time_counts.c).order_by(one_time_counts.c.device_nid, one_time_counts.c.algorithm)
 )
+_INSERT_ROOMS = rows(room_ids, "nid", "room_id", "version")
+_INSERT_USERS = rows(user_ids, "nid", "user_id")
 _PLACES = statement(
     select(to_device.c.device_nid, to_device.c.pos, to_device.c.place).order_by(
         to_device.c.device_nid, to_device.c.pos
@@ -184,6 +189,16 @@ class Migrations(DatabaseCase):
         )
         run_steps(engine, "0002")
         self.assertEqual([(2, 12), (0, 0)], _run(engine, lambda tx: [load_usage(tx, 1), load_usage(tx, 2)]))
+
+    def test_what_is_offered_is_kept_from_0005_on(self) -> None:
+        engine = open_engine(self.new_database(no_schema))
+        run_steps(engine, None, "0004")
+        self.assertEqual(("0004", migrate.HEAD), migrate.upgrade_engine(engine)[:2])
+        _run(engine, lambda tx: tx.insert(_INSERT_ROOMS, [(1, "!r:a.example", "11")]))
+        _run(engine, lambda tx: tx.insert(_INSERT_USERS, [(2, "@bob:test.example")]))
+        _run(engine, note_offered, Offer(1, 2, "$join", "a.example", Membership.JOIN), 7)
+        row = (1, 2, "$join", "a.example", Membership.JOIN, 0, 7, "!r:a.example", "@bob:test.example")
+        self.assertEqual([row], _run(engine, load_next_offered, 8))
 
     def test_a_newer_database_is_refused_unless_it_allows_us(self) -> None:
         url = self.new_database()

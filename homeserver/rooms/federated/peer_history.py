@@ -103,6 +103,8 @@ class PeerHistory:
         def unit(tx: Tx) -> bytes:
             visit = self._gate.visit(tx, server, room_id, is_resident=is_resident)
             link = load_links(tx, visit.room.nid, [event_id])[event_id]
+            if link.rejected:
+                raise not_found(f"Could not find event {event_id}")
             if link.state_before is None:
                 # An outlier authorises others: whoever takes part may have it.
                 if not visit.resident:
