@@ -36,7 +36,7 @@ from homeserver.rooms.turn import RoomTools, Turn
 from homeserver.store.events import find_row
 from homeserver.store.ids import STRIPPED
 from homeserver.store.outgoing import Relay, relay
-from homeserver.store.peer_reads import load_texts
+from homeserver.store.peer_reads import as_redacted, load_texts
 from homeserver.stream.index import MembershipIndex
 
 _MEMBER = "m.room.member"
@@ -239,9 +239,19 @@ async def load_stripped(turn: Turn, tools: RoomTools, *members: str) -> list[byt
     """The same within a turn: the create event first. ``members``: whose membership is told with it."""
     keys = [*STRIPPED, *((_MEMBER, user_id) for user_id in members)]
     await turn.load(keys)
-    nids = [found[0] for key in keys if (found := turn.warm[key]) is not None]
-    texts = await tools.database.read(load_texts, nids, turn.head.rules)
-    return [texts[nid] for nid in nids]
+    found = [one for key in keys if (one := turn.warm[key]) is not None]
+    # What is on its way to the disk now may be there, or not, when that is read.
+    unstored = {one.nid: one for one in turn.unstored()}
+    targets = {one.redacts_target for one in unstored.values()}
+    rules = turn.head.rules
+    texts = await tools.database.read(load_texts, [nid for nid, _ in found], rules)
+    for nid, event in found:
+        placed = unstored.get(nid)
+        if placed is not None:
+            texts[nid] = placed.json
+        if event.event_id in targets or (placed is not None and placed.redacted_by):
+            texts[nid] = as_redacted(texts[nid], rules)
+    return [texts[nid] for nid, _ in found]
 
 
 async def check_acl(turn: Turn, origin: ServerName) -> None:

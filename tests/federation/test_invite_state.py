@@ -1,0 +1,48 @@
+"""What somebody who is invited is told of the room. spec: client-server-api#stripped-state"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from twisted.internet.defer import Deferred
+
+from tests.federation.people import V3, B, NetCase
+from tests.support.databases import on_each_database
+
+BOB = f"@bob:{B}"
+
+
+@on_each_database
+class InviteState(NetCase):
+    """alice of a invites bob of b."""
+
+    def test_while_the_state_is_being_stored(self) -> None:
+        room_id = self.create(self.a, self.alice, name="Room")
+        room = f"{V3}/rooms/{quote(room_id)}"
+        slip = self.ok(
+            self.a, self.alice, "PUT", f"/rooms/{quote(room_id)}/state/m.room.topic", {"topic": "a slip"}
+        )
+        self.ok(self.a, self.alice, "PUT", f"/rooms/{quote(room_id)}/redact/{quote(slip['event_id'])}/1", {})
+        waiting: list[tuple[Deferred[Any], Any]] = []
+        write: Any = self.a.database.write
+
+        def later(*unit: Any) -> Deferred[Any]:
+            waiting.append((Deferred(), unit))
+            return waiting[-1][0]
+
+        self.patch(self.a.database, "write", later)
+        calls = [
+            self.a.start("PUT", f"{room}/state/m.room.name", {"name": "New name"}, self.alice),
+            self.a.start("POST", f"{room}/invite", {"user_id": BOB}, self.alice),
+        ]
+        self.net.settle()
+        self.patch(self.a.database, "write", write)
+        for result, unit in waiting:
+            write(*unit).chainDeferred(result)
+        self.assertEqual([200] * 2, [self.net.wait(one).status for one in calls])
+        (sent,) = self.net.sent("/invite/")
+        told = msgspec.json.decode(sent.request.body or b"")["invite_room_state"]
+        found = {one["type"]: one["content"] for one in told}
+        self.assertEqual(({"name": "New name"}, {}), (found["m.room.name"], found["m.room.topic"]))
