@@ -35,7 +35,9 @@ class InviteState(NetCase):
         self.patch(self.a.database, "write", later)
         calls = [
             self.a.start("PUT", f"{room}/state/m.room.name", {"name": "New name"}, self.alice),
-            self.a.start("POST", f"{room}/invite", {"user_id": BOB}, self.alice),
+            self.a.start(
+                "PUT", f"{room}/state/m.room.member/{quote(BOB)}", {"membership": "invite"}, self.alice
+            ),
         ]
         self.net.settle()
         self.patch(self.a.database, "write", write)
