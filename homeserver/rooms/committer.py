@@ -207,18 +207,11 @@ class Committer:
         result.addBoth(told)
 
     def _done(self, batch: list[_Item], outcome: _Written | Failure) -> None:
-        if isinstance(outcome, Failure):
-            if len(batch) > 1 and not outcome.check(DatabaseUnavailable):
-                self._write_singly(batch)
-                return
-            self._busy = False
-            self._fail(batch, outcome)
-        else:
-            self._busy = False
-            self._keep(outcome, batch)
-            if self._waiting and self._database.answers_later:
-                self._flush()
-            self._tell(batch, outcome)
+        if isinstance(outcome, Failure) and len(batch) > 1 and not outcome.check(DatabaseUnavailable):
+            self._write_singly(batch)
+            return
+        self._busy = False
+        self._finish(batch, outcome)
         if not self._busy:
             self._flush()
 
@@ -238,9 +231,11 @@ class Committer:
     def _finish(self, batch: list[_Item], outcome: _Written | Failure) -> None:
         if isinstance(outcome, Failure):
             self._fail(batch, outcome)
-        else:
-            self._keep(outcome, batch)
-            self._tell(batch, outcome)
+            return
+        self._keep(outcome, batch)
+        if self._waiting and not self._busy and self._database.answers_later:
+            self._flush()
+        self._tell(batch, outcome)
 
     def _fail(self, batch: list[_Item], outcome: Failure) -> None:
         if isinstance(outcome.value, _RefusedError):

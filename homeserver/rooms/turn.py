@@ -212,6 +212,13 @@ class Turn:
         yield from self.flying.values()
         yield from self.placements
 
+    def redacted_unstored(self, events: Iterable[tuple[int, Event]]) -> set[int]:
+        """Those of some events, by nid, of whose redaction the database does not know yet."""
+        unstored = list(self.unstored())
+        targets = {one.redacts_target for one in unstored}
+        redacted = {one.nid for one in unstored if one.redacted_by}
+        return {nid for nid, event in events if nid in redacted or event.event_id in targets}
+
     def lookup(self, event_type: str, state_key: str) -> Event | None:
         """The state at a key that was loaded before."""
         found = self.warm[(event_type, state_key)]
@@ -227,15 +234,13 @@ class Turn:
         found = {key: one for key in keys if (one := self.warm[key]) is not None}
         if not found:
             return {}
-        unstored = list(self.unstored())
-        targets = {one.redacts_target for one in unstored}
-        redacted = {one.nid for one in unstored if one.redacted_by}
+        redacted = self.redacted_unstored(found.values())
         stored = [nid for nid, _ in found.values()]
         if stored and not self.is_new:
             redacted.update(await self.tools.database.read(load_redactions, stored))
         return {
             key: redact_content(event.type, event.content, self.head.rules.redaction)
-            if nid in redacted or event.event_id in targets
+            if nid in redacted
             else event.content
             for key, (nid, event) in found.items()
         }

@@ -13,17 +13,18 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from sqlalchemy import and_, bindparam, delete, select
 
+from federation.event import Event, stored_bytes
 from homeserver.db.schema.accounts import accounts
 from homeserver.db.schema.rooms import members, outside
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.members import PUT_ENDED, PUT_MEMBERS, find_member
-from homeserver.store.placement import ENDED, Membership
+from homeserver.store.placement import ENDED, MEMBERSHIPS, Membership
 
 _COLUMNS = (
     outside.c.room_nid,
@@ -81,6 +82,15 @@ class Told:
     event_id: str
     event: str  # JSON, as servers exchange it
     stripped: str  # JSON: a list of stripped state events, the user's own membership last
+
+    @classmethod
+    def by(cls, room_nid: int, user_nid: int, server: str, event: Event, stripped: str) -> Self:
+        """The membership that an event gives."""
+        membership = MEMBERSHIPS[event.content["membership"]]
+        text = stored_bytes(event).decode()
+        return cls(
+            room_nid, user_nid, membership, server, event.rules.version, event.event_id, text, stripped
+        )
 
 
 class OutsideRow(NamedTuple):

@@ -71,23 +71,27 @@ async def measure_sends_32(world: World, scale: Scale) -> Measured:
 async def _sends_rate(world: World, senders: Sequence[tuple[User, str]], each: int) -> float:
     warm_up = max(1, each // 10)
     requests = [[world.message_request(*sender) for _ in range(warm_up + each)] for sender in senders]
-    async with world.connections(len(senders)) as connections:
-        await _send_in_turns(connections, [own[:warm_up] for own in requests])
-        with world.measuring():
-            elapsed_s = await _send_in_turns(connections, [own[warm_up:] for own in requests])
-    return len(senders) * each / elapsed_s
+    return await _rate(world, requests, warm_up)
 
 
 async def measure_requests(world: World, scale: Scale) -> Measured:
     """16 clients, each asking `/account/whoami` with one request in flight: what any request costs, before it does anything."""
     users = await world.register(16)
-    requests = [build_request("GET", f"{CLIENT}/account/whoami", user.token) for user in users]
     warm_up = max(1, scale.requests_each // 10)
-    async with world.connections(len(users)) as connections:
-        await _send_in_turns(connections, [[own] * warm_up for own in requests])
+    requests = [
+        [build_request("GET", f"{CLIENT}/account/whoami", user.token)] * (warm_up + scale.requests_each)
+        for user in users
+    ]
+    return {"requests": await _rate(world, requests, warm_up)}
+
+
+async def _rate(world: World, requests: Sequence[Sequence[bytes]], warm_up: int) -> float:
+    """How many are answered in a second, each row of them on a connection of its own; the first of each not counted."""
+    async with world.connections(len(requests)) as connections:
+        await _send_in_turns(connections, [own[:warm_up] for own in requests])
         with world.measuring():
-            elapsed_s = await _send_in_turns(connections, [[own] * scale.requests_each for own in requests])
-    return {"requests": len(users) * scale.requests_each / elapsed_s}
+            elapsed_s = await _send_in_turns(connections, [own[warm_up:] for own in requests])
+    return sum(len(own) - warm_up for own in requests) / elapsed_s
 
 
 async def _send_in_turns(connections: Sequence[Connection], requests: Sequence[Sequence[bytes]]) -> float:

@@ -18,9 +18,9 @@ from homeserver.rooms.federated import declinations
 from homeserver.rooms.federated.declinations import (
     ATTEMPTS_MOST,
     FIRST_WAIT_MS,
-    LONGEST_WAIT_MS,
 )
 from homeserver.rooms.federated.handshakes import Accept
+from homeserver.rooms.federated.retries import LONGEST_WAIT_MS
 from tests.federation.people import A, B, NetCase
 from tests.support.databases import on_each_database
 

@@ -12,8 +12,9 @@ from homeserver.db.schema.rooms import offered
 from homeserver.db.statements import statement
 from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
 from homeserver.rooms.federated import offers
-from homeserver.rooms.federated.offers import ATTEMPTS_MOST, FIRST_WAIT_MS, LONGEST_WAIT_MS
+from homeserver.rooms.federated.offers import ATTEMPTS_MOST, FIRST_WAIT_MS
 from homeserver.rooms.federated.remote_joins import SEND_JOIN_S
+from homeserver.rooms.federated.retries import LONGEST_WAIT_MS
 from tests.federation.people import V3, A, B, C, NetCase
 from tests.support.databases import on_each_database
 

@@ -241,17 +241,12 @@ async def load_stripped(turn: Turn, tools: RoomTools, *members: str) -> list[byt
     await turn.load(keys)
     found = [one for key in keys if (one := turn.warm[key]) is not None]
     # What is on its way to the disk now may be there, or not, when that is read.
-    unstored = {one.nid: one for one in turn.unstored()}
-    targets = {one.redacts_target for one in unstored.values()}
+    unstored = {one.nid: one.json for one in turn.unstored()}
+    redacted = turn.redacted_unstored(found)
     rules = turn.head.rules
     texts = await tools.database.read(load_texts, [nid for nid, _ in found], rules)
-    for nid, event in found:
-        placed = unstored.get(nid)
-        if placed is not None:
-            texts[nid] = placed.json
-        if event.event_id in targets or (placed is not None and placed.redacted_by):
-            texts[nid] = as_redacted(texts[nid], rules)
-    return [texts[nid] for nid, _ in found]
+    texts.update((nid, unstored[nid]) for nid, _ in found if nid in unstored)
+    return [as_redacted(texts[nid], rules) if nid in redacted else texts[nid] for nid, _ in found]
 
 
 async def check_acl(turn: Turn, origin: ServerName) -> None:

@@ -15,13 +15,11 @@ from typing import Any
 
 import msgspec
 
-from federation.event import stored_bytes
 from federation.flows.handshake import Accepted, Failed, NeedAccepted, Refused, Silent, Wish, is_final
 from federation.ids import RoomId, ServerName, UserId, domain_of
 from homeserver.db.threads import Database
-from homeserver.http.transport import build_uri
 from homeserver.rooms.federated.handshakes import Handshakes, to_client
-from homeserver.rooms.federated.retries import Retries
+from homeserver.rooms.federated.retries import Retries, wait_after
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
@@ -37,9 +35,8 @@ from homeserver.store.placement import Membership
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
-# The first time again, and at the longest: with doubling waits the last attempt is some seven days after the first.
+# The first time again: with doubling waits the last attempt is some seven days after the first.
 FIRST_WAIT_MS = 60_000
-LONGEST_WAIT_MS = 6 * 3600 * 1000
 ATTEMPTS_MOST = 35
 
 
@@ -107,7 +104,7 @@ class Declinations:
             wish = Wish("leave", room_id, user_id, content)
             outcome = await self._tell(wish, [ServerName(row.server), *servers_of(room_id)], one)
         if isinstance(outcome, Failed) and may_pass(outcome) and one.attempts + 1 < ATTEMPTS_MOST:
-            wait_ms = min(FIRST_WAIT_MS << (one.attempts + 1), LONGEST_WAIT_MS)
+            wait_ms = wait_after(FIRST_WAIT_MS, one.attempts)
             await self._worker.work(put_off_declined, one, self._clock.now_ms() + wait_ms)
             return
         if isinstance(outcome, Failed):
@@ -132,8 +129,7 @@ class Declinations:
                 if await self._find(again) is None:
                     return Refused(need.server, 409, "M_UNKNOWN", "it is over")
                 self._retries.hold((wish.room_id, wish.user_id))
-            uri = build_uri("/_matrix/federation/v2", "send_leave", wish.room_id, need.event.event_id)
-            return await self._handshakes.ask(need.server, "PUT", uri, stored_bytes(need.event))
+            return await self._handshakes.send_leave(need)
 
         return await self._handshakes.attempt(wish, servers, accept)
 

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from federation.errors import Malformed, RemoteError
-from federation.event import Event
+from federation.event import Event, stored_bytes
 from federation.flows.handshake import (
     Accepted,
     Failed,
@@ -123,6 +123,11 @@ class Handshakes:
             server, self._client.ask(server, method, uri, content, **limits)
         )
         return answer
+
+    async def send_leave(self, need: NeedAccepted) -> dict[str, Any] | Refused | Silent:
+        """Have a server take the leave of a user of ours."""
+        uri = build_uri("/_matrix/federation/v2", "send_leave", need.wish.room_id, need.event.event_id)
+        return await self.ask(need.server, "PUT", uri, stored_bytes(need.event))
 
     async def tell(self, server: ServerName, event: Event) -> None:
         """Send an event of ours ahead of what else waits for a server; it may come twice."""

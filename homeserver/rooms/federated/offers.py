@@ -26,14 +26,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from federation.event import Event, stored_bytes
 from federation.flows.handshake import Accepted, Failed, NeedAccepted, Refused, Silent, Wish
 from federation.ids import RoomId, ServerName, UserId
 from homeserver.db.threads import Database
-from homeserver.http.transport import build_uri
 from homeserver.rooms.federated.declinations import servers_of
 from homeserver.rooms.federated.handshakes import Handshakes, to_client
-from homeserver.rooms.federated.retries import Retries
+from homeserver.rooms.federated.retries import Retries, wait_after
 from homeserver.rooms.federated.stripped import strip, stripped_json
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.log import Log
@@ -58,7 +56,6 @@ from homeserver.stream.index import MembershipIndex
 # Soon, as the room shows a member who is none; not at once, as most who fail try again. With doubling waits the last
 # attempt is some seven days after the first.
 FIRST_WAIT_MS = 15_000
-LONGEST_WAIT_MS = 6 * 3600 * 1000
 ATTEMPTS_MOST = 38
 
 
@@ -146,10 +143,12 @@ class Offers:
             return
         outcome = await self._leave(one)
         if isinstance(outcome, Accepted):
-            await self._worker.work(take_back, one, _told(one, outcome))
+            event = outcome.event
+            told = Told.by(one.room_nid, one.user_nid, outcome.server, event, stripped_json([strip(event)]))
+            await self._worker.work(take_back, one, told)
             how = "taken back what nobody had answered"
         elif self._is_open(one, outcome) and one.attempts + 1 < ATTEMPTS_MOST:
-            await self._put_off(one, min(FIRST_WAIT_MS << (one.attempts + 1), LONGEST_WAIT_MS), tried=True)
+            await self._put_off(one, wait_after(FIRST_WAIT_MS, one.attempts), tried=True)
             return
         else:
             await self._worker.work(forget_offered, one)
@@ -174,8 +173,7 @@ class Offers:
             if ids.isdisjoint(need.event.auth_event_ids):
                 return Refused(need.server, 409, "M_UNKNOWN", "the user is not there by what was offered")
             self._retries.hold(key)
-            uri = build_uri("/_matrix/federation/v2", "send_leave", room_id, need.event.event_id)
-            return await self._handshakes.ask(need.server, "PUT", uri, stored_bytes(need.event))
+            return await self._handshakes.send_leave(need)
 
         servers = [ServerName(one.server), *servers_of(room_id)]
         return await self._handshakes.attempt(Wish("leave", room_id, UserId(one.user_id)), servers, accept)
@@ -196,17 +194,3 @@ def is_lost(answer: Any) -> bool:
     if isinstance(answer, Refused):
         return answer.status >= 500 or answer.status == 408
     return isinstance(answer, Silent) and not answer.answered
-
-
-def _told(one: Offered, accepted: Accepted) -> Told:
-    event: Event = accepted.event
-    return Told(
-        one.room_nid,
-        one.user_nid,
-        Membership.LEAVE,
-        accepted.server,
-        event.rules.version,
-        event.event_id,
-        stored_bytes(event).decode(),
-        stripped_json([strip(event)]),
-    )

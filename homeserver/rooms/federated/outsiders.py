@@ -36,7 +36,7 @@ from homeserver.rooms.registry import RoomRegistry
 from homeserver.runtime.log import Log
 from homeserver.store.offered import put_knock
 from homeserver.store.outside import OutsideRow, Told, load_outside, put_outside
-from homeserver.store.placement import MEMBERSHIPS, Membership
+from homeserver.store.placement import Membership
 from homeserver.store.users import load_account
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex, Standing
@@ -300,16 +300,7 @@ class Outsiders:
         await self._adopted(event.room_id)
         if self._index.local_members(room_nid) and self.standing(user_nid, room_nid) is None:
             return  # somebody of ours is in the room now, and it knows better itself
-        told = Told(
-            room_nid,
-            user_nid,
-            MEMBERSHIPS[event.content["membership"]],
-            server,
-            event.rules.version,
-            event.event_id,
-            stored_bytes(event).decode(),
-            stripped,
-        )
+        told = Told.by(room_nid, user_nid, server, event, stripped)
         if again:
             await self._declinations.put_off(told)
         elif told.membership == Membership.KNOCK:

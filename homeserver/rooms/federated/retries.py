@@ -18,6 +18,7 @@ from homeserver.runtime.tasks import TaskGroup
 
 # LIMIT(requests at once: the others wait for those that a dead server lets wait)
 AT_ONCE = 8
+LONGEST_WAIT_MS = 6 * 3600 * 1000
 
 Key = tuple[str, str]
 """A room and a user, by their ids."""
@@ -35,6 +36,11 @@ class Due(Protocol):
 
 
 Row = TypeVar("Row", bound=Due)
+
+
+def wait_after(first_wait_ms: int, attempts: int) -> int:
+    """How long to wait after one more attempt in vain, in milliseconds: each time twice as long."""
+    return min(first_wait_ms << (attempts + 1), LONGEST_WAIT_MS)
 
 
 class Retries(Generic[Row]):
