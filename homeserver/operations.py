@@ -137,7 +137,7 @@ class ServerOperations:
                 if config.is_sqlite
                 else config.database_pool.readers
             )
-            self._database = ThreadedDatabase(engine, reactor, readers)
+            self._database = ThreadedDatabase(engine, reactor, around.clock.monotonic, readers)
             await self._database.write(check_server_name, config.server_name)
         except DatabaseError as error:
             raise OperationError(str(error)) from error
@@ -234,7 +234,7 @@ class ServerOperations:
             raise OperationError(f"there is no database yet: {self._config.sqlite_path}")
         reactor: Any = self._around.reactor
         # Its threads do not keep the process alive, so Ctrl-C ends it at once.
-        self._database = ThreadedDatabase(engine_of(self._config), reactor, 1)
+        self._database = ThreadedDatabase(engine_of(self._config), reactor, self._around.clock.monotonic, 1)
         progress("checking", 0)
         try:
             problems = await self._database.read(check_db)

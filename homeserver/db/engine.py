@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import psycopg2
 import psycopg2.extensions
 
-from homeserver.db.errors import Conflict, DatabaseError, DatabaseUnavailable, IntegrityViolation
+from homeserver.db.errors import Conflict, DatabaseError, DatabaseUnavailable, IntegrityViolation, TakesLong
 from homeserver.db.statements import POSTGRESQL, SQLITE
 from homeserver.db.tx import PostgresTx, Prepared, SqliteTx, StatementHook, Tx
 
@@ -27,12 +28,14 @@ T = TypeVar("T")
 _BUSY_STEPS = 5
 _LOG_BYTES = 16 * 1024 * 1024
 _CACHE = "PRAGMA cache_size=-8000"
+_PATIENT = "PRAGMA busy_timeout=2000"
+_IMPATIENT = "PRAGMA busy_timeout=0"
 
 _SQLITE_PRAGMAS = (
     "PRAGMA journal_mode=WAL",
     # FULL: a commit that was acknowledged survives a power cut; federation cannot forgive its loss.
     "PRAGMA synchronous=FULL",
-    "PRAGMA busy_timeout=2000",
+    _PATIENT,
     "PRAGMA temp_store=MEMORY",
     _CACHE,
     # Checkpoints run on a connection of their own beside the writer (``checkpoint``): a writer that makes them itself
@@ -47,6 +50,21 @@ class Session:
     def run(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run ``unit(tx, *args)`` in a transaction: committed when it returns, rolled back when it raises."""
         raise NotImplementedError
+
+    def begin(
+        self,
+        unit: Callable[Concatenate[Tx, P], T],  # noqa: ARG002
+        is_late: Callable[[], bool],  # noqa: ARG002
+        /,
+        *args: P.args,  # noqa: ARG002
+        **kwargs: P.kwargs,  # noqa: ARG002
+    ) -> Callable[[], T] | None:
+        """Run the statements of ``unit(tx, *args)`` now, as ``run`` does; what comes back commits, in any thread, and returns.
+
+        None where the caller would wait for more than processor time: for a server, a lock, or until ``is_late()``.
+        Nothing is left of the unit then, and ``run`` is the way.
+        """
+        return None
 
     def make_room(self) -> None:
         """Prepare the ground for fast commits, where there is something to prepare. Never raises."""
@@ -183,8 +201,7 @@ class SqliteSession(Session):
                 self._connection.execute(pragma)
             if not self._engine.power_loss_safe:
                 self._connection.execute("PRAGMA synchronous=NORMAL")
-            if not self._write:
-                self._connection.execute("PRAGMA query_only=1")
+            self._connection.execute(_IMPATIENT if self._write else "PRAGMA query_only=1")
             if path is not None:
                 self._inode = self._engine.inode = os.stat(path).st_ino
         elif path is not None and self._write:
@@ -206,16 +223,70 @@ class SqliteSession(Session):
     def run(self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         try:
             connection = self.connection()
-            connection.execute("BEGIN IMMEDIATE" if self._write else "BEGIN")
+            self._lock(connection)
         except (sqlite3.Error, OSError) as error:
             self.close()
             raise _sqlite_error(error) from error
+        return self._commit(connection, self._carry_out(connection, None, unit, *args, **kwargs))
+
+    def begin(
+        self,
+        unit: Callable[Concatenate[Tx, P], T],
+        is_late: Callable[[], bool],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Callable[[], T] | None:
+        connection = self._connection
+        if not self._write or connection is None or self._engine.path is None:
+            return None
+        self._check_still_there(self._engine.path)
         try:
-            result = unit(SqliteTx(connection, self._engine.hook), *args, **kwargs)
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.Error:
+            return None  # `run` waits for the lock, or says what is wrong
+        try:
+            result = self._carry_out(connection, is_late, unit, *args, **kwargs)
+        except TakesLong:
+            return None
+        return partial(self._commit, connection, result)
+
+    def _lock(self, connection: sqlite3.Connection) -> None:
+        if not self._write:
+            connection.execute("BEGIN")
+            return
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            # Another process writes (a command, say). Only here does a writer wait: `begin` must not.
+            connection.execute(_PATIENT)
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(_IMPATIENT)
+
+    def _carry_out(
+        self,
+        connection: sqlite3.Connection,
+        is_late: Callable[[], bool] | None,
+        unit: Callable[Concatenate[Tx, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        with self._nothing_left():
+            return unit(SqliteTx(connection, self._engine.hook, is_late), *args, **kwargs)
+
+    def _commit(self, connection: sqlite3.Connection, result: T) -> T:
+        with self._nothing_left():
             if self._write and self._engine.hook is not None:
                 self._engine.hook("COMMIT")
             connection.execute("COMMIT")
-            return result
+        return result
+
+    @contextmanager
+    def _nothing_left(self) -> Iterator[None]:
+        """Roll back what raises, and say it in our own words."""
+        try:
+            yield
         except sqlite3.Error as error:
             self._roll_back()
             raise _sqlite_error(error) from error
@@ -239,7 +310,7 @@ class SqliteSession(Session):
             if os.path.exists(log) and os.path.getsize(log) >= _LOG_BYTES:
                 return
             connection.execute("PRAGMA cache_size=-256")  # so that it spills
-            connection.execute("BEGIN IMMEDIATE")
+            self._lock(connection)
             connection.execute("CREATE TABLE room_for_the_log (filler BLOB)")
             for _ in range(_LOG_BYTES // 2**20 + 1):
                 connection.execute("INSERT INTO room_for_the_log VALUES (zeroblob(1048576))")

@@ -17,3 +17,7 @@ class IntegrityViolation(DatabaseError):  # noqa: N818 (what happened, in the wo
 
 class Conflict(DatabaseError):  # noqa: N818 (what happened, in the words of databases)
     """Optimistic check failed: somebody else moved what this unit of work was built on."""
+
+
+class TakesLong(DatabaseError):  # noqa: N818 (what happened, in the words of databases)
+    """A unit of work that somebody waits for standing still took too long; it may run again where nobody does."""

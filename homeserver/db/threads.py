@@ -13,6 +13,7 @@ Contracts:
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from queue import SimpleQueue
 from threading import Event, Thread
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
@@ -29,6 +30,11 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 _CHECKPOINT_S = 1.0
+_STOPPING = "the server is stopping"
+# How long the reactor's thread stands still for the statements of a short unit, at most; one that takes longer is made
+# again by the writer's thread. A slow disk or a large database is the reason then, so that many more go there at once.
+STANDSTILL_S = 0.005
+RESPITE = 50
 
 _Unit = tuple[Callable[..., Any], tuple[Any, ...], "Deferred[Any]"]
 
@@ -53,6 +59,11 @@ class Database(Protocol):
         self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
         """Run a unit in a transaction of its own. Only the committer calls this: others hand it their work."""
+
+    def write_short(
+        self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        """As ``write``, for a unit of few statements: the caller may be made to run them, which costs less than to hand them over."""
 
     def stop(self) -> None:
         """Finish what was accepted and close the connections."""
@@ -82,6 +93,8 @@ class InlineDatabase:
     ) -> Deferred[T]:
         return _run_now(self._writer, unit, args, kwargs)
 
+    write_short = write
+
     def stop(self) -> None:
         self._reader.close()
         self._writer.close()
@@ -101,21 +114,25 @@ class ThreadedDatabase:
 
     answers_later = True
 
-    def __init__(self, engine: Engine, reactor: IReactorFromThreads, readers: int = 3) -> None:
+    def __init__(
+        self, engine: Engine, reactor: IReactorFromThreads, monotonic: Callable[[], float], readers: int = 3
+    ) -> None:
         self.engine = engine
         self._reactor = reactor
-        self._writes: SimpleQueue[_Unit | None] = SimpleQueue()
+        self._monotonic = monotonic
+        self._writes: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
         self._reads: SimpleQueue[_Unit | None] = SimpleQueue()
         self._stopped = False
         self._readers = readers
-        self._threads = [
-            Thread(target=self._work, args=(engine.writer(), self._writes), name="db-writer", daemon=True)
-        ]
+        self._writer = engine.writer()
+        self._unwritten = 1  # what the writer's thread has to do; at first, to make room
+        self._respite = 0  # short units that it is given all the same
+        self._threads = [Thread(target=self._write_all, name="db-writer", daemon=True)]
         for number in range(readers):
             self._threads.append(
                 Thread(
-                    target=self._work,
-                    args=(engine.reader(), self._reads),
+                    target=self._read_all,
+                    args=(engine.reader(),),
                     name=f"db-reader-{number}",
                     daemon=True,
                 )
@@ -136,29 +153,68 @@ class ThreadedDatabase:
     def read(
         self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
-        return self._put(self._reads, unit, args, kwargs)
+        if self._stopped:
+            return fail(DatabaseUnavailable(_STOPPING))
+        result: Deferred[T] = Deferred()
+        if kwargs:
+            self._reads.put((lambda tx: unit(tx, *args, **kwargs), (), result))
+        else:
+            self._reads.put((unit, args, result))
+        return result
 
     def write(
         self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
-        return self._put(self._writes, unit, args, kwargs)
+        return self._hand_over(partial(self._writer.run, unit, *args, **kwargs))
 
-    def _put(
-        self, queue: SimpleQueue[_Unit | None], unit: Callable[..., T], args: Any, kwargs: Any
+    def write_short(
+        self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
     ) -> Deferred[T]:
+        if self._stopped or self._unwritten:
+            return self.write(unit, *args, **kwargs)
+        if self._respite:
+            self._respite -= 1
+            return self.write(unit, *args, **kwargs)
+        until_s = self._monotonic() + STANDSTILL_S
+        try:
+            commit = self._writer.begin(unit, lambda: self._monotonic() > until_s, *args, **kwargs)
+        except Exception:  # noqa: BLE001 (passed on to whoever waits)
+            result: Deferred[T] = Deferred()
+            self._reactor.callFromThread(result.errback, Failure())
+            return result
+        if commit is None:
+            self._respite = RESPITE
+            return self.write(unit, *args, **kwargs)
+        return self._hand_over(commit)
+
+    def _hand_over(self, work: Callable[[], T]) -> Deferred[T]:
         if self._stopped:
-            return fail(DatabaseUnavailable("the server is stopping"))
+            return fail(DatabaseUnavailable(_STOPPING))
+        self._unwritten += 1
         result: Deferred[T] = Deferred()
-        if kwargs:
-            queue.put((lambda tx: unit(tx, *args, **kwargs), (), result))
-        else:
-            queue.put((unit, args, result))
+        self._writes.put((work, result))
         return result
 
-    def _work(self, session: Session, queue: SimpleQueue[_Unit | None]) -> None:
-        if queue is self._writes:
-            session.make_room()
-        while (item := queue.get()) is not None:
+    def _write_all(self) -> None:
+        self._writer.make_room()
+        self._reactor.callFromThread(self._written)
+        while (item := self._writes.get()) is not None:
+            work, result = item
+            try:
+                value = work()
+            except BaseException:  # noqa: BLE001 (passed on to whoever waits, in their thread)
+                self._reactor.callFromThread(self._written, result.errback, Failure())
+            else:
+                self._reactor.callFromThread(self._written, result.callback, value)
+        self._writer.close()
+
+    def _written(self, tell: Callable[[Any], object] | None = None, outcome: object = None) -> None:
+        self._unwritten -= 1
+        if tell is not None:
+            tell(outcome)
+
+    def _read_all(self, session: Session) -> None:
+        while (item := self._reads.get()) is not None:
             unit, args, result = item
             try:
                 value = session.run(unit, *args)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import msgspec
 import psycopg2.errors
 
-from homeserver.db.errors import Conflict
+from homeserver.db.errors import Conflict, TakesLong
 from homeserver.db.statements import (
     POSTGRESQL,
     REQUIRED,
@@ -113,14 +113,20 @@ StatementHook = Callable[[str], None]
 class SqliteTx(Tx):
     """Statements on a sqlite3 connection. ``hook`` sees each text before it runs (faults in tests)."""
 
-    def __init__(self, connection: Any, hook: StatementHook | None = None) -> None:
+    def __init__(
+        self, connection: Any, hook: StatementHook | None = None, is_late: Callable[[], bool] | None = None
+    ) -> None:
+        """Once ``is_late()`` the next statement raises ``TakesLong`` instead."""
         self.dialect = SQLITE
         self._connection = connection
         self._hook = hook
+        self._is_late = is_late
         self.statements = 0
 
     def _execute(self, sql: str, arguments: Any = ()) -> Any:
         self.statements += 1
+        if self._is_late is not None and self._is_late():
+            raise TakesLong(f"{self.statements} statements")
         if self._hook is not None:
             self._hook(sql)
         return self._connection.execute(sql, arguments)

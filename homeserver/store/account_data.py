@@ -18,6 +18,7 @@ from homeserver.db.schema.accounts import account_data
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Ask, Tx, WriteTx
 from homeserver.store.changes import Kind
+from homeserver.store.work import short
 
 # LIMIT(one user must not fill the disk: clients keep some tens of types, and a few for each room)
 MAX_ROWS_PER_USER = 20_000
@@ -143,6 +144,7 @@ def load_types_of_users(tx: Tx, user_nids: Sequence[int], types: Sequence[str]) 
     return found
 
 
+@short
 def put_account_data(tx: WriteTx, user_nid: int, room_nid: int, type_: str, content: str) -> None:
     """Keep a piece. Raises TooMuchAccountDataError."""
     known = load_account_data(tx, user_nid, room_nid, type_)

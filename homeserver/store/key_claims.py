@@ -34,6 +34,7 @@ from homeserver.db.statements import POSTGRESQL, Statement, any_of, any_pair, pa
 from homeserver.db.tx import WriteTx
 from homeserver.store.changes import Kind
 from homeserver.store.one_time_keys import KeysTaken, load_keys_left_of
+from homeserver.store.work import short
 
 _O = one_time_keys.c
 _C = one_time_counts.c
@@ -129,6 +130,7 @@ class Claimed(NamedTuple):
     key: str
 
 
+@short
 def claim_keys(tx: WriteTx, wanted: Sequence[Wanted]) -> list[Claimed | None]:
     """For each a one-time key, else the fallback key, else nothing."""
     answers: dict[int, Claimed] = {}

@@ -14,6 +14,7 @@ from homeserver.db.schema.sync import profile_changes
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
+from homeserver.store.work import short
 
 # spec: client-server-api#put_matrixclientv3profileuseridkeyname ("the total profile MUST be under 64 KiB")
 MAX_PROFILE_BYTES = 65_535
@@ -97,6 +98,7 @@ def load_names_and_avatars(tx: Tx, user_nids: Sequence[int]) -> dict[int, dict[s
     return found
 
 
+@short
 def put_field(tx: WriteTx, user_nid: int, field: str, value: Any) -> None:
     """Set a field; nothing happens where it has that value already. Raises ProfileTooLargeError."""
     text = _encode(value).decode()

@@ -26,6 +26,7 @@ from homeserver.store.changes import Kind
 from homeserver.store.events import find_row, load_redacting
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.relation import relation_of
+from homeserver.store.work import short
 
 READ = 0
 PRIVATE = 1
@@ -214,6 +215,7 @@ def find_thread(tx: Tx, event: Event, room_nid: int, cache: EventCache) -> tuple
 # --- writing ---------------------------------------------------------------------------------------------------
 
 
+@short
 def put_markers(
     tx: WriteTx, user_nid: int, room_nid: int, changes: Sequence[ReceiptChange], fully_read: Target | None
 ) -> None:

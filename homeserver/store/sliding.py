@@ -16,6 +16,7 @@ from homeserver.db.schema.sync import sliding_connections
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Ask, Tx, WriteTx
 from homeserver.store.device_life import ask_alive, check_alive
+from homeserver.store.work import short
 
 # LIMIT(a client has two, and perhaps some for notifications; the one that was used longest ago goes)
 CONNECTIONS_PER_DEVICE = 16
@@ -100,6 +101,7 @@ def load_connection(tx: Tx, key: ConnectionKey) -> list[StoredState]:
     return [StoredState(row[0], row[1], bytes(row[2]), row[3]) for row in found]
 
 
+@short
 def store_connection(tx: WriteTx, new: NewState) -> None:
     """A unit of work: keep a state, and end what it replaces. Raises NoDeviceError."""
     user_nid, device_nid, conn_id = new.key
@@ -125,6 +127,7 @@ def store_connection(tx: WriteTx, new: NewState) -> None:
     tx.insert(_INSERT, [(user_nid, device_nid, conn_id, new.version, new.epoch, new.state, new.now_ms)])
 
 
+@short
 def touch_connection(tx: WriteTx, key: ConnectionKey, now_ms: int) -> None:
     """The device still uses it."""
     tx.run(_TOUCH, of_user=key.user_nid, of_device=key.device_nid, of_conn=key.conn_id, now_ms=now_ms)

@@ -15,6 +15,7 @@ from sqlalchemy import and_, bindparam, delete, func, select, tuple_, update
 from homeserver.db.schema.peers import incoming_transactions, staging
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx
+from homeserver.store.work import short
 
 _S, _T = staging.c, incoming_transactions.c
 _COLUMNS = (_S.room_nid, _S.event_id, _S.origin, _S.json, _S.received_ts_ms, _S.attempts, _S.retry_ts_ms)
@@ -140,6 +141,7 @@ def hasten_staged(tx: Tx, room_nid: int, due_ts_ms: int, until: int) -> None:
     tx.run(_HASTEN, in_room=room_nid, due_ts_ms=due_ts_ms, until=until)
 
 
+@short
 def put_answer(tx: Tx, origin: str, txn_id: str, answer: str, ts_ms: int) -> None:
     """Note what a transaction was answered; the first answer stands."""
     tx.insert(_PUT_ANSWER, [(origin, txn_id, answer, ts_ms)])

@@ -12,6 +12,7 @@ from homeserver.db.tx import WriteTx
 P = ParamSpec("P")
 T = TypeVar("T")
 G = TypeVar("G")
+U = TypeVar("U", bound=Callable[..., object])
 
 
 class Worker(Protocol):
@@ -36,3 +37,17 @@ class GatheringWorker(Protocol):
     def work_on(self, gather: Callable[[], G], unit: Callable[[WriteTx, G], T]) -> Deferred[T]:
         """Run ``unit(tx, gather())`` in the next transaction. ``gather`` is called once, in the reactor thread, when that
         begins; it MUST NOT raise."""
+
+
+def short(unit: U) -> U:
+    """Mark a unit that takes few statements of few rows whatever it is given: the reactor's thread may run it.
+
+    See ``Database.write_short``. What reads or drops as much as there is (a sweep, somebody's devices) is not short.
+    """
+    unit.is_short = True  # type: ignore[attr-defined]
+    return unit
+
+
+def is_short(unit: Callable[..., object]) -> bool:
+    """Whether a unit was marked by ``short``."""
+    return getattr(unit, "is_short", False)

@@ -151,6 +151,8 @@ class FakeDatabase:
     def write(self, unit: Any, /, *args: Any, **kwargs: Any) -> Deferred[Any]:
         raise AssertionError("health writes nothing")
 
+    write_short = write
+
     def stop(self) -> None:
         """Nothing to stop."""
 

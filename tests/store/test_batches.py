@@ -15,10 +15,11 @@ from homeserver.db.engine import open_engine
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database, InlineDatabase
 from homeserver.db.tx import WriteTx
-from homeserver.rooms.committer import Committer
+from homeserver.rooms.committer import SHORT_WEIGHT, Committer
 from homeserver.runtime.clock import TwistedClock
 from homeserver.store.changes import Change, Kind
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
+from homeserver.store.work import short
 from tests.support.accounts import now
 from tests.support.databases import DatabaseCase, on_each_database
 
@@ -30,7 +31,7 @@ class _SlowDatabase:
 
     def __init__(self, inner: InlineDatabase) -> None:
         self.inner = inner
-        self.began = 0
+        self.began = self.began_short = 0
         self._answers: deque[Callable[[], object]] = deque()
 
     def write(self, unit: Any, *args: Any) -> Deferred[Any]:
@@ -40,12 +41,21 @@ class _SlowDatabase:
         self._answers.append(partial(found.chainDeferred, result))
         return result
 
+    def write_short(self, unit: Any, *args: Any) -> Deferred[Any]:
+        self.began_short += 1
+        return self.write(unit, *args)
+
     def answer(self) -> None:
         self._answers.popleft()()
 
 
 def _claim(tx: WriteTx, number: int) -> None:
     tx.claim(Kind.PROFILE, -number)
+
+
+@short
+def _claim_briefly(tx: WriteTx, number: int) -> None:
+    _claim(tx, number)
 
 
 @on_each_database
@@ -170,3 +180,21 @@ class Batches(DatabaseCase):
             self.database.answer()
             self.time.advance(0)
         self.assertEqual([-1, (1, 2), Failure.__name__, -3, (3, 4), -4, (4, 5)], self.said)
+
+    def test_few_statements_are_not_handed_over(self) -> None:
+        """Units that are marked, and no more of them than a reactor may run at once."""
+        for number in range(SHORT_WEIGHT):
+            self.committer.work(_claim_briefly, number)
+        self.time.advance(0)
+        self.assertEqual((1, 1), (self.database.began, self.database.began_short))
+        self.database.answer()
+        for number in range(SHORT_WEIGHT + 1):
+            self.committer.work(_claim_briefly, number)
+        self.time.advance(0)
+        self.assertEqual((2, 1), (self.database.began, self.database.began_short))
+        self.database.answer()
+        self.committer.work(_claim_briefly, 1)
+        self.committer.work(_claim, 1)
+        self.time.advance(0)
+        self.assertEqual((3, 1), (self.database.began, self.database.began_short))
+        self.database.answer()
