@@ -30,7 +30,7 @@ class Stage:
 STAGES = (
     Stage("check", ("scripts.check", "--no-tests"), 300),
     # By the README's own command: what a newcomer types must be what is judged.
-    Stage("test", ("tests.runner",), 1800, ("make", "--no-print-directory", "test")),
+    Stage("test", ("tests.runner",), 2100, ("make", "--no-print-directory", "test")),
     Stage("e2e", ("scripts.e2e",), 300),
     Stage("interop", ("scripts.interop",), 480),
     # The same seeds each time: a commit is judged by what it changed. The nightly job draws new ones.
