@@ -22,10 +22,13 @@ from homeserver.store import devices, tokens
 from homeserver.store.ids import Interner
 from homeserver.store.oauth import refresh_legacy
 from homeserver.store.tokens import (
+    SEED_LENGTH,
     NewTokens,
     RefreshRefusedError,
+    derive_pair,
     draw_access_token,
     draw_tokens,
+    hash_pair,
     hash_token,
 )
 from homeserver.store.work import Worker
@@ -134,14 +137,16 @@ class Sessions:
         """Exchange a refresh token for a new pair."""
         # spec: client-server-api#post_matrixclientv3refresh
         now_ms = self._clock.now_ms()
-        new, access_token, next_token, expires_in_ms = self._draw(now_ms, refreshable=True)
+        seed = self._entropy.bytes(SEED_LENGTH)
+        new = hash_pair(*derive_pair(refresh_token, seed), self._config, now_ms)
         try:
-            await self._worker.work(refresh_legacy, hash_token(refresh_token), new, now_ms)
+            used = await self._worker.work(refresh_legacy, hash_token(refresh_token), seed, new, now_ms)
         except RefreshRefusedError as refused:
             raise unknown_token(soft_logout=refused.expired) from None
         except tokens.AccountLockedError:
             raise user_locked() from None
-        return Grant("", access_token, next_token, expires_in_ms)
+        access_token, next_token = derive_pair(refresh_token, used.seed)
+        return Grant("", access_token, next_token, used.access_expires_ts_ms - now_ms)
 
     async def log_out(self, requester: Requester) -> None:
         """End one login: its device goes too."""

@@ -27,7 +27,15 @@ from homeserver.store import oauth
 from homeserver.store.devices import DeviceIdTakenError, TooManyDevicesError
 from homeserver.store.ids import Interner
 from homeserver.store.oauth import CodeRow, DeviceCodeRow, Exchanged, Opening, Verdict
-from homeserver.store.tokens import REFRESH_PREFIX, NewTokens, draw_tokens, hash_token
+from homeserver.store.tokens import (
+    REFRESH_PREFIX,
+    SEED_LENGTH,
+    NewTokens,
+    derive_pair,
+    draw_tokens,
+    hash_pair,
+    hash_token,
+)
 from homeserver.store.work import Worker
 
 # An app exchanges its code at once; RFC 6749 recommends ten minutes at most.
@@ -204,13 +212,17 @@ class Grants:
         family = _family(token)
         if family is None:
             raise _invalid("The refresh token is not good")
-        new, answer = self._draw(family)
-        made = await self._worker.work(
-            oauth.refresh, hash_token(token), hash_token(family), client_id, new, self._clock.now_ms()
+        now_ms, seed = self._clock.now_ms(), self._entropy.bytes(SEED_LENGTH)
+        new = hash_pair(*derive_pair(token, seed, family), self._config, now_ms)
+        done = await self._worker.work(
+            oauth.refresh, hash_token(token), hash_token(family), client_id, seed, new, now_ms
         )
-        if made is None:
+        if done is None:
             raise _invalid("The refresh token is not good (any more)")
-        answer["scope"] = made.scope
+        session, used = done
+        access_token, refresh_token = derive_pair(token, used.seed, family)
+        answer = _told(access_token, refresh_token, -(-(used.access_expires_ts_ms - now_ms) // 1000))
+        answer["scope"] = session.scope
         return answer
 
     async def revoke(self, token: str) -> None:
@@ -244,13 +256,7 @@ class Grants:
     def _draw(self, family: str) -> tuple[NewTokens, dict[str, Any]]:
         """New tokens, as hashes and in clear. All refresh tokens of a login begin alike: an old one is known by that."""
         drawn = draw_tokens(self._entropy, self._config, self._clock.now_ms(), family)
-        answer = {
-            "access_token": drawn.access_token,
-            "token_type": "Bearer",
-            "expires_in": drawn.lifetime_s,
-            "refresh_token": drawn.refresh_token,
-        }
-        return drawn.stored, answer
+        return drawn.stored, _told(drawn.access_token, drawn.refresh_token, drawn.lifetime_s)
 
     async def _answer(self, made: Exchanged, answer: dict[str, Any]) -> dict[str, Any]:
         answer["scope"] = made.scope
@@ -266,6 +272,15 @@ def normal_user_code(typed: str) -> str | None:
     # spec: RFC 8628 section 6.1
     code = "".join(char for char in typed[:64].upper() if char in USER_CODE_ALPHABET)
     return code if len(code) == USER_CODE_LENGTH else None
+
+
+def _told(access_token: str, refresh_token: str, lifetime_s: int) -> dict[str, Any]:
+    return {
+        "access_token": access_token,
+        "token_type": "Bearer",
+        "expires_in": lifetime_s,
+        "refresh_token": refresh_token,
+    }
 
 
 def _challenge(verifier: str) -> str:

@@ -24,6 +24,7 @@ from homeserver.store.oauth_sessions import OAuthSession, find_family, find_oaut
 from homeserver.store.tokens import (
     NewTokens,
     RefreshRefusedError,
+    Used,
     find_refresh_device,
     load_holder,
     rotate_tokens,
@@ -237,8 +238,14 @@ def drop_device_code(tx: WriteTx, code_hash: bytes) -> None:
 
 
 def refresh(
-    tx: WriteTx, refresh_hash: bytes, family_hash: bytes, client_id: str, tokens: NewTokens, now_ms: int
-) -> Exchanged | None:
+    tx: WriteTx,
+    refresh_hash: bytes,
+    family_hash: bytes,
+    client_id: str,
+    seed: bytes,
+    tokens: NewTokens,
+    now_ms: int,
+) -> tuple[OAuthSession, Used] | None:
     """Use a refresh token; None where it is not good. One that was replaced long ago ends its login."""
     session = find_family(tx, family_hash)
     if session is None or session.client_id != client_id:
@@ -246,23 +253,23 @@ def refresh(
     try:
         # While the account is locked the tokens open nothing. But an app to which they were refused would forget its keys.
         # spec: client-server-api#account-locking, client-server-api#refresh-token-grant
-        rotate_tokens(tx, refresh_hash, tokens, now_ms, even_locked=True)
+        used = rotate_tokens(tx, refresh_hash, seed, tokens, now_ms, even_locked=True)
     except RefreshRefusedError as refused:
         if not refused.expired:
             drop_devices(tx, session.user_nid, [session.device_id])
         return None
-    return Exchanged(session.user_nid, session.device_nid, client_id, session.scope)
+    return session, used
 
 
-def refresh_legacy(tx: WriteTx, refresh_hash: bytes, tokens: NewTokens, now_ms: int) -> None:
+def refresh_legacy(tx: WriteTx, refresh_hash: bytes, seed: bytes, tokens: NewTokens, now_ms: int) -> Used:
     """Use a refresh token of the legacy API. Raises RefreshRefusedError, also for those of OAuth, or AccountLockedError.
 
     A token that was given here for one of OAuth would be in no family, and bound to no app.
     """
-    device_nid = find_refresh_device(tx, refresh_hash)
-    if device_nid is not None and find_oauth_session(tx, device_nid) is not None:
-        raise RefreshRefusedError(expired=False)
-    rotate_tokens(tx, refresh_hash, tokens, now_ms)
+    used = rotate_tokens(tx, refresh_hash, seed, tokens, now_ms)
+    if find_oauth_session(tx, used.device_nid) is not None:
+        raise RefreshRefusedError(expired=False)  # which undoes it
+    return used
 
 
 def revoke(tx: WriteTx, token_hash: bytes) -> None:

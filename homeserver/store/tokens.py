@@ -3,15 +3,23 @@
 A device holds one line of tokens. The login makes generation 0; using the refresh token of generation *n* makes
 generation *n+1*, and drops whatever else the device held besides generation *n*: an older one because the use of
 *n* proves that the client has it, a newer one because the client asks again and so never got it. The first use of an
-access token of *n+1* drops generation *n*. That is the whole rule of refreshing, with nothing to link together.
+access token of *n+1* drops that of *n*, and replaces its refresh token. That is the whole rule of refreshing, with
+nothing to link together.
+
+But two processes of one app may come with the same refresh token at once, the second when the first has used what it
+got. For that, a token's use within ``REPEAT_MS`` of its first one gives the same pair again, and changes nothing; only
+afterwards does the use of one that was replaced tell of a thief. The pair is derived from the old refresh token with a
+seed that its row keeps: so nobody who reads the database can make it, and it need not be stored for anybody to tell it.
 spec: client-server-api#refreshing-access-tokens
 """
 
 from __future__ import annotations
 
+from base64 import urlsafe_b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from hmac import digest
 from typing import Final, NamedTuple
 
 from sqlalchemy import BindParameter, and_, bindparam, delete, exists, insert, or_, select, update
@@ -32,6 +40,10 @@ from homeserver.runtime.entropy import Entropy
 from homeserver.store.changes import Kind
 
 REFRESH_PREFIX: Final = "chaosr_"
+SEED_LENGTH: Final = 32
+# Longer than two processes of an app, or its second attempt, are apart; shorter than the shortest life of an access token.
+REPEAT_MS: Final = 10_000
+_REPLACED: Final = 0  # in the place of when a refresh token is over
 
 _DEVICE: BindParameter[int] = bindparam("device_nid")
 _GENERATION: BindParameter[int] = bindparam("generation")
@@ -59,12 +71,15 @@ _HOLDER = statement(
     .outerjoin(devices, devices.c.nid == access_tokens.c.device_nid)
     .where(and_(access_tokens.c.hash == bindparam("hash"), accounts.c.deactivated == 0))
 )
-_HAS_OLDER_REFRESH = statement(
+_OLDER_REFRESH = and_(
+    refresh_tokens.c.device_nid == _DEVICE,
+    refresh_tokens.c.generation < _GENERATION,
+    or_(refresh_tokens.c.expires_ts_ms.is_(None), refresh_tokens.c.expires_ts_ms != _REPLACED),
+)
+_HAS_OLDER = statement(
     select(1).where(
         or_(
-            exists().where(
-                and_(refresh_tokens.c.device_nid == _DEVICE, refresh_tokens.c.generation < _GENERATION)
-            ),
+            exists().where(_OLDER_REFRESH),
             exists().where(
                 and_(access_tokens.c.device_nid == _DEVICE, access_tokens.c.generation < _GENERATION)
             ),
@@ -77,10 +92,8 @@ _DROP_OLDER_ACCESS = statement(
         and_(access_tokens.c.device_nid == _DEVICE, access_tokens.c.generation < _GENERATION)
     )
 )
-_DROP_OLDER_REFRESH = statement(
-    delete(refresh_tokens).where(
-        and_(refresh_tokens.c.device_nid == _DEVICE, refresh_tokens.c.generation < _GENERATION)
-    )
+_REPLACE_OLDER_REFRESH = statement(
+    update(refresh_tokens).where(_OLDER_REFRESH).values(expires_ts_ms=_REPLACED)
 )
 _DROP_OTHER_ACCESS = statement(
     delete(access_tokens).where(
@@ -98,13 +111,31 @@ _REFRESH = statement(
         refresh_tokens.c.device_nid,
         refresh_tokens.c.generation,
         refresh_tokens.c.expires_ts_ms,
+        refresh_tokens.c.used_ts_ms,
+        refresh_tokens.c.seed,
         accounts.c.locked,
     )
     .join(accounts, accounts.c.user_nid == refresh_tokens.c.user_nid)
     .where(and_(refresh_tokens.c.hash == bindparam("hash"), accounts.c.deactivated == 0))
+    .with_for_update(of=refresh_tokens)  # another process may come with the same one
+)
+_NOTE_USE = statement(
+    update(refresh_tokens)
+    .where(refresh_tokens.c.hash == bindparam("the_hash"))
+    .values(used_ts_ms=bindparam("now_ms"), seed=bindparam("the_seed"))
+)
+_ACCESS_EXPIRY = statement(
+    select(access_tokens.c.expires_ts_ms).where(
+        and_(access_tokens.c.device_nid == _DEVICE, access_tokens.c.generation == _GENERATION)
+    )
 )
 _REFRESH_DEVICE = statement(
-    select(refresh_tokens.c.device_nid).where(refresh_tokens.c.hash == bindparam("hash"))
+    select(refresh_tokens.c.device_nid).where(
+        and_(
+            refresh_tokens.c.hash == bindparam("hash"),
+            or_(refresh_tokens.c.expires_ts_ms.is_(None), refresh_tokens.c.expires_ts_ms != _REPLACED),
+        )
+    )
 )
 _DROP_DEVICE_ACCESS = statement(delete(access_tokens).where(access_tokens.c.device_nid == _DEVICE))
 _DROP_DEVICE_REFRESH = statement(delete(refresh_tokens).where(refresh_tokens.c.device_nid == _DEVICE))
@@ -213,14 +244,50 @@ def draw_tokens(entropy: Entropy, config: Sessions, now_ms: int, family: str = "
     """A pair that lives as long as the configuration says. ``family``: what the refresh token begins with."""
     access_token = draw_access_token(entropy)
     refresh_token = f"{REFRESH_PREFIX}{family}{entropy.token(32)}"
-    lifetime_s, life_s = config.access_token_lifetime_s, config.refresh_token_lifetime_s
-    stored = NewTokens(
+    stored = hash_pair(access_token, refresh_token, config, now_ms)
+    return Drawn(access_token, refresh_token, config.access_token_lifetime_s, stored)
+
+
+def derive_pair(refresh_token: str, seed: bytes, family: str = "") -> tuple[str, str]:
+    """The access and the refresh token that follow a refresh token. Who has not both it and the seed cannot guess them."""
+    access = _derive(refresh_token, b"access", seed)
+    return f"chaos_{access}", f"{REFRESH_PREFIX}{family}{_derive(refresh_token, b'refresh', seed)}"
+
+
+def _derive(refresh_token: str, kind: bytes, seed: bytes) -> str:
+    code = digest(refresh_token.encode("utf-8", "replace"), kind + seed, "sha256")
+    return urlsafe_b64encode(code).rstrip(b"=").decode("ascii")
+
+
+def hash_pair(access_token: str, refresh_token: str, config: Sessions, now_ms: int) -> NewTokens:
+    """What is stored of a pair, which lives as long as the configuration says."""
+    life_s = config.refresh_token_lifetime_s
+    return NewTokens(
         hash_token(access_token),
-        now_ms + lifetime_s * 1000,
+        now_ms + config.access_token_lifetime_s * 1000,
         hash_token(refresh_token),
         None if life_s is None else now_ms + life_s * 1000,
     )
-    return Drawn(access_token, refresh_token, lifetime_s, stored)
+
+
+class _Held(NamedTuple):
+    """A refresh token as it is stored."""
+
+    user_nid: int
+    device_nid: int
+    generation: int
+    expires_ts_ms: int | None
+    used_ts_ms: int | None
+    seed: bytes | None
+    locked: int
+
+
+class Used(NamedTuple):
+    """The use of a refresh token: what its successors are derived with, and when the access token among them is over."""
+
+    device_nid: int
+    seed: bytes
+    access_expires_ts_ms: int
 
 
 class RegistrationToken(NamedTuple):
@@ -265,7 +332,7 @@ def load_holder(tx: Tx, token_hash: bytes) -> tuple[Holder, bool] | None:
     holder = Holder(*row)
     if holder.generation == 0:
         return holder, False
-    older = tx.value(_HAS_OLDER_REFRESH, device_nid=holder.device_nid, generation=holder.generation)
+    older = tx.value(_HAS_OLDER, device_nid=holder.device_nid, generation=holder.generation)
     return holder, older is not None
 
 
@@ -285,30 +352,55 @@ def drop_older_tokens(
     if tx.value(_ACCESS_EXISTS, hash=token_hash) is None:
         return  # revoked in the meantime: what is left is not its to end
     tx.run(_DROP_OLDER_ACCESS, device_nid=device_nid, generation=generation)
-    tx.run(_DROP_OLDER_REFRESH, device_nid=device_nid, generation=generation)
+    tx.run(_REPLACE_OLDER_REFRESH, device_nid=device_nid, generation=generation)
     tx.claim(Kind.DEVICES, -user_nid, device_nid)
 
 
 def rotate_tokens(
-    tx: WriteTx, refresh_hash: bytes, tokens: NewTokens, now_ms: int, *, even_locked: bool = False
-) -> None:
-    """Use a refresh token. Raises RefreshRefusedError or AccountLockedError."""
+    tx: WriteTx,
+    refresh_hash: bytes,
+    seed: bytes,
+    tokens: NewTokens,
+    now_ms: int,
+    *,
+    even_locked: bool = False,
+) -> Used:
+    """Use a refresh token. ``tokens`` was derived with ``seed``; what is found of a use just before is told instead.
+
+    Raises RefreshRefusedError or AccountLockedError.
+    """
     row = tx.one(_REFRESH, hash=refresh_hash)
     if row is None:
         raise RefreshRefusedError(expired=False)
-    if row[3] is not None and row[3] <= now_ms:
+    held = _Held(*row)
+    before = _find_use(tx, held, now_ms)
+    if held.expires_ts_ms == _REPLACED and before is None:
+        raise RefreshRefusedError(expired=False)
+    if held.expires_ts_ms and held.expires_ts_ms <= now_ms:
         raise RefreshRefusedError(expired=True)
-    if row[4] and not even_locked:
+    if held.locked and not even_locked:
         raise AccountLockedError
-    user_nid, device_nid, generation = row[0], row[1], row[2]
+    if before is not None:
+        return before
+    device_nid, generation = held.device_nid, held.generation
     tx.run(_DROP_OTHER_ACCESS, device_nid=device_nid, generation=generation)
     tx.run(_DROP_OTHER_REFRESH, device_nid=device_nid, generation=generation)
-    store_tokens(tx, user_nid, device_nid, tokens, generation + 1)
-    tx.claim(Kind.DEVICES, -user_nid, device_nid)
+    tx.run(_NOTE_USE, the_hash=refresh_hash, the_seed=seed, now_ms=now_ms)
+    store_tokens(tx, held.user_nid, device_nid, tokens, generation + 1)
+    tx.claim(Kind.DEVICES, -held.user_nid, device_nid)
+    return Used(device_nid, seed, tokens.access_expires_ts_ms or now_ms)
+
+
+def _find_use(tx: Tx, held: _Held, now_ms: int) -> Used | None:
+    """The use of a refresh token that this one repeats."""
+    if held.seed is None or held.used_ts_ms is None or now_ms >= held.used_ts_ms + REPEAT_MS:
+        return None
+    expires_ts_ms = tx.value(_ACCESS_EXPIRY, device_nid=held.device_nid, generation=held.generation + 1)
+    return None if expires_ts_ms is None else Used(held.device_nid, held.seed, expires_ts_ms)
 
 
 def find_refresh_device(tx: Tx, refresh_hash: bytes) -> int | None:
-    """The device that a refresh token belongs to."""
+    """The device that a refresh token belongs to, which nothing has replaced."""
     found: int | None = tx.value(_REFRESH_DEVICE, hash=refresh_hash)
     return found
 

@@ -11,6 +11,7 @@ from homeserver.accounts.passwords import Cost, PasswordHasher
 from homeserver.config.schema import RateLimit, RateLimits, Sessions
 from homeserver.http.errors import MatrixError
 from homeserver.runtime.entropy import SeededEntropy
+from homeserver.store.users import set_standing
 from tests.support.accounts import PASSWORD, WorldCase, now, run_at_once
 from tests.support.databases import on_each_database
 
@@ -182,7 +183,10 @@ class Refreshing(WorldCase):
         self.assertTrue(self.world.works(self.first["access_token"]))
         self.assertTrue(self.world.works(second["access_token"]))
         self.assertFalse(self.world.works(self.first["access_token"]))
-        self.assertEqual(401, self.refresh(self.first["refresh_token"]).status)
+        self.world.time.advance(10)
+        refused = self.refresh(self.first["refresh_token"])
+        self.assertEqual((401, "M_UNKNOWN_TOKEN"), (refused.status, refused.errcode))
+        self.assertNotIn("soft_logout", refused.json)
         self.assertTrue(self.world.works(second["access_token"]))
         self.assertEqual(200, self.refresh(second["refresh_token"]).status)
 
@@ -193,8 +197,28 @@ class Refreshing(WorldCase):
         self.assertFalse(self.world.works(self.first["access_token"]))
         self.assertTrue(self.world.works(third["access_token"]))
 
+    def test_two_that_come_at_once_get_the_same(self) -> None:
+        """Two processes of one app: the second comes with the old token when the first uses the new one."""
+        second = self.refresh(self.first["refresh_token"]).json
+        self.assertTrue(self.world.works(second["access_token"]))
+        self.world.time.advance(9)
+        again = self.refresh(self.first["refresh_token"]).json
+        self.assertEqual({**second, "expires_in_ms": second["expires_in_ms"] - 9000}, again)
+        self.assertTrue(self.world.works(again["access_token"]))
+        self.assertFalse(self.world.works(self.first["access_token"]))
+        third = self.refresh(second["refresh_token"]).json
+        self.assertEqual(third["refresh_token"], self.refresh(again["refresh_token"]).json["refresh_token"])
+
+    def test_while_the_account_is_locked_nobody_gets_the_same(self) -> None:
+        self.refresh(self.first["refresh_token"])
+        user_nid = now(self.world.interner.user("@alice:home.example"))
+        now(self.world.worker.work(set_standing, user_nid, suspended=None, locked=True))
+        refused = self.refresh(self.first["refresh_token"])
+        self.assertEqual((401, "M_USER_LOCKED"), (refused.status, refused.errcode))
+
     def test_a_client_that_missed_the_answer_asks_again(self) -> None:
         missed = self.refresh(self.first["refresh_token"]).json
+        self.world.time.advance(10)
         second = self.refresh(self.first["refresh_token"]).json
         self.assertFalse(self.world.works(missed["access_token"]))
         self.assertEqual(401, self.refresh(missed["refresh_token"]).status)

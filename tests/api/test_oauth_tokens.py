@@ -6,6 +6,7 @@ import json
 from base64 import urlsafe_b64decode
 from dataclasses import replace
 from typing import Any
+from urllib.parse import urlencode
 
 from joserfc import jwt
 from joserfc.jwk import KeySet
@@ -16,7 +17,7 @@ from homeserver.store import devices
 from homeserver.store.users import set_admin
 from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
-from tests.support.oauth import BASE, V3, OAuthApp, scope
+from tests.support.oauth import BASE, FORM, V3, OAuthApp, scope
 
 ALICE = "@alice:test.example"
 CLIENT = "/_matrix/client"
@@ -188,14 +189,58 @@ class Refreshing(OAuthCase):
         """The old token is good until the new one is used."""
         first = self.oauth.log_in(ALICE)["refresh_token"]
         lost = self.oauth.refresh(first).json
+        self.app.advance(10)
         again = self.oauth.refresh(first).json
         self.assertNotEqual(lost["access_token"], again["access_token"])
         self.assertEqual(200, self.whoami(again["access_token"])[0])
+
+    def test_two_at_once(self) -> None:
+        """Two processes of one app come with the same token, and then again: neither looks like a thief."""
+        token = self.oauth.log_in(ALICE)["refresh_token"]
+        for _ in range(2):
+            form = {"grant_type": "refresh_token", "client_id": self.oauth.client_id, "refresh_token": token}
+            both = [
+                self.app.http.call("POST", "/oauth2/token", urlencode(form).encode(), headers=FORM)
+                for _ in "ab"
+            ]
+            first, second = (self.app.wait(one).json for one in both)
+            self.assertEqual(first, second)
+            self.assertEqual(200, self.whoami(first["access_token"])[0])
+            token = second["refresh_token"]
+        self.assertIn("APPDEVICE1", self.devices())
+
+    def test_one_after_the_other(self) -> None:
+        """The second process was slower: the first uses already what it got."""
+        first = self.oauth.log_in(ALICE)["refresh_token"]
+        second = self.oauth.refresh(first).json
+        self.assertEqual(200, self.whoami(second["access_token"])[0])
+        self.app.advance(9.5)
+        again = self.oauth.refresh(first).json
+        self.assertEqual({**second, "expires_in": 291}, again)
+        self.assertEqual(200, self.oauth.refresh(again["refresh_token"]).status)
+        # What both have is the new pair; who comes with one of before that is a thief.
+        self.assert_refused(self.oauth.refresh(first), "invalid_grant")
+        self.assertNotIn("APPDEVICE1", self.devices())
+
+    def test_the_old_api_does_not_repeat_it(self) -> None:
+        first = self.oauth.log_in(ALICE)["refresh_token"]
+        second = self.oauth.refresh(first).json
+        old = self.app.answer("POST", f"{V3}/refresh", {"refresh_token": first})
+        self.assertEqual((401, "M_UNKNOWN_TOKEN"), (old.status, old.errcode))
+        self.assertEqual(200, self.whoami(second["access_token"])[0])
+
+    def test_to_revoke_what_was_replaced_ends_nothing(self) -> None:
+        first = self.oauth.log_in(ALICE)["refresh_token"]
+        second = self.oauth.refresh(first).json
+        self.assertEqual(200, self.whoami(second["access_token"])[0])
+        self.assertEqual(200, self.oauth.revoke(first).status)
+        self.assertEqual(200, self.whoami(second["access_token"])[0])
 
     def test_a_token_that_was_stolen_ends_the_login(self) -> None:
         first = self.oauth.log_in(ALICE)["refresh_token"]
         second = self.oauth.refresh(first).json
         self.assertEqual(200, self.whoami(second["access_token"])[0])
+        self.app.advance(10)
         self.assert_refused(self.oauth.refresh(first), "invalid_grant")
         self.assertEqual(401, self.whoami(second["access_token"])[0])
         self.assert_refused(self.oauth.refresh(second["refresh_token"]), "invalid_grant")

@@ -12,10 +12,12 @@ from homeserver.db.errors import IntegrityViolation
 from homeserver.store import devices, tokens, users
 from homeserver.store.changes import Kind
 from homeserver.store.devices import DevicesChanged, Login, TooManyDevicesError
-from homeserver.store.tokens import NewTokens, RefreshRefusedError
+from homeserver.store.tokens import REPEAT_MS, NewTokens, RefreshRefusedError
 from homeserver.store.users import NewAccount, UserInUseError
 from tests.support.accounts import WorldCase, now
 from tests.support.databases import on_each_database
+
+ALWAYS = 10**15
 
 
 def key(name: str) -> bytes:
@@ -141,12 +143,17 @@ class LoginTokens(StoreCase):
 
 
 class Model:
-    """What the specification says of refreshing, told in pairs: the last that was used, and one that may follow."""
+    """What the specification says of refreshing, told in pairs: the last that was used, and one that may follow.
+
+    And what we say: a refresh token gives the same again within the time of a repetition.
+    """
 
     def __init__(self) -> None:
+        self.now_ms = 100
         self.current = 0
         self.next: int | None = None
         self.made = 0
+        self.repeats: tuple[int, int, int] | None = None  # of which pair, which one, until when
 
     def valid(self, pair: int) -> bool:
         return pair == self.current or pair == self.next
@@ -156,12 +163,15 @@ class Model:
             self.current, self.next = pair, None
         return pair == self.current
 
-    def refresh(self, pair: int) -> bool:
+    def refresh(self, pair: int) -> int | None:
+        if self.repeats is not None and self.repeats[0] == pair and self.now_ms < self.repeats[2]:
+            return self.repeats[1]
         if not self.valid(pair):
-            return False
+            return None
         self.made += 1
         self.current, self.next = pair, self.made
-        return True
+        self.repeats = (pair, self.made, self.now_ms + REPEAT_MS)
+        return self.made
 
 
 @on_each_database
@@ -171,31 +181,41 @@ class Refreshing(StoreCase):
         counter = iter(range(10_000))
 
         @settings(max_examples=60, deadline=None, database=None)
-        @given(st.lists(st.tuples(st.booleans(), st.integers(0, 5)), max_size=14))
-        def check(steps: list[tuple[bool, int]]) -> None:
+        @given(
+            st.lists(
+                st.tuples(st.booleans(), st.integers(0, 5), st.sampled_from((0, REPEAT_MS - 1, REPEAT_MS))),
+                max_size=14,
+            )
+        )
+        def check(steps: list[tuple[bool, int, int]]) -> None:
             run = f"{next(counter)}-"
             user_nid = self.new_user(f"user{run}")
             model = Model()
             login = self.login_of(user_nid, "D")
             self.work(devices.log_in, login, self.pair(run, 0))
-            for is_refresh, back in steps:
+            for is_refresh, back, passed_ms in steps:
                 pair, wanted = max(0, model.made - back), model.made + 1
+                model.now_ms += passed_ms
                 if is_refresh:
-                    self.assertEqual(model.refresh(pair), self.refresh(run, pair, wanted), steps)
+                    told = self.refresh(run, pair, wanted, model.now_ms)
+                    self.assertEqual(model.refresh(pair), told, steps)
                 else:
                     self.assertEqual(model.use_access(pair), self.use_access(run, pair), steps)
 
         check()
 
     def pair(self, run: str, number: int) -> NewTokens:
-        return NewTokens(key(f"{run}a{number}"), None, key(f"{run}r{number}"), None)
+        return NewTokens(key(f"{run}a{number}"), ALWAYS, key(f"{run}r{number}"), None)
 
-    def refresh(self, run: str, pair: int, wanted: int) -> bool:
+    def refresh(self, run: str, pair: int, wanted: int, now_ms: int) -> int | None:
+        """Which pair it gives: their numbers are the seeds here."""
+        new = self.pair(run, wanted)
         try:
-            self.work(tokens.rotate_tokens, key(f"{run}r{pair}"), self.pair(run, wanted), 100)
+            used = self.work(tokens.rotate_tokens, key(f"{run}r{pair}"), b"%d" % wanted, new, now_ms)
         except RefreshRefusedError:
-            return False
-        return True
+            return None
+        self.assertEqual(ALWAYS, used.access_expires_ts_ms)
+        return int(used.seed)
 
     def use_access(self, run: str, pair: int) -> bool:
         found = self.read(tokens.load_holder, key(f"{run}a{pair}"))

@@ -22,12 +22,14 @@ from homeserver.db.schema.rooms import event_types, user_ids
 from homeserver.db.schema.rooms import rooms as room_ids
 from homeserver.db.schema.stream import server_facts
 from homeserver.db.statements import rows, statement
-from homeserver.db.tx import Tx
+from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.check import check_db
 from homeserver.store.facts import load_fact, store_fact
 from homeserver.store.media import load_usage
 from homeserver.store.offered import Offer, load_next_offered, note_offered
 from homeserver.store.placement import Membership
+from homeserver.store.tokens import NewTokens, Used, rotate_tokens, store_tokens
+from homeserver.store.users import NewAccount, create_account
 from tests.support.databases import SQLITE, DatabaseCase, no_schema, on_each_database
 
 # A column that was added stands elsewhere in the text of its table, so tables are compared by what SQLite makes of them.
@@ -98,6 +100,10 @@ def _run(engine: Engine, unit: Any, *args: Any) -> Any:
         return session.run(unit, *args)
     finally:
         session.close()
+
+
+def _rotate(tx: Tx, seed: bytes, now_ms: int) -> Used:
+    return rotate_tokens(WriteTx(tx), b"refresh", seed, NewTokens(b"A" + seed, 99, b"R" + seed), now_ms)
 
 
 def _all_types(tx: Tx) -> list[Any]:
@@ -199,6 +205,18 @@ class Migrations(DatabaseCase):
         _run(engine, note_offered, Offer(1, 2, "$join", "a.example", Membership.JOIN), 7)
         row = (1, 2, "$join", "a.example", Membership.JOIN, 0, 7, "!r:a.example", "@bob:test.example")
         self.assertEqual([row], _run(engine, load_next_offered, 8))
+
+    def test_a_refresh_token_of_before_0006_is_unused(self) -> None:
+        engine = open_engine(self.new_database(no_schema))
+        run_steps(engine, None, "0005")
+        _run(engine, lambda tx: tx.insert(_INSERT_USERS, [(1, "@bob:test.example")]))
+        _run(engine, lambda tx: create_account(WriteTx(tx), NewAccount(1, None, 5)))
+        _run(engine, store_tokens, 1, 2, NewTokens(b"access", 10, b"refresh"))
+        migrate.upgrade_engine(engine)
+        used = [
+            _run(engine, _rotate, seed, now_ms) for seed, now_ms in ((b"a", 20), (b"b", 30), (b"c", 50_000))
+        ]
+        self.assertEqual([Used(2, b"a", 99), Used(2, b"a", 99), Used(2, b"c", 99)], used)
 
     def test_a_newer_database_is_refused_unless_it_allows_us(self) -> None:
         url = self.new_database()

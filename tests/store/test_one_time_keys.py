@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from threading import Thread
 from typing import Any
 
-from sqlalchemy import and_, column, func, select, table
+from sqlalchemy import select
 
 from homeserver.db.engine import open_engine
 from homeserver.db.errors import Conflict, DatabaseError
@@ -20,15 +20,9 @@ from homeserver.store.one_time_keys import NewKey, load_keys_left, put_one_time_
 from tests.api.keys import KeysCase
 from tests.api.rooms import ALICE, V3
 from tests.support.databases import POSTGRESQL, on_each_database
+from tests.support.waiting import somebody_waits
 
 ALGORITHM = "signed_curve25519"
-_ACTIVITY = table("pg_stat_activity", column("wait_event_type"), column("datname"))
-# Somebody on this database waits for a lock.
-_WAITING = statement(
-    select(func.count())
-    .select_from(_ACTIVITY)
-    .where(and_(_ACTIVITY.c.wait_event_type == "Lock", _ACTIVITY.c.datname == func.current_database()))
-)
 _NUMBERS = statement(select(one_time_keys.c.number).order_by(one_time_keys.c.number))
 
 
@@ -111,7 +105,7 @@ class Claims(KeysCase):
         def outer(tx: Tx) -> None:
             unit(tx)
             thread.start()
-            while not third.run(_waits):
+            while not third.run(somebody_waits):
                 pass
             then(tx)
             if fails:
@@ -200,10 +194,6 @@ class Claims(KeysCase):
 
         self.assertRaises(ZeroDivisionError, session.run, fail)
         self.assertEqual([f"{ALGORITHM}:k000"], session.run(self.take))
-
-
-def _waits(tx: Tx) -> bool:
-    return bool(tx.value(_WAITING))
 
 
 def _numbers(tx: Tx) -> list[Any]:

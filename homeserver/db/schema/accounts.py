@@ -66,7 +66,10 @@ refresh_tokens = Table(
     nid("user_nid"),
     nid("device_nid"),
     nid("generation"),
-    nid("expires_ts_ms", optional=True),
+    nid("expires_ts_ms", optional=True),  # 0: another one has replaced it
+    # When it was used, and what the pair that it became was derived with; NULL until then.
+    nid("used_ts_ms", optional=True),
+    blob("seed", optional=True),
     # What a device still holds when its tokens are rotated or revoked.
     Index("refresh_tokens_by_device", "device_nid"),
     Index("refresh_tokens_by_user", "user_nid"),

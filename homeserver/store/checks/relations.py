@@ -365,6 +365,12 @@ _ACCOUNTS = (
         for table in (devices, access_tokens, refresh_tokens, login_tokens, openid_tokens)
     ),
     _rule(
+        "a refresh token was used and has no seed, or the other way round",
+        select(refresh_tokens.c.device_nid).where(
+            refresh_tokens.c.used_ts_ms.is_(None) != refresh_tokens.c.seed.is_(None)
+        ),
+    ),
+    _rule(
         "a deactivated account has a password",
         select(accounts.c.user_nid).where(accounts.c.deactivated != 0, accounts.c.password_hash.is_not(None)),
     ),
