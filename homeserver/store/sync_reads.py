@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Final
 
 import msgspec
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import and_, bindparam, case, func, or_, select
 
 from federation.ids import may_stand_alone
 from federation.redaction import redact
@@ -28,6 +29,9 @@ _COUNTS = statement(
     .group_by(members.c.room_nid, members.c.membership)
 )
 # One more than is told: the reader is never among their own heroes.
+_CHOSEN: Final = HEROES + 1
+# LIMIT(members of a room that are looked at where those who came first have names that cannot be told)
+_LOOKED_AT_MOST: Final = 1000
 _RANK = (
     func.row_number()
     .over(
@@ -50,7 +54,7 @@ _RANKED = (
 _HEROES = statement(
     select(_RANKED.c.room_nid, user_ids.c.user_id, _RANKED.c.membership)
     .select_from(_RANKED.join(user_ids, user_ids.c.nid == _RANKED.c.user_nid))
-    .where(_RANKED.c.rank <= HEROES + 1)
+    .where(_RANKED.c.rank <= bindparam("most"))
     .order_by(_RANKED.c.room_nid, _RANKED.c.rank)
 )
 _TRANSACTIONS = statement(
@@ -91,23 +95,38 @@ class Summary:
 def load_summaries(tx: Tx, room_nids: Collection[int], unnamed: Collection[int]) -> dict[int, Summary]:
     """The summaries of rooms; heroes only of those that have no name."""
     counts = {(row[0], row[1]): int(row[2]) for row in tx.ask(ask_counts(room_nids))}
-    present: dict[int, list[str]] = {}
-    gone: dict[int, list[str]] = {}
-    if unnamed:
-        for room_nid, user_id, membership in tx.all(_HEROES, room_nids=list(unnamed)):
-            there = membership in (Membership.JOIN, Membership.INVITE)
-            if may_stand_alone(user_id):
-                (present if there else gone).setdefault(room_nid, []).append(user_id)
+    candidates = _choose_heroes(tx, unnamed) if unnamed else {}
     return {
         nid: Summary(
             counts.get((nid, int(Membership.JOIN)), 0),
             counts.get((nid, int(Membership.INVITE)), 0),
             nid in unnamed,
-            tuple(present.get(nid, ())),
-            tuple(gone.get(nid, ())),
+            tuple(user_id for user_id, there in candidates.get(nid, ()) if there),
+            tuple(user_id for user_id, there in candidates.get(nid, ()) if not there),
         )
         for nid in room_nids
     }
+
+
+def _choose_heroes(tx: Tx, room_nids: Collection[int]) -> dict[int, list[tuple[str, bool]]]:
+    """The first members of rooms whose names can be told, and whether they are there.
+
+    Only of what is read can be chosen. Hardly ever is that too little: then more is read.
+    """
+    chosen: dict[int, list[tuple[str, bool]]] = {}
+    wanted, most = list(room_nids), _CHOSEN
+    while wanted:
+        read = dict.fromkeys(wanted, 0)
+        chosen.update((nid, []) for nid in wanted)
+        for room_nid, user_id, membership in tx.all(_HEROES, room_nids=wanted, most=most):
+            read[room_nid] += 1
+            if len(chosen[room_nid]) < _CHOSEN and may_stand_alone(user_id):
+                chosen[room_nid].append((user_id, membership in (Membership.JOIN, Membership.INVITE)))
+        if most == _LOOKED_AT_MOST:
+            break
+        wanted = [nid for nid in wanted if read[nid] == most and len(chosen[nid]) < _CHOSEN]
+        most = _LOOKED_AT_MOST
+    return chosen
 
 
 def ask_counts(room_nids: Collection[int]) -> Ask:

@@ -77,6 +77,30 @@ class OddNames(ReceiveCase):
         (room,) = self.slide()["rooms"].values()
         self.assertEqual([], [hero["user_id"] for hero in room["heroes"] if hero["user_id"] in _NONE])
 
+    def test_heroes_behind_odd_names(self) -> None:
+        """Those who came first cannot be told; the next ones name the room."""
+        for name in _NONE:
+            self.push("m.room.member", {"membership": "invite"}, name, self.mallory)
+        others = [f"@guest{number}:{self.peer.server_name}" for number in range(6)]
+        for user_id in others:
+            self.push("m.room.member", {"membership": "join"}, user_id, user_id)
+        told = [self.mallory, *others[:4]]
+        summary = self.sync()["rooms"]["join"][self.room_id]["summary"]
+        self.assertEqual(told, summary["m.heroes"])
+        (room,) = self.slide()["rooms"].values()
+        self.assertEqual(told, [hero["user_id"] for hero in room["heroes"]])
+
+    def test_heroes_who_are_gone_behind_odd_names(self) -> None:
+        others = [f"@guest{number}:{self.peer.server_name}" for number in range(3)]
+        for user_id in others:
+            self.push("m.room.member", {"membership": "join"}, user_id, user_id)
+        for name in _NONE:
+            self.push("m.room.member", {"membership": "invite"}, name, self.mallory)
+        for user_id in (*others, self.mallory):
+            self.push("m.room.member", {"membership": "leave"}, user_id, user_id)
+        summary = self.sync()["rooms"]["join"][self.room_id]["summary"]
+        self.assertEqual([*others, self.mallory], summary["m.heroes"])
+
     def test_who_is_there(self) -> None:
         joined = self.app.ok("GET", f"{self.path}/joined_members", None, self.alice)["joined"]
         self.assertEqual({ALICE, self.mallory}, set(joined))
