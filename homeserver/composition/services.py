@@ -384,7 +384,7 @@ def build_rooms(
         aliases=aliases,
         directory=directory,
         upgrades=RoomUpgrades(rooms, creator, succession, remote.whole),
-        profiles=RoomProfiles(rooms, core.index, lambda: tasks.stopped, around.log),
+        profiles=RoomProfiles(rooms, core.index, core.changes, tasks, around.log),
         receipts=Receipts(database, worker, interner, core.index, core.events, around.clock),
         strangers=strangers,
         blocks=blocks,

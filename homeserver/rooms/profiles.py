@@ -1,5 +1,7 @@
 """A changed name or picture goes into the user's rooms, in the background, one room after the other.
 
+Whoever is in thousands of rooms does not keep others waiting: users take turns.
+
 It follows the log, so that the rooms hear of it even if the process ends meanwhile: what was done before is left alone.
 Several changes that come while rooms are being told of an earlier one are told together, so a thousand changes in a row
 cost the rooms a few.
@@ -8,8 +10,12 @@ spec: client-server-api#events-on-change-of-profile-information
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+
+from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
+from twisted.python.failure import Failure
 
 from federation.auth.select import AUTHORISED_BY
 from federation.builder import Draft
@@ -17,12 +23,15 @@ from federation.ids import UserId
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
+from homeserver.runtime.clock import sleep
 from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change, Kind
 from homeserver.store.profiles import ProfileChanged, load_profile
 from homeserver.store.remote_profiles import SHOWN
-from homeserver.stream.followers import Follower
+from homeserver.stream.followers import Follower, StoppingError
 from homeserver.stream.index import MembershipIndex
+from homeserver.stream.log import ChangeLog
 
 FOLLOWER = "room profiles"
 _MEMBER = "m.room.member"
@@ -30,48 +39,167 @@ _MEMBER = "m.room.member"
 _OF_THE_JOIN = frozenset({"reason", "is_direct", "third_party_invite", AUTHORISED_BY})
 
 
-class StoppingError(Exception):
-    """The server stops; the next process goes on."""
+# LIMIT(rooms that are told at the same time, of all users together)
+_AT_ONCE: Final = 4
+
+
+class _Telling:
+    """A user whose rooms are being told, or are to be."""
+
+    __slots__ = ("left", "lined_up", "profile", "upto", "user_id", "user_nid", "waiting", "wanted")
+
+    def __init__(self, user_nid: int) -> None:
+        self.user_nid = user_nid
+        self.wanted = 0  # the position of the newest change of the profile
+        self.lined_up = False
+        # Of the round that is under way:
+        self.upto = 0  # up to which position it tells
+        self.left: deque[str] | None = None  # the rooms that are still to be told; None: it is to begin
+        self.user_id = ""
+        self.profile: Mapping[str, Any] = {}
+        self.waiting: list[tuple[int, Deferred[None]]] = []  # for the end of a round up to a position
+
+    def release(self, failure: Exception | None = None) -> None:
+        """A round has ended, or failed: who waits for it goes on."""
+        waiting, self.waiting = self.waiting, []
+        for pos, told in waiting:
+            if failure is not None:
+                told.errback(failure)
+            elif pos <= self.upto:
+                told.callback(None)
+            else:
+                self.waiting.append((pos, told))
 
 
 class RoomProfiles:
-    """Member events that follow profiles. ``handle`` is a follower: it may see its last changes again."""
+    """Member events that follow profiles. ``handle`` is a follower: it may see its last changes again.
+
+    1. Who changes a profile after ``begin`` need not wait for the follower: it begins at once, and the follower comes
+       after to see that it is done. So the cursor passes no change that not all rooms know.
+    2. Users take turns: a room of one, then a room of the next. Their rooms are told one after the other.
+    """
 
     def __init__(
-        self, rooms: RoomRegistry, index: MembershipIndex, is_stopping: Callable[[], bool], log: Log
+        self, rooms: RoomRegistry, index: MembershipIndex, changes: ChangeLog, tasks: TaskGroup, log: Log
     ) -> None:
         self._rooms = rooms
         self._index = index
-        self._is_stopping = is_stopping
+        self._changes = changes
+        self._tasks = tasks
         self._log = log
+        self._users: dict[int, _Telling] = {}
+        self._turns: deque[_Telling] = deque()  # those who are lined up, but for the few under way
+        self._working = 0
+        self._since: int | None = None  # every later change has come by ``apply``
 
     @property
     def follower(self) -> Follower:
         """To be told of changes."""
         return Follower(FOLLOWER, self.handle, kinds=frozenset({Kind.PROFILE}))
 
-    async def handle(self, changes: Sequence[Change]) -> None:
-        """Tell the rooms of users whose profiles have changed."""
-        for user_nid in dict.fromkeys(-change.topic for change in changes if _is_shown(change)):
-            await self._tell(user_nid)
+    def begin(self) -> None:
+        """The server runs: rooms are told from now on."""
+        self._since = self._changes.position
+        self._changes.subscribe(self.apply, {Kind.PROFILE})
 
-    async def _tell(self, user_nid: int) -> None:
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Follow the log."""
+        for change in changes:
+            if _is_shown(change) and not self._tasks.stopped:
+                self._want(-change.topic, change.pos)
+
+    async def handle(self, changes: Sequence[Change]) -> None:
+        """Return when the rooms of users whose profiles have changed know of it."""
+        users = {-change.topic: change.pos for change in changes if _is_shown(change)}
+        waiting = [self._when_told(user_nid, pos) for user_nid, pos in users.items()]
+        for succeeded, outcome in await DeferredList(waiting, consumeErrors=True):
+            if not succeeded:
+                cast(Failure, outcome).raiseException()
+
+    def _when_told(self, user_nid: int, pos: int) -> Deferred[None]:
+        if self._tasks.stopped:
+            return fail(StoppingError())
+        if user_nid not in self._users and self._since is not None and pos > self._since:
+            return succeed(None)  # it was wanted, and has ended
+        told: Deferred[None] = Deferred()
+        self._want(user_nid, pos).waiting.append((pos, told))
+        return told
+
+    # --- taking turns ------------------------------------------------------------------------------
+
+    def _want(self, user_nid: int, pos: int) -> _Telling:
+        one = self._users.get(user_nid)
+        if one is None:
+            one = self._users[user_nid] = _Telling(user_nid)
+        one.wanted = max(one.wanted, pos)
+        if not one.lined_up:
+            one.lined_up = True
+            self._turns.append(one)
+            if self._working < _AT_ONCE:
+                self._working += 1
+                self._tasks.spawn("profiles into rooms", self._work())
+        return one
+
+    async def _work(self) -> None:
+        try:
+            await sleep(self._rooms.tools.clock, 0)  # the log is just being followed, also by others
+            while self._turns:
+                await self._take_turn(self._turns.popleft())
+        except CancelledError:
+            for one in self._users.values():
+                one.release(StoppingError())
+            raise
+        finally:
+            self._working -= 1
+
+    async def _take_turn(self, one: _Telling) -> None:
+        try:
+            await self._step(one)
+        except CancelledError:
+            raise
+        except Exception as error:  # noqa: BLE001 (it is the follower's, who tries again)
+            one.left = None
+            one.lined_up = False
+            one.release(error)
+            return
+        if one.left:
+            self._turns.append(one)
+            return
+        one.left = None
+        one.release()
+        if one.wanted > one.upto:
+            self._turns.append(one)
+        else:
+            del self._users[one.user_nid]
+
+    async def _step(self, one: _Telling) -> None:
+        """The next room of a user."""
+        if one.left is None:
+            # Several changes that came meanwhile are told together.
+            one.upto = one.wanted
+            one.left = await self._load(one)
+        if not one.left:
+            return
+        room_id = one.left[0]
+        try:
+            await self._update(room_id, UserId(one.user_id), one.profile)
+        except MatrixError as error:
+            # A full inbox, or a room that the rules closed to its own members: the others still want to know.
+            self._log.warning(
+                "profile not set in a room", user_id=one.user_id, room_id=room_id, error=str(error)
+            )
+        one.left.popleft()
+
+    async def _load(self, one: _Telling) -> deque[str]:
+        """What to tell, and in which rooms."""
         tools = self._rooms.tools
-        rooms = self._index.joined_rooms(user_nid)
-        profile = await tools.database.read(load_profile, user_nid) if rooms else None
+        rooms = self._index.joined_rooms(one.user_nid)
+        profile = await tools.database.read(load_profile, one.user_nid) if rooms else None
         if profile is None:
-            return  # nobody is there to be told, or the account is closed: then it leaves its rooms
-        user_id = (await tools.interner.user_names([user_nid]))[user_nid]
-        for room_id in (await tools.interner.room_names(rooms)).values():
-            if self._is_stopping():
-                raise StoppingError
-            try:
-                await self._update(room_id, UserId(user_id), profile)
-            except MatrixError as error:
-                # A full inbox, or a room that the rules closed to its own members: the others still want to know.
-                self._log.warning(
-                    "profile not set in a room", user_id=user_id, room_id=room_id, error=str(error)
-                )
+            return deque()  # nobody is there to be told, or the account is closed: then it leaves its rooms
+        one.profile = profile
+        one.user_id = (await tools.interner.user_names([one.user_nid]))[one.user_nid]
+        return deque((await tools.interner.room_names(rooms)).values())
 
     async def _update(self, room_id: str, user_id: UserId, profile: Mapping[str, Any]) -> None:
         actor = await self._rooms.find(room_id)

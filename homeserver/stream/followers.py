@@ -21,6 +21,7 @@ from functools import partial
 from typing import Protocol
 
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.python.failure import Failure
 
 from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
@@ -41,6 +42,10 @@ LONGEST_WAIT_S = 300.0
 
 Handle = Callable[[Sequence[Change]], Awaitable[None]]
 Unit = Callable[[WriteTx], None]
+
+
+class StoppingError(Exception):
+    """A handler was interrupted because the server stops: the next process goes on from the cursor."""
 
 
 class Memory(Protocol):
@@ -217,7 +222,8 @@ class Followers:
 
     def _ended(self, outcome: object, one: _Following) -> None:
         one.running = False
-        if outcome is not None and not self._stopped:
+        stopping = isinstance(outcome, Failure) and outcome.check(StoppingError) is not None
+        if outcome is not None and not stopping and not self._stopped:
             one.failures += 1
             longest_s = min(SHORTEST_WAIT_S * 2.0 ** min(one.failures - 1, 20), LONGEST_WAIT_S)
             wait_s = self._entropy.jitter(longest_s / 2, longest_s)

@@ -334,69 +334,6 @@ class Moderation(RoomsCase):
 
 
 @on_each_database
-class Profiles(RoomsCase):
-    def setUp(self) -> None:
-        super().setUp()
-        self.app.app.begin()
-
-    def set_name(self, name: str) -> None:
-        self.app.ok("PUT", f"{V3}/profile/{BOB}/displayname", {"displayname": name}, self.bob)
-
-    def test_a_new_name_goes_into_every_room(self) -> None:
-        rooms = [self.create(preset="public_chat") for _ in range(3)]
-        for room_id in rooms:
-            self.ok(self.bob, f"/join/{room_id}", {"reason": "x"})
-        self.ok(self.bob, f"/rooms/{rooms[2]}/leave")
-        self.set_name("Bo")
-        self.app.advance(1)
-        names = [self.member(room_id, BOB).get("displayname") for room_id in rooms]
-        self.assertEqual(["Bo", "Bo", None], names)
-        self.assertNotIn("reason", self.member(rooms[0], BOB))
-
-    def test_many_changes_in_a_row_are_few_events(self) -> None:
-        room_id = self.create(preset="public_chat")
-        self.ok(self.bob, f"/join/{room_id}")
-        path = f"{V3}/profile/{BOB}/displayname"
-        calls = [
-            self.app.start("PUT", path, {"displayname": f"Bob {number}"}, self.bob) for number in range(50)
-        ]
-        for call in calls:
-            self.assertEqual(200, self.app.wait(call).status)
-        self.app.advance(1)
-        self.assertEqual("Bob 49", self.member(room_id, BOB)["displayname"])
-        self.assertLess(sum(event.state_key == BOB for event in self.events(room_id)), 20)
-
-    def test_a_name_and_a_picture_that_go(self) -> None:
-        room_id = self.create(preset="public_chat")
-        self.ok(self.bob, f"/join/{room_id}")
-        self.app.ok("DELETE", f"{V3}/profile/{BOB}/displayname", None, self.bob)
-        self.app.advance(1)
-        self.assertEqual({"membership": "join"}, self.member(room_id, BOB))
-
-    def test_the_next_process_goes_on(self) -> None:
-        rooms = [self.create(preset="public_chat") for _ in range(3)]
-        for room_id in rooms:
-            self.ok(self.bob, f"/join/{room_id}")
-        self.app.advance(10)  # how far it is has been stored
-        self.set_name("Bo")
-        self.app.restart()
-        self.app.app.begin()
-        self.app.advance(1)
-        self.assertEqual(["Bo"] * 3, [self.member(room_id, BOB).get("displayname") for room_id in rooms])
-
-    def test_a_restricted_room_needs_nobody_to_vouch_again(self) -> None:
-        club = self.create(preset="public_chat")
-        rules = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": club}]}
-        room_id = self.create(initial_state=[{"type": "m.room.join_rules", "content": rules}])
-        self.ok(self.bob, f"/join/{club}")
-        self.ok(self.bob, f"/join/{room_id}")
-        self.ok(self.alice, f"/rooms/{room_id}/leave")
-        self.set_name("Bo")
-        self.app.advance(1)
-        self.assertEqual({"membership": "join", "displayname": "Bo"}, self.member(room_id, BOB))
-
-
-@on_each_database
 class ThirdParty(RoomsCase):
     """Joins with the proof of an identity server."""
 
