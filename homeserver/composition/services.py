@@ -49,6 +49,7 @@ from homeserver.http.ratelimit import LimitClass, RateLimiter
 from homeserver.media.service import MediaService
 from homeserver.peers.client import Client
 from homeserver.peers.edus_in import EphemeralEdus
+from homeserver.peers.health import Health
 from homeserver.peers.queries import Queries
 from homeserver.peers.spaces import SpaceQueries
 from homeserver.peers.types import AskSpace
@@ -251,14 +252,17 @@ def build_partial(core: Core, peering: Peering, checks: JoinChecks, tasks: TaskG
     return partial
 
 
-def build_pending(core: Core, handshakes: Handshakes, tasks: TaskGroup) -> tuple[Offers, Declinations]:
+def build_pending(
+    core: Core, health: Health, handshakes: Handshakes, tasks: TaskGroup
+) -> tuple[Offers, Declinations]:
     """What is to be taken back or told at other servers, sooner or later."""
     around, index = core.around, core.index
     database, worker, clock, log = around.database, core.committer, around.clock, around.log
-    return (
-        Offers(database, worker, core.interner, index, handshakes, tasks, clock, log),
-        Declinations(database, worker, index, handshakes, tasks, clock, log),
-    )
+    offers = Offers(database, worker, core.interner, index, handshakes, tasks, clock, log)
+    declinations = Declinations(database, worker, index, handshakes, tasks, clock, log)
+    for one in (offers, declinations):
+        health.observe(on_success=one.heard_from, on_contact=one.heard_from)
+    return offers, declinations
 
 
 def build_strangers(
@@ -279,7 +283,7 @@ def build_strangers(
     invites = RemoteInvites(rooms.tools, admission, client, keys)
     is_valid = IdentityServers(around.http, around.signer).is_valid
     exchange = Exchange(admission, invites, handshakes, core.config.server_name, is_valid, around.log)
-    offers, declinations = build_pending(core, handshakes, tasks)
+    offers, declinations = build_pending(core, peering.health, handshakes, tasks)
     joins = RemoteJoins(
         rooms,
         core.committer,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import and_, bindparam, delete, select
 
-from homeserver.db.schema.rooms import declined, rooms, user_ids
+from homeserver.db.schema.rooms import declined, outside, rooms, user_ids
 from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.outside import Told, put_outside
@@ -29,7 +29,9 @@ _PUT = rows(
 _FORGET = statement(
     delete(declined).where(and_(_D.room_nid == bindparam("of_room"), _D.user_nid == bindparam("of_user")))
 )
-_NEXT = statement(
+_NAMED = declined.join(rooms, rooms.c.nid == _D.room_nid).join(user_ids, user_ids.c.nid == _D.user_nid)
+_TOLD = and_(outside.c.room_nid == _D.room_nid, outside.c.user_nid == _D.user_nid)
+_SELECT = (
     select(
         _D.room_nid,
         _D.user_nid,
@@ -39,10 +41,18 @@ _NEXT = statement(
         rooms.c.room_id,
         user_ids.c.user_id,
     )
-    .select_from(
-        declined.join(rooms, rooms.c.nid == _D.room_nid).join(user_ids, user_ids.c.nid == _D.user_nid)
-    )
     .order_by(_D.retry_ts_ms, _D.room_nid, _D.user_nid)
+    .limit(bindparam("most"))
+)
+_NEXT = statement(_SELECT.select_from(_NAMED))
+_OF_SERVER = statement(
+    _SELECT.select_from(_NAMED.join(outside, _TOLD)).where(outside.c.server == bindparam("server"))
+)
+_SERVERS = statement(
+    select(outside.c.server)
+    .select_from(declined.join(outside, _TOLD))
+    .distinct()
+    .order_by(outside.c.server)
     .limit(bindparam("most"))
 )
 
@@ -68,6 +78,16 @@ def decline(tx: WriteTx, told: Told, retry_ts_ms: int) -> None:
 def load_next_declined(tx: Tx, most: int) -> list[Declined]:
     """Those whose time comes next."""
     return [Declined(*row) for row in tx.all(_NEXT, most=most)]
+
+
+def load_declined_of(tx: Tx, server: str, most: int) -> list[Declined]:
+    """Those of which a server told us, by when their time comes."""
+    return [Declined(*row) for row in tx.all(_OF_SERVER, server=server, most=most)]
+
+
+def load_declined_servers(tx: Tx, most: int) -> list[str]:
+    """The servers that are to be told."""
+    return list(tx.column(_SERVERS, most=most))
 
 
 def put_off_declined(tx: WriteTx, one: Declined, retry_ts_ms: int) -> None:

@@ -39,7 +39,7 @@ _FORGET = statement(
 _FORGET_ALL = statement(delete(offered).where(_of_user))
 _FORGET_KNOCKS = statement(delete(offered).where(and_(_of_user, _O.membership == int(Membership.KNOCK))))
 _IDS = statement(select(_O.event_id).where(_of_user))
-_NEXT = statement(
+_SELECT = (
     select(
         _O.room_nid,
         _O.user_nid,
@@ -56,6 +56,12 @@ _NEXT = statement(
     )
     .order_by(_O.retry_ts_ms, _O.room_nid, _O.user_nid, _O.event_id)
     .limit(bindparam("most"))
+)
+_NEXT = statement(_SELECT)
+# Those that were not tried yet are about to be, and perhaps still on their way.
+_OF_SERVER = statement(_SELECT.where(and_(_O.server == bindparam("at_server"), _O.attempts > 0)))
+_SERVERS = statement(
+    select(_O.server).where(_O.attempts > 0).distinct().order_by(_O.server).limit(bindparam("most"))
 )
 
 
@@ -114,6 +120,16 @@ def load_offered_ids(tx: Tx, room_nid: int, user_nid: int) -> set[str]:
 def load_next_offered(tx: Tx, most: int) -> list[Offered]:
     """Those whose time comes next."""
     return [Offered(*row) for row in tx.all(_NEXT, most=most)]
+
+
+def load_offered_of(tx: Tx, server: str, most: int) -> list[Offered]:
+    """Those that could not be taken back at a server when they were due."""
+    return [Offered(*row) for row in tx.all(_OF_SERVER, at_server=server, most=most)]
+
+
+def load_offered_servers(tx: Tx, most: int) -> list[str]:
+    """The servers where something could not be taken back."""
+    return list(tx.column(_SERVERS, most=most))
 
 
 def put_off_offered(tx: WriteTx, one: Offered, retry_ts_ms: int, *, tried: bool) -> None:

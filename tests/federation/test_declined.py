@@ -20,7 +20,7 @@ from homeserver.rooms.federated.declinations import (
     FIRST_WAIT_MS,
 )
 from homeserver.rooms.federated.handshakes import Accept
-from homeserver.rooms.federated.retries import LONGEST_WAIT_MS
+from homeserver.rooms.federated.retries import AT_ONCE, EARLY_AFTER_S, LONGEST_WAIT_MS
 from tests.federation.people import A, B, NetCase
 from tests.support.databases import on_each_database
 
@@ -78,6 +78,73 @@ class Declined(NetCase):
         self.asked()
         self.net.advance(10 * FIRST_S)
         self.assertEqual(0, self.asked())
+
+    def hear_from_a(self) -> None:
+        """alice's server asks bob's for something, which has nothing to do with the room."""
+        self.ok(self.a, self.alice, "GET", f"/profile/{quote(BOB)}")
+
+    def test_told_at_the_first_sign_of_life(self) -> None:
+        self.net.advance(10 * FIRST_S)
+        self.net.up(A)
+        self.assertEqual("invite", self.member()["membership"])
+        self.hear_from_a()
+        self.net.advance(EARLY_AFTER_S)
+        self.assertEqual({"membership": "leave", "reason": "no time"}, self.member())
+        self.assertEqual(0, self.left())
+        self.asked()
+        self.net.advance(100 * FIRST_S)
+        self.assertEqual(0, self.asked())
+
+    def test_told_at_the_first_sign_of_life_after_a_restart(self) -> None:
+        self.net.advance(10 * FIRST_S)
+        self.b.restart()
+        self.net.up(A)
+        self.hear_from_a()
+        self.net.advance(EARLY_AFTER_S)
+        self.assertEqual(("leave", 0), (self.member()["membership"], self.left()))
+
+    def test_several_are_told_at_once(self) -> None:
+        self.net.up(A)
+        rooms = [self.room_id]
+        for _ in range(AT_ONCE + 2):
+            self.room_id = self.create(self.a, self.alice)
+            self.invite()
+            rooms.append(self.room_id)
+        self.net.settle()
+        self.net.down(A)
+        for self.room_id in rooms[1:]:
+            self.decline()
+        self.assertEqual(len(rooms), self.left())
+        self.net.up(A)
+        self.hear_from_a()
+        self.net.advance(EARLY_AFTER_S)
+        self.assertEqual(0, self.left())
+
+    def test_signs_of_life_use_up_no_attempt(self) -> None:
+        """It speaks to us, and does not answer."""
+        self.patch(declinations, "ATTEMPTS_MOST", 3)
+        heard = self.b.app.peering.health.heard_from
+        self.asked()
+        for _ in range(10):
+            heard(ServerName(A))
+            self.net.advance(EARLY_AFTER_S)
+        self.assertEqual(1, self.asked())
+        self.net.advance(FIRST_S - 10 * EARLY_AFTER_S)
+        self.assertEqual(1, self.asked())
+        for _ in range(3):
+            heard(ServerName(A))
+            self.net.advance(EARLY_AFTER_S)
+        self.assertEqual((1, 1), (self.asked(), self.left()))
+        self.net.advance(2 * FIRST_S)
+        self.assertEqual((1, 1), (self.asked(), self.left()))
+        self.net.advance(4 * FIRST_S)
+        self.assertEqual((1, 0), (self.asked(), self.left()))
+
+    def test_another_server_gives_a_sign_of_life(self) -> None:
+        self.asked()
+        self.b.app.peering.health.heard_from(ServerName("c.example"))
+        self.net.advance(EARLY_AFTER_S)
+        self.assertEqual((0, 1), (self.asked(), self.left()))
 
     def test_after_a_restart(self) -> None:
         self.b.restart()

@@ -14,7 +14,7 @@ from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
 from homeserver.rooms.federated import offers
 from homeserver.rooms.federated.offers import ATTEMPTS_MOST, FIRST_WAIT_MS
 from homeserver.rooms.federated.remote_joins import SEND_JOIN_S
-from homeserver.rooms.federated.retries import LONGEST_WAIT_MS
+from homeserver.rooms.federated.retries import EARLY_AFTER_S, LONGEST_WAIT_MS
 from tests.federation.people import V3, A, B, C, NetCase
 from tests.support.databases import on_each_database
 
@@ -291,6 +291,34 @@ class HalfJoined(HalfCase):
         self.net.up(A)
         self.net.advance(HOUR_S)
         self.assertEqual(("leave", 0), (self.member(), self.open()))
+
+    def hear_from_a(self) -> None:
+        """alice's server asks bob's for something, which has nothing to do with the room."""
+        self.ok(self.a, self.alice, "GET", f"/profile/{quote(BOB)}")
+
+    def test_a_server_that_was_away_gives_a_sign_of_life(self) -> None:
+        self.lose_answers("/send_join/")
+        self.come()
+        self.net.down(A)
+        self.net.advance(HOUR_S)
+        self.net.untamper()
+        self.net.up(A)
+        self.hear_from_a()
+        self.net.advance(EARLY_AFTER_S)
+        self.assertEqual(("leave", 0), (self.member(), self.open()))
+
+    def test_a_sign_of_life_makes_no_haste(self) -> None:
+        """What was just sent may be on its way: neither is it taken back before its time, nor is a refusal believed."""
+        self.net.tamper(lambda _, request: Unreachable("cut") if "/send_join/" in request.uri else None)
+        self.come()
+        self.net.untamper()
+        self.hear_from_a()
+        self.net.advance(EARLY_AFTER_S)
+        self.assertEqual((1, 0), (self.open(), self.sent("make_leave")))
+        self.net.advance(FIRST_S)
+        self.hear_from_a()
+        self.net.advance(EARLY_AFTER_S)
+        self.assertEqual((1, 1), (self.open(), self.sent("make_leave")))
 
     def test_sent_away_meanwhile(self) -> None:
         self.lose_answers("/send_join/")

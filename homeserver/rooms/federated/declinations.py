@@ -1,7 +1,8 @@
 """Leaves of rooms that this server is not in: rejected invites and knocks taken back, told to a server of the room.
 
 1. The user is out whatever the others say. Where none of them answers, what they are to be told is kept, with the leave
-   and in the same transaction, and tried again, later and later, for about a week.
+   and in the same transaction, and tried again, later and later, for about a week; and when the server that told of the
+   invite gives a sign of life.
 2. It is over when a server has taken or refused it, or when the user is something else to the room meanwhile: invited
    again, or about to join. A leave that came after that would undo it, so this is looked at before each request.
 
@@ -19,7 +20,7 @@ from federation.flows.handshake import Accepted, Failed, NeedAccepted, Refused, 
 from federation.ids import RoomId, ServerName, UserId, domain_of
 from homeserver.db.threads import Database
 from homeserver.rooms.federated.handshakes import Handshakes, to_client
-from homeserver.rooms.federated.retries import Retries, wait_after
+from homeserver.rooms.federated.retries import Retries, Table, wait_after
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
@@ -27,6 +28,8 @@ from homeserver.store.declined import (
     Declined,
     decline,
     forget_declined,
+    load_declined_of,
+    load_declined_servers,
     load_next_declined,
     put_off_declined,
 )
@@ -61,8 +64,9 @@ class Declinations:
         self._log = log
         self._retries: Retries[Declined] = Retries(
             "tell of declined invites",
-            lambda most: database.read(load_next_declined, most),
+            Table(load_next_declined, load_declined_of, load_declined_servers),
             self._try,
+            database,
             tasks,
             clock,
         )
@@ -86,6 +90,7 @@ class Declinations:
     async def put_off(self, told: Told) -> None:
         """Note a leave that nobody could be told of: it is tried again."""
         await self._worker.work(decline, told, self._clock.now_ms() + FIRST_WAIT_MS)
+        self._retries.expect(told.server)
         self._retries.look()
 
     async def forget(self, room_id: RoomId, user_id: UserId, room_nid: int, user_nid: int) -> None:
@@ -95,7 +100,11 @@ class Declinations:
 
     # --- again ---------------------------------------------------------------------------------------
 
-    async def _try(self, one: Declined) -> None:
+    def heard_from(self, server: ServerName) -> None:
+        """A sign of life of a server."""
+        self._retries.heard_from(server)
+
+    async def _try(self, one: Declined, early: bool) -> None:
         row = await self._find(one)
         outcome: Accepted | Failed | None = None
         if row is not None:
@@ -103,6 +112,8 @@ class Declinations:
             content: dict[str, Any] = msgspec.json.decode(row.event)["content"]
             wish = Wish("leave", room_id, user_id, content)
             outcome = await self._tell(wish, [ServerName(row.server), *servers_of(room_id)], one)
+        if early and isinstance(outcome, Failed) and may_pass(outcome):
+            return
         if isinstance(outcome, Failed) and may_pass(outcome) and one.attempts + 1 < ATTEMPTS_MOST:
             wait_ms = wait_after(FIRST_WAIT_MS, one.attempts)
             await self._worker.work(put_off_declined, one, self._clock.now_ms() + wait_ms)

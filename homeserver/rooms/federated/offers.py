@@ -8,7 +8,7 @@ here; the user was told that it failed, or nothing at all.
 2. Where nothing was told by the server (no answer, or one of a proxy's), the same event is offered to it once more, in
    what is left of the time: taking it twice is taking it once. Only then others are asked, with an event of their own.
 3. What is still open when the request has failed is taken back: by a leave at that server, sooner or later, for about a
-   week. Not done in the background after all: the user has been told that they are not in the room.
+   week, and as soon as a server that did not take the leave gives a sign of life. Not done in the background after all: the user has been told that they are not in the room.
 4. A leave is made only of what was offered. Where the room has the user by something else (the invite that the join would
    have accepted, an invite that came since), there is nothing to take back. Nor is there when the user has come in.
 5. A refusal is believed when it is said a second time, later: the event may have been on its way to a server that said
@@ -31,7 +31,7 @@ from federation.ids import RoomId, ServerName, UserId
 from homeserver.db.threads import Database
 from homeserver.rooms.federated.declinations import servers_of
 from homeserver.rooms.federated.handshakes import Handshakes, to_client
-from homeserver.rooms.federated.retries import Retries, wait_after
+from homeserver.rooms.federated.retries import Retries, Table, wait_after
 from homeserver.rooms.federated.stripped import strip, stripped_json
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.log import Log
@@ -44,6 +44,8 @@ from homeserver.store.offered import (
     forget_offered,
     load_next_offered,
     load_offered_ids,
+    load_offered_of,
+    load_offered_servers,
     note_offered,
     put_off_offered,
     take_back,
@@ -83,8 +85,9 @@ class Offers:
         self._trying: Counter[tuple[str, str]] = Counter()  # rooms and who is about to come in
         self._retries: Retries[Offered] = Retries(
             "take back what was offered",
-            lambda most: database.read(load_next_offered, most),
+            Table(load_next_offered, load_offered_of, load_offered_servers),
             self._try,
+            database,
             tasks,
             clock,
         )
@@ -134,8 +137,14 @@ class Offers:
 
     # --- taking back ---------------------------------------------------------------------------------
 
-    async def _try(self, one: Offered) -> None:
+    def heard_from(self, server: ServerName) -> None:
+        """A sign of life of a server."""
+        self._retries.heard_from(server)
+
+    async def _try(self, one: Offered, early: bool) -> None:
         if self._trying[one.room_id, one.user_id]:
+            if early:
+                return
             await self._put_off(one, FIRST_WAIT_MS, tried=False)
             return
         if self._came_in(one):
@@ -147,8 +156,12 @@ class Offers:
             told = Told.by(one.room_nid, one.user_nid, outcome.server, event, stripped_json([strip(event)]))
             await self._worker.work(take_back, one, told)
             how = "taken back what nobody had answered"
+        elif early:
+            return  # a refusal too is to be said when the time has come: see rule 5
         elif self._is_open(one, outcome) and one.attempts + 1 < ATTEMPTS_MOST:
             await self._put_off(one, wait_after(FIRST_WAIT_MS, one.attempts), tried=True)
+            if _tells_nothing(one, outcome):
+                self._retries.expect(one.server)
             return
         else:
             await self._worker.work(forget_offered, one)
@@ -180,13 +193,18 @@ class Offers:
 
     def _is_open(self, one: Offered, failed: Failed) -> bool:
         """Whether the server to which it was offered may still have the user, now or in a moment."""
-        said = [answer for answer in failed.said if answer.server == one.server]
-        if not one.attempts and said:
+        if not one.attempts and any(answer.server == one.server for answer in failed.said):
             return True
-        return any(isinstance(answer, Silent) or is_lost(answer) or answer.status == 429 for answer in said)
+        return _tells_nothing(one, failed)
 
     async def _put_off(self, one: Offered, wait_ms: int, *, tried: bool) -> None:
         await self._worker.work(put_off_offered, one, self._clock.now_ms() + wait_ms, tried=tried)
+
+
+def _tells_nothing(one: Offered, failed: Failed) -> bool:
+    """Whether the server to which it was offered did not answer, or not now."""
+    said = [answer for answer in failed.said if answer.server == one.server]
+    return any(isinstance(answer, Silent) or is_lost(answer) or answer.status == 429 for answer in said)
 
 
 def is_lost(answer: Any) -> bool:

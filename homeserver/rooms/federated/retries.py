@@ -2,23 +2,35 @@
 
 Crash-safe, since it is the table that knows. One attempt at a time for each user and room, some of them side by side.
 
+A server that was away and gives a sign of life is tried early: what waits for it need not wait for its time. That is an
+attempt beside the others: where it fails the row stays as it is, so a server that speaks but does not answer uses up none.
+
 # spec: server-server-api#leaving-rooms-rejecting-invites
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
 from twisted.python.failure import Failure
 
-from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.db.threads import Database
+from homeserver.db.tx import Tx
+from homeserver.runtime.clock import Clock, DelayedCall, sleep
 from homeserver.runtime.tasks import TaskGroup
 
 # LIMIT(requests at once: the others wait for those that a dead server lets wait)
 AT_ONCE = 8
 LONGEST_WAIT_MS = 6 * 3600 * 1000
+# After a sign of life, so that whoever else had given the server up has heard of it too.
+EARLY_AFTER_S: Final = 2.0
+# A server that speaks to us but does not answer is not tried more often than this.
+EARLY_AGAIN_S: Final = 60.0
+# LIMIT(memory: names of servers; what waits for others is tried when it is due)
+AWAITED_MOST: Final = 10_000
 
 Key = tuple[str, str]
 """A room and a user, by their ids."""
@@ -43,19 +55,31 @@ def wait_after(first_wait_ms: int, attempts: int) -> int:
     return min(first_wait_ms << (attempts + 1), LONGEST_WAIT_MS)
 
 
+@dataclass(frozen=True, slots=True)
+class Table(Generic[Row]):
+    """How it is read."""
+
+    load_next: Callable[[Tx, int], Sequence[Row]]  # so many rows, by when they are due
+    load_of: Callable[[Tx, str, int], Sequence[Row]]  # so many of those that a server may be asked for early
+    load_servers: Callable[[Tx, int], Sequence[str]]  # so many servers that there are such rows of
+
+
 class Retries(Generic[Row]):
-    """``load_next``: so many rows, by when they are due. ``try_one`` MUST delete the row, or give it a later time."""
+    """``try_one`` MUST delete the row, or give it a later time. When it is told that it is early, it MAY leave it as it is,
+    and MUST NOT count the attempt."""
 
     def __init__(
         self,
         name: str,
-        load_next: Callable[[int], Awaitable[Sequence[Row]]],
-        try_one: Callable[[Row], Coroutine[Any, Any, None]],
+        table: Table[Row],
+        try_one: Callable[[Row, bool], Coroutine[Any, Any, None]],
+        database: Database,
         tasks: TaskGroup,
         clock: Clock,
     ) -> None:
         self._name = name
-        self._load_next = load_next
+        self._table = table
+        self._database = database
         self._try_one = try_one
         self._tasks = tasks
         self._clock = clock
@@ -63,10 +87,16 @@ class Retries(Generic[Row]):
         self._timer: DelayedCall | None = None
         self._running: dict[Key, Deferred[None]] = {}
         self._held: set[Key] = set()
+        self._awaited: dict[
+            str, float
+        ] = {}  # for which servers something waits: from when on they may be tried early
+        self._back: dict[str, None] = {}  # those of them that gave a sign of life, in that order
+        self._early = False
 
     def start(self) -> None:
         """Begin, with what an earlier process left over."""
         self._started = True
+        self._tasks.spawn_restarting(f"{self._name}, by whom", self._learn)
         self.look()
 
     def stop(self) -> None:
@@ -95,14 +125,56 @@ class Retries(Generic[Row]):
         if key not in self._held:
             running.cancel()
             return
-        waiter: Deferred[None] = Deferred()
+        await _end_of(running)
 
-        def ended(outcome: Any) -> Any:
-            waiter.callback(None)
-            return outcome
+    # --- servers that are back -----------------------------------------------------------------------
 
-        running.addBoth(ended)
-        await waiter
+    def expect(self, server: str) -> None:
+        """This server did not take something: it is tried again as soon as it gives a sign of life."""
+        if len(self._awaited) < AWAITED_MOST:
+            self._awaited.setdefault(server, 0.0)
+
+    def heard_from(self, server: str) -> None:
+        """A sign of life: it asked us something, or answered."""
+        allowed_s = self._awaited.get(server)
+        if allowed_s is None or not self._started or self._tasks.stopped:
+            return
+        now_s = self._clock.monotonic()
+        if now_s >= allowed_s:
+            self._awaited[server] = now_s + EARLY_AGAIN_S
+            self._back[server] = None
+            if not self._early:
+                self._early = True
+                self._tasks.spawn(f"{self._name}, early", self._try_early())
+
+    async def _learn(self) -> None:
+        for server in await self._database.read(self._table.load_servers, AWAITED_MOST):
+            self.expect(server)
+
+    async def _try_early(self) -> None:
+        """One server after the other."""
+        try:
+            await sleep(self._clock, EARLY_AFTER_S)
+            while self._back:
+                server = next(iter(self._back))
+                del self._back[server]
+                await self._try_all_of(server)
+        finally:
+            self._early = False
+
+    async def _try_all_of(self, server: str) -> None:
+        """Until nothing is left for it, or only what has failed."""
+        tried: set[Row] = set()
+        while True:
+            allowed_s = self._awaited.pop(server, 0.0)
+            found = await self._database.read(self._table.load_of, server, AT_ONCE)
+            if not found:
+                return
+            self._awaited[server] = allowed_s
+            fresh = [one for one in found if one not in tried and _key_of(one) not in self._running]
+            if not fresh:
+                return
+            tried.update(await self._try_all(fresh, early=True))
 
     # --- the work ------------------------------------------------------------------------------------
 
@@ -114,10 +186,10 @@ class Retries(Generic[Row]):
         while self._again:
             self._again = False
             now_ms = self._clock.now_ms()
-            waiting = await self._load_next(AT_ONCE)
+            waiting = await self._database.read(self._table.load_next, AT_ONCE)
             due = [one for one in waiting if one.retry_ts_ms <= now_ms]
             if due:
-                await self._try_all(due)
+                await self._try_all(due, early=False)
                 self._again = True
         self._looking = False
         self._stop_timer()
@@ -130,18 +202,22 @@ class Retries(Generic[Row]):
             self._timer.cancel()
         self._timer = None
 
-    async def _try_all(self, due: Sequence[Row]) -> None:
+    async def _try_all(self, rows: Sequence[Row], *, early: bool) -> Sequence[Row]:
         """Raises what went wrong here (a database that is away), when all have ended."""
-        first = {(one.room_id, one.user_id): one for one in reversed(due)}
+        first = {_key_of(one): one for one in reversed(rows)}
         ended: Sequence[tuple[bool, Any]] = await DeferredList(
-            [self._begin(key, one) for key, one in first.items()], consumeErrors=True
+            [self._begin(key, one, early=early) for key, one in first.items()], consumeErrors=True
         )
         for _, failure in ended:
             if isinstance(failure, Failure) and not failure.check(CancelledError):
                 failure.raiseException()
+        return list(first.values())
 
-    def _begin(self, key: Key, one: Row) -> Deferred[None]:
-        running = self._running[key] = Deferred.fromCoroutine(self._try_one(one))
+    def _begin(self, key: Key, one: Row, *, early: bool) -> Deferred[None]:
+        under_way = self._running.get(key)
+        if under_way is not None:
+            return _end_of(under_way)  # an early one; should it fail, this one is still due
+        running = self._running[key] = Deferred.fromCoroutine(self._try_one(one, early))
 
         def ended(outcome: Any) -> Any:
             del self._running[key]
@@ -149,3 +225,18 @@ class Retries(Generic[Row]):
             return outcome
 
         return running.addBoth(ended)
+
+
+def _key_of(one: Due) -> Key:
+    return one.room_id, one.user_id
+
+
+def _end_of(running: Deferred[None]) -> Deferred[None]:
+    waiter: Deferred[None] = Deferred()
+
+    def ended(outcome: Any) -> Any:
+        waiter.callback(None)
+        return outcome
+
+    running.addBoth(ended)
+    return waiter
