@@ -20,7 +20,7 @@ from homeserver.db.threads import Database
 from homeserver.oauth.clients import Clients
 from homeserver.oauth.id_tokens import IdTokens
 from homeserver.oauth.scopes import parse_scope
-from homeserver.oauth.types import DEVICE_CODE, AuthorizationRequest, Client, DeviceRequest, OAuthError
+from homeserver.oauth.types import DEVICE_CODE, AuthorizationRequest, Client, DeviceRequest, OAuthError, Scope
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.store import oauth
@@ -168,12 +168,12 @@ class Grants:
         verifier = _required(said, "code_verifier")
         if _VERIFIER.fullmatch(verifier) is None or not compare_digest(_challenge(verifier), row.challenge):
             raise _invalid("code_verifier does not fit")
-        opening, answer = self._open(client, row.scope)
+        scope, opening, answer = self._open(client, row.scope)
         with _device_refused():
             made = await self._worker.work(oauth.exchange_code, code_hash, client.client_id, opening)
         if made is None:
             raise _invalid("The code is over, or was used")
-        return await self._answer(made, answer)
+        return await self._answer(made, scope, answer)
 
     async def _exchange_device_code(self, said: Mapping[str, str]) -> dict[str, Any]:
         code_hash = hash_token(_required(said, "device_code"))
@@ -188,12 +188,12 @@ class Grants:
             raise OAuthError("access_denied", "The request was refused")
         if row.verdict == Verdict.NONE:
             raise self._pending(code_hash)
-        opening, answer = self._open(client, row.scope)
+        scope, opening, answer = self._open(client, row.scope)
         with _device_refused():
             made = await self._worker.work(oauth.exchange_device_code, code_hash, client.client_id, opening)
         if made is None:
             raise _invalid("The device code is over, or was used")
-        return await self._answer(made, answer)
+        return await self._answer(made, scope, answer)
 
     def _pending(self, code_hash: bytes) -> OAuthError:
         now_s = self._clock.monotonic()
@@ -236,8 +236,8 @@ class Grants:
             raise OAuthError("invalid_client", "The app is not registered (any more)", 401)
         return client
 
-    def _open(self, client: Client, scope: str) -> tuple[Opening, dict[str, Any]]:
-        """Draw the tokens of a login."""
+    def _open(self, client: Client, scope: str) -> tuple[Scope, Opening, dict[str, Any]]:
+        """Read what was granted, and draw the tokens of a login."""
         wanted = parse_scope(scope)
         if isinstance(wanted, str):
             raise OAuthError("invalid_scope", wanted)
@@ -251,17 +251,16 @@ class Grants:
             hash_token(family),
             self._clock.now_ms(),
         )
-        return opening, answer
+        return wanted, opening, answer
 
     def _draw(self, family: str) -> tuple[NewTokens, dict[str, Any]]:
         """New tokens, as hashes and in clear. All refresh tokens of a login begin alike: an old one is known by that."""
         drawn = draw_tokens(self._entropy, self._config, self._clock.now_ms(), family)
         return drawn.stored, _told(drawn.access_token, drawn.refresh_token, drawn.lifetime_s)
 
-    async def _answer(self, made: Exchanged, answer: dict[str, Any]) -> dict[str, Any]:
-        answer["scope"] = made.scope
-        scope = parse_scope(made.scope)
-        if not isinstance(scope, str) and scope.wants_id_token:
+    async def _answer(self, made: Exchanged, scope: Scope, answer: dict[str, Any]) -> dict[str, Any]:
+        answer["scope"] = scope.text
+        if scope.wants_id_token:
             user_id = (await self._interner.user_names([made.user_nid]))[made.user_nid]
             answer["id_token"] = await self._id_tokens.make(user_id, made.client_id, made.nonce)
         return answer

@@ -62,7 +62,8 @@ class AuthorizationRequests:
             _first(args, "state"),
             _first(args, "nonce"),
             _first(args, "login_hint"),
-            *_prompts(_first(args, "prompt") or ""),
+            # `create` and `login` are the pages' (`api/account/gate.py`).
+            "none" in (_first(args, "prompt") or "").split(" "),
         )
         if request.state is not None and len(request.state) > _VALUE_LENGTH_MOST:
             request = replace(request, state=None)
@@ -131,8 +132,3 @@ def _first(args: Mapping[str, Sequence[str]], name: str) -> str | None:
     """A value, where it is there and not empty. spec: RFC 6749 section 3.1"""
     values = args.get(name)
     return values[0] if values and values[0] and "\0" not in values[0] else None
-
-
-def _prompts(text: str) -> tuple[bool, bool]:
-    said = text.split(" ")
-    return "create" in said, "none" in said

@@ -78,7 +78,6 @@ class AuthorizationRequest:
     state: str | None = None
     nonce: str | None = None
     login_hint: str | None = None
-    wants_account: bool = False  # prompt=create
     wants_nobody: bool = False  # prompt=none: without asking anybody, so in vain
 
 

@@ -126,7 +126,6 @@ class Exchanged:
     user_nid: int
     device_nid: int
     client_id: str
-    scope: str
     nonce: str | None = None
 
 
@@ -172,7 +171,7 @@ def exchange_code(tx: WriteTx, code_hash: bytes, client_id: str, opening: Openin
     if device_nid is None:
         return None
     tx.run(_USE, the_hash=code_hash, the_device=device_nid)
-    return Exchanged(code.user_nid, device_nid, client_id, code.scope, code.nonce)
+    return Exchanged(code.user_nid, device_nid, client_id, code.nonce)
 
 
 def _open(tx: WriteTx, user_nid: int, client_id: str, scope: str, opening: Opening) -> int | None:
@@ -226,7 +225,7 @@ def exchange_device_code(tx: WriteTx, code_hash: bytes, client_id: str, opening:
         return None
     device_nid = _open(tx, code.user_nid, client_id, code.scope, opening)
     tx.run(_DROP_DEVICE, hash=code_hash)
-    return None if device_nid is None else Exchanged(code.user_nid, device_nid, client_id, code.scope)
+    return None if device_nid is None else Exchanged(code.user_nid, device_nid, client_id)
 
 
 def drop_device_code(tx: WriteTx, code_hash: bytes) -> None:

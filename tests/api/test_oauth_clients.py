@@ -198,7 +198,8 @@ class Requests(OAuthCase):
         self.assertEqual(
             ("APPDEVICE1", "the state", "n"), (request.scope.device_id, request.state, request.nonce)
         )
-        self.assertTrue(request.wants_account)
+        self.assertFalse(request.wants_nobody)
+        self.assertTrue(self.parse(prompt="login none").wants_nobody)
         answer = self.app.app.services.authorizing.requests.answer
         self.assertEqual(
             "https://app.example/callback?code=x&state=the+state&iss=https%3A%2F%2Fchat.test.example%2F",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
+from homeserver.accounts.lost_passwords import redeem_proof
 from homeserver.accounts.users import Accounts
 from homeserver.accounts.validations import Validations
 from homeserver.api.account import places
@@ -25,14 +26,13 @@ from homeserver.api.account.page import (
 )
 from homeserver.api.account.shown import shown_routes
 from homeserver.api.account.visitors import Visitors, read_form
-from homeserver.http.errors import MatrixError, forbidden, user_locked
+from homeserver.http.errors import MatrixError, forbidden
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Route
 from homeserver.http.router import address_key
 from homeserver.oauth.metadata import AUTHORIZE, LINK
-from homeserver.store.threepids import EMAIL
 from homeserver.store.users import Account
 from homeserver.store.validations import Purpose
 
@@ -92,13 +92,7 @@ class ForgottenApi:
         proof = await self._validations.proven(Purpose.PASSWORD, said.get("sid"), said.get("client_secret"))
         if proof is None:
             raise forbidden("The address is not confirmed yet: open the link in the letter")
-        account = await self._accounts.find_by_address(EMAIL, proof.address)
-        if account is None:
-            raise forbidden("No account has this address any more")
-        if account.locked:
-            raise user_locked()
-        if not await self._validations.use_up(proof):
-            raise forbidden("The letter was used already")
+        account = await redeem_proof(self._accounts, self._validations, proof)
         # As by the API: whoever had the old password may not have been they.
         await self._accounts.set_password(account.user_id, password, log_out=True)
         return account

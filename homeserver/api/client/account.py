@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from homeserver.accounts.login import Identity
+from homeserver.accounts.lost_passwords import redeem_proof
 from homeserver.accounts.passwords import check_new_password
 from homeserver.accounts.threepids import Threepids
 from homeserver.accounts.types import Requester
@@ -16,11 +17,10 @@ from homeserver.accounts.uia import InteractiveAuth, Offer
 from homeserver.accounts.users import Accounts
 from homeserver.accounts.validations import STAGE, Validations
 from homeserver.config.schema import Passwords
-from homeserver.http.errors import MatrixError, forbidden, missing_param, missing_token, user_locked
+from homeserver.http.errors import MatrixError, missing_param, missing_token
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
-from homeserver.store.threepids import EMAIL
 from homeserver.store.validations import Purpose, Validation
 
 
@@ -126,14 +126,8 @@ class AccountApi:
         if proof is None:
             assert requester is not None  # the other flow is of those who are logged in
             return requester.user_id
-        account = await self._accounts.find_by_address(EMAIL, proof.address)
-        if account is None or (requester is not None and account.user_nid != requester.user_nid):
-            raise forbidden("This is not the address of the account")
-        if account.locked:
-            raise user_locked()
-        if not await self._validations.use_up(proof):
-            raise forbidden("The proof was used up meanwhile")
-        return account.user_id
+        of_nid = None if requester is None else requester.user_nid
+        return (await redeem_proof(self._accounts, self._validations, proof, of_nid)).user_id
 
     async def deactivate(self, request: Request) -> dict[str, str]:
         """End the account for good."""

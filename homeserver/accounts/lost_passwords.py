@@ -1,0 +1,32 @@
+"""Whose password is changed by who has lost it: the account's whose address they have proven to read.
+
+spec: client-server-api#post_matrixclientv3accountpassword
+"""
+
+from __future__ import annotations
+
+from homeserver.accounts.users import Accounts
+from homeserver.accounts.validations import Validations
+from homeserver.http.errors import forbidden, user_locked
+from homeserver.store.threepids import EMAIL
+from homeserver.store.users import Account
+from homeserver.store.validations import Validation
+
+
+async def redeem_proof(
+    accounts: Accounts, validations: Validations, proof: Validation, of_nid: int | None = None
+) -> Account:
+    """The account of a proven address, with ``of_nid`` of that user alone. The proof is good for this once.
+
+    Raises MatrixError where there is none, where it is locked, and where the proof was redeemed already.
+    """
+    account = await accounts.find_by_address(EMAIL, proof.address)
+    if account is None:
+        raise forbidden("No account has this address any more")
+    if of_nid is not None and account.user_nid != of_nid:
+        raise forbidden("This is not the address of the account")
+    if account.locked:
+        raise user_locked()
+    if not await validations.use_up(proof):
+        raise forbidden("The letter was used already")
+    return account
