@@ -70,6 +70,7 @@ class RequestReader:
         "_ready",
         "_refusal",
         "_slice_bytes",
+        "_tell",
         "_url",
         "_wire_bytes",
         "body_timeout_s",
@@ -101,6 +102,7 @@ class RequestReader:
         self._slice_bytes = 0
         self._chunked = False
         self._max_body = 0
+        self._tell: Callable[[MatrixError], Response] = MatrixError.to_response
         self._parts: list[bytes] = []
         self.phase: int = IDLE
         self.messages = 0
@@ -145,7 +147,7 @@ class RequestReader:
             stream.fail(error)
         else:
             pending = Pending("GET", keep_alive=False)
-            pending.refusal = error.to_response()
+            pending.refusal = self._tell(error)
             self._ready.append(pending)
         self._drop_current()
 
@@ -164,6 +166,7 @@ class RequestReader:
     def _drop_current(self) -> None:
         self.current = None
         self._parts = []
+        self._tell = MatrixError.to_response
         self.phase = IDLE
 
     def _count_wire(self, size: int) -> None:
@@ -201,6 +204,7 @@ class RequestReader:
         if self._is_muted:
             return
         self.phase = HEAD
+        self._tell = MatrixError.to_response
         self.messages += 1
         self._url = b""
         self._headers = Headers()
@@ -246,6 +250,7 @@ class RequestReader:
         else:
             match = self._edge.router.resolve(method, target.partition(b"?")[0], self._edge.serve)
             self._max_body = match.route.max_body
+            self._tell = match.route.refuse
             self.body_timeout_s = match.route.body_timeout_s
             client_ip = self._edge.client_ip(headers) or self._peer if self._peer_is_proxy else self._peer
             pending.request = Request(

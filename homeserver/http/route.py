@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal, Protocol
 
+from homeserver.http.errors import MatrixError
+from homeserver.http.response import Response
+
 Handler = Callable[..., Awaitable[Any]]
 Parameter = tuple[str, Callable[[str], Any]]
 """The name that the handler knows a path parameter by, and its converter."""
@@ -78,6 +81,8 @@ class Route:
     """A suspended account may call it; what it may GET it may in any case."""
     locked_may: bool = False
     """A locked account may call it."""
+    refuse: Callable[[MatrixError], Response] = MatrixError.to_response
+    """How a refusal is told, the router's own too: to clients as the standard error, to people as a page."""
     upgrade: bool = False
     """A GET that may ask for `Upgrade`: the server's upgrade hook takes the connection over."""
 

@@ -223,19 +223,20 @@ class Router:
         try:
             return await self._run(request)
         except MatrixError as error:
-            return error.to_response()
+            refusal = error
         except Malformed as error:
-            return MatrixError(error.status, error.errcode, str(error)).to_response()
+            refusal = MatrixError(error.status, error.errcode, str(error))
         except (ClientGone, CancelledError):
             # Nobody reads this answer: the connection is gone, or the server is stopping hard.
-            return MatrixError(503, "M_UNKNOWN", "The request was given up").to_response()
+            refusal = MatrixError(503, "M_UNKNOWN", "The request was given up")
         except Exception as error:  # noqa: BLE001 (this is where our bugs become a 500 and a log entry)
-            known = self._translate(error)
-            if known is not None:
-                return known.to_response()
-            error_id = self._new_error_id()
-            self._log_failure(error_id, request, error)
-            return MatrixError(500, "M_UNKNOWN", f"Internal server error ({error_id})").to_response()
+            refusal = self._translate(error) or self._fault(request, error)
+        return request.match.route.refuse(refusal)
+
+    def _fault(self, request: Request, error: Exception) -> MatrixError:
+        error_id = self._new_error_id()
+        self._log_failure(error_id, request, error)
+        return MatrixError(500, "M_UNKNOWN", f"Internal server error ({error_id})")
 
     async def _run(self, request: Request) -> Response:
         """Listener group (in resolve), authentication, rate limit, path parameters, body, handler: in this order."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from homeserver.config.schema import RateLimit, RateLimits
 from homeserver.http.route import Auth, Route
 from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
+from tests.support.http import Answer
 from tests.support.oauth import BASE, FORM
 
 FORMS: tuple[tuple[bytes, dict[str, str]], ...] = (
@@ -32,6 +35,29 @@ class Hostile(DatabaseCase):
         pages = [one for one in posted if one.template.startswith(("/account", "/oauth2/"))]
         self.assertGreater(len(pages), 8)
         return pages
+
+    def assert_page(self, answer: Answer, status: int, text: str) -> None:
+        self.assertEqual(status, answer.status)
+        self.assertIn(b"<!doctype html>", answer.body)
+        self.assertIn(text.encode(), answer.body)
+        self.assertEqual("text/html; charset=utf-8", answer.headers["content-type"].lower())
+        self.assertEqual("no-store", answer.headers["cache-control"])
+
+    def test_too_much(self) -> None:
+        for route in self.pages():
+            answer = self.app.answer("POST", route.template, b"a" * (route.max_body + 1), headers=FORM)
+            self.assert_page(answer, 413, "The request is too large.")
+
+    def test_too_often(self) -> None:
+        limits = RateLimits(read=RateLimit(0.5, 1), write=RateLimit(0.5, 1))
+        self.app.config = replace(self.app.config, rate_limits=limits)
+        self.app.restart()
+        (*_, path) = {route.template for route in self.pages()}
+        for method in ("GET", "POST"):
+            self.assertNotEqual(429, self.app.answer(method, path).status)
+            answer = self.app.answer(method, path)
+            self.assert_page(answer, 429, "That was too often. Please try again in 2 seconds.")
+            self.assertEqual("2", answer.headers["retry-after"])
 
     def test_what_is_no_form(self) -> None:
         for route in self.pages():

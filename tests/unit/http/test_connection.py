@@ -9,8 +9,11 @@ from ipaddress import ip_network
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
+from homeserver.http.errors import MatrixError
 from homeserver.http.limits import HttpLimits
+from homeserver.http.request import Request
 from homeserver.http.response import Response
+from homeserver.http.route import Auth, Route
 from tests.unit.http.support import CORS, Site, chunked, get, post
 
 
@@ -100,6 +103,30 @@ class BodyTests(SynchronousTestCase):
         self.connection.send(chunked([b"x" * 500, b"x" * 500]))
         self.connection.send(chunked([b"x" * 500, b"x" * 501]))
         self.assertEqual([reply.status for reply in self.connection.replies()], [200, 413])
+
+    def test_a_route_says_in_its_own_way_what_is_too_large(self) -> None:
+        async def show(_: Request) -> str:
+            raise ZeroDivisionError
+
+        def refuse(error: MatrixError) -> Response:
+            return Response(error.status, b"<p>No</p>", content_type=b"text/html")
+
+        route = Route(
+            method="POST", template="/page", handler=show, spec="test", auth=Auth.NONE, max_body=9, refuse=refuse
+        )  # fmt: skip
+        site = Site(extra=[route])
+        for data in (post(b"x" * 10, "/page"), chunked([b"x" * 5, b"x" * 5], "/page")):
+            connection = site.connect()
+            connection.send(post(b"x" * 9, "/echo") + data)
+            good, page = connection.replies()
+            self.assertEqual((200, 413, b"<p>No</p>"), (good.status, page.status, page.body))
+        # A fault of ours too; but not what comes after it and is no request of that route's.
+        connection = site.connect()
+        connection.send(post(b"", "/page") + post(b"x" * 1001))
+        page, refusal = connection.replies()
+        self.assertEqual((500, b"<p>No</p>"), (page.status, page.body))
+        self.assertEqual((413, "M_TOO_LARGE"), (refusal.status, refusal.json["errcode"]))
+        site.failures.clear()
 
     def test_each_route_has_its_own_limit(self) -> None:
         self.connection.send(post(b"x" * 99_999, "/echo/name", method="PUT"))
