@@ -7,7 +7,9 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import func, select
+from twisted.internet.defer import Deferred
 
+from federation.ids import ServerName
 from homeserver.db.schema.rooms import offered
 from homeserver.db.statements import statement
 from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
@@ -373,6 +375,27 @@ class HalfAccepted(HalfCase):
         self.assertEqual([502, 200], [self.come(), self.come()])
         self.net.advance(HOUR_S)
         self.assertEqual(("join", "join", 0), (self.member(), self.at_home(), self.open()))
+
+    def test_tried_again_while_the_leave_is_on_its_way(self) -> None:
+        """It cannot be called back: the join waits for it, and is none then, as the invite is used up. Nobody is in and out."""
+        self.lose_answers("/send_join/", most=2)
+        self.come()
+        call, joins = self.net._call, list[Any]()
+
+        def slowly(origin: ServerName, request: PeerRequest) -> Any:
+            if "/send_leave/" not in request.uri:
+                return call(origin, request)
+            joins.append(self.start_join())
+            answered: Deferred[Any] = Deferred()
+            # Whether or not anybody waits for the answer any more.
+            self.net.time.callLater(10.0, lambda: call(origin, request).chainDeferred(answered))
+            return answered
+
+        self.patch(self.net, "_call", slowly)
+        self.net.advance(FIRST_S)
+        self.net.advance(HOUR_S)
+        self.assertEqual([403], [self.net.wait(one).status for one in joins])
+        self.assertEqual(("leave", "", 0), (self.member(), self.at_home(), self.open()))
 
     def test_declined_after_all(self) -> None:
         self.lose_answers("/send_join/")
