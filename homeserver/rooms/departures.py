@@ -3,6 +3,9 @@
 Crash-safe without a list of its own: what is left to do is "accounts that are deactivated and still in rooms", which
 is looked up again at the start of the server. Rooms are left one after the other, each in a turn of its own; what a
 full inbox or an absent database refuses is tried again, later and later.
+
+Who has no account any more may still come to be in a room: another server took a join of theirs and its answer got lost,
+or a resolution undid their leave. So whoever is gone stays known, and leaves again.
 spec: client-server-api#post_matrixclientv3accountdeactivate
 """
 
@@ -20,7 +23,7 @@ from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change, Kind
-from homeserver.store.placement import Membership
+from homeserver.store.placement import MOVING, Membership, moves_of
 from homeserver.store.users import load_account, load_deactivated
 from homeserver.stream.index import MembershipIndex
 
@@ -47,18 +50,24 @@ class Departures:
         self._tasks = tasks
         self._log = log
         self._leaving: set[int] = set()
+        self._gone: set[int] = set()  # whose accounts are deactivated
 
     def start(self) -> None:
         """Look for deactivated users who are still in rooms."""
         self._tasks.spawn_restarting("departures left over", self._resume)
 
-    kinds = frozenset({Kind.ACCOUNT})  # what ``apply`` looks at
+    kinds = MOVING | {Kind.ACCOUNT}  # what ``apply`` looks at
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Follow the log. The payload is not asked for: another process's changes of accounts have none."""
+        """Follow the log. Another process's changes of accounts do not say what became of them: it is looked up."""
         for change in changes:
-            if change.kind == Kind.ACCOUNT and self._rooms_to_leave(-change.topic):
-                self._begin(-change.topic)
+            if change.kind == Kind.ACCOUNT:
+                if change.payload is None or change.payload.what == "deactivated":
+                    self._begin(-change.topic)
+            elif self._gone:
+                for move in moves_of(change):
+                    if move.member_nid in self._gone and move.membership in _PRESENT:
+                        self._begin(move.member_nid)
 
     def _begin(self, user_nid: int) -> None:
         if self._tasks.stopped:
@@ -73,12 +82,14 @@ class Departures:
 
     async def _resume(self) -> None:
         for user_nid in await self._tools.database.read(load_deactivated):
+            self._gone.add(user_nid)
             if self._rooms_to_leave(user_nid):
                 self._begin(user_nid)
 
     async def _depart(self, user_nid: int) -> None:
         account = await self._tools.database.read(load_account, user_nid)
         if account is not None and account.deactivated:
+            self._gone.add(user_nid)
             refused: set[int] = set()
             # Again, until there is none: a join may have been under way when the account ended.
             while remaining := [nid for nid in self._rooms_to_leave(user_nid) if nid not in refused]:

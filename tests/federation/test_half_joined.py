@@ -338,6 +338,50 @@ class HalfJoined(HalfCase):
         self.net.advance(HOUR_S)
         self.assertEqual(("invite", "invite", 0), (self.member(), self.at_home(), self.open()))
 
+    def end_account(self) -> None:
+        auth = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": BOB},
+            "password": "correct horse",
+        }
+        self.ok(self.b, self.bob, "POST", "/account/deactivate", {"auth": auth})
+
+    def test_the_account_ends_and_another_comes_in(self) -> None:
+        """With the room comes what nobody had known here; and who has no account any more takes nothing back."""
+        eve = self.b.register("eve")
+        self.lose_answers("/send_join/")
+        self.come()
+        self.net.untamper()
+        self.end_account()
+        self.assertEqual(200, self.join(self.b, eve, self.room_id, A).status)
+        self.net.advance(HOUR_S)
+        self.assertEqual("leave", self.member())
+        self.assert_same_state(self.room_id, (self.a, self.alice), (self.b, eve))
+
+    def test_the_account_ends_and_it_arrives_late(self) -> None:
+        eve = self.b.register("eve")
+        late: list[PeerRequest] = []
+
+        def delay(_: Any, request: PeerRequest) -> Exception | None:
+            if "/send_join/" not in request.uri:
+                return None
+            late.append(request)
+            return Unreachable("cut")
+
+        self.net.tamper(delay)
+        self.come()
+        self.net.untamper()
+        self.end_account()
+        self.assertEqual(200, self.join(self.b, eve, self.room_id, A).status)
+        self.net._call(B, late[-1])  # type: ignore[arg-type]
+        self.net.settle()
+        self.say(self.a, self.alice, self.room_id, "who is bob?")
+        self.net.settle()
+        self.assertEqual(("leave", 1), (self.member(), self.open()))
+        self.net.advance(HOUR_S)
+        self.assertEqual(0, self.open())
+        self.assert_same_state(self.room_id, (self.a, self.alice), (self.b, eve))
+
 
 @on_each_database
 class HalfAccepted(HalfCase):
