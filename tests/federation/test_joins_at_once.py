@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+from homeserver.http.transport import PeerRequest
 from tests.federation.people import V3, A, B, C, NetCase
 from tests.support.databases import on_each_database
 from tests.support.http import Answer
@@ -41,13 +42,18 @@ class JoinsAtOnce(NetCase):
 class BackAtOnce(NetCase):
     """bob, the last of b in alice's room, leaves, and wants to come back before a has heard of that."""
 
-    def leave_unheard(self, join_rule: str, version: str = "12") -> str:
+    def leave_unheard(self, join_rule: str, version: str = "12", *, renamed: bool = False) -> str:
         room_id = self.create(self.a, self.alice, preset="public_chat", room_version=version)
         self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
         rule = {"join_rule": join_rule}
         self.ok(self.a, self.alice, "PUT", f"/rooms/{quote(room_id)}/state/m.room.join_rules/", rule)
         self.net.settle()
         self.net.tamper(lambda origin, request: OSError("lost") if "/send/" in request.uri else None)
+        if renamed:
+            path = f"/profile/{quote(f'@bob:{B}')}/displayname"
+            self.ok(self.b, self.bob, "PUT", path, {"displayname": version})
+            self.say(self.b, self.bob, room_id, "goodbye")
+            self.net.settle()
         self.ok(self.b, self.bob, "POST", f"/rooms/{quote(room_id)}/leave", {})
         self.net.settle()
         self.assertIn(f"@bob:{B}", self.members(room_id))
@@ -64,6 +70,30 @@ class BackAtOnce(NetCase):
             self.refused(self.join(self.b, self.bob, room_id, A), 403, "M_FORBIDDEN")
             self.assertEqual({f"@alice:{A}"}, self.members(room_id))
             self.assertEqual([], self.ok(self.b, self.bob, "GET", "/joined_rooms")["joined_rooms"])
+
+    def test_who_had_another_name_when_they_left_is_out_too(self) -> None:
+        """The server does not know either of the membership that the leave ended."""
+        for version in ("1", "11", "12"):
+            room_id = self.leave_unheard("invite", version, renamed=True)
+            self.net.untamper()
+            self.refused(self.join(self.b, self.bob, room_id, A), 403, "M_FORBIDDEN")
+            self.assertEqual({f"@alice:{A}"}, self.members(room_id))
+            self.assertEqual([], self.ok(self.b, self.bob, "GET", "/joined_rooms")["joined_rooms"])
+
+    def test_a_server_that_needs_a_while_to_hear_of_it(self) -> None:
+        """It does not get what the leave stands on at once, and offers a join meanwhile."""
+        room_id = self.leave_unheard("invite", renamed=True)
+        self.net.untamper()
+        before = len(self.net.sent("/make_join/"))
+
+        def delay(origin: str, request: PeerRequest) -> OSError | None:
+            early = len(self.net.sent("/make_join/")) < before + 2
+            return OSError("lost") if origin == A and request.destination == B and early else None
+
+        self.net.tamper(delay)
+        self.refused(self.join(self.b, self.bob, room_id, A), 403, "M_FORBIDDEN")
+        self.assertLess(before + 2, len(self.net.sent("/make_join/")))
+        self.assertEqual({f"@alice:{A}"}, self.members(room_id))
 
     def test_who_may_is_in_on_both_sides(self) -> None:
         room_id = self.leave_unheard("public")

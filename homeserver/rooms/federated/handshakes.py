@@ -28,13 +28,15 @@ from federation.versions import ROOM_VERSIONS
 from homeserver.http.errors import MatrixError, forbidden, limit_exceeded, not_found, passed_on
 from homeserver.http.transport import AnswerTooLarge, Unreachable, build_uri
 from homeserver.peers.types import PeerClient
-from homeserver.runtime.clock import Clock
+from homeserver.runtime.clock import Clock, sleep
 from homeserver.runtime.drive import drive
 from homeserver.runtime.entropy import Entropy
 
 PREFIX = "/_matrix/federation/v1"
 TEMPLATE_BYTES = 256 * 1024
 RETRY_AFTER_MS = 5_000
+# How long a server has for what it was told, and for what that stands on, before it is asked for another template.
+CATCH_UP_S = (0.0, 0.5, 2.0)
 _MESSAGE_LONGEST = 500
 # What a refusal says of our own request is no business of the client's.
 # spec: server-server-api#put_matrixfederationv2send_joinroomideventid
@@ -78,15 +80,23 @@ class Handshakes:
 
         async def answer(need: Need) -> Any:
             if isinstance(need, NeedTemplate):
-                template = await self._template(need)
-                if catch_up is None or isinstance(template, (Refused, Silent)):
-                    return template
-                return await self._template(need) if await catch_up(need.server, template) else template
+                return await self._fresh_template(need, catch_up)
             if isinstance(need, NeedSigned):
                 return self._sign(need)
             return await accept(need)
 
         return await drive(handshake(wish, self.able(servers)), answer)
+
+    async def _fresh_template(self, need: NeedTemplate, catch_up: CatchUp | None) -> Any:
+        template = await self._template(need)
+        if catch_up is None:
+            return template
+        for wait_s in CATCH_UP_S:
+            if isinstance(template, (Refused, Silent)) or not await catch_up(need.server, template):
+                break
+            await sleep(self._clock, wait_s)
+            template = await self._template(need)
+        return template
 
     async def _template(self, need: NeedTemplate) -> Any:
         wish = need.wish

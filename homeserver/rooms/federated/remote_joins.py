@@ -13,7 +13,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,7 +25,7 @@ from federation.builder import Draft
 from federation.errors import Malformed
 from federation.event import Event, stored_bytes
 from federation.flows.handshake import NeedAccepted, Refused, Silent, Wish
-from federation.ids import RoomId, ServerName, UserId
+from federation.ids import EventId, RoomId, ServerName, UserId, parse_event_id
 from federation.verdict import Accept
 from federation.versions import ROOM_VERSIONS, RoomRules
 from homeserver.db.tx import Tx, WriteTx
@@ -42,13 +43,12 @@ from homeserver.rooms.federated.partial import PartialRooms, put_progress
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
-from homeserver.store.events import load_head
+from homeserver.store.events import find_row, find_rows, load_head
 from homeserver.store.ids import set_room_version
 from homeserver.store.offered import forget_all_offered
 from homeserver.store.outside import end_outside
 from homeserver.store.partial import PartialJoin, forget_partial_join, put_partial_join
 from homeserver.store.placement import Membership
-from homeserver.store.timeline import load_cited
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 
@@ -56,14 +56,17 @@ from homeserver.stream.index import MembershipIndex
 SEND_JOIN_S = 300.0
 # Without its members no room's state comes near that.
 ANSWER_BYTES = 128 * 1024 * 1024
+# LIMIT(a join cites five events at most; others are not looked for)
+_CITED_MOST = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """By which event a user left, and which membership that ended."""
+    """By which event a user left, and where in the room's state that stands."""
 
     event: Event
-    before: str
+    nid: int
+    key_nid: int
 
 
 class RemoteJoins:
@@ -157,12 +160,12 @@ class RemoteJoins:
         if standing is None or standing.outside or standing.membership != Membership.LEAVE:
             return None
         nid = standing.event_nid
-        cited = (await self._tools.database.read(load_cited, [nid])).get(nid)
-        if cited is None:
-            return None
         actor = await self._rooms.find(room_id)
-        events = await actor.run(lambda turn: turn.events([nid, cited]))
-        return Leave(events[nid], events[cited].event_id) if events[nid].sender == user_id else None
+        event = (await actor.run(lambda turn: turn.events([nid]))).get(nid)
+        if event is None or event.sender != user_id:
+            return None
+        row = await self._tools.database.read(find_row, event.event_id)
+        return Leave(event, nid, row.state_key_nid) if row is not None and row.state_key_nid else None
 
     async def _tell_of(self, leave: Leave, server: ServerName, template: Mapping[str, Any]) -> bool:
         """Tell a server that offers a join to who for it has never left; whether that was so.
@@ -174,9 +177,9 @@ class RemoteJoins:
         cited = event.get("auth_events") if isinstance(event, Mapping) else None
         if not isinstance(cited, list):
             return False
-        # In rooms of the first versions a reference is a pair.
-        ids = [one[0] if isinstance(one, list) and one else one for one in cited]
-        if leave.before not in ids:
+        known = await self._tools.database.read(find_rows, list(_event_ids(cited[:_CITED_MOST])))
+        # What they were before they left, it may be several names ago; what they have become since is not known here.
+        if not any(row.state_key_nid == leave.key_nid and row.nid != leave.nid for row in known.values()):
             return False
         await self._handshakes.tell(server, leave.event)
         return True
@@ -277,6 +280,15 @@ class RemoteJoins:
                 self._partial.forget(room_nid)
         if unwelcome:
             raise guests_forbidden()
+
+
+def _event_ids(references: Sequence[Any]) -> Iterator[EventId]:
+    """Of references as others wrote them: in rooms of the first versions each is a pair."""
+    for one in references:
+        event_id = one[0] if isinstance(one, list) and one else one
+        if isinstance(event_id, str):
+            with suppress(Malformed):
+                yield parse_event_id(event_id)
 
 
 def _partial_join(verified: Verified, room_nid: int, arrived: Arrived) -> PartialJoin | None:
