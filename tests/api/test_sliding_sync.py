@@ -203,6 +203,31 @@ class RoomTests(SlidingCase):
         self.assertEqual(room["num_live"], 2)
         self.assertEqual([event["type"] for event in room["required_state"]], ["m.room.name"])
 
+    def test_what_is_redacted_names_no_room_any_more(self) -> None:
+        room_id = self.room()
+        joined = self.app.member(room_id, "alice", "join", displayname="Alice")
+        avatar = self.app.place(room_id, "alice", "m.room.avatar", {"url": "mxc://test.example/a"}, "")
+        answer = self.ask(one_list())
+        self.assertEqual("Alice", answer["rooms"][room_id]["heroes"][0]["displayname"])
+        for target in (joined, avatar):
+            self.app.redact(room_id, "alice", target)
+        answer = self.ask(one_list(), answer["pos"])
+        room = answer["rooms"][room_id]
+        self.assertEqual([{"user_id": user_id("alice")}], room["heroes"])
+        self.assertIsNone(room["avatar"])
+        named = self.app.place(room_id, "alice", "m.room.name", {"name": "Hall"}, "")
+        answer = self.ask(one_list(), answer["pos"])
+        self.assertEqual("Hall", answer["rooms"][room_id]["name"])
+        self.app.redact(room_id, "alice", named)
+        for number in range(3):
+            self.app.say(room_id, "alice", str(number))
+        # The redaction itself is in the gap.
+        answer = self.ask(one_list(timeline_limit=2), answer["pos"])
+        room = answer["rooms"][room_id]
+        self.assertIs(room["limited"], True)
+        self.assertIsNone(room["name"])
+        self.assertEqual([{"user_id": user_id("alice")}], room["heroes"])
+
     def test_bump_stamps_count_proper_activity_alone(self) -> None:
         room_id = self.room()
         self.app.say(room_id, "alice", "hello")

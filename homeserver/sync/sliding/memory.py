@@ -85,6 +85,8 @@ class MemoryNews:
             return Topic() if order.standing.pos <= window.since else None
         if not topic.complete:
             return None
+        if any(placed.redacts_target is not None for placed in topic.placements):
+            return None  # it may have named the room, and its members have to be looked up
         if order.standing.pos > window.since and not stayed(topic, reader.user_nid, self._cache):
             return None
         return topic

@@ -68,6 +68,7 @@ class _Job:
     peek: RoomWork | None = None  # events that the client has, but not those who sent them
     moved: dict[int, int] = field(default_factory=dict)  # the keys that changed; 0: it is gone
     state: dict[int, int] = field(default_factory=dict)  # what may be told: those, and what is told in full
+    names: dict[int, int] = field(default_factory=dict)  # what names the room, where something was redacted
 
     @property
     def full(self) -> bool:
@@ -76,6 +77,13 @@ class _Job:
     @property
     def gone(self) -> bool:
         return self.work.left or bool(self.work.only_nid)
+
+    @property
+    def may_be_redacted(self) -> bool:
+        """Whether state that the client has may have been redacted: what is in a gap is not looked at."""
+        return not self.full and (
+            self.work.limited or any(one.event.type == "m.room.redaction" for one in self.work.shown)
+        )
 
 
 def build_rooms(
@@ -210,6 +218,8 @@ class _Builder:
 
     def _find_states(self, jobs: Sequence[_Job], search: _Search) -> None:
         current = self._load_current(search)
+        doubtful = [job.work.room_nid for job in jobs if job.may_be_redacted]
+        names = load_state_of_types(self._tx, doubtful, _NAMING) if doubtful else {}
         for job in jobs:
             work = job.work
             # Undone to the moment of the answer; what was not asked for is sorted out in the end.
@@ -220,7 +230,9 @@ class _Builder:
                     move.key_nid: move.event_nid for move in work.moves if work.since < move.pos <= work.upto
                 }
                 job.state.update(job.moved)
-        self._timelines.load(nid for job in jobs for nid in job.state.values() if nid)
+            there = undo(names.get(work.room_nid, {}), work.moves, work.upto)
+            job.names = {key: nid for key, nid in there.items() if nid}
+        self._timelines.load(nid for job in jobs for nid in (*job.state.values(), *job.names.values()) if nid)
         self._timelines.load(
             move.prev_nid for job in jobs for move in job.work.moves if not job.moved.get(move.key_nid, 1)
         )
@@ -314,6 +326,8 @@ class _Builder:
 
     def _is_touched(self, job: _Job) -> bool:
         """Whether what changed may have changed the summary."""
+        if job.may_be_redacted:
+            return True
         for key_nid, nid in job.moved.items():
             event = self._events.get(nid)
             if event is None or event.type == _MEMBER or key_nid == self._reader.keys.name:
@@ -342,7 +356,7 @@ class _Builder:
 
     def _name(self, job: _Job, news: RoomNews) -> None:
         """The room's name and picture: what they are, or that they changed."""
-        keys = job.state if job.full else job.moved
+        keys = job.state if job.full else job.names | job.moved
         there = [event for nid in keys.values() if (event := self._events.get(nid)) is not None]
         news.name, news.avatar = names_of(there)
         if job.full:
