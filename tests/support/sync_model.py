@@ -5,7 +5,7 @@ The law: an initial sync and any increments after it give the view that a new in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,9 @@ class RoomView:
     account_data: dict[str, Any] = field(default_factory=dict)
     receipts: dict[tuple[str, str, str], str] = field(default_factory=dict)
     unread: dict[str, int] = field(default_factory=dict)
+    threads: dict[str, dict[str, int]] = field(
+        default_factory=dict
+    )  # what is unread there, for who asks for it
     joined: int = 0
     invited: int = 0
     heroes: list[str] | None = None
@@ -81,6 +84,7 @@ class ClientView:
             if event["type"] == "m.receipt":
                 self._receipts(view, event["content"])
         view.unread = room.get("unread_notifications", view.unread)
+        view.threads = room.get("unread_thread_notifications", {})
         summary = room.get("summary")
         if summary is not None:
             view.joined = summary["m.joined_member_count"]
@@ -106,7 +110,7 @@ def differences(
     found: list[str] = []
     if old.rooms.keys() != new.rooms.keys():
         found.append(f"joined: {sorted(old.rooms)} for {sorted(new.rooms)}")
-    if _invites(old, forked) != _invites(new, forked):
+    if not _are_alike(old.invites, new.invites, forked):
         found.append(f"invites: {old.invites} for {new.invites}")
     if old.account_data != new.account_data:
         found.append(f"account data: {old.account_data} for {new.account_data}")
@@ -115,14 +119,38 @@ def differences(
         found += [f"{room_id} {one}" for one in _room_differences(mine, theirs, lazy, forked)]
         if mine.unread != theirs.unread and not deaf:
             found.append(f"{room_id} unread: {mine.unread} for {theirs.unread}")
+        if mine.threads != theirs.threads and not deaf:
+            found.append(f"{room_id} threads: {mine.threads} for {theirs.threads}")
     return found
 
 
-def _invites(view: ClientView, forked: bool) -> dict[str, Any]:
-    """Invites and knocks, with the user's own membership alone where the rest does not count."""
-    if not forked:
-        return view.invites
-    return {room_id: (section, events[-1]) for room_id, (section, events) in view.invites.items()}
+def _are_alike(old: Mapping[str, Any], new: Mapping[str, Any], forked: bool) -> bool:
+    """Whether two clients know of the same invites and knocks."""
+    return old.keys() == new.keys() and all(
+        old[room_id][0] == section and is_same_offer(old[room_id][1], events, forked=forked)
+        for room_id, (section, events) in new.items()
+    )
+
+
+def is_same_offer(old: Sequence[Any], new: Sequence[Any], *, forked: bool) -> bool:
+    """Whether a client that was told of an invite or a knock earlier knows of it what a new client is told.
+
+    ``forked``: it is not told again when more comes to be known of the room, so the user's own membership alone counts;
+    nor when that is redacted: whoever is not in a room sees no redactions there, and stripped state has nothing that
+    would say so.
+    spec: client-server-api#stripped-state
+    """
+    if not forked or not old or not new:
+        return old == new
+    mine, theirs = old[-1], new[-1]
+    return mine == theirs or _as_redacted(mine) == {
+        key: value for key, value in theirs.items() if key != "unsigned"
+    }
+
+
+def _as_redacted(event: Any) -> Any:
+    content = {"membership": event["content"]["membership"]}
+    return {key: value for key, value in event.items() if key != "unsigned"} | {"content": content}
 
 
 def falsehoods(
