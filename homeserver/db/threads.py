@@ -93,7 +93,10 @@ class InlineDatabase:
     ) -> Deferred[T]:
         return _run_now(self._writer, unit, args, kwargs)
 
-    write_short = write
+    def write_short(
+        self, unit: Callable[Concatenate[Tx, P], T], /, *args: P.args, **kwargs: P.kwargs
+    ) -> Deferred[T]:
+        return self.write(unit, *args, **kwargs)
 
     def stop(self) -> None:
         self._reader.close()
