@@ -6,15 +6,11 @@ Asked are the databases, so that nothing hides behind what a client is shown.
   spec: server-server-api#server-access-control-lists-acls
 - What comes late from somebody who has left, or was sent away, is soft-failed where it came late: there it is not shown.
   spec: server-server-api#soft-failure
-- What nobody of a server's may see, since it was said before they came, other servers give it redacted.
-  see docs/how/backfill.md
 - What stuck before a server came stands aside there, until somebody names it as a parent or reads back to it.
   see docs/decisions/0024
 - Whose joins a resolution took away, since the room's rules were changed in another branch meanwhile, is not in the room for
   those who know of that, and nobody tells such a server. It goes on by itself.
   spec: server-server-api#room-state-resolution
-- Who was sent away while they had missed something of the room can have no place for that: what it stands on they would have
-  to ask for, and nobody in the room answers who is not.
 """
 
 from __future__ import annotations
@@ -25,9 +21,6 @@ from itertools import combinations
 from federation.ids import domain_of
 from homeserver.db.engine import open_engine
 from tests.support.kept_rooms import Room, load
-
-# State that decides on other state.
-_DECIDING = ("m.room.power_levels", "m.room.join_rules")
 
 
 def load_rooms(database: str) -> dict[str, Room]:
@@ -48,66 +41,25 @@ def find_inside(have: Mapping[str, Mapping[str, Room]], room_id: str) -> list[st
     ]
 
 
-def are_apart(have: Mapping[str, Mapping[str, Room]], room_id: str, one: str, other: str) -> bool:
-    """Whether nobody tells one of two servers, each of which may take itself for being in a room, what the other has."""
-    first, second = have[one].get(room_id, Room()), have[other].get(room_id, Room())
-    return (
-        one in second.denied
-        or other in first.denied
-        or _is_ruled_out(one, first, second)
-        or _is_ruled_out(other, second, first)
-        or _is_stuck(one, first, second)
-        or _is_stuck(other, second, first)
-    )
-
-
 def find_disagreements(have: Mapping[str, Mapping[str, Room]], room_id: str) -> list[str]:
     """How the servers that are in a room differ over it."""
+    inside = find_inside(have, room_id)
+    denied = {server for name in inside for server in have[name][room_id].denied}
+    inside = [name for name in inside if name not in denied]
     found = []
-    for one, other in combinations(find_inside(have, room_id), 2):
-        if not are_apart(have, room_id, one, other):
-            problems = _compare(have[one][room_id], have[other][room_id])
-            found += [f"{room_id}: {one} and {other} differ: {problem}" for problem in problems]
+    for first, second in combinations(inside, 2):
+        one, two = have[first][room_id], have[second][room_id]
+        if not _is_ruled_out(first, one, two) and not _is_ruled_out(second, two, one):
+            found += [f"{room_id}: {first} and {second} differ: {problem}" for problem in _compare(one, two)]
     return found
 
 
 def _is_ruled_out(server: str, own: Room, other: Room) -> bool:
-    """Whether another server knows by which events a server takes itself for being in a room, and none of them counts.
-
-    That takes something that the server was not told of: what decides over others, and is not about its own users, for that
-    it would have been told. And it knows of nothing that stands there in the place of its own: whoever joins builds on that.
-    """
-    joins = {
-        ("m.room.member", user_id): own.state["m.room.member", user_id]
-        for user_id in own.joined
-        if domain_of(user_id) == server
-    }
-    for key, join_id in joins.items():
-        there = other.state.get(key)
-        if join_id == there or join_id not in other.senders:
-            return False
-        if there is not None and there in own.senders and not own.rests_on(join_id, there):
-            return False
-    untold = [
-        event_id
-        for (kind, key), event_id in other.state.items()
-        if event_id not in own.senders
-        and (kind in _DECIDING or (kind == "m.room.member" and other.senders.get(event_id) != key))
-        and not (kind == "m.room.member" and domain_of(key) == server)
-    ]
-    return bool(joins and untold)
-
-
-def _is_stuck(server: str, own: Room, other: Room) -> bool:
-    """Whether a server was told how its users were sent away, and cannot get what that stands on from those who did it."""
-    return bool(own.staged & other.senders.keys()) and all(
-        domain_of(user_id) != server for user_id in other.joined
-    )
-
-
-def _is_withheld(event_id: str, here: Room, there: Room) -> bool:
-    """Whether one server was given an event without what it says, since nobody there was in the room at the time."""
-    return event_id in there.empty - here.empty and there.hidden
+    """Whether another server knows by which events a server takes itself for being in a room, and none of them counts."""
+    joins = [own.state["m.room.member", user_id] for user_id in own.joined if domain_of(user_id) == server]
+    in_force = set(other.state.values())
+    known = other.senders.keys() | other.rejected.keys()
+    return all(event_id in known and event_id not in in_force for event_id in joins)
 
 
 def _compare(one: Room, two: Room) -> Iterator[str]:
@@ -122,23 +74,3 @@ def _compare(one: Room, two: Room) -> Iterator[str]:
         alone = sorted((here.senders.keys() & here.shown) - there.senders.keys() - there.aside)
         if alone:
             yield f"events of the {number} alone {[(each, there.rejected.get(each)) for each in alone]}"
-        whole = sorted(
-            target
-            for target, by in here.redacted.items()
-            if target in there.senders
-            and target not in there.redacted
-            and by in there.shown
-            and not _is_withheld(by, here, there)
-        )
-        if whole:
-            yield f"redacted by the {number} alone {[(each, here.redacted[each]) for each in whole]}"
-    unrelated = sorted(
-        child
-        for child in one.related.keys() | two.related.keys()
-        if child in one.shown & two.shown
-        and one.related.get(child) != two.related.get(child)
-        and not _is_withheld(child, one, two)
-        and not _is_withheld(child, two, one)
-    )
-    if unrelated:
-        yield f"relations {[(each, one.related.get(each), two.related.get(each)) for each in unrelated]}"

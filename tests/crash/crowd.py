@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -22,7 +22,6 @@ SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 DELAY = "org.matrix.msc4140.delay"
 STICKY = "org.matrix.msc4354.sticky_duration_ms"
 WAIT_MS = 2_000
-_THREADS = '{"room":{"timeline":{"unread_thread_notifications":true}}}'
 _ALL = {"enabled": True, "lists": ["*"], "rooms": ["*"]}
 _EVERYTHING = {
     "ranges": [[0, 999]],
@@ -38,14 +37,10 @@ class Shared:
     people: list[str] = field(default_factory=list)
     devices: dict[str, str] = field(default_factory=dict)
     rooms: list[str] = field(default_factory=list)
-    narrowed: set[str] = field(default_factory=set)  # rooms that were to have a join rule of later versions
     events: dict[str, list[str]] = field(default_factory=dict)
     acknowledged: dict[str, str] = field(default_factory=dict)
     whispers: dict[str, list[str]] = field(default_factory=dict)  # by receiver, what was acknowledged
-    whispering: set[str] = field(default_factory=set)  # what somebody began to send
     claimed: list[str] = field(default_factory=list)  # one-time keys
-    withdrawn: list[str] = field(default_factory=list)  # texts of delayed events that were cancelled
-    pictures: dict[str, Any] = field(default_factory=dict)  # what was uploaded, by server and id
     failures: list[str] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
     passing: frozenset[int] = frozenset()  # statuses from 500 on that say that another server is away
@@ -237,8 +232,7 @@ class Member:
         other = self._event_of(room_id)
         if other is not None:
             kind = self.random.choice(("m.read", "m.read.private", "m.fully_read"))
-            thread = {"thread_id": self.random.choice(("main", other))} if self.random.random() < 0.4 else {}
-            await self.line.ask("POST", self._path("receipt", kind, other, room_id=room_id), thread)
+            await self.line.ask("POST", self._path("receipt", kind, other, room_id=room_id), {})
 
     async def type(self) -> None:
         body = {"typing": self.random.random() < 0.5, "timeout": 2_000}
@@ -258,7 +252,6 @@ class Member:
 
     async def whisper(self) -> None:
         other, text = self._somebody(), self._fresh()
-        self.shared.whispering.add(text)
         body = {"messages": {other: {"*": {"text": text}}}}
         await self.line.insist("PUT", f"{CLIENT}/sendToDevice/m.dummy/{encode(text)}", body)
         self.shared.whispers.setdefault(other, []).append(text)
@@ -319,7 +312,7 @@ class Member:
 
     async def catch_up(self, line: Line, view: ClientView, timeout_ms: int = 0) -> None:
         """One classic sync."""
-        query = {"timeout": str(timeout_ms), "filter": _THREADS}
+        query = {"timeout": str(timeout_ms)}
         if view.state_name == "state_after":
             query["use_state_after"] = "true"
         if view.since is not None:
@@ -337,14 +330,11 @@ class Member:
 
     def misheard(self) -> list[str]:
         """What did not reach it, or more than once, or out of its sender's order."""
-        return self.misheard_of(self.heard, self.shared.whispers.get(self.user_id, []))
-
-    def misheard_of(self, heard: Sequence[str], wanted: Sequence[str]) -> list[str]:
-        """The same of one device."""
-        found = [] if len(set(heard)) == len(heard) else [f"{self.user_id} heard something twice"]
-        found += [f"{self.user_id} did not hear {text!r}" for text in sorted({*wanted} - {*heard})]
+        found = [] if len(set(self.heard)) == len(self.heard) else [f"{self.user_id} heard something twice"]
+        wanted = self.shared.whispers.get(self.user_id, [])
+        found += [f"{self.user_id} did not hear {text!r}" for text in sorted({*wanted} - {*self.heard})]
         serials: dict[str, int] = {}
-        for text in heard:
+        for text in self.heard:
             sender, _, serial = text.partition(" ")
             if serials.get(sender, 0) > int(serial):
                 found.append(f"{self.user_id} heard {text!r} too late")

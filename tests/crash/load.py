@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 import http.client
 import json
 import threading
@@ -23,10 +21,9 @@ from homeserver.db.tx import Tx
 from homeserver.store.check import check_db
 from tests.bench.targets import prepare_chaos
 from tests.interop.authority import Wire
-from tests.interop.synapse import REGISTRATION_SECRET, SERVER_NAME
+from tests.interop.synapse import SERVER_NAME
 
 CLIENT = "/_matrix/client/v3"
-PASSWORD = "correct horse"
 TIMEOUT_S = 20.0
 PATIENCE_S = 60.0
 _TIMELINE = statement(
@@ -75,18 +72,8 @@ class Server:
 
     def register(self, name: str) -> str:
         """An account's token."""
-        body = {"username": name, "password": PASSWORD, "auth": {"type": "m.login.dummy"}}
+        body = {"username": name, "password": "correct horse", "auth": {"type": "m.login.dummy"}}
         token: str = self.ok("POST", f"{CLIENT}/register", body)["access_token"]
-        return token
-
-    def register_administrator(self, name: str) -> str:
-        """An account's token."""
-        path = "/_synapse/admin/v1/register"
-        nonce = self.ok("GET", path)["nonce"]
-        signed = b"\x00".join([nonce.encode(), name.encode(), PASSWORD.encode(), b"admin"])
-        mac = hmac.new(REGISTRATION_SECRET.encode(), signed, hashlib.sha1).hexdigest()
-        body = {"nonce": nonce, "username": name, "password": PASSWORD, "admin": True, "mac": mac}
-        token: str = self.ok("POST", path, body)["access_token"]
         return token
 
     def create_room(self, token: str) -> str:

@@ -8,14 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from federation.ids import domain_of
 from homeserver.store.placement import Membership
 from tests.bench.wire import encode
-from tests.crash.agreement import are_apart, find_disagreements, find_inside, load_rooms
+from tests.crash.agreement import find_disagreements, find_inside, load_rooms
 from tests.crash.crowd import Shared
 from tests.crash.load import CLIENT, PATIENCE_S, Server
-from tests.crash.residents import Resident
-from tests.crash.strangers import take_keys
+from tests.crash.strangers import Stranger
 from tests.crash.views import find_differences
 from tests.support.kept_rooms import Room
 
@@ -26,7 +24,7 @@ _PAGE = "500"
 class Settling:
     """See the module."""
 
-    def __init__(self, servers: Sequence[Server], members: Sequence[Resident], shared: Shared) -> None:
+    def __init__(self, servers: Sequence[Server], members: Sequence[Stranger], shared: Shared) -> None:
         self._servers = servers
         self._members = members
         self._shared = shared
@@ -38,7 +36,6 @@ class Settling:
     async def settle(self) -> list[str]:
         """Last words in every room, until the servers agree; what they differ over when patience ends."""
         await asyncio.gather(*(member.make_sure() for member in self._members))
-        await asyncio.gather(*(member.end(one) for member in self._members for one in member.visitors))
         self._load()
         await asyncio.gather(*(self._let_all_in(room_id) for room_id in self._shared.rooms))
         deadline_s = time.monotonic() + PATIENCE_S
@@ -47,32 +44,16 @@ class Settling:
             await asyncio.gather(*(self._say_last_words(room_id) for room_id in self._shared.rooms))
             self._load()
             found = [one for room_id in self._shared.rooms for one in find_disagreements(self._have, room_id)]
-            found += [one for room_id in self._shared.rooms for one in self._find_lingering(room_id)]
             if not found or time.monotonic() > deadline_s:
                 return found
             await asyncio.sleep(1.0)
 
-    def _find_lingering(self, room_id: str) -> list[str]:
-        """Who is in a room, as some server has it, although the account has ended."""
-        departed = [user_id for member in self._members for user_id in member.departed]
-        found = []
-        for name in find_inside(self._have, room_id):
-            room = self._have[name][room_id]
-            # A server that a room did not listen to meanwhile may have nobody left who could say it again.
-            if ("m.room.server_acl", "") not in room.state:
-                found += [
-                    f"{room_id}: {user_id} is there at {name}"
-                    for user_id in departed
-                    if user_id in room.joined and not are_apart(self._have, room_id, name, domain_of(user_id))
-                ]
-        return found
-
     def _load(self) -> None:
         self._have = {server.name: load_rooms(server.database) for server in self._servers}
 
-    def _joined(self, room_id: str) -> dict[str, list[Resident]]:
+    def _joined(self, room_id: str) -> dict[str, list[Stranger]]:
         """Of each server that is in a room, the members there."""
-        found: dict[str, list[Resident]] = {}
+        found: dict[str, list[Stranger]] = {}
         for member in self._members:
             room = self._have[member.home].get(room_id)
             if room is not None and member.user_id in room.joined:
@@ -102,7 +83,7 @@ class Settling:
         for members in joined.values():
             await self._look_back(members[0], room_id)
 
-    async def _wait_for(self, member: Resident, room_id: str, event_id: str) -> None:
+    async def _wait_for(self, member: Stranger, room_id: str, event_id: str) -> None:
         path = f"{CLIENT}/rooms/{encode(room_id)}/event/{encode(event_id)}"
         deadline_s = time.monotonic() + HEARD_S
         while time.monotonic() < deadline_s:
@@ -111,7 +92,7 @@ class Settling:
                 return
             await asyncio.sleep(0.05)
 
-    async def _look_back(self, member: Resident, room_id: str) -> None:
+    async def _look_back(self, member: Stranger, room_id: str) -> None:
         """Read all that there is of a room: what its server has not got it fetches."""
         query = {"dir": "b", "limit": _PAGE}
         while True:
@@ -134,9 +115,6 @@ class Settling:
             found += [one for each in self._members for one in self._find_false_memberships(each)]
             found += [one for each in self._members for one in await self._find_old_lists(each)]
             found += [one for each in self._members for one in await self._find_old_profiles(each)]
-            found += [one for each in self._members for one in await self._find_old_names(each)]
-            found += [one for each in self._members for one in await each.find_unheard()]
-            found += await self._find_left_keys()
             if not found or time.monotonic() > deadline_s:
                 break
             await asyncio.sleep(0.5)
@@ -144,68 +122,50 @@ class Settling:
             found += member.afterwards
             for room_id, words in self._words.items():
                 found += await self._find_misdirected(member, room_id, words)
-        found += await self._find_lost_pictures()
         twice = [name for name, count in Counter(self._shared.claimed).items() if count > 1]
         return found + [f"one-time key given out twice: {name}" for name in twice]
 
-    def _find_false_memberships(self, member: Resident) -> list[str]:
+    def _find_false_memberships(self, member: Stranger) -> list[str]:
         """Where those who are in a room take a member for something else than the member's own sync says."""
         found = []
         for room_id in self._shared.rooms:
+            inside = find_inside(self._have, room_id)
+            if not inside:
+                continue
             told = (
                 "join" if room_id in member.classic.rooms else member.classic.invites.get(room_id, ("",))[0]
             )
+            is_so = self._have[inside[0]][room_id].memberships.get(member.user_id)
+            so = is_so.word if is_so in _SHOWN else ""
             own = self._have[member.home].get(room_id)
-            at_home = None if own is None else own.memberships.get(member.user_id)
-            for name in find_inside(self._have, room_id):
-                is_so = self._have[name][room_id].memberships.get(member.user_id)
-                so = is_so.word if is_so in _SHOWN else ""
-                if (
-                    told != so
-                    and not are_apart(self._have, room_id, member.home, name)
-                    and not (own is not None and self._is_untold(member, own, room_id))
-                ):
-                    found.append(
-                        f"{member.user_id} is told {told!r} of {room_id}, where {name} has {so!r}"
-                        f" ({is_so}; at home {at_home})"
-                    )
+            if told != so and not (own is not None and self._is_untold(member, own, room_id)):
+                at_home = None if own is None else own.memberships.get(member.user_id)
+                found.append(
+                    f"{member.user_id} is told {told!r} of {room_id}, where it is {so!r} ({is_so}; at home {at_home})"
+                )
         return found
 
-    def _is_untold(self, member: Resident, own: Room, room_id: str) -> bool:
+    def _is_untold(self, member: Stranger, own: Room, room_id: str) -> bool:
         """Whether only one side can know what a member is to a room.
 
         - Whoever declines an invite while no server of the room answers is out at once; it is told a minute later.
         - Where the answer to an invite got lost, the invited have it, and the room has not.
-        - Nobody tells who is not in a room that a resolution took their invite or knock away again: what was done later,
-          in knowledge of it, they are told.
         """
-        told_id = own.told.get(member.user_id)
-        key = ("m.room.member", member.user_id)
-        inside = [self._have[name][room_id] for name in find_inside(self._have, room_id)]
+        invite_id = own.told.get(member.user_id)
         return member.user_id in own.declining or (
-            told_id is not None
+            invite_id is not None
             and not any(
-                key in room.state and (room.state[key] == told_id or room.rests_on(room.state[key], told_id))
-                for room in inside
+                invite_id in rooms[room_id].senders for rooms in self._have.values() if room_id in rooms
             )
         )
 
-    def _sharing(self, member: Resident) -> list[Resident]:
-        """The others in the rooms that a member is in, where both of their servers know it."""
-        return [
-            other
-            for other in self._members
-            if other is not member
-            and any(
-                all(
-                    {member.user_id, other.user_id} <= self._have[home].get(room_id, Room()).joined
-                    for home in (member.home, other.home)
-                )
-                for room_id in member.classic.rooms
-            )
-        ]
+    def _sharing(self, member: Stranger) -> list[Stranger]:
+        """The others in the rooms that a member is in."""
+        rooms = self._have[member.home]
+        others = {user_id for room_id in member.classic.rooms for user_id in rooms[room_id].joined}
+        return [other for other in self._members if other is not member and other.user_id in others]
 
-    async def _find_old_lists(self, member: Resident) -> list[str]:
+    async def _find_old_lists(self, member: Stranger) -> list[str]:
         """Device lists that are others than their owners', although a member of a common room was to be told."""
         found = []
         for owner in self._sharing(member):
@@ -216,7 +176,7 @@ class Settling:
                     found.append(f"{member.user_id} has of {owner.user_id} ({name}) {mine} for {theirs}")
         return found
 
-    async def _find_old_profiles(self, member: Resident) -> list[str]:
+    async def _find_old_profiles(self, member: Stranger) -> list[str]:
         """What is kept of others' profiles is asked for anew when a common room shows another one."""
         found = []
         own = await self._profile(member, member)
@@ -226,61 +186,10 @@ class Settling:
                 found.append(f"{other.user_id} is told {told} of {member.user_id}, who has {own}")
         return found
 
-    async def _find_old_names(self, member: Resident) -> list[str]:
-        """Rooms that show another name of somebody than their profile has."""
-        found = []
-        profile = await self._profile(member, member)
-        for room_id in sorted(member.classic.rooms):
-            path = f"{CLIENT}/rooms/{encode(room_id)}/state/m.room.member/{encode(member.user_id)}"
-            content = await member.words.insist("GET", path)
-            shown = {key: content.get(key) for key in ("displayname", "avatar_url")}
-            if shown == {key: profile.get(key) for key in shown} or self._is_struck(member, room_id):
-                continue
-            if not await self._is_closed(member, room_id):
-                found.append(f"{room_id} shows {shown} of {member.user_id}, who has {profile}")
-        return found
-
-    async def _is_closed(self, member: Resident, room_id: str) -> bool:
-        """Whether a room had a join rule that its version does not know: then not even who is in it can say their name.
-
-        spec: rooms/v6#authorization-rules
-        """
-        path = f"{CLIENT}/rooms/{encode(room_id)}/state/m.room.create/"
-        create = await member.words.insist("GET", path)
-        return bool(create.get("room_version") == "6") and room_id in self._shared.narrowed
-
-    def _is_struck(self, member: Resident, room_id: str) -> bool:
-        """Whether somebody redacted what a member is to a room."""
-        room = self._have[member.home][room_id]
-        return room.state["m.room.member", member.user_id] in room.redacted
-
-    async def _find_left_keys(self) -> list[str]:
-        """Devices of accounts that have ended."""
-        departed = [user_id for member in self._members for user_id in member.departed]
-        found = []
-        for reader in self._one_of_each_server():
-            body: dict[str, Any] = {"device_keys": {user_id: [] for user_id in departed}}
-            answer = await reader.words.insist("POST", f"{CLIENT}/keys/query", body)
-            left = {user_id: devices for user_id, devices in answer["device_keys"].items() if devices}
-            if left:
-                found.append(f"{reader.user_id} is told of {left}, whose accounts have ended")
-        return found
-
-    async def _find_lost_pictures(self) -> list[str]:
-        return [
-            f"{reader.user_id} gets {status} for {name}"
-            for reader in self._one_of_each_server()
-            for name in sorted(self._shared.pictures)
-            if (status := await reader.fetch(reader.words, name)) != 200
-        ]
-
-    def _one_of_each_server(self) -> list[Resident]:
-        return list({member.home: member for member in self._members}.values())
-
-    async def _profile(self, reader: Resident, member: Resident) -> Any:
+    async def _profile(self, reader: Stranger, member: Stranger) -> Any:
         return await reader.words.insist("GET", f"{CLIENT}/profile/{encode(member.user_id)}")
 
-    async def _find_misdirected(self, member: Resident, room_id: str, words: list[str]) -> list[str]:
+    async def _find_misdirected(self, member: Stranger, room_id: str, words: list[str]) -> list[str]:
         """Last words that who is in the room cannot read, or who is not can."""
         found = []
         is_inside = room_id in member.classic.rooms
@@ -291,23 +200,11 @@ class Settling:
             # The first words may have been said in a branch in which the reader was not there yet.
             if is_inside and (event_id in held_back or event_id != words[-1]):
                 continue
-            if is_inside and are_apart(
-                self._have, room_id, member.home, self._find_speaker(room_id, event_id)
-            ):
-                continue
             path = f"{CLIENT}/rooms/{encode(room_id)}/event/{encode(event_id)}"
             status, _ = await member.words.ask("GET", path)
             if (status == 200) != is_inside and not (status == 200 and await self._is_open(room_id)):
                 found.append(f"{member.user_id} ({is_inside=}) reads {event_id} of {room_id}: {status}")
         return found
-
-    def _find_speaker(self, room_id: str, event_id: str) -> str:
-        """The server of whoever said it."""
-        return next(
-            domain_of(rooms[room_id].senders[event_id])
-            for rooms in self._have.values()
-            if room_id in rooms and event_id in rooms[room_id].senders
-        )
 
     async def _is_open(self, room_id: str) -> bool:
         """Whether anybody may read it."""
@@ -322,7 +219,7 @@ class Settling:
 _SHOWN = (Membership.JOIN, Membership.INVITE, Membership.KNOCK)
 
 
-async def _query(member: Resident, user_id: str) -> Any:
+async def _query(member: Stranger, user_id: str) -> Any:
     body: dict[str, Any] = {"device_keys": {user_id: []}}
     answer = await member.words.insist("POST", f"{CLIENT}/keys/query", body)
-    return take_keys(answer, user_id)
+    return answer["device_keys"].get(user_id)

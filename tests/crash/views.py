@@ -39,13 +39,8 @@ async def _falsehoods(member: Member) -> list[str]:
         counts = {
             "joined": {view.joined, other["joined_count"], memberships.count("join"), len(members["joined"])},
             "invited": {view.invited, other["invited_count"], memberships.count("invite")},
-            "unread": {_count(view, "notification_count"), other["notification_count"]},
-            "highlights": {_count(view, "highlight_count"), other["highlight_count"]},
+            "unread": {view.unread["notification_count"], other["notification_count"]},
+            "highlights": {view.unread["highlight_count"], other["highlight_count"]},
         }
         found += [f"{room_id} {name}: {values}" for name, values in counts.items() if len(values) != 1]
     return found
-
-
-def _count(view: sync_model.RoomView, name: str) -> int:
-    """Of the main timeline and the threads together."""
-    return view.unread[name] + sum(thread[name] for thread in view.threads.values())

@@ -1,8 +1,7 @@
 """A door in front of a server's federation port, which a test closes to cut it off from other servers.
 
 It passes bytes, so TLS goes through it from end to end. Closed, it refuses connections and has cut those that were
-open: what a partition looks like to the one who calls. Muted, it lets requests in, and cuts a connection off when an
-answer comes on it: what was asked is done, and who asked does not know.
+open: what a partition looks like to the one who calls.
 """
 
 from __future__ import annotations
@@ -28,7 +27,6 @@ class Gate:
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._done = threading.Event()
-        self._muted = False
         self._thread.start()
         self.open()
 
@@ -39,10 +37,6 @@ class Gate:
     def shut(self) -> None:
         """Cut who is in, and refuse who comes."""
         self._order(b"s")
-
-    def mute(self) -> None:
-        """Lose answers, until it is opened. Connections that are made meanwhile come to nothing."""
-        self._order(b"m")
 
     def end(self) -> None:
         """For good."""
@@ -68,10 +62,9 @@ class Gate:
                 elif key.fileobj is self._listener:
                     self._accept()
                 elif self._selector.get_map() and key.fd in self._selector.get_map():
-                    self._pass_on(key.fileobj, *key.data)  # type: ignore[arg-type]
+                    self._pass_on(key.fileobj, key.data)  # type: ignore[arg-type]
 
     def _obey(self, command: bytes) -> None:
-        self._muted = command == b"m"
         if command == b"o" and self._listener is None:
             self._listener = socket.create_server(self._outside, backlog=128)
             self._selector.register(self._listener, selectors.EVENT_READ, None)
@@ -91,15 +84,15 @@ class Gate:
             # The server behind it is down: the caller is cut off, as it would be without a gate.
             outer.close()
             return
-        for one, other, answers in ((outer, inner, False), (inner, outer, True)):
+        for one, other in ((outer, inner), (inner, outer)):
             one.settimeout(10)
             one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._selector.register(one, selectors.EVENT_READ, (other, answers))
+            self._selector.register(one, selectors.EVENT_READ, other)
 
-    def _pass_on(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
         try:
             data = source.recv(_CHUNK)
-            if data and not (answers and self._muted):
+            if data:
                 sink.sendall(data)
                 return
         except OSError:
