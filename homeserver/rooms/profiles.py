@@ -37,8 +37,6 @@ FOLLOWER = "room profiles"
 _MEMBER = "m.room.member"
 # What belongs to the moment of joining, and not to the member.
 _OF_THE_JOIN = frozenset({"reason", "is_direct", "third_party_invite", AUTHORISED_BY})
-
-
 # LIMIT(rooms that are told at the same time, of all users together)
 _AT_ONCE: Final = 4
 

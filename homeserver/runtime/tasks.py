@@ -80,7 +80,7 @@ class TaskGroup:
         """Cancel all tasks, newest first; fires when they have ended. Nothing can be started afterwards."""
         self._stopped = True
         running = list(reversed(self._running))
-        waiting = [_when_ended(task) for task in running]
+        waiting = [when_ended(task) for task in running]
         for task in running:
             task.cancel()
         return DeferredList(waiting).addCallback(lambda _: None)
@@ -118,15 +118,15 @@ class TaskGroup:
             wait_s = min(wait_s * 2, longest_wait_s)
 
 
-def _when_ended(task: Deferred[None]) -> Deferred[None]:
-    """A second Deferred for the same moment, which leaves the first one's result alone."""
+def when_ended(task: Deferred[Any]) -> Deferred[None]:
+    """A second Deferred for the same moment, which fires with None however that was, and leaves the first one's result alone."""
     ended: Deferred[None] = Deferred()
 
-    def pass_on(result: None) -> None:
+    def pass_on(outcome: Any) -> Any:
         ended.callback(None)
-        return result
+        return outcome
 
-    task.addCallback(pass_on)
+    task.addBoth(pass_on)
     return ended
 
 

@@ -5,12 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import msgspec
-from sqlalchemy import and_, not_, select
+from sqlalchemy import and_, select
 
-from homeserver.db.schema.peers import staging
-from homeserver.db.schema.relations import relations
 from homeserver.db.schema.rooms import (
-    auth_edges,
     current_state,
     declined,
     event_json,
@@ -18,7 +15,6 @@ from homeserver.db.schema.rooms import (
     events,
     members,
     outside,
-    redactions,
     room_heads,
     rooms,
     state_keys,
@@ -29,7 +25,6 @@ from homeserver.db.statements import statement
 from homeserver.db.tx import Tx
 from homeserver.store.placement import Membership
 
-_authority = events.alias("authority")
 _EVENTS = statement(
     select(
         rooms.c.room_id,
@@ -84,51 +79,6 @@ _MEMBERS = statement(
     )
     .where(members.c.outside == 0)
 )
-# Those that another server gave without what they said, since this one could not see them: and what was empty anyway.
-_EMPTY = statement(
-    select(rooms.c.room_id, events.c.event_id)
-    .select_from(
-        events.join(rooms, rooms.c.nid == events.c.room_nid).join(
-            event_json, event_json.c.nid == events.c.nid
-        )
-    )
-    .where(and_(event_json.c.json.like('%"content":{}%'), not_(event_json.c.json.like('%"redacts":%'))))
-)
-_VISIBILITIES = statement(
-    select(rooms.c.room_id, event_json.c.json)
-    .select_from(
-        events.join(rooms, rooms.c.nid == events.c.room_nid)
-        .join(event_json, event_json.c.nid == events.c.nid)
-        .join(event_types, event_types.c.nid == events.c.type_nid)
-    )
-    .where(event_types.c.type == "m.room.history_visibility")
-)
-_REDACTIONS = statement(
-    select(rooms.c.room_id, redactions.c.target_id, events.c.event_id).select_from(
-        redactions.join(events, events.c.nid == redactions.c.by_nid).join(
-            rooms, rooms.c.nid == events.c.room_nid
-        )
-    )
-)
-_RELATIONS = statement(
-    select(rooms.c.room_id, events.c.event_id, relations.c.target_id, relations.c.rel_type).select_from(
-        relations.join(events, events.c.nid == relations.c.child_nid).join(
-            rooms, rooms.c.nid == events.c.room_nid
-        )
-    )
-)
-_AUTHORITIES = statement(
-    select(rooms.c.room_id, events.c.event_id, _authority.c.event_id).select_from(
-        auth_edges.join(events, events.c.nid == auth_edges.c.child_nid)
-        .join(_authority, _authority.c.nid == auth_edges.c.parent_nid)
-        .join(rooms, rooms.c.nid == events.c.room_nid)
-    )
-)
-_STAGED = statement(
-    select(rooms.c.room_id, staging.c.event_id).select_from(
-        staging.join(rooms, rooms.c.nid == staging.c.room_nid)
-    )
-)
 _DECLINING = statement(
     select(rooms.c.room_id, user_ids.c.user_id).select_from(
         declined.join(rooms, rooms.c.nid == declined.c.room_nid).join(
@@ -153,12 +103,6 @@ class Room:
     rejected: dict[str, str] = field(default_factory=dict)  # why
     shown: set[str] = field(default_factory=set)
     aside: set[str] = field(default_factory=set)
-    empty: set[str] = field(default_factory=set)  # events that say nothing
-    hidden: bool = False  # whether there was a time that those who come later do not see
-    redacted: dict[str, str] = field(default_factory=dict)  # by which event
-    related: dict[str, tuple[str, str]] = field(default_factory=dict)  # to which event, and how
-    authorities: dict[str, set[str]] = field(default_factory=dict)  # of state events: their auth events
-    staged: set[str] = field(default_factory=set)  # events that wait for what they stand on
     ends: list[str] = field(default_factory=list)
     state: dict[tuple[str, str], str] = field(default_factory=dict)
     memberships: dict[str, Membership] = field(default_factory=dict)  # by its state
@@ -167,15 +111,6 @@ class Room:
     )  # by user: an invite to a room that it is not in, by event id
     denied: tuple[str, ...] = ()  # servers, by its access control list
     declining: set[str] = field(default_factory=set)  # who said no when no server of the room answered
-
-    def rests_on(self, event_id: str, earlier_id: str) -> bool:
-        """Whether one state event is among all that authorises another."""
-        ahead, seen = [event_id], {event_id}
-        while ahead:
-            for each in self.authorities.get(ahead.pop(), set()) - seen:
-                seen.add(each)
-                ahead.append(each)
-        return earlier_id in seen - {event_id}
 
     @property
     def joined(self) -> set[str]:
@@ -203,20 +138,6 @@ def load(tx: Tx) -> dict[str, Room]:
         found.setdefault(room_id, Room()).ends = sorted(ids.get(nid, f"event {nid}") for nid in ends)
     for room_id, event_type, state_key, event_id in tx.all(_STATE):
         found.setdefault(room_id, Room()).state[(event_type, state_key)] = event_id
-    for room_id, event_id in tx.all(_EMPTY):
-        found.setdefault(room_id, Room()).empty.add(event_id)
-    for room_id, json in tx.all(_VISIBILITIES):
-        content = msgspec.json.decode(json)["content"]
-        if content.get("history_visibility") in ("joined", "invited"):
-            found.setdefault(room_id, Room()).hidden = True
-    for room_id, target_id, event_id in tx.all(_REDACTIONS):
-        found.setdefault(room_id, Room()).redacted[target_id] = event_id
-    for room_id, event_id, target_id, rel_type in tx.all(_RELATIONS):
-        found.setdefault(room_id, Room()).related[event_id] = (target_id, rel_type)
-    for room_id, event_id in tx.all(_STAGED):
-        found.setdefault(room_id, Room()).staged.add(event_id)
-    for room_id, event_id, authority_id in tx.all(_AUTHORITIES):
-        found.setdefault(room_id, Room()).authorities.setdefault(event_id, set()).add(authority_id)
     for room_id, user_id, membership in tx.all(_MEMBERS):
         found.setdefault(room_id, Room()).memberships[user_id] = Membership(membership)
     for room_id, json in tx.all(_ACLS):

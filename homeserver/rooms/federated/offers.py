@@ -8,7 +8,8 @@ here; the user was told that it failed, or nothing at all.
 2. Where nothing was told by the server (no answer, or one of a proxy's), the same event is offered to it once more, in
    what is left of the time: taking it twice is taking it once. Only then others are asked, with an event of their own.
 3. What is still open when the request has failed is taken back: by a leave at that server, sooner or later, for about a
-   week, and as soon as a server that did not take the leave gives a sign of life. Not done in the background after all: the user has been told that they are not in the room.
+   week, and as soon as a server that did not take the leave gives a sign of life. Not done in the background after all:
+   the user has been told that they are not in the room.
 4. A leave is made only of what was offered. Where the room has the user by something else (the invite that the join would
    have accepted, an invite that came since), there is nothing to take back. Nor is there when the user has come in.
 5. A refusal is believed when it is said a second time, later: the event may have been on its way to a server that said

@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 from homeserver.runtime.clock import Clock, DelayedCall, sleep
-from homeserver.runtime.tasks import TaskGroup
+from homeserver.runtime.tasks import TaskGroup, when_ended
 
 # LIMIT(requests at once: the others wait for those that a dead server lets wait)
 AT_ONCE = 8
@@ -87,10 +87,9 @@ class Retries(Generic[Row]):
         self._timer: DelayedCall | None = None
         self._running: dict[Key, Deferred[None]] = {}
         self._held: set[Key] = set()
-        self._awaited: dict[
-            str, float
-        ] = {}  # for which servers something waits: from when on they may be tried early
-        self._back: dict[str, None] = {}  # those of them that gave a sign of life, in that order
+        # For which servers something waits, and from when on they may be tried early; which of them gave a sign of life.
+        self._awaited: dict[str, float] = {}
+        self._back: dict[str, None] = {}
         self._early = False
 
     def start(self) -> None:
@@ -125,7 +124,7 @@ class Retries(Generic[Row]):
         if key not in self._held:
             running.cancel()
             return
-        await _end_of(running)
+        await when_ended(running)
 
     # --- servers that are back -----------------------------------------------------------------------
 
@@ -216,7 +215,7 @@ class Retries(Generic[Row]):
     def _begin(self, key: Key, one: Row, *, early: bool) -> Deferred[None]:
         under_way = self._running.get(key)
         if under_way is not None:
-            return _end_of(under_way)  # an early one; should it fail, this one is still due
+            return when_ended(under_way)  # an early one; should it fail, this one is still due
         running = self._running[key] = Deferred.fromCoroutine(self._try_one(one, early))
 
         def ended(outcome: Any) -> Any:
@@ -229,14 +228,3 @@ class Retries(Generic[Row]):
 
 def _key_of(one: Due) -> Key:
     return one.room_id, one.user_id
-
-
-def _end_of(running: Deferred[None]) -> Deferred[None]:
-    waiter: Deferred[None] = Deferred()
-
-    def ended(outcome: Any) -> Any:
-        waiter.callback(None)
-        return outcome
-
-    running.addBoth(ended)
-    return waiter
