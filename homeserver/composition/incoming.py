@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from homeserver.composition.core import Core
@@ -40,6 +41,7 @@ def build_incoming(
     keys: KeyEdus | None,
     joining: Joining,
     hear_outside: HearOutside,
+    whole: Callable[[int], Awaitable[object]],
 ) -> Incoming:
     """Opens nothing; ``filler.start`` goes on with what an earlier process left."""
     around, rooms = core.around, core.rooms
@@ -80,6 +82,6 @@ def build_incoming(
         hear_outside,
     )
     client = peering.client
-    backfills = Backfills(database, rooms, core.index, fetcher, client.allows, clock, tasks)
+    backfills = Backfills(database, rooms, core.index, fetcher, client.allows, whole, clock, tasks)
     moments = Moments(client, fetcher, backfills, clock)
     return Incoming(checker, fetcher, filler, policing, receiver, backfills, moments)

@@ -496,9 +496,9 @@ def build_services(core: Core, peering: Peering) -> Services:
     sticky = build_sticky(core, tasks)
     encryption = build_encryption(core, peering, tasks, facts)
     ephemeral = build_ephemeral(core, typing, presence, tasks)
-    joining, heard = rooms.strangers.remote.under_way, rooms.strangers.outsiders.heard
-    incoming = build_incoming(core, peering, tasks, ephemeral, encryption.edus, joining, heard)
-    partial = rooms.strangers.partial
+    strangers, partial = rooms.strangers, rooms.strangers.partial
+    joining, heard, whole = strangers.remote.under_way, strangers.outsiders.heard, partial.whole
+    incoming = build_incoming(core, peering, tasks, ephemeral, encryption.edus, joining, heard, whole)
     reading = build_reading(core, settings, incoming, rooms.transactions, facts, ignored, partial, tasks)
     if presence is not None:
         reading.old_sync.presence = bind(presence.changes_for, since_counter=0)
@@ -523,7 +523,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         summaries=Summaries(views, ask_space, rooms.strangers.remote.servers),
         rooms=rooms,
         reading=reading,
-        peer_reading=build_peer_reading(core, facts, rooms.strangers.partial),
+        peer_reading=build_peer_reading(core, facts, partial),
         incoming=incoming,
         tasks=tasks,
         typing=typing,

@@ -128,7 +128,8 @@ async def adopt_room(turn: Turn, join: Event, state: Sequence[EventId], *, parti
 
     ``partial``: but for members, who come later (``completion.py``).
 
-    What the room was here before (we had left it) ends: its newest events have no successors that we know of.
+    What the room was here before (we had left it) ends: its newest events have no successors that we know of. Where it
+    was not complete, the room is partial until it is: what is told of the time between builds on it.
     """
     turn.is_new = False
     hold = Hold(turn)
@@ -157,7 +158,7 @@ async def adopt_room(turn: Turn, join: Event, state: Sequence[EventId], *, parti
         extremities=(extremity,),
         snapshot=placed.state_after,
         depth=join.depth,
-        partial=partial,
+        partial=partial or old.partial,
     )
     turn.forget_state()
     return Placed(placed.nid, ACCEPT)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import and_, bindparam, delete, select, update
+from sqlalchemy import Select, Table, and_, bindparam, delete, select, update
 
 from federation.event import Event
 from federation.ids import EventId, ServerName
 from homeserver.db.schema.relations import relations
 from homeserver.db.schema.rooms import (
+    earlier_joins,
     edges,
     event_json,
     events,
@@ -27,6 +28,9 @@ from homeserver.store.events import EventRow, load_rows
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.state import BaseCache, Snapshot, load_snapshots
 
+# LIMIT(of so many earlier stays in a room the states are asked for; the oldest remain as they are)
+EARLIER_MOST = 8
+
 _PUT = rows(
     partial_joins,
     "room_nid",
@@ -37,34 +41,55 @@ _PUT = rows(
     keys=("room_nid",),
     update=("join_nid", "server", "servers", "attempts"),
 )
-_ALL = statement(
-    select(
-        partial_joins.c.room_nid,
-        partial_joins.c.join_nid,
+_PUT_EARLIER = rows(
+    earlier_joins,
+    "room_nid",
+    "join_nid",
+    "server",
+    "servers",
+    "attempts",
+    keys=("room_nid", "join_nid"),
+    update=("server", "servers", "attempts"),
+)
+
+
+def _of_event(table: Table) -> Select[Any]:
+    return select(
+        table.c.room_nid,
+        table.c.join_nid,
         events.c.event_id,
-        partial_joins.c.server,
-        partial_joins.c.servers,
-        partial_joins.c.attempts,
-    ).select_from(partial_joins.join(events, events.c.nid == partial_joins.c.join_nid))
-)
-_ONE = statement(select(partial_joins.c.join_nid).where(partial_joins.c.room_nid == bindparam("room_nid")))
-_END = statement(
-    delete(partial_joins).where(
-        and_(
-            partial_joins.c.room_nid == bindparam("of_room"), partial_joins.c.join_nid == bindparam("of_join")
+        table.c.server,
+        table.c.servers,
+        table.c.attempts,
+    ).select_from(table.join(events, events.c.nid == table.c.join_nid))
+
+
+_TABLES = (earlier_joins, partial_joins)
+_ALL = [statement(_of_event(table).order_by(table.c.join_nid)) for table in _TABLES]
+_OF_ROOM = [
+    statement(
+        select(table.c.join_nid).where(table.c.room_nid == bindparam("room_nid")).order_by(table.c.join_nid)
+    )
+    for table in _TABLES
+]
+_LATEST = statement(_of_event(partial_joins).where(partial_joins.c.room_nid == bindparam("of_room")))
+_END_LATEST = statement(delete(partial_joins).where(partial_joins.c.room_nid == bindparam("of_room")))
+_END = [
+    statement(
+        delete(table).where(
+            and_(table.c.room_nid == bindparam("of_room"), table.c.join_nid == bindparam("of_join"))
         )
     )
-)
-_COUNT = statement(
-    update(partial_joins)
-    .where(
-        and_(
-            partial_joins.c.room_nid == bindparam("of_room"), partial_joins.c.join_nid == bindparam("of_join")
-        )
+    for table in _TABLES
+]
+_COUNT = [
+    statement(
+        update(table)
+        .where(and_(table.c.room_nid == bindparam("of_room"), table.c.join_nid == bindparam("of_join")))
+        .values(attempts=bindparam("number"))
     )
-    .values(attempts=bindparam("number"))
-)
-_END_ANY = statement(delete(partial_joins).where(partial_joins.c.room_nid == bindparam("of_room")))
+    for table in _TABLES
+]
 _parent, _child = events.alias("parent"), events.alias("child")
 _children = (
     select(edges.c.child_nid.label("nid"))
@@ -125,27 +150,42 @@ def put_partial_join(tx: Tx, join: PartialJoin) -> None:
 
 
 def count_attempts(tx: Tx, join: PartialJoin) -> None:
-    """Note how often keys were asked for, if the join is still the one that is not complete."""
-    tx.run(_COUNT, of_room=join.room_nid, of_join=join.join_nid, number=join.attempts)
+    """Note how often keys were asked for, if the join still is one that is not complete."""
+    for count in _COUNT:
+        tx.run(count, of_room=join.room_nid, of_join=join.join_nid, number=join.attempts)
 
 
 def end_partial_join(tx: Tx, room_nid: int, join_nid: int) -> None:
     """They have come."""
-    tx.run(_END, of_room=room_nid, of_join=join_nid)
+    for end in _END:
+        tx.run(end, of_room=room_nid, of_join=join_nid)
 
 
-def forget_partial_join(tx: Tx, room_nid: int) -> None:
-    """Who came back was told all of the room: what an earlier join lacked matters no more."""
-    tx.run(_END_ANY, of_room=room_nid)
+def end_stay(tx: Tx, room_nid: int) -> bool:
+    """Somebody came back to a room that everybody had left: what the join before lacked nobody waits for any more.
+
+    It is had all the same, since what is told of the time between builds on it. Whether members were still to come.
+    """
+    row = tx.one(_LATEST, of_room=room_nid)
+    if row is None:
+        return False
+    _, join_nid, _, server, servers, attempts = row
+    tx.run(_END_LATEST, of_room=room_nid)
+    earlier = tx.column(_OF_ROOM[0], room_nid=room_nid)
+    for old_nid in earlier[: max(0, len(earlier) - EARLIER_MOST + 1)]:
+        tx.run(_END[0], of_room=room_nid, of_join=old_nid)
+    tx.insert(_PUT_EARLIER, [(room_nid, join_nid, server, servers, max(attempts, 1))])
+    return not attempts
 
 
-def is_partial(tx: Tx, room_nid: int) -> bool:
-    """Whether a room's join is not complete."""
-    return tx.value(_ONE, room_nid=room_nid) is not None
+def is_partial(tx: Tx, room_nid: int, except_join: int = 0) -> bool:
+    """Whether a join of a room, another one than this, is not complete."""
+    found = (nid for of_room in _OF_ROOM for nid in tx.column(of_room, room_nid=room_nid))
+    return any(nid != except_join for nid in found)
 
 
 def load_partial_joins(tx: Tx) -> list[PartialJoin]:
-    """All of them (at the start)."""
+    """All of them (at the start); of a room those of earlier stays come first."""
     return [
         PartialJoin(
             room_nid,
@@ -155,7 +195,8 @@ def load_partial_joins(tx: Tx) -> list[PartialJoin]:
             tuple(map(ServerName, _decode(servers))),
             attempts,
         )
-        for room_nid, join_nid, join_id, server, servers, attempts in tx.all(_ALL)
+        for every in _ALL
+        for room_nid, join_nid, join_id, server, servers, attempts in tx.all(every)
     ]
 
 

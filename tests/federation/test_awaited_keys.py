@@ -148,6 +148,21 @@ class AwaitedKeys(NetCase):
         self.assertEqual([], self.pending())
         self.assert_same_state(room_id, (self.a, self.alice), (self.c, self.carol))
 
+    def test_a_restart_while_nobody_is_there(self) -> None:
+        room_id = self.make()
+        self.enter(room_id)
+        self.net.advance(20)
+        self.net.part(A, C)
+        self.c.restart()
+        self.net.settle()
+        # It asked once, and waits before it asks again.
+        self.assertEqual([3], self.pending())
+        self.net.heal()
+        self.withheld.clear()
+        self.net.advance(600)
+        self.assertEqual([], self.pending())
+        self.assert_same_state(room_id, (self.a, self.alice), (self.c, self.carol))
+
     def test_keys_that_never_come(self) -> None:
         room_id = self.make()
         self.enter(room_id)

@@ -143,6 +143,25 @@ class Partial(PartialCase):
         member = f"/rooms/{quote(new_id)}/state/m.room.member/{quote(BOB)}"
         self.assertEqual("ban", self.ok(self.c, self.carol, "GET", member)["membership"])
 
+    def test_history_waits_for_members(self) -> None:
+        room_id = self.create(self.a, self.alice, preset="public_chat", name="Big")
+        said = [f"m{number}" for number in range(3)]
+        for text in said:
+            self.say(self.a, self.alice, room_id, text)
+        self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
+        self.net.settle()
+        path = f"/_matrix/client/v3/rooms/{quote(room_id)}/messages"
+        newest = self.net.wait(self.c.start("GET", path, None, self.carol, {"dir": "b", "limit": 1})).json
+        query = {"dir": "b", "from": newest["end"], "limit": 10}
+        before = self.c.start("GET", path, None, self.carol, query)
+        self.net.settle()
+        self.assertFalse(before.called)
+        self.held = False
+        told = self.net.wait(before).json["chunk"]
+        self.assertTrue(self.progress(room_id)["finished"])
+        bodies = [one["content"].get("body") for one in told if one["type"] == "m.room.message"]
+        self.assertEqual(said[::-1], bodies)
+
     def test_who_waits_too_long_is_told(self) -> None:
         room_id = self.make()
         answer = self.call(self.c, self.carol, "GET", f"/rooms/{quote(room_id)}/joined_members")

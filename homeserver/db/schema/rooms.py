@@ -202,6 +202,17 @@ partial_joins = Table(
     text("servers"),  # JSON list of names
     small("attempts", default=0),  # to have keys that lack; 0: members are still to come
 )
+# Joins that were not complete when everybody had left, of rooms that somebody came back to: history builds on them.
+earlier_joins = Table(
+    "earlier_joins",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("join_nid", primary=True),
+    text("server"),
+    text("servers"),  # JSON list of names
+    small("attempts"),  # to have the state before it; at least 1
+    **CLUSTERED,
+)
 # What a client said under which transaction id, so that its retry finds the first answer.
 client_transactions = Table(
     "client_transactions",

@@ -2,14 +2,15 @@
 
 MUSTs: 1. a hole is fetched for once at a time, and all who read there share that; 2. who waits, waits a few seconds at most,
 and the fetch goes on without them; 3. what could not be had is not asked for again at once, and then of other servers first;
-4. nothing is believed that the flow and the room's actor have not checked.
+4. nothing is believed that the flow and the room's actor have not checked; 5. while the members of a room are still to come,
+its history waits for them.
 
 # spec: server-server-api#backfilling-and-retrieving-missing-events
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -95,6 +96,7 @@ class Backfills:
         index: MembershipIndex,
         fetcher: Fetcher,
         allows: Callable[[str], bool],
+        whole: Callable[[int], Awaitable[object]],
         clock: Clock,
         tasks: TaskGroup,
     ) -> None:
@@ -103,6 +105,8 @@ class Backfills:
         self._index = index
         self._fetcher = fetcher
         self._allows = allows
+        # Comes back when the members of a room are here; MatrixError where that takes too long.
+        self._whole = whole
         self._clock = clock
         self._tasks = tasks
         self._failures = _Failures(clock)
@@ -191,6 +195,8 @@ class Backfills:
     async def _run(self, room_id: str, room_nid: int, top: int) -> None:
         came = False
         try:
+            # Before that nobody knows whom to ask, and each state that is told would bring the members once more.
+            await self._whole(room_nid)
             came = await self._fetch(room_id, room_nid, top)
         except (DatabaseError, MatrixError):
             # No time to write, a room that is gone, or one whose inbox is full: whoever asks again may have more luck.

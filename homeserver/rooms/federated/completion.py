@@ -8,6 +8,9 @@ the current state moves to what the newest of the others make it.
 Where a few events of that state still lack, for want of keys, the room stays partial after that, and goes through the
 same once more when they have come or nobody waits for them any longer.
 
+A room that everybody left before that and somebody came back to has two joins that are to be complete, or more. Each goes
+through this by itself, in any order, and the room is partial until the last has.
+
 # spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 """
 
@@ -21,6 +24,7 @@ from federation.auth.select import CREATE, POWER_LEVELS, auth_keys_for
 from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_of
 from federation.ids import EventId
 from federation.verdict import ACCEPT, Accept, Reject, Verdict
+from homeserver.db.tx import Tx
 from homeserver.rooms.federated.lots import Stored
 from homeserver.rooms.hold import Hold, near
 from homeserver.rooms.turn import Turn
@@ -31,6 +35,7 @@ from homeserver.store.partial import (
     Since,
     count_attempts,
     end_partial_join,
+    is_partial,
     load_since,
     withdraw_events,
 )
@@ -69,17 +74,22 @@ async def complete_room(
     full = await _snapshot_of(turn, hold, state, stored or {}) if state is not None else None
     if state is not None and full is None:
         return False
-    found = await tools.database.read(load_since, join.join_nid, tools.events, tools.bases)
+
+    def look(tx: Tx) -> tuple[list[Since], bool]:
+        since = load_since(tx, join.join_nid, tools.events, tools.bases)
+        return since, is_partial(tx, join.room_nid, join.join_nid)
+
+    found, others = await tools.database.read(look)
     parents = {parent for one in found for parent in one.event.prev_event_ids}
     cited = {auth_id for one in found for auth_id in one.event.auth_event_ids}
     await hold.load((), sorted(parents), sorted(cited))
     review = _Review()
-    turn.head = replace(turn.head, partial=lacking is not None)
+    turn.head = replace(turn.head, partial=others or lacking is not None)
     for since in _parents_first(found, join.join_id):
         told = (full or since.before) if since.row.nid == join.join_nid else None
         await _review(turn, hold, review, since, told)
     words = {one.nid: one.membership for one in (stored or {}).values()}
-    newest = _extremities(turn, review, {one.event.event_id for one in found})
+    newest = _extremities(turn, review, found)
     moves = await turn.settle(turn.head, newest, words)
     withdrawn = review.withdrawn
     if lacking is None:
@@ -197,12 +207,29 @@ async def _judge(hold: Hold, review: _Review, since: Since, before: Snapshot) ->
     return check_state_before(event, lookup, await hold.levels(before, state))
 
 
-def _extremities(turn: Turn, review: _Review, reviewed: set[EventId]) -> list[Extremity]:
-    """The newest of what is left, oldest first."""
+def _extremities(turn: Turn, review: _Review, found: Sequence[Since]) -> list[Extremity]:
+    """The newest of what is left, oldest first; in place of one that was rejected, what it named.
+
+    What ended an earlier stay is not among them.
+    """
+    reviewed = {one.event.event_id: one for one in found}
+    shown = {one.event.event_id for one in review.shown}
     named = {parent for one in review.shown for parent in one.event.prev_event_ids}
-    found = [one for one in turn.head.extremities if one.reference.event_id not in reviewed]
+    ends, seen = set[EventId](), set[EventId]()
+    waiting = [one.reference.event_id for one in turn.head.extremities]
+    while waiting:
+        event_id = waiting.pop()
+        since = reviewed.get(event_id)
+        if since is None or event_id in seen:
+            continue
+        seen.add(event_id)
+        if event_id not in shown:
+            waiting += since.event.prev_event_ids
+        elif event_id not in named:
+            ends.add(event_id)
+    kept = [one for one in turn.head.extremities if one.reference.event_id not in reviewed]
     for one in review.shown:
         event = one.event
-        if event.event_id not in named:
-            found.append(Extremity(one.row.nid, event.reference(), event.depth, review.after[event.event_id]))
-    return found
+        if event.event_id in ends:
+            kept.append(Extremity(one.row.nid, event.reference(), event.depth, review.after[event.event_id]))
+    return kept

@@ -42,7 +42,7 @@ from homeserver.runtime.clock import Clock, sleep
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.account_data import TooMuchAccountDataError, put_account_data
-from homeserver.store.partial import PartialJoin, count_attempts, load_partial_joins
+from homeserver.store.partial import EARLIER_MOST, PartialJoin, count_attempts, load_partial_joins
 from homeserver.store.servers import load_servers
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
@@ -68,14 +68,26 @@ _encode = msgspec.json.Encoder().encode
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """A join that is not complete, and who waits until it is."""
+class _Unfinished:
+    """The joins of a room that are not complete, the latest last, and who waits until its members have come."""
 
-    join: PartialJoin
+    joins: dict[int, PartialJoin] = field(default_factory=dict)  # by the number of the join
     waiters: list[Deferred[bool]] = field(default_factory=list)
 
+    @property
+    def lacks_members(self) -> bool:
+        """Whether members of the room are still to come."""
+        return any(not one.attempts for one in self.joins.values())
+
+    def end_stay(self) -> None:
+        """Somebody came back: nobody waits for what the joins before lack, and of the oldest it is not asked for."""
+        latest = list(self.joins.items())[-EARLIER_MOST:]
+        self.joins = {join_nid: one._replace(attempts=max(one.attempts, 1)) for join_nid, one in latest}
+
     def release(self) -> None:
-        """What they waited for has come."""
+        """Let go on who waits for members, if these have come."""
+        if self.lacks_members:
+            return
         waiters, self.waiters = self.waiters, []
         for waiter in waiters:
             if not waiter.called:
@@ -109,58 +121,79 @@ class PartialRooms:
         self._tasks = tasks
         self._clock = clock
         self._log = log
-        self._joins: dict[int, _Waiting] = {}
+        self._unfinished: dict[int, _Unfinished] = {}  # by room
+        self._running: set[int] = set()  # joins, by number
         self._places = DeferredSemaphore(ANSWERS_AT_ONCE)
 
     async def load(self) -> None:
         """Find the joins that an earlier process left; before anything else asks."""
         for join in await self._tools.database.read(load_partial_joins):
-            self._joins[join.room_nid] = _Waiting(join)
+            self._unfinished.setdefault(join.room_nid, _Unfinished()).joins[join.join_nid] = join
 
     def start(self) -> None:
         """Go on with them."""
-        for waiting in list(self._joins.values()):
-            self._spawn(waiting.join, ())
+        for room_nid in list(self._unfinished):
+            self._go_on(room_nid)
 
     def begin(self, join: PartialJoin, awaited: Sequence[Wanted] = ()) -> None:
         """A room was adopted without its members, or for want of some keys without a few events."""
-        before = self._joins.get(join.room_nid)
-        self._joins[join.room_nid] = _Waiting(join, before.waiters if before is not None else [])
-        self._note(join)
+        room = self._unfinished.setdefault(join.room_nid, _Unfinished())
+        room.end_stay()
+        room.joins[join.join_nid] = join
+        room.release()
         self._spawn(join, awaited)
+        self._go_on(join.room_nid)
 
-    def forget(self, room_nid: int) -> None:
-        """A room was adopted whole: what an earlier join lacked matters no more."""
-        waiting = self._joins.pop(room_nid, None)
-        if waiting is not None:
-            waiting.release()
+    def go_on(self, room_nid: int) -> None:
+        """A room was adopted whole: only what an earlier join lacked is to be had yet."""
+        room = self._unfinished.get(room_nid)
+        if room is not None:
+            room.end_stay()
+            room.release()
+            self._go_on(room_nid)
+
+    def _go_on(self, room_nid: int) -> None:
+        for join in list(self._unfinished[room_nid].joins.values()):
+            self._spawn(join, ())
 
     def _spawn(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
-        self._tasks.spawn_restarting("members of a joined room", partial(self._complete, join, awaited))
+        self._tasks.spawn_restarting("members of a joined room", partial(self._run_once, join, awaited))
+
+    async def _run_once(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
+        """Complete a join, unless that is under way."""
+        if join.join_nid in self._running:
+            return
+        self._running.add(join.join_nid)
+        try:
+            await self._complete(join, awaited)
+        finally:
+            self._running.discard(join.join_nid)
 
     # --- questions -----------------------------------------------------------------------------------
 
     def is_partial(self, room_nid: int) -> bool:
         """Whether members of a room are still to come."""
-        waiting = self._joins.get(room_nid)
-        return waiting is not None and not waiting.join.attempts
+        room = self._unfinished.get(room_nid)
+        return room is not None and room.lacks_members
 
     def is_incomplete(self, room_nid: int) -> bool:
         """Whether anything of a room is still to come: others had better ask somebody else."""
-        return room_nid in self._joins
+        return room_nid in self._unfinished
 
     def servers(self, room_nid: int) -> Collection[str]:
         """The servers that are in a partial room by the word of another one."""
-        waiting = self._joins.get(room_nid)
-        return waiting.join.servers if waiting is not None else ()
+        room = self._unfinished.get(room_nid)
+        if room is None:
+            return ()
+        return dict.fromkeys(name for join in reversed(room.joins.values()) for name in join.servers)
 
     async def whole(self, room_nid: int) -> bool:
         """Wait until its members have come; whether there was anything to wait for. 503 where it takes too long."""
-        waiting = self._joins.get(room_nid)
-        if waiting is None or waiting.join.attempts or not self._index.local_members(room_nid):
+        room = self._unfinished.get(room_nid)
+        if room is None or not room.lacks_members or not self._index.local_members(room_nid):
             return False
         waiter: Deferred[bool] = Deferred()
-        waiting.waiters.append(waiter)
+        room.waiters.append(waiter)
         timer = self._clock.callLater(WHOLE_S, _give_up, waiter)
         try:
             if not await waiter:
@@ -172,38 +205,42 @@ class PartialRooms:
 
     # --- the rest ------------------------------------------------------------------------------------
 
-    def _is_current(self, join: PartialJoin) -> bool:
-        waiting = self._joins.get(join.room_nid)
-        return waiting is not None and waiting.join.join_nid == join.join_nid
+    def _noted(self, join: PartialJoin) -> PartialJoin | None:
+        """How far a join is; None: it is complete."""
+        room = self._unfinished.get(join.room_nid)
+        return room.joins.get(join.join_nid) if room is not None else None
 
     def _note(self, join: PartialJoin) -> None:
-        """How far a join is."""
-        if self._is_current(join):
-            waiting = self._joins[join.room_nid]
-            waiting.join = join
-            if join.attempts:
-                waiting.release()
+        """How far a join is now."""
+        room = self._unfinished.get(join.room_nid)
+        if room is not None and join.join_nid in room.joins:
+            room.joins[join.join_nid] = join
+            room.release()
+
+    def _end(self, join: PartialJoin) -> None:
+        room = self._unfinished.get(join.room_nid)
+        if room is not None and room.joins.pop(join.join_nid, None) is not None:
+            room.release()
+            if not room.joins:
+                del self._unfinished[join.room_nid]
 
     async def _complete(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
-        if self._is_current(join):
-            # After a failure it goes on from where it was.
-            join = self._joins[join.room_nid].join
         wait_s, told = SHORTEST_WAIT_S, None
-        while self._is_current(join) and not join.attempts:
+        # After a failure it goes on from where it was.
+        while (noted := self._noted(join)) is not None and not noted.attempts:
             if not self._index.local_members(join.room_nid):
                 # Everybody has left: nobody will tell us. Who comes back begins anew, by the servers noted here.
                 return
-            told = await self._ask(join)
+            told = await self._ask(noted)
             if told is not None:
-                join, awaited = join._replace(attempts=1), told
+                awaited = told
                 break
             await sleep(self._clock, wait_s)
             wait_s = min(wait_s * 2, LONGEST_WAIT_S)
-        if told is None or awaited:
-            if not await self._wait_for_keys(join, awaited):
+        if noted is not None and (told is None or awaited):
+            if not await self._wait_for_keys(noted._replace(attempts=max(noted.attempts, 1)), awaited):
                 return
-        if self._is_current(join):
-            self._joins.pop(join.room_nid).release()
+        self._end(join)
 
     async def _wait_for_keys(self, join: PartialJoin, awaited: Sequence[Wanted]) -> bool:
         """Everything has come but what is signed with these keys (none: nobody remembers which).
@@ -211,13 +248,15 @@ class PartialRooms:
         Whether that is over: not where everybody has left.
         """
         self._note(join)
-        while self._is_current(join) and join.attempts < KEYS_ATTEMPTS:
-            if awaited:
+        is_at_once = not awaited
+        while join.attempts < KEYS_ATTEMPTS:
+            if not is_at_once:
                 await sleep(self._clock, KEYS_FIRST_WAIT_S * 2.0 ** (join.attempts - 1))
+            is_at_once = False
+            if self._noted(join) is None or not self._index.local_members(join.room_nid):
+                return False
             join = join._replace(attempts=join.attempts + 1)
             self._note(join)
-            if not self._is_current(join) or not self._index.local_members(join.room_nid):
-                return False
             await self._worker.work(count_attempts, join)
             if awaited and not await self._checks.ask_again(awaited):
                 continue
@@ -230,7 +269,7 @@ class PartialRooms:
 
     async def _give_up(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
         names = await self._tools.interner.room_names([join.room_nid])
-        if self._is_current(join) and await self._finish(join, names[join.room_nid], None):
+        if self._noted(join) is not None and await self._finish(join, names[join.room_nid], None):
             self._log.warning(
                 "a joined room stays without the events of servers whose keys nobody gives",
                 room_id=names[join.room_nid],
@@ -288,10 +327,11 @@ class PartialRooms:
             storing.abandon()
         lacking = join._replace(attempts=max(join.attempts, 1)) if verified.awaited else None
         state = list(verified.conclusion.state.values())
-        total = None if join.attempts else len(verified.lot)
-        if not self._is_current(join) or not await self._finish(
-            join, room_id, state, lacking, total, storing.stored
-        ):
+        noted = self._noted(join)
+        if noted is None:
+            return None
+        total = None if noted.attempts else len(verified.lot)
+        if not await self._finish(join, room_id, state, lacking, total, storing.stored):
             return None
         return verified.awaited
 

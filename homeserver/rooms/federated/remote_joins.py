@@ -47,7 +47,7 @@ from homeserver.store.events import find_row, find_rows, load_head
 from homeserver.store.ids import set_room_version
 from homeserver.store.offered import forget_all_offered
 from homeserver.store.outside import end_outside
-from homeserver.store.partial import PartialJoin, forget_partial_join, put_partial_join
+from homeserver.store.partial import PartialJoin, end_stay, put_partial_join
 from homeserver.store.placement import Membership
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
@@ -277,7 +277,7 @@ class RemoteJoins:
             if one is not None:
                 self._partial.begin(one, verified.awaited)
             else:
-                self._partial.forget(room_nid)
+                self._partial.go_on(room_nid)
         if unwelcome:
             raise guests_forbidden()
 
@@ -303,12 +303,14 @@ def _partial_join(verified: Verified, room_nid: int, arrived: Arrived) -> Partia
 
 
 def _note(tx: WriteTx, *, join: PartialJoin | None, room_nid: int, user_nid: int, done: int) -> None:
-    if join is None:
-        forget_partial_join(tx, room_nid)
-        return
-    put_partial_join(tx, join)
-    if not join.attempts:
+    awaited_members = end_stay(tx, room_nid)
+    if join is not None:
+        put_partial_join(tx, join)
+    if join is not None and not join.attempts:
         put_progress(tx, [user_nid], room_nid, done, 0, False)
+    elif awaited_members:
+        # Of the stay before it was told that they are to come.
+        put_progress(tx, [user_nid], room_nid, done, done, True)
 
 
 def _is_known(tx: Tx, room_nid: int) -> bool:
