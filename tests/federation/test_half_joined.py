@@ -58,9 +58,24 @@ class HalfCase(NetCase):
 
         self.patch(self.net, "_deliver", swallow)
 
-    def start_join(self) -> Any:
+    def delay(self, part: str, delay_s: float) -> list[PeerRequest]:
+        """Requests take that long to arrive, whether or not anybody waits for an answer; those that were sent."""
+        call, sent = self.net._call, list[PeerRequest]()
+
+        def slowly(origin: ServerName, request: PeerRequest) -> Any:
+            if part not in request.uri:
+                return call(origin, request)
+            sent.append(request)
+            answered: Deferred[Any] = Deferred()
+            self.net.time.callLater(delay_s, lambda: call(origin, request).chainDeferred(answered))
+            return answered
+
+        self.patch(self.net, "_call", slowly)
+        return sent
+
+    def start_join(self, token: str = "") -> Any:
         path = f"{V3}/join/{quote(self.room_id)}"
-        return self.b.start("POST", path, {}, self.bob, {"via": [A]})
+        return self.b.start("POST", path, {}, token or self.bob, {"via": [A]})
 
     def come(self, *via: str) -> int:
         """bob joins."""
@@ -205,6 +220,56 @@ class HalfJoined(HalfCase):
         self.net.advance(2 * FIRST_S)
         self.assertEqual(("join", 0), (self.member(), self.sent("make_leave")))
         self.net.wait(joining, limit_s=SEND_JOIN_S)
+        self.net.advance(HOUR_S)
+        self.assertEqual(("leave", 0), (self.member(), self.open()))
+
+    def assert_bob_is_heard(self, eve: str) -> None:
+        """eve is in the room; bob comes in too, and what he says is told at once, and stays."""
+        self.assertEqual(200, self.come())
+        self.say(self.b, self.bob, self.room_id, "it is me")
+        self.net.settle()
+        path = f"/rooms/{quote(self.room_id)}/messages"
+        chunk = self.ok(self.a, self.alice, "GET", path, None, {"dir": "b"})["chunk"]
+        self.assertIn("it is me", [event["content"].get("body") for event in chunk])
+        self.net.advance(HOUR_S)
+        self.assertEqual(("join", "join", 0), (self.member(), self.at_home(), self.open()))
+        self.assert_same_state(self.room_id, (self.a, self.alice), (self.b, eve))
+
+    def test_not_taken_back_while_another_comes_in(self) -> None:
+        """The room that comes with the other's join has the user in it, and knows of no leave beside that join."""
+        eve = self.b.register("eve")
+        self.lose_answers("/send_join/")
+        self.come()
+        self.net.untamper()
+        self.delay("/send_join/", 1.5 * FIRST_S)
+        joining = self.start_join(eve)
+        self.net.advance(2 * FIRST_S)
+        self.assertEqual((200, 0), (self.net.wait(joining).status, self.sent("/send_leave/")))
+        self.assert_bob_is_heard(eve)
+
+    def test_another_comes_in_while_it_is_taken_back(self) -> None:
+        """What is on its way cannot be called back; so it has arrived before a server is asked what the room is."""
+        eve = self.b.register("eve")
+        self.lose_answers("/send_join/")
+        self.come()
+        self.net.untamper()
+        leaves = self.delay("/send_leave/", 10.0)
+        self.net.advance(FIRST_S)
+        self.assertEqual(1, len(leaves))
+        self.assertEqual(200, self.net.wait(self.start_join(eve), limit_s=11.0).status)
+        self.assertEqual("leave", self.member())
+        self.assert_bob_is_heard(eve)
+
+    def test_taken_back_after_another_was_not_let_in(self) -> None:
+        eve = self.b.register("eve")
+        self.lose_answers("/send_join/")
+        self.come()
+        self.net.untamper()
+        self.swallow_answers("/send_join/")
+        joining = self.start_join(eve)
+        self.net.advance(2 * FIRST_S)
+        self.assertEqual(("join", 0), (self.member(), self.sent("make_leave")))
+        self.assertEqual(502, self.net.wait(joining, limit_s=SEND_JOIN_S).status)
         self.net.advance(HOUR_S)
         self.assertEqual(("leave", 0), (self.member(), self.open()))
 
@@ -424,21 +489,11 @@ class HalfAccepted(HalfCase):
         """It cannot be called back: the join waits for it, and is none then, as the invite is used up. Nobody is in and out."""
         self.lose_answers("/send_join/", most=2)
         self.come()
-        call, joins = self.net._call, list[Any]()
-
-        def slowly(origin: ServerName, request: PeerRequest) -> Any:
-            if "/send_leave/" not in request.uri:
-                return call(origin, request)
-            joins.append(self.start_join())
-            answered: Deferred[Any] = Deferred()
-            # Whether or not anybody waits for the answer any more.
-            self.net.time.callLater(10.0, lambda: call(origin, request).chainDeferred(answered))
-            return answered
-
-        self.patch(self.net, "_call", slowly)
+        leaves = self.delay("/send_leave/", 10.0)
         self.net.advance(FIRST_S)
+        joining = self.start_join()
         self.net.advance(HOUR_S)
-        self.assertEqual([403], [self.net.wait(one).status for one in joins])
+        self.assertEqual((1, 403), (len(leaves), self.net.wait(joining).status))
         self.assertEqual(("leave", "", 0), (self.member(), self.at_home(), self.open()))
 
     def test_declined_after_all(self) -> None:

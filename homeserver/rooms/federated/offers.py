@@ -14,7 +14,10 @@ here; the user was told that it failed, or nothing at all.
    have accepted, an invite that came since), there is nothing to take back. Nor is there when the user has come in.
 5. A refusal is believed when it is said a second time, later: the event may have been on its way to a server that said
    before that the user is not there.
-6. While a user tries again, nothing is taken back; a leave that is under way already is waited for.
+6. While anybody of ours tries to come into a room, nothing of that room is taken back; a leave that is under way already
+   is waited for. Of the user themselves it would undo what they try. Another's join brings the room as it was when a
+   server was asked for a template: with the user in it, where the leave comes later. That leave is kept nowhere here, so
+   the user would be let speak as a member, beside it.
 
 # spec: server-server-api#joining-rooms
 # spec: server-server-api#leaving-rooms-rejecting-invites
@@ -83,7 +86,7 @@ class Offers:
         self._handshakes = handshakes
         self._clock = clock
         self._log = log
-        self._trying: Counter[tuple[str, str]] = Counter()  # rooms and who is about to come in
+        self._trying: Counter[str] = Counter()  # how many are about to come into a room
         self._retries: Retries[Offered] = Retries(
             "take back what was offered",
             Table(load_next_offered, load_offered_of, load_offered_servers),
@@ -104,19 +107,18 @@ class Offers:
     # --- offering ------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def under_way(self, user_id: UserId, room_id: RoomId) -> AsyncIterator[None]:
-        """While a user tries to come in (or knocks) nothing of theirs is taken back; what is open afterwards is."""
-        key = (room_id, user_id)
-        self._trying[key] += 1
+    async def under_way(self, room_id: RoomId) -> AsyncIterator[None]:
+        """While a user tries to come in (or knocks) nothing of that room is taken back; what is open afterwards is."""
+        self._trying[room_id] += 1
         failed = True
         try:
-            await self._retries.call_off(key)
+            await self._retries.call_off_all(room_id)
             yield
             failed = False
         finally:
-            self._trying[key] -= 1
-            if not self._trying[key]:
-                del self._trying[key]
+            self._trying[room_id] -= 1
+            if not self._trying[room_id]:
+                del self._trying[room_id]
             if failed:
                 self._retries.look()
 
@@ -143,7 +145,7 @@ class Offers:
         self._retries.heard_from(server)
 
     async def _try(self, one: Offered, early: bool) -> None:
-        if self._trying[one.room_id, one.user_id]:
+        if self._trying[one.room_id]:
             if early:
                 return
             await self._put_off(one, FIRST_WAIT_MS, tried=False)

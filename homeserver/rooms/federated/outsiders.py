@@ -228,7 +228,7 @@ class Outsiders:
 
             return await self._offers.send(need, ask, DEFAULT_TIMEOUT_S)
 
-        async with self._offers.under_way(user_id, room_id):
+        async with self._offers.under_way(room_id):
             wish = Wish("knock", room_id, user_id, content)
             accepted = await self._handshakes.run(wish, servers, accept)
             state = accepted.answer.get("knock_room_state")

@@ -135,7 +135,7 @@ class RemoteJoins:
             wish = Wish("join", room_id, user_id, content, await self._rules(room_id))
             leave = await self._last_leave(user_id, room_id)
             catch_up = None if leave is None else partial(self._tell_of, leave)
-            async with self._offers.under_way(user_id, room_id):
+            async with self._offers.under_way(room_id):
                 accepted = await self._handshakes.run(wish, servers, self._accept, catch_up)
                 await self._adopt(accepted.answer, is_guest=is_guest)
         finally:

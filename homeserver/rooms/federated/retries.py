@@ -126,6 +126,11 @@ class Retries(Generic[Row]):
             return
         await when_ended(running)
 
+    async def call_off_all(self, room_id: str) -> None:
+        """The same, for all users in a room. The caller sees to it that no other attempt gets far meanwhile."""
+        for key in [one for one in self._running if one[0] == room_id]:
+            await self.call_off(key)
+
     # --- servers that are back -----------------------------------------------------------------------
 
     def expect(self, server: str) -> None:
