@@ -164,11 +164,12 @@ class RoomProfiles:
             self._turns.append(one)
             return
         one.left = None
-        one.release()
         if one.wanted > one.upto:
             self._turns.append(one)
         else:
             del self._users[one.user_nid]
+        # Last: whoever goes on may at once ask for a later change, which this round has told as well.
+        one.release()
 
     async def _step(self, one: _Telling) -> None:
         """The next room of a user."""

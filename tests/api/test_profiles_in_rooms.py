@@ -63,8 +63,8 @@ class ProfilesInRooms(RoomsCase):
         self.app.advance(1)
         self.assertEqual(["Bo"] * 3, [self.member(room_id, BOB).get("displayname") for room_id in rooms])
 
-    def stop_halfway(self, room_id: str) -> Deferred[None]:
-        """Set a name; what comes to this room waits until the Deferred fires."""
+    def hold(self, room_id: str) -> Deferred[None]:
+        """What comes to this room waits until the Deferred fires."""
         telling = self.app.app.services.rooms.profiles
         update, gate = telling._update, Deferred[None]()
 
@@ -74,6 +74,11 @@ class ProfilesInRooms(RoomsCase):
             await update(where, *args)
 
         self.patch(telling, "_update", held)
+        return gate
+
+    def stop_halfway(self, room_id: str) -> Deferred[None]:
+        """Set a name; what comes to this room waits until the Deferred fires."""
+        gate = self.hold(room_id)
         self.set_name("New")
         self.app.advance(0)
         return gate
@@ -159,6 +164,23 @@ class ProfilesInRooms(RoomsCase):
         self.assertEqual(rooms, self._told(BOB))
         self.assertEqual([], self._told(BOB, "Newer"))
         self.assertEqual(rooms, self._told(BOB, "Newest"))
+        self.assertEqual(0, self.lag())
+
+    def test_what_was_told_with_an_earlier_change_is_done_when_the_follower_comes_to_it(self) -> None:
+        self.patch(profiles, "_AT_ONCE", 1)
+        (room_id,) = self.joined(1)
+        gate = self.stop_halfway(room_id)
+        self.set_name("Newer")
+        carols = self.create(preset="public_chat")
+        carols_gate = self.hold(carols)
+        self.rename_carol(carols)
+        gate.callback(None)
+        self.app.advance(0)
+        # The follower waits for bob's second name, whose turn comes after carol's; so the third is told with it.
+        self.set_name("Newest")
+        carols_gate.callback(None)
+        self.app.advance(0)
+        self.assertEqual([[room_id]] * 2, [self._told(BOB), self._told(BOB, "Newest")])
         self.assertEqual(0, self.lag())
 
     def test_what_failed_is_tried_again(self) -> None:
