@@ -108,7 +108,9 @@ class TaskGroup:
                 await make_work()
             except CancelledError:
                 raise
-            except Exception:  # noqa: BLE001 (as above)
+            except Exception:
+                if self._stopped:
+                    raise  # nobody would cancel it a second time
                 if self._clock.monotonic() - started_s > longest_wait_s * _HEALTHY_FACTOR:
                     wait_s = shortest_wait_s
                 self._log.error("task failed, will restart", task=name, wait_s=wait_s, exc_info=True)

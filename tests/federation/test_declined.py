@@ -152,6 +152,15 @@ class Declined(NetCase):
         self.net.advance(FIRST_S)
         self.assertEqual("leave", self.member()["membership"])
 
+    def test_a_stop_waits_for_no_answer(self) -> None:
+        self.net.up(A)
+        self.patch(self.net, "_call", lambda *_: Deferred())  # a takes requests, and answers none
+        self.asked()
+        self.net.advance(FIRST_S)
+        self.assertEqual(1, self.asked())
+        self.b.wait(Deferred.fromCoroutine(self.b.app.stop()))
+        self.assertEqual((0, 1), (self.asked(), self.left()))
+
     def test_later_and_later_and_not_for_ever(self) -> None:
         waits = [min(FIRST_WAIT_MS << one, LONGEST_WAIT_MS) for one in range(ATTEMPTS_MOST)]
         self.assertTrue(6.5 < sum(waits) / 86_400_000 < 7.5)

@@ -207,11 +207,14 @@ class Retries(Generic[Row]):
         self._timer = None
 
     async def _try_all(self, rows: Sequence[Row], *, early: bool) -> Sequence[Row]:
-        """Raises what went wrong here (a database that is away), when all have ended."""
+        """Raises what went wrong here (a database that is away), when all have ended; CancelledError after ``stop``."""
         first = {_key_of(one): one for one in reversed(rows)}
         ended: Sequence[tuple[bool, Any]] = await DeferredList(
             [self._begin(key, one, early=early) for key, one in first.items()], consumeErrors=True
         )
+        if not self._started:
+            # The list takes a cancellation for its members' alone: whoever waits for it would go on with the next ones.
+            raise CancelledError
         for _, failure in ended:
             if isinstance(failure, Failure) and not failure.check(CancelledError):
                 failure.raiseException()

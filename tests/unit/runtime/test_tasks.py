@@ -116,6 +116,21 @@ class TaskGroupTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(self.group.stop()))
         self.assertEqual(self.time.getDelayedCalls(), [])
 
+    def test_what_fails_while_it_is_stopped_is_not_begun_again(self) -> None:
+        started: list[float] = []
+
+        async def work() -> None:
+            started.append(self.clock.seconds())
+            try:
+                await sleep(self.clock, 100)
+            except CancelledError:
+                raise ValueError from None
+
+        self.group.spawn_restarting("worker", work)
+        self.assertIsNone(self.successResultOf(self.group.stop()))
+        self.assertEqual(self.time.getDelayedCalls(), [])
+        self.assertEqual((started, self.log.events("error")), ([0.0], ["task failed"]))
+
 
 class BoundedQueueTests(SynchronousTestCase):
     def test_refuses_when_full(self) -> None:
