@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredList
 
 from federation.errors import RemoteError
 from federation.ids import ServerName, domain_of
@@ -254,7 +254,11 @@ class RemoteLists:
             Deferred.fromCoroutine(self._claim(server_name, wanted, timeout_s, found))
             for server_name, wanted in by_server.items()
         ]
-        await gatherResults(asking, consumeErrors=True)
+        # Not `gatherResults`: of a cancellation it makes an error of its own.
+        outcomes: list[Any] = await DeferredList(asking, consumeErrors=True)
+        for succeeded, outcome in outcomes:
+            if not succeeded:
+                outcome.raiseException()
         return found
 
     async def _claim(

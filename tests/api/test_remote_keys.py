@@ -259,6 +259,16 @@ class Queries(RemoteCase):
         answer = self.net.wait(self.near.start("POST", f"{V3}/keys/claim", body, self.alice)).json
         self.assertEqual(({}, [FAR]), (answer["one_time_keys"], list(answer["failures"])))
 
+    def test_a_claim_is_given_up(self) -> None:
+        """As at the end of a stop: it is no fault of ours, and nothing to log as one (see ``TestApp``)."""
+        self.far.answers["POST", CLAIM] = lambda _: None
+        body = {"one_time_keys": {BOB: {"PHONE": SIGNED}}}
+        claiming = self.near.start("POST", f"{V3}/keys/claim", body, self.alice)
+        self.net.settle()
+        self.assertNoResult(claiming)
+        claiming.cancel()
+        self.assertEqual(503, self.net.wait(claiming).status)
+
 
 @on_each_database
 class Updates(RemoteCase):
