@@ -148,6 +148,19 @@ class Gaps(ReceiveCase):
         self.settle(WAITS_S[0] + 1)
         self.assert_shown(*said)
 
+    def test_a_stop_is_no_attempt(self) -> None:
+        """What is broken off by it is tried at once by the next process."""
+        said = [self.room.say(str(number)) for number in range(3)]
+        self.peer.answers[MISSING] = Deferred()
+        self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
+        self.settle()
+        self.assertEqual(1, self.staged())
+        self.app.restart()
+        self.peer.answers.clear()
+        self.app.app.begin()
+        self.settle()
+        self.assert_shown(*said)
+
     def test_it_is_tried_for_hours_and_then_given_up(self) -> None:
         said = [self.room.say(str(number)) for number in range(3)]
         self.close()

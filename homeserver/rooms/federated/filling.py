@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import msgspec
+from twisted.internet.defer import CancelledError
 
 from federation.event import Event
 from federation.flows.needs import NeedKnown, RoomNeed
@@ -264,7 +265,7 @@ class GapFiller:
                 return
             try:
                 await self._round(room_nid, origin, rows)
-            except DatabaseError:
+            except (DatabaseError, CancelledError):
                 raise
             except Exception:
                 # So that a fault of ours ends like everything else: after some attempts.
