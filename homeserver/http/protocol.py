@@ -146,6 +146,11 @@ class HttpProtocol(protocol.Protocol):
 
     # --- from the server ---
 
+    @property
+    def is_closing(self) -> bool:
+        """Whether everything is answered, and only the other side's consent to the end is waited for."""
+        return self._closing
+
     def shut_down(self) -> None:
         """Finish what was accepted, then close; long polls are answered at once."""
         self._shutting_down = True

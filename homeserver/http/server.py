@@ -6,7 +6,7 @@ spec: client-server-api#api-standards
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, cast
 
 from twisted.internet.defer import Deferred, maybeDeferred
@@ -19,6 +19,13 @@ from homeserver.http.protocol import HttpProtocol
 from homeserver.http.render import Renderer
 from homeserver.http.router import FailureLog, Router
 from homeserver.runtime.clock import Clock, DelayedCall
+
+
+# What has not been answered by then waits for somebody who does not answer either, mostly another server; what comes after
+# has to fit in with it (``runtime.process: STOP_WITHIN_S``): tasks and followers end, the database is closed.
+GRACE_S = 3.0
+# With TLS a connection ends when the other side has agreed; who has gone never does.
+GOODBYE_S = 0.5
 
 
 class ListeningPort(Protocol):
@@ -53,7 +60,7 @@ class HttpServer(Factory):
         self._ports: list[ListeningPort] = []
         self._stopping = False
         self._stopped: Deferred[None] | None = None
-        self._grace: DelayedCall | None = None
+        self._timers: list[DelayedCall] = []  # of the stop
         self._edge = Edge(
             router=router,
             serve=frozenset(serve),
@@ -83,7 +90,7 @@ class HttpServer(Factory):
     def add_port(self, port: object) -> None:
         self._ports.append(cast(ListeningPort, port))
 
-    def stop(self, grace_s: float = 4.0) -> Deferred[None]:
+    def stop(self, grace_s: float = GRACE_S) -> Deferred[None]:
         """Stop listening, let accepted requests finish, close; what is left after the grace period is cut off."""
         if self._stopped is not None:
             return _follow(self._stopped)
@@ -94,14 +101,21 @@ class HttpServer(Factory):
             maybeDeferred(port.stopListening).addErrback(lambda _: None)
         for connection in tuple(self._connections):
             connection.shut_down()
-        if self._connections:
-            self._grace = self._clock.callLater(grace_s, self._cut_off)
-        else:
-            self._stopped.callback(None)
+        idle = [connection for connection in self._connections if connection.is_closing]
+        self._timers = [
+            self._clock.callLater(GOODBYE_S, self._leave, idle),
+            self._clock.callLater(grace_s, self._cut_off),
+        ]
+        self._end_if_done()
         return _follow(self._stopped)
 
+    def _leave(self, connections: Sequence[HttpProtocol]) -> None:
+        """Wait no longer for these. They are not aborted: what was answered may still be on its way."""
+        for connection in connections:
+            self._connections.pop(connection, None)
+        self._end_if_done()
+
     def _cut_off(self) -> None:
-        self._grace = None
         for connection in tuple(self._connections):
             connection.abort()
 
@@ -110,11 +124,14 @@ class HttpServer(Factory):
 
     def _closed(self, connection: HttpProtocol) -> None:
         self._connections.pop(connection, None)
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
         if self._connections or self._stopped is None or self._stopped.called:
             return
-        if self._grace is not None:
-            self._grace.cancel()
-            self._grace = None
+        for timer in self._timers:
+            if timer.active():
+                timer.cancel()
         self._stopped.callback(None)
 
 

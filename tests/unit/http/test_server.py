@@ -22,7 +22,9 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from homeserver.http.limits import HttpLimits
 from homeserver.http.request import Request
 from homeserver.http.response import Response
+from homeserver.http.server import GOODBYE_S, GRACE_S
 from homeserver.http.tls import secured, server_context
+from homeserver.runtime.process import STOP_WITHIN_S
 from tests.unit.http.support import Connection, Site, get, post, read_replies
 
 reactor: Any = installed_reactor
@@ -122,6 +124,31 @@ class StopTests(SynchronousTestCase):
         connection.lose()
         self.successResultOf(stopped)
         self.assertTrue(self.site.handlers.waiting[0].called)
+
+    def test_who_does_not_say_goodbye_is_not_waited_for(self) -> None:
+        """As with TLS, where the other side's machine was switched off."""
+        idle, busy = self.site.connect(), self.site.connect()
+        busy.send(get("/wait"))
+        stopped = self.site.server.stop()
+        self.site.pass_time(GOODBYE_S)
+        self.assertNoResult(stopped)
+        self.site.handlers.waiting[0].callback({})
+        self.finish(busy)
+        self.successResultOf(stopped)
+        self.assertFalse(idle.wire.aborted)
+
+    def test_who_was_answered_lately_has_the_time_to_read_it(self) -> None:
+        connection = self.site.connect()
+        connection.send(get("/wait"))
+        stopped = self.site.server.stop()
+        self.site.handlers.waiting[0].callback({})
+        self.site.pass_time(GOODBYE_S)
+        self.assertNoResult(stopped)
+        self.finish(connection)
+        self.successResultOf(stopped)
+
+    def test_a_stop_leaves_time_for_what_comes_after_it(self) -> None:
+        self.assertLessEqual(GRACE_S, STOP_WITHIN_S - 1)
 
     def test_what_was_asked_by_somebody_who_went_away_is_finished(self) -> None:
         connection = self.site.connect()
