@@ -147,6 +147,19 @@ class Edus(ReceiveCase):
         self.assertEqual(200, self.peer.call(self.app, "PUT", uri, body)[0])
         self.assertEqual(["hi"], self.inbox())
 
+    def test_messages_that_a_stop_broke_off_come_again(self) -> None:
+        keys: Any = self.app.app.services.incoming.receiver._edus._keys
+        take = keys.direct_to_device
+        keys.direct_to_device = lambda *_: Deferred()
+        body, uri = self.peer.transaction([], [self.message()]), f"{FEDERATION}/send/broken-off"
+        waiting = self.peer.start(self.app, "PUT", uri, body)
+        self.assertTrue(self.pause(waiting))
+        waiting.cancel()
+        self.assertEqual(503, self.app.wait(waiting).status)
+        keys.direct_to_device = take
+        self.assertEqual(200, self.peer.call(self.app, "PUT", uri, body)[0])
+        self.assertEqual(["hi"], self.inbox())
+
     def test_typing_costs_no_statement(self) -> None:
         self.peer.push(self.app, edus=[self.typing()])
         edus = [self.typing(typing=False), self.typing()]

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from twisted.internet.defer import CancelledError
+
 from federation.edus import (
     DeviceListUpdate,
     DirectToDevice,
@@ -86,7 +88,7 @@ class EduDispatcher:
     async def _guard(self, doing: Any, kind: str) -> None:
         try:
             await doing
-        except DatabaseError:
+        except (DatabaseError, CancelledError):
             raise
         except (MatrixError, Malformed) as error:
             self._log.debug("EDU ignored", kind=kind, problem=str(error))
