@@ -20,7 +20,6 @@ from homeserver.http.render import Renderer
 from homeserver.http.router import FailureLog, Router
 from homeserver.runtime.clock import Clock, DelayedCall
 
-
 # What has not been answered by then waits for somebody who does not answer either, mostly another server; what comes after
 # has to fit in with it (``runtime.process: STOP_WITHIN_S``): tasks and followers end, the database is closed.
 GRACE_S = 3.0
