@@ -313,6 +313,7 @@ class ServerOperations:
             if self._outside is not None:
                 self._outside.stop()
             if database is not None:
+                database.refuse()
                 # In a thread: a database that hangs must not keep the reactor from noticing that time is up.
                 await self._workers().run(database.stop)
             self._stop_threads()

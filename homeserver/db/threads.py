@@ -125,7 +125,8 @@ class ThreadedDatabase:
         self._monotonic = monotonic
         self._writes: SimpleQueue[tuple[Callable[[], Any], Deferred[Any]] | None] = SimpleQueue()
         self._reads: SimpleQueue[_Unit | None] = SimpleQueue()
-        self._stopped = False
+        self._stopped = False  # nothing is accepted any more
+        self._closing = False
         self._readers = readers
         self._writer = engine.writer()
         self._unwritten = 1  # what the writer's thread has to do; at first, to make room
@@ -233,10 +234,15 @@ class ThreadedDatabase:
             checkpointer.step()
         checkpointer.close()
 
-    def stop(self) -> None:
-        if self._stopped:
-            return
+    def refuse(self) -> None:
+        """Accept nothing more. Called in the reactor's thread: there none of its own units is under way then, whose
+        connection another thread that calls ``stop`` would have closed."""
         self._stopped = True
+
+    def stop(self) -> None:
+        if self._closing:
+            return
+        self._closing = self._stopped = True
         self._stopping.set()
         self._writes.put(None)
         for _ in range(self._readers):

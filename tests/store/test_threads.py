@@ -70,8 +70,11 @@ class ThreadsCase(DatabaseCase):
             self.turns.turn()
         return found[0]
 
+    def read(self) -> Deferred[Any]:
+        return self.database.read(lambda tx: tx.column(_NAMES))
+
     def names(self) -> Any:
-        return self.wait(self.database.read(lambda tx: tx.column(_NAMES)))
+        return self.wait(self.read())
 
 
 @on_each_database
@@ -111,6 +114,19 @@ class Units(ThreadsCase):
         self.database.stop()
         self.assertIsInstance(self.wait(self.database.write_short(_note, "late")).value, DatabaseUnavailable)
         self.assertNotIsInstance(self.wait(accepted), Failure)
+
+    def test_what_was_accepted_is_done_after_it_refuses(self) -> None:
+        self.wait(self.database.write_short(_note, "first"))
+        accepted = [
+            self.database.write_short(_note, "short"),
+            self.database.write(_note, "other"),
+            self.read(),
+        ]
+        self.database.refuse()
+        for late in (self.database.write_short, self.database.write, self.database.read):
+            self.assertIsInstance(self.wait(late(_note, "late")).value, DatabaseUnavailable)
+        self.database.stop()
+        self.assertFalse([one for one in map(self.wait, accepted) if isinstance(one, Failure)])
 
 
 def _fail(tx: Tx, _: str) -> None:
