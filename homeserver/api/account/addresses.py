@@ -22,9 +22,9 @@ from homeserver.api.account.page import (
     form,
     hidden,
     see_other,
-    words_of,
 )
 from homeserver.api.account.proof import FIELD, Proofs, proof_field
+from homeserver.api.web.frame import words_of
 from homeserver.http.errors import MatrixError, user_suspended
 from homeserver.http.request import Request
 from homeserver.http.response import Response

@@ -16,10 +16,10 @@ from homeserver.api.account.page import (
     check_box,
     form,
     password_field,
-    words_of,
 )
 from homeserver.api.account.proof import FIELD, Proofs
 from homeserver.api.account.visitors import Visitors
+from homeserver.api.web.frame import words_of
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import Response

@@ -13,7 +13,8 @@ from homeserver.accounts.devices import Devices
 from homeserver.accounts.text import MAX_DISPLAY_NAME_LENGTH
 from homeserver.api.account import places
 from homeserver.api.account.gate import Admitted, Gate
-from homeserver.api.account.page import Pages, alert, back, button, field, form, rows, see_other, words_of
+from homeserver.api.account.page import Pages, alert, back, button, field, form, rows, see_other
+from homeserver.api.web.frame import words_of
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import Response

@@ -22,10 +22,10 @@ from homeserver.api.account.page import (
     field,
     form,
     see_other,
-    words_of,
 )
 from homeserver.api.account.shown import shown_routes
 from homeserver.api.account.visitors import Visitors, read_form
+from homeserver.api.web.frame import words_of
 from homeserver.http.errors import MatrixError, forbidden
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request

@@ -22,10 +22,10 @@ from homeserver.api.account.page import (
     form,
     rows,
     see_other,
-    words_of,
 )
 from homeserver.api.account.shown import shown_routes
 from homeserver.api.account.visitors import Visitors
+from homeserver.api.web.frame import words_of
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import Response

@@ -7,7 +7,7 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
-from homeserver.api.web.frame import Look, framed_page
+from homeserver.api.web.frame import Look, framed_page, refusal_page
 from homeserver.http.errors import MatrixError
 from homeserver.http.response import Response
 
@@ -46,19 +46,7 @@ class Pages:
 
     def refusal(self, error: MatrixError) -> Response:
         """A page that says why something is refused."""
-        page = self.page(error.status, "That did not work", f"<p>{escape(words_of(error))}</p>")
-        page.headers.extend(error.headers)
-        return page
-
-
-def words_of(error: MatrixError | None, otherwise: str = "") -> str:
-    """A refusal, as a page says it; ``otherwise``: unless somebody has tried too often."""
-    if error is None:
-        return ""
-    if error.status != 429:
-        return otherwise or f"{error.error}."
-    seconds = max(1, -(-int(error.extra.get("retry_after_ms", 0)) // 1000))
-    return f"That was too often. Please try again in {seconds} second{'s' if seconds != 1 else ''}."
+        return refusal_page(error, server_name=self.server_name, look=_LOOK)
 
 
 def see_other(location: str, *headers: tuple[bytes, bytes]) -> Response:

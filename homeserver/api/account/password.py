@@ -6,9 +6,10 @@ from homeserver.accounts.users import Accounts
 from homeserver.api.account import places
 from homeserver.api.account.gate import Admitted, Gate
 from homeserver.api.account.new_password import NewPassword
-from homeserver.api.account.page import DONE, Pages, alert, button, check_box, form, password_field, words_of
+from homeserver.api.account.page import DONE, Pages, alert, button, check_box, form, password_field
 from homeserver.api.account.proof import FIELD, Proofs
 from homeserver.api.account.visitors import Visitors
+from homeserver.api.web.frame import words_of
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import Response

@@ -9,8 +9,9 @@ from typing import Final
 
 from homeserver.api.account import places
 from homeserver.api.account.gate import Admitted, Gate
-from homeserver.api.account.page import DONE, Pages, alert, button, form, words_of
+from homeserver.api.account.page import DONE, Pages, alert, button, form
 from homeserver.api.account.proof import FIELD, Proofs, proof_field
+from homeserver.api.web.frame import words_of
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import Response

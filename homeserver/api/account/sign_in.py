@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 from homeserver.accounts.login import Identity
 from homeserver.api.account import places
 from homeserver.api.account.entry import Entry
-from homeserver.api.account.page import Pages, alert, button, field, form, password_field, see_other, words_of
+from homeserver.api.account.page import Pages, alert, button, field, form, password_field, see_other
 from homeserver.api.account.visitors import Visitors
+from homeserver.api.web.frame import words_of
 from homeserver.http.errors import MatrixError
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request

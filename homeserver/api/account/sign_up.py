@@ -11,8 +11,9 @@ from homeserver.accounts.registrar import Newcomer, Registrar
 from homeserver.accounts.users import MAX_REGISTRATION_TOKEN_LENGTH, Accounts
 from homeserver.api.account.entry import Entry
 from homeserver.api.account.new_password import NewPassword
-from homeserver.api.account.page import Pages, alert, button, field, form, see_other, words_of
+from homeserver.api.account.page import Pages, alert, button, field, form, see_other
 from homeserver.api.account.visitors import Visitors
+from homeserver.api.web.frame import words_of
 from homeserver.http.errors import MatrixError, forbidden
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request

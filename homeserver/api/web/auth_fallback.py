@@ -8,6 +8,7 @@ spec: client-server-api#fallback
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from html import escape
 from typing import Final
 
@@ -15,7 +16,7 @@ from homeserver.accounts.login import PASSWORD
 from homeserver.accounts.uia import InteractiveAuth, Pending, StageRefusedError, UnknownSessionError
 from homeserver.accounts.validations import STAGE, AddressStage
 from homeserver.api.client.register import DUMMY, REGISTRATION_TOKEN
-from homeserver.api.web.frame import framed_page, load_script
+from homeserver.api.web.frame import framed_page, load_script, refusal_page
 from homeserver.http.errors import MatrixError
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request, parse_query
@@ -57,6 +58,7 @@ class AuthFallbackApi:
             auth=Auth.NONE,
             max_body=8192,
             spec="client-server-api#fallback",
+            refuse=partial(refusal_page, server_name=self._server_name),
         )
 
     async def ask(self, request: Request, auth_type: str) -> Response:

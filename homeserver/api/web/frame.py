@@ -12,6 +12,7 @@ from html import escape
 from importlib.resources import files
 from typing import Final
 
+from homeserver.http.errors import MatrixError
 from homeserver.http.response import Response
 
 _HTML: Final = b"text/html; charset=utf-8"
@@ -72,6 +73,24 @@ def framed_page(
     )
     headers = _headers(look, script, form_targets, connects=connects)
     return Response(status, page.encode(), headers, content_type=_HTML)
+
+
+def refusal_page(error: MatrixError, *, server_name: str = "", look: Look = _PLAIN) -> Response:
+    """A page that says why something is refused."""
+    text = f"<p>{escape(words_of(error))}</p>"
+    page = framed_page(error.status, "That did not work", text, server_name=server_name, look=look)
+    page.headers.extend(error.headers)
+    return page
+
+
+def words_of(error: MatrixError | None, otherwise: str = "") -> str:
+    """A refusal, as a page says it; ``otherwise``: unless somebody has tried too often."""
+    if error is None:
+        return ""
+    if error.status != 429:
+        return otherwise or f"{error.error}."
+    seconds = max(1, -(-int(error.extra.get("retry_after_ms", 0)) // 1000))
+    return f"That was too often. Please try again in {seconds} second{'s' if seconds != 1 else ''}."
 
 
 def _headers(look: Look, script: str, form_targets: str, *, connects: bool) -> list[tuple[bytes, bytes]]:

@@ -1,7 +1,11 @@
-"""The routes of pages behind the links in letters: plain, without a script, and never followed by a program to any effect."""
+"""The routes of pages behind the links in letters: plain, without a script, and never followed by a program to any effect.
+
+Every refusal is a page too, also one that comes before: people read it, and no program.
+"""
 
 from __future__ import annotations
 
+from homeserver.api.web.frame import refusal_page
 from homeserver.http.route import Auth, Handler, Route
 
 
@@ -19,4 +23,5 @@ def _route(method: str, path: str, handler: Handler, spec: str) -> Route:
         limit="read" if method == "GET" else "write",
         max_body=1024,
         spec=spec,
+        refuse=refusal_page,
     )

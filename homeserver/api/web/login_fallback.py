@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Final
 
-from homeserver.api.web.frame import framed_page, load_script
+from homeserver.api.web.frame import framed_page, load_script, refusal_page
 from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Auth, Route
@@ -38,6 +39,7 @@ class LoginFallbackApi:
                 handler=self.page,
                 auth=Auth.NONE,
                 spec="client-server-api#login-fallback",
+                refuse=partial(refusal_page, server_name=self._server_name),
             )
         ]
 
