@@ -50,6 +50,7 @@ class App:
             rate_key=rate_key(services.bridging.registry),
         )
         self._timer: DelayedCall | None = None
+        self._ending = ""
         self._chores = Chores(core.around.clock, core.around.log)
 
     def _authenticate(self, request: Request, auth: Auth) -> Any:
@@ -121,20 +122,35 @@ class App:
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
         self._timer = None
+        self._ending = "chores"
         await self._chores.stop()
         self.services.incoming.filler.stop()
         self.services.rooms.strangers.declinations.stop()
         self.services.rooms.strangers.offers.stop()
         self.services.unattended.delayed.stop()
+        self._ending = "other servers"
         await self.outgoing.stop()
+        self._ending = "tasks"
         await self.services.tasks.stop()
         await self.peering.tasks.stop()
         self.services.media.stop()
+        self._ending = "followers"
         await self.outgoing.followers.stop()
+        self._ending = "commits"
         await self.core.committer.drained()
+        self._ending = "the database"
         self.services.typing.close()
         if self.services.presence is not None:
             self.services.presence.close()
+
+    @property
+    def ending(self) -> str:
+        """What a stop waits for now."""
+        busy = {
+            "tasks": [*self.services.tasks.names(), *self.peering.tasks.names()],
+            "followers": self.outgoing.followers.busy(),
+        }
+        return f"{self._ending}: {', '.join(names)}" if (names := busy.get(self._ending)) else self._ending
 
 
 async def build_app(config: Config, around: Surroundings, extra_routes: Sequence[ExtraRoutes] = ()) -> App:

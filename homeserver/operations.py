@@ -80,6 +80,7 @@ class RunningServer:
         self._listeners = listeners
         self._page = page
         self._stopped: Deferred[None] | None = None
+        self._ending = ""
         self.notes = notes
 
     @property
@@ -95,8 +96,15 @@ class RunningServer:
 
     async def _stop(self) -> None:
         self.app.release_waiters()
+        self._ending = "requests"
         await self._listeners.stop()
+        self._ending = ""
         await self.app.stop()
+
+    @property
+    def ending(self) -> str:
+        """What a stop waits for now."""
+        return self._ending or self.app.ending
 
     def reload(self, config: Config) -> None:
         """Go on with this configuration."""

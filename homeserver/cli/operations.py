@@ -74,6 +74,10 @@ class RunningServer(Protocol):
     async def stop(self) -> None:
         """Accept nothing more, finish what was accepted, let go of everything."""
 
+    @property
+    def ending(self) -> str:
+        """What a stop waits for now."""
+
     def reload(self, config: Config) -> None:
         """Go on with this configuration, which differs in reloadable keys only."""
 

@@ -98,6 +98,10 @@ class Life:
             await self._operations.close()
         self._log.info("stopped")
 
+    @property
+    def ending(self) -> str:
+        return self._server.ending if self._server is not None else "the start"
+
     def reload(self) -> None:
         """A file that is wrong, or gone, changes nothing."""
         try:

@@ -48,6 +48,10 @@ class ServerLife(Protocol):
     async def stop(self) -> None:
         """Finish what was accepted and let go of everything. Also called after a `start` that failed."""
 
+    @property
+    def ending(self) -> str:
+        """What a stop waits for now, in a word or two."""
+
     def reload(self) -> None:
         """Read the configuration again. Must not raise."""
 
@@ -151,5 +155,5 @@ class _Server:
         self._clock.callLater(STOP_WITHIN_S, self._give_up)
 
     def _give_up(self) -> None:
-        self._log.error("stop took too long, leaving", limit_s=STOP_WITHIN_S)
+        self._log.error("stop took too long, leaving", limit_s=STOP_WITHIN_S, waited_for=self._life.ending)
         leave_now(1)

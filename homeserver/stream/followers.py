@@ -143,6 +143,10 @@ class Followers:
         """Whether every follower has read everything."""
         return not any(one.running or self._lag_of(one) for one in self._following.values())
 
+    def busy(self) -> list[str]:
+        """The followers that handle something now."""
+        return [name for name, one in self._following.items() if one.running]
+
     async def stop(self) -> None:
         """Wait for what is being handled, and remember how far everybody is."""
         if self._beginning is not None:

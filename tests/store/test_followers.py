@@ -79,6 +79,18 @@ class Following(DatabaseCase):
     def cursor(self) -> int | None:
         return self.server.wait(self.server.database.read(load_cursors)).get("reader")
 
+    def test_a_stop_waits_for_who_is_busy(self) -> None:
+        self.start()
+        self.reader.gate = Deferred()
+        self.change(1)
+        stopping = Deferred.fromCoroutine(self.followers.stop())
+        self.server.advance(0)
+        self.assertFalse(stopping.called)
+        self.assertEqual(["reader"], self.followers.busy())
+        self.reader.gate.callback(None)
+        self.server.wait(stopping)
+        self.assertEqual([], self.followers.busy())
+
     def test_everything_in_order_from_now_on(self) -> None:
         self.change(1)
         self.start()

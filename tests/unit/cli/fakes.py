@@ -80,6 +80,10 @@ class FakeServer:
         self.application.happened.append("stop")
         await self.application.stopping()
 
+    @property
+    def ending(self) -> str:
+        return "a fake"
+
     def reload(self, config: Config) -> None:
         self.application.happened.append(f"reload {config.registration.mode}")
 

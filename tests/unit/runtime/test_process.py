@@ -83,6 +83,10 @@ class Life:
             raise self.stop_error
         self.happened.append("stopped")
 
+    @property
+    def ending(self) -> str:
+        return f"{self.stop_takes_s:.0f} seconds"
+
     def reload(self) -> None:
         self.happened.append("reload")
 
@@ -140,3 +144,4 @@ class RunServerTests(SynchronousTestCase):
         self.assertEqual(len(left_at), 1)
         self.assertLess(left_at[0], 10 + STOP_WITHIN_S + 0.3)
         self.assertEqual(self.log.events("error"), ["stop took too long, leaving"])
+        self.assertEqual(self.log.entries[-1][2]["waited_for"], "1000 seconds")
