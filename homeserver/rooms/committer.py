@@ -221,20 +221,24 @@ class Committer:
             self._write_singly(batch)
             return
         self._busy = False
-        self._finish(batch, outcome)
-        if not self._busy:
-            self._flush()
+        try:
+            self._finish(batch, outcome)
+        finally:
+            if not self._busy:
+                self._flush()
 
     def _write_singly(self, batch: list[_Item]) -> None:
         first, rest = batch[0], batch[1:]
 
         def done(one: list[_Item], outcome: _Written | Failure) -> None:
-            self._finish(one, outcome)
-            if rest:
-                self._scheduler.callLater(0, self._write_singly, rest)
-            else:
-                self._busy = False
-                self._flush()
+            try:
+                self._finish(one, outcome)
+            finally:
+                if rest:
+                    self._scheduler.callLater(0, self._write_singly, rest)
+                else:
+                    self._busy = False
+                    self._flush()
 
         self._write([first], done)
 

@@ -45,7 +45,7 @@ class ChangeLog:
         self._subscribers.append((subscriber, None if kinds is None else frozenset(kinds)))
 
     def publish(self, changes: Sequence[Change]) -> None:
-        """These changes are committed."""
+        """These changes are committed. What a subscriber raises (a fault of ours) is raised when all have heard of them."""
         recent, topics = self._recent, self._topics
         recent.extend(changes)
         for change in changes:
@@ -58,9 +58,15 @@ class ChangeLog:
         while len(recent) > self._keep:
             self._forget(recent.popleft())
         kinds = {change.kind for change in changes}
+        fault: Exception | None = None
         for subscriber, concerned in self._subscribers:
             if concerned is None or not concerned.isdisjoint(kinds):
-                subscriber(changes)
+                try:
+                    subscriber(changes)
+                except Exception as error:  # noqa: BLE001 (it is raised below)
+                    fault = fault or error
+        if fault is not None:
+            raise fault
 
     def _forget(self, oldest: Change) -> None:
         self.floor = oldest.pos

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Sequence
+
 from sqlalchemy import bindparam, select, update
 
 from homeserver.db.errors import Conflict
@@ -113,6 +116,30 @@ class Elsewhere(TalkCase):
         chunk = self.ok("alice", self.path(room_id, "messages"), dir="b", limit=2)["chunk"]
         self.assertEqual([second, first], [event["event_id"] for event in chunk])
         self.assertEqual([], failures, "nobody's work has failed")
+
+
+@on_each_database
+class Faulty(TalkCase):
+    """A subscriber of the log that raises: a fault of ours, from which nobody else suffers."""
+
+    def test_the_others_hear_and_what_waits_goes_on(self) -> None:
+        core = self.app.app.core
+        faults, heard = [ValueError("a fault")], list[Change]()
+
+        def fail(_: Sequence[Change]) -> None:
+            if faults:
+                raise faults.pop()
+
+        core.changes.subscribe(fail)
+        core.changes.subscribe(heard.extend)
+        written = core.committer.work(lambda tx: tx.claim(Kind.PROFILE, -1))
+        idle = core.committer.drained()
+        self.app.wait(written)
+        self.app.advance(0)
+        self.assertTrue(idle.called)
+        self.assertEqual([Kind.PROFILE], [change.kind for change in heard])
+        gc.collect()
+        self.assertEqual(1, len(self.flushLoggedErrors(ValueError)))
 
 
 @on_each_database
