@@ -30,6 +30,9 @@ def _table(name: str) -> Any:
     return _T[name]
 
 
+_join = {"room_nid": 1, "server": "other.example", "servers": "[]"}
+
+
 Damages = dict[str, tuple[ClauseElement, str]]
 
 
@@ -105,7 +108,19 @@ def _damages_of_peers() -> Damages:
         "a key that nobody has told": (
             insert(_table("server_keys")).values(**key, expired=0),
             "is in no row of server_key_answers",
-        )
+        ),
+        "a join of nothing is not complete": (
+            insert(_table("partial_joins")).values(**_join, join_nid=1, attempts=0),
+            "partial_joins.join_nid is in no row",
+        ),
+        "a join of another room is not complete": (
+            insert(_table("earlier_joins")).values(**_join, join_nid=_newest, attempts=1),
+            "earlier_joins names no event of the room",
+        ),
+        "a stay that is over awaits members": (
+            insert(_table("earlier_joins")).values(**_join, join_nid=1, attempts=0),
+            "a stay that is over",
+        ),
     }
 
 

@@ -63,6 +63,7 @@ from homeserver.store.checks.media import MEDIA
 from homeserver.store.checks.moderation import MODERATION
 from homeserver.store.checks.oauth import OAUTH
 from homeserver.store.checks.outside import OUTSIDE
+from homeserver.store.checks.partial import PARTIAL
 from homeserver.store.checks.push import PUSH
 from homeserver.store.checks.rules import POSITION as _POSITION
 from homeserver.store.checks.rules import Rule
@@ -446,6 +447,7 @@ RULES: tuple[Rule, ...] = (
     *SYNC,
     *OAUTH,
     *OUTSIDE,
+    *PARTIAL,
     *MODERATION,
     *PUSH,
     *DELAYED,
