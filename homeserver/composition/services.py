@@ -369,8 +369,9 @@ def build_rooms(
         remote.invite,
         around.log,
     )
+    profiles = RoomProfiles(rooms, core.index, core.changes, tasks, around.log)
     memberships = Memberships(
-        rooms, worker, restricted, gate, blocks, succession, remote, strangers.exchange.is_valid
+        rooms, worker, restricted, gate, blocks, succession, remote, profiles, strangers.exchange.is_valid
     )
     aliases = Aliases(config.server_name, rooms, worker, core.index, core.servers, queries.alias, make_alias)
     departures = Departures(rooms, core.index, remote, tasks, around.log)
@@ -388,7 +389,7 @@ def build_rooms(
         aliases=aliases,
         directory=directory,
         upgrades=RoomUpgrades(rooms, creator, succession, remote.whole),
-        profiles=RoomProfiles(rooms, core.index, core.changes, tasks, around.log),
+        profiles=profiles,
         receipts=Receipts(database, worker, interner, core.index, core.events, around.clock),
         strangers=strangers,
         blocks=blocks,

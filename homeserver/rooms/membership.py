@@ -24,6 +24,7 @@ from homeserver.rooms.federated.guest_joins import GUEST_ACCESS, admits_guests, 
 from homeserver.rooms.federated.remote import RemoteMemberships
 from homeserver.rooms.federated.restricted import NobodyHereError, RestrictedJoins, is_restricted
 from homeserver.rooms.invites import InviteGate
+from homeserver.rooms.profiles import RoomProfiles
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.send import place_news
 from homeserver.rooms.succession import Succession
@@ -53,6 +54,7 @@ class Memberships:
         blocks: RoomBlocks,
         succession: Succession,
         remote: RemoteMemberships,
+        profiles: RoomProfiles,
         is_valid: Callable[[str, str], Awaitable[bool]],
     ) -> None:
         self._is_valid = is_valid
@@ -64,6 +66,7 @@ class Memberships:
         self._blocks = blocks
         self._succession = succession
         self._remote = remote
+        self._profiles = profiles
 
     # --- the requester's own membership --------------------------------------------------------------
 
@@ -79,6 +82,7 @@ class Memberships:
     ) -> RoomId:
         """Join a room; 200 again for who is in it already. ``via``: servers that may be in it, if this one is not."""
         # spec: client-server-api#post_matrixclientv3roomsroomidjoin
+        since = self._profiles.position
         content = member_content("join", await self._profile(requester.user_nid), reason=reason)
         came = False
         while not (came or await self._remote.is_here(room_id)):
@@ -110,6 +114,7 @@ class Memberships:
         if predecessor_id is not None:
             room_nid = await self._tools.interner.room(room_id)
             await self._succession.follow(requester.user_nid, predecessor_id, room_nid, first=came)
+        await self._profiles.catch_up(room_id, requester.user_nid, since)
         return room_id
 
     async def _join_elsewhere(

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from federation.auth.select import AUTHORISED_BY
 from federation.builder import Draft
-from federation.ids import UserId
+from federation.ids import RoomId, UserId
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
@@ -106,6 +106,24 @@ class RoomProfiles:
             if _is_shown(change) and not self._tasks.stopped:
                 self._want(-change.topic, change.pos)
 
+    @property
+    def position(self) -> int:
+        """What a profile is read after, for ``catch_up``."""
+        return self._changes.position
+
+    async def catch_up(self, room_id: RoomId, user_nid: int, since: int) -> None:
+        """Who came into a room by what their profile was at a position is shown as what it is now.
+
+        Another server may take long to let somebody in, and rooms that they are not in yet are not told.
+        """
+        if since >= self._changes.floor and not any(map(_is_shown, self._changes.of_topic(-user_nid, since))):
+            return
+        tools = self._rooms.tools
+        profile = await tools.database.read(load_profile, user_nid)
+        if profile is not None:
+            user_id = UserId((await tools.interner.user_names([user_nid]))[user_nid])
+            await self._try_to_update(room_id, user_id, profile)
+
     async def handle(self, changes: Sequence[Change]) -> None:
         """Return when the rooms of users whose profiles have changed know of it."""
         users = {-change.topic: change.pos for change in changes if _is_shown(change)}
@@ -179,14 +197,7 @@ class RoomProfiles:
             one.left = await self._load(one)
         if not one.left:
             return
-        room_id = one.left[0]
-        try:
-            await self._update(room_id, UserId(one.user_id), one.profile)
-        except MatrixError as error:
-            # A full inbox, or a room that the rules closed to its own members: the others still want to know.
-            self._log.warning(
-                "profile not set in a room", user_id=one.user_id, room_id=room_id, error=str(error)
-            )
+        await self._try_to_update(one.left[0], UserId(one.user_id), one.profile)
         one.left.popleft()
 
     async def _load(self, one: _Telling) -> deque[str]:
@@ -199,6 +210,13 @@ class RoomProfiles:
         one.profile = profile
         one.user_id = (await tools.interner.user_names([one.user_nid]))[one.user_nid]
         return deque((await tools.interner.room_names(rooms)).values())
+
+    async def _try_to_update(self, room_id: str, user_id: UserId, profile: Mapping[str, Any]) -> None:
+        try:
+            await self._update(room_id, user_id, profile)
+        except MatrixError as error:
+            # A full inbox, or a room that the rules closed to its own members: the others still want to know.
+            self._log.warning("profile not set in a room", user_id=user_id, room_id=room_id, error=str(error))
 
     async def _update(self, room_id: str, user_id: UserId, profile: Mapping[str, Any]) -> None:
         actor = await self._rooms.find(room_id)
