@@ -31,6 +31,11 @@ class Discovery(WorldCase):
         self.assertEqual([f"v1.{minor}" for minor in range(1, 20)], answer.json["versions"])
         self.assertIs(True, answer.json["unstable_features"]["uk.tcpip.msc4133"])
 
+    def test_cross_signing_is_named_for_who_looks_for_it(self) -> None:
+        """Element Web makes no keys for a new account where it is not."""
+        features = self.world.call("GET", "/versions").json["unstable_features"]
+        self.assertIs(True, features["org.matrix.e2e_cross_signing"])
+
     def test_versions_with_a_token(self) -> None:
         token = self.world.token_of("alice")
         self.assertEqual(200, self.world.call("GET", "/versions", token=token).status)

@@ -38,6 +38,8 @@ FEATURES: Mapping[str, bool] = MappingProxyType(
         # Profile fields beyond name and picture (v1.16).
         "uk.tcpip.msc4133": True,
         "uk.tcpip.msc4133.stable": True,
+        # Cross-signing (v1.1). COMPAT(Element Web to 1.12.2): otherwise it makes no keys, and offers to verify nobody.
+        "org.matrix.e2e_cross_signing": True,
         # Threads and their receipts, private receipts (v1.4).
         "org.matrix.msc3440.stable": True,
         "org.matrix.msc3771": True,
