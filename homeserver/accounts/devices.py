@@ -64,7 +64,10 @@ class Devices:
         await self._worker.work(devices.drop_devices, requester.user_nid, wanted)
 
     def _shown(self, device: Device) -> dict[str, Any]:
-        return to_json(device.used(self._last_seen(device.nid)))
+        used = device.used(self._last_seen(device.nid))
+        # MSC3852: by OAuth 2.0 an app names all its devices alike, and Element tells them apart by this.
+        program = {"org.matrix.msc3852.last_seen_user_agent": used.user_agent} if used.user_agent else {}
+        return {**to_json(used), **program}
 
 
 def _load_in_full(tx: Tx, user_nid: int) -> tuple[list[Device], str | None]:

@@ -181,6 +181,20 @@ class DeviceManagement(WorldCase):
         self.world.time.advance(5)
         self.assertEqual(1_700_000_080_000, self.get("/v3/devices/PHONE").json["last_seen_ts"])
 
+    def test_the_program_is_told_to_the_owner_of_the_device(self) -> None:
+        """spec: proposals/3852. Element tells devices of one name apart by it."""
+        field, agent = (
+            "org.matrix.msc3852.last_seen_user_agent",
+            "Mozilla/5.0 (X11; Linux x86_64) Firefox/140.0",
+        )
+        said = {"User-Agent": agent}
+        phone, other = self.world.call("GET", "/v3/devices", token=self.token, headers=said).json["devices"]
+        self.assertEqual(agent, phone[field])
+        self.assertNotIn(field, other, "it was not used yet")
+        phone, other = self.get("/v3/devices", self.other).json["devices"]
+        self.assertEqual((agent, 1_700_000_000_000), (phone[field], other["last_seen_ts"]))
+        self.assertNotIn(field, other, "its program does not say what it is")
+
     def test_unknown(self) -> None:
         bob = self.world.token_of("bob")
         for answer in (
