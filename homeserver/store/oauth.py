@@ -25,6 +25,7 @@ from homeserver.store.tokens import (
     NewTokens,
     RefreshRefusedError,
     Used,
+    drop_access_token,
     find_refresh_device,
     load_holder,
     rotate_tokens,
@@ -272,13 +273,18 @@ def refresh_legacy(tx: WriteTx, refresh_hash: bytes, seed: bytes, tokens: NewTok
 
 
 def revoke(tx: WriteTx, token_hash: bytes) -> None:
-    """End the login that a token, of either kind, belongs to; unknown ones are passed over."""
-    session = _session_of(tx, token_hash)
-    if session is not None:
-        drop_devices(tx, session.user_nid, [session.device_id])
+    """End the login that a token, of either kind, belongs to; unknown ones are passed over.
 
-
-def _session_of(tx: Tx, token_hash: bytes) -> OAuthSession | None:
+    By whichever API it began: an app may let somebody back in by a password, and still ends that login here.
+    """
     found = load_holder(tx, token_hash)
-    device_nid = found[0].device_nid if found is not None else find_refresh_device(tx, token_hash)
-    return find_oauth_session(tx, device_nid) if device_nid else None
+    if found is None:
+        refreshed = find_refresh_device(tx, token_hash)
+        if refreshed is not None:
+            drop_devices(tx, refreshed[0], [refreshed[1]])
+        return
+    holder, _ = found
+    if holder.device_id is not None:
+        drop_devices(tx, holder.user_nid, [holder.device_id])
+    else:
+        drop_access_token(tx, token_hash, holder.user_nid)

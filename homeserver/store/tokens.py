@@ -130,7 +130,9 @@ _ACCESS_EXPIRY = statement(
     )
 )
 _REFRESH_DEVICE = statement(
-    select(refresh_tokens.c.device_nid).where(
+    select(refresh_tokens.c.user_nid, devices.c.device_id)
+    .select_from(refresh_tokens.join(devices, devices.c.nid == refresh_tokens.c.device_nid))
+    .where(
         and_(
             refresh_tokens.c.hash == bindparam("hash"),
             or_(refresh_tokens.c.expires_ts_ms.is_(None), refresh_tokens.c.expires_ts_ms != _REPLACED),
@@ -399,10 +401,10 @@ def _find_use(tx: Tx, held: _Held, now_ms: int) -> Used | None:
     return None if expires_ts_ms is None else Used(held.device_nid, held.seed, expires_ts_ms)
 
 
-def find_refresh_device(tx: Tx, refresh_hash: bytes) -> int | None:
-    """The device that a refresh token belongs to, which nothing has replaced."""
-    found: int | None = tx.value(_REFRESH_DEVICE, hash=refresh_hash)
-    return found
+def find_refresh_device(tx: Tx, refresh_hash: bytes) -> tuple[int, str] | None:
+    """The user and the device that a refresh token belongs to, which nothing has replaced."""
+    row = tx.one(_REFRESH_DEVICE, hash=refresh_hash)
+    return None if row is None else (row[0], row[1])
 
 
 def drop_access_token(tx: WriteTx, token_hash: bytes, user_nid: int) -> None:

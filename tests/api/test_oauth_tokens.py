@@ -315,8 +315,31 @@ class Revoking(OAuthCase):
         self.assertEqual(200, self.oauth.revoke(token, client_id="somebody else").status)
         self.assertEqual(401, self.whoami(token)[0])
 
-    def test_logins_of_the_other_api_stay(self) -> None:
-        self.assertEqual(200, self.oauth.revoke(self.legacy).status)
+    def test_logins_of_the_other_api_end_too(self) -> None:
+        """Element lets somebody back in by a password, and revokes here when they sign out."""
+        for name in ("access_token", "refresh_token"):
+            self.oauth.log_in(ALICE)
+            body = {
+                "type": "m.login.password",
+                "identifier": {"type": "m.id.user", "user": "alice"},
+                "password": "correct horse",
+                "device_id": "APPDEVICE1",
+                "refresh_token": True,
+            }
+            back = self.app.ok("POST", f"{V3}/login", body)
+            self.assertEqual(200, self.oauth.revoke(back[name]).status)
+            self.assertEqual(401, self.whoami(back["access_token"])[0])
+            self.assertNotIn("APPDEVICE1", self.devices())
+
+    def test_a_token_without_a_device(self) -> None:
+        services = self.app.app.services
+        account = self.app.wait(Deferred.fromCoroutine(services.accounts.find(ALICE)))
+        assert account is not None
+        lone = services.sessions.log_in_as(account.user_nid, None)
+        token = self.app.wait(Deferred.fromCoroutine(lone))
+        self.assertEqual(200, self.whoami(token)[0])
+        self.assertEqual(200, self.oauth.revoke(token).status)
+        self.assertEqual(401, self.whoami(token)[0])
         self.assertEqual(200, self.whoami(self.legacy)[0])
 
 
