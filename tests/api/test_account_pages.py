@@ -193,6 +193,15 @@ class Devices(AccountCase):
         self.browser.send("Sign out", 404)
         self.assertEqual(200, self.app.call("GET", f"{V3}/account/whoami", token=bob)[0])
 
+    def test_of_the_account_that_the_app_has(self) -> None:
+        """A browser may know two accounts: an app leads here for its own."""
+        self.app.register("bob", device_id="BOBSPHONE1")
+        page = self.browser.open("/account/", 404, action="org.matrix.session_end", device_id="BOBSPHONE1")
+        self.assertIn(ALICE, page.text)
+        self.browser.follow("Use another account")
+        self.assertIn("Sign this device out?", self.sign_in("bob").text)
+        self.assertIn("BOBSPHONE1", self.browser.url)
+
     def test_none(self) -> None:
         self.app.ok("POST", f"{V3}/logout", {}, self.token)
         self.assertIn("signed in nowhere", self.browser.open("/account/devices").text)
@@ -297,9 +306,9 @@ class Ending(AccountCase):
 class NewKeys(AccountCase):
     """spec: client-server-api#oauth-authentication"""
 
-    def allowed(self) -> bool:
+    def allowed(self, user_id: str = ALICE) -> bool:
         services = self.app.app.services
-        account = self.app.wait(Deferred.fromCoroutine(services.accounts.find(ALICE)))
+        account = self.app.wait(Deferred.fromCoroutine(services.accounts.find(user_id)))
         assert account is not None
         return services.authorizing.resets.take(account.user_nid)
 
@@ -309,6 +318,15 @@ class NewKeys(AccountCase):
         self.assertFalse(self.allowed())
         self.assertIn("Your app may go on", self.browser.send("Let my app make new keys").text)
         self.assertTrue(self.allowed())
+
+    def test_for_the_account_that_the_app_has(self) -> None:
+        self.app.register("bob")
+        page = self.browser.open("/account/?action=org.matrix.cross_signing_reset")
+        self.assertIn(ALICE, page.text)
+        self.browser.follow("Use another account")
+        self.assertIn("@bob:test.example", self.sign_in("bob").text)
+        self.browser.send("Let my app make new keys")
+        self.assertEqual((False, True), (self.allowed(), self.allowed("@bob:test.example")))
 
     def test_some_time_after(self) -> None:
         self.browser.open("/account/encryption")

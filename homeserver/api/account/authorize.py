@@ -9,7 +9,7 @@ from html import escape
 from typing import Final
 from urllib.parse import urlsplit
 
-from homeserver.api.account.entry import address
+from homeserver.api.account.entry import other_account_html
 from homeserver.api.account.gate import Admitted, Gate
 from homeserver.api.account.page import Pages, badge, broken, button, form, see_other
 from homeserver.api.account.shown import shown_routes
@@ -79,7 +79,6 @@ class AuthorizeApi:
 
     def _consent(self, request: Request, wish: AuthorizationRequest, admitted: Admitted) -> Response:
         client, visitor = wish.client, admitted.visitor
-        other = address(request, prompt="login", login_hint="")
         text = (
             badge(client.name, known_by(wish))
             + f"<p>It will be able to use your account <em>{broken(visitor.user_id)}</em> as you do:</p>{ALLOWS_HTML}"
@@ -89,7 +88,8 @@ class AuthorizeApi:
                 form_token=visitor.token,
                 is_deliberate=True,
             )
-            + f'<p class="other">Not you? <a href="{escape(other)}">Use another account</a></p>{papers_html(client)}'
+            + other_account_html(request)
+            + papers_html(client)
         )
         return self._pages.page(
             200, f"Let {client.name} in?", text, form_targets=form_target(wish.redirect_uri)

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 from homeserver.accounts.devices import Devices
 from homeserver.accounts.text import MAX_DISPLAY_NAME_LENGTH
 from homeserver.api.account import places
+from homeserver.api.account.entry import whose_html
 from homeserver.api.account.gate import Admitted, Gate
 from homeserver.api.account.page import Pages, alert, back, button, field, form, rows, see_other
 from homeserver.api.web.frame import words_of
@@ -67,7 +68,7 @@ class AccountDevicesApi:
         """One device, whose name may be changed."""
         device = await self._find(admitted, request)
         if device is None:
-            return self._gone()
+            return self._gone(request, admitted)
         if request.method != "POST":
             return await self._show(admitted, device)
         name = admitted.form.get("name", "").strip()
@@ -81,7 +82,7 @@ class AccountDevicesApi:
         """End its login, after a question."""
         device = await self._find(admitted, request)
         if device is None:
-            return self._gone()
+            return self._gone(request, admitted)
         device_id = device["device_id"]
         if request.method == "POST" and admitted.answer == "sign-out":
             await self._devices.delete(admitted.visitor.requester, [device_id])
@@ -110,10 +111,9 @@ class AccountDevicesApi:
         found = await self._load(admitted)
         return next((device for device in found if device["device_id"] == wanted), None)
 
-    def _gone(self) -> Response:
-        return self._pages.page(
-            404, "No such device", "<p>It is not, or no longer, signed in.</p>", back_html=_BACK_HTML
-        )
+    def _gone(self, request: Request, admitted: Admitted) -> Response:
+        text = "<p>It is not, or no longer, signed in.</p>" + whose_html(request, admitted.visitor.user_id)
+        return self._pages.page(404, "No such device", text, back_html=_BACK_HTML)
 
     async def _show(
         self, admitted: Admitted, device: dict[str, Any], error: MatrixError | None = None

@@ -9,11 +9,10 @@ spec: RFC 8628 section 5.4
 
 from __future__ import annotations
 
-from html import escape
 from typing import Final
 
 from homeserver.api.account.authorize import ALLOWS_HTML, papers_html
-from homeserver.api.account.entry import address
+from homeserver.api.account.entry import other_account_html
 from homeserver.api.account.gate import Admitted, Gate
 from homeserver.api.account.page import DONE, Pages, alert, badge, broken, button, field, form
 from homeserver.http.ratelimit import RateLimiter
@@ -92,7 +91,6 @@ class LinkApi:
 
     def _ask(self, request: Request, wish: DeviceRequest, admitted: Admitted) -> Response:
         visitor, code = admitted.visitor, wish.user_code
-        other = address(request, prompt="login")
         text = (
             badge(wish.client.name, wish.client.host)
             + f'<p>It shows the code <em class="word">{code[:4]}-{code[4:]}</em>, and will be able to use your account '
@@ -105,7 +103,7 @@ class LinkApi:
                 form_token=visitor.token,
                 is_deliberate=True,
             )
-            + f'<p class="other">Not you? <a href="{escape(other)}">Use another account</a></p>'
+            + other_account_html(request)
             + papers_html(wish.client)
         )
         return self._pages.page(200, "Connect this device?", text)

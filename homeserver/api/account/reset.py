@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Final
 
 from homeserver.api.account import places
+from homeserver.api.account.entry import whose_html
 from homeserver.api.account.gate import Admitted, Gate
 from homeserver.api.account.page import DONE, Pages, alert, button, form
 from homeserver.api.account.proof import FIELD, Proofs, proof_field
@@ -41,16 +42,16 @@ class ResetApi:
     async def show(self, request: Request, admitted: Admitted) -> Response:
         """Say what it means, and ask."""
         if request.method != "POST" or admitted.answer != "reset":
-            return self._page(admitted)
+            return self._page(request, admitted)
         try:
             await self._proofs.check_unless_recent(request, admitted.visitor, admitted.form.get(FIELD, ""))
         except MatrixError as error:
-            return self._page(admitted, error)
+            return self._page(request, admitted, error)
         self._resets.allow(admitted.visitor.user_nid)
         text = f"{DONE}<p>Go back to your app now, and finish there within ten minutes.</p>"
         return self._pages.page(200, "Your app may go on", text)
 
-    def _page(self, admitted: Admitted, error: MatrixError | None = None) -> Response:
+    def _page(self, request: Request, admitted: Admitted, error: MatrixError | None = None) -> Response:
         text = (
             _MEANS_HTML
             + alert(words_of(error))
@@ -62,5 +63,6 @@ class ResetApi:
                 form_token=admitted.visitor.token,
                 is_deliberate=True,
             )
+            + whose_html(request, admitted.visitor.user_id)
         )
         return self._pages.form_page(error, "New keys for encryption?", text, back_html=places.BACK_HTML)
