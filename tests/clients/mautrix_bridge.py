@@ -43,6 +43,7 @@ class Bridge:
         self.ephemeral: list[Any] = []
         self.transactions: list[str] = []
         self.asked: list[str] = []
+        self._is_ready = asyncio.Event()
         self.service = AppService(
             server=base_url,
             domain=self.domain,
@@ -62,7 +63,15 @@ class Bridge:
         self.service.matrix_event_handler(self._on_event)
 
     async def start(self) -> None:
+        await self.listen()
+        self.take_transactions()
+
+    async def listen(self) -> None:
+        """Whoever cannot take transactions yet lets them wait: what is for the bridge then the library may drop."""
         await self.service.start("127.0.0.1", self.port)
+
+    def take_transactions(self) -> None:
+        self._is_ready.set()
 
     async def stop(self) -> None:
         await self.service.stop()
@@ -71,6 +80,7 @@ class Bridge:
     async def _middleware(self, request: web.Request, handler: Any) -> Any:
         """Note transactions before the library sees them, so that repetitions are seen too."""
         if "/transactions/" in request.path:
+            await self._is_ready.wait()
             self.transactions.append(request.path.rpartition("/")[2])
         return await handler(request)
 

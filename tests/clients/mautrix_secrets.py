@@ -79,9 +79,11 @@ class SecretBridge:
         prefix, _, domain = own.partition(":")
         self.keys = EncryptionManager(stands_for, self._base_url, prefix, f":{domain}", self._keys_url)
         service.matrix_event_handler(self._on_event)
-        await self.bridge.start()
+        await self.bridge.listen()
         await self.bridge.bot.ensure_registered()
         await self.keys.start()
+        # Before that the library knows of no device of its own, and drops what is for one: keys of rooms.
+        self.bridge.take_transactions()
 
     async def stop(self) -> None:
         await self.bridge.stop()
