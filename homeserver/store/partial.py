@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Select, Table, and_, bindparam, delete, select, update
+from sqlalchemy import Select, Table, and_, bindparam, delete, select, union_all, update
 
 from federation.event import Event
 from federation.ids import EventId, ServerName
@@ -66,13 +66,21 @@ def _of_event(table: Table) -> Select[Any]:
 
 _TABLES = (earlier_joins, partial_joins)
 _ALL = [statement(_of_event(table).order_by(table.c.join_nid)) for table in _TABLES]
-_OF_ROOM = [
-    statement(
-        select(table.c.join_nid).where(table.c.room_nid == bindparam("room_nid")).order_by(table.c.join_nid)
+_UNFINISHED = statement(
+    union_all(
+        *(select(table.c.join_nid).where(table.c.room_nid == bindparam("room_nid")) for table in _TABLES)
     )
-    for table in _TABLES
-]
-_LATEST = statement(_of_event(partial_joins).where(partial_joins.c.room_nid == bindparam("of_room")))
+)
+_EARLIER = statement(
+    select(earlier_joins.c.join_nid)
+    .where(earlier_joins.c.room_nid == bindparam("of_room"))
+    .order_by(earlier_joins.c.join_nid)
+)
+_LATEST = statement(
+    select(
+        partial_joins.c.join_nid, partial_joins.c.server, partial_joins.c.servers, partial_joins.c.attempts
+    ).where(partial_joins.c.room_nid == bindparam("of_room"))
+)
 _END_LATEST = statement(delete(partial_joins).where(partial_joins.c.room_nid == bindparam("of_room")))
 _END = [
     statement(
@@ -169,9 +177,9 @@ def end_stay(tx: Tx, room_nid: int) -> bool:
     row = tx.one(_LATEST, of_room=room_nid)
     if row is None:
         return False
-    _, join_nid, _, server, servers, attempts = row
+    join_nid, server, servers, attempts = row
     tx.run(_END_LATEST, of_room=room_nid)
-    earlier = tx.column(_OF_ROOM[0], room_nid=room_nid)
+    earlier = tx.column(_EARLIER, of_room=room_nid)
     for old_nid in earlier[: max(0, len(earlier) - EARLIER_MOST + 1)]:
         tx.run(_END[0], of_room=room_nid, of_join=old_nid)
     tx.insert(_PUT_EARLIER, [(room_nid, join_nid, server, servers, max(attempts, 1))])
@@ -180,8 +188,7 @@ def end_stay(tx: Tx, room_nid: int) -> bool:
 
 def is_partial(tx: Tx, room_nid: int, except_join: int = 0) -> bool:
     """Whether a join of a room, another one than this, is not complete."""
-    found = (nid for of_room in _OF_ROOM for nid in tx.column(of_room, room_nid=room_nid))
-    return any(nid != except_join for nid in found)
+    return any(nid != except_join for nid in tx.column(_UNFINISHED, room_nid=room_nid))
 
 
 def load_partial_joins(tx: Tx) -> list[PartialJoin]:
