@@ -137,28 +137,24 @@ class Gaps(ReceiveCase):
     # --- for how long --------------------------------------------------------------------------------
 
     def test_it_is_tried_again_after_a_restart(self) -> None:
-        said = [self.room.say(str(number)) for number in range(3)]
         self.close()
-        self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
-        self.settle()
-        self.assertEqual(1, self.staged())
-        self.app.restart()
-        self.peer.answers.clear()
-        self.app.app.begin()
-        self.settle(WAITS_S[0] + 1)
-        self.assert_shown(*said)
+        self.say_and_restart(WAITS_S[0] + 1)
 
     def test_a_stop_is_no_attempt(self) -> None:
         """What is broken off by it is tried at once by the next process."""
-        said = [self.room.say(str(number)) for number in range(3)]
         self.peer.answers[MISSING] = Deferred()
+        self.say_and_restart(0.0)
+
+    def say_and_restart(self, wait_s: float) -> None:
+        """What waits at the end of a process the next one shows after that long."""
+        said = [self.room.say(str(number)) for number in range(3)]
         self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
         self.settle()
         self.assertEqual(1, self.staged())
         self.app.restart()
         self.peer.answers.clear()
         self.app.app.begin()
-        self.settle()
+        self.settle(wait_s)
         self.assert_shown(*said)
 
     def test_it_is_tried_for_hours_and_then_given_up(self) -> None:

@@ -1,6 +1,12 @@
-"""What happens while a server stops: who follows the log hears of commits until the end, and begins nothing any more."""
+"""What happens while a server stops.
+
+Who follows the log hears of commits until the end, and begins nothing any more; and it can be said what is waited for.
+"""
 
 from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.trial.unittest import TestCase
 
 from homeserver.config.schema import Registration
 from homeserver.store.changes import Change, Kind
@@ -33,3 +39,25 @@ class Stopping(DatabaseCase):
             core.changes.publish([change._replace(pos=core.changes.position + 1)])
         core.changes.publish([Change(core.changes.position + 1, Kind.STATE_MOVED, room_nid, 0)])
         app.advance(5)
+
+
+class Waiting(TestCase):
+    def setUp(self) -> None:
+        self.app = TestApp(self)
+
+    def test_a_task_that_has_a_last_word(self) -> None:
+        gate: Deferred[None] = Deferred()
+
+        async def stay() -> None:
+            try:
+                await Deferred()
+            except CancelledError:
+                await gate
+
+        self.app.app.services.tasks.spawn("a last word", stay())
+        stopping = Deferred.fromCoroutine(self.app.app.stop())
+        self.app.advance(0)
+        self.assertEqual("tasks: a last word", self.app.app.ending)
+        gate.callback(None)
+        self.app.wait(stopping)
+        self.assertEqual("the database", self.app.app.ending)
