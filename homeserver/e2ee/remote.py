@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 
 from federation.errors import RemoteError
 from federation.ids import ServerName, domain_of
@@ -26,7 +26,7 @@ from homeserver.http.transport import Unreachable, build_uri
 from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock, sleep
 from homeserver.runtime.log import Log
-from homeserver.runtime.tasks import TaskGroup
+from homeserver.runtime.tasks import TaskGroup, all_of
 from homeserver.store.device_lists import JoinedSince, load_joined_since
 from homeserver.store.ids import Interner
 from homeserver.store.remote_lists import Fetched, RemoteList, load_remote_lists, store_list
@@ -254,11 +254,7 @@ class RemoteLists:
             Deferred.fromCoroutine(self._claim(server_name, wanted, timeout_s, found))
             for server_name, wanted in by_server.items()
         ]
-        # Not `gatherResults`: of a cancellation it makes an error of its own.
-        outcomes: list[Any] = await DeferredList(asking, consumeErrors=True)
-        for succeeded, outcome in outcomes:
-            if not succeeded:
-                outcome.raiseException()
+        await all_of(asking)
         return found
 
     async def _claim(

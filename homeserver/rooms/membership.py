@@ -114,7 +114,7 @@ class Memberships:
         if predecessor_id is not None:
             room_nid = await self._tools.interner.room(room_id)
             await self._succession.follow(requester.user_nid, predecessor_id, room_nid, first=came)
-        await self._profiles.catch_up(room_id, requester.user_nid, since)
+        await self._profiles.catch_up(room_id, requester, since)
         return room_id
 
     async def _join_elsewhere(

@@ -12,10 +12,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, fail, succeed
-from twisted.python.failure import Failure
+from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
 from federation.auth.select import AUTHORISED_BY
 from federation.builder import Draft
@@ -23,9 +22,10 @@ from federation.ids import RoomId, UserId
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
+from homeserver.rooms.types import Requester
 from homeserver.runtime.clock import sleep
 from homeserver.runtime.log import Log
-from homeserver.runtime.tasks import TaskGroup
+from homeserver.runtime.tasks import TaskGroup, all_of
 from homeserver.store.changes import Change, Kind
 from homeserver.store.profiles import ProfileChanged, load_profile
 from homeserver.store.remote_profiles import SHOWN
@@ -111,26 +111,22 @@ class RoomProfiles:
         """What a profile is read after, for ``catch_up``."""
         return self._changes.position
 
-    async def catch_up(self, room_id: RoomId, user_nid: int, since: int) -> None:
+    async def catch_up(self, room_id: RoomId, requester: Requester, since: int) -> None:
         """Who came into a room by what their profile was at a position is shown as what it is now.
 
         Another server may take long to let somebody in, and rooms that they are not in yet are not told.
         """
-        if since >= self._changes.floor and not any(map(_is_shown, self._changes.of_topic(-user_nid, since))):
+        changes = self._changes.of_topic(-requester.user_nid, since)
+        if since >= self._changes.floor and not any(map(_is_shown, changes)):
             return
-        tools = self._rooms.tools
-        profile = await tools.database.read(load_profile, user_nid)
+        profile = await self._rooms.tools.database.read(load_profile, requester.user_nid)
         if profile is not None:
-            user_id = UserId((await tools.interner.user_names([user_nid]))[user_nid])
-            await self._try_to_update(room_id, user_id, profile)
+            await self._try_to_update(room_id, UserId(requester.user_id), profile)
 
     async def handle(self, changes: Sequence[Change]) -> None:
         """Return when the rooms of users whose profiles have changed know of it."""
         users = {-change.topic: change.pos for change in changes if _is_shown(change)}
-        waiting = [self._when_told(user_nid, pos) for user_nid, pos in users.items()]
-        for succeeded, outcome in await DeferredList(waiting, consumeErrors=True):
-            if not succeeded:
-                cast(Failure, outcome).raiseException()
+        await all_of([self._when_told(user_nid, pos) for user_nid, pos in users.items()])
 
     def _when_told(self, user_nid: int, pos: int) -> Deferred[None]:
         if self._tasks.stopped:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import enum
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import CancelledError, Deferred, DeferredList
@@ -118,6 +118,18 @@ class TaskGroup:
                 return
             await sleep(self._clock, wait_s)
             wait_s = min(wait_s * 2, longest_wait_s)
+
+
+async def all_of(waiting: Sequence[Deferred[Item]]) -> list[Item]:
+    """What each of these came to, in order, when all have ended. Raises what the first of them raised, as it is.
+
+    (``gatherResults`` makes an error of its own of it, of a cancellation too.)
+    """
+    outcomes: list[Any] = await DeferredList(waiting, consumeErrors=True)
+    for succeeded, outcome in outcomes:
+        if not succeeded:
+            outcome.raiseException()
+    return [outcome for _, outcome in outcomes]
 
 
 def when_ended(task: Deferred[Any]) -> Deferred[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 
 from federation.canonical import loads_object
 from federation.ids import ServerName, parse_server_name
@@ -19,6 +19,7 @@ from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 from homeserver.peers.keyring import KeyRing
 from homeserver.peers.own_keys import OwnKeys
+from homeserver.runtime.tasks import all_of
 
 # LIMIT(each of them may have to be asked, while somebody waits whom we do not know)
 MAX_SERVERS = 100
@@ -107,14 +108,7 @@ class KeysApi:
 
     async def _answer(self, wanted: Mapping[ServerName, int]) -> dict[str, Any]:
         asked = [Deferred.fromCoroutine(self._signed(name, ts_ms)) for name, ts_ms in wanted.items()]
-        answers: list[dict[str, Any]] = []
-        results: list[tuple[bool, Any]] = await DeferredList(asked, consumeErrors=True)
-        for succeeded, result in results:
-            if not succeeded:
-                result.raiseException()
-            if result is not None:
-                answers.append(result)
-        return {"server_keys": answers}
+        return {"server_keys": [answer for answer in await all_of(asked) if answer is not None]}
 
     async def _signed(self, server_name: ServerName, until_ts_ms: int) -> dict[str, Any] | None:
         if server_name == self._own.server_name:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.defer import Deferred
 
 from federation.checks import check_format, check_hash
 from federation.event import Event
@@ -23,6 +23,7 @@ from federation.signing import required_signers, signature_key_ids, verify_event
 from federation.verdict import Accept, Drop
 from federation.versions import RoomRules
 from homeserver.peers.types import EventKeys
+from homeserver.runtime.tasks import all_of
 
 RunInThread = Callable[..., Deferred[Any]]
 
@@ -125,10 +126,7 @@ class EventChecker:
                 if len(wanted) < _FETCH_MOST or known is not None:
                     wanted[(server_name, key_ids)] = (server_name, key_ids, ts_ms, event.rules)
         waiting = [Deferred.fromCoroutine(self._keys.for_event(*one, fetch=True)) for one in wanted.values()]
-        results: list[Any] = await DeferredList(waiting, consumeErrors=True)
-        for succeeded, result in results:
-            if not succeeded:
-                result.raiseException()
+        await all_of(waiting)
 
 
 def _parse_all(

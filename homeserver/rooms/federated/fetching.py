@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from twisted.internet.defer import Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from federation.errors import Malformed, RemoteError
 from federation.event import Event
@@ -40,6 +40,7 @@ from homeserver.peers.types import PeerClient
 from homeserver.rooms.federated.checking import EventChecker
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.shared import Busy, Shared
+from homeserver.runtime.tasks import all_of
 from homeserver.store.events import find_rows
 from homeserver.store.parsed import EventCache, load_events
 
@@ -172,13 +173,7 @@ class RoomFetcher:
             return Deferred.fromCoroutine(self._find_event(room, event_id, need.limits))
 
         waiting = [places.run(begin, event_id) for event_id in need.event_ids if event_id not in here]
-        results: list[Any] = await DeferredList(waiting, consumeErrors=True)
-        for succeeded, result in results:
-            if not succeeded:
-                result.raiseException()
-            elif result is not None:
-                found.append(result)
-        return found
+        return [*found, *(event for event in await all_of(waiting) if event is not None)]
 
     async def _find_event(self, room: FetchRoom, event_id: EventId, limits: Limits) -> Event | None:
         key = (room.room_nid, NeedEvents, event_id)

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import CancelledError, Deferred, DeferredList, DeferredSemaphore
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore
 from twisted.python.failure import Failure
 
 from federation.edus import Edu
@@ -44,6 +44,7 @@ from homeserver.rooms.hold import AnsweredAlready
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.clock import Clock
+from homeserver.runtime.tasks import all_of
 from homeserver.store.staging import (
     StagedRow,
     find_answer,
@@ -233,10 +234,7 @@ class TransactionReceiver:
             return Deferred.fromCoroutine(self._take_room(transaction, room_id, pdus))
 
         waiting = [share.rooms.run(begin, room_id, pdus) for room_id, pdus in by_room.items()]
-        outcomes: list[Any] = await DeferredList(waiting, consumeErrors=True)
-        for succeeded, outcome in outcomes:
-            if not succeeded:
-                outcome.raiseException()
+        await all_of(waiting)
 
     # --- one room ------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from homeserver.runtime.clock import TwistedClock, sleep
 from homeserver.runtime.log import MemoryLog
-from homeserver.runtime.tasks import BoundedQueue, Overflow, QueueClosedError, TaskGroup
+from homeserver.runtime.tasks import BoundedQueue, Overflow, QueueClosedError, TaskGroup, all_of
 
 
 class TaskGroupTests(SynchronousTestCase):
@@ -130,6 +130,28 @@ class TaskGroupTests(SynchronousTestCase):
         self.assertIsNone(self.successResultOf(self.group.stop()))
         self.assertEqual(self.time.getDelayedCalls(), [])
         self.assertEqual((started, self.log.events("error")), ([0.0], ["task failed"]))
+
+
+class AllOfTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.parts: list[Deferred[int]] = [Deferred(), Deferred()]
+        self.whole = Deferred.fromCoroutine(all_of(self.parts))
+
+    def test_results_are_in_order_when_the_last_has_come(self) -> None:
+        self.parts[1].callback(2)
+        self.assertNoResult(self.whole)
+        self.parts[0].callback(1)
+        self.assertEqual([1, 2], self.successResultOf(self.whole))
+
+    def test_a_failure_is_raised_as_it_is_when_all_have_ended(self) -> None:
+        self.parts[0].errback(ValueError("a part"))
+        self.assertNoResult(self.whole)
+        self.parts[1].callback(2)
+        self.failureResultOf(self.whole, ValueError)
+
+    def test_a_cancellation_stays_one(self) -> None:
+        self.whole.cancel()
+        self.failureResultOf(self.whole, CancelledError)
 
 
 class BoundedQueueTests(SynchronousTestCase):
