@@ -47,15 +47,16 @@ _before = (
     .limit(1)
     .scalar_subquery()
 )
+# It runs last in its transaction: a later unit of that may have ended the device.
 _APPEND = statement(
     insert(to_device).from_select(
         ["device_nid", "pos", "message", "place"],
         select(
-            bindparam("device_nid", type_=_T.device_nid.type),
+            devices.c.nid,
             bindparam("pos", type_=_T.pos.type),
             bindparam("message", type_=_T.message.type),
             func.coalesce(_before, 0) + 1,
-        ),
+        ).where(devices.c.nid == bindparam("of_device")),
     )
 )
 # PostgreSQL is not told how many are wanted: of a table that fills and empties it knows next to nothing, takes an inbox
@@ -248,7 +249,7 @@ def deliver(tx: WriteTx, messages: Sequence[ToDevice]) -> int:
         delivered += 1
 
         def write(tx: Tx, pos: int, device_nid: int = device_nid, message: str = message) -> None:
-            tx.run(_APPEND, device_nid=device_nid, of_device=device_nid, pos=pos, message=message)
+            tx.run(_APPEND, of_device=device_nid, pos=pos, message=message)
 
         tx.claim(Kind.TO_DEVICE, -user_nid, device_nid, write)
     return delivered

@@ -13,7 +13,9 @@ from homeserver.db.engine import open_engine
 from homeserver.db.schema.e2ee import to_device
 from homeserver.db.statements import POSTGRESQL, rows
 from homeserver.store import to_device as module
-from homeserver.store.to_device import Page, Waiting, load_page
+from homeserver.store.devices import add_device, drop_devices, find_device
+from homeserver.store.to_device import Page, ToDevice, Waiting, deliver, load_ends, load_page
+from tests.store.test_accounts import StoreCase
 from tests.support.databases import DatabaseCase, on_each_database
 
 _INSERT = rows(to_device, "device_nid", "pos", "message", "place")
@@ -76,3 +78,23 @@ class Inboxes(DatabaseCase):
                 plan = "\n".join(row[3] for row in steps)
         self.assertRegex(plan, "Index Scan using to_device_pkey|SEARCH to_device USING INDEX")
         self.assertNotRegex(plan, "Sort|TEMP B-TREE")
+
+
+@on_each_database
+class Ends(StoreCase):
+    def test_a_message_does_not_outlive_its_device(self) -> None:
+        """It comes first and the device's end second, in one transaction, where positions are taken last."""
+        user_nid = self.new_user("alice")
+        for name in ("GONE", "KEPT"):
+            self.work(add_device, self.login_of(user_nid, name))
+        gone, kept = (self.read(find_device, user_nid, name) for name in ("GONE", "KEPT"))
+
+        def together(tx: Any) -> None:
+            # Units that come while a transaction is open go into the next one, together.
+            self.world.worker.work(deliver, [ToDevice(user_nid, "*", "{}")])
+            self.world.worker.work(drop_devices, user_nid, ["GONE"])
+
+        self.work(together)
+        self.assertEqual((0, 0), self.read(load_ends, gone))
+        first, last = self.read(load_ends, kept)
+        self.assertEqual((first, True), (last, first > 0))
