@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import time
@@ -34,7 +35,7 @@ def steps(with_tests: bool) -> list[tuple[str, list[str]]]:
 
 
 def run(name: str, module: Sequence[str]) -> Totals:
-    """Run one tool; what it printed is shown only when it failed."""
+    """Run one tool; what it printed is shown only when it failed, but for why tests were skipped."""
     started_s = time.monotonic()
     command = [sys.executable, "-m", *module]
     if name == "layers":
@@ -49,7 +50,10 @@ def run(name: str, module: Sequence[str]) -> Totals:
     )
     totals = Totals.of(done.stdout, done.returncode)
     verdict = "ok" if done.returncode == 0 else "FAILED"
-    shown = "" if done.returncode == 0 else done.stdout.rstrip() + "\n"
+    lines = (
+        done.stdout.splitlines() if done.returncode else re.findall(r"^skipped .*", done.stdout, re.MULTILINE)
+    )
+    shown = "".join([line + "\n" for line in lines])
     sys.stdout.write(f"{shown}{name}: {verdict} in {time.monotonic() - started_s:.1f} s\n")
     sys.stdout.flush()
     return totals
