@@ -7,6 +7,7 @@ from urllib.parse import quote
 from homeserver.http.transport import PeerRequest
 from tests.federation.people import V3, A, B, C, NetCase
 from tests.support.databases import on_each_database
+from tests.support.federation import NetServer
 from tests.support.http import Answer
 
 
@@ -109,3 +110,65 @@ class BackAtOnce(NetCase):
         self.net.untamper()
         self.net.advance(3600)
         self.assertEqual({f"@alice:{A}", f"@bob:{B}"}, self.members(room_id))
+
+
+@on_each_database
+class JoinsUnheardOf(NetCase):
+    """carol of c joins by alice's server while bob's is cut off from both; then alice, who alone knew all, leaves."""
+
+    def let_in_unheard(self, *, visibility: str = "shared") -> str:
+        """A room in which bob has an event that no server but his has heard of, when carol's join comes to his."""
+        self.c = self.server(C)
+        self.carol = self.c.register("carol")
+        rule = {"type": "m.room.history_visibility", "content": {"history_visibility": visibility}}
+        levels = {"users": {f"@alice:{A}": 100, f"@bob:{B}": 100}}
+        room_id = self.create(
+            self.a,
+            self.alice,
+            preset="public_chat",
+            room_version="11",
+            initial_state=[rule],
+            power_level_content_override=levels,
+        )
+        self.join(self.b, self.bob, room_id, A)
+        self.net.settle()
+        self.net.part(A, B)
+        self.net.part(B, C)
+        return room_id
+
+    def come_together(self, room_id: str) -> None:
+        self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(room_id)}/leave", {})
+        self.net.heal()
+        self.net.advance(600)
+
+    def name(self, room_id: str) -> None:
+        path = f"/rooms/{quote(room_id)}/state/m.room.name"
+        self.ok(self.b, self.bob, "PUT", path, {"name": "Bob's"})
+
+    def test_state(self) -> None:
+        room_id = self.let_in_unheard()
+        self.name(room_id)
+        self.come_together(room_id)
+        self.assertIn(("m.room.name", ""), self.state(self.c, self.carol, room_id))
+        self.assert_same_state(room_id, (self.b, self.bob), (self.c, self.carol))
+
+    def test_state_before_a_message(self) -> None:
+        room_id = self.let_in_unheard()
+        self.name(room_id)
+        event_id = self.say(self.b, self.bob, room_id, "nobody hears me")
+        self.come_together(room_id)
+        self.assert_same_state(room_id, (self.b, self.bob), (self.c, self.carol))
+        self.assertEqual(200, self.event(self.c, self.carol, room_id, event_id).status)
+
+    def test_messages_that_they_may_not_see(self) -> None:
+        room_id = self.let_in_unheard(visibility="joined")
+        event_id = self.say(self.b, self.bob, room_id, "not for carol")
+        self.come_together(room_id)
+        self.assertEqual(404, self.event(self.c, self.carol, room_id, event_id).status)
+        sent = [one.request.body or b"" for one in self.net.sent(path="/send/", destination=C)]
+        self.assertTrue([body for body in sent if b"m.room.member" in body], "alice's leave, at least")
+        self.assertFalse([body for body in sent if b"not for carol" in body])
+
+    def event(self, server: NetServer, token: str, room_id: str, event_id: str) -> Answer:
+        return self.call(server, token, "GET", f"/rooms/{quote(room_id)}/event/{quote(event_id)}")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from federation.acl import ServerAcl
@@ -28,6 +27,7 @@ from homeserver.http.errors import MatrixError, forbidden, invalid_param, not_fo
 from homeserver.peers.types import EventKeys
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.arrivals import Arrival, Missing, Placed, arrive
+from homeserver.rooms.federated.branches import tell_branches
 from homeserver.rooms.federated.restricted import RestrictedJoins, is_restricted
 from homeserver.rooms.federated.signed import check_signed, parse_event
 from homeserver.rooms.federated.templates import make_template
@@ -218,21 +218,6 @@ def relay_others(turn: Turn, nid: int, event: Event) -> None:
     if domain_of(event.sender) != turn.tools.signer.server_name:
         told = Relay(event.event_id, turn.head.room_nid, event.sender, stored_bytes(event))
         turn.extra.append(lambda tx: relay(tx, nid, told))
-
-
-async def tell_branches(turn: Turn, nid: int, join: Event) -> None:
-    """Tell a server that comes in of state that the room has beside the event that it comes in by.
-
-    Its join was made before, and is answered by the state before it. Of whoever else joined at the same time it would
-    hear when the next event joins the branches, which may take days; and until then nothing that it says goes to them.
-    """
-    server = domain_of(join.sender)
-    beside = [one.nid for one in turn.head.extremities if one.nid != nid]
-    for other_nid, other in (await turn.events(beside)).items():
-        # What is no state may be nothing for who was not there yet.
-        if other.state_key is not None and domain_of(other.sender) != server:
-            told = Relay(other.event_id, turn.head.room_nid, other.sender, stored_bytes(other), server)
-            turn.extra.append(partial(relay, event_nid=other_nid, payload=told))
 
 
 async def load_stripped(turn: Turn, tools: RoomTools, *members: str) -> list[bytes]:

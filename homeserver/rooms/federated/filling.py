@@ -33,6 +33,7 @@ from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.arrivals import Arrival, Missing, Placed, arrive
+from homeserver.rooms.federated.branches import tell_of_ours
 from homeserver.rooms.federated.checking import Checked, EventChecker, KeysMissing
 from homeserver.rooms.federated.fetching import FetchRoom, RoomFetcher, nothing
 from homeserver.rooms.federated.policing import Policing, lacks_signature
@@ -399,6 +400,7 @@ class GapFiller:
             steps = [step for step in filled.steps if step.event.event_id not in doubted]
             arrivals = [_arrival(step) for step in steps]
             arrived = await arrive(turn, arrivals, filled.outliers)
+            await tell_of_ours(turn, [step.event for step in steps], arrived)
             missing = {*late, *filled.missing, *doubted}
             placed: list[str] = [*dropped]
             for step, one in zip(steps, arrived, strict=True):

@@ -35,6 +35,7 @@ from homeserver.http.errors import limit_exceeded
 from homeserver.rooms.arrivals import Arrival, Arrived, Missing, Placed, arrive
 from homeserver.rooms.federated.acls import ServerAcls
 from homeserver.rooms.federated.answers import RecentAnswers
+from homeserver.rooms.federated.branches import tell_of_ours
 from homeserver.rooms.federated.checking import Checked, EventChecker, KeysMissing
 from homeserver.rooms.federated.edus import EduDispatcher, must_be_kept, parse_edus
 from homeserver.rooms.federated.filling import GapFiller
@@ -391,6 +392,7 @@ class _Taking:
         )
         arrivals = [Arrival(event) for event in events]
         arrived = await arrive(turn, arrivals, earlier=earlier, presuming=presuming)
+        await tell_of_ours(turn, events, arrived)
         self._presumed = turn.unseen is not None
         if not self._presumed:
             transaction.is_new = True
