@@ -6,7 +6,8 @@ Rules:
    stored: the caller keeps it (``store/staging.py``), fetches what is missing, and comes back.
 3. Everything in one call is stored together, or nothing is.
 4. An extremity goes when an event whose state was made from the state after it becomes one, and for no other reason.
-   What fills a gap becomes one; what goes below does not, and ends nothing.
+   What fills a gap becomes one; what goes below does not, and ends nothing. When a gap is closed, one may turn out to be
+   none (``covered.py``).
 5. Rejected events are stored and shown to nobody; soft-failed ones too, but they are part of the graph. Neither is ever
    an extremity.
 6. What stands aside (``Arrival.aside``) is stored as an outlier: check 4 and checks 6 and 7 decide whether it is shown.

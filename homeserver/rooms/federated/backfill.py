@@ -26,6 +26,7 @@ from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.arrivals import Arrival, Placed, arrive
+from homeserver.rooms.covered import end_covered
 from homeserver.rooms.federated.fetching import FetchRoom
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.runtime.clock import Clock
@@ -245,6 +246,7 @@ class Backfills:
         arrivals = [Arrival(step.event, step.told, historic=True, doubted=doubted) for step in filled.steps]
         actor = await self._rooms.find(room_id)
         arrived = await actor.run(lambda turn: arrive(turn, arrivals, filled.outliers))
+        await actor.run(end_covered)
         return any(isinstance(one, Placed) and one.nid for one in arrived)
 
     def _choose(self, room_nid: int, gaps: Sequence[Gap]) -> list[Gap]:

@@ -33,6 +33,7 @@ from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.arrivals import Arrival, Missing, Placed, arrive
+from homeserver.rooms.covered import end_covered
 from homeserver.rooms.federated.branches import tell_of_ours
 from homeserver.rooms.federated.checking import Checked, EventChecker, KeysMissing
 from homeserver.rooms.federated.fetching import FetchRoom, RoomFetcher, nothing
@@ -313,6 +314,8 @@ class GapFiller:
             filled = await self._have_signed(filled, place.policy, patient)
         outcome = await self._place(actor, rows, filled, dropped, late)
         self._finish(room_nid, outcome)
+        if outcome.has_placed:
+            await actor.run(end_covered)
 
     async def _find_aside(self, room_nid: int, lowest: int, events: Sequence[Event]) -> list[Event]:
         """The sticky events that are older than where history is missing: most likely what is missing there.
