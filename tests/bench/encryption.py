@@ -123,11 +123,18 @@ async def measure_inbox(world: World, scale: Scale) -> Measured:
             body = expect_ok(connection.request(sync_request(receiver, since))).body
             bodies.append(body)
             # What this generator does with the rest has no part in what is timed.
-            since = _NEXT_BATCH.findall(body)[-1].decode()
+            since = _next_batch(body)
         elapsed_s = time.perf_counter() - started_s
     found = [event for body in bodies for event in json.loads(body).get("to_device", {}).get("events", [])]
     _check_order(found, len(senders), share)
     return {"inbox_s": elapsed_s}
+
+
+def _next_batch(body: bytes) -> str:
+    """The token of a sync, without a look at the rest: megabytes, and none of the messages has such a name in it."""
+    found = _NEXT_BATCH.match(body, body.index(b'"next_batch"'))
+    assert found is not None
+    return found[1].decode()
 
 
 def _check_order(events: Sequence[dict[str, Any]], senders: int, share: int) -> None:

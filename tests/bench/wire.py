@@ -35,39 +35,58 @@ class Response:
 
 
 class ResponseReader:
-    """Incremental reader of answers on one connection; `feed` returns an answer once it is whole."""
+    """Incremental reader of answers on one connection: bytes go into `space`, and `advance` gives an answer once it is whole.
 
-    __slots__ = ("_body_at", "_buffer", "_length", "_status")
+    One buffer serves all answers of a connection, and grows once for a large one: it would be timed with it if each piece
+    were an object of its own, to be joined with those before it.
+    """
+
+    __slots__ = ("_body_at", "_buffer", "_filled", "_length", "_status")
 
     def __init__(self) -> None:
-        self._reset()
+        self._buffer = bytearray(RECEIVE_BYTES)
+        self._start_over()
 
-    def _reset(self) -> None:
-        # One answer that comes in many pieces grows in place: joining it anew for each would be timed with it.
-        self._buffer = bytearray()
+    def _start_over(self) -> None:
+        self._filled = 0
         self._status = 0
         self._body_at = 0
         self._length = -1  # -1: chunked
 
-    def feed(self, data: bytes) -> Response | None:
-        self._buffer += data
+    def space(self) -> memoryview:
+        """Where the next bytes go."""
+        if self._filled == len(self._buffer):
+            self._grow(2 * self._filled)
+        return memoryview(self._buffer)[self._filled :]
+
+    def _grow(self, size: int) -> None:
+        # Not in place: who was given space may still hold it.
+        grown = bytearray(size)
+        grown[: self._filled] = memoryview(self._buffer)[: self._filled]
+        self._buffer = grown
+
+    def advance(self, count: int) -> Response | None:
+        """So many bytes have come."""
+        self._filled += count
         if self._status == 0 and not self._read_head():
             return None
         if self._length < 0:
-            body = _join_chunks(self._buffer, self._body_at)
+            body = _join_chunks(self._buffer, self._body_at, self._filled)
             if body is None:
                 return None
         else:
             end = self._body_at + self._length
-            if len(self._buffer) < end:
+            if self._filled < end:
+                if len(self._buffer) < end:
+                    self._grow(end)
                 return None
             body = bytes(memoryview(self._buffer)[self._body_at : end])
         response = Response(self._status, body)
-        self._reset()
+        self._start_over()
         return response
 
     def _read_head(self) -> bool:
-        end = self._buffer.find(b"\r\n\r\n")
+        end = self._buffer.find(b"\r\n\r\n", 0, self._filled)
         if end < 0:
             return False
         head = self._buffer[:end].lower()
@@ -86,16 +105,16 @@ class ResponseReader:
         return True
 
 
-def _join_chunks(buffer: bytearray, at: int) -> bytes | None:
+def _join_chunks(buffer: bytearray, at: int, filled: int) -> bytes | None:
     """The body of a chunked answer, or None while it is incomplete."""
     chunks: list[bytearray] = []
     while True:
-        line_end = buffer.find(b"\r\n", at)
+        line_end = buffer.find(b"\r\n", at, filled)
         if line_end < 0:
             return None
         size = int(buffer[at:line_end].partition(b";")[0], 16)
         start = line_end + 2
-        if len(buffer) < start + size + 2:
+        if filled < start + size + 2:
             return None
         if size == 0:
             return b"".join(chunks)
@@ -153,10 +172,11 @@ class BlockingConnection:
     def request(self, data: bytes) -> Response:
         self._socket.sendall(data)
         while True:
-            received = self._socket.recv(RECEIVE_BYTES)
+            with self._reader.space() as space:
+                received = self._socket.recv_into(space)
             if not received:
                 raise WireError("the server closed the connection")
-            response = self._reader.feed(received)
+            response = self._reader.advance(received)
             if response is not None:
                 return response
 
@@ -167,7 +187,7 @@ class BlockingConnection:
         return response, (time.perf_counter() - started_s) * 1000
 
 
-class Connection(asyncio.Protocol):
+class Connection(asyncio.BufferedProtocol):
     """A kept-alive connection for rows with many clients at a time; one request in flight."""
 
     def __init__(self) -> None:
@@ -185,9 +205,12 @@ class Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._reader.space()
+
+    def buffer_updated(self, nbytes: int) -> None:
         try:
-            response = self._reader.feed(data)
+            response = self._reader.advance(nbytes)
         except (WireError, ValueError) as error:
             self._fail(WireError(str(error)))
             return
