@@ -6,7 +6,8 @@
 3. ``prev_id`` names what this server was told of the user before. Where that is not known any more it is empty, and the
    other side fetches the whole list.
 4. The bytes are canonical JSON: they go into a signed request as they are.
-5. Who comes to share a room with the server is told of in whole.
+5. Who comes to share a room with the server is told of in whole: every device that there is, and of those that are gone
+   that there was something. It may have kept a list from before, if it has not noticed that no room was shared meanwhile.
 6. A device without keys is told of to nobody, nor that it goes or has another name. The specification is of two minds: an
    update need not have keys, but the list that updates belong to (``user/devices``) has no place for a device that lacks
    them. No client of another server could see one, nor write to it; what would be told is when somebody logs in.
@@ -109,18 +110,21 @@ def _of_user(
     chain = load_chain(tx, user_nid, known_upto, upto)
     newest = {device_id: pos for pos, device_id in chain}
     previous = load_stream_id(tx, user_nid, known_upto) if met_at is None else 0
+    last = max([pos for device_id, pos in newest.items() if device_id != SIGNING_KEYS], default=0)
     for pos, device_id in chain:
         if newest[device_id] != pos:
             continue
         place = pos if met_at is None else max(pos, met_at)
         if device_id == SIGNING_KEYS:
             yield place, _edu("m.signing_key_update", _signing_content(user_id, keys.signing))
-        elif met_at is None or device_id in keys.devices:
+            continue
+        # What is gone is no news to who comes, but who has a list is to see by the chain that it lacks something.
+        if met_at is None or device_id in keys.devices or pos == last:
             yield (
                 place,
                 _edu("m.device_list_update", _device_content(user_id, device_id, keys, pos, previous)),
             )
-            previous = pos
+        previous = pos
 
 
 def _device_content(

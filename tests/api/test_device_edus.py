@@ -111,6 +111,23 @@ class Lists(OutgoingCase):
         second = self.create(preset="public_chat")
         self.assertEqual([], self.load(self.position() - 1, [self.room_id, second], [second]))
 
+    def test_who_comes_finds_out_what_they_missed(self) -> None:
+        """A server that has kept a list from before must not take it for good where a device went meanwhile."""
+        tablet_token, _ = self.device("alice", "TABLET")
+        self.ok(self.desk_token, "/logout")
+        desk = self.updates(self.start)[-1][0]
+        self.app.ok("PUT", f"{V3}/devices/PHONE", {"display_name": "last"}, self.token)
+
+        def told() -> list[tuple[str, tuple[int, ...], bool]]:
+            whole = [edu for _, edu in self.load(self.position() - 1, [self.room_id], [self.room_id])]
+            return [(edu.device_id, edu.prev_ids, edu.deleted) for edu in whole]
+
+        # Not what is gone, but that something was before.
+        self.assertEqual([("TABLET", (), False), ("PHONE", (desk,), False)], told())
+        renamed = self.updates(desk)[0][0]
+        self.ok(tablet_token, "/logout")
+        self.assertEqual([("PHONE", (desk,), False), ("TABLET", (renamed,), True)], told())
+
     def test_cross_signing_keys(self) -> None:
         after = self.position()
         cross = CrossKeys(ALICE)
@@ -186,4 +203,6 @@ class Messages(OutgoingCase):
         self.ok(token, "/logout")
         [(_, edu)] = self.load(after, [room_id])
         self.assertEqual(("BRIEF", True, None), (edu.device_id, edu.deleted, edu.keys))
-        self.assertEqual([], self.load(self.position() - 1, [room_id], [room_id]))
+        # And to who comes: they may have a list that they took for good, and would not miss anything.
+        [(_, again)] = self.load(self.position() - 1, [room_id], [room_id])
+        self.assertEqual(edu, again)
