@@ -10,7 +10,7 @@ import argparse
 import gc
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -19,11 +19,13 @@ from tests.bench.crowded import ROWS as CROWDED_ROWS
 from tests.bench.crowded import run_crowded
 from tests.bench.federated import ROWS as FEDERATED_ROWS
 from tests.bench.federated import run_federated
-from tests.bench.figures import FULL, QUICK, Measured
+from tests.bench.figures import FULL, QUICK, Scale
 from tests.bench.postgres import create_database, durable_cluster
 from tests.bench.report import DatabaseRun, disturbances, format_document, format_plain, missed
-from tests.bench.session import ALL_ROWS, Place, run_session
+from tests.bench.rows import ROWS
+from tests.bench.session import ALL_ROWS, Place, Session
 from tests.bench.targets import TARGETS
+from tests.bench.turns import Run, Turns
 from tests.interop.environment import REPOSITORY
 
 DATABASES = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}
@@ -64,33 +66,69 @@ class _split:  # noqa: N801 - argparse shows the name of a type in its messages
         return names
 
 
-def _new_sqlite(_: str) -> str:
-    return "sqlite"
+class _Seat:
+    """One target on one kind of database, with a database server of its own where that needs one.
+
+    So neither meets the other's caches and dead rows.
+    """
+
+    def __init__(self, database: str, key: str, stack: ExitStack) -> None:
+        self.target = TARGETS[key]
+        self._label = f"{DATABASES[database]}, {self.target.name}"
+        self._number = 0
+        self._url = ""
+        self.place = Place("sqlite")
+        if database == "postgresql":
+            cluster = stack.enter_context(durable_cluster())
+            self._url = cluster.url
+            self.place = Place(create_database(cluster.url, key), cluster.process.pid)
+        self.session: Session | None = None
+
+    def say(self, text: str) -> None:
+        print(f"{self._label}: {text}", flush=True)
+
+    def new_database(self, name: str) -> str:
+        self._number += 1
+        return create_database(self._url, f"{name}_{self._number}") if self._url else "sqlite"
+
+    def processes(self) -> list[int]:
+        """What runs between its turns."""
+        found = [self.place.server_pid] if self.place.server_pid is not None else []
+        return [*found, self.session.pid] if self.session is not None else found
 
 
 def measure(database: str, options: argparse.Namespace) -> DatabaseRun:
-    """Every chosen target in turn on one kind of database."""
-    scale = QUICK if options.quick else FULL
-    results: dict[str, Measured] = {}
-    for key in options.targets:
-        target = TARGETS[key]
+    """Every chosen target on one kind of database, row by row in turn."""
+    scale: Scale = QUICK if options.quick else FULL
+    results: dict[str, dict[str, float]] = {key: {} for key in options.targets}
+    with ExitStack() as stack:
+        seats = {key: _Seat(database, key, stack) for key in options.targets}
+        turns = Turns({key: seat.processes for key, seat in seats.items()})
 
-        def say(text: str, name: str = target.name) -> None:
-            print(f"{DATABASES[database]}, {name}: {text}", flush=True)
+        def take(runs: Mapping[str, Run]) -> None:
+            for key, found in turns.measure(runs).items():
+                results[key].update(found)
 
-        with ExitStack() as stack:
-            place, new_database = Place("sqlite"), _new_sqlite
-            if database == "postgresql":
-                # A server of its own for each target: neither meets the other's caches and dead rows.
-                cluster = stack.enter_context(durable_cluster())
-                place = Place(create_database(cluster.url, key), cluster.process.pid)
-                new_database = partial(create_database, cluster.url)
-            measured: dict[str, float] = {}
-            if any(row not in FEDERATED_ROWS and row not in CROWDED_ROWS for row in options.rows):
-                measured |= run_session(target, place, options.rows, scale, say)
-            measured |= run_crowded(target, new_database, options.rows, scale, say)
-            measured |= run_federated(target, new_database, options.rows, scale, say)
-            results[key] = measured
+        if any(row not in FEDERATED_ROWS and row not in CROWDED_ROWS for row in options.rows):
+            with ExitStack() as sessions:
+                for seat in seats.values():
+                    seat.session = sessions.enter_context(Session(seat.target, seat.place, scale, seat.say))
+                opened = {key: seat.session for key, seat in seats.items() if seat.session is not None}
+                for name in ROWS:
+                    if name in options.rows:
+                        take({key: partial(session.run_row, name) for key, session in opened.items()})
+                for key, session in opened.items():
+                    results[key].update(turns.alone(key, partial(session.finish, options.rows)))
+                    seats[key].session = None
+        for rows, run in ((CROWDED_ROWS, run_crowded), (FEDERATED_ROWS, run_federated)):
+            for name in rows:
+                if name in options.rows:
+                    take(
+                        {
+                            key: partial(run, seat.target, seat.new_database, [name], scale, seat.say)
+                            for key, seat in seats.items()
+                        }
+                    )
     return DatabaseRun(DATABASES[database], results)
 
 

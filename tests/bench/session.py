@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from tests.bench.crowded import ROWS as CROWDED_ROWS
 from tests.bench.federated import ROWS as FEDERATED_ROWS
@@ -72,41 +73,59 @@ class Place:
     server_pid: int | None = None
 
 
-def run_session(target: Target, place: Place, rows: Collection[str], scale: Scale, say: Say) -> Measured:
-    """Every figure of the chosen rows for this target on this (empty) database."""
-    measured: dict[str, float] = {}
-    with ExitStack() as stack:
-        prefix = f"bench-{target.name.split()[0].lower()}-"
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
-        server = stack.enter_context(target.prepare(folder, place.address))
-        say(f"first start in {server.start():.2f} s")
-        world = World(server.port, REGISTRATION_SECRET)
-        meter = Meter(server, place.server_pid)
-        for name in ROWS:
-            if name in rows:
-                measured.update(_run_row(name, server, place, world, scale, say))
-        measured[OTHERS] = meter.shares().others
+class Session:
+    """One server on one (empty) database, put through rows. To be used in a `with`."""
+
+    def __init__(self, target: Target, place: Place, scale: Scale, say: Say) -> None:
+        self._target = target
+        self._place = place
+        self._scale = scale
+        self._say = say
+        self._stack = ExitStack()
+        self._spent: list[Shares] = []
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            prefix = f"bench-{self._target.name.split()[0].lower()}-"
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix)))
+            self._server = stack.enter_context(self._target.prepare(folder, self._place.address))
+            self._say(f"first start in {self._server.start():.2f} s")
+            self._world = World(self._server.port, REGISTRATION_SECRET)
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def pid(self) -> int:
+        """The process of the server."""
+        return self._server.pid
+
+    def run_row(self, name: str) -> Measured:
+        """The figures of one row."""
+        meter = Meter(self._server, self._place.server_pid)
+        try:
+            measured = asyncio.run(ROWS[name](self._world, self._scale))
+        except (WireError, OSError) as error:
+            raise ServerError(self._server.explain(f"failed in row {name} ({error})")) from error
+        figures = ", ".join(f"{key} {value:.2f}" for key, value in measured.items())
+        self._spent.append(meter.shares())
+        self._say(f"{name}: {figures} ({self._spent[-1].describe()})")
+        return measured
+
+    def finish(self, rows: Collection[str]) -> Measured:
+        """What is measured after the others, and who else used the processors; the server stops."""
+        elapsed_s = sum(one.elapsed_s for one in self._spent)
+        measured = {OTHERS: sum(one.others * one.elapsed_s for one in self._spent) / max(elapsed_s, 1e-9)}
         if "memory" in rows:
-            measured["resident_mb"] = server.resident_mb()
-            say(f"memory: {measured['resident_mb']:.0f} MB")
-        server.stop()
+            measured["resident_mb"] = self._server.resident_mb()
+            self._say(f"memory: {measured['resident_mb']:.0f} MB")
+        self._server.stop()
         if "start" in rows:
-            measured["start_s"] = statistics.median(_restart(server) for _ in range(scale.starts))
-            say(f"start: {measured['start_s']:.2f} s")
-    return measured
-
-
-def _run_row(
-    name: str, server: ServerProcess, place: Place, world: World, scale: Scale, say: Say
-) -> Measured:
-    meter = Meter(server, place.server_pid)
-    try:
-        measured = asyncio.run(ROWS[name](world, scale))
-    except (WireError, OSError) as error:
-        raise ServerError(server.explain(f"failed in row {name} ({error})")) from error
-    figures = ", ".join(f"{key} {value:.2f}" for key, value in measured.items())
-    say(f"{name}: {figures} ({meter.shares().describe()})")
-    return measured
+            measured["start_s"] = statistics.median(_restart(self._server) for _ in range(self._scale.starts))
+            self._say(f"start: {measured['start_s']:.2f} s")
+        return measured
 
 
 def _restart(server: ServerProcess) -> float:

@@ -162,6 +162,11 @@ def find_free_port() -> int:
         return port
 
 
+def list_tree(pid: int) -> list[int]:
+    """A process and its descendants."""
+    return list(_descendants(pid))
+
+
 def tree_cpu_s(pid: int) -> float:
     """Processor seconds that a process and its descendants have used."""
     return sum(map(_cpu_ticks, _descendants(pid))) / os.sysconf("SC_CLK_TCK")
