@@ -25,9 +25,9 @@ from homeserver.store.placement import Extremity
 from homeserver.store.state import Snapshot, diff, load_snapshots
 
 # LIMIT(events that are looked at for one extremity: what has more above it stays until the next event joins all ends)
-_ABOVE_MOST: Final = 1_000
+_ABOVE_MOST: Final = 500
 # LIMIT(extremities that are looked at in one turn)
-_AT_ONCE: Final = 10
+_AT_ONCE: Final = 4
 
 
 async def end_covered(turn: Turn) -> None:
