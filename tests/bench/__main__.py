@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import gc
 import shlex
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -135,6 +136,8 @@ def measure(database: str, options: argparse.Namespace) -> DatabaseRun:
 def main() -> int:
     options = parse_arguments(sys.argv[1:])
     databases = list(DATABASES) if options.database == "both" else [options.database]
+    # Who ends it ends its servers too, those that stand still included.
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # The generator's own collector must not stop it in the middle of what it times.
     gc.disable()
     runs = []
