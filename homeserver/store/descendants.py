@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import and_, bindparam, select
+from sqlalchemy import CTE, Select, and_, bindparam, select
 
 from homeserver.db.schema.rooms import edges, events
 from homeserver.db.statements import any_of, statement
@@ -13,17 +13,22 @@ from homeserver.db.tx import Tx
 from homeserver.store.parsed import EventCache, load_events
 
 _child, _further = events.alias("child"), edges.alias("further")
-_children = (
-    select(edges.c.child_nid.label("nid"))
-    .where(edges.c.parent_id == bindparam("event_id"))
-    .cte("above", recursive=True)
-)
-_above = _children.union(
-    select(_further.c.child_nid).select_from(
-        _children.join(_child, _child.c.nid == _children.c.nid).join(
-            _further, _further.c.parent_id == _child.c.event_id
+
+
+def build_descent(children: Select[Any]) -> CTE:
+    """The numbers (``nid``) of all events that build on some, of which ``children`` selects those that do so directly."""
+    found = children.cte("above", recursive=True)
+    return found.union(
+        select(_further.c.child_nid).select_from(
+            found.join(_child, _child.c.nid == found.c.nid).join(
+                _further, _further.c.parent_id == _child.c.event_id
+            )
         )
     )
+
+
+_above = build_descent(
+    select(edges.c.child_nid.label("nid")).where(edges.c.parent_id == bindparam("event_id"))
 )
 # As many as are wanted and no more are found: neither database goes on when it has them.
 _some = select(_above.c.nid).limit(bindparam("most")).subquery()

@@ -24,6 +24,7 @@ from homeserver.db.schema.stream import changes
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx
 from homeserver.store.changes import Kind
+from homeserver.store.descendants import build_descent
 from homeserver.store.events import EventRow, load_rows
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.state import BaseCache, Snapshot, load_snapshots
@@ -98,20 +99,10 @@ _COUNT = [
     )
     for table in _TABLES
 ]
-_parent, _child = events.alias("parent"), events.alias("child")
-_children = (
+_since = build_descent(
     select(edges.c.child_nid.label("nid"))
-    .select_from(edges.join(_parent, _parent.c.event_id == edges.c.parent_id))
-    .where(_parent.c.nid == bindparam("join_nid"))
-    .cte("since", recursive=True)
-)
-_further = edges.alias("further")
-_since = _children.union(
-    select(_further.c.child_nid).select_from(
-        _children.join(_child, _child.c.nid == _children.c.nid).join(
-            _further, _further.c.parent_id == _child.c.event_id
-        )
-    )
+    .select_from(edges.join(events, events.c.event_id == edges.c.parent_id))
+    .where(events.c.nid == bindparam("join_nid"))
 )
 _SINCE = statement(select(_since.c.nid))
 _LEAVE_TIMELINE = statement(delete(timeline).where(any_of(timeline.c.event_nid, "nids")))
