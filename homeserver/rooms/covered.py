@@ -13,7 +13,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from homeserver.db.tx import WriteTx
@@ -44,7 +44,7 @@ async def end_covered(turn: Turn) -> None:
             load_descendants, head.room_nid, one.reference.event_id, _ABOVE_MOST, turn.tools.events
         )
         others = {other.nid for other in left if other.nid != one.nid}
-        if above is not None and await _Way(turn, above).leads(one, others):
+        if above is not None and await _Way(turn, one, above).leads(others):
             left.remove(one)
     if len(left) == len(head.extremities):
         return
@@ -60,24 +60,27 @@ async def end_covered(turn: Turn) -> None:
 class _Way:
     """From an extremity upwards, through events whose states are sure."""
 
-    def __init__(self, turn: Turn, above: Sequence[Descendant]) -> None:
+    def __init__(self, turn: Turn, start: Extremity, above: Sequence[Descendant]) -> None:
         self._turn = turn
         self._hold = Hold(turn)
-        self._above = {one.event_id: one for one in above}
+        self._start: str = start.reference.event_id
+        # The states after them, by the numbers of their snapshots.
+        self._after: dict[str, int] = {
+            self._start: start.after.nid,
+            **{one.event_id: one.after for one in above},
+        }
         self._children: dict[str, list[Descendant]] = {}
         for one in above:
             for parent_id in one.prev_event_ids:
                 self._children.setdefault(parent_id, []).append(one)
 
-    async def leads(self, start: Extremity, ends: set[int]) -> bool:
+    async def leads(self, ends: set[int]) -> bool:
         """Whether it comes to one of these events."""
-        after: dict[str, int] = {one.event_id: one.after for one in self._above.values()}
-        after[start.reference.event_id] = start.after.nid
-        waiting: list[str] = [start.reference.event_id]
+        waiting = [self._start]
         seen = set(waiting)
         while waiting:
             for child in self._children.get(waiting.pop(), ()):
-                if child.event_id in seen or not await self._agrees(child, after):
+                if child.event_id in seen or not await self._agrees(child):
                     continue
                 if child.nid in ends:
                     return True
@@ -85,10 +88,10 @@ class _Way:
                 waiting.append(child.event_id)
         return False
 
-    async def _agrees(self, child: Descendant, after: Mapping[str, int]) -> bool:
+    async def _agrees(self, child: Descendant) -> bool:
         """Whether the state before an event is what its parents make."""
         # As of nearly all, where nobody told a state.
-        if len(child.prev_event_ids) == 1 and after.get(child.prev_event_ids[0]) == child.before:
+        if len(child.prev_event_ids) == 1 and self._after.get(child.prev_event_ids[0]) == child.before:
             return True
         hold = self._hold
         await hold.load((), child.prev_event_ids, ())

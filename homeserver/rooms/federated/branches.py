@@ -36,13 +36,13 @@ _OF_NEWCOMERS: Final = frozenset(("shared", "world_readable"))
 async def tell_branches(turn: Turn, nid: int, join: Event, *, by: str | None = None) -> None:
     """Tell the server of a join that has its place now of what stands beside it; ``by``: only of this server's events."""
     server = domain_of(join.sender)
+    hold = Hold(turn)
     ends = {one.nid: one for one in turn.head.extremities if one.nid != nid}
     for other_nid, other in (await turn.events(list(ends))).items():
         maker = domain_of(other.sender)
         if maker == server or by not in (None, maker):
             continue
         if other.state_key is None:
-            hold = Hold(turn)
             rule = (await hold.state_at(ends[other_nid].after, [_VISIBILITY])).get(_VISIBILITY)
             if visibility_of(None if rule is None else rule.content) not in _OF_NEWCOMERS:
                 continue
