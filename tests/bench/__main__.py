@@ -126,7 +126,7 @@ def measure(database: str, options: argparse.Namespace) -> DatabaseRun:
                 if name in options.rows:
                     take(
                         {
-                            key: partial(run, seat.target, seat.new_database, [name], scale, seat.say)
+                            key: partial(run, name, seat.target, seat.new_database, scale, seat.say)
                             for key, seat in seats.items()
                         }
                     )

@@ -11,7 +11,7 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -155,20 +155,12 @@ ROWS: Mapping[str, Row] = {"push": measure_push, "presence": measure_presence, "
 
 
 def run_crowded(
-    target: Target,
-    new_database: Callable[[str], str],
-    rows: Collection[str],
-    scale: Scale,
-    say: Callable[[str], None],
+    name: str, target: Target, new_database: Callable[[str], str], scale: Scale, say: Callable[[str], None]
 ) -> Measured:
-    """Every figure of the chosen rows; each row has a server of its own on an empty database."""
-    measured: dict[str, float] = {}
-    for name, row in ROWS.items():
-        if name in rows:
-            found = _run_row(row, target, new_database(name), scale)
-            say(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in found.items()))
-            measured.update(found)
-    return measured
+    """The figures of one row, on a server of its own on an empty database."""
+    found = _run_row(ROWS[name], target, new_database(name), scale)
+    say(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in found.items()))
+    return found
 
 
 def _run_row(row: Row, target: Target, database: str, scale: Scale) -> Measured:

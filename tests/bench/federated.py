@@ -11,7 +11,7 @@ import json
 import ssl
 import tempfile
 import time
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -273,21 +273,13 @@ ROWS: Mapping[str, Row] = {
 
 
 def run_federated(
-    target: Target, new_database: NewDatabase, rows: Collection[str], scale: Scale, say: Callable[[str], None]
+    name: str, target: Target, new_database: NewDatabase, scale: Scale, say: Callable[[str], None]
 ) -> Measured:
-    """Every figure of the chosen rows; each row has servers of its own on empty databases."""
-    measured: dict[str, float] = {}
-    for name in ROWS:
-        if name in rows:
-            found = _run_row(name, target, new_database, scale)
-            say(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in found.items()))
-            measured.update(found)
-    return measured
-
-
-def _run_row(name: str, target: Target, new_database: NewDatabase, scale: Scale) -> Measured:
+    """The figures of one row, on servers of its own on empty databases."""
     with prepare_stage(name, target, new_database, scale) as stage:
-        return run_on(stage, name)
+        found = run_on(stage, name)
+    say(f"{name}: " + ", ".join(f"{key} {value:.2f}" for key, value in found.items()))
+    return found
 
 
 def run_on(stage: Stage, name: str) -> Measured:
