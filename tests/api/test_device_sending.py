@@ -13,7 +13,7 @@ from homeserver.stream.followers import STORE_AFTER_S
 from tests.api.rooms import V3
 from tests.api.sending import HOME, Mailbox, SendingCase
 from tests.support.databases import DatabaseCase, on_each_database
-from tests.support.keys import KeyDevice
+from tests.support.keys import log_in_with_keys
 
 ALICE, USER = f"@alice:{HOME}", "@user:one.example"
 
@@ -31,16 +31,7 @@ class DevicesCase(SendingCase):
 
     def log_in(self, device_id: str, name: str = "alice") -> str:
         """A device with keys."""
-        body = {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": name},
-            "password": "correct horse",
-            "device_id": device_id,
-        }
-        token: str = self.home.ok("POST", f"{V3}/login", body)["access_token"]
-        keys = KeyDevice(f"@{name}:{HOME}", device_id).keys()
-        self.home.ok("POST", f"{V3}/keys/upload", {"device_keys": keys}, token)
-        return token
+        return log_in_with_keys(self.home, f"@{name}:{HOME}", device_id)
 
     def messages(self, box: Mailbox) -> list[str]:
         contents = box.told("m.direct_to_device")

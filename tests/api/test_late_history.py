@@ -39,10 +39,7 @@ class LateHistory(JoinedCase):
         self.join_nid = self.entered.nid
 
     def name(self) -> Any:
-        status, content = self.app.call(
-            "GET", f"{V3}/rooms/{self.room_id}/state/m.room.name/", None, self.alice
-        )
-        return content if status == 200 else None
+        return self.state(self.room_id, "m.room.name")
 
     def newest(self) -> set[int]:
         """The room's newest events."""
@@ -57,7 +54,7 @@ class LateHistory(JoinedCase):
 
         return self.app.wait(Deferred.fromCoroutine(look()))
 
-    def come(self, event: Event) -> None:  # type: ignore[override]
+    def push(self, event: Event) -> None:
         answer = self.peer.push(self.app, event)
         self.assertEqual((200, {"pdus": {event.event_id: {}}}), answer)
         self.app.advance(0)
@@ -68,7 +65,7 @@ class LateHistory(JoinedCase):
     def come_and_be_overtaken(self, between: int) -> None:
         self.enter(self.prepare(between))
         self.assertEqual(NAME, self.name())
-        self.come(self.stale)
+        self.push(self.stale)
         self.assertIsNone(self.name(), "as long as nobody knows what came after it")
         since = self.sync()["next_batch"]
         self.pages(self.room_id)
@@ -89,7 +86,7 @@ class LateHistory(JoinedCase):
         self.app.advance(FETCH_S)
         rows = self.app.wait(self.app.database.read(find_rows, [self.named.event_id, self.stale.event_id]))
         self.assertEqual({self.named.event_id}, rows.keys())
-        self.come(self.stale)
+        self.push(self.stale)
         self.assertEqual({self.join_nid}, self.newest())
         self.assertEqual(NAME, self.name())
 
@@ -100,7 +97,7 @@ class LateHistory(JoinedCase):
         )
         room.say("both", prev=[lower.event_id, upper.event_id])
         self.enter(room)
-        self.come(self.stale)
+        self.push(self.stale)
         self.pages(self.room_id)
         self.assertEqual({self.join_nid}, self.newest())
         self.assertEqual(NAME, self.name())
@@ -112,7 +109,7 @@ class LateHistory(JoinedCase):
             if event_id == self.weakened.event_id:
                 del state["m.room.name", ""]
         self.enter(room)
-        self.come(self.stale)
+        self.push(self.stale)
         both = self.newest()
         self.assertEqual(2, len(both))
         self.pages(self.room_id)

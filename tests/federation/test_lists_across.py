@@ -8,25 +8,12 @@ from urllib.parse import quote
 from tests.federation.people import V3, A, B, C, NetCase
 from tests.support.databases import on_each_database
 from tests.support.federation import NetServer
-from tests.support.keys import KeyDevice
+from tests.support.keys import log_in_with_keys
 
 
 @on_each_database
 class ListsAcross(NetCase):
     """alice and olive are on a, bob on b, carol, who made the room, on c."""
-
-    def log_in(self, server: NetServer, name: str, device_id: str) -> str:
-        """A device with keys; its access token."""
-        body = {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": name},
-            "password": "correct horse",
-            "device_id": device_id,
-        }
-        token: str = server.ok("POST", f"{V3}/login", body)["access_token"]
-        keys = KeyDevice(f"@{name}:{server.name}", device_id).keys()
-        server.ok("POST", f"{V3}/keys/upload", {"device_keys": keys}, token)
-        return token
 
     def devices(self, user_id: str) -> list[str]:
         """What bob is told of somebody's devices."""
@@ -47,13 +34,13 @@ class ListsAcross(NetCase):
         for server, token in ((self.a, self.alice), (self.a, olive), (self.b, self.bob)):
             self.assertEqual(200, self.join(server, token, room_id, C).status)
         self.net.settle()
-        self.log_in(self.a, "alice", "KEPT")
-        lost = self.log_in(self.a, "alice", "LOST")
-        self.net.settle()
         alice = f"@alice:{A}"
+        log_in_with_keys(self.a, alice, "KEPT")
+        lost = log_in_with_keys(self.a, alice, "LOST")
+        self.net.settle()
         self.assertEqual(["KEPT", "LOST"], self.devices(alice))
         # What was asked for says nothing of the chain; after an update the list is asked for that does.
-        self.log_in(self.a, "alice", "LATE")
+        log_in_with_keys(self.a, alice, "LATE")
         self.net.advance(60)
         self.assertEqual(["KEPT", "LATE", "LOST"], self.devices(alice))
         self.net.part(A, B)

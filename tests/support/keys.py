@@ -12,6 +12,7 @@ from nacl.bindings import crypto_sign, crypto_sign_seed_keypair
 
 from federation.canonical import encode
 from federation.hashes import unpadded
+from tests.support.app import TestApp
 
 
 class Ed25519:
@@ -90,3 +91,17 @@ class CrossKeys:
     def body(self) -> dict[str, Any]:
         """All three as they are uploaded."""
         return {f"{usage}_key": self.key(usage) for usage in ("master", "self_signing", "user_signing")}
+
+
+def log_in_with_keys(server: TestApp, user_id: str, device_id: str) -> str:
+    """A device of somebody who has the usual password, with its keys; its access token."""
+    body = {
+        "type": "m.login.password",
+        "identifier": {"type": "m.id.user", "user": user_id},
+        "password": "correct horse",
+        "device_id": device_id,
+    }
+    token: str = server.ok("POST", "/_matrix/client/v3/login", body)["access_token"]
+    keys = KeyDevice(user_id, device_id).keys()
+    server.ok("POST", "/_matrix/client/v3/keys/upload", {"device_keys": keys}, token)
+    return token
