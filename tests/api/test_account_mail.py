@@ -113,6 +113,23 @@ class Addresses(MailCase):
         self.browser.send("Send a letter", email=ADDRESS, current=PASSWORD)
         self.assertEqual(1, len(self.mailer.sent))
 
+    def test_what_was_begun_elsewhere(self) -> None:
+        # In a browser that somebody left signed in: an attempt that was begun without it adds no address.
+        self.browser.open("/account/addresses")
+        self.sign_in()
+        self.browser.send("Send a letter", email=ADDRESS)
+        body = {"client_secret": "s3cret", "email": "eve@example.org", "send_attempt": 1}
+        sid = self.app.ok("POST", f"{V3}/account/3pid/email/requestToken", body)["sid"]
+        self.confirm()
+        self.app.advance(601)
+        theirs = {"sid": sid, "client_secret": "s3cret"}
+        page = self.browser.send("I have confirmed it", 403, **theirs)
+        self.assertIn("type your password once more", page.text)
+        self.browser.send("I have confirmed it", 403, current="wrong", **theirs)
+        self.assertEqual([], self.addresses())
+        self.browser.send("I have confirmed it", current=PASSWORD, **theirs)
+        self.assertEqual(["eve@example.org"], self.addresses())
+
 
 @on_each_database
 class Forgotten(MailCase):

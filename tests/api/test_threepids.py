@@ -59,13 +59,16 @@ class MailCase(DatabaseCase):
         self.confirm()
         return {"sid": sid, "client_secret": fields.get("client_secret", "s3cret")}
 
-    def add(self, creds: dict[str, str], token: str | None = None, name: str = "alice") -> tuple[int, Any]:
-        auth = {
+    def auth(self, name: str = "alice") -> dict[str, Any]:
+        return {
             "type": "m.login.password",
             "identifier": {"type": "m.id.user", "user": name},
             "password": "correct horse",
         }
-        return self.app.call("POST", f"{V3}/account/3pid/add", {**creds, "auth": auth}, token or self.alice)
+
+    def add(self, creds: dict[str, str], token: str | None = None, name: str = "alice") -> tuple[int, Any]:
+        body = {**creds, "auth": self.auth(name)}
+        return self.app.call("POST", f"{V3}/account/3pid/add", body, token or self.alice)
 
     def have(self, email: str = "alice@example.org") -> None:
         """Give alice an address."""
@@ -244,9 +247,24 @@ class Adding(MailCase):
                 "id_access_token": "z",
             }
         }
-        self.says((403, "M_THREEPID_AUTH_FAILED"), self.app.call("POST", path, unknown, self.alice))
-        self.app.ok("POST", path, {"three_pid_creds": creds}, self.alice)
+        auth = self.auth()
+        self.says(
+            (403, "M_THREEPID_AUTH_FAILED"),
+            self.app.call("POST", path, {**unknown, "auth": auth}, self.alice),
+        )
+        self.app.ok("POST", path, {"three_pid_creds": creds, "auth": auth}, self.alice)
         self.assertEqual(self.threepids(), ["alice@example.org"])
+
+    def test_a_token_alone_adds_no_address(self) -> None:
+        # Whose address it is sets the password: so a stolen token must not be enough, in the old form neither.
+        path = f"{V3}/account/3pid"
+        for where, body in (
+            (path, {"three_pid_creds": self.proven("account/3pid")}),
+            (f"{path}/add", self.proven("account/3pid")),
+        ):
+            status, answer = self.app.call("POST", where, body, self.alice)
+            self.assertEqual((401, [{"stages": ["m.login.password"]}]), (status, answer["flows"]))
+        self.assertEqual(self.threepids(), [])
 
     def test_an_address_has_one_owner(self) -> None:
         bob = self.app.register("bob")

@@ -69,8 +69,10 @@ class AddressesApi:
 
     async def _take(self, request: Request, admitted: Admitted) -> Response:
         visitor, said = admitted.visitor, admitted.form
-        if admitted.answer == "add":
+        if admitted.answer in ("add", "confirmed"):
+            # Both: who comes with an attempt of their own, begun elsewhere, must not be spared the question.
             await self._proofs.check_unless_recent(request, visitor, said.get(FIELD, ""))
+        if admitted.answer == "add":
             attempt = await self._validations.begin_on_page(Purpose.ADD, said.get("email", ""))
             return self._letter(admitted, attempt)
         if admitted.answer == "confirmed":
@@ -91,6 +93,7 @@ class AddressesApi:
             + form(
                 "confirm",
                 attempt_fields(attempt)
+                + proof_field(admitted.visitor)
                 + button("I have confirmed it", value="confirmed")
                 + f'<a class="button" href="{places.ADDRESSES}">Another address</a>',
                 form_token=admitted.visitor.token,

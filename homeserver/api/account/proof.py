@@ -32,8 +32,12 @@ class Proofs:
 
     async def check_unless_recent(self, request: Request, visitor: Visitor, password: str) -> None:
         """The same, where it is some time since somebody signed in."""
-        if not visitor.is_recent:
-            await self.check(request, visitor, password)
+        if visitor.is_recent:
+            return
+        if not password:
+            # A form that was made when they had just signed in had no field for it.
+            raise forbidden("It is some time since you signed in: type your password once more")
+        await self.check(request, visitor, password)
 
 
 def proof_field(visitor: Visitor) -> str:

@@ -115,17 +115,22 @@ class ThreepidsApi:
         return {"threepids": await self._threepids.load(request.requester.user_nid)}
 
     async def old_add(self, request: Request) -> bytes:
-        """The deprecated form: what an identity server has verified is refused, as it proves nothing here."""
+        """The deprecated form: what an identity server has verified is refused, as it proves nothing here.
+
+        The password is asked for as in the new form, since an address sets passwords, whichever way it came.
+        """
         creds = request.json(OldAddBody).three_pid_creds
-        await self._threepids.add(request.requester.user_nid, creds.sid, creds.client_secret)
-        return EMPTY_JSON
+        return await self._add(request, creds.sid, creds.client_secret)
 
     async def add(self, request: Request) -> bytes:
-        requester: Requester = request.requester
         body = request.json(AddBody)
+        return await self._add(request, body.sid, body.client_secret)
+
+    async def _add(self, request: Request, sid: str, client_secret: str) -> bytes:
+        requester: Requester = request.requester
         offer = self._identity.password_offer(requester)
         await self._interactive.confirm(request, request.json(), offer, user_nid=requester.user_nid)
-        await self._threepids.add(requester.user_nid, body.sid, body.client_secret)
+        await self._threepids.add(requester.user_nid, sid, client_secret)
         return EMPTY_JSON
 
     async def bind(self, request: Request) -> bytes:
