@@ -204,12 +204,14 @@ def drop_devices(tx: WriteTx, user_nid: int, device_ids: Sequence[str]) -> None:
 
 
 def drop_all_devices(tx: WriteTx, user_nid: int, keep_device_nid: int = 0) -> None:
-    """Delete a user's devices, but perhaps one."""
+    """Delete a user's devices and all else that they could log in with, but perhaps one device and its tokens."""
     found = [(nid, name) for nid, name in tx.all(_ALL_NIDS, user_nid=user_nid) if nid != keep_device_nid]
     drop_user_grants(tx, user_nid)
-    if keep_device_nid == 0:
-        drop_user_tokens(tx, user_nid)
-    _drop(tx, user_nid, found)
+    drop_user_tokens(tx, user_nid, keep_device_nid)
+    if found:
+        _drop(tx, user_nid, found)
+    else:
+        tx.claim(Kind.DEVICES, -user_nid)  # tokens of no device are in memory, too: see accounts/auth.py
 
 
 def _drop(tx: WriteTx, user_nid: int, found: list[tuple[int, str]]) -> None:

@@ -143,8 +143,13 @@ _DROP_DEVICE_ACCESS = statement(delete(access_tokens).where(access_tokens.c.devi
 _DROP_DEVICE_REFRESH = statement(delete(refresh_tokens).where(refresh_tokens.c.device_nid == _DEVICE))
 _DROP_ACCESS = statement(delete(access_tokens).where(access_tokens.c.hash == bindparam("hash")))
 _USER: BindParameter[int] = bindparam("user_nid")
-_DROP_USER_ACCESS = statement(delete(access_tokens).where(access_tokens.c.user_nid == _USER))
-_DROP_USER_REFRESH = statement(delete(refresh_tokens).where(refresh_tokens.c.user_nid == _USER))
+_KEPT: BindParameter[int] = bindparam("kept")
+_DROP_USER_ACCESS = statement(
+    delete(access_tokens).where(access_tokens.c.user_nid == _USER, access_tokens.c.device_nid != _KEPT)
+)
+_DROP_USER_REFRESH = statement(
+    delete(refresh_tokens).where(refresh_tokens.c.user_nid == _USER, refresh_tokens.c.device_nid != _KEPT)
+)
 _DROP_USER_LOGIN = statement(delete(login_tokens).where(login_tokens.c.user_nid == _USER))
 
 _INSERT_LOGIN = rows(login_tokens, "hash", "user_nid", "expires_ts_ms")
@@ -420,10 +425,11 @@ def drop_device_tokens(tx: Tx, device_nids: Sequence[int]) -> None:
         tx.run(_DROP_DEVICE_REFRESH, device_nid=device_nid)
 
 
-def drop_user_tokens(tx: Tx, user_nid: int) -> None:
-    """Every token of a user; the caller claims the change."""
-    tx.run(_DROP_USER_ACCESS, user_nid=user_nid)
-    tx.run(_DROP_USER_REFRESH, user_nid=user_nid)
+def drop_user_tokens(tx: Tx, user_nid: int, keep_device_nid: int = 0) -> None:
+    """Every token of a user, but perhaps those of one device; the caller claims the change."""
+    kept = keep_device_nid or -1  # 0 is what a token of no device has
+    tx.run(_DROP_USER_ACCESS, user_nid=user_nid, kept=kept)
+    tx.run(_DROP_USER_REFRESH, user_nid=user_nid, kept=kept)
     tx.run(_DROP_USER_LOGIN, user_nid=user_nid)
 
 

@@ -23,7 +23,7 @@ from homeserver.store.openid import drop_openid_tokens
 from homeserver.store.profiles import put_field
 from homeserver.store.pushers import drop_user_pushers
 from homeserver.store.threepids import EMAIL, Threepid, drop_all_threepids, put_threepid
-from homeserver.store.tokens import NewTokens, drop_user_tokens, use_registration_token
+from homeserver.store.tokens import NewTokens, use_registration_token
 from homeserver.store.validations import Validation, use_up
 
 _A = accounts.c
@@ -333,7 +333,6 @@ def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
     """
     # spec: client-server-api#account-deactivation
     drop_all_devices(tx, user_nid)
-    drop_user_tokens(tx, user_nid)
     drop_openid_tokens(tx, user_nid)
     drop_all_threepids(tx, user_nid)
     # Nobody can ask for them any more, and what was written is not to lie about with the keys to it.

@@ -27,6 +27,15 @@ class Passwords(WorldCase):
         self.assertTrue(self.world.works(self.token))
         self.assertFalse(self.world.works(self.other))
 
+    def test_a_change_leaves_no_other_way_in(self) -> None:
+        got = self.world.confirm("POST", "/v1/login/get_token", {}, self.other, "alice").json["login_token"]
+        self.assertEqual(
+            200, self.world.confirm("POST", CHANGE, {"new_password": NEW}, self.token, "alice").status
+        )
+        used = self.world.call("POST", "/v3/login", {"type": "m.login.token", "token": got})
+        self.assertEqual((403, "M_FORBIDDEN"), (used.status, used.errcode))
+        self.assertTrue(self.world.works(self.token))
+
     def test_change_without_logging_others_out(self) -> None:
         body = {"new_password": NEW, "logout_devices": False}
         self.assertEqual(

@@ -341,6 +341,12 @@ class Actions(UserCase):
         self.assertEqual(401, self.app.call("GET", f"{V3}/account/whoami", None, token)[0])
         self.refuses(400, "M_INVALID_PARAM", "POST", path, {"valid_until_ms": soon})
         self.refuses(403, "M_FORBIDDEN", "POST", f"/v1/users/{user('root')}/login", {})
+        # Whoever logs out everywhere ends it, also where there is no device.
+        self.app.ok("POST", f"{V3}/logout/all", {}, self.tokens["bob"])
+        token = self.does("POST", path, {})["access_token"]
+        self.app.ok("GET", f"{V3}/account/whoami", token=token)
+        self.app.ok("POST", f"{V3}/logout/all", {}, token)
+        self.assertEqual(401, self.app.call("GET", f"{V3}/account/whoami", None, token)[0])
         # It is no administrator's token unless the user is one, and ends with the account.
         token = self.does("POST", path, b"")["access_token"]
         self.assertEqual(403, self.app.call("GET", "/_synapse/admin/v2/users", None, token)[0])
