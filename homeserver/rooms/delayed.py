@@ -40,6 +40,7 @@ from homeserver.http.errors import (
     not_found,
     too_large,
     user_deactivated,
+    user_locked,
     user_suspended,
 )
 from homeserver.rooms.send import check_message
@@ -362,6 +363,8 @@ class DelayedEvents:
             account = await self._database.read(load_account, found.user_nid)
             if account is None or account.deactivated:
                 raise user_deactivated()
+            if account.locked:
+                raise user_locked()
             if account.suspended:
                 raise user_suspended()
             # By its id its user's devices know the event again.

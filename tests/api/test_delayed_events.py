@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from twisted.internet.defer import Deferred
+
 from homeserver.config.schema import DelayedEvents
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.store import delayed as store
+from homeserver.store.users import set_standing
 from tests.api.talk import TalkCase, user
 from tests.support.app import TestApp, test_config
 from tests.support.databases import SQLITE, on_each_database
@@ -404,6 +407,15 @@ class Scheduling(DelayedCase):
         }
         self.app.ok("POST", "/_matrix/client/v3/account/deactivate", {"auth": auth}, self.tokens["bob"])
         self.pass_time(6)
+        self.assertEqual([], self.bodies(self.page("alice", self.room_id)["chunk"]))
+
+    def test_a_locked_account_says_nothing_more(self) -> None:
+        delay_ids = [self.scheduled(5000, name="bob"), self.scheduled(60_000, name="bob")]
+        core = self.app.app.core
+        user_nid = self.app.wait(Deferred.fromCoroutine(core.interner.user(user("bob"))))
+        self.app.wait(core.committer.work(set_standing, user_nid, suspended=None, locked=True))
+        self.pass_time(6)
+        self.assert_refused(self.act("send", delay_ids[1]), 401, "M_USER_LOCKED")
         self.assertEqual([], self.bodies(self.page("alice", self.room_id)["chunk"]))
 
     def test_advertised(self) -> None:
