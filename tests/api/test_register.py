@@ -201,6 +201,11 @@ class OtherModes(WorldCase):
         world = self.make(rate_limits=limits)
         self.assertEqual(401, world.call("POST", REGISTER, {}).status)
         self.assertEqual([200, 200, 429], [world.register(name).status for name in ("a", "b", "c")])
+        # Of IPv6 a customer has a whole network.
+        ips = [f"2001:db8:1:{net}::{host}" for net, host in ((1, 1), (1, 2), (1, 3), (2, 1))]
+        body = {"password": PASSWORD, "auth": {"type": "m.login.dummy"}}
+        statuses = [world.call("POST", REGISTER, body, client_ip=ip).status for ip in ips]
+        self.assertEqual([200, 200, 429, 200], statuses)
 
 
 @on_each_database

@@ -18,6 +18,7 @@ from homeserver.http.errors import MatrixError, forbidden
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.response import Response
+from homeserver.http.router import address_key
 from homeserver.runtime.clock import Clock
 from homeserver.store.users import Account
 
@@ -102,7 +103,7 @@ class SignUp:
 
     async def _register(self, request: Request, said: Mapping[str, str], name: str, token: str) -> Account:
         self._registrar.check_open()
-        self._limiter.check("register", request.client_ip)
+        self._limiter.check("register", address_key(request.client_ip))
         password = self._new_password.read(said)
         try:
             user_id = await self._registrar.check_name(name)

@@ -19,6 +19,7 @@ from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_par
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request, convert_json
 from homeserver.http.route import Auth, Route
+from homeserver.http.router import address_key
 from homeserver.runtime.clock import Clock
 from homeserver.store.users import NewAccount
 from homeserver.store.validations import Purpose
@@ -112,7 +113,7 @@ class RegisterApi:
         if recalled is not whole:
             whole, body = recalled, convert_json(recalled, RegisterBody)
         if whole.get("auth") is not None:
-            self._ratelimit.check("register", request.client_ip)
+            self._ratelimit.check("register", address_key(request.client_ip))
         # Before the interactive authentication, as the specification asks: nobody should confirm in vain.
         user_id = await self._check_name(body)
         if body.password is not None:
@@ -156,7 +157,7 @@ class RegisterApi:
         # spec: client-server-api#guest-access
         if not self._config().registration.guests:
             raise MatrixError(403, "M_GUEST_ACCESS_FORBIDDEN", "Guests are not admitted here")
-        self._ratelimit.check("register", request.client_ip)
+        self._ratelimit.check("register", address_key(request.client_ip))
         body = request.json(GuestBody, allow_empty=True)
         wish = DeviceWish(display_name=check_device_name(body.initial_device_display_name))
         user_id, _ = self._registrar.draw_name()

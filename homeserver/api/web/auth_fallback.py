@@ -22,6 +22,7 @@ from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request, parse_query
 from homeserver.http.response import Response
 from homeserver.http.route import Auth, Handler, Route
+from homeserver.http.router import address_key
 from homeserver.oauth.resets import STAGES
 
 _DONE: Final = load_script("auth_done.js")
@@ -75,7 +76,9 @@ class AuthFallbackApi:
         filled: dict[str, str] = {}
         try:
             # Guesses are counted, as where a client makes them.
-            self._limiter.check("login" if auth_type == PASSWORD else "register", request.client_ip)
+            self._limiter.check(
+                "login" if auth_type == PASSWORD else "register", address_key(request.client_ip)
+            )
             filled = {name: values[0] for name, values in parse_query(request.body).items()}
             stage = pending.offer.stages[auth_type]
             if isinstance(stage, AddressStage) and "email" in filled:
