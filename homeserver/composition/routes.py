@@ -215,7 +215,12 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         ),
         AccountDataApi(services.account_data),
         FilterApi(services.filters),
-        SendApi(services.rooms.sender, services.unattended.delayed, services.unattended.related),
+        SendApi(
+            services.rooms.sender,
+            services.unattended.delayed,
+            services.unattended.related,
+            services.limiter,
+        ),
         media,
         LegacyMediaApi(services.media.downloads, media),
         *([PreviewApi(services.media.previews)] if config.url_previews.enabled else []),

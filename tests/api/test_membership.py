@@ -11,11 +11,37 @@ from federation.builder import Draft
 from federation.hashes import unpadded
 from federation.ids import RoomId, ServerName, UserId
 from federation.signing import SigningKey, sign_json
+from homeserver.config.schema import RateLimit, RateLimits
 from homeserver.http.errors import MatrixError
 from tests.api.rooms import ALICE, BOB, CAROL, V3, RoomsCase
 from tests.api.servers import set_membership
-from tests.support.app import SERVER_NAME
+from tests.support.app import SERVER_NAME, TestApp, test_config
 from tests.support.databases import on_each_database
+
+
+@on_each_database
+class Limits(RoomsCase):
+    def make_app(self) -> TestApp:
+        config = test_config(rate_limits=RateLimits(enabled=True, invite=RateLimit(0.1, 2)))
+        return TestApp(self, self.address(), config)
+
+    def test_an_invite_counts_whichever_way_it_is_made(self) -> None:
+        room_id = self.create()
+        self.ok(self.alice, f"/rooms/{room_id}/invite", {"user_id": BOB})
+        names = [f"@guest{number}:{SERVER_NAME}" for number in range(3)]
+        answers = [self.set_member(room_id, name, "invite") for name in names]
+        self.assertEqual([200, 429, 429], [status for status, _ in answers])
+        # What else is said of members is no invite.
+        self.assertEqual(200, self.set_member(room_id, names[0], "leave")[0])
+        self.app.advance(10)
+        self.assertEqual(200, self.set_member(room_id, names[1], "invite")[0])
+        self.assert_refused(
+            self.post(self.alice, f"/rooms/{room_id}/invite", {"user_id": names[2]}), 429, "M_LIMIT_EXCEEDED"
+        )
+
+    def set_member(self, room_id: str, user_id: str, membership: str) -> tuple[int, Any]:
+        path = f"{V3}/rooms/{room_id}/state/m.room.member/{user_id}"
+        return self.app.call("PUT", path, {"membership": membership}, self.alice)
 
 
 @on_each_database

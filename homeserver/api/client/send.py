@@ -13,8 +13,10 @@ from federation.builder import Draft
 from federation.ids import EventId, RoomId, UserId
 from homeserver.api.client.sticky import said_at_ms, sticky_ms
 from homeserver.http.errors import MatrixError, user_suspended
+from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
+from homeserver.http.router import default_rate_key
 from homeserver.rooms.delayed import DelayedEvents, DelayTooLongError, Later
 from homeserver.rooms.related_redactions import RelatedRedactions
 from homeserver.rooms.send import Sender, redaction
@@ -46,10 +48,13 @@ class RedactBody(msgspec.Struct):
 class SendApi:
     """What puts events into rooms that exist."""
 
-    def __init__(self, sender: Sender, delayed: DelayedEvents, related: RelatedRedactions) -> None:
+    def __init__(
+        self, sender: Sender, delayed: DelayedEvents, related: RelatedRedactions, ratelimit: RateLimiter
+    ) -> None:
         self._sender = sender
         self._related = related
         self._delayed = delayed
+        self._ratelimit = ratelimit
 
     def routes(self) -> list[Route]:
         return [
@@ -139,16 +144,25 @@ class SendApi:
             later = _later(request, room_id, event_type, state_key)
             if later is not None:
                 return await self._schedule(request.requester, later)
+        content = request.json()
+        if event_type == "m.room.member" and content.get("membership") == "invite":
+            self._check_invites(request)
         draft = Draft(
             room_id,
             event_type,
             sender_id,
-            request.json(),
+            content,
             state_key,
             origin_server_ts=said_at_ms(request),
             sticky_ms=sticky_ms(request),
         )
         return {"event_id": await self._sender.put_state(draft)}
+
+    def _check_invites(self, request: Request) -> None:
+        """An invite counts as one, whichever way it is made."""
+        key = default_rate_key(request)
+        if key is not None:
+            self._ratelimit.check("invite", key, request.requester.rate)
 
     async def _schedule(self, requester: Requester, later: Later) -> dict[str, str]:
         try:
