@@ -10,7 +10,7 @@ from homeserver.accounts.passwords import PasswordHasher
 from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.types import Requester
 from homeserver.accounts.uia import Offer, StageRefusedError
-from homeserver.accounts.users import Accounts
+from homeserver.accounts.users import MAX_ADDRESS, Accounts
 from homeserver.http.errors import MatrixError, bad_json, forbidden, missing_param
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.store.users import Account
@@ -40,9 +40,10 @@ class Identity:
             raise missing_param("identifier is missing")
         if not isinstance(password, str):
             raise bad_json("password must be a string")
+        # Guesses are counted by what is asked for, before anybody looks whether that exists: else the counting would tell
+        # who has an account, and whose an address is.
+        self._ratelimit.check("login", self._counted_as(name))
         account = await self._find(name)
-        # Guesses are counted by account, whether or not it exists: else the counting would tell.
-        self._ratelimit.check("login", f"account {account.user_id if account else name.name[:255].lower()}")
         stored = None if account is None or account.deactivated else account.password_hash
         right = await self._hasher.check(password, stored)
         if not right or account is None:
@@ -60,6 +61,13 @@ class Identity:
         if account is None or account.deactivated:
             raise forbidden("The login token is not valid (any more)")
         return account
+
+    def _counted_as(self, named: Named) -> str:
+        """One key for all spellings of a name or an address."""
+        if named.medium is not None:
+            return f"address {named.name[:MAX_ADDRESS].strip().lower()}"
+        localpart, _, domain = named.name[:255].removeprefix("@").lower().partition(":")
+        return f"account @{localpart}:{domain or self._accounts.server_name}"
 
     async def _find(self, named: Named) -> Account | None:
         if named.medium is not None:
@@ -83,7 +91,7 @@ class Identity:
             raise bad_json("password must be a string")
         named = named_user(auth) or Named(requester.user_id)
         account = await self._find(named)
-        self._ratelimit.check("login", f"account {requester.user_id}")
+        self._ratelimit.check("login", self._counted_as(Named(requester.user_id)))
         if account is None or account.user_nid != requester.user_nid:
             if named.medium is not None:
                 # An address that is not known; one of somebody else's is refused alike, so that it tells nothing.

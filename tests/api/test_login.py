@@ -118,6 +118,26 @@ class Login(WorldCase):
         self.assertEqual((429, "M_LIMIT_EXCEEDED"), (limited.status, limited.errcode))
         self.assertEqual(403, world.call("POST", LOGIN, bob, client_ip="198.51.100.2").status)
 
+    def test_the_limit_counts_what_is_asked_for(self) -> None:
+        # Whether an address or a name has an account, and whose it is, must not show.
+        world = self.make(rate_limits=RateLimits(enabled=True, login=RateLimit(0.1, 2)))
+        now(world.accounts.create_user("alice", PASSWORD))
+        asked: dict[str, list[dict[str, str]]] = {
+            "alice": [{"user": name} for name in ("alice", "@Alice:home.example", "ALICE")],
+            "nobody": [{"user": name} for name in ("nobody", "@Nobody:home.example", "NOBODY")],
+            "address": [
+                {"medium": "email", "address": one} for one in ("a@b.example", " A@b.example", "a@B.example")
+            ],
+        }
+        ips = iter(range(1, 250))
+        for name, identifiers in asked.items():
+            statuses = []
+            for one in identifiers:
+                kind = "m.id.thirdparty" if "medium" in one else "m.id.user"
+                body = {"type": "m.login.password", "identifier": {"type": kind, **one}, "password": "guess"}
+                statuses.append(world.call("POST", LOGIN, body, client_ip=f"192.0.2.{next(ips)}").status)
+            self.assertEqual([403, 403, 429], statuses, name)
+
 
 @on_each_database
 class LoginTokens(WorldCase):
