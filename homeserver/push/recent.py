@@ -109,7 +109,9 @@ class Room:
         event = placed.event
         if not placed.idle:
             events.put(placed.nid, event)
-            self._append(Item(pos, placed.nid, event.event_id, event.sender))
+            # Its redaction may have come before it.
+            redacted = bool(placed.redacted_by)
+            self._append(Item(pos, placed.nid, event.event_id, event.sender, redacted))
         if not placed.linear:
             self._note_moves(placed.moves)
         elif event.state_key is not None:

@@ -341,6 +341,23 @@ class Places(ArrivalCase):
         self.assertEqual(contents[late_target.event_id], {}, "a user of the same server may, says version 3")
         self.assertNotEqual(other.server_name, self.peer.server_name)
 
+    def test_what_was_redacted_before_it_came_is_not_counted(self) -> None:
+        room = self.make_room("11")
+        self.assertEqual(0, self.unread(room))
+        fork = list(room.head)
+        target = room.say("spoken too soon")
+        early = room.add("m.room.redaction", {"redacts": target.event_id}, prev=fork)
+        self.place(room, early)
+        self.place(room, target)
+        self.assertEqual(0, self.unread(room))
+        self.place(room, room.say("counts"))
+        self.assertEqual(1, self.unread(room))
+
+    def unread(self, room: PeerRoom) -> int:
+        found = self.app.ok("GET", f"{V3}/sync", None, self.token)["rooms"]["join"][room.room_id]
+        count: int = found["unread_notifications"]["notification_count"]
+        return count
+
     def test_many_forks_are_joined_twenty_at_a_time(self) -> None:
         room = self.make_room("11")
         fork = list(room.head)
