@@ -102,6 +102,22 @@ class Erasure(ErasureCase):
             members = {one["state_key"]: one["content"] for one in context["state"]}
             self.assertEqual(content == {}, "displayname" not in members[user("bob")])
 
+    def test_names_beside_what_is_found(self) -> None:
+        self.app.app.begin()
+        self.say("alice", self.room_id, "a picnic")
+        self.say("bob", self.room_id, "said before he goes")
+        self.come()
+        around = {"before_limit": 5, "after_limit": 5, "include_profile": True}
+        asked = {"room_events": {"search_term": "picnic", "event_context": around}}
+        for name, shown in (("carol", True), ("dave", False)):
+            (found,) = self.app.ok("POST", f"{V3}/search", {"search_categories": asked}, self.tokens[name])[
+                "search_categories"
+            ]["room_events"]["results"]
+            profiles = found["context"]["profile_info"]
+            self.assertEqual({"displayname": "Alice"}, profiles[user("alice")])
+            self.assertEqual(shown, "displayname" in profiles[user("bob")])
+            self.assertEqual(shown, "avatar_url" in profiles[user("bob")])
+
     def test_members_of_the_past(self) -> None:
         token = self.ok("carol", f"{V3}/sync")["next_batch"]
         self.come()

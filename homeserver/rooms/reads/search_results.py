@@ -21,10 +21,11 @@ from homeserver.rooms.reads.reading import (
     write_state,
 )
 from homeserver.rooms.reads.search_pages import ContextAsked, SearchAsked, Window, group_token
-from homeserver.store.client_events import ClientEvent, join, load_client_events
+from homeserver.store.client_events import ClientEvent, join
 from homeserver.store.history import BEGINNING, find_member_keys, load_span, state_after
 from homeserver.store.search_hits import Hit
 from homeserver.store.timeline import load_state
+from homeserver.store.veil import load_veiled
 from homeserver.stream.tokens import timeline_token
 
 _encode = msgspec.json.Encoder().encode
@@ -86,7 +87,9 @@ def write_results(
     else:
         around = [_look_around(tx, archive, askers[hit.room_nid], found, context) for hit, found in shown]
     written = _write_all(tx, archive, askers, around)
-    profiles = _load_profiles(tx, archive, around) if context is not None and context.profiles else None
+    profiles = (
+        _load_profiles(tx, archive, askers, around) if context is not None and context.profiles else None
+    )
     results: list[bytes] = []
     for place, one in enumerate(around):
         nid = one.found.row.nid
@@ -134,7 +137,9 @@ def _write_all(
     return written
 
 
-def _load_profiles(tx: Tx, archive: Archive, around: Sequence[_Around]) -> list[dict[str, dict[str, str]]]:
+def _load_profiles(
+    tx: Tx, archive: Archive, askers: Mapping[int, Asker], around: Sequence[_Around]
+) -> list[dict[str, dict[str, str]]]:
     """For each result the profiles of those who sent what is shown: by their memberships then, or where these come
     with what is shown by those."""
     shown = [one.shown for one in around]
@@ -151,8 +156,15 @@ def _load_profiles(tx: Tx, archive: Archive, around: Sequence[_Around]) -> list[
             if nid:
                 nids.setdefault(sender, nid)
         chosen.append(nids)
-    events = load_client_events(tx, {nid for nids in chosen for nid in nids.values()}, archive.client_events)
-    profiles = {nid: _profile(event) for nid, event in events.items()}
+    by_room: dict[int, set[int]] = {}
+    for one, nids in zip(around, chosen, strict=True):
+        by_room.setdefault(one.room_nid, set()).update(nids.values())
+    profiles: dict[int, dict[str, str]] = {}
+    for room_nid, wanted in by_room.items():
+        # As the searcher may see them: an erased user's name is not told beside what they said.
+        member_key = askers[room_nid].sight.reader.member_key
+        events = load_veiled(tx, wanted, member_key, archive.facts, archive.client_events)
+        profiles.update({nid: _profile(event) for nid, event in events.items()})
     return [{name: profiles[nid] for name, nid in nids.items() if nid in profiles} for nids in chosen]
 
 
