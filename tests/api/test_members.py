@@ -57,6 +57,29 @@ class Members(TalkCase):
         self.assertEqual({"alice": "join", "bob": "leave"}, future)
         self.assert_refused(self.get("alice", self.path(room_id, "members"), at="?"), 400, "M_INVALID_PARAM")
 
+    def test_at_a_time_that_is_hidden(self) -> None:
+        for name in ("carol", "dan"):
+            self.add(name)
+        room_id = self.make_room(joined=("bob",))
+        self.set_state("alice", room_id, "m.room.history_visibility", {"history_visibility": "joined"})
+        kick = {"membership": "leave", "reason": "what nobody else should know"}
+        self.set_state("alice", room_id, "m.room.member", kick, user("bob"))
+        then = self.page("alice", room_id, limit=0)["start"]
+        self.set_state("alice", room_id, "m.room.member", {"membership": "invite"}, user("carol"))
+        self.join("carol", room_id)
+        path = self.path(room_id, "members")
+        self.assert_refused(self.get("carol", path, at=then), 403, "M_FORBIDDEN")
+        self.assertEqual({"alice": "join", "bob": "leave"}, self.members("alice", room_id, at=then))
+        now = self.page("carol", room_id, limit=0)["start"]
+        self.assertEqual({"alice", "bob", "carol"}, set(self.members("carol", room_id, at=now)))
+        # Who was removed sees what was so by then, and strangers what was so when the room was open to them.
+        self.assertEqual({"alice", "bob"}, set(self.members("bob", room_id, at=now)))
+        opened = {"history_visibility": "world_readable"}
+        self.set_state("alice", room_id, "m.room.history_visibility", opened)
+        self.assert_refused(self.get("dan", path, at=then), 403, "M_FORBIDDEN")
+        now = self.page("alice", room_id, limit=0)["start"]
+        self.assertEqual({"alice", "bob", "carol"}, set(self.members("dan", room_id, at=now)))
+
     def test_after_leaving(self) -> None:
         self.add("carol")
         room_id = self.make_room(joined=("bob",))

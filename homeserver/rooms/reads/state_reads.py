@@ -19,13 +19,14 @@ from homeserver.rooms.reads.visibility import Sight, Sights
 from homeserver.rooms.types import Requester
 from homeserver.runtime.clock import Clock
 from homeserver.store.client_events import ClientEvent, join
-from homeserver.store.history import END, load_current_members, members_among
+from homeserver.store.history import BEGINNING, END, load_current_members, load_span, members_among
 from homeserver.store.ids import Interner
 from homeserver.store.members import load_joined, load_members
 from homeserver.store.placement import MEMBERSHIPS, Membership
 from homeserver.store.timeline import load_moves, load_moves_of_key, load_state, load_state_at, undo
 from homeserver.store.unsigned import unsigned_members
 from homeserver.store.veil import load_veiled
+from homeserver.store.visibility_reads import visible
 from homeserver.stream.tokens import parse_timeline_token
 
 
@@ -159,6 +160,11 @@ def _write_members(
 ) -> bytes:
     sight = asker.sight
     upto = sight.departed if at is None else min(at, sight.upto)
+    if at is not None and upto is not None:
+        # spec: client-server-api#room-history-visibility (a token need not have been given to whoever comes with it)
+        newest = load_span(tx, sight.room_nid, BEGINNING, upto, 1, backwards=True)
+        if not all(visible(tx, sight.reader, newest, archive.facts)):
+            raise forbidden("You may not see what was in this room then")
     if upto is None:
         nids = [one.event_nid for one in load_members(tx, sight.room_nid) if one.membership in wanted]
     else:
