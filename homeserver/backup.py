@@ -11,6 +11,7 @@ Rules:
    `check_db` finds nothing.
 3. A file to be restored is not trusted: sizes are bounded, names cannot leave the media folder, hashes are verified
    before the first byte is used.
+4. A restored server gives no position that the one before it may have given after the backup: `skip_positions`.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ from homeserver.db.engine import Engine, SqliteEngine
 from homeserver.db.errors import DatabaseError, IntegrityViolation
 from homeserver.db.migrate import HEAD, upgrade_engine
 from homeserver.db.tx import Row, Tx
+from homeserver.store.changes import skip_positions
 from homeserver.store.check import check_db
 from homeserver.store.dump import (
     clear_tables,
@@ -435,6 +437,7 @@ class _Reader:
             raise OperationError(
                 f"the backup holds a broken database ({len(problems)} problems): {problems[0]}"
             )
+        skip_positions(tx)
 
     def _insert(self, tx: Tx, table: str, values: list[Row]) -> int:
         if not all(is_row(table, row) for row in values):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from sqlalchemy import bindparam, delete, func, select, update
 
@@ -45,6 +45,11 @@ class Kind(IntEnum):
     REPORT = 28  # topic 0, ref the reporter's nid; payload store.reports.Report
     BLOCKED = 33  # topic 0, ref a room's nid, or the negative of it where it is blocked no longer
     STICKY = 32  # topic room (0: it is soft-failed), ref event nid; payload store.sticky.Sticky
+    RESTORED = 34  # topic 0: what came before it is from a backup
+
+
+# LIMIT(positions that a server gave after a backup was taken: a restored one begins beyond them)
+SKIPPED: Final = 2**40
 
 
 class Change(NamedTuple):
@@ -98,6 +103,16 @@ def take_next_positions(tx: Tx, count: int, known: int) -> int:
     """The same where the newest position is presumed to be ``known``: ``Conflict`` where it is another (see ``Tx.require``)."""
     tx.require(1, _TAKE_NEXT, count=count, known=known)
     return known + count
+
+
+def skip_positions(tx: Tx) -> None:
+    """Begin, in a restored database, beyond every position that may have been given after the backup was taken.
+
+    Clients and other servers come back with such positions. What happens from now on must be news to all of them, and
+    a message to a device must not count as delivered by a position that meant something else.
+    """
+    pos = take_positions(tx, SKIPPED)
+    tx.insert(INSERT_CHANGES, [(pos, int(Kind.RESTORED), 0, 0)])
 
 
 def load_position(tx: Tx) -> int:
