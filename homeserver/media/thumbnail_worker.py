@@ -17,7 +17,14 @@ from PIL import Image, ImageOps
 
 # The formats of the web, with decoders that are fuzzed by many; no others are ever tried.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
-TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "GIF": "image/gif", "WEBP": "image/webp"}
+# MPO is a JPEG with another picture behind the first one (how bright or how far away things are); everybody shows the first.
+TYPES = {
+    "PNG": "image/png",
+    "JPEG": "image/jpeg",
+    "MPO": "image/jpeg",
+    "GIF": "image/gif",
+    "WEBP": "image/webp",
+}
 QUALITY = 82
 MAX_PROFILE_BYTES = 8192
 MIB = 1024 * 1024
@@ -61,7 +68,7 @@ def make_thumbnail(job: dict[str, Any], max_pixels: int) -> tuple[str, bytes]:
         if width * height > max_pixels:
             raise RefusedError("too_large")
         content_type = TYPES[image.format or ""]
-        is_animated = bool(getattr(image, "is_animated", False))
+        is_animated = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
         # An orientation above 4 swaps the sides.
         if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
             width, height = height, width

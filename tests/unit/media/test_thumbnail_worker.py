@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import struct
 import zlib
@@ -128,6 +129,17 @@ class Made(unittest.TestCase):
         self.assertNotIn("icc_profile", load(data).info)
         _, data = self.make(picture(400, 200, "JPEG", comment=b"at home"), 96, 96)
         self.assertNotIn("comment", load(data).info)
+
+    def test_a_photograph_with_another_picture_behind_it(self) -> None:
+        out = io.BytesIO()
+        first, second = Image.new("RGB", (400, 300), "red"), Image.new("RGB", (100, 75), "blue")
+        first.save(out, "MPO", save_all=True, append_images=[second])
+        for animated in (False, True):
+            head, data = self.make(out.getvalue(), 96, 96, animated=animated)
+            self.assertEqual(("made", "image/jpeg"), (head["verdict"], head["content_type"]))
+            self.assertEqual((96, 72), load(data).size)
+        head, _ = self.make(out.getvalue(), 800, 600, animated=True)
+        self.assertEqual(("original", "image/jpeg"), (head["verdict"], head["content_type"]))
 
     def test_small_pictures_as_they_are(self) -> None:
         for kind, content_type in (("PNG", "image/png"), ("JPEG", "image/jpeg"), ("WEBP", "image/webp")):
