@@ -116,7 +116,7 @@ class Downloads:
         # spec: server-server-api#get_matrixfederationv1mediathumbnailmediaid
         wanted = Wanted(self._repository.server_name, media_id, timeout_ms, is_authenticated=True)
         found = await self._find(wanted)
-        made = await self._thumbnails.get(found, size)
+        made = await self._make(wanted, found, size)
         length = found.size if made.is_original else None
         name = disposition(made.content_type, None)
         return await self._serve_parts(
@@ -142,6 +142,8 @@ class Downloads:
                 # spec: client-server-api#content-repo-security-considerations ("from remote homeservers": 502)
                 raise MatrixError(502, error.errcode, error.error) from None
             raise
+        except OSError as error:
+            raise self._unreadable(wanted, error) from None
 
     async def _find(self, wanted: Wanted) -> MediaFile:
         # spec: client-server-api#content-repo-client-behaviour ("freeze")

@@ -16,7 +16,7 @@ from typing import Final, Literal
 from twisted.internet.defer import Deferred, DeferredLock
 from twisted.python.failure import Failure
 
-from homeserver.http.errors import MatrixError, limit_exceeded, not_found, too_large
+from homeserver.http.errors import MatrixError, limit_exceeded, too_large
 from homeserver.media.pictures import Picture, PictureWorker
 from homeserver.media.storage import MediaStore
 from homeserver.media.types import MediaFile, RunInThread
@@ -98,7 +98,7 @@ class Thumbnails:
         self._known: dict[tuple[str, ThumbnailSize], Picture] = {}
 
     async def get(self, file: MediaFile, size: ThumbnailSize) -> Thumbnail:
-        """The thumbnail of a file, or the file itself where it is small already."""
+        """The thumbnail of a file, or the file itself where it is small already; FileNotFoundError where that is lost."""
         if not file.content_type.lower().startswith("image/"):
             raise _unsupported()
         known = self._known.get((file.sha256, size))
@@ -114,7 +114,7 @@ class Thumbnails:
         if known.verdict == "too_large":
             raise too_large("The picture is too large to make a thumbnail")
         if known.verdict == "lost":
-            raise not_found("The file is lost")
+            raise FileNotFoundError(file.sha256)
         if known.verdict == "stopped":
             raise MatrixError(503, "M_UNKNOWN", "Thumbnails cannot be made at the moment")
         raise _unsupported()

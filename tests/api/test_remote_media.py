@@ -276,6 +276,20 @@ class Fetching(RemoteMediaCase):
         self.a.log.entries.clear()
         self.assertEqual(b"lost", self.get(address).body)
 
+    def test_a_picture_that_is_lost_is_fetched_again(self) -> None:
+        data = picture(200, 100)
+        address = self.upload(data)
+        self.get(address)
+        name = sha256(data).hexdigest()
+        (self.folder(self.a) / "files" / name[:2] / name[2:4] / name).unlink()
+        self.buckets["a.example"].objects.clear()
+        # Of most pictures nobody ever asks for more than thumbnails.
+        path, query = f"{THUMBNAIL}/{address}", {"width": 32, "height": 32}
+        self.refused(self.call(self.a, path, self.alice, query), 404, "M_NOT_FOUND")
+        self.assertEqual(["a file cannot be read"], self.a.log.events("error"))
+        self.a.log.entries.clear()
+        self.assertEqual(200, self.call(self.a, path, self.alice, query).status)
+
 
 @in_a_bucket_too
 class Ours(RemoteMediaCase):

@@ -123,6 +123,6 @@ class Turns(unittest.TestCase):
             self.assertEqual(number + 1, len(self.jobs))
         asked = self.ask(9)
         self.jobs[-1].callback(Picture("lost"))
-        self.assertEqual(404, self.failureResultOf(asked, MatrixError).value.status)
+        self.failureResultOf(asked, FileNotFoundError)
         self.ask(9)
         self.assertEqual(4, len(self.jobs))
