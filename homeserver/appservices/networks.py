@@ -24,7 +24,7 @@ from homeserver.store.directory import network_name
 # What a protocol is like does not change by the minute; clients ask for it with each look at the directory.
 KEPT_S = 60.0
 # And that one of them did not answer, so that a directory does not wait for it with every look.
-MISSED_KEPT_S = 5.0
+MISSED_KEPT_S = 30.0
 # LIMIT(what one application service may say of a protocol, and find for a question)
 INSTANCES_MOST = 1_000
 FOUND_MOST = 1_000
@@ -49,8 +49,9 @@ class Networks:
     async def protocols(self) -> dict[str, Any]:
         """Every protocol of which an application service tells something."""
         names = sorted({name for one in self._registry.all for name in one.registration.protocols})
-        found = [(name, await self._protocol(name)) for name in names]
-        return {name: what for name, what in found if what is not None}
+        asked = [Deferred.fromCoroutine(self._protocol(name)) for name in names]
+        found: list[Any] = await DeferredList(asked, fireOnOneErrback=True, consumeErrors=True)
+        return {name: what for name, (_, what) in zip(names, found, strict=True) if what is not None}
 
     async def protocol(self, name: str) -> dict[str, Any]:
         """One protocol; 404 where nobody knows it."""
@@ -61,8 +62,7 @@ class Networks:
 
     async def _protocol(self, name: str) -> dict[str, Any] | None:
         kept = self._kept.get(name)
-        now_s = self._clock.monotonic()
-        if kept is not None and now_s < kept[0]:
+        if kept is not None and self._clock.monotonic() < kept[0]:
             return kept[1]
         path = f"/thirdparty/protocol/{quote(name, safe='')}"
         merged: dict[str, Any] | None = None
@@ -78,7 +78,8 @@ class Networks:
                 merged["instances"] += one["instances"]
         # The names are those of registrations: so many of them, and no more.
         kept_s = KEPT_S if len(answers) == len(services) else MISSED_KEPT_S
-        self._kept[name] = (now_s + kept_s, merged)
+        # From now on: a silent one has taken its time.
+        self._kept[name] = (self._clock.monotonic() + kept_s, merged)
         return merged
 
     def _of(self, protocol: str) -> list[Appservice]:

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from twisted.internet.defer import Deferred
 
-from homeserver.appservices.courier import PING_TIMEOUT_S
+from homeserver.appservices.courier import PING_TIMEOUT_S, QUERY_TIMEOUT_S
 from homeserver.config.registrations import AppserviceRegistration
 from homeserver.http.client import HttpResponse
 from homeserver.http.deadline import cut_off
@@ -231,8 +231,20 @@ class Lookups(Questions):
         self.refused(self.get("location/irc"), 404, "M_NOT_FOUND")
         # Its silence is not remembered as long as what it says.
         self.http.answer = self.network
-        self.app.advance(10)
+        self.app.advance(31)
         self.assertEqual(["irc"], list(self.get("protocols")[1]))
+
+    def test_one_that_hangs(self) -> None:
+        clock = TwistedClock(self.app.time)
+        self.http.answer = lambda _: cut_off(clock, QUERY_TIMEOUT_S, Deferred())
+        answer = self.app.start("GET", f"{V3}/thirdparty/protocols", None, self.alice)
+        self.settle()
+        # All protocols are asked for at once, and that nobody answered is remembered from then on.
+        self.settle(QUERY_TIMEOUT_S)
+        self.assertTrue(answer.called)
+        asked = len(self.http.asked)
+        self.assertEqual((200, {}), self.get("protocols"))
+        self.assertEqual(asked, len(self.http.asked))
 
 
 @on_each_database
