@@ -182,7 +182,9 @@ class Deliveries:
     async def _turn(self, box: Outbox) -> bool:
         """One transaction, or a look for what is owed; whether to go on at once."""
         if box.over is not None:
-            await self._worker.work(confirm_messages, box.over)
+            progress = box.progress()
+            await self._worker.work(confirm_messages, box.over, progress)
+            self._stored[box.service.id] = progress
             box.over = None
         if box.pending is None:
             await self._make(box)
@@ -210,7 +212,9 @@ class Deliveries:
             waiting = box.peek(_PEEK)
             owed = bounded(waiting)
             all_of_it = len(owed) == len(box.queue)
-            upto = max(box.passed, box.told) if all_of_it else owed[-1].pos
+            # The newest of it may be ahead of what was looked at: the follower can be in the middle of a change.
+            upto = owed[-1].pos if owed else 0
+            upto = max(box.passed, box.told, upto) if all_of_it else upto
         moment = await self._moment(box)
         if not owed and not moment:
             box.take(upto)

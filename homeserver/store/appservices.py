@@ -282,8 +282,12 @@ def put_transaction(tx: WriteTx, pending: Pending) -> None:
     tx.insert(_PUT_TRANSACTION, [row])
 
 
-def confirm_messages(tx: WriteTx, pending: Pending) -> None:
-    """The messages to devices in a confirmed transaction are over, and so is the transaction."""
+def confirm_messages(tx: WriteTx, pending: Pending, progress: Progress) -> None:
+    """The messages to devices in a confirmed transaction are over, and so is the transaction.
+
+    ``progress``: with its row goes all that says what was in it, so the position is stored at the same time.
+    """
+    tx.insert(_PUT_POSITION, [progress])
     for device_nid, upto in pending.delivered:
         drop_delivered(tx, device_nid, upto)
     tx.run(_FORGET_TRANSACTIONS, txn_ids=[pending.txn_id])

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from sqlalchemy import func, select
+from twisted.internet.defer import Deferred
 
 from homeserver.appservices import bundles
 from homeserver.config.registrations import AppserviceRegistration, Namespace, Pattern
 from homeserver.db.schema.e2ee import to_device
 from homeserver.db.statements import statement
+from homeserver.http.client import HttpResponse
+from homeserver.store.appservices import load_progress
+from homeserver.store.device_lists import load_sharing
 from tests.api.servers import set_membership
 from tests.api.test_appservice_transactions import GHOST, V3, BridgeCase
 from tests.support.app import SERVER_NAME
@@ -285,6 +289,33 @@ class Encryption(EphemeralCase):
         self.settle(1)
         self.assertEqual([{"changed": [], "left": [ALICE]}], self.member("device_lists"))
 
+    def test_each_event_once_while_the_follower_waits(self) -> None:
+        room_id = self.portal()
+        self.settle(1)
+        self.forget()
+        answer: Deferred[HttpResponse] = Deferred()
+        self.http.answer = self.http.hold(answer)
+        self.say(room_id, "one")
+        held: Deferred[None] = Deferred()
+        read = self.app.database.read
+
+        def wait(unit: Any, *args: Any) -> Any:
+            return (
+                held.addCallback(lambda _: read(unit, *args)) if unit is load_sharing else read(unit, *args)
+            )
+
+        self.patch(self.app.database, "read", wait)
+        self.app.ok("POST", f"{V3}/rooms/{room_id}/leave", {}, self.alice)
+        self.settle()
+        # Her leaving is owed by now, and the follower is in the midst of it.
+        self.http.answer = lambda _: (200, {})
+        answer.callback(self.http.ok())
+        self.settle()
+        held.callback(None)
+        self.settle(1)
+        events = [event for body in self.http.transactions() for event in body["events"]]
+        self.assertEqual(["m.room.message", "m.room.member"], [event["type"] for event in events])
+
     def shared(self) -> str:
         """A room of alice's, with bob, somebody of another server, and no ghost."""
         room_id: str = self.app.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, self.alice)[
@@ -376,6 +407,25 @@ class Encryption(EphemeralCase):
         self.settle(400)
         self.assertEqual([1, 2, 3, 4, 5], list(dict.fromkeys(self.numbers())))
         self.assertEqual(0, self.inbox())
+
+    def test_what_was_told_with_messages_is_not_told_again(self) -> None:
+        self.make_device()
+        room_id = self.portal()
+        self.settle(400)
+        answer: Deferred[HttpResponse] = Deferred()
+        self.http.answer = self.http.hold(answer)
+        self.say(room_id, "first")
+        self.say(room_id, "with a message")
+        told_at = self.app.app.core.changes.position
+        self.send_message(1)
+        self.http.answer = lambda _: (200, {})
+        answer.callback(self.http.ok())
+        self.settle()
+        self.assertEqual(([1], 0), (self.numbers(), self.inbox()))
+        # Were this process to die now, there would be no open transaction, so the position must be here by itself.
+        progress, pending = self.app.wait(self.app.database.read(load_progress))
+        self.assertEqual({}, pending)
+        self.assertGreaterEqual(progress["bridge"].caught_up_to, told_at)
 
     def test_messages_are_not_kept_for_a_sync(self) -> None:
         body = {
