@@ -79,12 +79,20 @@ class KeyQueries:
             return
         signatures = await self._database.read(load_signatures, list(nids.values()))
         for user_id, nid in nids.items():
-            master = found.users[user_id].signing.get(MASTER)
+            keys = found.users[user_id]
+            master = keys.signing.get(MASTER)
             public_key = None if master is None else public_key_of(master)
-            for one in signatures.get((nid, public_key or ""), ()):
-                if master is not None and one.signer_nid == requester.user_nid:
-                    by_user = master.setdefault("signatures", {})
-                    by_user.setdefault(requester.user_id, {})[one.key_id] = one.signature
+            own = {
+                one.key_id: one.signature
+                for one in signatures.get((nid, public_key or ""), ())
+                if one.signer_nid == requester.user_nid
+            }
+            if master is not None and own:
+                # A copy: others who asked meanwhile have the same answer, and are not to see whom the requester knows.
+                # spec: client-server-api#key-and-signature-security
+                by_user = {**master.get("signatures", {}), requester.user_id: own}
+                signed = {**master, "signatures": by_user}
+                found.users[user_id] = UserKeys(keys.devices, {**keys.signing, MASTER: signed})
 
     async def claim(self, claims: Claims, timeout_s: float) -> FoundKeys:
         """A key for each device that has one. 413 where there are too many of them."""

@@ -2,7 +2,8 @@
 
 1. A list is good while it is not stale and while its owner and one of our users have been in a room together since
    before it was asked for: then the owner's server had to tell us of every change. Decided anew for each question.
-2. One question about a user is under way at a time; who asks meanwhile gets its answer.
+2. One question about a user is under way at a time; who asks meanwhile gets its answer: the same ``UserKeys``, which MUST
+   NOT be changed.
 3. What a server says counts only for its own users, and only in the specified shape.
 
 # spec: server-server-api#device-management
