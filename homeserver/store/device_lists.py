@@ -27,6 +27,7 @@ from homeserver.store.placement import Membership
 # LIMIT(a server that missed more of one user's changes fetches the whole list)
 CHANGES_KEPT = 200
 SIGNING_KEYS = ""  # in the place of a device id
+_CHANGES = (Kind.DEVICE_LIST, Kind.SIGNING_KEYS)
 
 _JOINED = members.c.membership == int(Membership.JOIN)
 _L = list_changes.c
@@ -169,13 +170,18 @@ def load_rooms_of(tx: Tx, user_nid: int) -> list[int]:
     return tx.column(_ROOMS, user_nid=user_nid)
 
 
-def load_newest_change(tx: Tx, user_nid: int) -> int:
-    """The position of a user's newest change, or 0."""
-    return tx.value(_NEWEST, user_nid=user_nid) or 0
+def has_changed(tx: WriteTx, user_nid: int, since: int) -> bool:
+    """Whether a user's keys have changed after a position, or earlier in this very transaction."""
+    # What this transaction has noted becomes rows at its end, with their positions. A claim that names somebody else
+    # says whose key the user signed.
+    if any(one.topic == -user_nid and one.kind in _CHANGES and not one.ref for one in tx.claims):
+        return True
+    return (tx.value(_NEWEST, user_nid=user_nid) or 0) > since
 
 
 def load_stream_id(tx: Tx, user_nid: int, upto: int) -> int:
-    """As :func:`load_newest_change`, of devices alone and up to a position: what other servers call ``stream_id``."""
+    """The position of the newest change of a user's devices up to another one, or 0: what other servers call
+    ``stream_id``."""
     return tx.value(_NEWEST_OF_DEVICES, user_nid=user_nid, upto=upto) or 0
 
 

@@ -23,7 +23,7 @@ from homeserver.store.cross_signing import (
     put_foreign_keys,
     replace_foreign_keys,
 )
-from homeserver.store.device_lists import load_newest_change, note_list_change, note_signing_change
+from homeserver.store.device_lists import has_changed, note_list_change, note_signing_change
 
 # LIMIT(a server that says that one user has more devices is not believed)
 MAX_DEVICES = 1_000
@@ -123,11 +123,11 @@ def load_remote_devices(tx: Tx, user_nids: Collection[int]) -> list[RemoteDevice
 def store_list(tx: WriteTx, fetched: Fetched) -> bool:
     """Keep a list that was fetched; whether it may be used from now on.
 
-    Whoever heard meanwhile that something has changed is right, and the answer may be older than that. Clients hear of
-    it where the keys are others than those that they were told before.
+    Whoever heard meanwhile, or earlier in this transaction, that something has changed is right, and the answer may be older
+    than that. Clients hear of it where the keys are others than those that they were told before.
     """
     user_nid = fetched.user_nid
-    stale = load_newest_change(tx, user_nid) > fetched.asked_pos
+    stale = has_changed(tx, user_nid, since=fetched.asked_pos)
     was_kept = user_nid in load_remote_lists(tx, [user_nid])
     before = _look(tx, user_nid) if was_kept else None
     tx.run(_DROP_DEVICES, of_user=user_nid)
