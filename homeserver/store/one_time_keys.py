@@ -2,7 +2,9 @@
 
 1. A device's one-time keys of one algorithm are a queue: numbered in the order of their upload, and two counts say which
    of them are left. So nobody looks for the next one, and nobody counts them.
-2. Whoever knows in memory what is left follows ``Kind.DEVICE_KEYS``, whose payload says it.
+2. An upload that comes again changes nothing, though keys of it were given out meanwhile: as long as a device uploads a
+   key its row stays, and the key is known.
+3. Whoever knows in memory what is left follows ``Kind.DEVICE_KEYS``, whose payload says it.
 
 # spec: client-server-api#one-time-and-fallback-keys
 """
@@ -48,15 +50,30 @@ _COUNTS = statement(
     .order_by(_C.algorithm)  # as claims do: two that wait for each other would wait for ever
     .with_for_update()
 )
-_SAME = statement(select(_O.algorithm, _O.key_id, _O.key).where(and_(_DEVICE, any_of(_O.key_id, "key_ids"))))
+_SAME = statement(
+    select(_O.algorithm, _O.key_id, _O.number, _O.key).where(and_(_DEVICE, any_of(_O.key_id, "key_ids")))
+)
 _NEWEST_PLACE = statement(select(func.max(_O.place)).where(_DEVICE))
 # The first that would be given out.
 _OLDEST = statement(
-    select(_O.algorithm).where(_DEVICE).order_by(_O.place, _O.algorithm, _O.number).limit(bindparam("most"))
+    select(_O.algorithm)
+    .join_from(
+        one_time_keys,
+        one_time_counts,
+        and_(_C.device_nid == _O.device_nid, _C.algorithm == _O.algorithm, _C.given <= _O.number),
+    )
+    .where(_DEVICE)
+    .order_by(_O.place, _O.algorithm, _O.number)
+    .limit(bindparam("most"))
 )
 _DROP_GIVEN = statement(
     delete(one_time_keys).where(
-        and_(_DEVICE, _O.algorithm == bindparam("of_algorithm"), _O.number < bindparam("given"))
+        and_(
+            _DEVICE,
+            _O.algorithm == bindparam("of_algorithm"),
+            _O.number < bindparam("given"),
+            ~any_of(_O.number, "again"),
+        )
     )
 )
 _LEFT = statement(
@@ -165,27 +182,32 @@ def put_one_time_keys(
 class _Count:
     given: int = 0
     uploaded: int = 0
+    again: list[int] = field(default_factory=list)  # what was given out, and is in this upload as well
 
 
 def _put_keys(tx: Tx, device_nid: int, keys: Sequence[NewKey]) -> bool:
     """Whether any of them is new."""
     # First and by itself: whoever waits for another process here must see what that one has uploaded.
     counts = {row[0]: _Count(*row[1:]) for row in tx.all(_COUNTS, device_nid=device_nid)}
-    _drop_given(tx, device_nid, counts)
     same = Ask(_SAME, {"device_nid": device_nid, "key_ids": [one.key_id for one in keys]})
     newest = Ask(_NEWEST_PLACE, {"device_nid": device_nid})
     tx.ahead([same, newest])
-    known = {(row[0], row[1]): row[2] for row in tx.ask(same)}
+    known = {(row[0], row[1]): (row[2], row[3]) for row in tx.ask(same)}
     place = (tx.ask(newest)[0][0] or 0) + 1
     fresh: list[NewKey] = []
     for one in keys:
-        old = known.get((one.algorithm, one.key_id))
-        if old is None:
+        number, key = known.get((one.algorithm, one.key_id), (0, None))
+        was_given = key is not None and number < counts[one.algorithm].given
+        if key == one.key:
+            if was_given:
+                counts[one.algorithm].again.append(number)
+        elif key is None or was_given:  # then its name is free
             fresh.append(one)
-        elif old != one.key:
+        else:
             raise KeyExistsError(f"{one.algorithm}:{one.key_id}")
     if len(fresh) > MAX_ONE_TIME_KEYS:
         raise TooManyKeysError
+    _drop_given(tx, device_nid, counts)
     if fresh:
         _add_keys(tx, device_nid, counts, place, fresh)
     return bool(fresh)
@@ -214,10 +236,16 @@ def _add_keys(
 
 
 def _drop_given(tx: Tx, device_nid: int, counts: Mapping[str, _Count]) -> None:
-    """What was given out, or has made room."""
+    """What was given out, or has made room; but what the device uploads again must stay known."""
     for algorithm, count in counts.items():
         if count.given:
-            tx.run(_DROP_GIVEN, device_nid=device_nid, of_algorithm=algorithm, given=count.given)
+            tx.run(
+                _DROP_GIVEN,
+                device_nid=device_nid,
+                of_algorithm=algorithm,
+                given=count.given,
+                again=count.again,
+            )
 
 
 def _put_fallbacks(tx: WriteTx, device_nid: int, fallbacks: Sequence[NewKey]) -> bool:

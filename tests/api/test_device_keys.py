@@ -216,6 +216,22 @@ class OneTimeKeys(KeysCase):
         # All of it or nothing.
         self.assertEqual({SIGNED: 1}, self.upload())
 
+    def test_an_upload_that_comes_again_gives_no_key_out_twice(self) -> None:
+        """Its answer was lost, and a key of it was claimed meanwhile."""
+        keys = self.phone.one_time_keys("a", "b")
+        self.upload(one_time_keys=keys)
+        first = self.claim(self.bob, ALICE, "PHONE")
+        for _ in range(2):
+            self.assertEqual({SIGNED: 1}, self.upload(one_time_keys=keys))
+        self.assertEqual(({SIGNED: 1}, []), self.left())
+        self.assertEqual(keys, {**first, **self.claim(self.bob, ALICE, "PHONE")})
+        self.assertEqual({}, self.claim(self.bob, ALICE, "PHONE"))
+        self.assertEqual({SIGNED: 0}, self.upload(one_time_keys=keys))
+        # The name of a key that was given out is free for another one.
+        other = KeyDevice(ALICE, "PHONE", "other").one_time_keys("a")
+        self.assertEqual({SIGNED: 1}, self.upload(one_time_keys=other))
+        self.assertEqual(other, self.claim(self.bob, ALICE, "PHONE"))
+
     def test_fallback_keys(self) -> None:
         self.upload(one_time_keys=self.phone.one_time_keys("a"), fallback_keys=self.phone.fallback_key("f1"))
         self.assertEqual(({SIGNED: 1}, [SIGNED]), self.left())
@@ -316,6 +332,17 @@ class OneTimeKeys(KeysCase):
         self.assertEqual({SIGNED: 3}, self.upload(one_time_keys=newest))
         claimed = [name for _ in range(3) for name in self.claim(self.bob, ALICE, "PHONE")]
         self.assertEqual([f"{SIGNED}:{name}" for name in "cde"], claimed)
+
+    def test_a_key_that_was_given_out_makes_no_room(self) -> None:
+        self.patch(one_time_keys, "MAX_ONE_TIME_KEYS", 3)
+        given = self.phone.one_time_keys("a")
+        self.upload(one_time_keys=given)
+        self.claim(self.bob, ALICE, "PHONE")
+        for names, count in (("xy", 2), ("zw", 3)):
+            more = {f"curve25519:{name}": name for name in names}
+            self.assertEqual({"curve25519": count, SIGNED: 0}, self.upload(one_time_keys={**given, **more}))
+        claimed = [name for _ in range(4) for name in self.claim(self.bob, ALICE, "PHONE", "curve25519")]
+        self.assertEqual(["curve25519:y", "curve25519:w", "curve25519:z"], claimed)
 
     def test_so_many_and_no_more(self) -> None:
         keys = {f"curve25519:{number}": "x" for number in range(MAX_ONE_TIME_KEYS)}

@@ -47,8 +47,8 @@ class Claims(KeysCase):
         self.device("alice", device_id)
         return self.app.wait(self.app.database.read(_device_nid, self.user_nid, device_id))
 
-    def put(self, count: int, device_nid: int | None = None, *fallbacks: NewKey) -> None:
-        keys = [NewKey(ALGORITHM, f"k{number:03}", '"x"') for number in range(count)]
+    def put(self, count: int, device_nid: int | None = None, *fallbacks: NewKey, text: str = '"x"') -> None:
+        keys = [NewKey(ALGORITHM, f"k{number:03}", text) for number in range(count)]
         work = self.app.app.core.committer.work
         nid = self.device_nid if device_nid is None else device_nid
         self.app.wait(work(put_one_time_keys, self.user_nid, nid, keys, fallbacks))
@@ -145,14 +145,28 @@ class Claims(KeysCase):
 
     def test_rows_of_keys_that_were_given_out_go_with_the_next_upload(self) -> None:
         self.put(3)
-        self.app.wait(self.app.app.core.committer.work(self.take))
+        self.assertEqual(["k000"], self.taken(1))
         self.assertEqual([0, 1, 2], self.app.wait(self.app.database.read(_numbers)))
-        self.put(2)  # k000 is given out: its name is free again
+        self.put(1, text='"y"')  # k000 is given out: its name is free again
         self.assertEqual([1, 2, 3], self.app.wait(self.app.database.read(_numbers)))
-        taken = [
-            name for _ in range(4) for name in self.app.wait(self.app.app.core.committer.work(self.take))
-        ]
-        self.assertEqual([f"{ALGORITHM}:{name}" for name in ("k001", "k002", "k000")], taken)
+        self.assertEqual(["k001", "k002", "k000"], self.taken(4))
+
+    def test_a_key_that_was_given_out_is_known_when_its_upload_comes_again(self) -> None:
+        self.put(3)
+        self.assertEqual(["k000"], self.taken(1))
+        for _ in range(2):
+            self.put(3)
+            self.assertEqual([0, 1, 2], self.app.wait(self.app.database.read(_numbers)))
+        self.assertEqual(["k001"], self.taken(1))
+        self.put(1)  # what it does not bring goes
+        self.assertEqual([0, 2], self.app.wait(self.app.database.read(_numbers)))
+        self.assertEqual(["k002"], self.taken(3))
+
+    def taken(self, most: int) -> list[str]:
+        """The keys that so many claims are given."""
+        work = self.app.app.core.committer.work
+        names = [name for _ in range(most) for name in self.app.wait(work(self.take))]
+        return [name.removeprefix(f"{ALGORITHM}:") for name in names]
 
     def take_in_one_order(self, keys: int, *fallbacks: NewKey) -> list[str | Exception]:
         """What claims of two devices come to while another transaction takes first a key of the older, then of the newer:

@@ -21,7 +21,8 @@ device_keys = Table(
     Index("device_keys_by_user", "user_nid"),
 )
 # One-time keys of a device, numbered in the order in which they are given out. The row of one that was given out stays
-# until the device uploads others: claims of fifty devices' keys would change pages of fifty devices otherwise.
+# until the device uploads others: claims of fifty devices' keys would change pages of fifty devices otherwise, and who
+# uploads it once more, because the answer was lost, is not to have it given out once more.
 one_time_keys = Table(
     "one_time_keys",
     metadata,
