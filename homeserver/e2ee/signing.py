@@ -61,15 +61,17 @@ class CrossSigning:
         ]
         if not wanted:
             raise missing_param("There is no key in the request")
+        if not await self._put(requester, wanted, confirmed=False):
+            await confirm()
+            await self._put(requester, wanted, confirmed=True)
+
+    async def _put(self, requester: Requester, wanted: Sequence[SigningKey], *, confirmed: bool) -> bool:
         known = await self._known(requester)
         _check_signed(requester.user_id, wanted, known)
-        # spec: client-server-api#post_matrixclientv3keysdevice_signingupload (when authentication is needed)
-        if MASTER in known and any(_differs(one, known.get(one.usage)) for one in wanted):
-            await confirm()
-            known = await self._known(requester)
-            _check_signed(requester.user_id, wanted, known)
         try:
-            await self._worker.work(_put_keys, requester.user_nid, wanted, known.get(MASTER))
+            return await self._worker.work(
+                _put_keys, requester.user_nid, wanted, known.get(MASTER), confirmed=confirmed
+            )
         except KeyIdInUseError:
             raise forbidden("One of the user's devices has this key's name") from None
         except _MasterMovedError:
@@ -101,11 +103,20 @@ class _MasterMovedError(Exception):
     """Somebody else has replaced the key that the checked ones were signed with."""
 
 
-def _put_keys(tx: WriteTx, user_nid: int, keys: Sequence[SigningKey], master: SigningKey | None) -> bool:
-    # What was checked before must still hold: it decided whether the owner was asked.
-    if load_signing_keys(tx, [user_nid]).get(user_nid, {}).get(MASTER) != master:
+def _put_keys(
+    tx: WriteTx, user_nid: int, keys: Sequence[SigningKey], master: SigningKey | None, *, confirmed: bool
+) -> bool:
+    """False: they are not stored, for the owner is to be asked first. That is decided on what is stored now: who read it
+    earlier could put a key back that was replaced meanwhile."""
+    known = load_signing_keys(tx, [user_nid]).get(user_nid, {})
+    # With it the signatures were checked.
+    if known.get(MASTER) != master:
         raise _MasterMovedError
-    return put_signing_keys(tx, user_nid, keys)
+    # spec: client-server-api#post_matrixclientv3keysdevice_signingupload (when authentication is needed)
+    if not confirmed and MASTER in known and any(_differs(one, known.get(one.usage)) for one in keys):
+        return False
+    put_signing_keys(tx, user_nid, keys)
+    return True
 
 
 def _differs(one: SigningKey, known: SigningKey | None) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from homeserver.e2ee.shapes import check_signing_key
+from homeserver.store.cross_signing import put_signing_keys
 from tests.api.keys import KeysCase
 from tests.api.rooms import ALICE, BOB, V3
 from tests.support.databases import on_each_database
@@ -127,6 +129,37 @@ class Keys(CrossCase):
             with self.subTest(name, value=value):
                 self.assert_refused(self.post(self.alice, UPLOAD, {**body, name: value}), status, errcode)
         self.assertEqual({}, self.keys_of(self.alice, ALICE))
+
+    def test_a_key_that_is_replaced_at_this_moment_does_not_come_back_without_the_password(self) -> None:
+        """Nothing differs while the request is looked at, and everything when its turn to be stored comes."""
+        self.ok(self.alice, UPLOAD, self.cross.body())
+        committer = self.app.app.core.committer
+        nid = self.app.app.core.interner.known_user(ALICE)
+        assert nid is not None
+        for usage in ("self_signing", "user_signing"):
+            name = f"{usage}_key"
+            old = {name: self.cross.key(usage)}
+            key = Ed25519(ALICE, f"new {usage}")
+            new = self.cross.master.sign(
+                {"user_id": ALICE, "usage": [usage], "keys": {key.name: key.public_key}}
+            )
+            batches = committer.batches
+            stored = committer.work(put_signing_keys, nid, [check_signing_key(new, ALICE, usage, nid)])
+            same = {"master_key": self.cross.key("master"), name: new}
+            asked = [self.app.start("POST", f"{V3}{UPLOAD}", body, self.alice) for body in (old, same)]
+            self.assertTrue(self.app.wait(stored))
+            refused, again = [self.app.wait(one) for one in asked]
+            self.assertEqual(batches + 1, committer.batches)
+            self.assertEqual(
+                (401, {"session", "flows", "params"}), (refused.status, set(refused.json)), usage
+            )
+            # A retry of what has been stored meanwhile is no harm.
+            self.assertEqual((200, {}), (again.status, again.json))
+            self.assertEqual(new, self.keys_of(self.alice, ALICE)[f"{usage}_keys"])
+            # Who has the password may have the old one back.
+            auth = {**PASSWORD, "session": refused.json["session"]}
+            self.assertEqual((200, {}), self.post(self.alice, UPLOAD, {**old, "auth": auth}))
+            self.assertEqual(old[name], self.keys_of(self.alice, ALICE)[f"{usage}_keys"])
 
     def test_a_master_key_is_not_replaced_with_a_wrong_password(self) -> None:
         self.ok(self.alice, UPLOAD, self.cross.body())
