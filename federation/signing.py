@@ -20,8 +20,9 @@ from nacl.exceptions import CryptoError
 from federation.canonical import encode_checked
 from federation.errors import Malformed
 from federation.event import Event
-from federation.hashes import content_hash, decode_base64, redacted_bytes, unpadded
+from federation.hashes import check_content_hash, content_hash, decode_base64, redacted_bytes, unpadded
 from federation.ids import KeyId, ServerName, domain_of, parse_user_id_historical
+from federation.redaction import redact_content
 from federation.verdict import ACCEPT, Drop, Verdict
 from federation.versions import RoomRules
 
@@ -182,12 +183,21 @@ def with_signatures(event: Event, signatures: Signatures) -> Event:
 
 
 def is_third_party_invite(event: Event) -> bool:
-    """An invite that redeems a third-party invite. # spec: server-server-api#third-party-invites"""
-    return (
-        event.type == "m.room.member"
-        and event.content.get("membership") == "invite"
-        and "third_party_invite" in event.content
-    )
+    """An invite that redeems a third-party invite, and does so too in the form that check 3 leaves of it.
+
+    Otherwise anybody could take the exemption from its sender's signature by a key of the content that no author hashed:
+    check 3 takes the key away, and what goes on to the authorisation rules is an ordinary invite by that sender.
+
+    # spec: server-server-api#third-party-invites
+    """
+    if (
+        event.type != "m.room.member"
+        or event.content.get("membership") != "invite"
+        or "third_party_invite" not in event.content
+    ):
+        return False
+    left = redact_content(event.type, event.content, event.rules.redaction)
+    return "third_party_invite" in left or check_content_hash(event.json, event.rules)
 
 
 def required_signers(event: Event) -> frozenset[ServerName]:

@@ -91,6 +91,35 @@ class HostileEvents(ReceiveCase):
         self.assertIn("error", results[event_id_of(stranger, "11")])
         self.assertEqual(self.before, self.timeline())
 
+    def test_forged_invites(self) -> None:
+        """That an invite redeems a third-party one frees it from its sender's signature, where its author said so.
+
+        # spec: server-server-api#validating-hashes-and-signatures-on-received-events
+        """
+        outsider = self.peer.user("outsider")
+        dropped, refused = "no signature of test.example", "invite has no signed token"
+        claims: tuple[Any, ...] = (1, None, [], "x", {}, {"signed": 1})
+        for version in ("1", "10", "11", "12"):
+            self.room_id = self.create(preset="private_chat", room_version=version)
+            self.room = self.peer.follow(self.app, self.room_id)
+            for number, claim in enumerate(claims):
+                content = {"membership": "invite", "third_party_invite": claim}
+                # An object is left by a redaction from version 11 on, and it is as what it claims that it is refused.
+                stays = version in ("11", "12") and isinstance(claim, dict)
+                for wrong in (True, False):
+                    own_id: dict[str, Any] = (
+                        {"event_id": f"$x{number}{wrong}:peer.example"} if version == "1" else {}
+                    )
+                    pdu = self.room.make_json(
+                        "m.room.member", content, sender=ALICE, state_key=outsider, **own_id
+                    )
+                    if wrong:
+                        pdu = {**pdu, "hashes": {"sha256": "AAAA"}, "signatures": {}}
+                        pdu = self.peer.cosign(pdu, version)
+                    found = self.send(pdu)[event_id_of(pdu, version)].get("error", "no error")
+                    self.assertIn(dropped if wrong and not stays else refused, found, (version, claim, wrong))
+                    self.assertIsNone(self.state("m.room.member", outsider), (version, claim, wrong))
+
     def test_wrong_server_names(self) -> None:
         for sender in (
             "@x:",

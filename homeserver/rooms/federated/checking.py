@@ -44,6 +44,7 @@ class KeysMissing:
 
 Checked = Event | Drop | KeysMissing
 _Keys = Mapping[ServerName, Mapping[KeyId, bytes]]
+_Asked = tuple[Event, frozenset[ServerName]]  # who must have signed it, which takes a hash to say of some
 _Lacking = tuple[ServerName, tuple[KeyId, ...], int, RoomRules]
 
 
@@ -74,14 +75,14 @@ class EventChecker:
 
         Without ``fetch`` keys that are not in memory make it a ``KeysMissing``; with it, those that cannot be had.
         """
-        keys: list[_Keys | None] = [self._known(event) for event in events]
+        asked = await self._asked(events)
+        keys: list[_Keys | None] = [self._known(*one) for one in asked]
         if fetch and None in keys:
-            await self._fetch(event for event, found in zip(events, keys, strict=True) if found is None)
+            await self._fetch(one for one, found in zip(asked, keys, strict=True) if found is None)
             keys = [
-                self._known(event) if found is None else found
-                for event, found in zip(events, keys, strict=True)
+                self._known(*one) if found is None else found for one, found in zip(asked, keys, strict=True)
             ]
-        ready = [(event, found) for event, found in zip(events, keys, strict=True) if found is not None]
+        ready = [(one, found) for one, found in zip(asked, keys, strict=True) if found is not None]
         verified = iter(await self._verify(ready))
         return [
             KeysMissing(event) if found is None else next(verified)
@@ -94,7 +95,15 @@ class EventChecker:
         found = await self.verify([one for one in parsed if isinstance(one, Event)], fetch=True)
         return [one for one in found if isinstance(one, Event)]
 
-    async def _verify(self, ready: Sequence[tuple[Event, _Keys]]) -> list[Event | Drop]:
+    async def _asked(self, events: Sequence[Event]) -> list[_Asked]:
+        if len(events) <= _CHUNK:
+            return _ask_all(events)
+        found: list[_Asked] = []
+        for start in range(0, len(events), _CHUNK):
+            found += await self._run_in_thread(_ask_all, events[start : start + _CHUNK])
+        return found
+
+    async def _verify(self, ready: Sequence[tuple[_Asked, _Keys]]) -> list[Event | Drop]:
         if len(ready) <= _INLINE_MOST:
             return _verify_all(ready)
         found: list[Event | Drop] = []
@@ -102,10 +111,10 @@ class EventChecker:
             found += await self._run_in_thread(_verify_all, ready[start : start + _CHUNK])
         return found
 
-    def _known(self, event: Event) -> _Keys | None:
+    def _known(self, event: Event, required: frozenset[ServerName]) -> _Keys | None:
         """The keys of all who must have signed; an empty mapping of one who has not signed at all."""
         found: dict[ServerName, Mapping[KeyId, bytes]] = {}
-        for server_name in sorted(required_signers(event)):
+        for server_name in sorted(required):
             key_ids = signature_key_ids(event.json.get("signatures"), server_name)
             keys: Mapping[KeyId, bytes] | None = {}
             if key_ids:
@@ -115,11 +124,11 @@ class EventChecker:
             found[server_name] = keys
         return found
 
-    async def _fetch(self, events: Iterable[Event]) -> None:
+    async def _fetch(self, asked: Iterable[_Asked]) -> None:
         """Side by side, one request for what the same key of a server signed; the key ring holds them to bounds."""
         wanted: dict[tuple[ServerName, tuple[KeyId, ...]], _Lacking] = {}
-        for event in events:
-            for server_name in sorted(required_signers(event)):
+        for event, required in asked:
+            for server_name in sorted(required):
                 key_ids = signature_key_ids(event.json.get("signatures"), server_name)
                 known = wanted.get((server_name, key_ids))
                 ts_ms = event.origin_server_ts if known is None else max(known[2], event.origin_server_ts)
@@ -141,10 +150,14 @@ def _parse_all(
     return found
 
 
-def _verify_all(ready: Sequence[tuple[Event, _Keys]]) -> list[Event | Drop]:
+def _ask_all(events: Sequence[Event]) -> list[_Asked]:
+    return [(event, required_signers(event)) for event in events]
+
+
+def _verify_all(ready: Sequence[tuple[_Asked, _Keys]]) -> list[Event | Drop]:
     found: list[Event | Drop] = []
-    for event, keys in ready:
-        verdict = verify_event_signatures(event, required_signers(event), keys)
+    for (event, required), keys in ready:
+        verdict = verify_event_signatures(event, required, keys)
         if isinstance(verdict, Accept):
             found.append(check_hash(event, check_content_hash(event.json, event.rules)))
         else:

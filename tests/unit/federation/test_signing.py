@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from signedjson.key import decode_verify_key_bytes
@@ -237,6 +238,21 @@ class Events(SynchronousTestCase):
         self.assertEqual(required_signers(self.member(V4, content=content)), frozenset())
         self.assertEqual(required_signers(self.member(V1, content=content)), {SERVER})
         self.assertEqual(required_signers(self.member(V4, content={"third_party_invite": {}})), {SERVER})
+
+    def test_an_invite_that_is_none_when_redacted_needs_them_all(self) -> None:
+        """What check 3 makes of it is what the room is told, and that must be signed as what it is."""
+        claims: tuple[Any, ...] = (1, None, [], {}, {"signed": {}})
+        for rules, claim in product(ROOM_VERSIONS.values(), claims):
+            content = {"membership": "invite", "third_party_invite": claim}
+            whole = self.member(rules, content=content)
+            others = frozenset() if rules.event_ids_are_hashes else {SERVER}
+            self.assertEqual(others, required_signers(whole))
+            wrong = parse_untrusted({**whole.json, "hashes": {"sha256": "AAAA"}}, rules)
+            redacted = parse_untrusted(redact(wrong.json, rules), rules)
+            is_told = "third_party_invite" in redacted.content
+            self.assertEqual(rules.redaction.keep_third_party_signed and isinstance(claim, dict), is_told)
+            self.assertEqual(others if is_told else {SERVER}, required_signers(wrong), (rules, claim))
+            self.assertEqual(others if is_told else {SERVER}, required_signers(redacted))
 
     def test_further_signatures_change_neither_id_nor_original(self) -> None:
         event, _ = make(V12)

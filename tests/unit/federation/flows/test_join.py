@@ -14,7 +14,8 @@ from federation.event import Event, parse_untrusted
 from federation.flows.join import Conclusion, Lot, read_answer, read_state
 from federation.ids import RoomId, ServerName
 from federation.keyring import ServerKeys, VerifyKey
-from federation.signing import SigningKey, hash_and_sign_event
+from federation.redaction import redact
+from federation.signing import SigningKey, hash_and_sign_event, sign_event
 from federation.verdict import Accept
 from federation.versions import ROOM_VERSIONS
 
@@ -23,10 +24,12 @@ RULES = ROOM_VERSIONS["2"]
 KEY = SigningKey.from_seed(ServerName("a.example"), "k", b"\x07" * 32)
 OTHER = SigningKey.from_seed(ServerName("a.example"), "k", b"\x09" * 32)
 ROOM, ALICE, BOB = RoomId("!room:a.example"), "@alice:a.example", "@bob:a.example"
+ELSEWHERE = SigningKey.from_seed(ServerName("b.example"), "k", b"\x0a" * 32)
 KEYS = {
-    KEY.server_name: ServerKeys(
-        KEY.server_name, {KEY.key_id: VerifyKey(KEY.key_id, KEY.public_key, MAX_INTEGER)}, 0, MAX_INTEGER
+    key.server_name: ServerKeys(
+        key.server_name, {key.key_id: VerifyKey(key.key_id, key.public_key, MAX_INTEGER)}, 0, MAX_INTEGER
     )
+    for key in (KEY, ELSEWHERE)
 }
 
 
@@ -155,16 +158,6 @@ class Answers(TestCase):
 
     def test_joins_that_are_judged_alike(self) -> None:
         """Of plain joins one verdict stands for all, as long as the rules ask of nothing else."""
-        other = SigningKey.from_seed(ServerName("b.example"), "k", b"\x0a" * 32)
-        keys = {
-            **KEYS,
-            other.server_name: ServerKeys(
-                other.server_name,
-                {other.key_id: VerifyKey(other.key_id, other.public_key, MAX_INTEGER)},
-                0,
-                MAX_INTEGER,
-            ),
-        }
         rules = ROOM_VERSIONS["11"]
 
         def build(event_type: str, content: Any, state_key: str, sender: str, *on: Event) -> Event:
@@ -179,7 +172,7 @@ class Answers(TestCase):
                 "prev_events": [on[-1].event_id] if on else [],
                 "auth_events": [one.event_id for one in on],
             }
-            key = KEY if sender.endswith("a.example") else other
+            key = KEY if sender.endswith("a.example") else ELSEWHERE
             return parse_untrusted(hash_and_sign_event(fields, rules, key), rules)
 
         for federates in (True, False):
@@ -203,11 +196,11 @@ class Answers(TestCase):
                 body = msgspec.json.encode({"state": [one.json for one in everything], "auth_chain": []})
                 lot = Lot(read_answer(body), ROOM, rules)
                 lot.peek()
-                lot.take(lot.check(0, lot.creates, keys))
+                lot.take(lot.check(0, lot.creates, KEYS))
                 self.assertIsNone(lot.find_create())
                 lot.judge(9)
                 for start in range(lot.creates, lot.size, 4):
-                    lot.take(lot.check(start, 4, keys))
+                    lot.take(lot.check(start, 4, KEYS))
                     lot.judge(lot.size)
                 by_id = {one.event_id: one for one in everything}
                 expected = {
@@ -251,6 +244,25 @@ class Answers(TestCase):
         )
         for bad in wrong:
             self.assertEqual(["create"], self.names(self.lot(CREATE, bad)), bad)
+
+    def test_an_invite_in_the_name_of_another_server(self) -> None:
+        """As a third-party invite it needs no signature of its sender's server; as what a redaction makes of it, it does."""
+        on = ("create", "rule", "alice")
+        content = {"membership": "invite", "third_party_invite": 1}
+        named: dict[str, Any] = {
+            "state_key": "@mallory:b.example",
+            "auth": on,
+            "event_id": "$forged:b.example",
+        }
+        hashed = make("forged", "m.room.member", content, key=ELSEWHERE, **named)
+        for pdu in (hashed, {**hashed, "hashes": {"sha256": "AAAA"}}):
+            signed = sign_event({**pdu, "signatures": {}}, RULES, ELSEWHERE)
+            self.assertEqual(["create", "alice", "rule"], self.names(self.lot(CREATE, MEMBER, RULE, signed)))
+        # What both signed may come redacted.
+        redacted = sign_event(redact(hashed, RULES), RULES, KEY)
+        self.assertEqual(
+            ["create", "alice", "rule", "forged"], self.names(self.lot(CREATE, MEMBER, RULE, redacted))
+        )
 
     def test_events_that_their_auth_events_forbid(self) -> None:
         forbidden = make("power", "m.room.power_levels", {}, "", ("create",))
