@@ -20,10 +20,10 @@ from federation.canonical import MAX_INTEGER, MIN_INTEGER, encode, encode_checke
 from federation.errors import Malformed
 from federation.event import (
     MAX_AUTH_EVENTS,
-    MAX_PDU_BYTES,
     MAX_PREV_EVENTS,
     Event,
     EventRef,
+    check_size,
     check_text_field,
     redacts_of,
 )
@@ -92,8 +92,7 @@ def build(
     fields["signatures"] = {signer.server_name: {signer.key_id: signature}}
 
     stored = encode(fields)
-    if len(stored) > MAX_PDU_BYTES:
-        raise Malformed("Event is too large", errcode="M_TOO_LARGE", status=413)
+    check_size(stored)
     fields["content"] = content
     event_id = fields["event_id"] if "event_id" in fields else event_id_of(redacted_json, rules)
     room_id = draft.room_id if draft.room_id is not None else RoomId("!" + event_id[1:])

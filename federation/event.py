@@ -107,8 +107,7 @@ def parse_with_texts(data: dict[str, Any], rules: RoomRules, *, is_old: bool = F
     event_json = data.copy()
     event_json.pop("unsigned", None)
     encoded = encode_checked(event_json, strict=rules.strict_canonical_json)
-    if len(encoded) > MAX_PDU_BYTES:
-        raise Malformed("Event is too large", errcode="M_TOO_LARGE", status=413)
+    check_size(encoded)
     try:
         _check_fields(event_json, rules, is_old)
         signed = redacted_bytes(event_json, rules)
@@ -167,6 +166,15 @@ def redacts_of(event_json: dict[str, Any], content: dict[str, Any], rules: RoomR
     if type(target) is not str or target[:1] != "$" or len(target) > 255 or "\0" in target:
         return None
     return EventId(target)
+
+
+def check_size(stored: bytes) -> None:
+    """Whether the text of an event, with all that is to be signed of it, may go to other servers: as `stored_bytes` has it.
+
+    # spec: client-server-api#size-limits
+    """
+    if len(stored) > MAX_PDU_BYTES:
+        raise Malformed("Event is too large", errcode="M_TOO_LARGE", status=413)
 
 
 def check_text_field(name: str, value: Any) -> None:

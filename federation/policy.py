@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from federation.errors import Malformed
 from federation.event import Event
-from federation.hashes import decode_base64, redacted_bytes
+from federation.hashes import decode_base64, redacted_bytes, unpadded
 from federation.ids import KeyId, ServerName, parse_server_name
 from federation.signing import PUBLIC_KEY_BYTES, SIGNATURE_BYTES, verify_bytes
 from federation.verdict import ACCEPT, SoftFail, Verdict
@@ -83,6 +83,8 @@ def parse_sign_response(response: Any, policy: PolicyServer) -> dict[str, dict[s
     """
     by_key = response.get(policy.server_name) if type(response) is dict else None
     encoded = by_key.get(POLICY_KEY_ID) if type(by_key) is dict else None
-    if type(encoded) is not str or len(decode_base64(encoded)) != SIGNATURE_BYTES:
+    signature = decode_base64(encoded) if type(encoded) is str else b""
+    if len(signature) != SIGNATURE_BYTES:
         raise Malformed("The policy server answered without a signature")
-    return {policy.server_name: {POLICY_KEY_ID: encoded}}
+    # Written anew: the same bytes have other texts, and one of them may fill an event.
+    return {policy.server_name: {POLICY_KEY_ID: unpadded(signature)}}

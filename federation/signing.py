@@ -17,9 +17,9 @@ from typing import Any, Final, Protocol
 from nacl.bindings import crypto_sign, crypto_sign_open, crypto_sign_seed_keypair
 from nacl.exceptions import CryptoError
 
-from federation.canonical import encode_checked
+from federation.canonical import encode_by_rules, encode_checked
 from federation.errors import Malformed
-from federation.event import Event
+from federation.event import Event, check_size, stored_bytes
 from federation.hashes import check_content_hash, content_hash, decode_base64, redacted_bytes, unpadded
 from federation.ids import KeyId, ServerName, domain_of, parse_user_id_historical
 from federation.redaction import redact_content
@@ -162,7 +162,16 @@ def verify_json(value: Mapping[str, Any], entity: str, keys: Mapping[KeyId, byte
 
 
 def sign_event(event_json: Mapping[str, Any], rules: RoomRules, signer: Signer) -> dict[str, Any]:
-    """A copy of a hashed event with one more signature (co-signing an invite or a restricted join)."""
+    """A copy of a hashed event with one more signature (co-signing an invite or a restricted join).
+
+    Raises Malformed (M_TOO_LARGE) where that makes it larger than others take.
+    """
+    signed = _sign_event(event_json, rules, signer)
+    check_size(encode_by_rules(signed, strict=rules.strict_canonical_json))
+    return signed
+
+
+def _sign_event(event_json: Mapping[str, Any], rules: RoomRules, signer: Signer) -> dict[str, Any]:
     signature = unpadded(signer.sign(redacted_bytes(dict(event_json), rules)))
     signed = dict(event_json)
     signed["signatures"] = _with_signature(event_json.get("signatures"), signer, signature)
@@ -170,16 +179,24 @@ def sign_event(event_json: Mapping[str, Any], rules: RoomRules, signer: Signer) 
 
 
 def hash_and_sign_event(event_json: Mapping[str, Any], rules: RoomRules, signer: Signer) -> dict[str, Any]:
-    """# spec: server-server-api#adding-hashes-and-signatures-to-outgoing-events"""
+    """An event with its hash and our signature. Nothing of it is checked: `event.parse_untrusted` does that.
+
+    # spec: server-server-api#adding-hashes-and-signatures-to-outgoing-events
+    """
     hashed = dict(event_json)
     hashed["hashes"] = {"sha256": content_hash(hashed, strict=rules.strict_canonical_json)}
-    return sign_event(hashed, rules, signer)
+    return _sign_event(hashed, rules, signer)
 
 
 def with_signatures(event: Event, signatures: Signatures) -> Event:
-    """The same event carrying further signatures, which neither its hashes nor its id cover."""
+    """The same event carrying further signatures, which neither its hashes nor its id cover.
+
+    Its size they do count for: raises Malformed (M_TOO_LARGE) where others would not take it with them.
+    """
     merged = merge_signatures(event.json.get("signatures", {}), signatures)
-    return replace(event, json={**event.json, "signatures": merged})
+    signed = replace(event, json={**event.json, "signatures": merged})
+    check_size(stored_bytes(signed))
+    return signed
 
 
 def is_third_party_invite(event: Event) -> bool:

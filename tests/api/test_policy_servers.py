@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import Deferred
 
-from federation.event import Event
+from federation.event import MAX_PDU_BYTES, Event, stored_bytes
 from federation.hashes import unpadded
 from federation.policy import POLICY_KEY_ID, PolicyServer, has_valid_signature
 from federation.signing import SigningKey, sign_event, with_signatures
@@ -188,6 +188,41 @@ class OurEvents(PolicyCase):
     def outcome(self, answer: tuple[int, Any]) -> tuple[int, str]:
         return answer[0], answer[1]["errcode"]
 
+    def test_its_signature_counts_for_the_size(self) -> None:
+        """No other server would take what is too large with it, nor what stands on that."""
+        self.refuse()
+        self.assertEqual(403, self.say("probe")[0])
+        (request,) = self.asked_to_sign()
+        assert request.body is not None
+        pdu = msgspec.json.decode(request.body)
+        signed = sign_event(pdu, ROOM_VERSIONS[self.version], self.key)
+        unsigned_size, signed_size = len(request.body), len(msgspec.json.encode(signed))
+        before = self.timeline()
+        self.policy.answers[_SIGN] = self.sign
+        for number, size in enumerate((MAX_PDU_BYTES - unsigned_size, MAX_PDU_BYTES - signed_size + 1)):
+            answer = self.app.wait(self.start(f"large{number}", "hello" + "x" * size))
+            self.assertEqual((413, "M_TOO_LARGE"), (answer.status, answer.errcode))
+            self.assertEqual(before, self.timeline())
+        answer = self.app.wait(self.start("fits", "hello" + "x" * (MAX_PDU_BYTES - signed_size)))
+        self.assertEqual(200, answer.status, answer.json)
+        event = self.stored(answer.json["event_id"])
+        self.assertTrue(has_valid_signature(event, self.server))
+        self.assertEqual(MAX_PDU_BYTES, len(stored_bytes(event)))
+
+    def test_a_signature_is_written_in_one_way(self) -> None:
+        """Whatever stands for the same bytes, such as padding without end."""
+
+        def padded(request: PeerRequest) -> Any:
+            signatures = self.sign(request)
+            signatures[self.policy.server_name][POLICY_KEY_ID] += "=" * 50_000
+            return signatures
+
+        self.policy.answers[_SIGN] = padded
+        status, answer = self.say("padded")
+        self.assertEqual(200, status, answer)
+        event = self.stored(answer["event_id"])
+        self.assertEqual(86, len(event.json["signatures"][self.policy.server_name][POLICY_KEY_ID]))
+
     def test_what_the_rules_refuse_is_put_before_nobody(self) -> None:
         bob = self.app.register("bob")
         path = f"{V3}/rooms/{self.room_id}/send/m.room.message/x"
@@ -287,6 +322,16 @@ class TheirEvents(PolicyCase):
         self.assertEqual(1, len(self.asked_to_sign()))
         # We hand it on as it should have been.
         self.assertTrue(has_valid_signature(self.stored(said.event_id), self.server))
+
+    def test_those_that_it_would_make_too_large(self) -> None:
+        """They stay as they are, and are shown to nobody, as if it had refused them."""
+        size = len(stored_bytes(self.room.make("m.room.message", {"body": ""})))
+        said = self.room.make("m.room.message", {"body": "x" * (MAX_PDU_BYTES - size)})
+        self.assert_taken(self.peer.push(self.app, said), said)
+        self.settle()
+        self.assertEqual(1, len(self.asked_to_sign()))
+        self.assertTrue(self.soft_failed(said))
+        self.assertEqual(0, self.staged())
 
     def test_refused_ones_are_shown_to_nobody(self) -> None:
         self.refuse()

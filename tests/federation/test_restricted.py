@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from federation.canonical import encode
+from federation.event import MAX_PDU_BYTES
 from federation.hashes import compute_event_id
 from federation.signing import hash_and_sign_event
 from federation.versions import ROOM_VERSIONS
@@ -40,10 +42,18 @@ class Granting(NetCase):
         status, json = self.eve.ask(server, "GET", path)
         return status, json.get("event", json.get("errcode"))
 
-    def hand_over(self, server: str, template: dict[str, Any]) -> tuple[int, str | None]:
-        """What ``send_join`` answers."""
+    def hand_over(
+        self, server: str, template: dict[str, Any], size: int | None = None
+    ) -> tuple[int, str | None]:
+        """What ``send_join`` answers; ``size``: how many bytes the join is to have."""
         rules = ROOM_VERSIONS["11"]
-        event = hash_and_sign_event({**template, "origin_server_ts": self.net.now_ms}, rules, self.eve.key)
+        fields = {**template, "origin_server_ts": self.net.now_ms}
+        event = hash_and_sign_event(fields, rules, self.eve.key)
+        if size is not None:
+            reason = "x" * (size - len(encode(event)) - len(',"reason":""'))
+            fields["content"] = {**template["content"], "reason": reason}
+            event = hash_and_sign_event(fields, rules, self.eve.key)
+            self.assertEqual(size, len(encode(event)))
         event_id = compute_event_id(event, rules)
         path = f"/_matrix/federation/v2/send_join/{quote(template['room_id'])}/{quote(event_id)}"
         status, json = self.eve.ask(server, "PUT", path, event)
@@ -80,3 +90,14 @@ class Granting(NetCase):
         self.net.settle()
         self.assertEqual((403, "M_FORBIDDEN"), self.hand_over(A, template))
         self.assertEqual((403, "M_FORBIDDEN"), self.template(A, self.room))
+
+    def test_a_join_that_grows_too_large_by_our_signature(self) -> None:
+        """Everybody else would refuse it: eve would be in the room for a alone."""
+        template = self.template(A, self.room)[1]
+        before = self.state(self.a, self.alice, self.room)
+        self.assertEqual((413, "M_TOO_LARGE"), self.hand_over(A, template, MAX_PDU_BYTES))
+        self.assertEqual(before, self.state(self.a, self.alice, self.room))
+        self.assertEqual((200, None), self.hand_over(A, template, MAX_PDU_BYTES - 200))
+        self.net.settle()
+        self.assertIn(("m.room.member", EVE), self.state(self.a, self.alice, self.room))
+        self.assert_same_state(self.room, (self.a, self.alice), (self.b, self.bob))

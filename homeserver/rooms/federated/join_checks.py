@@ -22,10 +22,9 @@ from federation.event import Event, parse_untrusted
 from federation.flows.join import Checked, Conclusion, JoinAnswer, Lot, read_answer, read_state, signers_of
 from federation.flows.keys import Wanted
 from federation.ids import ServerName
-from federation.signing import with_signatures
 from federation.versions import RoomRules
 from homeserver.peers.types import EventKeys
-from homeserver.rooms.federated.signed import is_signed
+from homeserver.rooms.federated.signed import co_signed
 
 CHUNK = 128
 SIDE_BY_SIDE = 2
@@ -141,7 +140,7 @@ class JoinChecks:
             raise Malformed("it does not give the event back that it signed") from None
         if returned.event_id != join.event_id:
             raise Malformed("it gives another event back than ours")
-        signed = with_signatures(join, {name: returned.json["signatures"].get(name, {}) for name in needed})
-        if not await is_signed(signed, needed, self._keys):
+        signed = await co_signed(join, returned.json["signatures"], needed, self._keys)
+        if signed is None:
             raise Malformed("it did not sign the event")
         return signed

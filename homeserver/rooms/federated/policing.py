@@ -24,7 +24,7 @@ from federation.policy import (
 from federation.signing import with_signatures
 from federation.verdict import Accept
 from homeserver.db.errors import DatabaseUnavailable
-from homeserver.http.errors import MatrixError, forbidden, limit_exceeded, passed_on
+from homeserver.http.errors import MatrixError, forbidden, limit_exceeded, passed_on, too_large
 from homeserver.http.transport import Unreachable
 from homeserver.peers.types import PeerClient
 from homeserver.rooms.arrivals import Arrival, Placed, arrive
@@ -84,10 +84,15 @@ class Policing:
                 502, "M_UNKNOWN", f"The policy server {server.server_name} cannot be reached"
             ) from error
         except Malformed as error:
+            if error.errcode == "M_TOO_LARGE":
+                raise too_large(f"{error.message} with the signature of the policy server") from error
             raise forbidden(error.message) from error
 
     async def try_to_sign(self, event: Event, server: PolicyServer) -> Event | None:
-        """Another's event with the signature, or as it is where it is refused; None: ask again later."""
+        """Another's event with the signature, or as it is where it is refused or has no room for one.
+
+        None: ask again later.
+        """
         try:
             return await self._ask(event, server)
         except Unreachable:

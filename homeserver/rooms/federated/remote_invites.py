@@ -14,13 +14,12 @@ from federation.builder import Draft
 from federation.errors import Malformed, RemoteError
 from federation.event import Event, parse_untrusted, stored_bytes
 from federation.ids import domain_of
-from federation.signing import with_signatures
-from homeserver.http.errors import MatrixError, forbidden
+from homeserver.http.errors import MatrixError, forbidden, too_large
 from homeserver.http.transport import PeerResponse, Unreachable, build_uri
 from homeserver.peers.types import EventKeys, PeerClient
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.federated.admission import Admission, load_stripped
-from homeserver.rooms.federated.signed import is_signed
+from homeserver.rooms.federated.signed import co_signed
 from homeserver.rooms.federated.templates import compose
 from homeserver.rooms.turn import RoomTools, Turn
 
@@ -67,17 +66,19 @@ class RemoteInvites:
         return event.event_id
 
     async def _signed_off(self, event: Event, stripped: list[bytes]) -> Event:
-        """The event with the signature of the invited user's server."""
+        """The event with the signature of the invited user's server, as it may go to all others."""
         server = domain_of(event.state_key or "")
         data = await self._ask(event, stripped)
         try:
             returned = parse_untrusted(data, event.rules)
+            if returned.event_id != event.event_id:
+                raise _no_sense(server)
+            signed = await co_signed(event, returned.json["signatures"], [server], self._keys)
         except Malformed as error:
+            if error.errcode == "M_TOO_LARGE":
+                raise too_large(f"{error.message} with the signature of {server}") from error
             raise _no_sense(server) from error
-        if returned.event_id != event.event_id:
-            raise _no_sense(server)
-        signed = with_signatures(event, {server: returned.json["signatures"].get(server, {})})
-        if not await is_signed(signed, [server], self._keys):
+        if signed is None:
             raise _no_sense(server)
         return signed
 
@@ -133,6 +134,8 @@ def _to_client(error: RemoteError, server: str) -> MatrixError:
     if error.errcode == "M_INCOMPATIBLE_ROOM_VERSION":
         # spec: client-server-api#post_matrixclientv3roomsroomidinvite
         return MatrixError(400, "M_UNSUPPORTED_ROOM_VERSION", message)
+    if error.status == 413:
+        return too_large(message)
     if error.status in (401, 403, 404):
         refused = forbidden(message)
         if error.errcode in _PASSED_ON:

@@ -1,4 +1,5 @@
-"""Events that another server hands over by themselves: read and held to the checks that need no room.
+"""Events that another server hands over by themselves: read and held to the checks that need no room. And events of ours
+that it signed too.
 
 # spec: server-server-api#checks-performed-on-receipt-of-a-pdu
 """
@@ -6,13 +7,20 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from federation.errors import Malformed, NotCanonical
 from federation.event import Event, parse_untrusted
-from federation.hashes import check_content_hash
+from federation.hashes import check_content_hash, decode_base64, unpadded
 from federation.ids import KeyId, ServerName
-from federation.signing import required_signers, signature_key_ids, verify_event_signatures
+from federation.signing import (
+    Signatures,
+    required_signers,
+    signature_key_ids,
+    verify_event_signatures,
+    with_signatures,
+)
 from federation.verdict import Accept
 from federation.versions import RoomRules
 from homeserver.http.errors import bad_json, invalid_param
@@ -43,8 +51,38 @@ async def check_signed(event: Event, keys: EventKeys, own: Collection[ServerName
 
 async def is_signed(event: Event, required: Sequence[ServerName], keys: EventKeys) -> bool:
     """Whether some servers signed an event."""
+    found = await _keys_of(event, required, keys)
+    return isinstance(verify_event_signatures(event, required, found), Accept)
+
+
+async def co_signed(
+    event: Event, signatures: Signatures, servers: Sequence[ServerName], keys: EventKeys
+) -> Event | None:
+    """An event of ours with what some servers signed of it; None where one of them did not.
+
+    Of what they hand back only signatures by known keys are taken: the rest could be anything, of any size.
+    """
+    claimed = {name: signatures.get(name, {}) for name in servers}
+    signed = replace(event, json={**event.json, "signatures": claimed})
+    found = await _keys_of(signed, servers, keys)
+    if not isinstance(verify_event_signatures(signed, servers, found), Accept):
+        return None
+    verified: dict[str, dict[str, str]] = {
+        name: {
+            key_id: unpadded(decode_base64(by_key[key_id]))
+            for key_id in signature_key_ids(claimed, name)
+            if key_id in found[name]
+        }
+        for name, by_key in claimed.items()
+    }
+    return with_signatures(event, verified)
+
+
+async def _keys_of(
+    event: Event, servers: Sequence[ServerName], keys: EventKeys
+) -> dict[ServerName, Mapping[KeyId, bytes]]:
     found: dict[ServerName, Mapping[KeyId, bytes]] = {}
-    for name in required:
+    for name in servers:
         key_ids = signature_key_ids(event.json.get("signatures"), name)
         found[name] = await keys.for_event(name, key_ids, event.origin_server_ts, event.rules, fetch=True)
-    return isinstance(verify_event_signatures(event, required, found), Accept)
+    return found

@@ -10,7 +10,7 @@ from signedjson.sign import verify_signed_json
 from twisted.trial.unittest import SynchronousTestCase
 
 from federation.errors import Malformed
-from federation.event import Event, parse_untrusted
+from federation.event import MAX_PDU_BYTES, Event, parse_untrusted, stored_bytes
 from federation.hashes import decode_base64
 from federation.ids import KeyId, ServerName
 from federation.redaction import redact
@@ -238,6 +238,23 @@ class Events(SynchronousTestCase):
         self.assertEqual(required_signers(self.member(V4, content=content)), frozenset())
         self.assertEqual(required_signers(self.member(V1, content=content)), {SERVER})
         self.assertEqual(required_signers(self.member(V4, content={"third_party_invite": {}})), {SERVER})
+
+    def test_a_signature_counts_for_the_size(self) -> None:
+        for rules in (V1, V12):
+            least = make(rules, content={"body": ""})
+            more = len(stored_bytes(with_signatures(least[0], {"x.example": {"ed25519:k": "sig"}})))
+            for size in (MAX_PDU_BYTES, MAX_PDU_BYTES - 10):
+                event, stored = make(rules, content={"body": "x" * (size - len(least[1]))})
+                self.assertEqual(size, len(stored))
+                for add in (
+                    lambda event=event: with_signatures(event, {"x.example": {"ed25519:k": "sig"}}),
+                    lambda event=event, rules=rules: sign_event(event.json, rules, OTHER_KEY),
+                ):
+                    error = self.assertRaises(Malformed, add)
+                    self.assertEqual((413, "M_TOO_LARGE"), (error.status, error.errcode))
+            event, _ = make(rules, content={"body": "x" * (MAX_PDU_BYTES - more)})
+            full = with_signatures(event, {"x.example": {"ed25519:k": "sig"}})
+            self.assertEqual(MAX_PDU_BYTES, len(stored_bytes(full)))
 
     def test_an_invite_that_is_none_when_redacted_needs_them_all(self) -> None:
         """What check 3 makes of it is what the room is told, and that must be signed as what it is."""
