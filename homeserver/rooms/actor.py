@@ -10,7 +10,8 @@ Rules:
 4. The inbox is bounded: a room that is sent more than it can take answers 429.
 5. What a job says that places nothing may rest on what is on its way to the disk: it is told when that has arrived, and
    runs again where it has not.
-6. Of a job that needs a policy server's signature nothing is placed: it is asked for outside, and the job runs anew.
+6. Of a job that needs a policy server's signature nothing is placed: it is asked for outside, and the job runs anew. It
+   MUST build the same events then: one that draws what is in them anew is asked for again, and ends at ``SIGNED_MOST``.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from federation.event import Event
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.errors import Conflict, DatabaseUnavailable, IntegrityViolation
 from homeserver.db.tx import Tx
-from homeserver.http.errors import limit_exceeded, not_found
+from homeserver.http.errors import MatrixError, limit_exceeded, not_found
 from homeserver.rooms.committer import Committer
 from homeserver.rooms.turn import Policing, RoomTools, SignatureNeeded, Turn, WarmState
 from homeserver.store.events import load_head, load_rows
@@ -42,7 +43,7 @@ from homeserver.store.state import BaseCache, Snapshot, empty_snapshot, load_sna
 T = TypeVar("T")
 
 INBOX_MOST = 1_000
-# LIMIT(events of one job that a policy server signs, one after the other)
+# LIMIT(signatures that a policy server is asked for by one job, one after the other)
 SIGNED_MOST = 100
 _RETRY_AFTER_MS = 1_000
 
@@ -55,6 +56,7 @@ class _Job(Generic[T]):
     result: Deferred[T]
     attempt: int = 0
     signed: list[Event] = field(default_factory=list)  # by the room's policy server, for the next try
+    asked: int = 0  # how often it was
 
 
 _Told = tuple[_Job[Any], Any]
@@ -191,7 +193,7 @@ class RoomActor:
                 self._warm = {}  # it speaks of events that were not placed after all, or of a part of the head
                 self._power = None
                 self._resolved = {}
-            if turn is not None and isinstance(error, SignatureNeeded) and len(turn.used) < SIGNED_MOST:
+            if turn is not None and isinstance(error, SignatureNeeded):
                 job.signed = turn.used
                 Deferred.fromCoroutine(self._ask_for_signature(job, error))
             else:
@@ -216,6 +218,9 @@ class RoomActor:
         assert self._policing is not None
         self._asking += 1
         try:
+            if job.asked >= SIGNED_MOST:
+                raise MatrixError(503, "M_UNKNOWN", "The room's policy server was asked too often for this")
+            job.asked += 1
             job.signed.append(await self._policing.sign(needed))
         except Exception:  # noqa: BLE001 (passed on to whoever asked for the job)
             job.result.errback(Failure())

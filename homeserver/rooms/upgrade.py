@@ -71,12 +71,14 @@ class RoomUpgrades:
         others = parse_creators(rules, additional_creators)
         old = await self._rooms.find(room_id)
         await self._whole(room_id)
+        # Not by the job: it runs again when the old room's policy server has signed the tombstone, which must be the same then.
+        new_id = None if rules.room_id_is_create_hash else self._creator.new_room_id()
         made: list[Birth] = []
 
         async def job(turn: Turn) -> None:
             if not await may_send_state(turn, requester.user_id, TOMBSTONE):
                 raise forbidden("You may not upgrade this room")
-            upgrade = _Upgrade(self._creator, turn, requester, room_id, rules, others)
+            upgrade = _Upgrade(self._creator, turn, requester, room_id, rules, others, new_id)
             if not made:
                 # (A second try, after a conflict with another process, must not make a second room.)
                 made.append(await upgrade.make_successor())
@@ -99,6 +101,7 @@ class _Upgrade:
         room_id: RoomId,
         rules: RoomRules,
         others: Sequence[UserId],
+        new_id: RoomId | None,
     ) -> None:
         self._creator = creator
         self._turn = turn
@@ -107,6 +110,7 @@ class _Upgrade:
         self._room_id = room_id
         self._rules = rules
         self._others = others
+        self._new_id = new_id  # None: it is the hash of the create event
         self._closed = False
 
     # --- the new room --------------------------------------------------------------------------------
@@ -140,14 +144,13 @@ class _Upgrade:
         create = await turn.state("m.room.create")
         old = create.content if create is not None else {}
         wanted: dict[str, Any] = {key: old[key] for key in ("type", "m.federate") if key in old}
-        room_id = None if rules.room_id_is_create_hash else self._creator.new_room_id()
-        if room_id is not None:
+        if self._new_id is not None:
             # The id is known before the room: so its predecessor can name the tombstone, which names it.
-            await self._bury(room_id)
+            await self._bury(self._new_id)
         last_id = turn.head.extremities[-1].reference.event_id
         wanted["predecessor"] = {"room_id": self._room_id, "event_id": last_id}
         content = create_content(rules, self._user_id, wanted, self._others)
-        return await self._creator.conceive(rules, self._user_id, content, room_id)
+        return await self._creator.conceive(rules, self._user_id, content, self._new_id)
 
     async def _copied_state(self, aliases: Sequence[str]) -> list[StateItem]:
         turn, rules = self._turn, self._rules

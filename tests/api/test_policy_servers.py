@@ -5,18 +5,24 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
 
+from federation.builder import Draft
 from federation.event import MAX_PDU_BYTES, Event, stored_bytes
 from federation.hashes import unpadded
+from federation.ids import RoomId, UserId
 from federation.policy import POLICY_KEY_ID, PolicyServer, has_valid_signature
 from federation.signing import SigningKey, sign_event, with_signatures
 from federation.versions import ROOM_VERSIONS
+from homeserver.http.errors import MatrixError
 from homeserver.http.transport import PeerRequest, PeerResponse
+from homeserver.rooms import actor as rooms_actor
 from homeserver.rooms.federated.filling import WAITS_S
+from homeserver.rooms.turn import Turn
 from homeserver.store.events import find_row
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import ALICE, V3
@@ -59,6 +65,12 @@ class PolicyCase(ReceiveCase):
     def sign(self, request: PeerRequest) -> Any:
         assert request.body is not None
         return self.signatures(msgspec.json.decode(request.body))
+
+    def patient(self, request: PeerRequest) -> Any:
+        """Honest, but not for ever."""
+        if len(self.asked_to_sign()) > 20:
+            return PeerResponse(400, b'{"errcode":"M_FORBIDDEN","error":"Asked again and again"}')
+        return self.sign(request)
 
     def refuse(self, errcode: str = "M_FORBIDDEN", status: int = 400, **more: Any) -> None:
         body = msgspec.json.encode({"errcode": errcode, "error": "That looks like spam", **more})
@@ -272,6 +284,24 @@ class OurEvents(PolicyCase):
         self.assertEqual([200] * 10, [answer.status for answer in answers])
         self.assertEqual({answer.json["event_id"] for answer in answers}, set(self.timeline()[-10:]))
 
+    def test_what_is_never_the_same_twice_is_given_up(self) -> None:
+        self.patch(rooms_actor, "SIGNED_MOST", 5)
+        self.policy.answers[_SIGN] = self.patient
+        actor, draws = self.app.app.core.rooms.known(self.room_id), count()
+        assert actor is not None
+
+        async def job(turn: Turn) -> None:
+            content = {"msgtype": "m.text", "body": str(next(draws))}
+            await turn.place(Draft(RoomId(self.room_id), "m.room.message", UserId(ALICE), content))
+
+        error = self.failureResultOf(self.ended(actor.run(job)), MatrixError).value
+        self.assertEqual((503, 5, 6), (error.status, len(self.asked_to_sign()), next(draws)))
+        self.assertEqual(200, self.say("the room goes on")[0])
+
+    def ended(self, waiting: Deferred[Any]) -> Deferred[Any]:
+        self.assertFalse(self.pause(waiting))
+        return waiting
+
     def test_events_of_all_kinds(self) -> None:
         self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/state/m.room.topic", {"topic": "t"}, self.alice)
         event_id = self.say("x")[1]["event_id"]
@@ -295,6 +325,36 @@ class OurEvents(PolicyCase):
         self.configure(nothing=1)
         self.assertEqual(200, self.say("taken away")[0])
         self.assertEqual([], self.asked_to_sign())
+
+
+@on_each_database
+class Upgrades(PolicyCase):
+    """A room is replaced: its tombstone and its last state are signed like anything else."""
+
+    def upgrade(self, new_version: str) -> tuple[int, Any]:
+        body = {"new_version": new_version}
+        return self.app.call("POST", f"{V3}/rooms/{self.room_id}/upgrade", body, self.alice)
+
+    def test_to_versions_of_either_kind_of_room_id(self) -> None:
+        """Where the id of the new room is drawn, the tombstone names the same one when it comes back signed."""
+        self.policy.answers[_SIGN] = self.patient
+        for version in ("11", "12"):
+            self.room_id = self.create()
+            self.room = self.peer.follow(self.app, self.room_id)
+            self.policy.rooms[self.room_id] = self.room
+            joined = self.room.join(self.policy.user(), signer=self.policy.key)
+            self.assert_taken(self.policy.push(self.app, joined), joined)
+            self.configure()
+            before = len(self.asked_to_sign())
+            status, answer = self.upgrade(version)
+            self.assertEqual(200, status, answer)
+            # The tombstone, and the levels by which nobody goes on talking.
+            self.assertEqual(2, len(self.asked_to_sign()) - before)
+            self.assertEqual(answer["replacement_room"], self.state("m.room.tombstone")["replacement_room"])
+            self.peer.follow(self.app, self.room_id)
+            for event_type in ("m.room.tombstone", "m.room.power_levels"):
+                event = next(one for one in reversed(self.room.events.values()) if one.type == event_type)
+                self.assertTrue(has_valid_signature(event, self.server))
 
 
 @on_each_database
