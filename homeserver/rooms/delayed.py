@@ -4,7 +4,8 @@
    which holds no token of its user.
 2. It is sent exactly once, whatever happens to the process: its end is stored with the event, or not at all.
 3. Whether its user may send it is decided when it is sent. What is refused at its time has ended; what is refused
-   before, when its client says that it is to be sent, stays for its time.
+   before, when its client says that it is to be sent, stays for its time. What fails for a reason that may pass goes
+   behind the others, and is tried again with longer and longer waits, for an hour.
 4. What is due while the server does not run is sent when it has run again for `grace_s`: who is in a call renews the
    event that ends it every few seconds, and must have had the time to.
 
@@ -15,13 +16,15 @@ spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4140
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-from twisted.internet.defer import DeferredLock
+from twisted.internet.defer import CancelledError, DeferredLock
 
 from federation.builder import Draft
 from federation.canonical import encode_checked
@@ -59,6 +62,7 @@ from homeserver.store.delayed import (
     find_delayed,
     load_delayed_of,
     load_next_delayed,
+    postpone_delayed,
     restart_delayed,
     schedule,
 )
@@ -74,8 +78,14 @@ SendOnce = Callable[[Draft, Finish, ClientTransaction], Awaitable[str]]
 KEPT_S = 7 * 86_400
 # LIMIT(how many are on their way at once: a room that is slow must not hold up the others)
 AT_ONCE = 100
-# After a failure that is not the event's: a database that is away, a room with too much to do.
+# LIMIT(of those, how many of one user: one whose rooms are all slow must not hold up other users)
+OF_USER_AT_ONCE = 10
+# After a failure that is not the event's (a room with too much to do, or without all its members) it waits as long again
+# as it has waited: so the waits double.
 RETRY_S = 5.0
+LONGEST_RETRY_S = 300.0
+# LIMIT(a room may stay so for good, and its users' events must end)
+GIVEN_UP_S = 3_600.0
 _PASSING = (429, 503)
 
 
@@ -136,10 +146,11 @@ class DelayedEvents:
         self._entropy = entropy
         self._log = log
         self._held: dict[str, _Held] = {}
-        self._sending: set[str] = set()
+        self._sending: dict[str, int] = {}  # whose they are, by their ids
         self._timer: DelayedCall | None = None
         self._wakes_ms = 0
         self._not_before_ms = 0
+        self._able_ms = 0  # since when what is due could be sent, as far as that is up to this server
         self._looking = False
         self._again = False
         self._stopped = False
@@ -258,6 +269,7 @@ class DelayedEvents:
     def start(self) -> None:
         """Go on with what an earlier process has scheduled, when its clients have had the time to renew it."""
         self._not_before_ms = self._clock.now_ms() + self._limits.grace_s * 1000
+        self._able_ms = self._not_before_ms
         self._arm(self._not_before_ms)
 
     def stop(self) -> None:
@@ -290,57 +302,85 @@ class DelayedEvents:
     async def _send_due(self) -> None:
         """Start to send what is due, and set the timer for the next."""
         try:
-            found = await self._database.read(load_next_delayed, AT_ONCE + len(self._sending) + 1)
+            of_user = Counter(self._sending.values())
+            # There may be many more of these users, all of them due, and they have all of their places.
+            passed_over = [nid for nid, number in of_user.items() if number >= OF_USER_AT_ONCE]
+            most, is_more = AT_ONCE + len(self._sending) + 1, False
+            found = await self._database.read(load_next_delayed, most, passed_over)
             now_ms = self._clock.now_ms()
-            for delay_id, due_ms in found:
+            for delay_id, user_nid, due_ms in found:
                 if due_ms > now_ms:
                     self._arm(due_ms)
                     break
-                if self._stopped:
+                if self._stopped or len(self._sending) >= AT_ONCE:
                     break
-                if delay_id not in self._sending and len(self._sending) < AT_ONCE:
-                    self._sending.add(delay_id)
-                    self._tasks.spawn("send a delayed event", self._send_one(delay_id))
+                if delay_id in self._sending:
+                    continue
+                if of_user[user_nid] >= OF_USER_AT_ONCE:
+                    is_more = True
+                    continue
+                of_user[user_nid] += 1
+                self._sending[delay_id] = user_nid
+                self._tasks.spawn("send a delayed event", self._send_one(delay_id))
+            else:
+                # Those of others may come after those of users who have all of their places only now.
+                self._again |= is_more
         except DatabaseUnavailable:
-            self._arm(self._clock.now_ms() + int(RETRY_S * 1000))
+            self._rest()
         finally:
             self._looking = False
             if self._again:
                 self._again = False
                 self._look()
 
+    def _rest(self) -> None:
+        """The database is away: nothing can be sent, and that it was tried cannot be noted. Such time does not count."""
+        self._able_ms = self._clock.now_ms()
+        self._arm(self._able_ms + int(RETRY_S * 1000))
+
     async def _send_one(self, delay_id: str) -> None:
-        async def act() -> None:
-            found = await self._database.read(find_delayed, delay_id)
-            # It may have been taken back or made to wait anew meanwhile.
-            if found is not None and found.due_ts_ms is not None and found.due_ts_ms <= self._clock.now_ms():
-                await self._send_or_end(found)
-
+        is_noted = False
         try:
-            await self._alone(delay_id, act)
-        except DatabaseUnavailable:
-            self._arm(self._clock.now_ms() + int(RETRY_S * 1000))
-        except MatrixError as error:
-            if error.status in _PASSING:
-                self._arm(self._clock.now_ms() + int(RETRY_S * 1000))
-            else:
-                self._log.info("delayed event refused", delay_id=delay_id, reason=str(error))
-                self._look()
-        else:
-            self._look()
+            with suppress(DatabaseUnavailable):
+                await self._alone(delay_id, partial(self._try, delay_id))
+                is_noted = True
         finally:
-            self._sending.discard(delay_id)
+            del self._sending[delay_id]
+            if is_noted:
+                self._look()
+            else:
+                self._rest()  # it would be the next again
 
-    async def _send_or_end(self, found: Delayed) -> None:
-        """Send it, and note that; or note why it cannot be sent, and raise that."""
+    async def _try(self, delay_id: str) -> None:
+        """Send it if it is due; note that, why it cannot be sent, or when to try again."""
+        found = await self._database.read(find_delayed, delay_id)
+        # It may have been taken back or made to wait anew meanwhile.
+        if found is None or found.due_ts_ms is None or found.due_ts_ms > self._clock.now_ms():
+            return
         try:
             await self._send(found)
-        except MatrixError as error:
-            if error.status not in _PASSING:
-                problem = msgspec.json.encode({"errcode": error.errcode, "error": error.error}).decode()
-                now_ms = self._clock.now_ms()
-                await self._worker.work(partial(end_delayed, error=problem), found.delay_id, now_ms)
+        except CancelledError:
             raise
+        except Exception as error:  # noqa: BLE001 (one that fails by a fault of ours must not stay the first either)
+            await self._note_failure(found, found.due_ts_ms, error)
+
+    async def _note_failure(self, found: Delayed, due_ms: int, error: Exception) -> None:
+        delay_id, now_ms = found.delay_id, self._clock.now_ms()
+        if isinstance(error, MatrixError):
+            passes, told = error.status in _PASSING, error
+        else:
+            passes, told = True, MatrixError(500, "M_UNKNOWN", "This server could not send the event")
+            if not isinstance(error, DatabaseUnavailable):
+                self._log.error("delayed event failed", delay_id=delay_id, exc_info=error)
+        late_s = (now_ms - max(found.since_ts_ms + found.delay_ms, self._able_ms)) / 1000
+        if passes and late_s < GIVEN_UP_S:
+            wait_s = min(max(late_s, RETRY_S), LONGEST_RETRY_S)
+            await self._worker.work(postpone_delayed, delay_id, due_ms, now_ms + int(wait_s * 1000))
+            return
+        self._log.info("delayed event refused", delay_id=delay_id, reason=str(told))
+        problem = msgspec.json.encode({"errcode": told.errcode, "error": told.error}).decode()
+        with suppress(EndedError):  # by another process, or it was stored after all
+            await self._worker.work(partial(end_delayed, error=problem), delay_id, now_ms)
 
     async def _send(self, found: Delayed) -> None:
         """Send it, and note that; raises MatrixError where it cannot be sent."""

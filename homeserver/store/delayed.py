@@ -6,6 +6,7 @@ spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4140
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from sqlalchemy import and_, bindparam, delete, func, null, select, update
 
 from homeserver.db.schema.delayed import delayed_events
 from homeserver.db.schema.rooms import user_ids
-from homeserver.db.statements import rows, statement
+from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Row, Tx, WriteTx
 
 # LIMIT(of one user, events that have ended and are still told of)
@@ -84,8 +85,8 @@ _OF_USER = statement(
     .order_by(_D.due_ts_ms, _D.delay_id)
 )
 _DUE = statement(
-    select(_D.delay_id, _D.due_ts_ms)
-    .where(_D.due_ts_ms.is_not(None))
+    select(_D.delay_id, _D.user_nid, _D.due_ts_ms)
+    .where(and_(_D.due_ts_ms.is_not(None), ~any_of(_D.user_nid, "passed_over")))
     .order_by(_D.due_ts_ms, _D.delay_id)
     .limit(bindparam("most"))
 )
@@ -94,6 +95,11 @@ _RESTART = statement(
     .where(and_(_ID, _D.ended_ts_ms.is_(None)))
     .values(since_ts_ms=bindparam("now_ms"), due_ts_ms=bindparam("now_ms") + _D.delay_ms)
     .returning(_D.due_ts_ms)
+)
+_POSTPONE = statement(
+    update(delayed_events)
+    .where(and_(_ID, _D.due_ts_ms == bindparam("seen_ms")))
+    .values(due_ts_ms=bindparam("later_ms"))
 )
 _END = statement(
     update(delayed_events)
@@ -127,7 +133,10 @@ class NewDelayed:
 
 
 class Delayed(NamedTuple):
-    """A row. ``due_ts_ms`` is None where it has ended: sent, not to be sent (``error``), or taken back."""
+    """A row. ``due_ts_ms`` is None where it has ended: sent, not to be sent (``error``), or taken back.
+
+    It is later than ``delay_ms`` after ``since_ts_ms`` where the event could not be sent then and is tried again.
+    """
 
     delay_id: str
     user_nid: int
@@ -200,9 +209,9 @@ def load_delayed_of(tx: Tx, user_nid: int) -> list[Delayed]:
     return [Delayed(*row) for row in tx.all(_OF_USER, user_nid=user_nid)]
 
 
-def load_next_delayed(tx: Tx, most: int) -> list[tuple[str, int]]:
-    """The next ones of all users, by id and moment."""
-    return [(row[0], row[1]) for row in tx.all(_DUE, most=most)]
+def load_next_delayed(tx: Tx, most: int, passed_over: Collection[int]) -> list[tuple[str, int, int]]:
+    """The next ones of all users but some: their ids, whose they are, and when they are due."""
+    return [(row[0], row[1], row[2]) for row in tx.all(_DUE, most=most, passed_over=passed_over)]
 
 
 def restart_delayed(tx: Tx, delay_id: str, now_ms: int) -> int:
@@ -211,6 +220,11 @@ def restart_delayed(tx: Tx, delay_id: str, now_ms: int) -> int:
     if due_ts_ms is None:
         raise EndedError
     return due_ts_ms
+
+
+def postpone_delayed(tx: Tx, delay_id: str, seen_ms: int, later_ms: int) -> None:
+    """It is to be sent later than at the moment that was seen, unless it has ended or waits anew since then."""
+    tx.run(_POSTPONE, id=delay_id, seen_ms=seen_ms, later_ms=later_ms)
 
 
 def end_delayed(

@@ -13,6 +13,7 @@ from federation.signing import hash_and_sign_event
 from federation.versions import ROOM_VERSIONS
 from homeserver.db.tx import Tx
 from homeserver.http.transport import PeerRequest, PeerResponse
+from homeserver.rooms import delayed
 from homeserver.rooms.federated import join_checks, lots
 from homeserver.store import room_answers
 from homeserver.store.outliers import OutlierRows, write_outliers
@@ -161,6 +162,29 @@ class Partial(PartialCase):
         self.assertTrue(self.progress(room_id)["finished"])
         bodies = [one["content"].get("body") for one in told if one["type"] == "m.room.message"]
         self.assertEqual(said[::-1], bodies)
+
+    def test_delayed_events_of_others_do_not_wait(self) -> None:
+        self.patch(delayed, "AT_ONCE", 4)
+        self.patch(delayed, "OF_USER_AT_ONCE", 2)
+        delay = "org.matrix.msc4140.delay"
+        waiting = "/_matrix/client/unstable/org.matrix.msc4140/delayed_events"
+        room_id, dave = self.make(), self.c.register("dave")
+        daves_id = self.create(self.c, dave)
+        member = f"/rooms/{quote(room_id)}/state/m.room.member/{quote(CAROL)}"
+        for number in range(6):
+            content = {"membership": "join", "displayname": f"Carol {number}"}
+            self.ok(self.c, self.carol, "PUT", member, content, {delay: "1000"})
+        path = f"/rooms/{quote(daves_id)}/state/org.example.call/"
+        self.ok(self.c, dave, "PUT", path, {"is_over": True}, {delay: "3000"})
+        self.net.advance(10)
+        self.assertEqual({"is_over": True}, self.ok(self.c, dave, "GET", path))
+        listed = self.net.wait(self.c.start("GET", waiting, None, self.carol)).json["delayed_events"]
+        self.assertEqual(6, len(listed))
+        self.release()
+        self.net.advance(400)
+        listed = self.net.wait(self.c.start("GET", waiting, None, self.carol)).json["delayed_events"]
+        self.assertEqual([], listed)
+        self.assertTrue(self.ok(self.c, self.carol, "GET", member)["displayname"].startswith("Carol "))
 
     def test_who_waits_too_long_is_told(self) -> None:
         room_id = self.make()
