@@ -34,7 +34,8 @@ MIN_LIFE_MS: Final = 5 * 60 * 1000
 ERROR_LIFE_MS: Final = 5 * 60 * 1000
 SILENCE_LIFE_MS: Final = 30 * 1000
 MAX_ERROR_LIFE_MS: Final = _HOUR_MS
-# SRV records are believed for as long as they say, within these bounds; that there are none, for ten minutes.
+# SRV records are believed for as long as they say, within these bounds; that there are none, for ten minutes. Where nobody
+# could tell, what is known by that is good for as long as other silence.
 MIN_SRV_LIFE_MS: Final = 60 * 1000
 MAX_SRV_LIFE_MS: Final = _HOUR_MS
 NO_SRV_LIFE_MS: Final = 10 * 60 * 1000
@@ -133,20 +134,23 @@ def _explicit(server_name: ServerName) -> Endpoint:
 
 def _by_records(
     hostname: ServerName, now_ms: int
-) -> Generator[NeedSrv, Sequence[SrvRecord], tuple[tuple[Endpoint, ...], int]]:
+) -> Generator[NeedSrv, Sequence[SrvRecord] | None, tuple[tuple[Endpoint, ...], int]]:
     """Steps 3.3 to 3.5 and 4 to 6: SRV records under the registered name, under the old one, or port 8448."""
+    is_told = True
     for service in ("_matrix-fed", "_matrix"):
         records = yield NeedSrv(f"{service}._tcp.{hostname}")
+        is_told = is_told and records is not None
         # A lone dot as target: decidedly no such service (RFC 2782).
-        usable = [record for record in records if record.host.strip(".")][:MAX_SRV_RECORDS]
+        usable = [record for record in records or () if record.host.strip(".")][:MAX_SRV_RECORDS]
         if usable:
             life_ms = 1000 * min(record.ttl_s for record in usable)
-            until_ts_ms = now_ms + max(MIN_SRV_LIFE_MS, min(life_ms, MAX_SRV_LIFE_MS))
+            life_ms = max(MIN_SRV_LIFE_MS, min(life_ms, MAX_SRV_LIFE_MS)) if is_told else SILENCE_LIFE_MS
             # Whoever answers there proves that it may by the certificate of the name that was looked up.
             return tuple(
                 Endpoint(record.host.rstrip("."), record.port, hostname, hostname) for record in usable
-            ), until_ts_ms
-    return (Endpoint(hostname, DEFAULT_PORT, hostname, hostname),), now_ms + NO_SRV_LIFE_MS
+            ), now_ms + life_ms
+    life_ms = NO_SRV_LIFE_MS if is_told else SILENCE_LIFE_MS
+    return (Endpoint(hostname, DEFAULT_PORT, hostname, hostname),), now_ms + life_ms
 
 
 def read_well_known(answer: HttpAnswer | None, known: WellKnown | None, now_ms: int) -> WellKnown:

@@ -34,7 +34,9 @@ class HttpAnswer:
 
 @dataclass(frozen=True, slots=True)
 class NeedSrv:
-    """SRV records of a name like `_matrix-fed._tcp.example.org`. Answered with SrvRecords; none: there are none."""
+    """SRV records of a name like `_matrix-fed._tcp.example.org`. Answered with SrvRecords; none: there are none.
+
+    None: nobody could tell."""
 
     name: str
 

@@ -1,8 +1,8 @@
 """Resolver: addresses and SRV records of names. The hosts file comes first, then the system, then the name servers.
 
 MUSTs: 1. every look-up is bounded in time, and what is remembered in number; 2. a name that is looked up already is not
-looked up twice; 3. failure is an answer: no addresses, no records. A name of the hosts file has no SRV records: whoever
-wrote it there has said where it is.
+looked up twice; 3. failure is an answer: no addresses, no records; 4. that name servers said nothing is not told as if they
+had said that there is nothing. A name of the hosts file has no SRV records: whoever wrote it there has said where it is.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, Generic, Protocol, TypeVar
 
+from twisted.internet import defer
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IResolutionReceiver
 from twisted.names import dns
 from twisted.names.client import Resolver as NamesResolver
-from twisted.names.error import DNSQueryTimeoutError
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -32,8 +32,10 @@ FAILURE_LIFE_S: Final = 5.0
 SRV_TIMEOUTS_S: Final = (1, 2)
 MAX_NAMES: Final = 10_000
 MAX_FILE_BYTES: Final = 1024 * 1024
-# No name server has answered: for so long none is asked.
+# No name server has answered for so many hosts in a row: for so long none is asked. Fewer say nothing of our name servers:
+# a domain whose own are dead lets any look-up end like that, and anybody can have us look for it.
 SILENCE_S: Final = 30.0
+SILENT_NAMES: Final = 3
 
 _SERVICE: Final = re.compile(r"_[^.]+\._[^.]+\.")
 
@@ -46,8 +48,8 @@ class Resolver(Protocol):
     def addresses(self, name: str) -> Deferred[Sequence[str]]:
         """IP addresses of a name (or of an address: itself), the preferred first; none where there are none."""
 
-    def srv(self, name: str) -> Deferred[Sequence[SrvRecord]]:
-        """SRV records in the order in which they are to be tried."""
+    def srv(self, name: str) -> Deferred[Sequence[SrvRecord] | None]:
+        """SRV records in the order in which they are to be tried; None where no name server answers."""
 
 
 class _Shared(Generic[T]):
@@ -150,9 +152,10 @@ class SystemResolver:
         self._name_servers = WatchedFile(resolv_file, parse_name_servers)
         self._names: NamesResolver | None = None
         self._names_of: tuple[str, ...] = ()
+        self._unanswered: set[str] = set()  # hosts, since anything was answered
         self._silent_until_s = 0.0
         self._addresses: _Shared[Sequence[str]] = _Shared(clock, self._look_up_addresses)
-        self._records: _Shared[Sequence[SrvRecord]] = _Shared(clock, self._look_up_srv)
+        self._records: _Shared[Sequence[SrvRecord] | None] = _Shared(clock, self._look_up_srv)
 
     def addresses(self, name: str) -> Deferred[Sequence[str]]:
         """IP addresses of a name (or of an address: itself), the preferred first; none where there are none."""
@@ -166,12 +169,12 @@ class SystemResolver:
             return result
         return self._addresses.get(name.lower())
 
-    def srv(self, name: str) -> Deferred[Sequence[SrvRecord]]:
-        """SRV records in the order in which they are to be tried."""
-        host = _SERVICE.sub("", name.lower(), count=1)
-        if host in self._hosts.get() or self._clock.monotonic() < self._silent_until_s:
-            result: Deferred[Sequence[SrvRecord]] = Deferred()
-            result.callback(())
+    def srv(self, name: str) -> Deferred[Sequence[SrvRecord] | None]:
+        """SRV records in the order in which they are to be tried; None where no name server answers."""
+        is_named = _host_of(name) in self._hosts.get()
+        if is_named or self._clock.monotonic() < self._silent_until_s:
+            result: Deferred[Sequence[SrvRecord] | None] = Deferred()
+            result.callback(() if is_named else None)
             return result
         return self._records.get(name.lower())
 
@@ -192,23 +195,29 @@ class SystemResolver:
 
     # --- SRV, from the name servers ------------------------------------------------------------------
 
-    def _look_up_srv(self, name: str) -> Deferred[tuple[Sequence[SrvRecord], float]]:
-        result: Deferred[tuple[Sequence[SrvRecord], float]] = Deferred()
+    def _look_up_srv(self, name: str) -> Deferred[tuple[Sequence[SrvRecord] | None, float]]:
+        result: Deferred[tuple[Sequence[SrvRecord] | None, float]] = Deferred()
         names = self._resolver()
         if names is None:
             result.callback(((), FAILURE_LIFE_S))
             return result
 
         def found(answer: Any) -> tuple[Sequence[SrvRecord], float]:
+            self._unanswered.clear()
             headers = [header for header in answer[0] if header.type == dns.SRV]
             records = [(header.payload, header.ttl) for header in headers]
             return order_records(records, self._entropy), FAILURE_LIFE_S
 
-        def failed(failure: Failure) -> tuple[Sequence[SrvRecord], float]:
-            # Whatever went wrong: there is no answer, and discovery has a next step.
-            if failure.check(DNSQueryTimeoutError):
+        def failed(failure: Failure) -> tuple[Sequence[SrvRecord] | None, float]:
+            # Whatever went wrong: discovery has a next step.
+            if not failure.check(defer.TimeoutError):
+                self._unanswered.clear()
+                return (), FAILURE_LIFE_S
+            if len(self._unanswered) < SILENT_NAMES:
+                self._unanswered.add(_host_of(name))
+            if len(self._unanswered) >= SILENT_NAMES:
                 self._silent_until_s = self._clock.monotonic() + SILENCE_S
-            return (), FAILURE_LIFE_S
+            return None, FAILURE_LIFE_S
 
         looking = names.lookupService(name, timeout=SRV_TIMEOUTS_S)
         looking.addCallback(found).addErrback(failed).chainDeferred(result)
@@ -224,6 +233,11 @@ class SystemResolver:
                 else None
             )
         return self._names
+
+
+def _host_of(name: str) -> str:
+    """Whose records a name like `_matrix-fed._tcp.example.org` is for."""
+    return _SERVICE.sub("", name.lower(), count=1)
 
 
 @implementer(IResolutionReceiver)

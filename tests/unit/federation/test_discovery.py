@@ -29,7 +29,7 @@ NOW_MS = 1_700_000_000_000
 def find(
     name: str,
     well_known: HttpAnswer | None = None,
-    records: Mapping[str, Sequence[SrvRecord]] | None = None,
+    records: Mapping[str, Sequence[SrvRecord] | None] | None = None,
     known: WellKnown | None = None,
 ) -> tuple[Location, list[str]]:
     """Where a server is, and what was asked on the way."""
@@ -119,6 +119,17 @@ class Steps(unittest.TestCase):
             self.places("example.org", delegation("m.example.net")),
             [Endpoint("m.example.net", 8448, "m.example.net", "m.example.net")],
         )
+
+    def test_records_that_nobody_could_tell_are_looked_for_again_soon(self) -> None:
+        old = [SrvRecord("old.example", 3, 3600)]
+        for records, host in (
+            ({"_matrix-fed._tcp.m.example.net": None, "_matrix._tcp.m.example.net": None}, "m.example.net"),
+            ({"_matrix._tcp.m.example.net": None}, "m.example.net"),
+            ({"_matrix-fed._tcp.m.example.net": None, "_matrix._tcp.m.example.net": old}, "old.example"),
+        ):
+            location, _ = find("example.org", delegation("m.example.net"), records)
+            self.assertEqual(location.endpoints[0].host, host)
+            self.assertEqual(location.until_ts_ms, NOW_MS + SILENCE_LIFE_MS)
 
     def test_without_well_known_the_name_itself(self) -> None:
         for answer in (

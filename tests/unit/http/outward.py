@@ -44,8 +44,8 @@ class TableResolver:
         result.callback(self.names.get(name, (name,) if name[:1].isdigit() or ":" in name else ()))
         return result
 
-    def srv(self, name: str) -> Deferred[Sequence[SrvRecord]]:
-        result: Deferred[Sequence[SrvRecord]] = Deferred()
+    def srv(self, name: str) -> Deferred[Sequence[SrvRecord] | None]:
+        result: Deferred[Sequence[SrvRecord] | None] = Deferred()
         self.asked.append(name)
         result.callback(self.records.get(name, ()))
         return result

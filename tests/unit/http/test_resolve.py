@@ -8,11 +8,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from twisted.internet import defer
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock as TaskClock
 from twisted.names import dns
-from twisted.names.error import DNSNameError, DNSQueryTimeoutError
+from twisted.names.client import Resolver as NamesResolver
+from twisted.names.error import DNSNameError, DNSQueryTimeoutError, DNSServerError
 from twisted.trial.unittest import SynchronousTestCase
 
 from federation.flows.needs import SrvRecord
@@ -22,6 +24,8 @@ from homeserver.http.resolve import (
     ADDRESS_TIMEOUT_S,
     FAILURE_LIFE_S,
     SILENCE_S,
+    SILENT_NAMES,
+    SRV_TIMEOUTS_S,
     SystemResolver,
     order_records,
     parse_hosts,
@@ -93,7 +97,7 @@ class Resolving(SynchronousTestCase):
     def addresses(self, name: str) -> Sequence[str]:
         return self.successResultOf(self.resolver.addresses(name))
 
-    def srv(self, name: str) -> Sequence[SrvRecord]:
+    def srv(self, name: str) -> Sequence[SrvRecord] | None:
         return self.successResultOf(self.resolver.srv(name))
 
     def test_the_hosts_file_comes_first_and_is_read_again(self) -> None:
@@ -150,14 +154,64 @@ class Resolving(SynchronousTestCase):
         self.assertEqual(self.srv("_matrix-fed._tcp.a.example"), ())
         self.assertEqual(self.names.asked, [])
 
+    def time_out(self, *hosts: str) -> None:
+        """Names of which the name servers say nothing, as Twisted tells it in the end."""
+        for host in hosts:
+            for service in ("_matrix-fed", "_matrix"):
+                self.names.answers[f"{service}._tcp.{host}"] = defer.TimeoutError(host)
+
     def test_name_servers_that_do_not_answer_are_left_alone(self) -> None:
-        self.names.answers["_matrix-fed._tcp.a.example"] = DNSQueryTimeoutError(1)
-        self.assertEqual(self.srv("_matrix-fed._tcp.a.example"), ())
-        self.assertEqual(self.srv("_matrix._tcp.a.example"), ())
-        self.assertEqual(len(self.names.asked), 1)
+        self.time_out("a.example", "b.example", "c.example", "d.example")
+        for host in ("a.example", "b.example", "c.example"):
+            # Both names of one server count once.
+            self.assertIsNone(self.srv(f"_matrix-fed._tcp.{host}"))
+            self.assertIsNone(self.srv(f"_matrix._tcp.{host}"))
+        self.assertEqual(2 * SILENT_NAMES - 1, len(self.names.asked))
+        # What is not asked is not known; a name of the hosts file still is.
+        self.assertIsNone(self.srv("_matrix._tcp.there.example"))
+        self.hosts.write_text("127.0.0.9 here.example\n")
+        self.assertEqual((), self.srv("_matrix._tcp.here.example"))
+        self.assertEqual(2 * SILENT_NAMES - 1, len(self.names.asked))
+        # Later one is enough, as long as nothing was answered.
         self.time.advance(SILENCE_S)
-        self.srv("_matrix._tcp.a.example")
-        self.assertEqual(len(self.names.asked), 2)
+        self.assertIsNone(self.srv("_matrix._tcp.d.example"))
+        self.assertIsNone(self.srv("_matrix._tcp.there.example"))
+        self.assertEqual(2 * SILENT_NAMES, len(self.names.asked))
+        self.time.advance(SILENCE_S)
+        self.assertEqual((), self.srv("_matrix._tcp.there.example"))
+        self.assertIsNone(self.srv("_matrix-fed._tcp.d.example"))
+        self.assertEqual((), self.srv("_matrix._tcp.else.example"))
+
+    def test_dead_domains_among_others_silence_nobody(self) -> None:
+        dead = [f"dead{number}.example" for number in range(20)]
+        self.time_out(*dead)
+        for number, host in enumerate(dead):
+            self.assertIsNone(self.srv(f"_matrix-fed._tcp.{host}"))
+            if number % 2:
+                # Also that there is no such name, or that they could not find out, is an answer.
+                self.names.answers[f"_matrix-fed._tcp.n{number}.example"] = DNSServerError("later")
+                self.assertEqual((), self.srv(f"_matrix{'-fed' * (number % 4 == 1)}._tcp.n{number}.example"))
+        self.names.answers["_matrix-fed._tcp.a.example"] = [(1, 0, 1, "one.example")]
+        self.assertEqual((SrvRecord("one.example", 1, 300),), self.srv("_matrix-fed._tcp.a.example"))
+        # One domain alone, asked for again and again.
+        for _ in range(20):
+            self.assertIsNone(self.srv("_matrix-fed._tcp.dead0.example"))
+            self.time.advance(FAILURE_LIFE_S)
+        self.names.answers["_matrix-fed._tcp.b.example"] = [(1, 0, 1, "one.example")]
+        self.assertEqual((SrvRecord("one.example", 1, 300),), self.srv("_matrix-fed._tcp.b.example"))
+
+    def test_what_twisted_says_when_its_time_is_up(self) -> None:
+        del self.resolver._resolver  # its own, of which nothing but the packets is made up
+        asked: list[Any] = []
+
+        def query(_: NamesResolver, address: Any, *_args: Any) -> Deferred[Any]:
+            asked.append(address)
+            return fail(DNSQueryTimeoutError(1))
+
+        self.patch(NamesResolver, "_query", query)
+        for number in range(SILENT_NAMES + 1):
+            self.assertIsNone(self.srv(f"_matrix._tcp.s{number}.example"))
+        self.assertEqual(len(SRV_TIMEOUTS_S) * SILENT_NAMES, len(asked))
 
     def test_files_of_any_content(self) -> None:
         self.assertEqual(
