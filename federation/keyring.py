@@ -81,6 +81,11 @@ class ServerKeys:
         return (self.fetched_ts_ms + self.valid_until_ts_ms) // 2
 
 
+def is_key_id(text: str) -> bool:
+    """Whether a server can publish an Ed25519 key by that name."""
+    return _KEY_ID.fullmatch(text) is not None
+
+
 def _timestamp(value: Any, name: str) -> int:
     if type(value) is not int or not 0 <= value <= _MAX_TS:
         raise Malformed(f"{name} must be a timestamp")
@@ -101,7 +106,7 @@ def _entries(response: Mapping[str, Any], name: str) -> dict[KeyId, Any]:
     entries = response.get(name, {})
     if type(entries) is not dict or len(entries) > MAX_KEYS:
         raise Malformed(f"{name} must be an object of at most {MAX_KEYS} keys")
-    return {KeyId(key_id): entry for key_id, entry in entries.items() if _KEY_ID.fullmatch(key_id)}
+    return {KeyId(key_id): entry for key_id, entry in entries.items() if is_key_id(key_id)}
 
 
 def parse_key_response(response: Any, server_name: ServerName, now_ms: int) -> ServerKeys:

@@ -16,7 +16,7 @@ Between the steps only texts and names are kept, never all events at once.
 
 An event that does not hold is left out, and with it what rests on it: rooms have events of servers whose keys nobody
 has any more. If the answer is to be refused for that, `conclude` says so. What would be missing for no other reason than
-that a server did not answer just now is counted in `awaited`: its keys may be had later.
+that a server or a notary did not answer just now is counted in `awaited`: the keys may be had later.
 
 # spec: server-server-api#put_matrixfederationv2send_joinroomideventid
 """
@@ -44,7 +44,7 @@ from federation.event import (
 )
 from federation.hashes import check_content_hash
 from federation.ids import EventId, KeyId, RoomId, ServerName, UserId, parse_server_name
-from federation.keyring import ServerKeys
+from federation.keyring import MAX_KEYS, ServerKeys, is_key_id
 from federation.redaction import redact
 from federation.signing import required_signers, signature_key_ids, verify_event_signatures
 from federation.verdict import Accept, Verdict
@@ -52,7 +52,6 @@ from federation.versions import RoomRules
 
 MAX_EVENTS: Final = 500_000
 MAX_SERVERS: Final = 20_000
-MAX_KEY_IDS: Final = 16
 # LIMIT(events that are kept parsed: 2,000 by themselves, and in sets of auth events 2,560)
 _REMEMBERED: Final = 2_000
 _AUTH_SETS: Final = 256
@@ -175,7 +174,7 @@ def _servers(names: Sequence[str]) -> Iterator[ServerName]:
 
 @dataclass(frozen=True, slots=True)
 class Signatures:
-    """Under which keys a server signed events, and when it signed the newest of them."""
+    """Under which key a server signed events (several: each event under all of these), and when the newest of them."""
 
     server: ServerName
     key_ids: tuple[KeyId, ...]
@@ -254,15 +253,14 @@ class Lot:
         self._recent: dict[EventId, Event] = {}
         self._auth: dict[tuple[EventId, ...], _Auth] = {}
         self.awaited: Counter[ServerName] = Counter()
-        """Servers without whose keys events were left out: how many, of those that did not answer."""
+        """Servers without whose keys events were left out: how many, of those whose keys may be had later."""
 
     # --- whose keys ----------------------------------------------------------------------------------
 
     def peek(self) -> list[Signatures]:
-        """The servers whose keys it takes to check all of it."""
+        """The keys that it takes to check all of it."""
         decode = msgspec.json.Decoder(_Peek).decode
-        key_ids: dict[str, dict[KeyId, None]] = {}
-        newest: dict[str, int] = {}
+        newest: dict[str, dict[tuple[str, ...], int]] = {}  # by server, and the keys it signed with
         creates: list[int] = []
         members: list[int] = []
         others: list[int] = []
@@ -282,20 +280,13 @@ class Lot:
                 named = (event.event_id, authoriser_id if isinstance(authoriser_id, str) else "")
                 servers = list(dict.fromkeys([*servers, *[one.partition(":")[2] for one in named]]))
             for server in servers:
-                known = key_ids.get(server)
-                found = event.signatures.get(server)
-                if known is None or found is None or not known.keys() >= found.keys():
-                    found_ids = signature_key_ids(event.signatures, server)
-                    if not found_ids or (known is None and len(key_ids) >= MAX_SERVERS):
-                        continue
-                    key_ids.setdefault(server, {}).update(dict.fromkeys(found_ids))
-                if event.origin_server_ts > newest.get(server, 0):
-                    newest[server] = min(event.origin_server_ts, MAX_INTEGER)
+                _note_signature(newest, server, event)
         self.creates = len(creates)
         self._plan = [*creates, *others, *members]
         return [
-            Signatures(server, tuple(key_ids[server])[:MAX_KEY_IDS], newest.get(server, 0))
-            for server in _servers(list(key_ids))
+            Signatures(server, tuple(map(KeyId, key_ids)), newest_ts_ms)
+            for server in _servers(list(newest))
+            for key_ids, newest_ts_ms in newest[server].items()
         ]
 
     # --- one by one ----------------------------------------------------------------------------------
@@ -309,7 +300,7 @@ class Lot:
     ) -> Checked:
         """Checks 1 to 3 of a chunk: state events of this room, signed with these keys, redacted where the hash is wrong.
 
-        And check 4, of those whose auth events are judged already. ``silent``: servers that did not give their keys.
+        And check 4, of those whose auth events are judged already. ``silent``: servers some of whose keys may be had later.
         """
         decode = msgspec.json.Decoder(dict[str, Any]).decode
         found = Checked([], [])
@@ -494,6 +485,21 @@ class Lot:
         return event
 
 
+def _note_signature(newest: dict[str, dict[tuple[str, ...], int]], server: str, event: _Peek) -> None:
+    """By server, and the keys it signed with: how new the newest of such events is."""
+    known = newest.get(server)
+    key_ids = tuple(event.signatures.get(server, ()))
+    if known is None or key_ids not in known:
+        # LIMIT(more keys of a server are not kept, and others cannot be had)
+        key_ids = tuple(filter(is_key_id, signature_key_ids(event.signatures, server)))[:MAX_KEYS]
+        if not key_ids or (known is None and len(newest) >= MAX_SERVERS):
+            return
+        known = newest.setdefault(server, {})
+        if key_ids not in known and len(known) >= MAX_KEYS:
+            return
+    known[key_ids] = max(known.get(key_ids, 0), min(event.origin_server_ts, MAX_INTEGER))
+
+
 def signers_of(event: Event) -> list[tuple[ServerName, tuple[KeyId, ...]]]:
     """Who must have signed an event, and under which keys they say they did."""
     signatures: Collection[Any] = event.json.get("signatures", {})
@@ -523,7 +529,7 @@ def _problem_of(verdict: Verdict) -> str:
 def _lacking(
     event: Event, required: Collection[ServerName], keys: EventKeys, silent: Collection[ServerName]
 ) -> list[ServerName]:
-    """The silent servers that say they signed an event, with keys that nobody here has."""
+    """The silent servers that say they signed an event, with keys that are not here."""
     lacking: list[ServerName] = []
     for server in sorted(required):
         key_ids = signature_key_ids(event.json["signatures"], server) if server in silent else ()

@@ -93,12 +93,10 @@ class EventKeys(Protocol):
     async def stored(self, server_names: Sequence[ServerName]) -> Mapping[ServerName, ServerKeys]:
         """Every key of many servers that was ever seen, as far as they are here; nobody is asked."""
 
-    async def fetch_many(
-        self, wanted: Sequence[Wanted], *, patience_s: float = 30.0
-    ) -> frozenset[ServerName]:
+    async def fetch_many(self, wanted: Sequence[Wanted], *, patience_s: float = 30.0) -> Sequence[Wanted]:
         """Have the keys of many servers at hand, as far as they can be had in that time: for the events of a join.
 
-        The servers that lack and did not answer: their keys may be had later.
+        What lacks and may be had later: its server, or a notary, did not answer.
         """
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from urllib.parse import quote
 
 from federation.hashes import compute_event_id
-from federation.ids import ServerName
+from federation.ids import KeyId, ServerName
+from federation.keyring import VerifyKey, build_key_response
 from federation.signing import hash_and_sign_event
 from federation.versions import ROOM_VERSIONS
 from homeserver.config.schema import Federation
@@ -17,13 +18,30 @@ from homeserver.http.transport import PeerRequest, Unreachable
 from homeserver.rooms.federated import join_checks, partial
 from homeserver.store import room_answers
 from homeserver.store.partial import load_partial_joins
-from tests.federation.people import A, B, C, NetCase
+from tests.federation.people import VERSIONS, A, B, C, NetCase
 from tests.support.app import test_key
+from tests.support.archive import QUERY, Archive
 from tests.support.databases import on_each_database
-from tests.support.federation import Stranger
+from tests.support.federation import WEEK_MS, Stranger
 
 BOB, CAROL = f"@bob:{B}", f"@carol:{C}"
 KEYS = "/_matrix/key/v2/server"
+KEY = KeyId("ed25519:test")
+
+
+def come_in(stranger: Stranger, room_id: str, name: str = "x") -> None:
+    """A stranger's user joins through a."""
+    versions = "&".join(f"ver={one}" for one in VERSIONS)
+    path = f"/_matrix/federation/v1/make_join/{quote(room_id)}/{quote(f'@{name}:{stranger.name}')}?{versions}"
+    answer = stranger.ask(A, "GET", path)[1]
+    rules = ROOM_VERSIONS[answer["room_version"]]
+    event = {**answer["event"], "origin_server_ts": stranger.net.now_ms}
+    if not rules.event_ids_are_hashes:
+        event["event_id"] = f"${name}:{stranger.name}"
+    join = hash_and_sign_event(event, rules, stranger.key)
+    event_id = compute_event_id(join, rules) if rules.event_ids_are_hashes else join["event_id"]
+    path = f"/_matrix/federation/v2/send_join/{quote(room_id)}/{quote(event_id)}"
+    stranger.net.case.assertEqual(200, stranger.ask(A, "PUT", path, join)[0])
 
 
 @on_each_database
@@ -56,17 +74,6 @@ class AwaitedKeys(NetCase):
         self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
         self.net.settle()
         self.assertNotIn(("m.room.member", BOB), self.state(self.c, self.carol, room_id))
-
-    def come_in(self, stranger: Stranger, room_id: str) -> None:
-        """A stranger's user joins through a."""
-        path = f"/_matrix/federation/v1/make_join/{quote(room_id)}/{quote(f'@x:{stranger.name}')}?ver=12"
-        answer = stranger.ask(A, "GET", path)[1]
-        rules = ROOM_VERSIONS[answer["room_version"]]
-        join = hash_and_sign_event(
-            {**answer["event"], "origin_server_ts": self.net.now_ms}, rules, stranger.key
-        )
-        path = f"/_matrix/federation/v2/send_join/{quote(room_id)}/{quote(compute_event_id(join, rules))}"
-        self.assertEqual(200, stranger.ask(A, "PUT", path, join)[0])
 
     def bodies(self, room_id: str) -> list[Any]:
         events = self.sync(self.c, self.carol)["rooms"]["join"][room_id]["timeline"]["events"]
@@ -185,7 +192,7 @@ class AwaitedKeys(NetCase):
     def test_a_server_that_has_no_such_key_is_not_waited_for(self) -> None:
         room_id = self.make()
         eve = self.net.stranger("evil.example")
-        self.come_in(eve, room_id)
+        come_in(eve, room_id)
         eve.key = test_key(eve.name, "new", seed=77)  # and it does not tell of its old one
         self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
         self.assertEqual([], self.pending())
@@ -223,7 +230,7 @@ class AwaitedKeys(NetCase):
         room_id = self.make()
         for number in range(6):
             stranger = self.net.stranger(f"s{number}.example")
-            self.come_in(stranger, room_id)
+            come_in(stranger, room_id)
             stranger.answers["GET", KEYS] = None
         self.enter(room_id)
         self.say(self.c, self.carol, room_id, "usable")
@@ -233,3 +240,150 @@ class AwaitedKeys(NetCase):
         self.net.advance(3600)
         self.assertEqual([], self.pending())
         self.assertEqual(["usable"], self.bodies(room_id))
+
+
+@on_each_database
+class LostKeys(NetCase):
+    """A stranger's users came into a room of a under one key and the next; which c knows decides nothing."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.notary = Archive(self.net)
+        self.c = self.server(C, federation=Federation(trusted_key_servers=(self.notary.name,)))
+        self.carol = self.c.register("carol")
+
+    def know(self, stranger: Stranger) -> None:
+        """c has to do with a server, and learns what it says of its keys now."""
+        path = f"/_matrix/federation/v1/query/profile?user_id={quote(CAROL)}"
+        self.assertEqual(200, stranger.ask(C, "GET", path)[0])
+
+    def rotate(self, stranger: Stranger, *, is_told: bool) -> None:
+        """Another key from now on, with or without a word about the one before."""
+        before = VerifyKey(KEY, stranger.key.public_key, self.net.now_ms, expired=True)
+        self.net.advance(60)
+        stranger.key = test_key(stranger.name, "new", seed=77)
+        stranger.answers["GET", KEYS] = lambda _: (
+            200,
+            build_key_response([stranger.key], [before] if is_told else [], self.net.now_ms + WEEK_MS),
+        )
+
+    def set_state(self, stranger: Stranger, room_id: str, kind: str, content: dict[str, Any]) -> None:
+        """A state event of its user x, who has just come in."""
+        state = self.ok(self.a, self.alice, "GET", f"/rooms/{quote(room_id)}/state")
+        ids = {(one["type"], one["state_key"]): one["event_id"] for one in state}
+        user_id = f"@x:{stranger.name}"
+        join_id = ids["m.room.member", user_id]
+        event = {
+            "room_id": room_id,
+            "type": kind,
+            "state_key": "",
+            "sender": user_id,
+            "content": content,
+            "origin_server_ts": self.net.now_ms,
+            "depth": 100,
+            "prev_events": [join_id],
+            "auth_events": [ids["m.room.power_levels", ""], join_id],
+        }
+        pdu = hash_and_sign_event(event, ROOM_VERSIONS["12"], stranger.key)
+        body = {"origin": stranger.name, "origin_server_ts": self.net.now_ms, "pdus": [pdu]}
+        _, answer = stranger.ask(A, "PUT", "/_matrix/federation/v1/send/1", body)
+        self.assertEqual([{}], list(answer["pdus"].values()))
+        self.net.settle()
+
+    def asked(self) -> int:
+        """How often c asked anybody for keys."""
+        return len(self.net.sent("/_matrix/key/v2/", C))
+
+    def enter(self, room_id: str) -> None:
+        self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
+        self.net.settle()
+
+    def test_a_lost_key_beside_one_that_is_known(self) -> None:
+        strangers = [self.net.stranger(f"s{number}.example") for number in range(3)]
+        for eve, version in zip(strangers, ("1", "6", "12"), strict=True):
+            room_id = self.create(self.a, self.alice, preset="public_chat", room_version=version)
+            come_in(eve, room_id, "x")
+            self.notary.show(eve)
+            self.rotate(eve, is_told=False)
+            come_in(eve, room_id, "y")
+            self.know(eve)
+            self.net.advance(60)
+            self.enter(room_id)
+            members = {
+                user for kind, user in self.state(self.c, self.carol, room_id) if kind == "m.room.member"
+            }
+            self.assertLessEqual({f"@x:{eve.name}", f"@y:{eve.name}"}, members, version)
+            self.assert_same_state(room_id, (self.a, self.alice), (self.c, self.carol))
+        # Who needs none but these asks nobody.
+        again = self.create(self.a, self.alice, preset="public_chat")
+        come_in(strangers[-1], again, "z")
+        before = self.asked()
+        self.enter(again)
+        self.assert_same_state(again, (self.a, self.alice), (self.c, self.carol))
+        self.assertEqual(before, self.asked())
+
+    def test_a_new_key_beside_an_old_one_that_is_known(self) -> None:
+        for number, version in enumerate(("1", "6", "12")):
+            eve = self.net.stranger(f"s{number}.example")
+            room_id = self.create(self.a, self.alice, preset="public_chat", room_version=version)
+            self.know(eve)
+            come_in(eve, room_id, "x")
+            self.rotate(eve, is_told=True)
+            come_in(eve, room_id, "y")
+            self.enter(room_id)
+            self.assert_same_state(room_id, (self.a, self.alice), (self.c, self.carol))
+
+    def test_the_rules_of_the_room_under_a_lost_key(self) -> None:
+        eve = self.net.stranger("evil.example")
+        room_id = self.create(
+            self.a,
+            self.alice,
+            preset="public_chat",
+            room_version="12",
+            power_level_content_override={"state_default": 0},
+        )
+        come_in(eve, room_id, "x")
+        self.set_state(eve, room_id, "m.room.join_rules", {"join_rule": "public"})
+        self.notary.show(eve)
+        self.rotate(eve, is_told=False)
+        come_in(eve, room_id, "y")
+        self.know(eve)
+        self.net.advance(60)
+        self.enter(room_id)
+        self.assert_same_state(room_id, (self.a, self.alice), (self.c, self.carol))
+
+    def test_a_notary_that_is_silent_at_that_moment(self) -> None:
+        eve = self.net.stranger("evil.example")
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        come_in(eve, room_id, "x")
+        self.notary.show(eve)
+        self.rotate(eve, is_told=False)
+        come_in(eve, room_id, "y")
+        self.notary.fall_silent()
+        self.enter(room_id)
+        members = {user for kind, user in self.state(self.c, self.carol, room_id) if kind == "m.room.member"}
+        self.assertEqual({f"@alice:{A}", CAROL, "@y:evil.example"}, members)
+        self.notary.speak()
+        self.net.advance(120)
+        self.assert_same_state(room_id, (self.a, self.alice), (self.c, self.carol))
+        self.assertEqual([], self.c.wait(self.c.database.read(load_partial_joins)))
+
+    def test_a_key_that_nobody_has_is_asked_for_once(self) -> None:
+        eve = self.net.stranger("evil.example")
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        come_in(eve, room_id, "x")
+        self.rotate(eve, is_told=False)
+        come_in(eve, room_id, "y")
+        self.know(eve)
+        self.net.advance(60)
+        before = self.asked()
+        self.enter(room_id)
+        self.net.advance(3600)
+        # Of eve, and of the notary: its own keys are known after this.
+        sent = [
+            (str(one.request.destination), one.path) for one in self.net.sent("/_matrix/key/v2/", C)[before:]
+        ]
+        self.assertEqual(1, sent.count((eve.name, KEYS)), sent)
+        self.assertEqual(1, sent.count((self.notary.name, QUERY)), sent)
+        self.assertEqual([], self.c.wait(self.c.database.read(load_partial_joins)))
+        self.assertNotIn(("m.room.member", "@x:evil.example"), self.state(self.c, self.carol, room_id))

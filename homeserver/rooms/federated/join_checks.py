@@ -4,7 +4,8 @@ What holds may be stored while the rest is checked (``Keep``): no verdict depend
 is refused in the end, events of the room are stored that nothing points to, each of them sound by itself.
 
 Keys are asked for in bulk before anything is checked; what cannot be had then is missing, and the events that need it
-are left out. Whose server did not answer is told (`Verified.awaited`): the join is not complete before it was asked again.
+are left out. What a server, or a notary, did not answer for is told (`Verified.awaited`): the join is not complete before
+they were asked again.
 """
 
 from __future__ import annotations
@@ -71,16 +72,16 @@ class JoinChecks:
 
     async def ask_again(self, awaited: Sequence[Wanted]) -> bool:
         """Ask for keys once more; whether there is news: some came, or a server said that it has no such."""
-        silent = await self._keys.fetch_many(awaited)
-        return len(silent) < len(awaited)
+        return len(await self._keys.fetch_many(awaited)) < len(awaited)
 
     async def _check(
         self, answer: JoinAnswer, join: Event, keep: Keep | None = None
     ) -> tuple[Lot, tuple[Wanted, ...]]:
         lot = Lot(answer, join.room_id, join.rules)
         wanted = await self._wanted(lot, join.rules)
-        silent = await self._keys.fetch_many(wanted)
-        keys = await self._keys.stored([one.server_name for one in wanted])
+        lacking = await self._keys.fetch_many(wanted)
+        silent = frozenset(one.server_name for one in lacking)
+        keys = await self._keys.stored(list(dict.fromkeys(one.server_name for one in wanted)))
         for start in range(0, lot.creates, CHUNK):
             lot.take(await self._run(lot.check, start, min(CHUNK, lot.creates - start), keys, silent))
         problem = await self._run(lot.find_create)
@@ -103,9 +104,8 @@ class JoinChecks:
             await self._judge(lot)
             if keep is not None:
                 await keep(lot)
-        by_server = {one.server_name: one for one in wanted}
-        awaited = [by_server[name] for name, _ in lot.awaited.most_common(AWAITED_MOST) if name in by_server]
-        return lot, tuple(awaited)
+        awaited = {name for name, _ in lot.awaited.most_common(AWAITED_MOST)}
+        return lot, tuple(one for one in lacking if one.server_name in awaited)
 
     async def _judge(self, lot: Lot) -> None:
         while lot.is_ready:

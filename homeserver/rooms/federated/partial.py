@@ -269,12 +269,13 @@ class PartialRooms:
 
     async def _give_up(self, join: PartialJoin, awaited: Sequence[Wanted]) -> None:
         names = await self._tools.interner.room_names([join.room_nid])
+        servers = list(dict.fromkeys(one.server_name for one in awaited))
         if self._noted(join) is not None and await self._finish(join, names[join.room_nid], None):
             self._log.warning(
                 "a joined room stays without the events of servers whose keys nobody gives",
                 room_id=names[join.room_nid],
-                count=len(awaited),
-                servers=[one.server_name for one in awaited[:_NAMED_MOST]],
+                count=len(servers),
+                servers=servers[:_NAMED_MOST],
             )
 
     async def _ask(self, join: PartialJoin) -> Sequence[Wanted] | None:

@@ -6,10 +6,18 @@ import unittest
 from collections.abc import Callable, Generator
 from typing import Any
 
-from federation.flows.keys import MAX_PER_QUERY, Fetched, Wanted, fetch_direct, fetch_from_notary, fetch_keys
+from federation.flows.keys import (
+    MAX_KEY_IDS,
+    MAX_PER_QUERY,
+    Fetched,
+    Wanted,
+    fetch_direct,
+    fetch_from_notary,
+    fetch_keys,
+)
 from federation.flows.needs import NeedKeys, NeedPeer
 from federation.ids import KeyId, ServerName
-from federation.keyring import build_key_response, notarise
+from federation.keyring import MAX_RESPONSES, build_key_response, notarise
 from federation.signing import SigningKey
 
 NOW_MS = 1_700_000_000_000
@@ -17,7 +25,7 @@ SOON_MS = NOW_MS + 3_600_000
 SERVER, NOTARY = ServerName("example.org"), ServerName("notary.example")
 KEY = SigningKey.from_seed(SERVER, "a", b"\x07" * 32)
 NOTARY_KEY = SigningKey.from_seed(NOTARY, "n", b"\x08" * 32)
-A, B = KeyId("ed25519:a"), KeyId("ed25519:b")
+A, B, C = KeyId("ed25519:a"), KeyId("ed25519:b"), KeyId("ed25519:c")
 RESPONSE = build_key_response([KEY], [], SOON_MS)
 
 
@@ -66,7 +74,7 @@ class Direct(unittest.TestCase):
 
 class ThenNotaries(unittest.TestCase):
     def ask(self, one: Wanted, answer: Callable[[Any], Any]) -> tuple[list[Fetched], list[str]]:
-        return run(fetch_keys(one, [NOTARY], NOW_MS), answer)
+        return run(fetch_keys(one.server_name, [one], [NOTARY], NOW_MS), answer)
 
     def test_no_notary_where_the_server_has_what_is_wanted(self) -> None:
         found, asked = self.ask(wanted(), lambda _: RESPONSE)
@@ -97,13 +105,68 @@ class ThenNotaries(unittest.TestCase):
         def answer(need: NeedPeer) -> Any:
             return {"server_keys": [notarise(RESPONSE, key)]} if need.destination == second else None
 
-        flow = fetch_keys(wanted(), [NOTARY, second, ServerName("third.example")], NOW_MS)
+        flow = fetch_keys(SERVER, [wanted()], [NOTARY, second, ServerName("third.example")], NOW_MS)
         found, asked = run(flow, answer)
         self.assertEqual(len(found), 1)
         self.assertNotIn("POST third.example", asked)
 
+    def test_each_key_that_is_wanted_until_it_is_had(self) -> None:
+        second = ServerName("second.example")
+        # What the server published before, and does no more.
+        old = SigningKey.from_seed(SERVER, "b", b"\x06" * 32)
+        queries: list[Any] = []
+
+        def answer(need: NeedPeer) -> Any:
+            if need.method == "GET":
+                return RESPONSE
+            queries.append((need.destination, set((need.content or {})["server_keys"][SERVER])))
+            published = build_key_response([old], [], SOON_MS)
+            return {"server_keys": [notarise(published, NOTARY_KEY)]} if need.destination == NOTARY else None
+
+        all_wanted = [wanted(SERVER, key_id) for key_id in (A, B, C)]
+        found, _ = run(fetch_keys(SERVER, all_wanted, [NOTARY, second], NOW_MS), answer)
+        self.assertEqual([{A}, {B}], [set(one.keys.keys) for one in found])
+        self.assertEqual([(NOTARY, {B, C}), (second, {C})], queries)
+
 
 class Bulk(unittest.TestCase):
+    def queries(self, all_wanted: list[Wanted]) -> list[dict[str, Any]]:
+        """What a notary that has nothing is asked for."""
+        queries: list[dict[str, Any]] = []
+
+        def answer(need: NeedPeer) -> Any:
+            queries.append((need.content or {})["server_keys"])
+            return {"server_keys": []}
+
+        run(fetch_from_notary(all_wanted, NOTARY, NOW_MS), answer)
+        return queries
+
+    def test_several_keys_of_a_server_in_one_question(self) -> None:
+        both = [
+            wanted(SERVER, A),
+            wanted(SERVER, B, until_ts_ms=5),
+            wanted(SERVER, B, A, until_ts_ms=SOON_MS),
+        ]
+        criteria = {key_id: {"minimum_valid_until_ts": SOON_MS} for key_id in (A, B)}
+        self.assertEqual([{SERVER: criteria}], self.queries(both))
+
+    def test_made_up_keys_do_not_pile_up(self) -> None:
+        made_up = [wanted(SERVER, KeyId(f"ed25519:{number}")) for number in range(100)]
+        (query,) = self.queries([*made_up, wanted("other.example")])
+        self.assertEqual([MAX_KEY_IDS, 1], [len(one) for one in query.values()])
+
+    def test_no_more_keys_at_once_than_answers_are_read(self) -> None:
+        many = [
+            wanted(f"s{number}.example", KeyId(f"ed25519:{key}"))
+            for number in range(40)
+            for key in range(MAX_KEY_IDS)
+        ]
+        queries = self.queries(many)
+        self.assertEqual(40, sum(map(len, queries)))
+        for query in queries:
+            self.assertLessEqual(sum(map(len, query.values())), MAX_RESPONSES)
+        self.assertEqual(-(-40 * MAX_KEY_IDS // MAX_RESPONSES), len(queries))
+
     def test_many_servers_in_few_queries_and_only_those(self) -> None:
         queries: list[int] = []
 

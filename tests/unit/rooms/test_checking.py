@@ -46,9 +46,7 @@ class FakeKeys:
     async def stored(self, server_names: Sequence[ServerName]) -> Mapping[ServerName, ServerKeys]:
         raise AssertionError("not for this")
 
-    async def fetch_many(
-        self, wanted: Sequence[Wanted], *, patience_s: float = 30.0
-    ) -> frozenset[ServerName]:
+    async def fetch_many(self, wanted: Sequence[Wanted], *, patience_s: float = 30.0) -> Sequence[Wanted]:
         raise AssertionError("not for this")
 
 

@@ -13,7 +13,7 @@ from federation.errors import Malformed
 from federation.event import Event, parse_untrusted
 from federation.flows.join import Conclusion, Lot, read_answer, read_state
 from federation.ids import RoomId, ServerName
-from federation.keyring import ServerKeys, VerifyKey
+from federation.keyring import MAX_KEYS, ServerKeys, VerifyKey
 from federation.redaction import redact
 from federation.signing import SigningKey, hash_and_sign_event, sign_event
 from federation.verdict import Accept
@@ -315,3 +315,26 @@ class Answers(TestCase):
         )
         (found,) = lot.peek()
         self.assertEqual(("a.example", (KEY.key_id,), 1), (found.server, found.key_ids, found.newest_ts_ms))
+
+    def test_each_key_by_itself(self) -> None:
+        def signed(ts_ms: int, *key_ids: str) -> dict[str, Any]:
+            signatures = {"s.example": dict.fromkeys(key_ids, "")}
+            return {"sender": "@x:s.example", "origin_server_ts": ts_ms, "signatures": signatures}
+
+        one, two = "ed25519:1", "ed25519:2"
+        no_keys = ["ed25519:a-b", "ed25519:" + "x" * 1000, "rsa:1"]
+        events = [
+            signed(5, one),
+            signed(7, two, *no_keys),
+            signed(3, one),
+            signed(9, two),
+            signed(-1, two, one),
+        ]
+        events += [signed(9, *no_keys), *(signed(8, f"ed25519:many{number}") for number in range(1000))]
+        found = Lot(read_answer(msgspec.json.encode({"state": events, "auth_chain": []})), ROOM, RULES).peek()
+        self.assertEqual({"s.example"}, {sign.server for sign in found})
+        self.assertEqual(
+            [((one,), 5), ((two,), 9), ((two, one), 0)],
+            [(sign.key_ids, sign.newest_ts_ms) for sign in found[:3]],
+        )
+        self.assertEqual(MAX_KEYS, len(found))
