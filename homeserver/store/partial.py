@@ -19,6 +19,7 @@ from homeserver.db.schema.rooms import (
     partial_joins,
     redactions,
     timeline,
+    waiting_redactions,
 )
 from homeserver.db.schema.stream import changes
 from homeserver.db.statements import any_of, rows, statement
@@ -113,6 +114,7 @@ _UNSAY = statement(
     .values(kind=int(Kind.STATE_MOVED), ref=0)
 )
 _UNREDACT = statement(delete(redactions).where(any_of(redactions.c.by_nid, "nids")))
+_UNAWAIT = statement(delete(waiting_redactions).where(any_of(waiting_redactions.c.by_nid, "nids")))
 _TEXTS = statement(select(event_json.c.nid, event_json.c.json).where(any_of(event_json.c.nid, "nids")))
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(list[str]).decode
@@ -209,9 +211,10 @@ def load_since(tx: Tx, join_nid: int, cache: EventCache, bases: BaseCache) -> li
 
 
 def withdraw_events(tx: Tx, nids: Sequence[int]) -> None:
-    """Events that were shown too early: they leave the timeline, and what they did to others is undone."""
+    """Events that were shown too early: they leave the timeline, and what they did to others, or were to do, is undone."""
     tx.run(_LEAVE_TIMELINE, nids=list(nids))
     tx.run(_UNRELATE, nids=list(nids))
     tx.run(_UNREDACT, nids=list(nids))
+    tx.run(_UNAWAIT, nids=list(nids))
     # Followers that have not come so far hear of no event; how the state moved with it stays.
     tx.run(_UNSAY, nids=list(nids))

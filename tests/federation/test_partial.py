@@ -307,7 +307,15 @@ class Judged(PartialCase):
         self.eve = self.net.stranger("evil.example")
         self.user = "@eve:evil.example"
         self.rules = ROOM_VERSIONS["10"]
-        self.room = self.create(self.a, self.alice, preset="public_chat", room_version="10")
+        levels = {"redact": 0}
+        self.room = self.create(
+            self.a,
+            self.alice,
+            preset="public_chat",
+            room_version="10",
+            power_level_content_override=levels,
+        )
+        self.old = self.say(self.a, self.alice, self.room, "old")
         self.known = self.come_in()
         self.ok(self.a, self.alice, "POST", f"/rooms/{quote(self.room)}/ban", {"user_id": self.user})
         self.assertEqual(200, self.join(self.c, self.carol, self.room, A).status)
@@ -417,7 +425,17 @@ class Judged(PartialCase):
         said = self.say(self.c, self.carol, self.room, "mine")
         content = {"m.relates_to": {"rel_type": "m.annotation", "event_id": said, "key": "x"}}
         self.send(self.build("m.reaction", content, [said]))
+        redaction = self.build("m.room.redaction", {}, [said], redacts=said)
+        self.send(redaction, self.build("m.room.redaction", {}, [said], redacts=self.old))
+        self.assertEqual(compute_event_id(redaction, self.rules), self.newest())
         self.release()
+        self.assertEqual(["mine"], self.bodies(self.room))
         path = f"/rooms/{quote(self.room)}/relations/{quote(said)}"
         answer = self.net.wait(self.c.start("GET", "/_matrix/client/v1" + path, None, self.carol))
         self.assertEqual([], answer.json["chunk"])
+        # Nor does it to what was not here then, and is read back now.
+        answer = self.ok(
+            self.c, self.carol, "GET", f"/rooms/{quote(self.room)}/messages", None, {"dir": "b", "limit": 50}
+        )
+        contents = {one["event_id"]: one["content"] for one in answer["chunk"]}
+        self.assertEqual("old", contents[self.old].get("body"))
