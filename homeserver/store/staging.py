@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sqlalchemy import and_, bindparam, delete, func, select, tuple_, update
 
 from homeserver.db.schema.peers import incoming_transactions, staging
-from homeserver.db.statements import any_of, rows, statement
+from homeserver.db.statements import any_of, any_pair, pairs_text, rows, statement
 from homeserver.db.tx import Tx
 from homeserver.store.work import short
 
@@ -21,7 +21,10 @@ _S, _T = staging.c, incoming_transactions.c
 _COLUMNS = (_S.room_nid, _S.event_id, _S.origin, _S.json, _S.received_ts_ms, _S.attempts, _S.retry_ts_ms)
 _PUT = rows(staging, *(column.name for column in _COLUMNS), ignore=True)
 _REPLACE = rows(
-    staging, *(column.name for column in _COLUMNS), keys=("room_nid", "event_id"), update=("json",)
+    staging,
+    *(column.name for column in _COLUMNS),
+    keys=("room_nid", "event_id"),
+    update=("json", "received_ts_ms", "attempts", "retry_ts_ms"),
 )
 _WAITING = statement(
     select(_S.room_nid, _S.event_id, _S.origin, _S.retry_ts_ms).order_by(_S.room_nid, _S.event_id)
@@ -46,9 +49,20 @@ _NEXT = statement(
 _REMOVE = statement(
     delete(staging).where(and_(_S.room_nid == bindparam("in_room"), any_of(_S.event_id, "event_ids")))
 )
+_REMOVE_COPIES = statement(
+    delete(staging)
+    .where(and_(_S.room_nid == bindparam("in_room"), any_pair(_S.event_id, _S.json, "copies")))
+    .returning(_S.event_id)
+)
 _POSTPONE = statement(
     update(staging)
-    .where(and_(_S.room_nid == bindparam("in_room"), any_of(_S.event_id, "event_ids")))
+    .where(
+        and_(
+            _S.room_nid == bindparam("in_room"),
+            any_of(_S.event_id, "event_ids"),
+            _S.attempts == bindparam("tried"),
+        )
+    )
     .values(attempts=_S.attempts + 1, retry_ts_ms=bindparam("due_ts_ms"))
 )
 _HASTEN = statement(
@@ -105,7 +119,7 @@ def put_staged(tx: Tx, staged: Sequence[StagedRow]) -> None:
 
 
 def replace_staged(tx: Tx, staged: Sequence[StagedRow]) -> None:
-    """Keep the texts of events that are kept already: those that were there before may be nobody's."""
+    """Keep other texts of events that are kept already, which may be nobody's; how often those were tried counts no more."""
     tx.insert(_REPLACE, list(staged))
 
 
@@ -131,9 +145,15 @@ def remove_staged(tx: Tx, room_nid: int, event_ids: Collection[str]) -> None:
     tx.run(_REMOVE, in_room=room_nid, event_ids=list(event_ids))
 
 
-def postpone_staged(tx: Tx, room_nid: int, event_ids: Collection[str], due_ts_ms: int) -> None:
-    """These were tried in vain: again at that moment."""
-    tx.run(_POSTPONE, in_room=room_nid, event_ids=list(event_ids), due_ts_ms=due_ts_ms)
+def remove_copies(tx: Tx, room_nid: int, judged: Sequence[StagedRow]) -> list[str]:
+    """These texts wait no longer; of which events that was. Where another one has taken the place of one, that stays."""
+    copies = pairs_text([(row.event_id, row.json) for row in judged])
+    return tx.column(_REMOVE_COPIES, in_room=room_nid, copies=copies)
+
+
+def postpone_staged(tx: Tx, room_nid: int, event_ids: Collection[str], tried: int, due_ts_ms: int) -> None:
+    """These were tried in vain once more after so many times: again at that moment."""
+    tx.run(_POSTPONE, in_room=room_nid, event_ids=list(event_ids), tried=tried, due_ts_ms=due_ts_ms)
 
 
 def hasten_staged(tx: Tx, room_nid: int, due_ts_ms: int, until: int) -> None:

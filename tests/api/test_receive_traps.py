@@ -7,12 +7,14 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from federation.event import Event
+from federation.keyring import build_key_response
 from homeserver.rooms.arrivals import FORKS_MOST
+from homeserver.rooms.federated.filling import WAITS_S
 from homeserver.rooms.turn import Turn
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import ALICE, V3
 from tests.support.databases import on_each_database
-from tests.support.peer import FEDERATION, random_id
+from tests.support.peer import FEDERATION, FakePeer, random_id
 
 STATE_IDS = ("GET", f"{FEDERATION}/state_ids/")
 MISSING = ("POST", f"{FEDERATION}/get_missing_events/")
@@ -148,21 +150,127 @@ class Forks(ReceiveCase):
 class Staged(ReceiveCase):
     """An event waits under its id, whoever was the first to send something of that id."""
 
-    def test_made_up_signatures_do_not_keep_the_real_ones_out(self) -> None:
+    def setUp(self) -> None:
+        super().setUp()
         self.enter()
-        honest = self.new_peer("honest.example")
-        joined = self.room.join(honest.user("ann"), signer=honest.key)
-        self.assert_taken(honest.push(self.app, joined), joined)
-        parent = self.room.say("first", sender=honest.user("ann"), signer=honest.key)
-        event = self.room.say("second", sender=honest.user("ann"), signer=honest.key)
-        made_up = {**event.json, "signatures": {honest.server_name: {"ed25519:none": "A" * 86}}}
-        del self.room.events[parent.event_id]  # nobody gives it yet
-        self.peer.answers[MISSING] = {"events": []}
-        self.peer.answers[STATE_IDS] = {}
-        self.assert_taken(self.peer.push(self.app, made_up), event)
-        self.assert_taken(honest.push(self.app, event), event)
-        self.assert_taken(honest.push(self.app, parent), parent)
+        self.honest = self.new_peer("honest.example")
+        ann = self.honest.user("ann")
+        joined = self.room.join(ann, signer=self.honest.key)
+        self.assert_taken(self.honest.push(self.app, joined), joined)
+        self.parent = self.room.say("first", sender=ann, signer=self.honest.key)
+        self.event = self.room.say("second", sender=ann, signer=self.honest.key)
+        self.made_up = self.forged("ed25519:none")
+        # What is signed is what redaction leaves, so this one has the same id, and its signature holds.
+        self.altered = {**self.event.json, "content": {"msgtype": "m.text", "body": "altered"}}
+        del self.room.events[self.parent.event_id]  # nobody gives it yet
+        for peer in (self.peer, self.honest):
+            peer.answers[MISSING] = {"events": []}
+            peer.answers[STATE_IDS] = {}
+
+    def forged(self, key_id: str) -> dict[str, Any]:
+        """A copy of the event with a made-up signature."""
+        return {**self.event.json, "signatures": {self.honest.server_name: {key_id: "A" * 86}}}
+
+    def assert_whole(self) -> None:
+        """Both events are shown, as their author wrote them, and nothing waits."""
+        self.assertEqual(0, self.staged())
+        self.assertEqual([self.parent.event_id, self.event.event_id], self.timeline()[-2:])
+        path = f"{V3}/rooms/{self.room_id}/event/{self.event.event_id}"
+        self.assertEqual("second", self.app.ok("GET", path, None, self.alice)["content"].get("body"))
+
+    def give_parent(self) -> None:
+        self.assert_taken(self.honest.push(self.app, self.parent), self.parent)
         for _ in range(3):
             self.settle(60.0)
+
+    def hold(self) -> Deferred[Any]:
+        """The peer takes its time for what is missing."""
+        held: Deferred[Any] = Deferred()
+        self.peer.answers[MISSING] = held
+        return held
+
+    # --- signatures ----------------------------------------------------------------------------------
+
+    def test_made_up_signatures_do_not_keep_the_real_ones_out(self) -> None:
+        self.assert_taken(self.peer.push(self.app, self.made_up), self.event)
+        self.assert_taken(self.honest.push(self.app, self.event), self.event)
+        self.give_parent()
+        self.assert_whole()
+
+    def test_nor_does_what_is_found_out_about_them_meanwhile(self) -> None:
+        """A round that judged the bad copy ends when the good one has taken its place."""
+        keys = [self.honest.key, FakePeer("honest.example", "two").key]
+        self.honest.answers["GET", "/_matrix/key/"] = build_key_response(keys, [], 2**51)
+        self.settle(3600.0)  # else who was just asked for keys is not asked again
+        held = self.hold()
+        slow = self.room.say("slow")
+        answer = self.peer.push(self.app, self.forged("ed25519:two"), slow)
+        self.assert_taken(answer, self.event, slow)
+        self.settle()
+        self.assertEqual(1, len(self.asked("get_missing_events")))
+        self.assert_taken(self.honest.push(self.app, self.event), self.event)
+        held.callback({"events": []})
+        self.settle()
+        self.assertEqual(2, self.staged())
+        del self.peer.answers[MISSING]
+        self.give_parent()
+        self.assertIn(self.event.event_id, self.timeline())
         self.assertEqual(0, self.staged())
-        self.assertEqual([parent.event_id, event.event_id], self.timeline()[-2:])
+
+    def test_nor_does_the_time_that_these_waited_count(self) -> None:
+        self.assert_taken(self.peer.push(self.app, self.made_up), self.event)
+        self.settle()
+        for wait_s in WAITS_S[:-1]:
+            self.settle(wait_s + 1)
+        self.assert_taken(self.honest.push(self.app, self.event), self.event)
+        self.settle(WAITS_S[-1] + 1)
+        self.assertEqual(1, self.staged())
+        self.give_parent()
+        self.assert_whole()
+
+    # --- content -------------------------------------------------------------------------------------
+
+    def test_an_altered_copy_takes_no_whole_ones_place(self) -> None:
+        self.assert_taken(self.honest.push(self.app, self.event), self.event)
+        self.assert_taken(self.peer.push(self.app, self.altered), self.event)
+        self.settle()
+        self.app.restart()
+        self.app.app.begin()
+        self.assert_taken(self.peer.push(self.app, self.altered), self.event)
+        self.give_parent()
+        self.assert_whole()
+
+    def test_nor_when_it_comes_with_what_was_missing(self) -> None:
+        self.assert_taken(self.honest.push(self.app, self.event), self.event)
+        answer = self.peer.push(self.app, self.parent, self.altered)
+        self.assert_taken(answer, self.parent, self.event)
+        self.settle(20.0)
+        self.assert_whole()
+
+    def test_nor_when_it_is_told_as_what_was_missing(self) -> None:
+        self.assert_taken(self.honest.push(self.app, self.event), self.event)
+        self.settle()
+        later = self.room.say("later")
+        self.peer.answers[MISSING] = {"events": [self.parent.json, self.altered]}
+        self.assert_taken(self.peer.push(self.app, later), later)
+        self.settle(20.0)
+        self.assertEqual(0, self.staged())
+        self.assertEqual(later.event_id, self.timeline()[-1])
+        path = f"{V3}/rooms/{self.room_id}/event/{self.event.event_id}"
+        self.assertEqual("second", self.app.ok("GET", path, None, self.alice)["content"].get("body"))
+
+    def test_a_whole_copy_takes_an_altered_ones_place(self) -> None:
+        self.assert_taken(self.peer.push(self.app, self.altered), self.event)
+        self.assert_taken(self.honest.push(self.app, self.event), self.event)
+        self.give_parent()
+        self.assert_whole()
+
+    def test_and_does_so_while_that_one_is_being_placed(self) -> None:
+        held = self.hold()
+        self.assert_taken(self.peer.push(self.app, self.altered), self.event)
+        self.settle()
+        self.assertEqual(1, len(self.asked("get_missing_events")))
+        self.assert_taken(self.honest.push(self.app, self.event), self.event)
+        held.callback({"events": [self.parent.json]})
+        self.settle(20.0)
+        self.assert_whole()

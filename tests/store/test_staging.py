@@ -15,7 +15,9 @@ from homeserver.store.staging import (
     postpone_staged,
     put_answer,
     put_staged,
+    remove_copies,
     remove_staged,
+    replace_staged,
     sweep_answers,
 )
 from tests.support.databases import DatabaseCase, on_each_database
@@ -73,8 +75,9 @@ class Staging(DatabaseCase):
 
     def test_postponed_hastened_removed(self) -> None:
         self.run_unit(put_staged, [row("$a"), row("$b"), row("$c", room_nid=2)])
-        self.run_unit(postpone_staged, 1, ["$a"], 500)
-        self.run_unit(postpone_staged, 1, ["$a"], 900)
+        self.run_unit(postpone_staged, 1, ["$a"], 0, 500)
+        self.run_unit(postpone_staged, 1, ["$a"], 1, 900)
+        self.run_unit(postpone_staged, 1, ["$a"], 1, 950)  # whoever says so has seen an older row
         self.assertEqual(["$b"], self.due())
         self.assertEqual(10, self.run_unit(load_next_due, 1, _A))
         self.run_unit(remove_staged, 1, ["$b", "$c", "$nowhere"])
@@ -90,6 +93,18 @@ class Staging(DatabaseCase):
         self.run_unit(remove_staged, 1, ["$a"])
         self.assertIsNone(self.run_unit(load_next_due, 1, _A))
         self.assertEqual(["$c"], [one.event_id for one in self.run_unit(load_waiting)])
+
+    def test_another_copy_takes_the_place_of_one(self) -> None:
+        text = '{"body":"\\u0000 \U0001f600 \\ud83d \\" \'%s"}'
+        bad = [row("$a", text=text), row("$b", text=text)]
+        self.run_unit(put_staged, [*bad, row("$c", text=text)])
+        self.run_unit(postpone_staged, 1, ["$a", "$b", "$c"], 0, 500)
+        good = row("$a", at_ms=50, text="{}")
+        self.run_unit(replace_staged, [good])
+        # It is tried as if it had come alone, and what was found out about the other one does not count.
+        self.assertEqual(["$b"], self.run_unit(remove_copies, 1, [*bad, row("$nowhere")]))
+        self.assertEqual([good], self.run_unit(load_due, 1, _A, 400, 50))
+        self.assertEqual(["$a", "$c"], [one.event_id for one in self.run_unit(load_waiting)])
 
     def test_answers(self) -> None:
         self.run_unit(put_answer, _A, "1", "first", 10)

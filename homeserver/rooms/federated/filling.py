@@ -53,6 +53,7 @@ from homeserver.store.staging import (
     load_next_due,
     load_waiting,
     postpone_staged,
+    remove_copies,
     remove_staged,
 )
 from homeserver.store.work import Worker
@@ -106,9 +107,11 @@ class _Doubt(Exception):  # noqa: N818 (the turn is taken back, and nothing is w
 class _Outcome:
     """What becomes of the rows of one round."""
 
-    removed: set[str]
+    removed: set[str]  # whichever copy of them waits
     postponed: dict[int, list[str]]  # by attempts so far
-    given_up: list[str]
+    ended: list[StagedRow]  # dropped or given up: of these only the copy that was judged goes
+    given_up: int = 0
+    gone: Sequence[str] = ()  # those of ``ended`` that went
     has_placed: bool = False
 
 
@@ -285,6 +288,8 @@ class GapFiller:
         place = await actor.run(self._look)
         checked = await self._check(rows, place.rules, room_id)
         events = [one for one in checked.values() if isinstance(one, Event)]
+        for one in events:
+            self._staged.learn(room_nid, one)
         dropped = [event_id for event_id, one in checked.items() if isinstance(one, Drop)]
         late = [event_id for event_id, one in checked.items() if isinstance(one, KeysMissing)]
         filled = Filled((), (), {})
@@ -400,12 +405,15 @@ class GapFiller:
         doubted: set[str] = set()
 
         async def job(turn: Turn) -> _Outcome:
-            steps = [step for step in filled.steps if step.event.event_id not in doubted]
+            staged, room_nid = self._staged, actor.room_nid
+            # Anybody may have sent or told a redacted copy of an event of which a whole one waits.
+            worse = {one.event.event_id for one in filled.steps if staged.has_better(room_nid, one.event)}
+            steps = [step for step in filled.steps if step.event.event_id not in doubted | worse]
             arrivals = [_arrival(step) for step in steps]
             arrived = await arrive(turn, arrivals, filled.outliers)
             await tell_of_ours(turn, [step.event for step in steps], arrived)
-            missing = {*late, *filled.missing, *doubted}
-            placed: list[str] = [*dropped]
+            missing = {*late, *filled.missing, *doubted, *worse}
+            placed: list[str] = []
             for step, one in zip(steps, arrived, strict=True):
                 event_id = step.event.event_id
                 if event_id in hearsay and isinstance(one, Placed) and one.by_state:
@@ -413,12 +421,14 @@ class GapFiller:
                 (missing.add if isinstance(one, Missing) else placed.append)(event_id)
             if not doubted <= missing:
                 raise _Doubt
-            outcome = _judge(rows, [row.event_id for row in rows if row.event_id not in missing], missing)
+            done = [
+                row.event_id for row in rows if row.event_id not in missing and row.event_id not in dropped
+            ]
+            outcome = _judge(rows, done, missing, dropped)
             # What others sent and what came on the way waits no longer either.
-            staged = self._staged
-            outcome.removed.update(one for one in placed if staged.origin_of(actor.room_nid, one) is not None)
+            outcome.removed.update(one for one in placed if staged.find(room_nid, one) is not None)
             outcome.has_placed = bool(turn.placements)
-            turn.extra.append(lambda tx: _write(tx, actor.room_nid, outcome, self._due(outcome)))
+            turn.extra.append(lambda tx: _write(tx, room_nid, outcome, self._due(outcome)))
             return outcome
 
         while True:
@@ -438,9 +448,9 @@ class GapFiller:
     def _finish(self, room_nid: int, outcome: _Outcome) -> None:
         """It is stored."""
         self._staged.discard(room_nid, sorted(outcome.removed))
-        self._staged.discard(room_nid, outcome.given_up)
+        self._staged.discard(room_nid, outcome.gone)
         if outcome.given_up:
-            self._log.warning("gave up on events of a room", events=len(outcome.given_up))
+            self._log.warning("gave up on events of a room", events=outcome.given_up)
         if outcome.has_placed:
             self.note_news(room_nid)
 
@@ -471,12 +481,15 @@ def _hearsay(steps: Sequence[Step]) -> set[str]:
     return found
 
 
-def _judge(rows: Sequence[StagedRow], done: Collection[str], missing: Collection[str]) -> _Outcome:
-    outcome = _Outcome(set(done), {}, [])
+def _judge(
+    rows: Sequence[StagedRow], done: Collection[str], missing: Collection[str], dropped: Collection[str] = ()
+) -> _Outcome:
+    outcome = _Outcome(set(done), {}, [row for row in rows if row.event_id in dropped])
     for row in rows:
         if row.event_id in missing:
             if row.attempts >= len(WAITS_S):
-                outcome.given_up.append(row.event_id)
+                outcome.ended.append(row)
+                outcome.given_up += 1
             else:
                 outcome.postponed.setdefault(row.attempts, []).append(row.event_id)
     return outcome
@@ -484,8 +497,9 @@ def _judge(rows: Sequence[StagedRow], done: Collection[str], missing: Collection
 
 def _write(tx: WriteTx, room_nid: int, outcome: _Outcome, due_ts_ms: dict[int, int]) -> None:
     """A unit of work."""
-    gone = [*sorted(outcome.removed), *outcome.given_up]
-    if gone:
-        remove_staged(tx, room_nid, gone)
+    if outcome.removed:
+        remove_staged(tx, room_nid, sorted(outcome.removed))
+    if outcome.ended:
+        outcome.gone = remove_copies(tx, room_nid, outcome.ended)
     for attempts, event_ids in sorted(outcome.postponed.items()):
-        postpone_staged(tx, room_nid, event_ids, due_ts_ms[attempts])
+        postpone_staged(tx, room_nid, event_ids, attempts, due_ts_ms[attempts])

@@ -14,7 +14,7 @@ the transactions of a server, its rooms at once, and what waits of it (429, and 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -40,7 +40,7 @@ from homeserver.rooms.federated.checking import Checked, EventChecker, KeysMissi
 from homeserver.rooms.federated.edus import EduDispatcher, must_be_kept, parse_edus
 from homeserver.rooms.federated.filling import GapFiller
 from homeserver.rooms.federated.policing import Policing, lacks_signature
-from homeserver.rooms.federated.staged import Staged
+from homeserver.rooms.federated.staged import Copy, Staged, copy_of
 from homeserver.rooms.hold import AnsweredAlready
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
@@ -321,7 +321,7 @@ class TransactionReceiver:
             transaction.stored = found.answer
             return
         except BaseException:
-            self._staged.discard(room_nid, taking.reserved)
+            taking.undo()
             raise
         finally:
             if taking.presumed_wrongly:
@@ -361,7 +361,8 @@ class _Taking:
         self._policing = policing
         self._staged = staged
         self._clock = clock
-        self.reserved: list[str] = []  # taken into memory, and not yet on the disk
+        self._reserved: list[str] = []  # taken into memory, and not yet on the disk
+        self._replaced: dict[str, Copy] = {}  # what was kept of others; better copies are not yet on the disk
         self.done: list[str] = []  # staged before, and placed now
         self.origins: set[str] = set()  # whose events there wait
         self.has_placed = False
@@ -372,8 +373,8 @@ class _Taking:
 
     async def run(self, turn: Turn) -> None:
         """The job. It may run twice: nothing of the first time counts then."""
-        self._staged.discard(self._room_nid, self.reserved)
-        self.reserved, self.done, self.is_full = [], [], False
+        self.undo()
+        self.done, self.is_full = [], False
         self.presumed_wrongly = self._presumed and turn.attempt > 0
         unsure = [one.event for one in self._checked if isinstance(one, KeysMissing)]
         waiting: list[Event] = []
@@ -383,6 +384,9 @@ class _Taking:
             # Who lacks the policy server's signature waits for it: the gap filler asks.
             waiting += [event for event in events if lacks_signature(event, server)]
             events = [event for event in events if not lacks_signature(event, server)]
+        # A whole copy that waits gets the place, and no redacted one: the filler sees to it.
+        waiting += [event for event in events if self._staged.has_better(self._room_nid, event)]
+        events = [event for event in events if not self._staged.has_better(self._room_nid, event)]
         transaction = self._transaction
         earlier = None if transaction.is_new else transaction.find
         presuming = (
@@ -402,9 +406,11 @@ class _Taking:
             else:
                 self._note(event, one)
         self.has_placed = bool(turn.placements)
-        rows = [*self._stage(unsure), *self._stage(waiting)]
-        # Signatures are no part of an id: who relays an event with made-up ones must not keep the real ones out.
-        better = self._restage(waiting, {row.event_id for row in rows})
+        verified = [(event, copy_of(event)) for event in waiting]
+        rows = self._stage([*((event, Copy.UNVERIFIED) for event in unsure), *verified])
+        # An id covers neither signatures nor what redaction takes away: who relays an event with others of these must
+        # not keep the real ones out.
+        better = self._restage(verified)
         room_nid, done = self._room_nid, self.done
         if rows:
             turn.extra.append(lambda tx: put_staged(tx, rows))
@@ -424,30 +430,39 @@ class _Taking:
         if self._staged.origin_of(self._room_nid, event.event_id) is not None:
             self.done.append(event.event_id)
 
-    def _stage(self, waiting: Sequence[Event]) -> list[StagedRow]:
+    def undo(self) -> None:
+        """The commit for which memory noted this was not made."""
+        self._staged.discard(self._room_nid, self._reserved)
+        for event_id, copy in self._replaced.items():
+            self._staged.note(self._room_nid, event_id, copy)
+        self._reserved, self._replaced = [], {}
+
+    def _stage(self, waiting: Sequence[tuple[Event, Copy]]) -> list[StagedRow]:
         now_ms, origin = self._clock.now_ms(), self._transaction.origin
         rows: list[StagedRow] = []
-        for event in waiting:
+        for event, copy in waiting:
             known = self._staged.origin_of(self._room_nid, event.event_id)
             if known is not None:
                 self.origins.add(known)
-            elif self._staged.add(self._room_nid, event.event_id, origin):
-                self.reserved.append(event.event_id)
+            elif self._staged.add(self._room_nid, event.event_id, origin, copy):
+                self._reserved.append(event.event_id)
                 self.origins.add(origin)
                 rows.append(self._row(event, origin, now_ms))
             else:
                 self.is_full = True
         return rows
 
-    def _restage(self, verified: Sequence[Event], but: Collection[str]) -> list[StagedRow]:
-        """Rows for events that were kept before this transaction, with the signatures that were verified now."""
+    def _restage(self, verified: Sequence[tuple[Event, Copy]]) -> list[StagedRow]:
+        """Rows for events of which a worse copy was kept than is here now."""
         now_ms = self._clock.now_ms()
-        return [
-            self._row(event, origin, now_ms)
-            for event in verified
-            if event.event_id not in but
-            and (origin := self._staged.origin_of(self._room_nid, event.event_id)) is not None
-        ]
+        rows: list[StagedRow] = []
+        for event, copy in verified:
+            kept = self._staged.find(self._room_nid, event.event_id)
+            if kept is not None and copy > kept.copy:
+                self._replaced[event.event_id] = kept.copy
+                self._staged.note(self._room_nid, event.event_id, copy)
+                rows.append(self._row(event, kept.origin, now_ms))
+        return rows
 
     def _row(self, event: Event, origin: str, now_ms: int) -> StagedRow:
         return StagedRow(

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from homeserver.rooms.federated.staged import Bounds, Staged
+from homeserver.rooms.federated.staged import Bounds, Copy, Kept, Staged
 from homeserver.store.staging import Waiting
 
 
 class StagedTests(SynchronousTestCase):
     def test_bounds(self) -> None:
         staged = Staged(Bounds(origin=2, room=3, all=4))
-        self.assertTrue(staged.add(1, "$a", "one"))
-        self.assertTrue(staged.add(2, "$a", "one"))
-        self.assertFalse(staged.add(1, "$c", "one"), "too many of a server")
-        self.assertTrue(staged.add(1, "$a", "one"), "it is here already")
-        self.assertTrue(staged.add(1, "$a", "two"), "and stays who sent it first")
+        self.assertTrue(staged.add(1, "$a", "one", Copy.WHOLE))
+        self.assertTrue(staged.add(2, "$a", "one", Copy.WHOLE))
+        self.assertFalse(staged.add(1, "$c", "one", Copy.WHOLE), "too many of a server")
+        self.assertTrue(staged.add(1, "$a", "one", Copy.WHOLE), "it is here already")
+        self.assertTrue(staged.add(1, "$a", "two", Copy.WHOLE), "and stays who sent it first")
         self.assertEqual("one", staged.origin_of(1, "$a"))
-        self.assertTrue(staged.add(1, "$d", "two"))
-        self.assertTrue(staged.add(1, "$e", "three"))
-        self.assertFalse(staged.add(1, "$f", "four"), "too many in a room")
-        self.assertFalse(staged.add(3, "$f", "four"), "too many in all")
+        self.assertTrue(staged.add(1, "$d", "two", Copy.WHOLE))
+        self.assertTrue(staged.add(1, "$e", "three", Copy.WHOLE))
+        self.assertFalse(staged.add(1, "$f", "four", Copy.WHOLE), "too many in a room")
+        self.assertFalse(staged.add(3, "$f", "four", Copy.WHOLE), "too many in all")
         staged.discard(1, ["$d", "$nowhere"])
-        self.assertTrue(staged.add(3, "$f", "four"))
+        self.assertTrue(staged.add(3, "$f", "four", Copy.WHOLE))
         self.assertEqual(4, len(staged))
 
     def test_who_waits_where(self) -> None:
@@ -35,3 +35,13 @@ class StagedTests(SynchronousTestCase):
         staged.discard(1, ["$b"])
         self.assertEqual((0, {}), (len(staged), dict(staged.origins_in(1))))
         self.assertIsNone(staged.origin_of(1, "$a"))
+
+    def test_another_copy(self) -> None:
+        staged = Staged()
+        staged.fill([Waiting(1, "$a", "one", 0)])
+        self.assertEqual(Kept("one", Copy.UNKNOWN), staged.find(1, "$a"))
+        staged.note(1, "$a", Copy.WHOLE)
+        staged.note(1, "$nowhere", Copy.WHOLE)
+        self.assertEqual(Kept("one", Copy.WHOLE), staged.find(1, "$a"))
+        self.assertIsNone(staged.find(1, "$nowhere"))
+        self.assertEqual(1, len(staged))
