@@ -77,6 +77,7 @@ def build_incoming(
         policing,
         staged,
         filler,
+        core.servers.may_share,
         clock,
         joining,
         hear_outside,

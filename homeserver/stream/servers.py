@@ -5,7 +5,7 @@
 3. The answer may be asked for as it was around an earlier event (``servers_at``): an event goes to the servers that
    were in the room before or after it, however late it is looked at.
 4. While a join is not complete, our state does not name every server: ``others`` knows of others. They are sent to, and
-   MUST NOT be believed to be in the room otherwise (``shares``).
+   MUST NOT be believed to be in the room otherwise (``shares``), but for what does nobody harm (``may_share``).
 """
 
 from __future__ import annotations
@@ -172,6 +172,10 @@ class ServerIndex:
     async def shares(self, server: str, room_nid: int) -> bool:
         """Whether a server is in a room, as far as our own state says."""
         return server in (await self._room(room_nid)).counts
+
+    async def may_share(self, server: str, room_nid: int) -> bool:
+        """The same, or as far as others say: for what a server that is not in the room has little to gain by."""
+        return await self.shares(server, room_nid) or server in self.others(room_nid)
 
     async def is_joined(self, user_nid: int, room_nid: int) -> bool:
         """Whether a user, of whatever server, is in a room."""

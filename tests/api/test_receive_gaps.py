@@ -11,6 +11,7 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from federation.event import Event
+from federation.hashes import compute_event_id
 from homeserver.http.transport import PeerResponse
 from homeserver.rooms.federated.filling import PER_ORIGIN, WAITS_S
 from homeserver.rooms.federated.staged import Bounds, Staged
@@ -265,10 +266,23 @@ class Gaps(ReceiveCase):
 
     # --- bounds --------------------------------------------------------------------------------------
 
-    def bound(self, **bounds: int) -> None:
-        """So little may wait."""
+    def bound(self, *, strangers: bool = False, **bounds: int) -> None:
+        """So little may wait, of servers in the rooms or of others."""
         staged: Staged = self.app.app.services.incoming.filler._staged
-        staged._bounds = Bounds(**bounds)
+        staged._pools[strangers].bounds = Bounds(**bounds)
+
+    def come_in(self, name: str) -> FakePeer:
+        """Another server that is in the room, and gives no more away than the peer."""
+        other = self.new_peer(name)
+        joined = self.room.join(other.user(), signer=other.key)
+        self.assert_taken(other.push(self.app, joined), joined)
+        other.answers = self.peer.answers
+        return other
+
+    def junk(self, count: int) -> list[dict[str, Any]]:
+        """Events with a signature of which nobody can say what it is worth."""
+        made = [self.room.make_json("m.room.message", {"body": str(number)}) for number in range(count)]
+        return [{**one, "signatures": {self.peer.server_name: {"ed25519:none": "A" * 86}}} for one in made]
 
     def test_a_server_that_makes_too_much_wait_is_told_to(self) -> None:
         self.bound(origin=3)
@@ -293,15 +307,52 @@ class Gaps(ReceiveCase):
 
     def test_a_room_in_which_too_much_waits(self) -> None:
         self.bound(room=3)
+        other = self.come_in("other.example")
         self.close()
         self.room.say("unseen")
         late = [self.room.say(str(number)) for number in range(5)]
-        other = self.new_peer("other.example")
-        other.answers = self.peer.answers
         self.assertEqual(200, self.peer.push(self.app, *late[:2])[0])
         self.assertEqual(429, other.push(self.app, *late[2:])[0])
         self.settle()
         self.assertEqual(3, self.staged())
+
+    def test_strangers_take_no_place_of_those_who_are_in_a_room(self) -> None:
+        self.bound(room=3)
+        self.bound(strangers=True, room=2)
+        self.close()
+        strangers = [self.new_peer(f"stranger{number}.example") for number in range(2)]
+        for one in strangers:
+            one.answers = self.peer.answers
+        junk = self.junk(5)
+        ids = [compute_event_id(one, self.room.rules) for one in junk]
+        self.assertEqual((200, {"pdus": {ids[0]: {}}}), strangers[0].push(self.app, junk[0]))
+        answers = [strangers[1].push(self.app, *junk[1:], txn_id="junk") for _ in range(2)]
+        for status, answer in answers:
+            # Nobody waits for a stranger: what has no place is gone.
+            self.assertEqual((200, ids[1:]), (status, list(answer["pdus"])))
+            self.assertEqual({}, answer["pdus"][ids[1]])
+            self.assertEqual(3, sum("error" in one for one in answer["pdus"].values()))
+        self.room.say("unseen")
+        late = [self.room.say(str(number)) for number in range(3)]
+        self.assert_taken(self.peer.push(self.app, *late), *late)
+        self.settle()
+        self.assertEqual(5, self.staged())
+        # Who comes in is none any more.
+        joined = self.room.join(strangers[1].user(), signer=strangers[1].key, prev=[self.timeline()[-1]])
+        self.assert_taken(strangers[1].push(self.app, joined), joined)
+        self.assertEqual(429, strangers[1].push(self.app, *junk[2:])[0])
+
+    def test_who_has_little_waiting_finds_a_place_that_others_do_not(self) -> None:
+        self.bound(room=8, few=2)
+        other = self.come_in("other.example")
+        self.close()
+        self.room.say("unseen")
+        late = [self.room.say(str(number)) for number in range(12)]
+        self.assertEqual(429, self.peer.push(self.app, *late[:8])[0])
+        self.assertEqual(6, self.staged())
+        self.assert_taken(other.push(self.app, *late[8:10]), *late[8:10])
+        self.settle()
+        self.assertEqual(8, self.staged())
 
     def test_the_same_event_twice_takes_one_place(self) -> None:
         self.bound(origin=1)

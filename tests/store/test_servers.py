@@ -175,6 +175,9 @@ class Servers(DatabaseCase):
         self.assertFalse(
             self.app.wait(Deferred.fromCoroutine(self.index.shares("far.example", self.room_nid)))
         )
+        for server, may_share in ((OURS, True), ("far.example", True), ("elsewhere.example", False)):
+            asking = Deferred.fromCoroutine(self.index.may_share(server, self.room_nid))
+            self.assertEqual(may_share, self.app.wait(asking), server)
 
     def test_a_server_that_went_and_came_while_it_was_away(self) -> None:
         self.join("@a:one.example", "@x:one.example:1", "@y:o_e.example")

@@ -6,7 +6,8 @@ the gap filler goes after it. The sender may relay events of others: who made an
 
 MUSTs: 1. an event is acknowledged when it is in its room, refused, or staged, never before; 2. a transaction that comes
 again is answered as the first time, and does nothing (``answers.py``); 3. nobody's flood makes others wait: bounded are
-the transactions of a server, its rooms at once, and what waits of it (429, and it comes again).
+the transactions of a server, its rooms at once, and what waits of it (429, and it comes again). Of servers that are not in
+the room little waits, and takes nobody else's place (an error for the event, and it does not come again).
 
 # spec: server-server-api#transactions
 # spec: server-server-api#pdus
@@ -70,11 +71,14 @@ CAREFUL_S = 600.0
 CAREFUL_MOST = 1_000
 _NOT_HERE = "This server is not in that room"
 _NOT_ALLOWED = "Your server is not allowed in that room"
+_NO_PLACE = "Your server is not in that room as far as this one knows, and too much waits there already"
 
 _encode = msgspec.json.Encoder().encode
 
 Joining = Callable[[RoomId], Coroutine[Any, Any, bool]]
 """Whether somebody of ours was joining a room; it is over when the answer is there (``remote.py``)."""
+IsInside = Callable[[str, int], Awaitable[bool]]
+"""Whether a server is in a room, as far as anybody says."""
 HearOutside = Callable[[ServerName, Sequence[Any]], Awaitable[Sequence[EventId]]]
 """Events of a room that this server is not in: those that meant something nevertheless (``outsiders.py``)."""
 
@@ -128,6 +132,7 @@ class TransactionReceiver:
         policing: Policing,
         staged: Staged,
         filler: GapFiller,
+        is_inside: IsInside,
         clock: Clock,
         joining: Joining,
         hear_outside: HearOutside,
@@ -142,6 +147,7 @@ class TransactionReceiver:
         self._policing = policing
         self._staged = staged
         self._filler = filler
+        self._is_inside = is_inside
         self._clock = clock
         self._joining = joining
         self._hear_outside = hear_outside
@@ -313,7 +319,9 @@ class TransactionReceiver:
         self, transaction: _Transaction, room_id: RoomId, room_nid: int, checked: list[Event | KeysMissing]
     ) -> None:
         actor = await self._rooms.find(room_id)
-        taking = _Taking(transaction, room_nid, checked, self._policing, self._staged, self._clock)
+        taking = _Taking(
+            transaction, room_nid, checked, self._policing, self._staged, self._is_inside, self._clock
+        )
         taking.presumes = self._careful.get(transaction.origin, 0.0) <= self._clock.monotonic()
         try:
             await actor.run(taking.run)
@@ -353,6 +361,7 @@ class _Taking:
         checked: Sequence[Event | KeysMissing],
         policing: Policing,
         staged: Staged,
+        is_inside: IsInside,
         clock: Clock,
     ) -> None:
         self._transaction = transaction
@@ -360,6 +369,7 @@ class _Taking:
         self._checked = checked
         self._policing = policing
         self._staged = staged
+        self._is_inside = is_inside
         self._clock = clock
         self._reserved: list[str] = []  # taken into memory, and not yet on the disk
         self._replaced: dict[str, Copy] = {}  # what was kept of others; better copies are not yet on the disk
@@ -407,7 +417,7 @@ class _Taking:
                 self._note(event, one)
         self.has_placed = bool(turn.placements)
         verified = [(event, copy_of(event)) for event in waiting]
-        rows = self._stage([*((event, Copy.UNVERIFIED) for event in unsure), *verified])
+        rows = await self._stage([*((event, Copy.UNVERIFIED) for event in unsure), *verified])
         # An id covers neither signatures nor what redaction takes away: who relays an event with others of these must
         # not keep the real ones out.
         better = self._restage(verified)
@@ -437,17 +447,22 @@ class _Taking:
             self._staged.note(self._room_nid, event_id, copy)
         self._reserved, self._replaced = [], {}
 
-    def _stage(self, waiting: Sequence[tuple[Event, Copy]]) -> list[StagedRow]:
-        now_ms, origin = self._clock.now_ms(), self._transaction.origin
+    async def _stage(self, waiting: Sequence[tuple[Event, Copy]]) -> list[StagedRow]:
+        now_ms, origin, room_nid = self._clock.now_ms(), self._transaction.origin, self._room_nid
+        results = self._transaction.results
+        stranger = bool(waiting) and not await self._is_inside(origin, room_nid)
         rows: list[StagedRow] = []
         for event, copy in waiting:
-            known = self._staged.origin_of(self._room_nid, event.event_id)
+            known = self._staged.origin_of(room_nid, event.event_id)
             if known is not None:
                 self.origins.add(known)
-            elif self._staged.add(self._room_nid, event.event_id, origin, copy):
+            elif self._staged.add(room_nid, event.event_id, origin, copy, stranger=stranger):
                 self._reserved.append(event.event_id)
                 self.origins.add(origin)
                 rows.append(self._row(event, origin, now_ms))
+                results[event.event_id] = {}
+            elif stranger:
+                results[event.event_id] = {"error": _NO_PLACE}
             else:
                 self.is_full = True
         return rows

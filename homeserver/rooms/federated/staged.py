@@ -1,6 +1,10 @@
 """What is staged, in memory: which events, of whom, how good the copies are, and whether there is room for more.
 
 The rows are in ``store/staging.py``; this knows of each from before its commit until after its removal.
+
+There are as many names of servers as somebody likes, and what waits does so for hours. So servers that are not in a room
+have little room of their own, and take none from those that are; and the last quarter is for those who have little
+waiting, so that a few that make much wait leave something to everybody else.
 """
 
 from __future__ import annotations
@@ -9,20 +13,27 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from federation.event import Event
 from federation.hashes import check_content_hash
 from homeserver.store.staging import Waiting
 
+Key = TypeVar("Key")
+
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """How much may wait: of one server, of one room, and in all."""
+    """How much may wait: of one server, of one room, and in all. Who has less than ``few`` finds room in the last quarter."""
 
     origin: int = 500
     room: int = 2_000
     all: int = 10_000
+    few: int = 10
+
+
+# LIMIT(what a server says before we hear that it came into a room; more is found by what follows when we have)
+STRANGERS = Bounds(origin=50, room=100, all=1_000, few=5)
 
 
 class Copy(IntEnum):
@@ -35,10 +46,11 @@ class Copy(IntEnum):
 
 
 class Kept(NamedTuple):
-    """One event that waits: who sent it first, and how good the copy is."""
+    """One event that waits: who sent it first (a server that was not in the room?), and how good the copy is."""
 
     origin: str
     copy: Copy
+    stranger: bool = False
 
 
 def copy_of(verified: Event) -> Copy:
@@ -46,43 +58,72 @@ def copy_of(verified: Event) -> Copy:
     return Copy.WHOLE if check_content_hash(verified.json, verified.rules) else Copy.REDACTED
 
 
+class _Pool:
+    """What is counted for some of the servers."""
+
+    def __init__(self, bounds: Bounds) -> None:
+        self.bounds = bounds
+        self._size = 0
+        self._by_room: Counter[int] = Counter()
+        self._by_origin: Counter[str] = Counter()
+        self._groups: Counter[tuple[int, str]] = Counter()
+
+    def has_place(self, room_nid: int, origin: str) -> bool:
+        bounds = self.bounds
+        own, own_here = self._by_origin[origin], self._groups[(room_nid, origin)]
+        return (
+            own < bounds.origin
+            and self._by_room[room_nid] < _most(bounds.room, own_here, bounds.few)
+            and self._size < _most(bounds.all, own, bounds.few)
+        )
+
+    def count(self, room_nid: int, origin: str, more: int) -> None:
+        self._size += more
+        _count(self._by_room, room_nid, more)
+        _count(self._by_origin, origin, more)
+        _count(self._groups, (room_nid, origin), more)
+
+
+def _most(bound: int, own: int, few: int) -> int:
+    return bound if own < few else bound - bound // 4
+
+
+def _count(counter: Counter[Key], key: Key, more: int) -> None:
+    """What is zero is forgotten."""
+    counter[key] += more
+    if not counter[key]:
+        del counter[key]
+
+
 class Staged:
     """Bounded by construction: what has no room is not taken."""
 
-    def __init__(self, bounds: Bounds | None = None) -> None:
-        self._bounds = bounds or Bounds()
+    def __init__(self, bounds: Bounds | None = None, strangers: Bounds = STRANGERS) -> None:
+        self._pools = {False: _Pool(bounds or Bounds()), True: _Pool(strangers)}
         self._kept: dict[tuple[int, str], Kept] = {}  # by room and event id
-        self._by_room: Counter[int] = Counter()
-        self._by_origin: Counter[str] = Counter()
         self._groups: dict[int, Counter[str]] = {}  # room: how many of each origin
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def fill(self, rows: Iterable[Waiting]) -> None:
-        """What an earlier process left."""
+        """What an earlier process left; who was not in the room then is not known any more."""
         for row in rows:
             if (row.room_nid, row.event_id) not in self._kept:
                 self._put(row.room_nid, row.event_id, Kept(row.origin, Copy.UNKNOWN))
 
-    def add(self, room_nid: int, event_id: str, origin: str, copy: Copy) -> bool:
+    def add(self, room_nid: int, event_id: str, origin: str, copy: Copy, *, stranger: bool = False) -> bool:
         """Take an event, if there is room for it; True too where it is here already."""
         if (room_nid, event_id) in self._kept:
             return True
-        bounds = self._bounds
-        if (
-            self._by_origin[origin] >= bounds.origin
-            or self._by_room[room_nid] >= bounds.room
-            or len(self._kept) >= bounds.all
-        ):
+        if not self._pools[stranger].has_place(room_nid, origin):
             return False
-        self._put(room_nid, event_id, Kept(origin, copy))
+        self._put(room_nid, event_id, Kept(origin, copy, stranger))
         return True
 
     def _put(self, room_nid: int, event_id: str, kept: Kept) -> None:
         self._kept[(room_nid, event_id)] = kept
-        self._by_room[room_nid] += 1
-        self._by_origin[kept.origin] += 1
+        self._pools[kept.stranger].count(room_nid, kept.origin, 1)
         self._groups.setdefault(room_nid, Counter())[kept.origin] += 1
 
     def find(self, room_nid: int, event_id: str) -> Kept | None:
@@ -116,15 +157,11 @@ class Staged:
         for event_id in event_ids:
             kept = self._kept.pop((room_nid, event_id), None)
             if kept is not None:
-                origin = kept.origin
+                self._pools[kept.stranger].count(room_nid, kept.origin, -1)
                 group = self._groups[room_nid]
-                for counter, key in ((self._by_origin, origin), (group, origin)):
-                    counter[key] -= 1
-                    if not counter[key]:
-                        del counter[key]
-                self._by_room[room_nid] -= 1
+                _count(group, kept.origin, -1)
                 if not group:
-                    del self._groups[room_nid], self._by_room[room_nid]
+                    del self._groups[room_nid]
 
     def origins_in(self, room_nid: int) -> Mapping[str, int]:
         """How many events of whom wait in a room."""

@@ -25,6 +25,26 @@ class StagedTests(SynchronousTestCase):
         self.assertTrue(staged.add(3, "$f", "four", Copy.WHOLE))
         self.assertEqual(4, len(staged))
 
+    def test_the_last_quarter_is_for_those_who_have_little(self) -> None:
+        staged = Staged(Bounds(room=8, all=12, few=2))
+        ids = [f"${number}" for number in range(20)]
+        self.assertEqual(6, sum(staged.add(1, one, "one", Copy.WHOLE) for one in ids[:9]))
+        self.assertEqual(2, sum(staged.add(1, one, "two", Copy.WHOLE) for one in ids[10:]))
+        self.assertEqual(1, sum(staged.add(2, one, "one", Copy.WHOLE) for one in ids[:9]), "nine in all")
+        self.assertEqual(2, sum(staged.add(2, one, "three", Copy.WHOLE) for one in ids[10:]))
+        self.assertEqual(1, sum(staged.add(3, one, "four", Copy.WHOLE) for one in ids), "twelve in all")
+
+    def test_strangers(self) -> None:
+        staged = Staged(Bounds(room=3), Bounds(room=2))
+        for number in range(3):
+            self.assertEqual(number < 2, staged.add(1, f"${number}", f"s{number}", Copy.WHOLE, stranger=True))
+        self.assertTrue(staged.add(1, "$2", "s1", Copy.WHOLE), "it came in")
+        self.assertEqual({"s0": 1, "s1": 2}, dict(staged.origins_in(1)))
+        self.assertEqual(3, len(staged))
+        staged.discard(1, ["$1"])
+        self.assertEqual({"s0": 1, "s1": 1}, dict(staged.origins_in(1)))
+        self.assertTrue(staged.add(1, "$3", "s3", Copy.WHOLE, stranger=True))
+
     def test_who_waits_where(self) -> None:
         staged = Staged()
         staged.fill([Waiting(1, "$a", "one", 0), Waiting(1, "$b", "two", 0)])
