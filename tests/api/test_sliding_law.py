@@ -179,6 +179,16 @@ _STORY: tuple[_Action, ...] = (
     ("none", "", ""),
     ("restart", "", ""),
     _SYNC,
+    # What becomes of who forgot a room.
+    ("join", ROOMS[1], "bob"),
+    _SYNC,
+    ("quit", ROOMS[1], "bob"),
+    _SYNC,
+    ("ban", ROOMS[1], "bob"),
+    _SYNC,
+    ("restart", "", ""),
+    ("unban", ROOMS[1], "bob"),
+    _SYNC,
 )
 
 

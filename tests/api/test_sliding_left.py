@@ -101,3 +101,51 @@ class LeftTests(SlidingCase):
         self.assertEqual({"all": {"count": 1}}, answer["lists"])
         after = self.ask(one_list(), answer["pos"])
         self.assertEqual(({}, {"all": {"count": 0}}), (after["rooms"], after["lists"]))
+
+    def forget(self, room_id: str) -> None:
+        self.app.ok("POST", f"{room_path(room_id)}/forget", {}, self.bob)
+
+    def test_what_becomes_of_who_forgot_a_room_is_not_told(self) -> None:
+        """They were told that it is over: neither a ban nor its end is news of a room that is none of theirs."""
+        for source in ("the log", "the tables"):
+            left, banned = (self.room(f"{name}{source[-3:]}") for name in ("left", "banned"))
+            pos = self.ask(one_list())["pos"]
+            self.app.member(left, "bob", "leave")
+            self.app.member(banned, "alice", "ban", "bob")
+            told = self.ask(one_list(), pos)
+            self.assertEqual({left, banned}, set(told["rooms"]), source)
+            for room_id in (left, banned):
+                self.forget(room_id)
+            waiting = self.poll(one_list(), told["pos"], 5) if source == "the log" else None
+            self.app.member(left, "alice", "ban", "bob")
+            self.app.member(banned, "alice", "leave", "bob")
+            if waiting is None:
+                self.app.restart()
+                answer = self.ask(one_list(), told["pos"])
+            else:
+                self.app.advance(1)
+                self.assertFalse(waiting.called, source)
+                self.app.advance(5)
+                answer = self.app.wait(waiting).json
+            self.assertEqual(({}, {"all": {"count": 0}}), (answer["rooms"], answer["lists"]), source)
+            # Out of sight it is noted that something happened there, and it still is none of theirs.
+            hidden = self.ask({}, answer["pos"])["pos"]
+            self.app.member(left, "alice", "leave", "bob")
+            hidden = self.ask({}, hidden)["pos"]
+            self.assertEqual({}, self.ask(one_list(), hidden)["rooms"], source)
+            self.app.member(left, "bob", "join")
+            back = self.ask(one_list(), hidden)["rooms"][left]
+            self.assertEqual((True, "join"), (back["initial"], back["membership"]), source)
+            self.app.member(left, "bob", "leave")
+
+    def test_a_room_that_was_forgotten_before_its_invite_was_told(self) -> None:
+        """An offer that was declined and forgotten, and then a ban: only that it is over is told."""
+        room_id = self.room(join=False)
+        self.app.member(room_id, "alice", "invite", "bob")
+        pos = self.ask(one_list())["pos"]
+        self.app.member(room_id, "bob", "leave")
+        self.forget(room_id)
+        self.app.member(room_id, "alice", "ban", "bob")
+        answer = self.ask(one_list(), pos)
+        self.assertEqual("ban", answer["rooms"][room_id]["membership"])
+        self.assertEqual({}, self.ask(one_list(), answer["pos"])["rooms"])

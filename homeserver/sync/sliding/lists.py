@@ -1,8 +1,8 @@
 """Which rooms a request is about: by their place in lists, and by name. From memory.
 
 The rooms of a user are those that they are in, invited to or knocking at; those that somebody else put them out of; and
-those that they left, or were unbanned from, since the connection was told of them. Others that they left can be asked for
-by name. They are ordered by their newest event, whatever it is, so that news is always at the top.
+those that they left, or were unbanned from, since the connection was told of them. Of one that they forgot they hear that
+it is over, and nothing after that. Others that they left can be asked for by name. They are ordered by their newest event, whatever it is, so that news is always at the top.
 
 proposal: MSC4186 (lists, subscriptions, activity ordering)
 """
@@ -204,11 +204,13 @@ def _is_shown(nid: int, standing: Standing, user: UserFacts, state: State, since
     if standing.membership in _OPEN:
         return True
     told = state.get(nid)
-    # Who was told of a ban is told that it is over, too.
-    if told is not None and (told.kind != GONE or standing.pos > (told.sent or since)):
+    if told is not None and told.kind != GONE:
         # Although it may be forgotten by now: a client that shows the room must hear that it is over.
         return True
-    return nid in user.removed and not standing.forgotten
+    if standing.forgotten:
+        return False  # whatever still happens to them there
+    # Who was told of a ban is told that it is over, too.
+    return nid in user.removed or (told is not None and standing.pos > (told.sent or since))
 
 
 def _may_look_back(nid: int, standings: Mapping[int, Standing], user: UserFacts) -> bool:

@@ -171,7 +171,8 @@ class _Builder:
             standings: dict[int, Standing] = {order.room_nid: order.standing for order in orders}
             works = self._timelines.by_moves({}, standings, since, self._wanted.upto)
             found = {work.room_nid: work for work in works}
-            jobs += [self._job(order, found[order.room_nid]) for order in orders]
+            # Of one that was over before, and was forgotten, there is nothing to tell.
+            jobs += [self._job(one, found[one.room_nid]) for one in orders if one.room_nid in found]
         return jobs
 
     def _job(self, order: RoomOrder, work: RoomWork) -> _Job:
