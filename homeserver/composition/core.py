@@ -25,11 +25,11 @@ from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.store.cache import ByteLru
-from homeserver.store.changes import load_moved, load_position
+from homeserver.store.changes import load_position
 from homeserver.store.client_events import ClientEventCache
 from homeserver.store.erasures import ErasedUsers, load_all_erasures
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
-from homeserver.store.members import Member, load_last_events, load_local_members
+from homeserver.store.members import Member, load_last_events, load_last_moves, load_local_members
 from homeserver.store.parsed import EventCache
 from homeserver.store.state import BaseCache
 from homeserver.store.users import load_account_nids
@@ -135,4 +135,4 @@ async def build_core(config: Config, around: Surroundings) -> Core:
 
 def _load_start(tx: Tx) -> tuple[int, Sequence[Member], dict[int, int], list[int], dict[int, int]]:
     members, accounts = load_local_members(tx), load_account_nids(tx)
-    return load_position(tx), members, load_last_events(tx), accounts, load_moved(tx)
+    return load_position(tx), members, load_last_events(tx), accounts, load_last_moves(tx)

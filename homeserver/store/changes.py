@@ -82,11 +82,6 @@ _READ = statement(
     .order_by(changes.c.pos)
     .limit(bindparam("most"))
 )
-_MOVED = statement(
-    select(changes.c.topic, func.max(changes.c.pos))
-    .where(changes.c.kind == int(Kind.STATE_MOVED))
-    .group_by(changes.c.topic)
-)
 _FIRST = statement(select(func.min(changes.c.pos)))
 _TRIM = statement(delete(changes).where(changes.c.pos <= bindparam("upto")))
 _CURSORS = statement(select(followers.c.name, followers.c.pos))
@@ -148,11 +143,6 @@ def trim_changes(tx: Tx, keep: int) -> None:
     upto = min([*cursors.values(), load_position(tx) - keep])
     if upto > 0:
         tx.run(_TRIM, upto=upto)
-
-
-def load_moved(tx: Tx) -> dict[int, int]:
-    """The rooms whose state moved without an event, and when last, as far as the log is kept (at the start)."""
-    return dict(tx.all(_MOVED))
 
 
 def first_kept(tx: Tx) -> int:

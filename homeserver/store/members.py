@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sqlalchemy import and_, bindparam, func, select, update
 
 from homeserver.db.schema.accounts import accounts
-from homeserver.db.schema.rooms import event_json, members, timeline, user_ids
+from homeserver.db.schema.rooms import event_json, members, room_heads, state_log, timeline, user_ids
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Row, Tx, WriteTx
 from homeserver.store.changes import Kind
@@ -88,6 +88,15 @@ _FORGET = statement(
     .values(forgotten=1)
 )
 _LAST_EVENTS = statement(select(timeline.c.room_nid, func.max(timeline.c.pos)).group_by(timeline.c.room_nid))
+# One look into the index a room: the table has millions of rows, and servers start often.
+_LAST_MOVES = statement(
+    select(
+        room_heads.c.room_nid,
+        select(func.max(state_log.c.pos))
+        .where(state_log.c.room_nid == room_heads.c.room_nid)
+        .scalar_subquery(),
+    )
+)
 
 
 def _member(row: Row) -> Member:
@@ -144,3 +153,8 @@ def forget_room(tx: WriteTx, user_nid: int, room_nid: int) -> None:
 def load_last_events(tx: Tx) -> dict[int, int]:
     """The position of each room's newest event (at the start)."""
     return dict(tx.all(_LAST_EVENTS))
+
+
+def load_last_moves(tx: Tx) -> dict[int, int]:
+    """Where each room's state moved last, by an event or without one (at the start)."""
+    return {room_nid: pos for room_nid, pos in tx.all(_LAST_MOVES) if pos is not None}

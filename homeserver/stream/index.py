@@ -57,7 +57,7 @@ class MembershipIndex:
         accounts: Iterable[int] = (),
         moved: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
-        """``last_positions``: of events. ``moved``: when rooms' states moved without one."""
+        """``last_positions``: of events. ``moved``: of rooms' states, which move without an event, too."""
         self._by_user: dict[int, dict[int, Standing]] = {}
         self._joined: dict[int, set[int]] = {}
         self._came: deque[Coming] = deque(maxlen=CAME_MOST)

@@ -10,12 +10,14 @@ from federation.event import Event
 from homeserver.rooms.arrivals import Placed
 from homeserver.rooms.federated.backfill import FETCH_S, PAGE
 from homeserver.rooms.turn import Turn
+from homeserver.store.changes import first_kept, trim_changes
 from homeserver.store.events import find_rows
 from tests.api.peers import JoinedCase
 from tests.api.rooms import V3
 from tests.support.databases import on_each_database
 from tests.support.peer_rooms import PeerRoom
 
+SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 NAME = {"name": "the room"}
 
 
@@ -76,6 +78,24 @@ class LateHistory(JoinedCase):
 
     def test_its_state_does_not_win_over_what_came_after_it(self) -> None:
         self.come_and_be_overtaken(2)
+
+    def test_it_is_told_when_the_log_no_longer_knows_it_and_the_server_started_again(self) -> None:
+        """Nothing in the timeline says that the state moved."""
+        self.enter(self.prepare())
+        self.push(self.stale)
+        name = [["m.room.name", ""]]
+        body = {"lists": {"all": {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": name}}}
+        since, pos = self.sync()["next_batch"], self.app.ok("POST", SLIDING, body, self.alice)["pos"]
+        self.pages(self.room_id)
+        self.assertEqual(NAME, self.name())
+        self.app.wait(self.app.app.core.committer.work(trim_changes, 0))
+        self.assertEqual(0, self.app.wait(self.app.database.read(first_kept)))
+        self.app.restart()
+        told = self.sync(since=since)["rooms"]["join"][self.room_id]
+        self.assertEqual(["m.room.name"], [event["type"] for event in told["state"]["events"]])
+        shown = self.app.ok("POST", SLIDING, body, self.alice, {"pos": pos})["rooms"][self.room_id]
+        self.assertEqual(NAME["name"], shown["name"])
+        self.assertEqual([NAME], [event["content"] for event in shown["required_state"]])
 
     def test_by_way_of_several_pages(self) -> None:
         self.come_and_be_overtaken(2 * PAGE + 20)
