@@ -138,7 +138,7 @@ class DeviceNews:
         self._index = index
         self._facts = facts
         self._devices: OrderedDict[int, _Device] = OrderedDict()
-        self._loading: dict[int, int] = {}  # devices that are being read: how many changes came meanwhile
+        self._loading: dict[int, object] = {}  # device -> stands for those who read with no change since
         self._news = _Recent(changes.position)
         self._moves = _Recent(changes.position)
 
@@ -189,16 +189,14 @@ class DeviceNews:
                     self._moves.add(_Moved(change.pos, change.topic, user_nid))
 
     def _message_came(self, device_nid: int, pos: int) -> None:
-        if device_nid in self._loading:
-            self._loading[device_nid] += 1
+        self._loading.pop(device_nid, None)
         device = self._devices.get(device_nid)
         if device is not None:
             device.newest = pos
             device.oldest = device.oldest or pos
 
     def _keys_moved(self, change: Change) -> None:
-        if change.ref in self._loading:
-            self._loading[change.ref] += 1
+        self._loading.pop(change.ref, None)
         device = self._devices.get(change.ref)
         if device is None:
             return
@@ -222,8 +220,7 @@ class DeviceNews:
 
     def _forget(self, device_nid: int) -> None:
         self._devices.pop(device_nid, None)
-        if device_nid in self._loading:
-            self._loading[device_nid] += 1
+        self._loading.pop(device_nid, None)
 
     # --- is there anything -------------------------------------------------------------------------------------------
 
@@ -258,16 +255,17 @@ class DeviceNews:
         return self._load(requester.device_nid)
 
     async def _load(self, device_nid: int) -> None:
-        before = self._loading.setdefault(device_nid, 0)
+        mine = self._loading.setdefault(device_nid, object())
         try:
             left, oldest, newest = await self._database.read(_load_device, device_nid)
             # What came while the tables were read may not be in what was read: the next answer reads again.
-            if self._loading.get(device_nid) == before and device_nid not in self._devices:
+            if self._loading.get(device_nid) is mine and device_nid not in self._devices:
                 self._devices[device_nid] = _Device(left, oldest, newest)
                 if len(self._devices) > _DEVICES_KEPT:
                     self._devices.popitem(last=False)
         finally:
-            self._loading.pop(device_nid, None)
+            if self._loading.get(device_nid) is mine:
+                del self._loading[device_nid]
 
     def load(
         self, requester: Requester, at: SyncToken | None, upto: int

@@ -22,7 +22,7 @@ class ThreadIndex:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._users: dict[int, Subscribed] = {}
-        self._loading: dict[int, int] = {}  # user -> how many changes came while loading
+        self._loading: dict[int, object] = {}  # user -> stands for those who read with no change since
 
     def known(self, user_nid: int) -> Subscribed | None:
         """The threads that a user is subscribed to, if it is in memory."""
@@ -31,10 +31,10 @@ class ThreadIndex:
     async def load(self, user_nid: int) -> Subscribed:
         """The threads that a user is subscribed to."""
         while (known := self._users.get(user_nid)) is None:
-            before = self._loading.setdefault(user_nid, 0)
+            mine = self._loading.setdefault(user_nid, object())
             found = await self._database.read(load_subscribed, [user_nid])
-            if self._loading.get(user_nid, before) == before:
-                self._loading.pop(user_nid, None)
+            if self._loading.get(user_nid) is mine:
+                del self._loading[user_nid]
                 self._put(user_nid, frozenset(found.get(user_nid, ())))
         return known
 
@@ -46,8 +46,7 @@ class ThreadIndex:
             if change.kind != Kind.THREAD_SUBSCRIPTION:
                 continue
             user_nid, payload = -change.topic, change.payload
-            if user_nid in self._loading:
-                self._loading[user_nid] += 1
+            self._loading.pop(user_nid, None)
             known = self._users.get(user_nid)
             if known is None:
                 continue

@@ -24,7 +24,7 @@ class IgnoreLists:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lists: dict[int, InvitePermission] = {}
-        self._loading: dict[int, int] = {}  # user -> how many changes came while loading
+        self._loading: dict[int, object] = {}  # user -> stands for those who read with no change since
 
     def known(self, user_nid: int) -> frozenset[str] | None:
         """Whom a user ignores, if it is in memory."""
@@ -42,10 +42,10 @@ class IgnoreLists:
     async def load_invites(self, user_nid: int) -> InvitePermission:
         """Whose invites a user is shown."""
         while (known := self._lists.get(user_nid)) is None:
-            before = self._loading.setdefault(user_nid, 0)
+            mine = self._loading.setdefault(user_nid, object())
             found = await self._database.read(_load_permission, user_nid)
-            if self._loading.get(user_nid, before) == before:
-                self._loading.pop(user_nid, None)
+            if self._loading.get(user_nid) is mine:
+                del self._loading[user_nid]
                 self._put(user_nid, found)
         return known
 
@@ -61,8 +61,7 @@ class IgnoreLists:
             if payload is not None and payload.type not in INVITE_TYPES:
                 continue
             self._lists.pop(user_nid, None)
-            if user_nid in self._loading:
-                self._loading[user_nid] += 1
+            self._loading.pop(user_nid, None)
 
     def _put(self, user_nid: int, found: InvitePermission) -> None:
         while len(self._lists) >= MAX_USERS:

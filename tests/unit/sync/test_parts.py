@@ -18,9 +18,11 @@ from homeserver.store.client_events import ClientEvent
 from homeserver.store.placement import Placement
 from homeserver.store.receipts import PRIVATE, READ, ReceiptChange
 from homeserver.store.state import empty_snapshot
+from homeserver.store.thread_subscriptions import SubscriptionChanged
 from homeserver.store.unsigned import sent_as, transaction_id
 from homeserver.stream import log as log_module
 from homeserver.stream.log import ChangeLog
+from homeserver.stream.threads import ThreadIndex
 from homeserver.sync.ignored import IgnoreLists
 from homeserver.sync.lazy import LazyMemory
 from homeserver.sync.serialise import receipt_events
@@ -114,6 +116,54 @@ class IgnoreTests(SynchronousTestCase):
         database.reads[1].callback(self.permission("@a:x"))
         self.assertEqual(self.successResultOf(loading), {"@a:x"})
         self.assertEqual(lists.known(1), {"@a:x"})
+
+    def test_a_change_while_two_read_it(self) -> None:
+        """Nobody keeps what was read before the change, whoever else has begun or ended since."""
+        for another_reads in (False, True):
+            database = FakeDatabase()
+            lists = IgnoreLists(database)  # type: ignore[arg-type]
+            first, second = (Deferred.fromCoroutine(lists.load(1)) for _ in range(2))
+            database.reads[0].callback(self.permission())
+            self.assertEqual(self.successResultOf(first), frozenset())
+            lists.apply([self.change("@a:x")])
+            third = Deferred.fromCoroutine(lists.load(1)) if another_reads else None
+            database.reads[1].callback(self.permission())  # what it was before
+            for read in database.reads[2:]:
+                read.callback(self.permission("@a:x"))
+            self.assertEqual(self.successResultOf(second), {"@a:x"})
+            if third is not None:
+                self.assertEqual(self.successResultOf(third), {"@a:x"})
+            self.assertEqual(lists.known(1), {"@a:x"})
+
+
+class ThreadTests(SynchronousTestCase):
+    def test_a_change_while_two_read_it(self) -> None:
+        for another_reads in (False, True):
+            database = FakeDatabase()
+            index = ThreadIndex(database)  # type: ignore[arg-type]
+            first, second = (Deferred.fromCoroutine(index.load(1)) for _ in range(2))
+            database.reads[0].callback({})
+            self.assertEqual(self.successResultOf(first), frozenset())
+            index.apply([Change(5, Kind.THREAD_SUBSCRIPTION, -1, 7, None)])
+            third = Deferred.fromCoroutine(index.load(1)) if another_reads else None
+            database.reads[1].callback({})  # what it was before
+            for read in database.reads[2:]:
+                read.callback({1: {(7, "$a")}})
+            self.assertEqual(self.successResultOf(second), {(7, "$a")})
+            if third is not None:
+                self.assertEqual(self.successResultOf(third), {(7, "$a")})
+            self.assertEqual(index.known(1), {(7, "$a")})
+
+    def test_a_change_after_one_has_read_it_and_before_another_has(self) -> None:
+        index = ThreadIndex(database := FakeDatabase())  # type: ignore[arg-type]
+        first, second = (Deferred.fromCoroutine(index.load(1)) for _ in range(2))
+        database.reads[0].callback({})
+        self.successResultOf(first)
+        index.apply(
+            [Change(5, Kind.THREAD_SUBSCRIPTION, -1, 7, SubscriptionChanged(1, 7, "$a", True, False))]
+        )
+        database.reads[1].callback({})  # what it was before
+        self.assertEqual(self.successResultOf(second), {(7, "$a")})
 
 
 class WindowTests(SynchronousTestCase):
