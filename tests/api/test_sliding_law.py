@@ -40,6 +40,7 @@ VARIANTS: dict[str, list[list[str]]] = {
     "lazy": [*_STATE, ["m.room.member", "$LAZY"], ["m.room.member", "$ME"]],
     "some": [*_STATE, ["m.room.member", "$ME"]],
     "everything lazily": [["*", "*"], ["m.room.member", "$LAZY"]],
+    "no receipts": [*_STATE, ["m.room.member", "$ME"]],
 }
 
 
@@ -61,11 +62,14 @@ def sliding_body(variant: str, kind: str, room_id: str, since: str | None) -> di
         lists["all"]["required_state"] = []
         scope["rooms"] = []
     device = {"enabled": True} if since is None else {"enabled": True, "since": since}
+    extensions: dict[str, Any] = {"account_data": scope, "to_device": device}
+    if variant != "no receipts":
+        extensions["receipts"] = scope
     return {
         "conn_id": "law",
         "lists": lists,
         "room_subscriptions": subscriptions,
-        "extensions": {"account_data": scope, "receipts": scope, "to_device": device},
+        "extensions": extensions,
     }
 
 
@@ -178,6 +182,22 @@ _STORY: tuple[_Action, ...] = (
     ("leave", ROOMS[1], "bob"),
     ("none", "", ""),
     ("restart", "", ""),
+    # They read elsewhere what they cannot see here: the counts are another.
+    _SYNC,
+    _SAY,
+    _SYNC,
+    ("say", "!home:test.example", "alice"),
+    _NARROW,
+    ("read", ROOMS[0], "bob"),
+    _NARROW,
+    _SYNC,
+    _SAY,
+    _SYNC,
+    ("say", "!home:test.example", "alice"),
+    _NARROW,
+    ("read", ROOMS[0], "bob"),
+    ("restart", "", ""),
+    _NARROW,
     _SYNC,
     # What becomes of who forgot a room.
     ("join", ROOMS[1], "bob"),

@@ -96,8 +96,9 @@ class Extensions:
             if not inside or entry.kind != JOINED:
                 if entry.receipts == LIVE and changed and self._has_receipts(work, nid):
                     told[nid] = entry._replace(receipts=work.since)
-                if work.blind and entry.kind == JOINED and entry.sent == LIVE:
-                    wanted.receipts_since.setdefault(work.since, []).append(nid)
+                since = _counted_upto(work, nid)
+                if since and entry.kind == JOINED:
+                    wanted.receipts_since.setdefault(since, []).append(nid)
                 continue
             if entry.receipts == NEVER:
                 wanted.receipts_at.append(nid)
@@ -297,9 +298,13 @@ class Extensions:
             said.add(b"receipts", b'{"rooms":%b}' % _rooms(work, rooms))
 
     def with_receipts(self, work: Work, extras: Extras) -> list[int]:
-        """The rooms in the windows of whose receipts there may be news."""
+        """The rooms of whose receipts there may be news: those in the windows, and what had to be read of others."""
         topics = work.window.topics if work.window is not None else {}
-        return [nid for nid in work.windows.rooms if nid in extras.receipts or nid in topics]
+        inside = work.windows.rooms
+        return [
+            *(nid for nid in inside if nid in extras.receipts or nid in topics),
+            *(nid for nid in extras.receipts if nid not in inside),
+        ]
 
     def receipts_of(self, work: Work, nid: int, extras: Extras) -> Sequence[ReceiptChange]:
         """The receipts that are news of a room."""
@@ -370,6 +375,20 @@ def parse_position(text: str | None, upto: int) -> int:
         raise invalid_param("The token of the to_device extension is not of this server")
     # A database that was restored is behind what its clients have seen.
     return min(int(text), upto)
+
+
+def _counted_upto(work: Work, nid: int) -> int:
+    """From where on it must be read whether the user has read something in a room: the counts that were told stand on it.
+
+    0: that is known. What they read meanwhile is told with a room that comes into sight again; and what nobody here has
+    heard of is noted of one that is out of sight.
+    """
+    entry = work.state.get(nid)
+    if entry is None or entry.kind != JOINED:
+        return 0
+    if entry.sent == LIVE:
+        return work.since if work.blind else 0
+    return entry.sent if nid in work.windows.rooms else 0
 
 
 def own_receipts(receipts: Iterable[ReceiptChange], user_nid: int) -> bool:

@@ -28,6 +28,7 @@ from homeserver.sync.profiles import ProfileNews
 from homeserver.sync.serialise import encode
 from homeserver.sync.sliding.connections import (
     JOINED,
+    LIVE,
     NO_STATE,
     Connection,
     Connections,
@@ -266,7 +267,7 @@ class SlidingSync:
         extras = gathered.extras
         if extras is None or not first.covers(wanted):
             extras = Extras() if wanted.empty else await tools.database.read(load_extras, wanted)
-        self._note_read(work, gathered, extras)
+        read_unseen = self._note_read(work, gathered, extras)
         rooms = await self._rooms.write(work, gathered, standings)
         names = dict(windows.names)
         for nid in found.vanished:
@@ -282,11 +283,11 @@ class SlidingSync:
             b'"rooms":{%b}' % b",".join(encode(names[nid]) + b":" + body for nid, body in rooms.items()),
             b'"extensions":%b' % said.write(),
         ]
-        if begun is not None and begun.told == gathered.told:
+        if begun is not None and begun.told == gathered.told and not read_unseen:
             state = begun.state
         else:
             begun = None
-            state = after(work, gathered.told, found.missed, found.vanished) or state
+            state = after(work, gathered.told, (*found.missed, *read_unseen), found.vanished) or state
         told = bool(rooms) or said.told or at is None
         return _Answer(parts, told, token, state, gathered, begun)
 
@@ -354,14 +355,20 @@ class SlidingSync:
             if log.position == before or looks == _LOOKS:
                 return windows, direct
 
-    def _note_read(self, work: Work, gathered: Gathered, extras: Extras) -> None:
-        """Where the user has read something the counts have changed, which is news."""
+    def _note_read(self, work: Work, gathered: Gathered, extras: Extras) -> list[int]:
+        """Where the user has read something the counts have changed, which is news: of rooms out of sight, to be kept."""
+        user_nid, unseen = work.requester.user_nid, []
         for nid in self._extensions.with_receipts(work, extras):
             entry = work.state.get(nid)
             if entry is None or entry.kind != JOINED:
                 continue
-            if own_receipts(self._extensions.receipts_of(work, nid, extras), work.requester.user_nid):
+            if not own_receipts(self._extensions.receipts_of(work, nid, extras), user_nid):
+                continue
+            if nid in work.windows.rooms:
                 gathered.news.setdefault(nid, RoomNews(before=work.token.pos)).read = True
+            elif entry.sent == LIVE:
+                unseen.append(nid)
+        return unseen
 
 
 def _is_for_encryption(asked: Asked) -> bool:
