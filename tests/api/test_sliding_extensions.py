@@ -242,6 +242,26 @@ class Extensions(KeysCase):
         answer = self.ask(asked, answer["pos"], lists=self.all_rooms())
         self.assertEqual({}, self.receipts(answer, room_id, BOB))
 
+    def test_receipts_of_a_room_that_was_left(self) -> None:
+        left, other = self.room_with(self.alice), self.room_with(self.alice)
+        asked, narrow = {"receipts": ON}, {"all": {**self.all_rooms()["all"], "ranges": []}}
+        answer = self.ask(asked, lists=self.all_rooms())
+        for room_id in (left, other):
+            self.ok(self.bob, f"/rooms/{room_id}/receipt/m.read/{self.say(room_id)}", {})
+        answer = self.ask(asked, answer["pos"], lists=narrow)
+        self.ok(self.alice, f"/rooms/{left}/leave", {})
+        last = self.say(left)
+        self.ok(self.bob, f"/rooms/{left}/receipt/m.read/{last}", {})
+        answer = self.ask(asked, answer["pos"], lists=self.all_rooms())
+        self.assertEqual("leave", answer["rooms"][left]["membership"])
+        self.assertEqual([other], list(answer["extensions"]["receipts"]["rooms"]))
+        # Nor where they ask for it by name.
+        by_name: dict[str, Any] = {"room_subscriptions": {left: {"timeline_limit": 1, "required_state": []}}}
+        answer = self.ask(asked, answer["pos"], **by_name)
+        self.ok(self.bob, f"/rooms/{left}/receipt/m.read/{self.say(left)}", {})
+        answer = self.ask(asked, answer["pos"], **by_name)
+        self.assertNotIn("receipts", answer["extensions"])
+
     def receipts(self, answer: Any, room_id: str, user_id: str) -> dict[str, set[str]]:
         event = answer["extensions"].get("receipts", {}).get("rooms", {}).get(room_id, {"content": {}})
         found: dict[str, set[str]] = {}

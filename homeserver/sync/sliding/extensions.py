@@ -287,7 +287,8 @@ class Extensions:
         rooms: dict[int, bytes] = {}
         for nid in self.with_receipts(work, extras):
             receipts = self.receipts_of(work, nid, extras)
-            if receipts and self._covers(scope, work, nid):
+            # Who reads on in a room that the user has left is nothing to them.
+            if receipts and self._is_in(work, nid) and self._covers(scope, work, nid):
                 # LIMIT(one object has one place for an event, kind and user: of several threads' receipts at one
                 # event, the one for everything goes first)
                 in_order = sorted(receipts, key=lambda one: one.thread != "")
@@ -312,6 +313,10 @@ class Extensions:
             return extras.receipts[nid]
         topic = work.window.topics.get(nid) if work.window is not None else None
         return topic.receipts if topic is not None and nid in work.state else ()
+
+    def _is_in(self, work: Work, nid: int) -> bool:
+        standing = self._index.standing(work.requester.user_nid, nid)
+        return standing is not None and standing.membership == Membership.JOIN
 
     def _write_typing(self, said: Said, work: Work, scope: Scope) -> None:
         typing = self._typing
