@@ -292,6 +292,36 @@ class Extensions(KeysCase):
         typing = answer["extensions"].get("typing", {}).get("rooms", {}).get(room_id)
         self.assertIn(typing, (None, {"type": "m.typing", "content": {"user_ids": []}}))
 
+    def test_who_stops_typing_out_of_sight(self) -> None:
+        """A client would say for ever that they type; also where the server started again meanwhile."""
+        for restart in (False, True):
+            room_id = self.room_with(self.alice)
+            asked, nothing = {"typing": ON}, {"all": {**self.all_rooms()["all"], "ranges": []}}
+            pos = self.ask(asked, lists=self.all_rooms())["pos"]
+            path = f"{V3}/rooms/{room_id}/typing/{BOB}"
+            self.app.ok("PUT", path, {"typing": True, "timeout": 20_000}, self.bob)
+            answer = self.ask(asked, pos, lists=self.all_rooms())
+            self.assertEqual([BOB], self.typing(answer, room_id))
+            body = {"conn_id": "", "extensions": asked, "lists": nothing}
+            query = {"pos": answer["pos"], "timeout": "9000"}
+            waiting = self.app.start("POST", SLIDING, body, self.phone, query)
+            self.app.ok("PUT", path, {"typing": False}, self.bob)
+            self.app.advance(1)
+            self.assertFalse(waiting.called)  # what is not seen does not end a poll
+            self.app.advance(10)
+            answer = self.app.wait(waiting).json
+            self.assertNotIn("typing", answer["extensions"])
+            if restart:
+                self.app.restart()
+            lost, back = (self.ask(asked, answer["pos"], lists=self.all_rooms()) for _ in range(2))
+            for one in (lost, back):
+                self.assertEqual(([], {}), (self.typing(one, room_id), one["rooms"]))
+            quiet = self.ask(asked, back["pos"], lists=self.all_rooms())
+            self.assertNotIn("typing", quiet["extensions"])
+
+    def typing(self, answer: Any, room_id: str) -> Any:
+        return answer["extensions"]["typing"]["rooms"][room_id]["content"]["user_ids"]
+
     def test_whoever_asks_is_there(self) -> None:
         self.room_with(self.alice)
         for presence, state in (("offline", "offline"), ("online", "online")):

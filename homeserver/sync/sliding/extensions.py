@@ -44,6 +44,7 @@ class Said:
 
     members: list[bytes] = field(default_factory=list)
     told: bool = False
+    unseen: list[int] = field(default_factory=list)  # rooms out of sight where something changed
 
     def add(self, name: bytes, body: bytes, *, told: bool = True) -> None:
         self.members.append(b'"%b":%b' % (name, body))
@@ -342,8 +343,15 @@ class Extensions:
             if nid not in changed and not new:
                 continue
             users = [one for one in typing.users_in(nid) if one not in work.ignored]
-            if users or (entry is not None and nid in changed):
+            # Of a room that was out of sight the client may think that somebody types there.
+            if users or entry is not None:
                 rooms[nid] = typing_event(users)
+        if moved:
+            # LIMIT(what a room's entry can say): not where the room is seen, and typing is asked of others alone.
+            told = [nid for nid in typing.changed_since(state.keys(), at) if nid not in work.windows.rooms]
+            said.unseen += [
+                nid for nid in told if nid and state[nid].kind == JOINED and state[nid].sent == LIVE
+            ]
         if rooms:
             said.add(b"typing", b'{"rooms":%b}' % _rooms(work, rooms))
 

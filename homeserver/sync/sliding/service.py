@@ -267,7 +267,7 @@ class SlidingSync:
         extras = gathered.extras
         if extras is None or not first.covers(wanted):
             extras = Extras() if wanted.empty else await tools.database.read(load_extras, wanted)
-        read_unseen = self._note_read(work, gathered, extras)
+        unseen = self._note_read(work, gathered, extras)
         rooms = await self._rooms.write(work, gathered, standings)
         names = dict(windows.names)
         for nid in found.vanished:
@@ -275,6 +275,7 @@ class SlidingSync:
         if found.vanished:
             names.update(await tools.interner.room_names(found.vanished))
         said = await self._extensions.write(work, extras, gathered.news)
+        unseen += said.unseen
         profiles = await self._profiles.write(work, gathered.news, gathered.told)
         if profiles is not None:
             said.add(PROFILES, profiles)
@@ -283,11 +284,11 @@ class SlidingSync:
             b'"rooms":{%b}' % b",".join(encode(names[nid]) + b":" + body for nid, body in rooms.items()),
             b'"extensions":%b' % said.write(),
         ]
-        if begun is not None and begun.told == gathered.told and not read_unseen:
+        if begun is not None and begun.told == gathered.told and not unseen:
             state = begun.state
         else:
             begun = None
-            state = after(work, gathered.told, (*found.missed, *read_unseen), found.vanished) or state
+            state = after(work, gathered.told, (*found.missed, *unseen), found.vanished) or state
         told = bool(rooms) or said.told or at is None
         return _Answer(parts, told, token, state, gathered, begun)
 
