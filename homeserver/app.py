@@ -18,6 +18,7 @@ from homeserver.composition.routes import build_routes
 from homeserver.composition.services import Services, build_services, limit_classes
 from homeserver.config.schema import Config
 from homeserver.db.errors import DatabaseUnavailable
+from homeserver.ephemeral.before import TypingBefore
 from homeserver.http.errors import MatrixError, UserLimitReachedError
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
@@ -49,6 +50,7 @@ class App:
             translate=self._translate,
             rate_key=rate_key(services.bridging.registry),
         )
+        self.typing_before = TypingBefore(core.around.database, core.committer, services.typing)
         self._timer: DelayedCall | None = None
         self._ending = ""
         self._chores = Chores(core.around.clock, core.around.log)
@@ -113,6 +115,7 @@ class App:
 
     def release_waiters(self) -> None:
         """Answer every long poll now."""
+        self.services.typing.end_all()
         self.core.notifier.release()
         self.services.reading.old_sync.release()
         self.outgoing.say_goodbye()
@@ -137,6 +140,7 @@ class App:
         self._ending = "followers"
         await self.outgoing.followers.stop()
         self._ending = "commits"
+        await self.typing_before.save()
         await self.core.committer.drained()
         self._ending = "the database"
         self.services.typing.close()
@@ -166,4 +170,6 @@ async def build_app(config: Config, around: Surroundings, extra_routes: Sequence
     routes = build_routes(core, peering, services)
     for extra in extra_routes:
         routes += extra(core, services)
-    return App(core, peering, services, outgoing, routes)
+    app = App(core, peering, services, outgoing, routes)
+    await app.typing_before.load()
+    return app

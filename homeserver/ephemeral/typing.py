@@ -1,4 +1,4 @@
-"""Who is typing where. Memory only.
+"""Who is typing where. Memory only, but for where it was lately, which ``before`` keeps for the next process.
 
 Every entry ends by itself: a client that vanishes stops typing when its time is over.
 
@@ -7,7 +7,7 @@ Every entry ends by itself: a client that vanishes stops typing when its time is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from heapq import heappop, heappush
 
 from homeserver.ephemeral.ticker import Ticker
@@ -22,6 +22,9 @@ DEFAULT_TIMEOUT_MS = 30_000
 MAX_PER_ROOM = 100
 # LIMIT(rooms whose last change is remembered, some 100 bytes each)
 MAX_ROOMS = 20_000
+# LIMIT(rooms of which clients are told after a restart that nobody types there; others show it until somebody types)
+MAX_RECENT = 1_000
+RECENT_S = 3600
 
 
 class Typing:
@@ -34,6 +37,7 @@ class Typing:
         self._rooms: dict[int, dict[str, float]] = {}  # room -> user id -> until when
         self._changed: dict[int, int] = {}  # room -> counter of its last change, oldest first
         self._floor = 0  # changes up to here may be forgotten
+        self._recent: dict[int, float] = {}  # room -> when its last change was, oldest first
         self._ends: list[tuple[float, int, str]] = []
         self._timer: DelayedCall | None = None
         self._timer_at = 0.0
@@ -100,7 +104,27 @@ class Typing:
                     if move.user_id and move.membership != Membership.JOIN:
                         self.stop(change.topic, move.user_id)
 
+    def end_all(self) -> None:
+        """The server stops: nobody types any more. Other servers, which hear nothing, let it end by themselves."""
+        rooms, self._rooms = self._rooms, {}
+        for room_nid in rooms:
+            self._note(room_nid)
+
+    def recent(self) -> list[int]:
+        """Where somebody began or stopped lately: a client may think that they type."""
+        then = self._clock.monotonic() - RECENT_S
+        return [nid for nid, at in self._recent.items() if at > then]
+
+    def recall(self, room_nids: Iterable[int]) -> None:
+        """Where that was so when the process before this one stopped: who comes from there hears who types now."""
+        for room_nid in room_nids:
+            self._changed[room_nid] = self._ticker.tick()
+
     def _note(self, room_nid: int) -> None:
+        self._recent.pop(room_nid, None)
+        self._recent[room_nid] = self._clock.monotonic()
+        if len(self._recent) > MAX_RECENT:
+            del self._recent[next(iter(self._recent))]
         self._changed.pop(room_nid, None)
         self._changed[room_nid] = self._ticker.tick()
         if len(self._changed) > MAX_ROOMS:

@@ -1,4 +1,4 @@
-"""Facts about the database itself: whose it is, and which programs may open it."""
+"""Single facts: whose the database is and which programs may open it; and what a process leaves to the next one."""
 
 from __future__ import annotations
 

@@ -44,12 +44,15 @@ class Notifier:
         self._index = index
         # Dicts for their order: who is woken first must not hang on where an object lies in memory.
         self._waiting: dict[int, dict[Waiter, None]] = {}
+        self._released = False
 
     def __len__(self) -> int:
         return sum(len(waiters) for waiters in self._waiting.values())
 
     def add(self, waiter: Waiter) -> None:
         """From now on, wake this one."""
+        if self._released:
+            waiter.wake(happened=False)
         self._waiting.setdefault(waiter.user_nid, {})[waiter] = None
 
     def remove(self, waiter: Waiter) -> None:
@@ -102,7 +105,8 @@ class Notifier:
                 waiter.wake()
 
     def release(self) -> None:
-        """The server stops: everybody's time is up."""
+        """The server stops: everybody's time is up, and that of those who were just woken and wait again."""
+        self._released = True
         for waiters in list(self._waiting.values()):
             for waiter in list(waiters):
                 waiter.wake(happened=False)

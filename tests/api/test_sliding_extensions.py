@@ -319,6 +319,19 @@ class Extensions(KeysCase):
             quiet = self.ask(asked, back["pos"], lists=self.all_rooms())
             self.assertNotIn("typing", quiet["extensions"])
 
+    def test_who_typed_before_the_server_started_again(self) -> None:
+        room_id = self.room_with(self.alice)
+        self.room_with(self.alice)
+        asked = {"typing": ON}
+        self.app.ok("PUT", f"{V3}/rooms/{room_id}/typing/{BOB}", {"typing": True}, self.bob)
+        answer = self.ask(asked, lists=self.all_rooms())
+        self.assertEqual([BOB], self.typing(answer, room_id))
+        self.app.restart()
+        answer = self.ask(asked, answer["pos"], lists=self.all_rooms())
+        self.assertEqual([], self.typing(answer, room_id))
+        self.assertEqual([room_id], list(answer["extensions"]["typing"]["rooms"]))
+        self.assertNotIn("typing", self.ask(asked, answer["pos"], lists=self.all_rooms())["extensions"])
+
     def typing(self, answer: Any, room_id: str) -> Any:
         return answer["extensions"]["typing"]["rooms"][room_id]["content"]["user_ids"]
 

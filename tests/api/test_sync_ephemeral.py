@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.trial.unittest import TestCase
 
+from homeserver.ephemeral.typing import RECENT_S
 from homeserver.store.receipts import PRIVATE, READ, ReceiptChange, find_target, put_markers
 from tests.support.sync import SyncApp, user_id
 
@@ -83,6 +84,34 @@ class EphemeralTests(TestCase):
         self.assertFalse(poll.called)
         self.app.advance(60)
         self.assertNotIn("rooms", self.app.wait(poll).json)
+
+    def test_nobody_types_when_the_server_stops(self) -> None:
+        self.type("alice")
+        since = self.app.sync(self.bob, self.since)["next_batch"]
+        poll = self.app.poll(self.bob, since)
+        quiet = {"room": {"ephemeral": {"not_types": ["m.typing"]}}}
+        deaf = self.app.poll(self.bob, since, filter=quiet)
+        self.app.app.release_waiters()
+        nobody = {"type": "m.typing", "content": {"user_ids": []}}
+        self.assertEqual([nobody], self.ephemeral(self.app.wait(poll).json))
+        # Woken for what they do not want to hear, they do not wait again.
+        self.assertNotIn("rooms", self.app.wait(deaf).json)
+
+    def test_who_typed_before_the_server_started_again(self) -> None:
+        """Whoever was not waiting when it stopped hears that it is over, of those rooms alone, and once."""
+        self.app.make_room("alice", "!quiet:test.example")
+        self.app.member("!quiet:test.example", "bob", "join")
+        self.type("alice")
+        since = self.app.sync(self.bob, self.since)["next_batch"]
+        self.app.restart()
+        told = self.app.sync(self.bob, since)
+        self.assertEqual([{"type": "m.typing", "content": {"user_ids": []}}], self.ephemeral(told))
+        self.assertEqual([ROOM], list(told["rooms"]["join"]))
+        self.assertNotIn("rooms", self.app.sync(self.bob, told["next_batch"]))
+        self.assertEqual([], self.ephemeral(self.app.sync(self.bob)))
+        self.app.advance(RECENT_S + 1)
+        self.app.restart()
+        self.assertNotIn("rooms", self.app.sync(self.bob, told["next_batch"]))
 
     def test_receipts(self) -> None:
         said = self.app.say(ROOM, "alice", "hello")

@@ -11,5 +11,6 @@ stream = Table("stream", metadata, small("id", primary=True), nid("pos"))
 # One narrow row per durable fact; trimmed behind the slowest follower.
 changes = Table("changes", metadata, nid("pos", primary=True), small("kind"), nid("topic"), nid("ref"))
 followers = Table("followers", metadata, text("name", primary=True), nid("pos"))
-# Facts about the database itself: the server name that it belongs to, the oldest reader that may open it.
+# Facts about the database itself: the server name that it belongs to, the oldest reader that may open it. And what one
+# process leaves to the next: where somebody typed.
 server_facts = Table("server_facts", metadata, text("name", primary=True), text("value"))
