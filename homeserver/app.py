@@ -98,7 +98,10 @@ class App:
         self.outgoing.begin()
         chores = standard_chores(self.core.committer, self.core.around.clock)
         sweep = Chore("forget sticky events", SWEEP_EVERY_S, self.services.unattended.sticky.sweep)
-        self._chores.start([*chores, sweep])
+        forget = Chore(
+            "forget who was in rooms by hearsay", SWEEP_EVERY_S, self.outgoing.sender.forget_hearsay
+        )
+        self._chores.start([*chores, sweep, forget])
         self._timer = self.core.around.clock.callLater(housekeeping_s, self._keep_house, housekeeping_s)
 
     def _keep_house(self, every_s: float) -> None:

@@ -248,7 +248,7 @@ def build_partial(core: Core, peering: Peering, checks: JoinChecks, tasks: TaskG
         around.clock,
         around.log,
     )
-    core.servers.others = partial.servers
+    core.servers.others, core.servers.others_upto = partial.servers, partial.servers_upto
     return partial
 
 

@@ -33,6 +33,7 @@ from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import load_cursors, load_position
+from homeserver.store.hearsay import sweep_hearsay
 from homeserver.store.outgoing import (
     OWED_MOST,
     Owing,
@@ -195,6 +196,10 @@ class Sender:
     def relayed(self) -> None:
         """An event was to be sent on: its row is to be forgotten when everybody has it."""
         self._relayed = True
+
+    async def forget_hearsay(self) -> None:
+        """A chore: forget who was in rooms by the word of others where all of them have what was sent then."""
+        await self._worker.work(sweep_hearsay, FOLLOWER)
 
     def passed(self, pos: int) -> None:
         """Everything up to this position has been enqueued."""
@@ -406,12 +411,8 @@ class Sender:
         assert after is not None
         if link.stays is None or link.stays_upto < upto:
             rooms = self._rooms_since(after)
-            stays = await self._database.read(load_shared, name, rooms, after)
-            # Of a room whose join is not complete our own state does not name every server.
-            told = {
-                nid: Stay(True, ()) for nid in rooms if nid not in stays and name in self._servers.others(nid)
-            }
-            link.stays, link.stays_upto = {**stays, **told}, upto
+            link.stays = await self._database.read(load_shared, name, rooms, after)
+            link.stays_upto = upto
         refs, through = await self._database.read(load_owed, name, link.stays, after, upto)
         machine.refill(refs, through)
         if machine.refill_after() is None:

@@ -26,6 +26,7 @@ from homeserver.db.schema.rooms import event_json, events, redactions, room_head
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
+from homeserver.store.hearsay import load_hearsay
 from homeserver.store.past import IS_NEWS
 from homeserver.store.stays import Stay, load_stays, server_of
 
@@ -184,7 +185,13 @@ def store_destinations(tx: Tx, owing: Sequence[Owing], forget: Sequence[str], re
 def load_shared(tx: Tx, server: str, room_nids: Collection[int], after: int) -> dict[int, Stay]:
     """Of some rooms, and those with something to send on, in which ones a server was at any time after a position."""
     relayed = tx.column(_RELAYED_ROOMS, after=after)
-    return load_stays(tx, server, sorted({*room_nids, *relayed}), after)
+    wanted = sorted({*room_nids, *relayed})
+    stays = load_stays(tx, server, wanted, after)
+    for one in load_hearsay(tx, wanted, after):
+        if server in one.servers:
+            stay = stays.get(one.room_nid, Stay(False, ()))
+            stays[one.room_nid] = stay._replace(hearsay=(*stay.hearsay, (one.since, one.upto)))
+    return stays
 
 
 def load_owed(
@@ -222,7 +229,8 @@ def _newest(tx: Tx, server: str, stays: Mapping[int, Stay], after: int, upto: in
         if stay.around(newest):
             positions.append(newest)
             still_in.append(room_nid)
-        for change in reversed(stay.changes):
+        ends = {*stay.changes, *(end for _, end in stay.hearsay)}
+        for change in sorted(ends, reverse=True):
             if stay.around(newest):
                 break
             # It has left meanwhile: our newest before that.

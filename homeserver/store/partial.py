@@ -27,6 +27,7 @@ from homeserver.db.tx import Tx
 from homeserver.store.changes import Kind
 from homeserver.store.descendants import build_descent
 from homeserver.store.events import EventRow, load_rows
+from homeserver.store.hearsay import keep_hearsay
 from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.state import BaseCache, Snapshot, load_snapshots
 
@@ -157,7 +158,8 @@ def count_attempts(tx: Tx, join: PartialJoin) -> None:
 
 
 def end_partial_join(tx: Tx, room_nid: int, join_nid: int) -> None:
-    """They have come."""
+    """They have come. Whatever was placed before MUST be stored already."""
+    keep_hearsay(tx, room_nid, join_nid)
     for end in _END:
         tx.run(end, of_room=room_nid, of_join=join_nid)
 
@@ -174,7 +176,7 @@ def end_stay(tx: Tx, room_nid: int) -> bool:
     tx.run(_END_LATEST, of_room=room_nid)
     earlier = tx.column(_EARLIER, of_room=room_nid)
     for old_nid in earlier[: max(0, len(earlier) - EARLIER_MOST + 1)]:
-        tx.run(_END[0], of_room=room_nid, of_join=old_nid)
+        end_partial_join(tx, room_nid, old_nid)
     tx.insert(_PUT_EARLIER, [(room_nid, join_nid, server, servers, max(attempts, 1))])
     return not attempts
 

@@ -102,14 +102,18 @@ class Stay(NamedTuple):
     changes: tuple[int, ...]
     # Where somebody of it who was invited or knocked, but not in the room, was removed: it hears of that from outside.
     removals: tuple[int, ...] = ()
+    # From where up to where it is in the room by the word of others, whatever our own state says (store/hearsay.py).
+    hearsay: tuple[tuple[int, int], ...] = ()
 
     @property
     def at_last(self) -> bool:
-        """Whether it is in the room after all of them."""
+        """Whether it is in the room after all of them, as far as our own state says."""
         return self.at_first ^ bool(len(self.changes) % 2)
 
     def around(self, pos: int) -> bool:
         """Whether it is in the room before or after the event at a position."""
+        if any(since <= pos <= upto for since, upto in self.hearsay):
+            return True
         inside = self.at_first
         for change in self.changes:
             if change > pos:

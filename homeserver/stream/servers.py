@@ -5,7 +5,8 @@
 3. The answer may be asked for as it was around an earlier event (``servers_at``): an event goes to the servers that
    were in the room before or after it, however late it is looked at.
 4. While a join is not complete, our state does not name every server: ``others`` knows of others. They are sent to, and
-   MUST NOT be believed to be in the room otherwise (``shares``), but for what does nobody harm (``may_share``).
+   MUST NOT be believed to be in the room otherwise (``shares``), but for what does nobody harm (``may_share``). An event
+   of that time goes to them even if it is looked at when the join is complete (``others_upto``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.store.changes import Change, Kind
+from homeserver.store.hearsay import load_heard_of
 from homeserver.store.placement import MOVING, Membership, Placement, moves_of
 from homeserver.store.stays import Occupancy, Turn, load_occupancy, load_stays, server_of
 from homeserver.stream.index import MembershipIndex
@@ -105,6 +107,8 @@ class ServerIndex:
         self.bytes = 0
         # Of rooms whose join is not complete: servers that others say are in them.
         self.others: Callable[[int], Collection[str]] = _nobody
+        # Of rooms whose join is complete: up to which position they were such rooms.
+        self.others_upto: Callable[[int], int] = _never
 
     def __len__(self) -> int:
         return len(self._rooms)
@@ -148,7 +152,10 @@ class ServerIndex:
 
     async def servers_at(self, room_nid: int, pos: int) -> Collection[str]:
         """The servers that were in a room before or after the event at a position."""
-        return self._with_others(room_nid, (await self._room_at(room_nid, pos)).around(pos))
+        names = (await self._room_at(room_nid, pos)).around(pos)
+        if pos <= self.others_upto(room_nid):
+            names = sorted({*names, *await self._database.read(load_heard_of, room_nid, pos)})
+        return self._with_others(room_nid, names)
 
     async def came(self, room_nid: int, server: str, pos: int) -> bool:
         """Whether a server came into a room with the membership at a position."""
@@ -257,3 +264,7 @@ def _begins(change: Change) -> bool:
 
 def _nobody(_: int) -> Collection[str]:
     return ()
+
+
+def _never(_: int) -> int:
+    return 0

@@ -121,6 +121,10 @@ def _damages_of_peers() -> Damages:
             insert(_table("earlier_joins")).values(**_join, join_nid=1, attempts=0),
             "a stay that is over",
         ),
+        "a join will have been complete": (
+            insert(_table("hearsay")).values(room_nid=1, join_nid=_newest, servers="[]", upto=10**9),
+            "still to come",
+        ),
     }
 
 

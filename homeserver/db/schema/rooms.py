@@ -213,6 +213,16 @@ earlier_joins = Table(
     small("attempts"),  # to have the state before it; at least 1
     **CLUSTERED,
 )
+# Joins that were not complete, and are: whom the word of others named then is owed what was sent until that position.
+hearsay = Table(
+    "hearsay",
+    metadata,
+    nid("room_nid", primary=True),
+    nid("join_nid", primary=True),
+    nid("upto"),
+    text("servers"),  # JSON list of names
+    **CLUSTERED,
+)
 # What a client said under which transaction id, so that its retry finds the first answer.
 client_transactions = Table(
     "client_transactions",

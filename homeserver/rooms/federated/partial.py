@@ -42,6 +42,7 @@ from homeserver.runtime.clock import Clock, sleep
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.account_data import TooMuchAccountDataError, put_account_data
+from homeserver.store.hearsay import load_hearsay_upto
 from homeserver.store.partial import EARLIER_MOST, PartialJoin, count_attempts, load_partial_joins
 from homeserver.store.servers import load_servers
 from homeserver.store.work import Worker
@@ -123,12 +124,14 @@ class PartialRooms:
         self._log = log
         self._unfinished: dict[int, _Unfinished] = {}  # by room
         self._running: set[int] = set()  # joins, by number
+        self._upto: dict[int, int] = {}  # by room: up to where it was one of these, if it is none any more
         self._places = DeferredSemaphore(ANSWERS_AT_ONCE)
 
     async def load(self) -> None:
         """Find the joins that an earlier process left; before anything else asks."""
         for join in await self._tools.database.read(load_partial_joins):
             self._unfinished.setdefault(join.room_nid, _Unfinished()).joins[join.join_nid] = join
+        self._upto = await self._tools.database.read(load_hearsay_upto)
 
     def start(self) -> None:
         """Go on with them."""
@@ -187,6 +190,10 @@ class PartialRooms:
             return ()
         return dict.fromkeys(name for join in reversed(room.joins.values()) for name in join.servers)
 
+    def servers_upto(self, room_nid: int) -> int:
+        """Up to which position a room had such servers (``store/hearsay.py``), where a join of it is complete now."""
+        return self._upto.get(room_nid, 0)
+
     async def whole(self, room_nid: int) -> bool:
         """Wait until its members have come; whether there was anything to wait for. 503 where it takes too long."""
         room = self._unfinished.get(room_nid)
@@ -220,6 +227,7 @@ class PartialRooms:
     def _end(self, join: PartialJoin) -> None:
         room = self._unfinished.get(join.room_nid)
         if room is not None and room.joins.pop(join.join_nid, None) is not None:
+            self._upto[join.room_nid] = self._index.last_pos.get(join.room_nid, 0)
             room.release()
             if not room.joins:
                 del self._unfinished[join.room_nid]

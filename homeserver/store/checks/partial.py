@@ -1,10 +1,11 @@
-"""Invariants of joins that are not complete."""
+"""Invariants of joins that are not complete, or were not."""
 
 from __future__ import annotations
 
 from sqlalchemy import Table, and_, or_, select
 
-from homeserver.db.schema.rooms import earlier_joins, events, partial_joins
+from homeserver.db.schema.rooms import earlier_joins, events, hearsay, partial_joins
+from homeserver.db.schema.stream import stream
 from homeserver.store.checks.rules import Rule, points_nowhere, rule
 
 
@@ -24,6 +25,7 @@ def _rules_of(table: Table) -> tuple[Rule, ...]:
 PARTIAL = (
     *_rules_of(partial_joins),
     *_rules_of(earlier_joins),
+    *_rules_of(hearsay),
     rule(
         "members are awaited of a stay that is over",
         select(earlier_joins.c.room_nid, earlier_joins.c.join_nid).where(earlier_joins.c.attempts < 1),
@@ -36,5 +38,18 @@ PARTIAL = (
                 partial_joins.c.join_nid == earlier_joins.c.join_nid,
             )
         ),
+    ),
+    *(
+        rule(
+            f"a join is complete, and is in {table.name}",
+            select(hearsay.c.room_nid, hearsay.c.join_nid).where(
+                and_(hearsay.c.room_nid == table.c.room_nid, hearsay.c.join_nid == table.c.join_nid)
+            ),
+        )
+        for table in (partial_joins, earlier_joins)
+    ),
+    rule(
+        "a join was not complete up to a position that is still to come",
+        select(hearsay.c.room_nid, hearsay.c.join_nid).where(hearsay.c.upto > stream.c.pos),
     ),
 )

@@ -1,0 +1,171 @@
+"""What is said while the members of a room are still to come, and a server that is away then."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+from federation.ids import ServerName
+from homeserver.http.transport import PeerRequest
+from homeserver.peers.sender import FOLLOWER
+from homeserver.store import outgoing
+from homeserver.store.changes import load_cursors, store_cursors
+from homeserver.store.hearsay import load_hearsay, sweep_hearsay
+from homeserver.store.outgoing import load_destinations, store_destinations
+from tests.federation.people import A, B, C
+from tests.federation.test_partial import PartialCase
+from tests.support.databases import on_each_database
+
+D = "d.example"
+# Longer than c waits between two attempts after all the others.
+WHILE_S = 3_600
+
+
+@on_each_database
+class Away(PartialCase):
+    """b, of which c knows by a's word alone, does not hear what carol says."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.lost: set[str] = set()
+        self.net.tamper(self.lose)
+
+    def lose(self, origin: ServerName, request: PeerRequest) -> Exception | None:
+        """What c sends to these does not arrive; what they send does."""
+        lost = origin == C and request.destination in self.lost and "/send/" in request.uri
+        return ConnectionError("it is away") if lost else None
+
+    def make(self, **body: Any) -> str:
+        return super().make(power_level_content_override={"state_default": 0}, **body)
+
+    def talk(self, room_id: str, *texts: str) -> None:
+        """carol says things and sets the topic, and b hears of nothing."""
+        self.lost.add(B)
+        for text in texts:
+            self.say(self.c, self.carol, room_id, text)
+            self.net.advance(30)
+        self.ok(self.c, self.carol, "PUT", f"/rooms/{quote(room_id)}/state/m.room.topic", {"topic": "talk"})
+        self.net.advance(30)
+
+    def back(self) -> None:
+        """Everybody is reached again, and is the next time that c tries."""
+        self.lost.clear()
+        self.net.requests.clear()
+        self.net.advance(WHILE_S)
+
+    def told(self, server: str) -> list[str]:
+        """What c has told a server since it is back."""
+        pdus = [pdu for one in self.net.sent("/send/", C, server) for pdu in one.json["pdus"]]
+        contents = [pdu["content"] for pdu in pdus]
+        return [one.get("body") or one.get("topic") for one in contents]
+
+    def test_back_after_the_members_have_come(self) -> None:
+        room_id = self.make()
+        self.talk(room_id, "one", "two")
+        self.release()
+        self.assertTrue(self.progress(room_id)["finished"])
+        self.back()
+        self.assertEqual(["one", "two", "talk"], self.told(B))
+
+    def test_more_than_is_read_of_a_room(self) -> None:
+        """b gets the newest that it is owed of each, also where it is in a room no longer."""
+        other_id = self.make()
+        self.release()
+        for leaves in (False, True):
+            room_id = self.make()
+            self.talk(room_id, "one", "two", "three")
+            if leaves:
+                self.ok(self.b, self.bob, "POST", f"/rooms/{quote(room_id)}/leave", {})
+                self.net.advance(30)
+            self.release()
+            self.assertTrue(self.progress(room_id)["finished"])
+            self.say(self.c, self.carol, room_id, "after")
+            self.say(self.c, self.carol, other_id, f"elsewhere {leaves}")
+            self.patch(outgoing, "OWED_MOST", 2)
+            self.back()
+            self.assertEqual(["one", "talk" if leaves else "after", f"elsewhere {leaves}"], self.told(B))
+            self.patch(outgoing, "OWED_MOST", 500)
+
+    def test_restarts_before_and_after_the_members_come(self) -> None:
+        room_id = self.make()
+        self.talk(room_id, "one", "two")
+        self.c.restart()
+        self.net.advance(30)
+        self.release()
+        self.assertTrue(self.progress(room_id)["finished"])
+        self.c.restart()
+        self.back()
+        self.assertEqual(["one", "two", "talk"], self.told(B))
+
+    def test_another_user_of_it_joins_meanwhile(self) -> None:
+        self.join_meanwhile(whole=False)
+
+    def test_another_user_of_it_joined_meanwhile(self) -> None:
+        self.join_meanwhile(whole=True)
+
+    def join_meanwhile(self, *, whole: bool) -> None:
+        """To c it looks as if b came into the room with that user."""
+        room_id = self.make()
+        self.talk(room_id, "one", "two")
+        dan = self.b.register("dan")
+        self.assertEqual(200, self.join(self.b, dan, room_id, A).status)
+        self.net.advance(30)
+        self.assertIn(("m.room.member", f"@dan:{B}"), self.state(self.c, self.carol, room_id))
+        self.say(self.c, self.carol, room_id, "three")
+        self.net.advance(30)
+        if whole:
+            self.release()
+        self.assertIs(whole, self.progress(room_id)["finished"])
+        self.back()
+        self.assertEqual(["one", "two", "talk", "three"], self.told(B))
+
+    def test_a_crash_before_it_was_sent(self) -> None:
+        """c looks at its last seconds again when the members have come already."""
+        room_id = self.make()
+        self.net.advance(30)
+        cursor = self.c.wait(self.c.database.read(load_cursors))[FOLLOWER]
+        self.talk(room_id, "one", "two")
+        self.release()
+        self.net.advance(30)
+        self.assertTrue(self.progress(room_id)["finished"])
+        work = self.c.app.core.committer.work
+        self.c.wait(work(store_cursors, [(FOLLOWER, cursor)]))
+        owing = [row.server_name for row in self.c.wait(self.c.database.read(load_destinations))]
+        self.c.wait(work(store_destinations, [], owing))
+        self.c.restart()
+        self.back()
+        self.assertEqual(["one", "two", "talk"], self.told(B))
+
+    def test_who_came_later_hears_nothing_earlier(self) -> None:
+        d = self.server(D)
+        dora = d.register("dora")
+        room_id = self.make()
+        self.lost.add(D)
+        self.say(self.c, self.carol, room_id, "early")
+        self.net.advance(30)
+        self.assertEqual(200, self.join(d, dora, room_id, A).status)
+        self.net.advance(30)
+        self.say(self.c, self.carol, room_id, "late")
+        self.net.advance(30)
+        self.release()
+        self.assertTrue(self.progress(room_id)["finished"])
+        self.c.restart()
+        self.back()
+        self.assertEqual(["late"], self.told(D))
+
+    def test_it_is_remembered_for_as_long_as_somebody_is_behind(self) -> None:
+        room_id = self.make()
+        room_nid = self.c.app.core.interner.known_room(room_id) or 0
+
+        def kept() -> int:
+            self.c.wait(self.c.app.core.committer.work(sweep_hearsay, FOLLOWER))
+            return len(self.c.wait(self.c.database.read(load_hearsay, [room_nid], 0)))
+
+        self.assertEqual(1, kept())
+        self.talk(room_id, "one")
+        self.release()
+        self.net.advance(30)
+        self.assertEqual(1, kept())
+        self.back()
+        self.net.advance(30)
+        self.assertEqual(0, kept())
