@@ -23,11 +23,11 @@ from twisted.internet.defer import Deferred
 
 from homeserver.http.client import HttpLimits, HttpResponse, parse_url
 from homeserver.http.transport import AnswerTooLarge, PeerResponse, TimedOut, Unreachable
+from homeserver.http.watched import Take, Watched
 from homeserver.media.files import open_file, read_piece
 from homeserver.media.multipart import TooLongError
 from homeserver.media.sigv4 import EMPTY_SHA256, Asked, Credentials, encode_query, sign
 from homeserver.media.types import RunInThread
-from homeserver.media.watched import Take, Watched
 from homeserver.runtime.clock import Clock, sleep
 
 # LIMIT(10,000 parts is what S3 takes, so an object may have 80 GiB)

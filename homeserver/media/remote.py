@@ -20,6 +20,7 @@ from homeserver.config.schema import Media
 from homeserver.http.client import HttpLimits, HttpResponse
 from homeserver.http.errors import MatrixError, limit_exceeded, not_found
 from homeserver.http.transport import AnswerTooLarge, PeerResponse, Unreachable, build_uri
+from homeserver.http.watched import Take, Watched
 from homeserver.media.inflow import Inflow
 from homeserver.media.multipart import (
     MAX_AROUND,
@@ -32,7 +33,6 @@ from homeserver.media.multipart import (
 from homeserver.media.slots import Full, Slots
 from homeserver.media.storage import MediaStore
 from homeserver.media.types import MAX_NAME_BYTES, RunInThread, clean_content_type
-from homeserver.media.watched import Take, Watched
 from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.log import Log

@@ -9,10 +9,10 @@ from hashlib import sha256
 from twisted.internet.defer import Deferred
 
 from homeserver.http.transport import TimedOut, Unreachable
+from homeserver.http.watched import WATCH_S
 from homeserver.media.bucket import GET_S, PART_BYTES
 from homeserver.media.bucket_store import AT_ONCE_EACH_WAY, GIVEN_UP_S, OWNER_KEY
 from homeserver.media.sweep import ORPHAN_AGE_S
-from homeserver.media.watched import WATCH_S
 from tests.api.media import DOWNLOAD, THUMBNAIL, UPLOAD, MediaCase
 from tests.support.bucket import SECRET, Call, Reply, error, s3_settings
 from tests.support.http import Query

@@ -49,11 +49,13 @@ class Body:
         self._answers = answers
         self._purpose = purpose
         self._parts: list[bytes] = []
+        self.size = 0  # of what has come
 
     def receive(self, data: bytes) -> None:
         """The next piece."""
         self._answers.take(self._purpose, len(data))
         self._parts.append(data)
+        self.size += len(data)
 
     def whole(self) -> bytes:
         """All of it, once."""

@@ -14,13 +14,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, DeferredSemaphore
+from twisted.internet.defer import Deferred
 
 from federation.errors import Malformed
 from federation.event import Event
@@ -29,13 +29,15 @@ from federation.flows.keys import Wanted
 from federation.ids import EventId, RoomId, ServerName
 from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError
-from homeserver.http.transport import build_uri
+from homeserver.http.transport import PeerResponse, build_uri
+from homeserver.http.watched import Take, Watched
 from homeserver.peers.types import PeerClient
 from homeserver.rooms.federated.completion import complete_room
 from homeserver.rooms.federated.handshakes import PREFIX, heard
 from homeserver.rooms.federated.join_checks import JoinChecks, RunInThread
 from homeserver.rooms.federated.large_answers import LargeAnswers
 from homeserver.rooms.federated.lots import AT_ONCE, Stored, Storing
+from homeserver.rooms.federated.places import Places, Taking
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.clock import Clock, sleep
@@ -51,8 +53,12 @@ from homeserver.stream.index import MembershipIndex
 PROGRESS = "im.chaos.join_progress"
 STATE_S = 300.0
 STATE_BYTES = 512 * 1024 * 1024
-# LIMIT(so many such answers are in memory at once)
+# To make the state of a large room takes a server long; where it has just done so, less. Nobody waits for the first.
+FIRST_S = 180.0
+AGAIN_S = 60.0
+# LIMIT(so many answers that are larger than this are in memory at once)
 ANSWERS_AT_ONCE = 2
+FREE_BYTES = 1024 * 1024
 SERVERS_MOST = 20
 SHORTEST_WAIT_S = 2.0
 LONGEST_WAIT_S = 300.0
@@ -125,7 +131,7 @@ class PartialRooms:
         self._unfinished: dict[int, _Unfinished] = {}  # by room
         self._running: set[int] = set()  # joins, by number
         self._upto: dict[int, int] = {}  # by room: up to where it was one of these, if it is none any more
-        self._places = DeferredSemaphore(ANSWERS_AT_ONCE)
+        self._places = Places(ANSWERS_AT_ONCE, clock)
 
     async def load(self) -> None:
         """Find the joins that an earlier process left; before anything else asks."""
@@ -171,6 +177,7 @@ class PartialRooms:
             await self._complete(join, awaited)
         finally:
             self._running.discard(join.join_nid)
+            self._places.forget(join.join_nid)
 
     # --- questions -----------------------------------------------------------------------------------
 
@@ -298,34 +305,48 @@ class PartialRooms:
             if one != own and self._client.allows(one)
         ]
         for server in servers[:SERVERS_MOST]:
-            await self._places.acquire()
             try:
                 told = await self._try(join, server)
             finally:
                 self.answers.release(join.join_nid)
-                self._places.release()
+                self._places.release(join.join_nid)
             if told is not None:
                 return told
+        return None
+
+    async def _request(self, join: PartialJoin, server: ServerName, uri: str) -> bytes | None:
+        """What a server answers, if it does. What is large, and finds no place, is asked for again when there is one."""
+
+        def ask(receive: Take) -> Awaitable[PeerResponse]:
+            return self._client.ask_raw(
+                server, "GET", uri, timeout_s=STATE_S, max_bytes=STATE_BYTES, receive=receive
+            )
+
+        for wait_s in (FIRST_S, AGAIN_S):
+            body = self.answers.begin(join.join_nid)
+            taking = Taking(body, FREE_BYTES, self._places, join.join_nid, server)
+            answer = await heard(server, Watched(self._clock, taking.receive).run(ask, wait_s))
+            if not isinstance(answer, (Refused, Silent)):
+                return body.whole()
+            if not taking.is_turned_away:
+                break
+            body.whole()  # and no more of it
+            self.answers.release(join.join_nid)
+            await self._places.wait(join.join_nid, server)
         return None
 
     async def _try(self, join: PartialJoin, server: ServerName) -> Sequence[Wanted] | None:
         names = await self._tools.interner.room_names([join.room_nid])
         room_id = names[join.room_nid]
         uri = build_uri(PREFIX, "state", room_id, query={"event_id": join.join_id})
-        body = self.answers.begin(join.join_nid)
-        answer = await heard(
-            server,
-            self._client.ask_raw(
-                server, "GET", uri, timeout_s=STATE_S, max_bytes=STATE_BYTES, receive=body.receive
-            ),
-        )
-        if isinstance(answer, (Refused, Silent)):
+        text = await self._request(join, server, uri)
+        if text is None:
             return None
         actor = await self._rooms.find(room_id)
         event = await actor.run(lambda turn: _load(turn, join.join_nid))
         storing = Storing(actor, self._run, partial(self._tell, join))
         try:
-            verified = await self._checks.verify_state(server, event, body.whole(), storing.keep)
+            verified = await self._checks.verify_state(server, event, text, storing.keep)
             await storing.finish(verified.lot)
         except Malformed as error:
             self._log.warning(

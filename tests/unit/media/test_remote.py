@@ -14,12 +14,12 @@ from homeserver.config.schema import Media
 from homeserver.http.client import HttpLimits, HttpResponse
 from homeserver.http.errors import MatrixError
 from homeserver.http.transport import PeerResponse, Unreachable
+from homeserver.http.watched import SLOWEST_BYTES, WATCH_S, Watched
 from homeserver.media.files import MediaFiles
 from homeserver.media.inflow import MAX_HELD_BYTES, DiskTooSlowError, Inflow
 from homeserver.media.multipart import TooLongError
 from homeserver.media.remote import FETCH_S, FETCHES_EACH, WAITING, RemoteMedia
 from homeserver.media.storage import FolderStore
-from homeserver.media.watched import SLOWEST_BYTES, WATCH_S, Watched
 from homeserver.runtime.clock import TwistedClock
 from homeserver.runtime.entropy import SeededEntropy
 from homeserver.runtime.log import MemoryLog

@@ -8,10 +8,9 @@ from typing import Final
 from twisted.internet.defer import CancelledError, Deferred
 
 from homeserver.http.transport import PeerResponse, Unreachable
-from homeserver.media.multipart import BadMultipartError, TooLongError
 from homeserver.runtime.clock import Clock
 
-# LIMIT(a file comes at this pace once it comes at all, looked at every so often)
+# LIMIT(it comes at this pace once it comes at all, looked at every so often)
 WATCH_S: Final = 20.0
 SLOWEST_BYTES: Final = 20_480
 
@@ -20,7 +19,7 @@ Ask = Callable[[Take], Awaitable[PeerResponse]]
 
 
 class Watched:
-    """One request. ``take`` raises BadMultipartError, TooLongError or OSError when it wants no more."""
+    """One request. ``take`` raises when it wants no more, and is given nothing after that."""
 
     def __init__(self, clock: Clock, take: Take) -> None:
         self._clock = clock
@@ -63,7 +62,7 @@ class Watched:
         if self._problem is None:
             try:
                 self._take(data)
-            except (BadMultipartError, TooLongError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 (it goes to whoever waits)
                 self._end(error)
 
     def _end(self, problem: Exception) -> None:
