@@ -8,6 +8,7 @@ Rules:
    to the log. Nothing leaves the process before that.
 3. A batch that fails for what is in it is written again item by item, each in a transaction of its own, so the item
    at fault fails alone. A database that cannot answer fails them all: nobody is told that something was stored.
+   A fault of ours before the transaction is one more failure: what comes after it is written all the same.
 4. Bundles of one room are written in the order of ``submit``.
 5. Positions are taken as if no other process had taken any since the newest one that is known here. Where that is wrong, or
    the batch gave way to another process that waited for it, it fails and is written again on what the database says.
@@ -200,8 +201,6 @@ class Committer:
         self, batch: list[_Item], done: Callable[[list[_Item], Any], None], *, presuming: bool = True
     ) -> None:
         """``presuming``: the newest position is taken for what it was here, so that nobody waits to be told it."""
-        names = self._interner.unsaved()
-        wants_lease = self._nids.low
         self._started_s = self._scheduler.monotonic()
 
         def told(outcome: _Written | Failure) -> None:
@@ -213,8 +212,14 @@ class Committer:
 
         short = sum(item.weight for item in batch) <= SHORT_WEIGHT and all(item.is_short for item in batch)
         write = self._database.write_short if short else self._database.write
-        result = write(_write_batch, batch, names, wants_lease, self._position, presuming)
-        result.addBoth(told)
+        try:
+            names = self._interner.unsaved()
+            result = write(_write_batch, batch, names, self._nids.low, self._position, presuming)
+        except Exception:  # noqa: BLE001 (passed on to whoever waits: a writer that stays busy would never write again)
+            # Later: those who wait for the batch before it are told first.
+            self._scheduler.callLater(0, told, Failure())
+        else:
+            result.addBoth(told)
 
     def _done(self, batch: list[_Item], outcome: _Written | Failure) -> None:
         if isinstance(outcome, Failure) and len(batch) > 1 and not outcome.check(DatabaseUnavailable):

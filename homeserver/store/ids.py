@@ -146,8 +146,7 @@ class _Names:
     budget: int
     nids: dict[Any, int] = field(default_factory=dict)
     names: dict[int, Any] = field(default_factory=dict)
-    unsaved: dict[int, Any] = field(default_factory=dict)
-    misses: int = 0
+    unsaved: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # by number, what else its row says
 
     def put(self, name: Any, nid: int) -> None:
         if len(self.nids) >= self.budget:
@@ -169,11 +168,11 @@ class Interner:
     ``budget`` is the most bindings kept for each kind (a binding takes some 300 bytes).
     """
 
-    def __init__(self, database: Database, nids: Nids, budget: int = 200_000) -> None:
+    def __init__(self, database: Database, nids: Nids, budget: int = 200_000, types: int = 10_000) -> None:
         self._database = database
         self._nids = nids
         self._users = _Names(budget)
-        self._types = _Names(10_000)
+        self._types = _Names(types)
         self._keys = _Names(budget)
         self._rooms = _Names(budget)
         self._versions: dict[int, str] = {}
@@ -287,8 +286,7 @@ class Interner:
         known = await self.find_key(key)
         if known is not None:
             return known
-        await self.event_type(key[0])
-        return self._bind(self._keys, key)
+        return self._bind_key(key, await self.event_type(key[0]))
 
     async def bind_keys(self, keys: Iterable[StateKey]) -> None:
         """Have the numbers of many state keys in memory, with a read for each type: new ones are bound."""
@@ -296,8 +294,7 @@ class Interner:
         await self.prefetch_keys(wanted)
         for key in wanted:
             if key not in self._keys.nids:
-                await self.event_type(key[0])
-                self._bind(self._keys, key)
+                self._bind_key(key, await self.event_type(key[0]))
 
     async def key_names(self, nids: Iterable[int]) -> dict[int, StateKey]:
         """The (type, state key) behind numbers."""
@@ -391,12 +388,16 @@ class Interner:
                 found[nid] = name
         return found
 
-    def _bind(self, names: _Names, name: Any) -> int:
+    def _bind_key(self, key: StateKey, type_nid: int) -> int:
+        # Its type may be forgotten before it is stored.
+        return self._bind(self._keys, key, (type_nid, key[1]))
+
+    def _bind(self, names: _Names, name: Any, row: tuple[Any, ...] | None = None) -> int:
         known: int | None = names.nids.get(name)
         if known is not None:
             return known  # somebody bound it while we looked
         nid = self._nids.take()
-        names.unsaved[nid] = name
+        names.unsaved[nid] = (name,) if row is None else row
         names.put(name, nid)
         return nid
 
@@ -410,21 +411,18 @@ class Interner:
         if self._users.unsaved:
             found.append((_INSERT_USERS, _stored(self._users)))
         if self._keys.unsaved:
-            types = self._types.nids
-            found.append(
-                (
-                    _INSERT_KEYS,
-                    [(nid, types[key[0]], stored_name(key[1])) for nid, key in self._keys.unsaved.items()],
-                )
-            )
+            found.append((_INSERT_KEYS, _stored(self._keys)))
         if self._rooms.unsaved:
             named = self._rooms.unsaved.items()
-            found.append((_INSERT_ROOMS, [(nid, room_id, self._versions.get(nid)) for nid, room_id in named]))
+            found.append(
+                (_INSERT_ROOMS, [(nid, room_id, self._versions.get(nid)) for nid, (room_id,) in named])
+            )
         return found
 
     def unsaved_keys(self) -> dict[int, StateKey]:
         """The state keys that are not on the disk yet."""
-        return dict(self._keys.unsaved)
+        names = self._keys.names
+        return {nid: names[nid] for nid in self._keys.unsaved}
 
     def saved(self, written: Sequence[tuple[Rows, list[tuple[Any, ...]]]]) -> None:
         """These rows are committed."""
@@ -440,7 +438,7 @@ class Interner:
 
 
 def _stored(names: _Names) -> list[tuple[Any, ...]]:
-    return [(nid, stored_name(name)) for nid, name in names.unsaved.items()]
+    return [(nid, *row[:-1], stored_name(row[-1])) for nid, row in names.unsaved.items()]
 
 
 def _load_names(tx: Tx, lookup: Statement, names: list[str]) -> list[tuple[str, int]]:

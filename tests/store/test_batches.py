@@ -70,7 +70,8 @@ class Batches(DatabaseCase):
         self.said: list[object] = []
         self.time = task.Clock()
         clock = TwistedClock(self.time)
-        self.committer = Committer(database, Interner(database, nids), nids, self.publish, clock)
+        self.interner = Interner(database, nids)
+        self.committer = Committer(database, self.interner, nids, self.publish, clock)
 
     def publish(self, changes: list[Change]) -> None:
         self.said += [change.topic for change in changes]
@@ -180,6 +181,42 @@ class Batches(DatabaseCase):
             self.database.answer()
             self.time.advance(0)
         self.assertEqual([-1, (1, 2), Failure.__name__, -3, (3, 4), -4, (4, 5)], self.said)
+
+    def test_what_cannot_even_begin_fails_and_what_comes_after_it_is_written(self) -> None:
+        failures = deque([ValueError("a fault of ours"), ValueError("and again"), ValueError("and again")])
+        unsaved = self.interner.unsaved
+
+        def fail_first() -> list[Any]:
+            if failures:
+                raise failures.popleft()
+            return unsaved()
+
+        self.patch(self.interner, "unsaved", fail_first)
+        for number in (1, 2):
+            failing = self.committer.work(_claim, number)
+            failing.addErrback(lambda failure: self.said.append(failure.type))
+        self.time.advance(0)
+        self.claim(3)
+        for _ in range(5):
+            self.time.advance(0)
+        self.assertEqual(([ValueError, ValueError], 1), (self.said, self.database.began))
+        self.database.answer()
+        self.assertEqual([-3, (3, 1)], self.said[2:])
+        self.assertTrue(self.committer.drained().called)
+
+    def test_what_is_stored_is_told_although_the_next_batch_cannot_begin(self) -> None:
+        self.claim(1)
+        self.time.advance(0)
+        self.committer.work(_claim, 2).addErrback(lambda failure: self.said.append(failure.type))
+
+        def unsaved() -> list[Any]:
+            raise ValueError("a fault of ours")
+
+        self.patch(self.interner, "unsaved", unsaved)
+        self.database.answer()
+        self.assertEqual([-1, (1, 1)], self.said)
+        self.time.advance(0)
+        self.assertEqual([-1, (1, 1), ValueError], self.said)
 
     def test_few_statements_are_not_handed_over(self) -> None:
         """Units that are marked, and no more of them than a reactor may run at once."""
