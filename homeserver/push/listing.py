@@ -102,7 +102,7 @@ class NotificationList:
             if len(found) >= limit or not upto:
                 break
         events = await self._database.read(_load_events, [one.nid for one in found], self._client_events)
-        await self._interner.room_names({one.room_nid for one in found})
+        names = await self._interner.room_names({one.room_nid for one in found})
         parts: list[bytes] = []
         for one in found:
             event = events.get(one.nid)
@@ -115,7 +115,7 @@ class NotificationList:
                         b"false"
                         if await self._unread.is_unread(user_nid, one.room_nid, one.pos)
                         else b"true",
-                        _encode(self._interner.room_name(one.room_nid) or ""),
+                        _encode(names.get(one.room_nid, "")),
                         event[1],
                     )
                 )

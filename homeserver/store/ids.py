@@ -2,6 +2,7 @@
 
 Rules:
 1. A name once bound to a number keeps it, so a binding may be cached without end (within a byte budget).
+   What is not in memory may have been forgotten a moment ago: only ``_find`` says that a name has no number.
 2. Numbers come from one sequence, leased in ranges: uniqueness matters, order does not.
 3. A new binding is usable in memory at once and is written by the next commit, before anything that uses it.
    Only the committer writes: ``unsaved`` gives it the rows, ``saved`` tells it that they are on the disk.
@@ -9,7 +10,7 @@ Rules:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,8 @@ from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
 
 StateKey = tuple[str, str]
+_Bindings = list[tuple[Any, int]]
+_Read = Callable[[list[Any]], Awaitable[_Bindings]]
 
 # What whoever is asked into a room, or looks into it, is told of its state. spec: client-server-api#stripped-state
 STRIPPED: tuple[StateKey, ...] = (
@@ -53,11 +56,6 @@ _TYPES_BY_NAME = statement(
 )
 _TYPES_BY_NID = statement(
     select(event_types.c.type, event_types.c.nid).where(any_of(event_types.c.nid, "nids"))
-)
-_KEYS_BY_NAME = statement(
-    select(state_keys.c.nid).where(
-        and_(state_keys.c.type_nid == bindparam("type_nid"), state_keys.c.state_key == bindparam("state_key"))
-    )
 )
 _KEYS_OF_TYPE = statement(
     select(state_keys.c.state_key, state_keys.c.nid).where(
@@ -147,6 +145,7 @@ class _Names:
     nids: dict[Any, int] = field(default_factory=dict)
     names: dict[int, Any] = field(default_factory=dict)
     unsaved: dict[int, tuple[Any, ...]] = field(default_factory=dict)  # by number, what else its row says
+    forgotten: int = 0  # how often names were
 
     def put(self, name: Any, nid: int) -> None:
         if len(self.nids) >= self.budget:
@@ -160,6 +159,7 @@ class _Names:
             nid = self.nids[name]
             if nid not in self.unsaved:
                 del self.nids[name], self.names[nid]
+                self.forgotten += 1
 
 
 class Interner:
@@ -193,8 +193,7 @@ class Interner:
         """A user's number, or None where this server has never met them."""
         known = self._users.nids.get(user_id)
         if known is None:
-            await self._fill(self._users, _USERS_BY_NAME, [user_id])
-            known = self._users.nids.get(user_id)
+            known = (await self._find(self._users, [user_id], self._read_users)).get(user_id)
         return known
 
     async def user(self, user_id: str) -> int:
@@ -204,12 +203,7 @@ class Interner:
 
     async def find_users(self, names: Iterable[str]) -> dict[str, int]:
         """The numbers of those users who are known."""
-        wanted = list(names)
-        missing = [name for name in wanted if name not in self._users.nids]
-        if missing:
-            await self._fill(self._users, _USERS_BY_NAME, missing)
-        found = ((name, self._users.nids.get(name)) for name in wanted)
-        return {name: nid for name, nid in found if nid is not None}
+        return await self._find(self._users, names, self._read_users)
 
     async def bind_users(self, names: Iterable[str]) -> None:
         """Have the numbers of many users in memory, with one read: new ones are bound."""
@@ -221,7 +215,7 @@ class Interner:
 
     async def user_names(self, nids: Iterable[int]) -> dict[int, str]:
         """The user ids behind numbers."""
-        return await self._back(self._users, _USERS_BY_NID, nids)
+        return await self._back(self._users, nids, self._read_user_names)
 
     def user_name(self, nid: int) -> str | None:
         """A user id if it is in memory."""
@@ -231,10 +225,8 @@ class Interner:
 
     async def event_type(self, name: str) -> int:
         """An event type's number, bound now where it was not."""
-        if name not in self._types.nids:
-            await self._fill(self._types, _TYPES_BY_NAME, [name])
         known = self._types.nids.get(name)
-        return self._bind(self._types, name) if known is None else known
+        return (await self._bind_types([name]))[name] if known is None else known
 
     def known_type(self, name: str) -> int | None:
         return self._types.nids.get(name)
@@ -248,64 +240,41 @@ class Interner:
     async def find_key(self, key: StateKey) -> int | None:
         """A state key's number, or None where no room has ever used it."""
         known = self._keys.nids.get(key)
-        if known is not None:
-            return known
-        type_nid = self._types.nids.get(key[0])
-        if type_nid is None:
-            await self._fill(self._types, _TYPES_BY_NAME, [key[0]])
-            type_nid = self._types.nids.get(key[0])
-        if type_nid is None:
-            return None
-        found = await self._database.read(_find_key, type_nid, stored_name(key[1]))
-        if found is not None and key not in self._keys.nids:
-            self._keys.put(key, found)
-        return self._keys.nids.get(key)
-
-    async def prefetch_keys(self, keys: Iterable[StateKey]) -> None:
-        """Bring the numbers of many state keys into memory with few reads, where they have one."""
-        missing: dict[str, list[str]] = {}
-        for event_type, state_key in keys:
-            if (event_type, state_key) not in self._keys.nids:
-                missing.setdefault(event_type, []).append(state_key)
-        if not missing:
-            return
-        unknown = [name for name in missing if name not in self._types.nids]
-        if unknown:
-            await self._fill(self._types, _TYPES_BY_NAME, unknown)
-        for event_type, state_keys_ in missing.items():
-            type_nid = self._types.nids.get(event_type)
-            if type_nid is None:
-                continue
-            wanted = [stored_name(one) for one in state_keys_]
-            for state_key, nid in await self._database.read(_load_keys_of, type_nid, wanted):
-                if (event_type, state_key) not in self._keys.nids:
-                    self._keys.put((event_type, state_key), nid)
+        if known is None:
+            known = (await self._find(self._keys, [key], self._read_keys)).get(key)
+        return known
 
     async def state_key(self, key: StateKey) -> int:
         """A state key's number, bound now where it was not."""
-        known = await self.find_key(key)
-        if known is not None:
-            return known
-        return self._bind_key(key, await self.event_type(key[0]))
+        known = self._keys.nids.get(key)
+        return (await self._bind_keys([key]))[key] if known is None else known
 
     async def bind_keys(self, keys: Iterable[StateKey]) -> None:
         """Have the numbers of many state keys in memory, with a read for each type: new ones are bound."""
-        wanted = list(dict.fromkeys(keys))
-        await self.prefetch_keys(wanted)
-        for key in wanted:
-            if key not in self._keys.nids:
-                self._bind_key(key, await self.event_type(key[0]))
+        missing = [key for key in dict.fromkeys(keys) if key not in self._keys.nids]
+        if missing:
+            await self._bind_keys(missing)
 
     async def key_names(self, nids: Iterable[int]) -> dict[int, StateKey]:
         """The (type, state key) behind numbers."""
-        wanted = set(nids)
-        missing = sorted(nid for nid in wanted if nid not in self._keys.names)
-        if missing:
-            found = await self._database.read(load_keys, missing)
-            for nid, key in found.items():
-                self._keys.put(key, nid)
-            return {**found, **{nid: self._keys.names[nid] for nid in wanted if nid not in found}}
-        return {nid: self._keys.names[nid] for nid in wanted}
+        return await self._back(self._keys, nids, self._read_key_names)
+
+    async def _bind_types(self, names: Iterable[str]) -> dict[str, int]:
+        wanted = list(names)
+        found = await self._find(self._types, wanted, self._read_types)
+        for name in wanted:
+            if name not in found:
+                found[name] = self._bind(self._types, name)
+        return found
+
+    async def _bind_keys(self, keys: Sequence[StateKey]) -> dict[StateKey, int]:
+        types = await self._bind_types(dict.fromkeys(key[0] for key in keys))
+        found = await self._find(self._keys, keys, self._read_keys)
+        for key in keys:
+            if key not in found:
+                # The number of its type, which may be forgotten before the key is stored.
+                found[key] = self._bind(self._keys, key, (types[key[0]], key[1]))
+        return found
 
     # --- rooms -----------------------------------------------------------------------------------
 
@@ -313,18 +282,12 @@ class Interner:
         """A room's number, or None where this server has never met it."""
         known = self._rooms.nids.get(room_id)
         if known is None:
-            self._keep_rooms(await self._database.read(_load_rooms, _ROOMS_BY_NAME, "names", [room_id]))
-            known = self._rooms.nids.get(room_id)
+            known = (await self._find(self._rooms, [room_id], self._read_rooms)).get(room_id)
         return known
 
     async def find_rooms(self, names: Iterable[str]) -> dict[str, int]:
         """The numbers of those rooms that this server has met."""
-        wanted = list(names)
-        missing = [name for name in wanted if name not in self._rooms.nids]
-        if missing:
-            self._keep_rooms(await self._database.read(_load_rooms, _ROOMS_BY_NAME, "names", missing))
-        found = ((name, self._rooms.nids.get(name)) for name in wanted)
-        return {name: nid for name, nid in found if nid is not None}
+        return await self._find(self._rooms, names, self._read_rooms)
 
     def known_room(self, room_id: str) -> int | None:
         return self._rooms.nids.get(room_id)
@@ -352,45 +315,87 @@ class Interner:
 
     async def room_names(self, nids: Iterable[int]) -> dict[int, str]:
         """The room ids behind numbers."""
-        wanted = list(nids)
-        missing = [nid for nid in wanted if nid not in self._rooms.names]
-        if missing:
-            self._keep_rooms(await self._database.read(_load_rooms, _ROOMS_BY_NID, "nids", missing))
-        names = self._rooms.names
-        return {nid: names[nid] for nid in wanted if nid in names}
+        return await self._back(self._rooms, nids, self._read_room_names)
 
     def room_name(self, nid: int) -> str | None:
         return self._rooms.names.get(nid)
 
-    def _keep_rooms(self, found: list[tuple[str, int, str | None]]) -> None:
-        for room_id, nid, version in found:
-            if room_id not in self._rooms.nids:
-                self._rooms.put(room_id, nid)
-            if version is not None:
-                self._versions[nid] = version
-
     # --- shared ----------------------------------------------------------------------------------
 
-    async def _fill(self, names: _Names, lookup: Statement, missing: list[str]) -> None:
-        for name, nid in await self._database.read(
-            _load_names, lookup, [stored_name(one) for one in missing]
-        ):
+    async def _find(self, names: _Names, wanted: Iterable[Any], read: _Read) -> dict[Any, int]:
+        """The numbers of those names that have one. What is not among them may be bound, before anything is waited for.
+
+        They are taken down as they are found: what is put into memory makes that something else is forgotten.
+        """
+        wanted = list(wanted)
+        nids = names.nids
+        found = {name: nid for name in wanted if (nid := nids.get(name)) is not None}
+        missing = [name for name in wanted if name not in found]
+        if not missing:
+            return found
+        while missing:
+            forgotten = names.forgotten
+            stored = await read(missing)
+            # Else one may have been bound, stored and forgotten while we looked, and is not in either.
+            is_sure = names.forgotten == forgotten
+            found.update((name, nids[name]) for name in missing if name in nids)
+            for name, nid in stored:
+                if name not in found:
+                    found[name] = nid
+                    names.put(name, nid)
+            missing = [] if is_sure else [name for name in missing if name not in found]
+        return {name: found[name] for name in wanted if name in found}
+
+    async def _back(self, names: _Names, nids: Iterable[int], read: _Read) -> dict[int, Any]:
+        """The names behind those numbers that stand for one."""
+        wanted = list(nids)
+        known = names.names
+        found = {nid: known[nid] for nid in wanted if nid in known}
+        missing = [nid for nid in wanted if nid not in found]
+        if not missing:
+            return found
+        for name, nid in await read(missing):
+            found[nid] = name
             if name not in names.nids:
                 names.put(name, nid)
+        return {nid: found[nid] for nid in wanted if nid in found}
 
-    async def _back(self, names: _Names, lookup: Statement, nids: Iterable[int]) -> dict[int, Any]:
-        wanted = list(nids)
-        found = {nid: names.names[nid] for nid in wanted if nid in names.names}
-        missing = [nid for nid in wanted if nid not in found]
-        if missing:
-            for name, nid in await self._database.read(_load_by_nids, lookup, missing):
-                names.put(name, nid)
-                found[nid] = name
+    async def _read_users(self, names: list[str]) -> _Bindings:
+        return await self._database.read(_load_names, _USERS_BY_NAME, names)
+
+    async def _read_user_names(self, nids: list[int]) -> _Bindings:
+        return await self._database.read(_load_by_nids, _USERS_BY_NID, nids)
+
+    async def _read_types(self, names: list[str]) -> _Bindings:
+        return await self._database.read(_load_names, _TYPES_BY_NAME, names)
+
+    async def _read_keys(self, keys: list[StateKey]) -> _Bindings:
+        by_type: dict[str, list[str]] = {}
+        for event_type, state_key in keys:
+            by_type.setdefault(event_type, []).append(state_key)
+        types = await self._find(self._types, by_type, self._read_types)
+        found: _Bindings = []
+        for event_type, state_keys_ in by_type.items():
+            type_nid = types.get(event_type)
+            if type_nid is None or type_nid in self._types.unsaved:
+                continue  # no key of it is stored
+            stored = await self._database.read(_load_keys_of, type_nid, state_keys_)
+            found += [((event_type, state_key), nid) for state_key, nid in stored]
         return found
 
-    def _bind_key(self, key: StateKey, type_nid: int) -> int:
-        # Its type may be forgotten before it is stored.
-        return self._bind(self._keys, key, (type_nid, key[1]))
+    async def _read_key_names(self, nids: list[int]) -> _Bindings:
+        found = await self._database.read(load_keys, sorted(nids))
+        return [(key, nid) for nid, key in found.items()]
+
+    async def _read_rooms(self, room_ids: list[str]) -> _Bindings:
+        return self._learn(await self._database.read(_load_rooms, _ROOMS_BY_NAME, "names", room_ids))
+
+    async def _read_room_names(self, nids: list[int]) -> _Bindings:
+        return self._learn(await self._database.read(_load_rooms, _ROOMS_BY_NID, "nids", nids))
+
+    def _learn(self, found: list[tuple[str, int, str | None]]) -> _Bindings:
+        self._versions.update((nid, version) for _, nid, version in found if version is not None)
+        return [(room_id, nid) for room_id, nid, _ in found]
 
     def _bind(self, names: _Names, name: Any, row: tuple[Any, ...] | None = None) -> int:
         known: int | None = names.nids.get(name)
@@ -442,7 +447,8 @@ def _stored(names: _Names) -> list[tuple[Any, ...]]:
 
 
 def _load_names(tx: Tx, lookup: Statement, names: list[str]) -> list[tuple[str, int]]:
-    return [(true_name(name), nid) for name, nid in tx.all(lookup, names=names)]
+    found = tx.all(lookup, names=[stored_name(name) for name in names])
+    return [(true_name(name), nid) for name, nid in found]
 
 
 def _load_by_nids(tx: Tx, lookup: Statement, nids: list[int]) -> list[tuple[str, int]]:
@@ -450,16 +456,12 @@ def _load_by_nids(tx: Tx, lookup: Statement, nids: list[int]) -> list[tuple[str,
 
 
 def _load_keys_of(tx: Tx, type_nid: int, state_keys_: list[str]) -> list[tuple[str, int]]:
-    found = tx.all(_KEYS_OF_TYPE, type_nid=type_nid, names=state_keys_)
+    found = tx.all(_KEYS_OF_TYPE, type_nid=type_nid, names=[stored_name(one) for one in state_keys_])
     return [(true_name(name), nid) for name, nid in found]
 
 
 def _load_rooms(tx: Tx, lookup: Statement, by: str, values: list[Any]) -> list[tuple[str, int, str | None]]:
     return tx.all(lookup, **{by: values})
-
-
-def _find_key(tx: Tx, type_nid: int, state_key: str) -> int | None:
-    return tx.value(_KEYS_BY_NAME, type_nid=type_nid, state_key=state_key)  # type: ignore[no-any-return]
 
 
 def load_user_names(tx: Tx, nids: Sequence[int]) -> dict[int, str]:

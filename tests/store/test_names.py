@@ -2,32 +2,79 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, cast
 
 from sqlalchemy import select
+from twisted.internet.defer import Deferred
 
 from homeserver.db.engine import open_engine
-from homeserver.db.schema.rooms import event_types, state_keys
+from homeserver.db.schema.rooms import event_types, rooms, state_keys, user_ids
 from homeserver.db.statements import statement
-from homeserver.db.threads import InlineDatabase
+from homeserver.db.threads import Database, InlineDatabase
 from homeserver.db.tx import Tx
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
 from tests.support.accounts import now
 from tests.support.databases import DatabaseCase, on_each_database
 
+BUDGET = 16
 # The well-known ones are many.
 TYPES = 32
+MEMBER = "m.room.member"
+_USERS = statement(select(user_ids.c.user_id, user_ids.c.nid))
 _KEYS = statement(
     select(event_types.c.type, state_keys.c.state_key, state_keys.c.nid).select_from(
         state_keys.join(event_types, event_types.c.nid == state_keys.c.type_nid)
     )
 )
+_ROOMS = statement(select(rooms.c.room_id, rooms.c.nid))
+
+
+_Answers = deque[tuple[Deferred[Any], Deferred[Any]]]
+
+
+def _some_users() -> list[str]:
+    return [f"@{number}:b" for number in range(2 * BUDGET)]
+
+
+async def _told(binding: Awaitable[Any], found: list[Any]) -> None:
+    found.append(await binding)
 
 
 def _insert(tx: Tx, written: Sequence[Any]) -> None:
     for rows, values in written:
         tx.insert(rows, values)
+
+
+class _LateDatabase:
+    """Reads are made at once, and heard of when ``answer`` is called."""
+
+    def __init__(self, inner: InlineDatabase) -> None:
+        self._inner = inner
+        self._answers: _Answers = deque()
+
+    def read(self, unit: Any, *args: Any) -> Deferred[Any]:
+        result: Deferred[Any] = Deferred()
+        self._answers.append((self._inner.read(unit, *args), result))
+        return result
+
+    def answer(self) -> None:
+        """Tell the oldest answer."""
+        found, result = self._answers.popleft()
+        found.chainDeferred(result)
+
+    def answer_all(self) -> None:
+        while self._answers:
+            self.answer()
+
+    def put_off(self) -> _Answers:
+        """Those that are not told yet come later than what is asked from now on."""
+        late, self._answers = self._answers, deque()
+        return late
+
+    def put_back(self, late: _Answers) -> None:
+        self._answers += late
 
 
 @on_each_database
@@ -39,16 +86,83 @@ class Names(DatabaseCase):
         self.addCleanup(self.database.stop)
         nids = Nids()
         nids.add(now(self.database.write(lease_nids, LEASE_SIZE)))
-        self.interner = Interner(self.database, nids, types=TYPES)
+        self.interner = Interner(self.database, nids, BUDGET, TYPES)
+        self.late = _LateDatabase(self.database)
+        self.other = Interner(cast(Database, self.late), nids, BUDGET, TYPES)
 
-    def commit(self) -> None:
+    def commit(self, interner: Interner | None = None) -> None:
         """What the committer does with names."""
-        written = self.interner.unsaved()
+        interner = interner or self.interner
+        written = interner.unsaved()
         now(self.database.write(_insert, written))
-        self.interner.saved(written)
+        interner.saved(written)
+
+    def users(self) -> dict[str, int]:
+        return dict(now(self.database.read(lambda tx: tx.all(_USERS))))
 
     def keys(self) -> dict[tuple[str, str], int]:
         return {(row[0], row[1]): row[2] for row in now(self.database.read(lambda tx: tx.all(_KEYS)))}
+
+    def fill(self, names: Sequence[str]) -> None:
+        """So many users, and keys and rooms of theirs, that the next new one makes the oldest be forgotten."""
+        self.assertEqual(BUDGET, len(names))
+        now(self.interner.bind_users(names))
+        now(self.interner.bind_keys([(MEMBER, name) for name in names]))
+        for name in names:
+            self.interner.new_room(name, "11")
+        self.commit()
+
+    # --- many at once ----------------------------------------------------------------------------
+
+    def test_users_bound_beside_those_who_are_looked_up(self) -> None:
+        forgotten, old = (
+            [f"@{number}:a" for number in range(BUDGET)],
+            [f"@{number}:b" for number in range(BUDGET)],
+        )
+        self.fill(forgotten)
+        self.fill(old)
+        stored = self.users()
+        now(self.interner.bind_users([forgotten[0], "@new:a", old[0], old[1]]))
+        self.commit()
+        self.assertEqual({**stored, "@new:a": self.interner.known_user("@new:a")}, self.users())
+        self.assertEqual(stored[old[0]], now(self.interner.user(old[0])))
+
+    def test_keys_bound_beside_new_ones(self) -> None:
+        old = [f"@{number}:a" for number in range(BUDGET)]
+        self.fill(old)
+        stored = self.keys()
+        new = (MEMBER, "@new:a")
+        now(self.interner.bind_keys([new, (MEMBER, old[0]), (MEMBER, old[1])]))
+        self.commit()
+        self.assertEqual({**stored, new: self.interner.known_key(new)}, self.keys())
+        self.assertEqual(stored[MEMBER, old[0]], now(self.interner.state_key((MEMBER, old[0]))))
+
+    def test_keys_of_more_types_than_memory_holds(self) -> None:
+        keys = [(f"type.{number}", "") for number in range(2 * TYPES)]
+        now(self.interner.bind_keys(keys))
+        self.commit()
+        stored = self.keys()
+        self.assertEqual(sorted(keys), sorted(stored))
+        now(self.interner.bind_keys([*keys[TYPES:], *keys[:TYPES]]))
+        self.commit()
+        self.assertEqual(stored, self.keys())
+
+    def test_more_than_memory_holds_are_found(self) -> None:
+        names = [f"@{number}:a" for number in range(BUDGET)]
+        self.fill(names)
+        more = [f"@{number}:b" for number in range(BUDGET)]
+        self.fill(more)
+        both = [*more, *names]
+        users, keys = self.users(), self.keys()
+        self.assertEqual(users, now(self.interner.find_users(both)))
+        numbers = {number: name for name, number in users.items()}
+        self.assertEqual(numbers, now(self.interner.user_names(numbers)))
+        keys_by_number = {number: key for key, number in keys.items()}
+        self.assertEqual(keys_by_number, now(self.interner.key_names(keys_by_number)))
+        stored = dict(now(self.database.read(lambda tx: tx.all(_ROOMS))))
+        self.assertEqual(stored, now(self.interner.find_rooms(both)))
+        rooms_by_number = {number: room_id for room_id, number in stored.items()}
+        self.assertEqual(rooms_by_number, now(self.interner.room_names(rooms_by_number)))
 
     def test_the_type_of_a_new_key_is_forgotten_before_it_is_stored(self) -> None:
         """A room's initial state, of a type that was used once and of types that were never used, in turn."""
@@ -62,3 +176,34 @@ class Names(DatabaseCase):
         self.commit()
         self.assertIsNone(self.interner.known_type(old[0]))
         self.assertEqual({(name, "fresh") for name in old}, set(self.keys()))
+
+    # --- one by one ------------------------------------------------------------------------------
+
+    def test_a_user_who_was_bound_stored_and_forgotten_while_somebody_looked(self) -> None:
+        self.beside(lambda: self.other.user("@a:a"), lambda: self.other.bind_users(_some_users()))
+        self.assertEqual({"@a:a", *_some_users()}, set(self.users()))
+
+    def test_a_key_that_was_bound_stored_and_forgotten_while_somebody_looked(self) -> None:
+        keys = [(MEMBER, name) for name in _some_users()]
+        self.beside(lambda: self.other.state_key((MEMBER, "@a:a")), lambda: self.other.bind_keys(keys))
+        self.assertEqual({(MEMBER, "@a:a"), *keys}, set(self.keys()))
+
+    def test_a_type_that_was_bound_stored_and_forgotten_while_somebody_looked(self) -> None:
+        keys = [(f"type.{number}", "") for number in range(2 * TYPES)]
+        self.beside(lambda: self.other.event_type("type"), lambda: self.other.bind_keys(keys))
+
+    def beside(self, bind: Callable[[], Awaitable[int]], bind_many: Callable[[], Awaitable[None]]) -> None:
+        """Bind a name twice; between the two answers it is stored, and forgotten for many others."""
+        found: list[int] = []
+        for _ in range(2):
+            Deferred.fromCoroutine(_told(bind(), found))
+        self.late.answer()
+        self.commit(self.other)
+        late = self.late.put_off()
+        Deferred.fromCoroutine(_told(bind_many(), found))
+        self.late.answer_all()
+        self.commit(self.other)
+        self.late.put_back(late)
+        self.late.answer_all()
+        self.commit(self.other)
+        self.assertEqual(found[0], found[2])
