@@ -4,9 +4,10 @@ Rules:
 1. Jobs run one after the other, in the order of ``run``. A job MUST NOT await the network; it may await the database.
 2. A job's events are built on the head that the job before it left, stored or not (speculation), so the room's pace is
    not the disk's.
-3. When a bundle cannot be stored, the head is thrown away. Every bundle built on it fails too; their jobs run once more
-   on the head that the database has, before anything newer. Transaction ids are stored with the events, so a job that
-   was stored after all finds its answer.
+3. When a bundle cannot be stored, the head is thrown away. Every bundle after it fails too (it is ``void``), whether it
+   moves the head or not: its states and numbers may be of what is not stored. Their jobs run once more on the head that
+   the database has, before anything newer. Transaction ids are stored with the events, so a job that was stored after
+   all finds its answer.
 4. The inbox is bounded: a room that is sent more than it can take answers 429.
 5. What a job says that places nothing may rest on what is on its way to the disk: it is told when that has arrived, and
    runs again where it has not.
@@ -91,7 +92,7 @@ class RoomActor:
         self._resolved: dict[frozenset[int], Snapshot] = {}
         self._power: PowerLevels | None = None
         self._running = False
-        self._in_flight = 0
+        self._in_flight: deque[Bundle] = deque()  # oldest first, in which order they come back
         self._after_last: list[_Told] = []  # wait for what was submitted last
         self._broken = False  # the head is wrong: nothing runs until what is in flight has come back
 
@@ -151,8 +152,8 @@ class RoomActor:
 
     def _blocked(self) -> bool:
         if self._broken:
-            return self._in_flight > 0
-        return not self._inbox or (self._committer.congested and self._in_flight > 0)
+            return bool(self._in_flight)
+        return not self._inbox or (self._committer.congested and bool(self._in_flight))
 
     def _forget_head(self) -> None:
         self._broken = False
@@ -236,7 +237,6 @@ class RoomActor:
         before = self._head
         assert before is not None
         self._head, self._power = turn.head, turn.power
-        self._in_flight += 1
         head = turn.head if turn.head is not before else None
         bundle = Bundle(
             self.room_nid,
@@ -247,7 +247,9 @@ class RoomActor:
             turn.snapshots,
             turn.ends,
             turn.unseen or (),
+            void=self._broken,  # what failed came back while the job was running
         )
+        self._in_flight.append(bundle)
         for placed in turn.placements:
             self._flying[placed.event.event_id] = placed
         told: list[_Told] = []
@@ -256,7 +258,7 @@ class RoomActor:
         stored.addCallbacks(self._stored, self._failed, (job, answer, told), {}, (job, told), {})
 
     def _stored(self, placements: list[Placement], job: _Job[Any], answer: Any, told: list[_Told]) -> None:
-        self._in_flight -= 1
+        self._in_flight.popleft()
         for placed in placements:
             if self._flying.get(placed.event.event_id) is placed:
                 del self._flying[placed.event.event_id]
@@ -266,20 +268,23 @@ class RoomActor:
             other.result.callback(its_answer)
 
     def _failed(self, failure: Failure, job: _Job[Any], told: list[_Told]) -> None:
-        self._in_flight -= 1
+        self._in_flight.popleft()
         self._broken = True
+        for later in self._in_flight:
+            later.void = True
         tried_again = bool(failure.check(Conflict, IntegrityViolation)) and job.attempt == 0
         if tried_again:
             job.attempt = 1
             self._again.append(job)
         # They rest on what is not stored; on the head that the database has they may say something else.
         self._again += [other for other, _ in told]
-        self._resume()
         if not tried_again:
             if failure.check(Conflict, IntegrityViolation):
                 # Twice in a row: another process is at this room, or the database disagrees with itself.
                 failure = Failure(DatabaseUnavailable(f"not stored: {failure.value}"))
+            # Before the next job runs, which may be of the same caller and rest on this one.
             job.result.errback(failure)
+        self._resume()
 
     def _resume(self) -> None:
         if not self._running and not self._blocked():

@@ -9,7 +9,8 @@ Rules:
 3. A batch that fails for what is in it is written again item by item, each in a transaction of its own, so the item
    at fault fails alone. A database that cannot answer fails them all: nobody is told that something was stored.
    A fault of ours before the transaction is one more failure: what comes after it is written all the same.
-4. Bundles of one room are written in the order of ``submit``.
+4. Bundles of one room are written in the order of ``submit``. One that is void by then (its actor has been told that one
+   before it failed) is not written, and fails with ``Conflict``.
 5. Positions are taken as if no other process had taken any since the newest one that is known here. Where that is wrong, or
    the batch gave way to another process that waited for it, it fails and is written again on what the database says.
 6. The statements of a batch run in the reactor's thread where they are few (``SHORT_WEIGHT`` events, and units that are
@@ -78,6 +79,10 @@ class _Item:
     @property
     def is_short(self) -> bool:
         return self.unit is None or is_short(self.unit)
+
+    @property
+    def is_void(self) -> bool:
+        return self.bundle is not None and self.bundle.void
 
     @property
     def weight(self) -> int:
@@ -182,20 +187,28 @@ class Committer:
         self._scheduled = False
         if self._busy:
             return
-        if not self._waiting:
+        batch = self._next_batch()
+        if not batch:
             self._tell_idle()
             return
+        self._busy = True
+        self._write(batch, self._done)
+
+    def _next_batch(self) -> list[_Item]:
+        """What is to be written next; nothing where nothing waits."""
         batch: list[_Item] = []
         weight = 0
         while self._waiting and (not batch or weight + self._waiting[0].weight <= BATCH_EVENTS):
             item = self._waiting.popleft()
+            self._weight -= item.weight
+            if item.is_void:
+                item.result.errback(_void())
+                continue
             weight += item.weight
             if item.gather is not None:
                 item.args = (item.gather(),)
             batch.append(item)
-        self._weight -= weight
-        self._busy = True
-        self._write(batch, self._done)
+        return batch
 
     def _write(
         self, batch: list[_Item], done: Callable[[list[_Item], Any], None], *, presuming: bool = True
@@ -245,7 +258,10 @@ class Committer:
                     self._busy = False
                     self._flush()
 
-        self._write([first], done)
+        if first.is_void:  # by one before it in its batch
+            done([first], _void())
+        else:
+            self._write([first], done)
 
     def _finish(self, batch: list[_Item], outcome: _Written | Failure) -> None:
         if isinstance(outcome, Failure):
@@ -294,6 +310,10 @@ class Committer:
         waiting, self._idle = self._idle, []
         for result in waiting:
             result.callback(None)
+
+
+def _void() -> Failure:
+    return Failure(Conflict("what this was built on is not stored"))
 
 
 def _nothing(tx: WriteTx) -> None:

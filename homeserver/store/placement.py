@@ -190,6 +190,7 @@ class Bundle:
     unseen: Sequence[
         str
     ] = ()  # events that were taken for new without a look: the database has the last word
+    void: bool = False  # what it was built on could not be stored: it must not be either
 
 
 # The kinds of change with which a room's current state may move.

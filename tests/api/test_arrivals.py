@@ -16,7 +16,6 @@ from federation.ids import EventId, UserId
 from federation.redaction import redact
 from federation.state.resolve import resolve
 from federation.verdict import ACCEPT, Accept, Drop, Reject, SoftFail
-from homeserver.db.errors import DatabaseUnavailable
 from homeserver.rooms.arrivals import (
     AlreadyHere,
     Arrival,
@@ -453,38 +452,6 @@ class Rooms(ArrivalCase):
         self._adopt(room, "11", list(room.head))
         said = room.say("hello", sender=carol, prev=[joined.event_id])
         self.assertIs(SoftFail, self.verdict(self.place(room, said)[0]))
-
-
-@on_each_database
-class Undone(ArrivalCase):
-    """What could not be stored."""
-
-    def test_what_was_said_of_it_is_asked_again(self) -> None:
-        room = self.make_room("11")
-        event = room.say("never stored")
-        actor, database = self.app.app.core.rooms.known(room.room_id), self.app.database
-        assert actor is not None
-        held: Deferred[Any] = Deferred()
-        write, gate = database.write, Deferred[None]()
-        database.write = lambda *_, **__: held  # type: ignore[method-assign]
-        first = actor.run(lambda turn: arrive(turn, [Arrival(event)]))
-        self.app.advance(0)
-        seen: list[bool] = []
-
-        async def look(turn: Turn) -> bool:
-            seen.append(event.event_id in turn.flying)
-            if len(seen) == 1:
-                await gate
-            return seen[-1]
-
-        second = actor.run(look)
-        database.write = write  # type: ignore[method-assign]
-        held.errback(DatabaseUnavailable("gone"))
-        gate.callback(None)
-        self.assertFalse(self.app.wait(second), "it says what the database has")
-        self.assertEqual(seen, [True, False])
-        with self.assertRaises(DatabaseUnavailable):
-            self.app.wait(first)
 
 
 class ModelTests(TestCase):

@@ -16,11 +16,13 @@ from functools import partial
 from typing import NamedTuple
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 
 from federation.event import parse_stored
 from federation.flows.join import Held, Lot
 from federation.ids import EventId
 from federation.verdict import Accept
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.arrivals import AlreadyHere, Placed, store_outliers
 from homeserver.rooms.federated.join_checks import RunInThread
@@ -90,7 +92,8 @@ class Storing:
     async def _store(self, lot: Lot) -> None:
         start, self._begun = self._begun, min(self._begun + AT_ONCE, len(lot))
         held: list[Held] = await self._run(lot.held, start, self._begun - start)
-        self._storing.append(self._actor.run(partial(self._chunks.place, held)))
+        storing = self._actor.run(partial(self._chunks.place, held))
+        self._storing.append(storing.addErrback(self._chunks.give_up))
         if len(self._storing) > 1:
             await self._storing.popleft()
         if self._tell is not None:
@@ -102,9 +105,17 @@ class _Chunks:
 
     def __init__(self) -> None:
         self.trusted: dict[EventId, Stored] = {}
+        self._is_broken = False
+
+    def give_up(self, failure: Failure) -> Failure:
+        """A chunk is not stored. What the others take from it is in no table."""
+        self._is_broken = True
+        return failure
 
     async def place(self, held: Sequence[Held], turn: Turn) -> None:
         """One chunk; a job, which may run more than once."""
+        if self._is_broken:
+            raise DatabaseUnavailable("what these events rest on was not stored")
         ids = [one.event_id for one in held]
         here, redacted = await turn.tools.database.read(find_here, ids)
         flying = {one.event.event_id for one in turn.unstored()}
