@@ -393,8 +393,9 @@ def rows(
 ) -> Rows:
     """An insert of many rows, each a tuple in the order of ``columns``.
 
-    ``ignore=True`` leaves a row alone that is already there. ``keys`` and ``update`` name the columns of the
-    conflict and those that then take the new row's values.
+    ``ignore=True`` leaves a row alone that is already there (with ``keys``: that has these columns already; of any other
+    conflict the insert fails). ``keys`` and ``update`` name the columns of the conflict and those that then take the new
+    row's values.
     """
 
     in_order = tuple(column.name for column in table.columns if column.name in columns)
@@ -406,7 +407,7 @@ def rows(
         # The two dialects' inserts have one interface and no common base that carries it.
         insert: Any = (sqlite.insert if dialect == SQLITE else postgresql.insert)(table).values(template)
         if ignore:
-            return insert.on_conflict_do_nothing()  # type: ignore[no-any-return]
+            return insert.on_conflict_do_nothing(index_elements=list(keys) or None)  # type: ignore[no-any-return]
         if keys:
             new = {name: insert.excluded[name] for name in update}
             return insert.on_conflict_do_update(index_elements=list(keys), set_=new)  # type: ignore[no-any-return]

@@ -172,6 +172,7 @@ class RoomActor:
 
     async def _do(self, job: _Job[Any]) -> None:
         turn: Turn | None = None
+        given_way = self._tools.interner.given_way
         try:
             if self._head is None:
                 self._head = await self._tools.database.read(
@@ -212,7 +213,9 @@ class RoomActor:
             else:
                 job.result.callback(answer)
             return
-        self._submit(job, turn, answer)
+        # Else what failed came back while the job was running, or a name has another number now.
+        is_sound = not self._broken and given_way == self._tools.interner.given_way
+        self._submit(job, turn, answer, is_sound=is_sound)
 
     async def _ask_for_signature(self, job: _Job[Any], needed: SignatureNeeded) -> None:
         """Outside of turns, while the room goes on; the job runs again with what was signed."""
@@ -233,7 +236,7 @@ class RoomActor:
         if not self._running:
             self._drain()
 
-    def _submit(self, job: _Job[Any], turn: Turn, answer: Any) -> None:
+    def _submit(self, job: _Job[Any], turn: Turn, answer: Any, *, is_sound: bool) -> None:
         before = self._head
         assert before is not None
         self._head, self._power = turn.head, turn.power
@@ -247,7 +250,7 @@ class RoomActor:
             turn.snapshots,
             turn.ends,
             turn.unseen or (),
-            void=self._broken,  # what failed came back while the job was running
+            void=not is_sound,
         )
         self._in_flight.append(bundle)
         for placed in turn.placements:

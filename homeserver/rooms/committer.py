@@ -15,7 +15,9 @@ Rules:
    the batch gave way to another process that waited for it, it fails and is written again on what the database says.
 6. The statements of a batch run in the reactor's thread where they are few (``SHORT_WEIGHT`` events, and units that are
    marked as short): to hand each of them over would cost more than it takes. Its commit never does.
-7. At most ``BATCH_EVENTS`` events go in one batch; at ``WAITING_MOST`` waiting ones ``congested`` says so, and rooms
+7. Where another process has bound a name for which a number of ours is to be written, all that waits fails: whoever
+   comes again is given the number that counts.
+8. At most ``BATCH_EVENTS`` events go in one batch; at ``WAITING_MOST`` waiting ones ``congested`` says so, and rooms
    stop taking from their inboxes.
 """
 
@@ -29,7 +31,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from homeserver.db.errors import Conflict, DatabaseError, DatabaseUnavailable
+from homeserver.db.errors import Conflict, DatabaseError, DatabaseUnavailable, IntegrityViolation
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import (
@@ -42,7 +44,7 @@ from homeserver.store.changes import (
 )
 from homeserver.store.commit import span_of, write_events, write_positions
 from homeserver.store.foreign import load_foreign
-from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
+from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids, load_rivals
 from homeserver.store.placement import Bundle, Placement
 from homeserver.store.work import is_short
 
@@ -75,6 +77,7 @@ class _Item:
     args: tuple[Any, ...] = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
     gather: Callable[[], Any] | None = None  # the argument, when the transaction begins
+    outdated: bool = False  # it may hold a number that is nobody's
 
     @property
     def is_short(self) -> bool:
@@ -82,7 +85,7 @@ class _Item:
 
     @property
     def is_void(self) -> bool:
-        return self.bundle is not None and self.bundle.void
+        return self.outdated or (self.bundle is not None and self.bundle.void)
 
     @property
     def weight(self) -> int:
@@ -122,6 +125,7 @@ class Committer:
         self._scheduler = scheduler
         self._position = position  # of the newest change that was published
         self._waiting: deque[_Item] = deque()
+        self._batch: list[_Item] = []  # that is being written
         self._weight = 0
         self._busy = False
         self._started_s = 0.0
@@ -187,7 +191,7 @@ class Committer:
         self._scheduled = False
         if self._busy:
             return
-        batch = self._next_batch()
+        batch = self._batch = self._next_batch()
         if not batch:
             self._tell_idle()
             return
@@ -202,7 +206,7 @@ class Committer:
             item = self._waiting.popleft()
             self._weight -= item.weight
             if item.is_void:
-                item.result.errback(_void())
+                self._fail([item], _void())
                 continue
             weight += item.weight
             if item.gather is not None:
@@ -215,11 +219,17 @@ class Committer:
     ) -> None:
         """``presuming``: the newest position is taken for what it was here, so that nobody waits to be told it."""
         self._started_s = self._scheduler.monotonic()
+        names: Sequence[Any] = ()
 
         def told(outcome: _Written | Failure) -> None:
             if presuming and isinstance(outcome, Failure) and outcome.check(Conflict):
                 # Another process may have taken positions: then it is to be heard what happened there.
                 self._write(batch, done, presuming=False)
+            elif isinstance(outcome, Failure) and outcome.check(IntegrityViolation) and names:
+                # It may have bound a name.
+                looking = self._database.read(load_rivals, names)
+                looking.addErrback(lambda _: ())
+                looking.addCallback(lambda rivals: done(batch, self._give_way(rivals) if rivals else outcome))
             else:
                 done(batch, outcome)
 
@@ -233,6 +243,12 @@ class Committer:
             self._scheduler.callLater(0, told, Failure())
         else:
             result.addBoth(told)
+
+    def _give_way(self, rivals: Sequence[tuple[Any, int]]) -> Failure:
+        self._interner.give_way(rivals)
+        for item in (*self._batch, *self._waiting):
+            item.outdated = True
+        return _void()
 
     def _done(self, batch: list[_Item], outcome: _Written | Failure) -> None:
         if isinstance(outcome, Failure) and len(batch) > 1 and not outcome.check(DatabaseUnavailable):
@@ -313,7 +329,7 @@ class Committer:
 
 
 def _void() -> Failure:
-    return Failure(Conflict("what this was built on is not stored"))
+    return Failure(Conflict("what this was built on is not what is stored"))
 
 
 def _nothing(tx: WriteTx) -> None:

@@ -6,6 +6,8 @@ Rules:
 2. Numbers come from one sequence, leased in ranges: uniqueness matters, order does not.
 3. A new binding is usable in memory at once and is written by the next commit, before anything that uses it.
    Only the committer writes: ``unsaved`` gives it the rows, ``saved`` tells it that they are on the disk.
+4. Where another process has bound a name meanwhile, that number counts: ``give_way`` forgets ours, and nothing is stored
+   that may hold it.
 """
 
 from __future__ import annotations
@@ -43,9 +45,10 @@ STRIPPED: tuple[StateKey, ...] = (
 LEASE_SIZE = 100_000
 _ESCAPE = "\x01"
 
-_INSERT_TYPES = bulk(event_types, "nid", "type", ignore=True)
-_INSERT_USERS = bulk(user_ids, "nid", "user_id", ignore=True)
-_INSERT_KEYS = bulk(state_keys, "nid", "type_nid", "state_key", ignore=True)
+# Written twice where nobody could say whether the first time was. But a second number for a name must not go unnoticed.
+_INSERT_TYPES = bulk(event_types, "nid", "type", ignore=True, keys=("nid",))
+_INSERT_USERS = bulk(user_ids, "nid", "user_id", ignore=True, keys=("nid",))
+_INSERT_KEYS = bulk(state_keys, "nid", "type_nid", "state_key", ignore=True, keys=("nid",))
 _INSERT_ROOMS = bulk(rooms, "nid", "room_id", "version", ignore=True)
 _USERS_BY_NAME = statement(
     select(user_ids.c.user_id, user_ids.c.nid).where(any_of(user_ids.c.user_id, "names"))
@@ -153,6 +156,10 @@ class _Names:
         self.nids[name] = nid
         self.names[nid] = name
 
+    def drop(self, nid: int) -> None:
+        del self.nids[self.names.pop(nid)], self.unsaved[nid]
+        self.forgotten += 1
+
     def _shrink(self) -> None:
         # Oldest first, an eighth at a time; a binding that is not on the disk yet must stay.
         for name in list(self.nids)[: self.budget // 8]:
@@ -176,6 +183,7 @@ class Interner:
         self._keys = _Names(budget)
         self._rooms = _Names(budget)
         self._versions: dict[int, str] = {}
+        self.given_way = 0  # how often it was another process that bound a name
         for name, nid in WELL_KNOWN_TYPES.items():
             self._types.put(name, nid)
 
@@ -431,11 +439,23 @@ class Interner:
 
     def saved(self, written: Sequence[tuple[Rows, list[tuple[Any, ...]]]]) -> None:
         """These rows are committed."""
-        tables = {_INSERT_TYPES: self._types, _INSERT_USERS: self._users, _INSERT_KEYS: self._keys}
         for statement_, values in written:
-            unsaved = tables.get(statement_, self._rooms).unsaved
+            unsaved = self._table(statement_).unsaved
             for row in values:
                 unsaved.pop(row[0], None)
+
+    def give_way(self, rivals: Sequence[tuple[Rows, int]]) -> None:
+        """What ``load_rivals`` found: these numbers are nobody's."""
+        self.given_way += 1
+        for statement_, nid in rivals:
+            self._table(statement_).drop(nid)
+        types = {nid for statement_, nid in rivals if statement_ is _INSERT_TYPES}
+        for nid in [nid for nid, (type_nid, _) in self._keys.unsaved.items() if type_nid in types]:
+            self._keys.drop(nid)
+
+    def _table(self, statement_: Rows) -> _Names:
+        tables = {_INSERT_TYPES: self._types, _INSERT_USERS: self._users, _INSERT_KEYS: self._keys}
+        return tables.get(statement_, self._rooms)
 
     def sizes(self) -> dict[str, int]:
         """How many bindings are in memory."""
@@ -462,6 +482,23 @@ def _load_keys_of(tx: Tx, type_nid: int, state_keys_: list[str]) -> list[tuple[s
 
 def _load_rooms(tx: Tx, lookup: Statement, by: str, values: list[Any]) -> list[tuple[str, int, str | None]]:
     return tx.all(lookup, **{by: values})
+
+
+def load_rivals(tx: Tx, written: Sequence[tuple[Rows, list[tuple[Any, ...]]]]) -> list[tuple[Rows, int]]:
+    """Those of some new bindings (the table's statement, and our number) whose names have another number in the tables."""
+    found: list[tuple[Rows, int]] = []
+    for statement_, values in written:
+        theirs: dict[tuple[Any, ...], int] = {}
+        if statement_ is _INSERT_KEYS:
+            for type_nid in sorted({row[1] for row in values}):
+                names = [row[2] for row in values if row[1] == type_nid]
+                stored = tx.all(_KEYS_OF_TYPE, type_nid=type_nid, names=names)
+                theirs.update(((type_nid, name), nid) for name, nid in stored)
+        elif statement_ is not _INSERT_ROOMS:
+            lookup = _USERS_BY_NAME if statement_ is _INSERT_USERS else _TYPES_BY_NAME
+            theirs = {(name,): nid for name, nid in tx.all(lookup, names=[row[1] for row in values])}
+        found += [(statement_, row[0]) for row in values if theirs.get(row[1:], row[0]) != row[0]]
+    return found
 
 
 def load_user_names(tx: Tx, nids: Sequence[int]) -> dict[int, str]:

@@ -11,14 +11,16 @@ from federation.event import Event, stored_bytes
 from federation.flows.join import Held
 from federation.verdict import Accept, Reject
 from homeserver.db.errors import DatabaseUnavailable, IntegrityViolation
-from homeserver.db.tx import WriteTx
+from homeserver.db.tx import Tx, WriteTx
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.arrivals import Arrival, Arrived, Missing, arrive
 from homeserver.rooms.committer import Committer
 from homeserver.rooms.federated import lots
 from homeserver.rooms.turn import Turn
 from homeserver.store.check import check_db
+from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
 from tests.api.test_arrivals import ArrivalCase
+from tests.support.accounts import now
 from tests.support.databases import on_each_database
 
 
@@ -42,6 +44,15 @@ def _held(event: Event) -> Held:
     return Held(
         event.event_id, event.key(), event.sender, event.depth, event.origin_server_ts, *ids, text, membership
     )
+
+
+def _nothing(_: WriteTx) -> None:
+    """A unit of work with which names are stored."""
+
+
+def _insert(tx: Tx, names: Sequence[Any]) -> None:
+    for rows, values in names:
+        tx.insert(rows, values)
 
 
 class UndoneCase(ArrivalCase):
@@ -163,6 +174,35 @@ class Undone(UndoneCase):
         self.assertEqual([("first", 0), ("second", 0), ("first", 1), ("second", 1)], attempts)
         # Together, then the one at fault alone, and then both of the second try.
         self.assertEqual(["first", "first", "first", "second"], written)
+
+
+@on_each_database
+class Renumbered(UndoneCase):
+    def test_what_was_at_work_when_a_name_of_its_was_another_process_s(self) -> None:
+        user_id, core = self.peer.user("new"), self.app.app.core
+        joined = self.room.join(user_id)
+        gate, attempts = Deferred[None](), list[int]()
+
+        async def place(turn: Turn) -> list[Arrived]:
+            attempts.append(turn.attempt)
+            arrived = await arrive(turn, [Arrival(joined)])
+            if len(attempts) == 1:
+                await gate
+            return arrived
+
+        placing = self.actor.run(place)
+        ours = core.rooms.tools.interner.known_user(user_id)
+        nids = Nids()
+        nids.add(now(self.app.database.write(lease_nids, LEASE_SIZE)))
+        other = Interner(self.app.database, nids)
+        theirs = now(other.user(user_id))
+        now(self.app.database.write(_insert, other.unsaved()))
+        self.refused(core.committer.work(_nothing))
+        gate.callback(None)
+        self.assertEqual([Accept], [self.verdict(one) for one in self.app.wait(placing)])
+        self.assertEqual([0, 1], attempts)
+        self.assertEqual(theirs, core.rooms.tools.interner.known_user(user_id))
+        self.assertNotEqual(theirs, ours)
 
 
 @on_each_database

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from twisted.python.failure import Failure
 from homeserver.db.engine import open_engine
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database, InlineDatabase
-from homeserver.db.tx import WriteTx
+from homeserver.db.tx import Tx, WriteTx
 from homeserver.rooms.committer import SHORT_WEIGHT, Committer
 from homeserver.runtime.clock import TwistedClock
 from homeserver.store.changes import Change, Kind
@@ -33,6 +33,10 @@ class _SlowDatabase:
         self.inner = inner
         self.began = self.began_short = 0
         self._answers: deque[Callable[[], object]] = deque()
+
+    def read(self, unit: Any, *args: Any) -> Deferred[Any]:
+        found: Deferred[Any] = self.inner.read(unit, *args)
+        return found
 
     def write(self, unit: Any, *args: Any) -> Deferred[Any]:
         self.began += 1
@@ -53,6 +57,11 @@ def _claim(tx: WriteTx, number: int) -> None:
     tx.claim(Kind.PROFILE, -number)
 
 
+def _insert(tx: Tx, names: Sequence[Any]) -> None:
+    for rows, values in names:
+        tx.insert(rows, values)
+
+
 @short
 def _claim_briefly(tx: WriteTx, number: int) -> None:
     _claim(tx, number)
@@ -71,6 +80,7 @@ class Batches(DatabaseCase):
         self.time = task.Clock()
         clock = TwistedClock(self.time)
         self.interner = Interner(database, nids)
+        self.other = Interner(database, nids)  # of another process
         self.committer = Committer(database, self.interner, nids, self.publish, clock)
 
     def publish(self, changes: list[Change]) -> None:
@@ -217,6 +227,26 @@ class Batches(DatabaseCase):
         self.assertEqual([-1, (1, 1)], self.said)
         self.time.advance(0)
         self.assertEqual([-1, (1, 1), ValueError], self.said)
+
+    def test_a_name_that_another_process_has_bound(self) -> None:
+        theirs = now(self.other.user("@a:a"))
+        self.assertNotEqual(theirs, now(self.interner.user("@a:a")))
+        now(self.database.inner.write(_insert, self.other.unsaved()))
+        for number in (1, 2):
+            failing = self.committer.work(_claim, number)
+            failing.addErrback(lambda failure: self.said.append(failure.type))
+        self.time.advance(0)
+        failing = self.committer.work(_claim, 3)  # it may know the number too
+        failing.addErrback(lambda failure: self.said.append(failure.type))
+        self.database.answer()
+        for _ in range(3):
+            self.time.advance(0)
+        self.assertEqual([DatabaseUnavailable] * 3, self.said)
+        self.assertEqual(theirs, now(self.interner.user("@a:a")))
+        self.claim(4)
+        self.time.advance(0)
+        self.database.answer()
+        self.assertEqual([-4, (4, 2)], self.said[3:])
 
     def test_few_statements_are_not_handed_over(self) -> None:
         """Units that are marked, and no more of them than a reactor may run at once."""

@@ -10,11 +10,12 @@ from sqlalchemy import select
 from twisted.internet.defer import Deferred
 
 from homeserver.db.engine import open_engine
+from homeserver.db.errors import IntegrityViolation
 from homeserver.db.schema.rooms import event_types, rooms, state_keys, user_ids
 from homeserver.db.statements import statement
 from homeserver.db.threads import Database, InlineDatabase
 from homeserver.db.tx import Tx
-from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
+from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids, load_rivals
 from tests.support.accounts import now
 from tests.support.databases import DatabaseCase, on_each_database
 
@@ -207,3 +208,46 @@ class Names(DatabaseCase):
         self.late.answer_all()
         self.commit(self.other)
         self.assertEqual(found[0], found[2])
+
+    # --- two processes ---------------------------------------------------------------------------
+
+    def test_what_was_stored_after_all_is_written_again(self) -> None:
+        now(self.interner.user("@a:a"))
+        now(self.interner.state_key(("new.type", "a")))
+        self.interner.new_room("!a:a", "11")
+        written = self.interner.unsaved()
+        self.assertEqual(4, len(written))
+        now(self.database.write(_insert, written))
+        self.commit()
+        self.assertEqual([], self.interner.unsaved())
+
+    def test_a_second_number_for_a_name_is_refused(self) -> None:
+        for bind in (
+            lambda interner: interner.user("@a:a"),
+            lambda interner: interner.state_key((MEMBER, "@a:a")),
+            lambda interner: interner.event_type("new.type"),
+        ):
+            nids = Nids()
+            nids.add(now(self.database.write(lease_nids, LEASE_SIZE)))
+            other = Interner(self.database, nids)
+            now(bind(other))
+            now(bind(self.interner))
+            self.commit(other)
+            with self.assertRaises(IntegrityViolation):
+                self.commit()
+            self.interner.give_way(now(self.database.read(load_rivals, self.interner.unsaved())))
+            self.assertEqual([], self.interner.unsaved())
+            self.assertEqual(now(bind(other)), now(bind(self.interner)))
+
+    def test_a_key_of_a_type_that_another_process_has_numbered(self) -> None:
+        nids = Nids()
+        nids.add(now(self.database.write(lease_nids, LEASE_SIZE)))
+        other = Interner(self.database, nids)
+        now(self.interner.state_key(("new.type", "a")))
+        now(other.event_type("new.type"))
+        self.commit(other)
+        self.interner.give_way(now(self.database.read(load_rivals, self.interner.unsaved())))
+        self.assertEqual([], self.interner.unsaved())
+        now(self.interner.state_key(("new.type", "a")))
+        self.commit()
+        self.assertEqual({("new.type", "a")}, set(self.keys()))
