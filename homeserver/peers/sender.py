@@ -3,7 +3,8 @@
 The rules of one destination's queue are ``federation/queue.py``'s. Here:
 
 1. A destination is an object only while there is something for it; who has everything is forgotten.
-2. Destinations that failed wait for places of their own: a thousand dead servers keep nobody waiting.
+2. Destinations that failed, and those that are slow, wait for places of their own (``peers/places.py``): a thousand of
+   them keep nobody else waiting.
 3. One transaction a turn, then the next destination's: nobody is starved by a busy one.
 4. Nothing is stored for a message. ``unsaved`` gives the rows of those that are behind or failing, and the follower's
    cursor is stored in the same transaction: after a restart every event is either behind a row's ``caught_up_to`` or
@@ -14,7 +15,6 @@ The rules of one destination's queue are ``federation/queue.py``'s. Here:
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.peers.delivery import Carrier, Delivery
 from homeserver.peers.device_debts import EDUS_AT_ONCE, Debt, LoadDevices
+from homeserver.peers.places import PROMPT_S, Places
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
@@ -49,8 +50,6 @@ from homeserver.stream.servers import ServerIndex
 
 FOLLOWER = "federation"
 STATES = ("sending", "waiting", "failing")
-HEALTHY_MOST = 100
-FAILING_MOST = 50
 # A server that speaks to us but does not answer is not tried more often than this.
 WAKE_AGAIN_MS = 2_000
 # From this failure on what is only ephemeral is dropped: it would be stale.
@@ -112,8 +111,7 @@ class Sender:
         self._links: dict[ServerName, _Link] = {}
         self._passed = 0
         self._started = self._stopped = False
-        self._waiting: dict[bool, deque[_Link]] = {False: deque(), True: deque()}  # by whether it failed
-        self._busy = {False: 0, True: 0}
+        self._places: Places[ServerName] = Places()
         self._pumping = False
         self._timers: list[tuple[int, ServerName]] = []
         self._timer: DelayedCall | None = None
@@ -258,9 +256,9 @@ class Sender:
     def count(self, state: str) -> int:
         """How many destinations are ``sending``, ``waiting`` for a place or for an answer, or ``failing``."""
         if state == "sending":
-            return sum(self._busy.values())
+            return self._places.busy
         failing = sum(1 for link in self._links.values() if link.machine.failures and not link.busy)
-        return failing if state == "failing" else len(self._links) - failing - sum(self._busy.values())
+        return failing if state == "failing" else len(self._links) - failing - self._places.busy
 
     def __len__(self) -> int:
         return len(self._links)
@@ -287,7 +285,10 @@ class Sender:
                 self._set_timer()
             return
         link.queued = True
-        self._waiting[machine.failures > 0].append(link)
+        self._places.wait(machine.server_name, failing=machine.failures > 0)
+        self._pump_soon()
+
+    def _pump_soon(self) -> None:
         if not self._pumping:
             # Not now: we may be within a commit, and more may come for the same destination.
             self._pumping = True
@@ -295,15 +296,17 @@ class Sender:
 
     def _pump(self) -> None:
         self._pumping = False
-        if self._stopped:
-            return
-        for failing, places in ((False, HEALTHY_MOST), (True, FAILING_MOST)):
-            waiting = self._waiting[failing]
-            while waiting and self._busy[failing] < places:
-                link = waiting.popleft()
-                link.queued, link.busy = False, True
-                self._busy[failing] += 1
-                self._tasks.spawn("send to another server", self._attend(link, failing))
+        while not self._stopped:
+            name = self._places.next()
+            if name is None:
+                return
+            link = self._links[name]
+            link.queued, link.busy = False, True
+            self._tasks.spawn("send to another server", self._attend(link))
+
+    def _overstay(self, name: ServerName) -> None:
+        self._places.overstay(name)
+        self._pump_soon()
 
     def _set_timer(self) -> None:
         at = self._timers[0][0]
@@ -328,7 +331,8 @@ class Sender:
 
     # --- a turn ------------------------------------------------------------------------------------------
 
-    async def _attend(self, link: _Link, failing: bool) -> None:
+    async def _attend(self, link: _Link) -> None:
+        prompt: bool | None = None
         try:
             if not self._carrier.allows(link.machine.server_name):
                 del self._links[link.machine.server_name]
@@ -340,29 +344,34 @@ class Sender:
                 await self._read_devices(link)
             transaction = link.machine.next(self._clock.now_ms())
             if transaction is not None:
-                await self._send(link, transaction)
+                prompt = await self._send(link, transaction)
         except DatabaseError as error:
             link.hold_ms = self._clock.now_ms() + _DATABASE_WAIT_MS
             self._log.warning("what is owed to another server could not be read", error=str(error))
         finally:
             link.busy = False
-            self._busy[failing] -= 1
+            self._places.leave(link.machine.server_name, prompt=prompt)
             self._ready(link)
-            if not self._pumping and any(self._waiting.values()):
-                self._pumping = True
-                self._clock.callLater(0, self._pump)
+            if self._places.waiting:
+                self._pump_soon()
 
-    async def _send(self, link: _Link, transaction: Transaction) -> None:
+    async def _send(self, link: _Link, transaction: Transaction) -> bool | None:
+        """Whether it arrived in good time; None where it did not arrive."""
         link.attempt_ms = now_ms = self._clock.now_ms()
         if link.made[0] != transaction.txn_id:
             link.made = (transaction.txn_id, now_ms)
         # What is kept where the attempt ends in a failure of ours: the machine must not wait for ever.
         delivery = Delivery(Outcome.RETRY_LATER, reason="a failure of our own")
+        timer = self._clock.callLater(PROMPT_S, self._overstay, link.machine.server_name)
         try:
             delivery = await self._carrier.deliver(transaction, link.made[1])
         finally:
+            prompt = timer.active()
+            if prompt:
+                timer.cancel()
             if not self._stopped:
                 self._ended(link, transaction, delivery)
+        return prompt if delivery.outcome is Outcome.DELIVERED else None
 
     def _ended(self, link: _Link, transaction: Transaction, delivery: Delivery) -> None:
         machine, outcome = link.machine, delivery.outcome

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.config.schema import Federation
 from homeserver.http.transport import PeerRequest
-from homeserver.peers.sender import FAILING_MOST, HEALTHY_MOST
+from homeserver.peers.places import FAILING_MOST, HEALTHY_MOST
 from homeserver.store.changes import load_cursors
 from homeserver.store.outgoing import OWED_MOST
 from homeserver.stream.followers import STORE_AFTER_S

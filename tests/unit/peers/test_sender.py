@@ -14,7 +14,8 @@ from homeserver.config.schema import Config, Federation
 from homeserver.config.settings import Settings
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.peers.delivery import Delivery
-from homeserver.peers.sender import FAILING_MOST, HEALTHY_MOST, STATES, Sender
+from homeserver.peers.places import FAILING_MOST, HEALTHY_MOST, PROMPT_S, SLOW_MOST
+from homeserver.peers.sender import STATES, Sender
 from homeserver.runtime.clock import TwistedClock
 from homeserver.runtime.entropy import SeededEntropy
 from homeserver.runtime.log import MemoryLog
@@ -144,6 +145,42 @@ class Senders(SynchronousTestCase):
             self.pump()
         self.assertEqual(sent, {name: [1, 2, 3, 4, 5, 6] for name in names})
         self.assertEqual(len(self.sender), 0)
+
+    def _answer_slowly(self, seconds: int, taking_s: int, *prompt: str) -> None:
+        """Let time pass, with something for these at each second: they answer at once, everybody else later."""
+        began: dict[str, int] = {}
+        for second in range(seconds):
+            self.say(*prompt)
+            self.assertEqual(self.network.order[-len(prompt) :], [*prompt], f"sent at once, at {second} s")
+            self.network.answer(DELIVERED, *prompt)
+            for transaction, _ in self.network.open:
+                began.setdefault(transaction.txn_id, second)
+            due = {one.destination for one, _ in self.network.open if second - began[one.txn_id] >= taking_s}
+            if due:
+                self.network.answer(DELIVERED, *due)
+            self.pump(1)
+
+    def test_hundreds_that_answer_slowly_and_one_that_is_prompt(self) -> None:
+        names = [f"s{number}.example" for number in range(HEALTHY_MOST + SLOW_MOST // 2)]
+        self.say(*names)
+        self.pump(PROMPT_S)
+        self._answer_slowly(200, 50, "prompt.example")
+        # From now on they are known, and something always waits for them.
+        for _ in range(5):
+            self.say(*names)
+            self._answer_slowly(60, 50, "prompt.example")
+            self.assertLessEqual(len(self.network.open), SLOW_MOST)
+        self._answer_slowly(150, 50, "prompt.example")
+        self.assertEqual([len(self.sender), *map(self.sender.count, STATES)], [0, 0, 0, 0])
+        self.assertLessEqual(self.network.most_at_once, HEALTHY_MOST + SLOW_MOST)
+        # It is remembered of them although there was nothing for them, until they show that they can do better.
+        self.say(*names)
+        self.assertEqual(len(self.network.open), SLOW_MOST)
+        self.network.answer(DELIVERED)
+        self.pump()
+        self.network.answer(DELIVERED)
+        self.say(*names)
+        self.assertEqual(len(self.network.open), HEALTHY_MOST)
 
     def test_a_busy_destination_waits_for_the_others(self) -> None:
         for number in range(120):
