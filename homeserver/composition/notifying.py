@@ -94,7 +94,7 @@ def build_pushing(core: Core, notifying: Notifying, store_soon: Callable[[], Non
     around, worker = core.around, core.committer
     if around.http is None and around.mailer is None:
         return None
-    composer = Composer(around.database, core.interner, core.index, core.events)
+    composer = Composer(around.database, core.interner, core.index, core.events, notifying.unread)
     debts = Debts(store_soon)
     sender: PushSender | None = None
     mails: MailOutlet | None = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 
 from homeserver.db.threads import Database
-from homeserver.db.tx import Tx
+from homeserver.push.counts import Unread
 from homeserver.push.debts import Owed
 from homeserver.push.notice import Address, Subject, build_notice
 from homeserver.store.ids import Interner
-from homeserver.store.notices import Told, has_read, load_told, load_told_outside
+from homeserver.store.notices import Told, load_told, load_told_outside
 from homeserver.store.parsed import EventCache
 from homeserver.store.placement import Membership
 from homeserver.stream.index import MembershipIndex
@@ -23,17 +23,23 @@ class Composer:
     """See the module."""
 
     def __init__(
-        self, database: Database, interner: Interner, index: MembershipIndex, events: EventCache
+        self,
+        database: Database,
+        interner: Interner,
+        index: MembershipIndex,
+        events: EventCache,
+        unread: Unread,
     ) -> None:
         self._database = database
         self._interner = interner
         self._index = index
         self._events = events
+        self._unread = unread
         # By event and the room's newest position: names are true until the room moves.
         self._told: OrderedDict[tuple[int, int], Told | None] = OrderedDict()
 
     async def subject(self, user_nid: int, owed: Owed) -> Subject | None:
-        """What there is to tell; None where the event is read, redacted, or nothing to this user any more."""
+        """What there is to tell; None where the event is read, answered, redacted, or nothing to this user any more."""
         standing = self._index.standing(user_nid, owed.room_nid)
         if standing is None or standing.membership not in _PRESENT:
             return None
@@ -43,13 +49,11 @@ class Composer:
         names = await self._interner.user_names([user_nid])
         user_id = names.get(user_nid, "")
         event = told.event
-        return Subject(
-            event,
-            told.room_name(user_id),
-            told.alias,
-            told.names.get(str(event.sender)),
-            is_target=event.type == "m.room.member" and event.state_key == user_id,
-        )
+        is_target = event.type == "m.room.member" and event.state_key == user_id
+        if standing.membership == Membership.INVITE and not is_target:
+            return None  # of what was there before they left
+        sender_name = told.names.get(str(event.sender))
+        return Subject(event, told.room_name(user_id), told.alias, sender_name, is_target)
 
     async def compose(self, user_nid: int, address: Address, owed: Owed, unread: int) -> bytes | None:
         """The body for a gateway; None as for ``subject``."""
@@ -63,17 +67,11 @@ class Composer:
         key = (owed.event_nid, self._index.last_pos.get(room_nid, 0))
         if key in self._told:
             told = self._told[key]
-            if told is None or await self._database.read(has_read, user_nid, room_nid, told.thread, owed.pos):
-                return None
-            return told
-        told, is_read = await self._database.read(_load, user_nid, owed, self._events)
-        self._told[key] = told
-        if len(self._told) > _TOLD_MOST:
-            self._told.popitem(last=False)
-        return None if is_read else told
-
-
-def _load(tx: Tx, user_nid: int, owed: Owed, events: EventCache) -> tuple[Told | None, bool]:
-    told = load_told(tx, owed.room_nid, owed.event_nid, events)
-    is_read = told is not None and has_read(tx, user_nid, owed.room_nid, told.thread, owed.pos)
-    return told, is_read
+        else:
+            told = await self._database.read(load_told, room_nid, owed.event_nid, self._events)
+            self._told[key] = told
+            if len(self._told) > _TOLD_MOST:
+                self._told.popitem(last=False)
+        if told is None or await self._unread.has_read(user_nid, room_nid, told.thread, owed.pos):
+            return None
+        return told

@@ -110,16 +110,28 @@ class Unread:
         return found
 
     async def is_unread(self, user_nid: int, room_nid: int, pos: int) -> bool:
-        """Whether an event is a notification that a user has not read."""
+        """Whether an event is a notification that a user has not read, and among those that are counted."""
         standing = self._index.standing(user_nid, room_nid)
         if standing is None or standing.membership != Membership.JOIN:
             return standing is not None and standing.membership == Membership.INVITE
+        entry = await self._entry(user_nid, room_nid)
+        return entry is not None and entry.has(pos)
+
+    async def has_read(self, user_nid: int, room_nid: int, thread: str, pos: int) -> bool:
+        """Whether a user has read a thread up to a position, as far as is known: by a receipt, a message or a join."""
+        standing = self._index.standing(user_nid, room_nid)
+        if standing is None or standing.membership != Membership.JOIN:
+            return False  # whoever is only invited can read nothing
+        entry = await self._entry(user_nid, room_nid)
+        return entry is not None and entry.has_read(thread, pos)
+
+    async def _entry(self, user_nid: int, room_nid: int) -> Entry | None:
+        """What a user has not read of a room, now; None where it could not be found out."""
         counts = self.unread(user_nid, room_nid, self._log.position)
         if not isinstance(counts, Counts):
             await counts
         room = self._rooms.get(room_nid)
-        entry = room.entries.get(user_nid) if room is not None else None
-        return entry is not None and entry.has(pos)
+        return room.entries.get(user_nid) if room is not None else None
 
     # --- following the log -------------------------------------------------------------------------------
 

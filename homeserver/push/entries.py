@@ -91,8 +91,7 @@ class Entry:
 
     def add(self, thread: str, pos: int, highlight: bool) -> None:
         """An event notifies, unless it was read already."""
-        marks = self._marks
-        if pos <= marks.get(UNTHREADED, 0) or pos <= marks.get(thread, 0):
+        if self.has_read(thread, pos):
             return
         scope = self._scopes.get(thread)
         if scope is None:
@@ -120,6 +119,10 @@ class Entry:
             if not scope.notified:
                 del self._scopes[name]
         self.counts = None
+
+    def has_read(self, thread: str, pos: int) -> bool:
+        """Whether a thread has been read up to a position."""
+        return pos <= max(self._marks.get(UNTHREADED, 0), self._marks.get(thread, 0))
 
     def has(self, pos: int) -> bool:
         """Whether what stands there is among what is unread."""

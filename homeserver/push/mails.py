@@ -1,7 +1,7 @@
 """Mail about what was not read: the outlet of pushers of the kind ``email``.
 
-1. A mail comes some minutes after what it speaks of, and only if that is still unread then: who reads it in time gets
-   none. It gathers what has come meanwhile.
+1. A mail comes some minutes after what it speaks of, and only if that is still unread then: who reads or answers
+   it in time gets none. It gathers what has come meanwhile.
 2. Each mail that nobody answers by reading makes the next wait longer, up to a day.
 3. What waits is stored as the debts of other pushers are (``push/sender.py``), and told after a restart.
 

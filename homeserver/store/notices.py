@@ -24,7 +24,7 @@ from homeserver.store.directory import load_room_facts
 from homeserver.store.events import load_redactions
 from homeserver.store.outside import load_outside
 from homeserver.store.parsed import EventCache, load_events
-from homeserver.store.receipts import MAIN, UNTHREADED, find_thread, load_marks
+from homeserver.store.receipts import MAIN, find_thread
 from homeserver.store.sync_reads import Summary, load_summaries
 
 # Of a member event that was redacted there is no name.
@@ -133,15 +133,6 @@ def load_told_outside(tx: Tx, user_nid: int, room_nid: int) -> Told | None:
     alias = _member(said.get(("m.room.canonical_alias", "")), "alias")
     sender = _member(said.get(("m.room.member", event.sender)), "displayname")
     return Told(event, MAIN, name, alias, {str(event.sender): sender} if sender else {})
-
-
-def has_read(tx: Tx, user_nid: int, room_nid: int, thread: str, pos: int) -> bool:
-    """Whether a user's receipts say that they have read what stands at a position of a thread."""
-    return any(
-        mark.pos >= pos
-        for mark in load_marks(tx, user_nid, [room_nid])
-        if mark.thread in (UNTHREADED, thread)
-    )
 
 
 def _member(content: Any, name: str) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs, urlsplit
 
+from homeserver.push import counts, entries
 from homeserver.push import mails as module
 from homeserver.store.threepids import Threepid, put_threepid
 from tests.api.pushing import PushCase, user
@@ -54,6 +55,75 @@ class Mails(PushCase):
         self.ok("alice", "PUT", f"/rooms/{self.room_id}/redact/{gone}/x", {})
         self.wait_for(HOUR_S)
         self.assertEqual([], self.mailer.sent)
+
+    def test_not_what_is_answered(self) -> None:
+        root, other = self.send(body="a root"), self.send(body="another")
+
+        def within(event_id: str) -> dict[str, object]:
+            return {"m.relates_to": {"rel_type": "m.thread", "event_id": event_id}}
+
+        self.send(body="within", content=within(root))
+        self.send(body="elsewhere", content=within(other))
+        # An answer is one to its own part of the room, and a name of one's own or a reaction is none.
+        self.send("bob", content=within(root))
+        self.state("m.room.member", {"membership": "join", "displayname": "B"}, "bob", user("bob"))
+        react = {"m.relates_to": {"rel_type": "m.annotation", "event_id": other, "key": "!"}}
+        self.send("bob", type_="m.reaction", content=react)
+        self.wait_for(11 * MINUTE_S)
+        (mail,) = self.mailer.sent
+        self.assertIn("3 messages", mail.subject)
+        self.assertNotIn("within", mail.text)
+        for restarted in (False, True):
+            self.send(body="to be answered")
+            self.send("bob")
+            self.send(body="not answered", content=within(root))
+            if restarted:
+                self.restart()
+            self.wait_for(2 * HOUR_S)
+            mail = self.mailer.sent.pop()
+            self.assertNotIn("to be answered", mail.text)
+            self.assertIn("not answered", mail.text)
+            self.send("bob", content=within(root))
+        self.send(body="the last")
+        self.send("bob")
+        self.wait_for(24 * HOUR_S)
+        self.assertEqual(1, len(self.mailer.sent))
+
+    def test_not_an_invite_that_is_accepted(self) -> None:
+        room_id = self.make_room("alice", preset="private_chat", invite=[user("bob")])
+        self.settle()
+        self.wait_for(2 * MINUTE_S)
+        self.ok("bob", "POST", f"/join/{room_id}", {})
+        self.wait_for(HOUR_S)
+        self.assertEqual([], self.mailer.sent)
+        self.send(room_id=room_id, body="welcome")
+        self.wait_for(HOUR_S)
+        self.assertIn("welcome", self.mailer.sent.pop().text)
+        # Who comes back has nothing to read of what was there before.
+        for accepts in (False, True):
+            self.read("bob", self.send(room_id=room_id, body="read"), room_id=room_id)
+            self.send(room_id=room_id, body="before")
+            self.ok("bob", "POST", f"/rooms/{room_id}/leave", {})
+            self.ok("alice", "POST", f"/rooms/{room_id}/invite", {"user_id": user("bob")})
+            if accepts:
+                self.ok("bob", "POST", f"/join/{room_id}", {})
+            self.wait_for(24 * HOUR_S)
+            if accepts:
+                self.assertEqual([], self.mailer.sent)
+            else:
+                (mail,) = self.mailer.sent
+                self.assertNotIn("messages", mail.subject)
+                self.assertIn("alice: invites you", mail.text)
+                self.mailer.sent.clear()
+                self.ok("bob", "POST", f"/join/{room_id}", {})
+
+    def test_what_is_too_long_ago_to_be_counted(self) -> None:
+        self.patch(counts, "MOST", 3)
+        self.patch(entries, "MOST", 3)
+        for _ in range(6):
+            self.send()
+        self.wait_for(11 * MINUTE_S)
+        self.assertIn("6 messages", self.mailer.sent[0].subject)
 
     def test_ever_less_often(self) -> None:
         for minutes, count in ((11, 1), (20, 1), (11, 2), (60, 2), (31, 3)):

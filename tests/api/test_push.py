@@ -15,6 +15,7 @@ from homeserver.http.transport import Unreachable
 from homeserver.push import follower
 from homeserver.push import sender as module
 from homeserver.push.composer import Composer
+from homeserver.push.counts import Unread
 from homeserver.push.rules import CompiledRules
 from homeserver.store.changes import Kind
 from homeserver.store.events import find_row
@@ -197,7 +198,9 @@ class Many(PushCase):
 
         pushing = self.app.app.outgoing.pushing
         assert pushing is not None
+        # Who has read what is counted apart.
         self.patch(pushing.sender, "_total", lambda _: succeed(1))
+        self.patch(Unread, "has_read", lambda *_: succeed(False))
         self.patch(CompiledRules, "evaluate", count)
         self.send(content={"msgtype": "m.notice"})
         self.assertEqual(set(names[:2]), self.keys())
@@ -440,6 +443,23 @@ class Failing(PushCase):
         self.gateways.say = lambda url, notification: OK
         self.wait_for(60)
         self.assertEqual([event_id], self.told())
+
+    def test_what_was_answered_meanwhile(self) -> None:
+        root = self.send()
+        self.set_pusher()
+        self.gateways.say = lambda url, notification: (503, b"")
+        thread = {"m.relates_to": {"rel_type": "m.thread", "event_id": root}}
+        invited = self.make_room("alice", preset="private_chat", invite=[user("bob")])
+        self.settle()
+        self.send()
+        within = self.send(content=thread)
+        self.send("bob", "an answer")
+        self.ok("bob", "POST", f"/join/{invited}", {})
+        event_id = self.send()
+        self.gateways.take()
+        self.gateways.say = lambda url, notification: OK
+        self.wait_for(60)
+        self.assertEqual([within, event_id], self.told())
 
     def test_over_a_restart(self) -> None:
         self.set_pusher()
