@@ -3,7 +3,9 @@
 1. The target is redacted first, and the answer goes out; the rest follows. What is to follow is stored with the first
    redaction, so a restart goes on with it.
 2. What its sender may not redact is left alone.
-3. What relates to the target and comes later is redacted too, for some days.
+3. What relates to the target and comes later is redacted too, for some days. It alone is looked at then: what may not be
+   redacted can be much, and is looked at once. All is looked at again where something was missed.
+4. Nothing is redacted a second time, and of what relates to one target in one way, one event is looked at after the other.
 
 spec: https://github.com/matrix-org/matrix-spec-proposals/pull/3912
 """
@@ -11,9 +13,11 @@ spec: https://github.com/matrix-org/matrix-spec-proposals/pull/3912
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from federation.builder import Draft
 from federation.ids import EventId, RoomId, UserId
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError, forbidden, invalid_param
 from homeserver.rooms.registry import RoomRegistry
@@ -22,7 +26,6 @@ from homeserver.rooms.types import Requester
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change, Kind
-from homeserver.store.placement import Placement
 from homeserver.store.related_redactions import ANY, Watched, load_to_redact, load_watched, watch
 from homeserver.store.relation import relation_of
 
@@ -30,9 +33,22 @@ from homeserver.store.relation import relation_of
 KINDS_MOST = 20
 WATCHED_MOST = 10_000
 KEPT_S = 7 * 86_400
+# LIMIT(what has come and waits to be looked at, below one target: where it is more, everything is looked at)
+NEWS_MOST = 1_000
 _AT_ONCE = 100
 # History that was brought later stands before everything.
 _FIRST = -(2**62)
+
+
+@dataclass(slots=True)
+class _Work:
+    """What is to be looked at below one target."""
+
+    watched: Watched
+    whole: bool = True  # everything that is there
+    news: list[str] = field(default_factory=list)  # what has come since
+    missed: bool = False  # something could not be looked at: with the next news, everything is
+    running: bool = False
 
 
 class RelatedRedactions:
@@ -43,7 +59,7 @@ class RelatedRedactions:
         self._sender = sender
         self._tasks = tasks
         self._clock = clock
-        self._watched: dict[tuple[int, str, str], Watched] = {}
+        self._watched: dict[tuple[int, str, str], _Work] = {}
 
     async def redact(
         self,
@@ -73,8 +89,7 @@ class RelatedRedactions:
         )
         for one in kinds:
             found = Watched(target_id, room_nid, draft.room_id, one, requester.user_id, until_ms)
-            self._watch(found)
-            self._tasks.spawn("redact what relates", self._redact_all(found))
+            self._begin(self._watch(found))
         return event_id
 
     async def load(self) -> None:
@@ -85,8 +100,8 @@ class RelatedRedactions:
 
     def start(self) -> None:
         """Go on with what an earlier process has left."""
-        for found in list(self._watched.values()):
-            self._tasks.spawn("redact what relates", self._redact_all(found))
+        for work in list(self._watched.values()):
+            self._begin(work)
 
     kinds = frozenset({Kind.EVENT})  # what ``apply`` looks at
 
@@ -96,36 +111,64 @@ class RelatedRedactions:
             return
         for change in changes:
             if change.kind == Kind.EVENT and change.payload is not None:
-                target_id, rel_type = _relation(change.payload)
+                event = change.payload.event
+                rel_type, target_id = relation_of(event.content) or ("", "")
                 for kind in (rel_type, ANY):
-                    found = self._watched.get((change.topic, target_id, kind))
-                    if found is not None and found.until_ts_ms > self._clock.now_ms():
-                        self._tasks.spawn("redact what relates", self._redact_all(found))
+                    work = self._watched.get((change.topic, target_id, kind))
+                    if work is not None and work.watched.until_ts_ms > self._clock.now_ms():
+                        self._note(work, event.event_id)
 
-    def _watch(self, found: Watched) -> None:
-        self._watched[(found.room_nid, found.target_id, found.rel_type)] = found
+    def _watch(self, found: Watched) -> _Work:
+        key = (found.room_nid, found.target_id, found.rel_type)
+        work = self._watched.setdefault(key, _Work(found))
+        work.watched, work.whole = found, True
         if len(self._watched) > WATCHED_MOST:
             del self._watched[next(iter(self._watched))]
+        return work
 
-    async def _redact_all(self, watched: Watched) -> None:
+    def _note(self, work: _Work, event_id: str) -> None:
+        if len(work.news) < NEWS_MOST:
+            work.news.append(event_id)
+        else:
+            work.whole = True
+        if work.missed and not work.running:
+            work.whole = True
+        self._begin(work)
+
+    def _begin(self, work: _Work) -> None:
+        if not work.running:
+            work.running, work.missed = True, False
+            self._tasks.spawn("redact what relates", self._run(work))
+
+    async def _run(self, work: _Work) -> None:
+        try:
+            while work.whole or work.news:
+                if work.whole:
+                    work.whole = False
+                    work.news.clear()  # they are stored, and so among all
+                    await self._redact_all(work)
+                else:
+                    await self._redact(work, work.news.pop(0))
+        except DatabaseUnavailable:
+            work.missed = True
+        finally:
+            work.running = False
+
+    async def _redact_all(self, work: _Work) -> None:
         database, after = self._rooms.tools.database, _FIRST
         while True:
-            found = await database.read(load_to_redact, watched, after, _AT_ONCE)
+            found = await database.read(load_to_redact, work.watched, after, _AT_ONCE)
             for _, event_id in found:
-                draft = redaction(RoomId(watched.room_id), UserId(watched.sender_id), EventId(event_id), {})
-                try:
-                    await self._sender.send_once(draft, _nothing)
-                except MatrixError:
-                    continue  # not allowed, or gone: it is left alone
+                await self._redact(work, event_id)
             if len(found) < _AT_ONCE:
                 return
             after = found[-1][0]
 
-
-def _nothing(_: WriteTx, __: str) -> None:
-    """Nothing is stored with these redactions."""
-
-
-def _relation(placed: Placement) -> tuple[str, str]:
-    rel_type, target_id = relation_of(placed.event.content) or ("", "")
-    return target_id, rel_type
+    async def _redact(self, work: _Work, event_id: str) -> None:
+        watched = work.watched
+        draft = redaction(RoomId(watched.room_id), UserId(watched.sender_id), EventId(event_id), {})
+        try:
+            await self._sender.redact_unless_done(draft)
+        except MatrixError as error:
+            # Not allowed, or gone: it is left alone.
+            work.missed |= error.status == 429 or error.status >= 500

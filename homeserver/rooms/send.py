@@ -29,6 +29,7 @@ from homeserver.rooms.thread_roots import check_thread
 from homeserver.rooms.transactions import TransactionCache
 from homeserver.rooms.turn import Finish, Turn, finished
 from homeserver.rooms.types import Requester
+from homeserver.store.events import load_redacting
 from homeserver.store.parsed import load_event_of_room
 from homeserver.store.placement import ClientTransaction
 
@@ -128,6 +129,19 @@ class Sender:
             self._transactions.put(transaction.device_nid, actor.room_nid, transaction.txn_key, event_id)
         return event_id
 
+    async def redact_unless_done(self, draft: Draft) -> None:
+        """Send a redaction that nobody waits for; none of what is redacted already."""
+        assert draft.room_id is not None and draft.redacts is not None
+        actor = self._rooms.known(draft.room_id) or await self._actor(draft.room_id)
+        target_id = draft.redacts
+
+        async def job(turn: Turn) -> None:
+            if not await _is_redacted(turn, target_id):
+                await self._check_redaction(turn, draft.sender, target_id, is_suspended=False, is_admin=False)
+                await turn.place(draft, redacts_target=target_id)
+
+        await actor.run(job)
+
     async def _place(
         self,
         actor: RoomActor,
@@ -217,6 +231,14 @@ class Sender:
     async def _find(self, event_id: str, turn: Turn) -> Event | None:
         tools = self._rooms.tools
         return await tools.database.read(load_event_of_room, event_id, turn.head.room_nid, tools.events)
+
+
+async def _is_redacted(turn: Turn, event_id: str) -> bool:
+    # What is not stored yet is looked at first: while the database is asked, it may come to be stored.
+    for one in turn.unstored():
+        if one.redacts_target == event_id or (one.redacted_by and one.event.event_id == event_id):
+            return True
+    return bool(await turn.tools.database.read(load_redacting, [event_id]))
 
 
 def check_message(event_type: str, content: Mapping[str, Any]) -> None:

@@ -10,10 +10,22 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from homeserver.db.errors import DatabaseUnavailable
+from homeserver.http.errors import limit_exceeded
 from homeserver.rooms import related_redactions as module
+from homeserver.rooms.send import Sender
 from tests.api.talk import TalkCase
 from tests.support.app import SERVER_NAME
 from tests.support.databases import on_each_database
+
+
+def in_thread(root: str) -> dict[str, Any]:
+    """The content of a message in a thread."""
+    return {
+        "body": "x",
+        "msgtype": "m.text",
+        "m.relates_to": {"rel_type": "m.thread", "event_id": root},
+    }
 
 
 class RelatingCase(TalkCase):
@@ -146,6 +158,81 @@ class WithRelations(RelatingCase):
         self.app.app.begin()
         self.settle()
         self.assertTrue(all(self.is_redacted(room_id, one) for one in children))
+
+    def redactions(self, room_id: str) -> list[str]:
+        """What was redacted, once for each redaction."""
+        page = self.page("bob", room_id, limit="100", filter='{"types":["m.room.redaction"]}')
+        return [event["content"]["redacts"] for event in page["chunk"]]
+
+    def test_each_once(self) -> None:
+        room_id = self.make_room(joined=("bob",))
+        root = self.say("alice", room_id, "root")
+        children = [self.related("bob", room_id, root, "m.thread") for _ in range(5)]
+        # Both ask for them, at the same time.
+        calls = []
+        for number, kind in enumerate(("m.thread", "*")):
+            path = self.path(room_id, "redact", root, f"r{number}")
+            calls.append(self.app.start("PUT", path, {"with_relations": [kind]}, self.tokens["alice"]))
+        for call in calls:
+            self.assertEqual(200, self.app.wait(call).status)
+        self.settle()
+        children += [self.related("bob", room_id, root, "m.thread") for _ in range(3)]
+        self.settle()
+        self.assertEqual(sorted([root, root, *children]), sorted(self.redactions(room_id)))
+        # Whoever asks for it explicitly gets one more.
+        self.assertEqual(200, self.redact("alice", room_id, children[0], {}, "again")[0])
+        self.assertEqual(2, self.redactions(room_id).count(children[0]))
+
+    def test_each_looked_at_once(self) -> None:
+        room_id = self.make_room(joined=("bob",))
+        root = self.say("bob", room_id, "root")
+        for _ in range(5):
+            self.related("alice", room_id, root, "m.thread")
+        self.assertEqual(200, self.redact("bob", room_id, root, {"with_relations": ["*"]})[0])
+        looked: list[str] = []
+        check = Sender._check_redaction
+
+        async def counted(sender: Sender, turn: Any, user_id: str, target_id: str, **more: Any) -> None:
+            looked.append(target_id)
+            await check(sender, turn, user_id, target_id, **more)
+
+        self.patch(Sender, "_check_redaction", counted)
+        late = [self.related("alice", room_id, root, "m.thread") for _ in range(3)]
+        self.settle()
+        self.assertEqual(late, looked)
+
+    def test_what_failed_is_tried_with_the_next(self) -> None:
+        room_id = self.make_room(joined=("bob",))
+        root = self.say("alice", room_id, "root")
+        self.assertEqual(200, self.redact("alice", room_id, root, {"with_relations": ["m.thread"]})[0])
+        check = Sender._check_redaction
+        for error in (limit_exceeded(1), DatabaseUnavailable("gone")):
+
+            async def failing(*_: Any, error: Exception = error, **__: Any) -> None:
+                raise error
+
+            self.patch(Sender, "_check_redaction", failing)
+            missed = self.related("bob", room_id, root, "m.thread")
+            self.settle()
+            self.patch(Sender, "_check_redaction", check)
+            self.assertFalse(self.is_redacted(room_id, missed))
+            late = self.related("bob", room_id, root, "m.thread")
+            self.settle()
+            self.assertTrue(self.is_redacted(room_id, late))
+            self.assertTrue(self.is_redacted(room_id, missed))
+
+    def test_so_many_at_once_that_all_are_looked_at(self) -> None:
+        self.patch(module, "NEWS_MOST", 2)
+        room_id = self.make_room(joined=("bob",))
+        root = self.say("alice", room_id, "root")
+        self.assertEqual(200, self.redact("alice", room_id, root, {"with_relations": ["m.thread"]})[0])
+        calls, content = [], in_thread(root)
+        for number in range(10):
+            path = self.path(room_id, "send", "m.room.message", f"same{number}")
+            calls.append(self.app.start("PUT", path, content, self.tokens["bob"]))
+        late = [self.app.wait(call).json["event_id"] for call in calls]
+        self.settle()
+        self.assertEqual(sorted([root, *late]), sorted(self.redactions(room_id)))
 
     def test_many(self) -> None:
         self.patch(module, "_AT_ONCE", 2)
