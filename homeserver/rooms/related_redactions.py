@@ -2,7 +2,8 @@
 
 1. The target is redacted first, and the answer goes out; the rest follows. What is to follow is stored with the first
    redaction, so a restart goes on with it.
-2. What its sender may not redact is left alone.
+2. What its sender may not redact is left alone. Of several senders who asked for the same, none stands in another's way:
+   one after the other is tried.
 3. What relates to the target and comes later is redacted too, for some days. It alone is looked at then: what may not be
    redacted can be much, and is looked at once. All is looked at again where something was missed.
 4. Nothing is redacted a second time, and of what relates to one target in one way, one event is looked at after the other.
@@ -32,6 +33,8 @@ from homeserver.store.relation import relation_of
 # LIMIT(kinds of one request; what is kept in memory, and for how long what comes later is redacted)
 KINDS_MOST = 20
 WATCHED_MOST = 10_000
+# LIMIT(in whose names the same is redacted, the latest: none but who could redact the target gets in)
+SENDERS_MOST = 20
 KEPT_S = 7 * 86_400
 # LIMIT(what has come and waits to be looked at, below one target: where it is more, everything is looked at)
 NEWS_MOST = 1_000
@@ -44,7 +47,7 @@ _FIRST = -(2**62)
 class _Work:
     """What is to be looked at below one target."""
 
-    watched: Watched
+    watched: tuple[Watched, ...] = ()  # by sender, the one who asked last at the end
     whole: bool = True  # everything that is there
     news: list[str] = field(default_factory=list)  # what has come since
     missed: bool = False  # something could not be looked at: with the next news, everything is
@@ -115,16 +118,22 @@ class RelatedRedactions:
                 rel_type, target_id = relation_of(event.content) or ("", "")
                 for kind in (rel_type, ANY):
                     work = self._watched.get((change.topic, target_id, kind))
-                    if work is not None and work.watched.until_ts_ms > self._clock.now_ms():
+                    if work is not None and self._senders(work):
                         self._note(work, event.event_id)
 
     def _watch(self, found: Watched) -> _Work:
         key = (found.room_nid, found.target_id, found.rel_type)
-        work = self._watched.setdefault(key, _Work(found))
-        work.watched, work.whole = found, True
+        work = self._watched[key] = self._watched.pop(key, _Work())
+        others = [one for one in work.watched if one.sender_id != found.sender_id]
+        work.watched, work.whole = (*others, found)[-SENDERS_MOST:], True
         if len(self._watched) > WATCHED_MOST:
             del self._watched[next(iter(self._watched))]
         return work
+
+    def _senders(self, work: _Work) -> list[UserId]:
+        """In whose name it is tried: whose time is not over."""
+        now_ms = self._clock.now_ms()
+        return [UserId(one.sender_id) for one in work.watched if one.until_ts_ms > now_ms]
 
     def _note(self, work: _Work, event_id: str) -> None:
         if len(work.news) < NEWS_MOST:
@@ -157,7 +166,7 @@ class RelatedRedactions:
     async def _redact_all(self, work: _Work) -> None:
         database, after = self._rooms.tools.database, _FIRST
         while True:
-            found = await database.read(load_to_redact, work.watched, after, _AT_ONCE)
+            found = await database.read(load_to_redact, work.watched[0], after, _AT_ONCE)
             for _, event_id in found:
                 await self._redact(work, event_id)
             if len(found) < _AT_ONCE:
@@ -165,10 +174,12 @@ class RelatedRedactions:
             after = found[-1][0]
 
     async def _redact(self, work: _Work, event_id: str) -> None:
-        watched = work.watched
-        draft = redaction(RoomId(watched.room_id), UserId(watched.sender_id), EventId(event_id), {})
-        try:
-            await self._sender.redact_unless_done(draft)
-        except MatrixError as error:
-            # Not allowed, or gone: it is left alone.
-            work.missed |= error.status == 429 or error.status >= 500
+        room_id = RoomId(work.watched[0].room_id)
+        for sender_id in self._senders(work):
+            try:
+                await self._sender.redact_unless_done(redaction(room_id, sender_id, EventId(event_id), {}))
+            except MatrixError as error:
+                # Not allowed, or gone: it is left alone.
+                work.missed |= error.status == 429 or error.status >= 500
+            else:
+                return

@@ -16,7 +16,8 @@ from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx
 
 _R = related_redactions.c
-_PUT = rows(related_redactions, "target_id", "room_nid", "rel_type", "sender_nid", "until_ts_ms", ignore=True)
+_KEY = ("target_id", "room_nid", "rel_type", "sender_nid")
+_PUT = rows(related_redactions, *_KEY, "until_ts_ms", keys=_KEY, update=("until_ts_ms",))
 _SWEEP = statement(delete(related_redactions).where(_R.until_ts_ms <= bindparam("now_ms")))
 _ALL = statement(
     select(_R.target_id, _R.room_nid, rooms.c.room_id, _R.rel_type, user_ids.c.user_id, _R.until_ts_ms)

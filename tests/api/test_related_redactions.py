@@ -234,6 +234,61 @@ class WithRelations(RelatingCase):
         self.settle()
         self.assertEqual(sorted([root, *late]), sorted(self.redactions(room_id)))
 
+    def test_the_author_does_not_stand_in_for_a_moderator(self) -> None:
+        self.add("carol")
+        for number, order in enumerate((("alice", "bob"), ("bob", "alice"))):
+            room_id = self.make_room(joined=("bob", "carol"))
+            root = self.say("bob", room_id, "root")
+            early = self.related("carol", room_id, root, "m.thread")
+            for name in order:
+                answer = self.redact(name, room_id, root, {"with_relations": ["m.thread"]}, f"r{number}")
+                self.assertEqual(200, answer[0])
+            self.assertTrue(self.is_redacted(room_id, early))
+            for restarted in (False, True):
+                if restarted:
+                    self.app.restart()
+                late = self.related("carol", room_id, root, "m.thread")
+                self.settle()
+                self.assertTrue(self.is_redacted(room_id, late), order)
+
+    def test_a_second_time_lasts_longer(self) -> None:
+        room_id = self.make_room(joined=("bob",))
+        root = self.say("alice", room_id, "root")
+        for number in range(2):
+            body = {"with_relations": ["m.thread"]}
+            self.assertEqual(200, self.redact("alice", room_id, root, body, f"r{number}")[0])
+            self.app.advance(module.KEPT_S - 60)
+        self.app.restart()
+        late = self.related("bob", room_id, root, "m.thread")
+        self.settle()
+        self.assertTrue(self.is_redacted(room_id, late))
+
+    def test_the_time_of_each_is_over_by_itself(self) -> None:
+        self.add("carol")
+        room_id = self.make_room(joined=("bob", "carol"))
+        root = self.say("bob", room_id, "root")
+        body = {"with_relations": ["m.thread"]}
+        self.assertEqual(200, self.redact("alice", room_id, root, body)[0])
+        self.app.advance(module.KEPT_S - 60)
+        self.assertEqual(200, self.redact("bob", room_id, root, body)[0])
+        self.app.advance(120)
+        own = self.related("bob", room_id, root, "m.thread")
+        others = self.related("carol", room_id, root, "m.thread")
+        self.settle()
+        self.assertEqual([True, False], [self.is_redacted(room_id, one) for one in (own, others)])
+
+    def test_the_latest_of_too_many(self) -> None:
+        self.patch(module, "SENDERS_MOST", 1)
+        self.add("carol")
+        room_id = self.make_room(joined=("bob", "carol"))
+        root = self.say("bob", room_id, "root")
+        body = {"with_relations": ["m.thread"]}
+        for name in ("bob", "alice"):
+            self.assertEqual(200, self.redact(name, room_id, root, body)[0])
+        late = self.related("carol", room_id, root, "m.thread")
+        self.settle()
+        self.assertTrue(self.is_redacted(room_id, late))
+
     def test_many(self) -> None:
         self.patch(module, "_AT_ONCE", 2)
         room_id = self.make_room()

@@ -18,6 +18,7 @@ from homeserver.db.migrations.steps import run_steps, scripts
 from homeserver.db.schema.base import nid, text
 from homeserver.db.schema.e2ee import one_time_counts, one_time_keys, to_device
 from homeserver.db.schema.media import media
+from homeserver.db.schema.relations import related_redactions
 from homeserver.db.schema.rooms import event_types, user_ids
 from homeserver.db.schema.rooms import rooms as room_ids
 from homeserver.db.schema.stream import server_facts
@@ -28,6 +29,7 @@ from homeserver.store.facts import load_fact, store_fact
 from homeserver.store.media import load_usage
 from homeserver.store.offered import Offer, load_next_offered, note_offered
 from homeserver.store.placement import Membership
+from homeserver.store.related_redactions import Watched, load_watched, watch
 from homeserver.store.tokens import NewTokens, Used, rotate_tokens, store_tokens
 from homeserver.store.users import NewAccount, create_account
 from tests.support.databases import SQLITE, DatabaseCase, no_schema, on_each_database
@@ -74,6 +76,7 @@ _COUNTED = statement(
     select(*one_time_counts.c).order_by(one_time_counts.c.device_nid, one_time_counts.c.algorithm)
 )
 _INSERT_ROOMS = rows(room_ids, "nid", "room_id", "version")
+_INSERT_RELATED = rows(related_redactions, "target_id", "room_nid", "rel_type", "sender_nid", "until_ts_ms")
 _INSERT_USERS = rows(user_ids, "nid", "user_id")
 _PLACES = statement(
     select(to_device.c.device_nid, to_device.c.pos, to_device.c.place).order_by(
@@ -217,6 +220,22 @@ class Migrations(DatabaseCase):
             _run(engine, _rotate, seed, now_ms) for seed, now_ms in ((b"a", 20), (b"b", 30), (b"c", 50_000))
         ]
         self.assertEqual([Used(2, b"a", 99), Used(2, b"a", 99), Used(2, b"c", 99)], used)
+
+    def test_what_takes_along_what_relates_is_kept_over_0009(self) -> None:
+        engine = open_engine(self.new_database(no_schema))
+        run_steps(engine, None, "0008")
+        _run(engine, lambda tx: tx.insert(_INSERT_ROOMS, [(1, "!r:test.example", "11")]))
+        users = [(2, "@bob:test.example"), (3, "@mod:test.example")]
+        _run(engine, lambda tx: tx.insert(_INSERT_USERS, users))
+        _run(engine, lambda tx: tx.insert(_INSERT_RELATED, [("$root", 1, "m.thread", 2, 50)]))
+        migrate.upgrade_engine(engine)
+        # From now on a second one of the same has a row of its own.
+        _run(engine, watch, "$root", 1, ["m.thread"], 3, 10, 60)
+        found = [
+            Watched("$root", 1, "!r:test.example", "m.thread", user_id, until_ms)
+            for user_id, until_ms in (("@mod:test.example", 60), ("@bob:test.example", 50))
+        ]
+        self.assertEqual(found, _run(engine, load_watched, 10, 5))
 
     def test_a_newer_database_is_refused_unless_it_allows_us(self) -> None:
         url = self.new_database()

@@ -27,14 +27,15 @@ relations = Table(
     Index("relations_by_child", "child_nid", unique=True),
     **CLUSTERED,
 )
-# Redactions that take along what relates to their target in one way, what comes later too.
+# Redactions that take along what relates to their target in one way, what comes later too. What one sender may not
+# redact another may: so each has a row.
 related_redactions = Table(
     "related_redactions",
     metadata,
     text("target_id", primary=True),
     nid("room_nid", primary=True),
     text("rel_type", primary=True),
-    nid("sender_nid"),  # in whose name
+    nid("sender_nid", primary=True),  # in whose name
     nid("until_ts_ms"),
     # Those that are over.
     Index("related_redactions_by_end", "until_ts_ms"),
