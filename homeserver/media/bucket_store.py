@@ -25,12 +25,12 @@ from homeserver.media.bucket import Bucket, BucketError, NoAnswerError
 from homeserver.media.coming import Coming
 from homeserver.media.files import Spool
 from homeserver.media.inflow import Inflow
-from homeserver.media.slots import Full, Slots
 from homeserver.media.storage import FolderStore
 from homeserver.media.types import RunInThread
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.log import Log
 from homeserver.runtime.shared import Busy, Shared
+from homeserver.runtime.slots import Full, Slots
 
 OWNER_KEY: Final = "chaos-owner"
 AT_ONCE: Final = 16

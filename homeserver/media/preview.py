@@ -26,13 +26,13 @@ from homeserver.http.transport import Unreachable
 from homeserver.media.oembed import MAX_BYTES as MAX_OEMBED
 from homeserver.media.oembed import Embedded, parse_oembed
 from homeserver.media.pages import Page, read_page
-from homeserver.media.slots import Full, Slots
 from homeserver.media.storage import MediaStore
 from homeserver.media.thumbnails import Thumbnails
 from homeserver.media.types import RunInThread
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.log import Log
 from homeserver.runtime.shared import Busy, Shared
+from homeserver.runtime.slots import Full, Slots
 from homeserver.store.media import Upload
 from homeserver.store.previews import keep_preview, load_preview
 from homeserver.store.work import Worker

@@ -30,13 +30,13 @@ from homeserver.media.multipart import (
     TooLongError,
     file_name_of,
 )
-from homeserver.media.slots import Full, Slots
 from homeserver.media.storage import MediaStore
 from homeserver.media.types import MAX_NAME_BYTES, RunInThread, clean_content_type
 from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.log import Log
 from homeserver.runtime.shared import Busy, Shared
+from homeserver.runtime.slots import Full, Slots
 from homeserver.store.media import Upload, insert_remote
 from homeserver.store.work import Worker
 

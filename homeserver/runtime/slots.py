@@ -15,18 +15,25 @@ class Full(Exception):  # noqa: N818 (a fact, and nobody's error)
 class Slots:
     """Places by name. First come, first served, except that a name with all of its places taken is passed over."""
 
-    def __init__(self, places: int, places_each: int, most_waiting: int) -> None:
+    def __init__(
+        self, places: int, places_each: int, most_waiting: int, most_waiting_each: int | None = None
+    ) -> None:
         self._places = places
         self._places_each = places_each
         self._most_waiting = most_waiting
+        self._most_waiting_each = most_waiting if most_waiting_each is None else most_waiting_each
         self._taken: dict[str, int] = {}
+        self._in_all = 0
         self._waiting: list[tuple[str, Deferred[None]]] = []
+        self._freed = False
+        self._handing_on = False
 
     @asynccontextmanager
     async def place(self, name: str) -> AsyncIterator[None]:
         """A place for as long as the block runs. Raises Full."""
         if not self._take(name):
-            if len(self._waiting) >= self._most_waiting:
+            of_name = sum(1 for one, _ in self._waiting if one == name)
+            if len(self._waiting) >= self._most_waiting or of_name >= self._most_waiting_each:
                 raise Full
             await self._wait(name)
         try:
@@ -35,9 +42,10 @@ class Slots:
             self._release(name)
 
     def _take(self, name: str) -> bool:
-        if sum(self._taken.values()) >= self._places or self._taken.get(name, 0) >= self._places_each:
+        if self._in_all >= self._places or self._taken.get(name, 0) >= self._places_each:
             return False
         self._taken[name] = self._taken.get(name, 0) + 1
+        self._in_all += 1
         return True
 
     async def _wait(self, name: str) -> None:
@@ -51,11 +59,25 @@ class Slots:
                 self._waiting.remove(one)
 
     def _release(self, name: str) -> None:
+        self._in_all -= 1
         self._taken[name] -= 1
         if not self._taken[name]:
             del self._taken[name]
+        self._freed = True
+        if self._handing_on:
+            return  # in the middle of it: as many as end at once would be the depth of the stack
+        self._handing_on = True
+        try:
+            while self._freed:
+                self._freed = False
+                self._hand_on()
+        finally:
+            self._handing_on = False
+
+    def _hand_on(self) -> None:
         for one in list(self._waiting):
-            if self._take(one[0]):
+            if self._in_all >= self._places:
+                return
+            if not one[1].called and self._take(one[0]):
                 self._waiting.remove(one)
                 one[1].callback(None)
-                return

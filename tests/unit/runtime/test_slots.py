@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
-from homeserver.media.slots import Full, Slots
+from homeserver.runtime.slots import Full, Slots
 
 
 class Places(SynchronousTestCase):
@@ -47,6 +47,37 @@ class Places(SynchronousTestCase):
         self.failureResultOf(waiting[2], CancelledError)
         self.ends["a1"].callback(None)
         self.assertEqual(["a1", "a2", "a4"], self.inside)
+
+    def test_a_name_that_waits_too_often(self) -> None:
+        self.slots = Slots(3, 2, 3, 1)
+        for label in ("a1", "a2", "a3", "b1", "b2"):
+            self.enter(label)
+        self.failureResultOf(self.enter("a4"), Full)
+        self.failureResultOf(self.enter("b3"), Full)
+        self.enter("c1")
+        for label in ("b1", "a1", "a2", "b2"):
+            self.ends[label].callback(None)
+        self.assertEqual(["a1", "a2", "b1", "b2", "a3", "c1"], self.inside)
+        self.enter("a4")
+        self.assertEqual("a4", self.inside[-1])
+
+    def test_many_that_end_as_soon_as_they_have_a_place(self) -> None:
+        self.slots = Slots(2, 2, 2_000)
+        self.enter("a1")
+        self.enter("a2")
+
+        async def work(number: int) -> int:
+            async with self.slots.place("a"):
+                return number
+
+        waiting = [Deferred.fromCoroutine(work(number)) for number in range(2_000)]
+        self.ends["a1"].callback(None)
+        self.assertEqual(list(range(2_000)), [self.successResultOf(one) for one in waiting])
+        # No place is lost: two get in, the third has to wait.
+        self.ends["a2"].callback(None)
+        for label in ("b1", "b2", "b3"):
+            self.enter(label)
+        self.assertEqual(["a1", "a2", "b1", "b2"], self.inside)
 
     def test_full(self) -> None:
         for number in range(5):
