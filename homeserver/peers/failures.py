@@ -6,13 +6,14 @@ from federation.errors import RemoteError
 from homeserver.http.errors import MatrixError, forbidden, limit_exceeded, not_found
 from homeserver.http.transport import Unreachable
 from homeserver.runtime.shared import Busy
+from homeserver.runtime.slots import Full
 
 RETRY_AFTER_MS = 5_000
 
 
-def to_client(error: RemoteError | Unreachable | Busy, server_name: str, missing: str) -> MatrixError:
+def to_client(error: RemoteError | Unreachable | Busy | Full, server_name: str, missing: str) -> MatrixError:
     """The answer to a client on whose behalf a server was asked; ``missing`` says what is not there."""
-    if isinstance(error, Busy):
+    if isinstance(error, Busy | Full):
         refused = limit_exceeded(RETRY_AFTER_MS)
         refused.error = "Too much is being asked of other servers"
         return refused

@@ -3,16 +3,19 @@
 1. What comes back is looked at before anybody sees it: members of the wrong type are left out, and without those that
    an answer must have it counts as none.
 2. Answers are kept for a short while, within a budget of bytes; refusals are not kept.
-3. Errors are those of our client's endpoint: nobody's stack trace, and nothing of the other server's wording.
+3. A slow server holds up what is asked of itself alone: it has a few of the places, and what waits for one is bounded, by
+   server and in all.
+4. Errors are those of our client's endpoint: nobody's stack trace, and nothing of the other server's wording.
 spec: server-server-api#querying-for-information
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 import msgspec
+from twisted.internet.defer import CancelledError
 
 from federation.canonical import MAX_INTEGER
 from federation.errors import Malformed, RemoteError
@@ -32,9 +35,11 @@ from homeserver.peers.failures import garbage, to_client
 from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.shared import Busy, Shared
+from homeserver.runtime.slots import Full, Slots
 from homeserver.store.changes import Change
 from homeserver.store.placement import moves_of
 
+K = TypeVar("K", bound=Hashable)
 T = TypeVar("T")
 
 PREFIX: Final = "/_matrix/federation/v1"
@@ -43,6 +48,11 @@ ALIAS_KEPT_S: Final = 30.0
 ROOMS_KEPT_S: Final = 30.0
 # A person waits for these.
 TIMEOUT_S: Final = 15.0
+# LIMIT(questions at once, and of those to one server; what waits: 429 beyond)
+AT_ONCE: Final = 256
+EACH: Final = 16
+WAITING: Final = 1_000
+WAITING_EACH: Final = 64
 BUDGET: Final = 8 * 1024 * 1024
 # spec: client-server-api#put_matrixclientv3profileuseridkeyname (64 KiB; escapes make it longer on the wire)
 MAX_PROFILE_BYTES: Final = 4 * 65_536
@@ -60,6 +70,7 @@ class Queries:
 
     def __init__(self, client: PeerClient, clock: Clock) -> None:
         self._client = client
+        self._slots = Slots(AT_ONCE, EACH, WAITING, WAITING_EACH)
         self._profiles: Shared[str, dict[str, Any]] = _kept(clock, PROFILE_KEPT_S)
         self._aliases: Shared[str, tuple[RoomId, tuple[ServerName, ...]]] = _kept(clock, ALIAS_KEPT_S)
         self._rooms: Shared[tuple[str, str, bytes], dict[str, Any]] = _kept(clock, ROOMS_KEPT_S)
@@ -78,9 +89,7 @@ class Queries:
             )
             return clean_profile(answer)
 
-        return await self._told(
-            lambda: self._profiles.get(user_id, ask), server_name, "There is no such profile"
-        )
+        return await self._told(self._profiles, user_id, ask, server_name, "There is no such profile")
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Ask anew for the profile of whoever shows another face in a room. Subscribed to the log."""
@@ -107,9 +116,7 @@ class Queries:
                 raise garbage(server_name, "a room id") from None
             return room_id, _with_own(_server_names(answer.get("servers")), server_name)
 
-        return await self._told(
-            lambda: self._aliases.get(alias, ask), server_name, f"Room alias {alias} not found"
-        )
+        return await self._told(self._aliases, alias, ask, server_name, f"Room alias {alias} not found")
 
     # --- directories ---------------------------------------------------------------------------------
 
@@ -133,25 +140,37 @@ class Queries:
             )
             return _clean_page(answer, server_name)
 
-        return await self._told(
-            lambda: self._rooms.get((server_name, method, content), ask),
-            server_name,
-            f"{server_name} has no room directory",
-        )
+        key, missing = (server_name, method, content), f"{server_name} has no room directory"
+        return await self._told(self._rooms, key, ask, server_name, missing)
 
     # --- shared --------------------------------------------------------------------------------------
 
-    async def _told(self, ask: Callable[[], Awaitable[T]], server_name: ServerName, missing: str) -> T:
+    async def _told(
+        self,
+        kept: Shared[K, T],
+        key: K,
+        ask: Callable[[], Awaitable[T]],
+        server_name: ServerName,
+        missing: str,
+    ) -> T:
         if not self._client.allows(server_name):
             raise not_found(missing)
+
+        async def in_turn() -> T:
+            async with self._slots.place(server_name):
+                if not kept.is_wanted(key):
+                    # Whoever waited for its turn has gone meanwhile.
+                    raise CancelledError
+                return await ask()
+
         try:
-            return await ask()
-        except (RemoteError, Unreachable, Busy) as error:
+            return await kept.get(key, in_turn)
+        except (RemoteError, Unreachable, Busy, Full) as error:
             raise to_client(error, server_name, missing) from None
 
 
 def _kept(clock: Clock, keep_s: float) -> Shared[Any, Any]:
-    return Shared(clock, keep_s=keep_s, budget=BUDGET, size=_weigh)
+    return Shared(clock, keep_s=keep_s, budget=BUDGET, size=_weigh, most_running=AT_ONCE + WAITING)
 
 
 def _weigh(value: Any) -> int:

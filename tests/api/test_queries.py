@@ -180,6 +180,18 @@ class ProfileQueries(QueriesCase):
             "M_FORBIDDEN",
         )
 
+    def test_a_server_that_does_not_answer(self) -> None:
+        self.s.answers["GET", f"{FEDERATION}/query"] = None
+        for number in range(100):
+            path = path_of(V3 + "/profile/{user}", user=f"@u{number}:s.example")
+            self.a.http.call("GET", path, client_ip=f"10.0.0.{number}")
+            path = path_of(V3 + "/directory/room/{alias}", alias=f"#r{number}:s.example")
+            self.a.http.call("GET", path, client_ip=f"10.0.1.{number}")
+        # Others are asked at once.
+        self.assertEqual("Bob", self.ok(self.a, "GET", f"{V3}/profile/{BOB}")["displayname"])
+        self.create(self.b, self.bob, room_alias_name="r")
+        self.ok(self.a, "GET", path_of(V3 + "/directory/room/{alias}", alias="#r:b.example"))
+
     def test_a_server_that_does_not_tell(self) -> None:
         forbidden = {"errcode": "M_FORBIDDEN", "error": "no"}
         self.s.answers["GET", f"{FEDERATION}/query/profile"] = lambda _: (403, forbidden)

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Coroutine
 from typing import Any
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock as TaskClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from federation.ids import RoomAlias, ServerName
 from homeserver.http.errors import MatrixError
 from homeserver.http.transport import Unreachable
+from homeserver.peers import queries
 from homeserver.peers.queries import ALIAS_KEPT_S, MAX_ROOMS, MAX_SERVERS, PROFILE_KEPT_S, Queries
 from homeserver.runtime.clock import TwistedClock
 from homeserver.store.changes import Change, Kind
@@ -98,15 +99,63 @@ class ProfilesElsewhere(QueriesCase):
         self.refused(self.queries.profile("@eve:denied.example", None), 404, "M_NOT_FOUND")
         self.assertEqual(len(FAILURES), len(self.peers.asked))
 
-    def test_not_too_many_at_once(self) -> None:
-        self.reply = later()
-        running = [
-            Deferred.fromCoroutine(self.queries.profile(f"@u{number}:far.example", None))
-            for number in range(64)
+    def wait_for_it(self) -> list[Deferred[Any]]:
+        """Servers answer when the test says so: what they are to answer."""
+        waiting: list[Deferred[Any]] = []
+
+        def script(_: Asked) -> Deferred[Any]:
+            waiting.append(later())
+            return waiting[-1]
+
+        self.peers.script = script
+        return waiting
+
+    def begin(self, server_name: str, count: int) -> list[Deferred[Any]]:
+        """Ask a server for as many profiles."""
+        return [
+            Deferred.fromCoroutine(self.queries.profile(f"@u{number}:{server_name}", None))
+            for number in range(count)
         ]
-        self.refused(self.queries.profile("@one:far.example", None), 429, "M_LIMIT_EXCEEDED")
+
+    def test_a_slow_server_holds_up_its_own_alone(self) -> None:
+        waiting = self.wait_for_it()
+        running = self.begin("slow.example", queries.EACH + queries.WAITING_EACH)
+        self.assertEqual(queries.EACH, len(self.peers.asked))
+        self.refused(self.queries.profile("@one:slow.example", None), 429, "M_LIMIT_EXCEEDED")
+        self.refused(self.queries.alias(RoomAlias("#one:slow.example")), 429, "M_LIMIT_EXCEEDED")
+        self.peers.script = self.answer
+        self.reply = {"displayname": "Bob"}
+        self.assertEqual(self.reply, self.result(self.queries.profile(USER, None)))
+        # Those that wait come when there is room.
         for one in running:
             self.assertNoResult(one)
+        for one in waiting:
+            one.callback({"displayname": "Eve"})
+        for number, one in enumerate(running):
+            name = "Eve" if number < queries.EACH else "Bob"
+            self.assertEqual({"displayname": name}, self.successResultOf(one))
+
+    def test_not_too_many_at_once(self) -> None:
+        self.wait_for_it()
+        for number in range(queries.AT_ONCE // queries.EACH):
+            self.begin(f"s{number}.example", queries.EACH)
+        self.assertEqual(queries.AT_ONCE, len(self.peers.asked))
+        for number in range(queries.WAITING):
+            self.begin(f"w{number}.example", 1)
+        self.assertEqual(queries.AT_ONCE, len(self.peers.asked))
+        self.refused(self.queries.profile(USER, None), 429, "M_LIMIT_EXCEEDED")
+
+    def test_whoever_has_gone_is_not_asked_for(self) -> None:
+        waiting = self.wait_for_it()
+        running = self.begin("slow.example", queries.EACH + 1)
+        running[-1].cancel()
+        self.failureResultOf(running[-1], CancelledError)
+        for one in waiting:
+            one.callback({})
+        self.assertEqual(queries.EACH, len(self.peers.asked))
+        self.peers.script = self.answer
+        # And may be asked for again.
+        self.assertEqual({}, self.result(self.queries.profile(f"@u{queries.EACH}:slow.example", None)))
 
 
 class AliasesElsewhere(QueriesCase):
