@@ -16,7 +16,8 @@ from homeserver.store.ids import Interner
 from homeserver.store.remote_profiles import SHOWN
 from homeserver.store.work import Worker
 
-RemoteProfile = Callable[[str, str | None], Awaitable[dict[str, Any] | None]]
+RemoteProfile = Callable[[str, str | None, str | None], Awaitable[dict[str, Any] | None]]
+"""Asks a user's own server for a profile (of which a field is wanted), for an asker of whom so much at once is taken."""
 """Asks a user's own server for the profile, or one field of it; None where it has none."""
 
 MAX_KEY_LENGTH = 255
@@ -59,7 +60,12 @@ class Profiles:
         return None if user_nid is None else await self._database.read(profiles.load_profile, user_nid)
 
     async def load(
-        self, user_id: str, field: str | None = None, *, may_lack: frozenset[str] = frozenset()
+        self,
+        user_id: str,
+        field: str | None = None,
+        *,
+        may_lack: frozenset[str] = frozenset(),
+        asker: str | None = None,
     ) -> dict[str, Any]:
         """A profile, or one field of it as an object; 404 where there is none, but for those that a profile may lack."""
         if domain_of(user_id) == self._server_name:
@@ -69,7 +75,7 @@ class Profiles:
         elif self._fetch_remote is None:
             profile = None
         else:
-            profile = await self._fetch_remote(user_id, field)
+            profile = await self._fetch_remote(user_id, field, asker)
         if profile is None:
             raise not_found("There is no such profile")
         if field is None:

@@ -4,14 +4,16 @@
    an answer must have it counts as none.
 2. Answers are kept for a short while, within a budget of bytes; refusals are not kept.
 3. A slow server holds up what is asked of itself alone: it has a few of the places, and what waits for one is bounded, by
-   server and in all.
+   server and in all. As names of servers cost nothing, one asker (a client's address, or a user) has a few things under way
+   at most, also those that the client does not wait for any more.
 4. Errors are those of our client's endpoint: nobody's stack trace, and nothing of the other server's wording.
 spec: server-server-api#querying-for-information
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -48,11 +50,12 @@ ALIAS_KEPT_S: Final = 30.0
 ROOMS_KEPT_S: Final = 30.0
 # A person waits for these.
 TIMEOUT_S: Final = 15.0
-# LIMIT(questions at once, and of those to one server; what waits: 429 beyond)
+# LIMIT(questions at once, and of those to one server; what waits; what of both is for one asker: 429 beyond)
 AT_ONCE: Final = 256
 EACH: Final = 16
 WAITING: Final = 1_000
 WAITING_EACH: Final = 64
+EACH_ASKER: Final = 24
 BUDGET: Final = 8 * 1024 * 1024
 # spec: client-server-api#put_matrixclientv3profileuseridkeyname (64 KiB; escapes make it longer on the wire)
 MAX_PROFILE_BYTES: Final = 4 * 65_536
@@ -71,13 +74,19 @@ class Queries:
     def __init__(self, client: PeerClient, clock: Clock) -> None:
         self._client = client
         self._slots = Slots(AT_ONCE, EACH, WAITING, WAITING_EACH)
+        self._of_askers: dict[str, int] = {}
         self._profiles: Shared[str, dict[str, Any]] = _kept(clock, PROFILE_KEPT_S)
         self._aliases: Shared[str, tuple[RoomId, tuple[ServerName, ...]]] = _kept(clock, ALIAS_KEPT_S)
         self._rooms: Shared[tuple[str, str, bytes], dict[str, Any]] = _kept(clock, ROOMS_KEPT_S)
 
     # --- profiles ------------------------------------------------------------------------------------
 
-    async def profile(self, user_id: str, field: str | None) -> dict[str, Any] | None:  # noqa: ARG002
+    async def profile(
+        self,
+        user_id: str,
+        field: str | None,  # noqa: ARG002
+        asker: str | None = None,
+    ) -> dict[str, Any] | None:
         """The profile of another server's user, whichever field is wanted: so that there is one answer to keep."""
         # spec: server-server-api#get_matrixfederationv1queryprofile
         server_name = domain_of(user_id)
@@ -89,7 +98,7 @@ class Queries:
             )
             return clean_profile(answer)
 
-        return await self._told(self._profiles, user_id, ask, server_name, "There is no such profile")
+        return await self._told(self._profiles, user_id, ask, server_name, "There is no such profile", asker)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Ask anew for the profile of whoever shows another face in a room. Subscribed to the log."""
@@ -100,7 +109,9 @@ class Queries:
 
     # --- aliases -------------------------------------------------------------------------------------
 
-    async def alias(self, alias: RoomAlias) -> tuple[RoomId, tuple[ServerName, ...]]:
+    async def alias(
+        self, alias: RoomAlias, asker: str | None = None
+    ) -> tuple[RoomId, tuple[ServerName, ...]]:
         """The room behind another server's alias, and servers that know it: the alias's own one among them."""
         # spec: server-server-api#get_matrixfederationv1querydirectory
         server_name = domain_of(alias)
@@ -116,12 +127,18 @@ class Queries:
                 raise garbage(server_name, "a room id") from None
             return room_id, _with_own(_server_names(answer.get("servers")), server_name)
 
-        return await self._told(self._aliases, alias, ask, server_name, f"Room alias {alias} not found")
+        missing = f"Room alias {alias} not found"
+        return await self._told(self._aliases, alias, ask, server_name, missing, asker)
 
     # --- directories ---------------------------------------------------------------------------------
 
     async def public_rooms(
-        self, server_name: ServerName, options: Mapping[str, Any], *, filtered: bool
+        self,
+        server_name: ServerName,
+        options: Mapping[str, Any],
+        *,
+        filtered: bool,
+        asker: str | None = None,
     ) -> dict[str, Any]:
         """A page of another server's room directory. ``options`` as the endpoints have them; without None."""
         # spec: server-server-api#post_matrixfederationv1publicrooms
@@ -141,7 +158,7 @@ class Queries:
             return _clean_page(answer, server_name)
 
         key, missing = (server_name, method, content), f"{server_name} has no room directory"
-        return await self._told(self._rooms, key, ask, server_name, missing)
+        return await self._told(self._rooms, key, ask, server_name, missing, asker)
 
     # --- shared --------------------------------------------------------------------------------------
 
@@ -152,21 +169,40 @@ class Queries:
         ask: Callable[[], Awaitable[T]],
         server_name: ServerName,
         missing: str,
+        asker: str | None,
     ) -> T:
         if not self._client.allows(server_name):
             raise not_found(missing)
 
         async def in_turn() -> T:
-            async with self._slots.place(server_name):
-                if not kept.is_wanted(key):
-                    # Whoever waited for its turn has gone meanwhile.
-                    raise CancelledError
-                return await ask()
+            with self._counted(asker):
+                async with self._slots.place(server_name):
+                    if not kept.is_wanted(key):
+                        # Whoever waited for its turn has gone meanwhile.
+                        raise CancelledError
+                    return await ask()
 
         try:
             return await kept.get(key, in_turn)
         except (RemoteError, Unreachable, Busy, Full) as error:
             raise to_client(error, server_name, missing) from None
+
+    @contextmanager
+    def _counted(self, asker: str | None) -> Iterator[None]:
+        """Raises Busy where too much is under way for one asker; None is never too much."""
+        if asker is None:
+            yield
+            return
+        count = self._of_askers.get(asker, 0)
+        if count >= EACH_ASKER:
+            raise Busy
+        self._of_askers[asker] = count + 1
+        try:
+            yield
+        finally:
+            self._of_askers[asker] -= 1
+            if not self._of_askers[asker]:
+                del self._of_askers[asker]
 
 
 def _kept(clock: Clock, keep_s: float) -> Shared[Any, Any]:

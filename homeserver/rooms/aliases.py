@@ -35,8 +35,8 @@ _ALT_ALIASES_MOST = 1_000
 _ASKED_MOST = 20
 SERVERS_MOST = 200
 
-AskAlias = Callable[[RoomAlias], Awaitable[tuple[RoomId, Sequence[ServerName]]]]
-"""Asks an alias's own server; raises the MatrixError for the client."""
+AskAlias = Callable[[RoomAlias, str | None], Awaitable[tuple[RoomId, Sequence[ServerName]]]]
+"""Asks an alias's own server, for an asker of whom so much at once is taken; raises the MatrixError for the client."""
 
 
 class Located(NamedTuple):
@@ -70,14 +70,14 @@ class Aliases:
 
     # --- looking up ----------------------------------------------------------------------------------
 
-    async def locate(self, alias: RoomAlias) -> Located:
+    async def locate(self, alias: RoomAlias, asker: str | None = None) -> Located:
         """The room behind an alias, and servers that know it; an alias of another server is asked for there."""
         # spec: client-server-api#get_matrixclientv3directoryroomroomalias
         if domain_of(alias) == self._server_name:
             return await self.locate_own(alias)
         if self._ask is None:
             raise _no_alias(alias)
-        room_id, servers = await self._ask(alias)
+        room_id, servers = await self._ask(alias, asker)
         return Located(room_id, tuple(servers))
 
     async def locate_own(self, alias: RoomAlias) -> Located:
@@ -93,9 +93,9 @@ class Aliases:
         servers = tuple(present) if own not in present else (own, *(name for name in present if name != own))
         return Located(RoomId(names[found.room_nid]), servers)
 
-    async def resolve(self, alias: RoomAlias) -> dict[str, Any]:
+    async def resolve(self, alias: RoomAlias, asker: str | None = None) -> dict[str, Any]:
         """As :meth:`locate`, as the endpoints answer it."""
-        located = await self.locate(alias)
+        located = await self.locate(alias, asker)
         return {"room_id": located.room_id, "servers": list(located.servers)}
 
     async def of_room(self, requester: Requester, room_id: RoomId) -> list[str]:

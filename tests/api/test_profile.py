@@ -120,18 +120,20 @@ class ProfileFields(WorldCase):
     def test_remote_profiles_are_asked_for(self) -> None:
         asked: list[Any] = []
 
-        async def fetch(user_id: str, field: str | None) -> dict[str, Any] | None:
-            asked.append((user_id, field))
+        async def fetch(user_id: str, field: str | None, asker: str | None) -> dict[str, Any] | None:
+            asked.append((user_id, field, asker))
             return {"displayname": "Far"} if user_id.startswith("@far") else None
 
         world = self.world
         profiles = Profiles(SERVER_NAME, world.database, world.worker, world.interner, fetch_remote=fetch)
-        self.assertEqual({"displayname": "Far"}, now(profiles.load("@far:other.example", "displayname")))
+        self.assertEqual(
+            {"displayname": "Far"}, now(profiles.load("@far:other.example", "displayname", asker="x"))
+        )
         with self.assertRaises(MatrixError):
             now(profiles.load("@far:other.example", "avatar_url"))
         with self.assertRaises(MatrixError):
             now(profiles.load("@gone:other.example"))
-        self.assertEqual(("@far:other.example", "displayname"), asked[0])
+        self.assertEqual(("@far:other.example", "displayname", "x"), asked[0])
 
     def test_any_json_comes_back(self) -> None:
         @settings(max_examples=60, deadline=None, database=None)

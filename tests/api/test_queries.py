@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from homeserver.http.transport import PeerRequest
+from homeserver.peers import queries
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.federation import NetServer, TestNet
 from tests.support.http import Query, path_of
@@ -191,6 +192,21 @@ class ProfileQueries(QueriesCase):
         self.assertEqual("Bob", self.ok(self.a, "GET", f"{V3}/profile/{BOB}")["displayname"])
         self.create(self.b, self.bob, room_alias_name="r")
         self.ok(self.a, "GET", path_of(V3 + "/directory/room/{alias}", alias="#r:b.example"))
+
+    def test_not_too_much_for_one_address(self) -> None:
+        self.s.answers["GET", f"{FEDERATION}/query"] = None
+        alias = path_of(V3 + "/directory/room/{alias}", alias="#r:s.example")
+        for number in range(queries.EACH_ASKER):
+            self.a.http.call("GET", path_of(V3 + "/profile/{user}/displayname", user=f"@u{number}:s.example"))
+        room_id = self.create(self.b, self.bob, room_alias_name="r", preset="public_chat")
+        elsewhere = path_of(V3 + "/directory/room/{alias}", alias="#r:b.example")
+        for path in (f"{V3}/profile/{BOB}", f"{V3}/profile/{BOB}/displayname", elsewhere, alias):
+            self.refused(self.call(self.a, "GET", path), 429, "M_LIMIT_EXCEEDED")
+        # What is ours, and somebody who is known, from the same address.
+        self.ok(self.a, "GET", f"{V3}/profile/@alice:a.example")
+        self.ok(self.a, "GET", f"{V3}/profile/{BOB}/displayname", None, self.alice)
+        path = path_of(V3 + "/join/{alias}", alias="#r:b.example")
+        self.assertEqual(room_id, self.ok(self.a, "POST", path, {}, self.alice)["room_id"])
 
     def test_a_server_that_does_not_tell(self) -> None:
         forbidden = {"errcode": "M_FORBIDDEN", "error": "no"}

@@ -17,6 +17,7 @@ from homeserver.http.errors import invalid_param, missing_token
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
+from homeserver.http.router import default_rate_key
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.directory import PAGE_DEFAULT, TERM_LONGEST, Directory, Query
 
@@ -55,7 +56,7 @@ class AskRooms(Protocol):
     """Asks another server for a page of its directory."""
 
     def __call__(
-        self, server_name: ServerName, options: dict[str, Any], /, *, filtered: bool
+        self, server_name: ServerName, options: dict[str, Any], /, *, filtered: bool, asker: str | None
     ) -> Awaitable[dict[str, Any]]: ...
 
 
@@ -100,8 +101,8 @@ class DirectoryApi:
 
     # --- aliases -------------------------------------------------------------------------------------
 
-    async def get_alias(self, _: Request, room_alias: RoomAlias) -> dict[str, Any]:
-        return await self._aliases.resolve(room_alias)
+    async def get_alias(self, request: Request, room_alias: RoomAlias) -> dict[str, Any]:
+        return await self._aliases.resolve(room_alias, default_rate_key(request))
 
     async def put_alias(self, request: Request, room_alias: RoomAlias) -> bytes:
         room_id = parse_room_id(request.json(_AliasBody).room_id)
@@ -145,7 +146,7 @@ class DirectoryApi:
             options: dict[str, Any] = {"limit": limit}
             if since is not None:
                 options["since"] = since
-            return await self._ask(server_name, options, filtered=False)
+            return await self._ask(server_name, options, filtered=False, asker=default_rate_key(request))
         return await self._directory.page(Query(limit, since))
 
     async def post_public_rooms(self, request: Request) -> dict[str, Any]:
@@ -153,7 +154,8 @@ class DirectoryApi:
         query = wanted_rooms(body)
         server_name = self._other_server(request)
         if server_name is not None:
-            return await self._ask(server_name, _options(body), filtered=True)
+            asker = default_rate_key(request)
+            return await self._ask(server_name, _options(body), filtered=True, asker=asker)
         return await self._directory.page(query)
 
     def _other_server(self, request: Request) -> ServerName | None:

@@ -9,6 +9,7 @@ from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
+from homeserver.http.router import default_rate_key
 from homeserver.store.remote_profiles import SHOWN
 
 # The whole profile is under 64 KiB, in whatever way its JSON was written.
@@ -59,14 +60,15 @@ class ProfileApi:
             ),
         ]
 
-    async def get(self, _: Request, user_id: str) -> dict[str, Any]:
-        return await self._profiles.load(user_id)
+    async def get(self, request: Request, user_id: str) -> dict[str, Any]:
+        return await self._profiles.load(user_id, asker=default_rate_key(request))
 
     async def get_field(self, request: Request, user_id: str, key: str) -> dict[str, Any]:
         # COMPAT(bridges on mautrix-go, 2026): every server answered so before there were other fields, and what cannot look
         # at a ghost's picture does not give it its first one.
         is_bridge = request.requester is not None and request.requester.appservice_id is not None
-        return await self._profiles.load(user_id, key, may_lack=SHOWN if is_bridge else frozenset())
+        may_lack = SHOWN if is_bridge else frozenset()
+        return await self._profiles.load(user_id, key, may_lack=may_lack, asker=default_rate_key(request))
 
     async def put_field(self, request: Request, user_id: str, key: str) -> bytes:
         _check_guest(request, key)

@@ -135,6 +135,34 @@ class ProfilesElsewhere(QueriesCase):
             name = "Eve" if number < queries.EACH else "Bob"
             self.assertEqual({"displayname": name}, self.successResultOf(one))
 
+    def test_not_too_many_for_one(self) -> None:
+        self.result(self.queries.profile(USER, None))
+        waiting = self.wait_for_it()
+
+        def ask(number: int, asker: str | None = "10.0.0.1") -> Deferred[Any]:
+            asked = self.queries.profile(f"@u:s{number}.example", None, asker)
+            return Deferred.fromCoroutine(asked)
+
+        for number in range(queries.EACH_ASKER):
+            ask(number)
+        self.refused(self.queries.profile("@u:s98.example", None, "10.0.0.1"), 429, "M_LIMIT_EXCEEDED")
+        self.refused(self.queries.alias(ALIAS, "10.0.0.1"), 429, "M_LIMIT_EXCEEDED")
+        rooms = self.queries.public_rooms(FAR, {}, filtered=False, asker="10.0.0.1")
+        self.refused(rooms, 429, "M_LIMIT_EXCEEDED")
+        # What is there and what is under way costs nothing.
+        self.assertEqual({}, self.result(self.queries.profile(USER, None, "10.0.0.1")))
+        self.assertNoResult(ask(0))
+        self.assertNoResult(ask(98, "10.0.0.2"))
+        self.assertNoResult(ask(99, None))
+        waiting[0].callback({})
+        self.assertNoResult(ask(97))
+        self.refused(self.queries.profile("@u:s96.example", None, "10.0.0.1"), 429, "M_LIMIT_EXCEEDED")
+        # Whoever goes away leaves what is under way behind.
+        gone = Deferred.fromCoroutine(self.queries.profile("@u:s97.example", None, "10.0.0.1"))
+        gone.cancel()
+        self.failureResultOf(gone, CancelledError)
+        self.refused(self.queries.profile("@u:s96.example", None, "10.0.0.1"), 429, "M_LIMIT_EXCEEDED")
+
     def test_not_too_many_at_once(self) -> None:
         self.wait_for_it()
         for number in range(queries.AT_ONCE // queries.EACH):
