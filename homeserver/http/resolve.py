@@ -32,8 +32,8 @@ FAILURE_LIFE_S: Final = 5.0
 SRV_TIMEOUTS_S: Final = (1, 2)
 MAX_NAMES: Final = 10_000
 MAX_FILE_BYTES: Final = 1024 * 1024
-# No name server has answered for so many hosts in a row: for so long none is asked. Fewer say nothing of our name servers:
-# a domain whose own are dead lets any look-up end like that, and anybody can have us look for it.
+# No name server has answered for so many hosts in a row, nor what every name server knows: for so long none is asked. The
+# first alone says nothing of ours: domains whose own are dead let look-ups end like that, and anybody can have us look.
 SILENCE_S: Final = 30.0
 SILENT_NAMES: Final = 3
 
@@ -153,6 +153,7 @@ class SystemResolver:
         self._names: NamesResolver | None = None
         self._names_of: tuple[str, ...] = ()
         self._unanswered: set[str] = set()  # hosts, since anything was answered
+        self._is_asking = False  # who serves the root of all names
         self._silent_until_s = 0.0
         self._addresses: _Shared[Sequence[str]] = _Shared(clock, self._look_up_addresses)
         self._records: _Shared[Sequence[SrvRecord] | None] = _Shared(clock, self._look_up_srv)
@@ -216,12 +217,27 @@ class SystemResolver:
             if len(self._unanswered) < SILENT_NAMES:
                 self._unanswered.add(_host_of(name))
             if len(self._unanswered) >= SILENT_NAMES:
-                self._silent_until_s = self._clock.monotonic() + SILENCE_S
+                self._ask_what_all_know(names)
             return None, FAILURE_LIFE_S
 
         looking = names.lookupService(name, timeout=SRV_TIMEOUTS_S)
         looking.addCallback(found).addErrback(failed).chainDeferred(result)
         return result
+
+    def _ask_what_all_know(self, names: NamesResolver) -> None:
+        """Whether our name servers are silent, and not those of the names that others had us look for."""
+        if self._is_asking:
+            return
+        self._is_asking = True
+
+        def told(result: Any) -> None:
+            self._is_asking = False
+            if isinstance(result, Failure) and result.check(defer.TimeoutError):
+                self._silent_until_s = self._clock.monotonic() + SILENCE_S
+            else:
+                self._unanswered.clear()
+
+        names.lookupNameservers("", timeout=SRV_TIMEOUTS_S).addBoth(told)
 
     def _resolver(self) -> NamesResolver | None:
         servers = self._name_servers.get()

@@ -62,6 +62,10 @@ class Names:
     def __init__(self) -> None:
         self.answers: dict[str, Any] = {}
         self.asked: list[str] = []
+        self.silent = False  # also of what every name server knows
+
+    def lookupNameservers(self, name: str, timeout: Any) -> Deferred[Any]:
+        return fail(defer.TimeoutError("no answer")) if self.silent else succeed(([], [], []))
 
     def lookupService(self, name: str, timeout: Any) -> Deferred[Any]:
         self.asked.append(name)
@@ -162,6 +166,7 @@ class Resolving(SynchronousTestCase):
 
     def test_name_servers_that_do_not_answer_are_left_alone(self) -> None:
         self.time_out("a.example", "b.example", "c.example", "d.example")
+        self.names.silent = True
         for host in ("a.example", "b.example", "c.example"):
             # Both names of one server count once.
             self.assertIsNone(self.srv(f"_matrix-fed._tcp.{host}"))
@@ -200,6 +205,14 @@ class Resolving(SynchronousTestCase):
         self.names.answers["_matrix-fed._tcp.b.example"] = [(1, 0, 1, "one.example")]
         self.assertEqual((SrvRecord("one.example", 1, 300),), self.srv("_matrix-fed._tcp.b.example"))
 
+    def test_one_dead_domain_with_many_names_silences_nobody(self) -> None:
+        hosts = [f"{name}.dead.example" for name in "abcdef"]
+        self.time_out(*hosts)
+        self.names.answers["_matrix-fed._tcp.a.example"] = [(1, 0, 1, "one.example")]
+        for host in hosts:
+            self.assertIsNone(self.srv(f"_matrix-fed._tcp.{host}"))
+        self.assertEqual((SrvRecord("one.example", 1, 300),), self.srv("_matrix-fed._tcp.a.example"))
+
     def test_what_twisted_says_when_its_time_is_up(self) -> None:
         del self.resolver._resolver  # its own, of which nothing but the packets is made up
         asked: list[Any] = []
@@ -211,7 +224,8 @@ class Resolving(SynchronousTestCase):
         self.patch(NamesResolver, "_query", query)
         for number in range(SILENT_NAMES + 1):
             self.assertIsNone(self.srv(f"_matrix._tcp.s{number}.example"))
-        self.assertEqual(len(SRV_TIMEOUTS_S) * SILENT_NAMES, len(asked))
+        # With them, what every name server knows.
+        self.assertEqual(len(SRV_TIMEOUTS_S) * (SILENT_NAMES + 1), len(asked))
 
     def test_files_of_any_content(self) -> None:
         self.assertEqual(
