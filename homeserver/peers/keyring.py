@@ -28,7 +28,7 @@ from federation.flows.keys import (
 )
 from federation.flows.needs import NeedKeys, NeedPeer
 from federation.ids import KeyId, ServerName
-from federation.keyring import ServerKeys, is_sufficient, merge
+from federation.keyring import ServerKeys, is_key_id, is_sufficient, merge
 from federation.versions import RoomRules
 from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
@@ -161,6 +161,8 @@ class KeyRing:
         self, server_name: ServerName, key_ids: Sequence[KeyId], ts_ms: int, rules: RoomRules, *, fetch: bool
     ) -> Mapping[KeyId, bytes]:
         """Keys that count for such an event; with ``fetch`` none of these is missing that can be had."""
+        # What no server can publish is neither asked for nor remembered: it may be as long as an event.
+        key_ids = tuple(filter(is_key_id, key_ids))
         if not key_ids:
             return {}
         keys = await self._load(server_name)

@@ -105,6 +105,12 @@ class SeveralKeys(TestCase):
         self.assertIn(KEY, self.keys())
         self.assertEqual({}, dict(self.ring._waiting))
 
+    def test_what_no_server_can_publish_is_not_asked_for(self) -> None:
+        self.side_by_side("ed25519:" + "x" * 60_000, "ed25519:not a name")
+        self.assertEqual((0, []), (self.asked(), self.notary.queries))
+        self.side_by_side("ed25519:" + "x" * 60_000, KEY)
+        self.assertEqual((1, []), (self.asked(), self.notary.queries))
+
     def test_no_notary_for_a_made_up_key_of_a_request(self) -> None:
         for number in range(5):
             waiting = self.ring.for_request(self.name, KeyId(f"ed25519:{number}"))
