@@ -246,6 +246,13 @@ class Addresses(PagesCase, MailCase):
         answer = self.app.ok("POST", f"{V3}/register", {**body, "auth": {"session": session}})
         self.assertEqual(["carol@example.org"], self.threepids(answer["access_token"]))
 
+    def test_an_address_in_the_old_way(self) -> None:
+        body = {"three_pid_creds": {"sid": "x", "client_secret": "y"}}
+        status, asked = self.app.call("POST", f"{V3}/account/3pid", body, self.alice)
+        self.assertEqual(401, status)
+        page = self.look("m.login.password", asked["session"])
+        self.assertIn("add an address to your account", page.text)
+
     def test_a_new_password(self) -> None:
         self.have()
         body = {"new_password": "battery staple"}

@@ -32,7 +32,7 @@ _ACTIONS: Final = (
     ("POST", f"{_V3}/register", "create an account here"),
     ("POST", f"{_V3}/account/password", "set a new password"),
     ("POST", f"{_V3}/account/deactivate", "end your account, for good"),
-    ("POST", f"{_V3}/account/3pid/", "add an address to your account"),
+    ("POST", f"{_V3}/account/3pid", "add an address to your account"),
     ("POST", f"{_V3}/delete_devices", "log out some of your devices"),
     ("DELETE", f"{_V3}/devices/", "log out one of your devices"),
     ("POST", f"{_V3}/keys/device_signing/", "replace the keys by which others know your devices"),
