@@ -261,7 +261,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         ),
         SendToDeviceApi(encryption.messages),
         RoomKeysApi(encryption.backups),
-        DelayedEventsApi(services.unattended.delayed),
+        DelayedEventsApi(services.unattended.delayed, services.limiter),
         ReportsApi(services.overseeing.reports),
         MutualRoomsApi(services.people.mutual),
         VoipApi(TurnCredentials(lambda: settings.config.turn, core.around.clock), config.calls),

@@ -17,6 +17,7 @@ from tests.api.rooms import ALICE, BOB, CAROL, V3, RoomsCase
 from tests.api.servers import set_membership
 from tests.support.app import SERVER_NAME, TestApp, test_config
 from tests.support.databases import on_each_database
+from tests.support.http import Query
 
 
 @on_each_database
@@ -31,6 +32,11 @@ class Limits(RoomsCase):
         names = [f"@guest{number}:{SERVER_NAME}" for number in range(3)]
         answers = [self.set_member(room_id, name, "invite") for name in names]
         self.assertEqual([200, 429, 429], [status for status, _ in answers])
+        later = {"org.matrix.msc4140.delay": 1}
+        self.assert_refused(self.set_member(room_id, names[1], "invite", later), 429, "M_LIMIT_EXCEEDED")
+        path = f"/_matrix/client/unstable/org.matrix.msc4140/rooms/{room_id}/delayed_event/m.room.member/1"
+        body = {"delay_ms": 1, "state_key": names[1], "content": {"membership": "invite"}}
+        self.assert_refused(self.app.call("PUT", path, body, self.alice), 429, "M_LIMIT_EXCEEDED")
         # What else is said of members is no invite.
         self.assertEqual(200, self.set_member(room_id, names[0], "leave")[0])
         self.app.advance(10)
@@ -39,9 +45,11 @@ class Limits(RoomsCase):
             self.post(self.alice, f"/rooms/{room_id}/invite", {"user_id": names[2]}), 429, "M_LIMIT_EXCEEDED"
         )
 
-    def set_member(self, room_id: str, user_id: str, membership: str) -> tuple[int, Any]:
+    def set_member(
+        self, room_id: str, user_id: str, membership: str, query: Query | None = None
+    ) -> tuple[int, Any]:
         path = f"{V3}/rooms/{room_id}/state/m.room.member/{user_id}"
-        return self.app.call("PUT", path, {"membership": membership}, self.alice)
+        return self.app.call("PUT", path, {"membership": membership}, self.alice, query)
 
 
 @on_each_database

@@ -7,8 +7,10 @@ from typing import Any, Literal
 import msgspec
 
 from federation.ids import RoomId
+from homeserver.api.client.send import check_invites
 from homeserver.api.client.sticky import said_at_ms, sticky_ms
 from homeserver.http.errors import forbidden, invalid_param, missing_param
+from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 from homeserver.rooms.delayed import DelayedEvents, DelayTooLongError, Later
@@ -39,8 +41,9 @@ class ActionBody(msgspec.Struct):
 class DelayedEventsApi:
     """Scheduling, where a client does not say it with /send (``send.py``), looking, and managing."""
 
-    def __init__(self, delayed: DelayedEvents) -> None:
+    def __init__(self, delayed: DelayedEvents, ratelimit: RateLimiter) -> None:
         self._delayed = delayed
+        self._ratelimit = ratelimit
 
     def routes(self) -> list[Route]:
         # Who knows the id may do what they like with it; a token, where there is one, only counts for the rate limit.
@@ -99,6 +102,7 @@ class DelayedEventsApi:
             raise missing_param("delay_ms is missing")
         if delay_ms < 1:
             raise invalid_param("delay_ms must be positive")
+        check_invites(self._ratelimit, request, event_type, body.content)
         later = Later(
             room_id,
             event_type,

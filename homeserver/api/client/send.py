@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -140,13 +141,12 @@ class SendApi:
 
     async def put_state(self, request: Request, room_id: RoomId, event_type: str, state_key: str = "") -> Any:
         sender_id = UserId(request.requester.user_id)
+        content = request.json()
+        check_invites(self._ratelimit, request, event_type, content)
         if request.raw_query:
             later = _later(request, room_id, event_type, state_key)
             if later is not None:
                 return await self._schedule(request.requester, later)
-        content = request.json()
-        if event_type == "m.room.member" and content.get("membership") == "invite":
-            self._check_invites(request)
         draft = Draft(
             room_id,
             event_type,
@@ -158,12 +158,6 @@ class SendApi:
         )
         return {"event_id": await self._sender.put_state(draft)}
 
-    def _check_invites(self, request: Request) -> None:
-        """An invite counts as one, whichever way it is made."""
-        key = default_rate_key(request)
-        if key is not None:
-            self._ratelimit.check("invite", key, request.requester.rate)
-
     async def _schedule(self, requester: Requester, later: Later) -> dict[str, str]:
         try:
             return {"delay_id": await self._delayed.schedule(requester, later)}
@@ -174,6 +168,17 @@ class SendApi:
                 "org.matrix.msc4140.max_delay": error.most_ms,
             }
             raise MatrixError(400, "M_UNKNOWN", str(error), **names) from None
+
+
+def check_invites(
+    ratelimit: RateLimiter, request: Request, event_type: str, content: Mapping[str, Any]
+) -> None:
+    """An invite counts as one, whichever way it is made, and whenever."""
+    if event_type != "m.room.member" or content.get("membership") != "invite":
+        return
+    key = default_rate_key(request)
+    if key is not None:
+        ratelimit.check("invite", key, request.requester.rate)
 
 
 def _later(
