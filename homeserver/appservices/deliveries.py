@@ -102,12 +102,14 @@ class Deliveries:
         self._timers: dict[str, tuple[int, DelayedCall]] = {}  # when it is due
         self.started = self._stopped = False
         self._stored: dict[str, Progress] = {}
+        self._skipped: Sequence[tuple[int, int]] = ()
         self._saving: list[Progress] = []
         self._forgetting: list[tuple[Outbox, str]] = []
 
-    def start(self, stored: Mapping[str, Progress]) -> None:
-        """The outboxes are where an earlier process was: send."""
+    def start(self, stored: Mapping[str, Progress], skipped: Sequence[tuple[int, int]]) -> None:
+        """The outboxes are where an earlier process was: send. ``skipped``: positions at which nothing ever was."""
         self._stored = dict(stored)
+        self._skipped = skipped
         self.started = True
         for box in self.boxes:
             self.ready(box)
@@ -254,6 +256,9 @@ class Deliveries:
 
     async def _read(self, box: Outbox) -> None:
         interest = box.interest
+        for first, last in self._skipped:
+            if first <= box.told + 1 <= last:
+                box.told = last
         upto = min(box.passed, box.told + LOOK_MOST)
         rooms = self._rooms_since(box.told)
         if box.service.registration.rooms:

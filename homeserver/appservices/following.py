@@ -27,7 +27,7 @@ from homeserver.store.appservices import (
     load_progress,
     load_users_of,
 )
-from homeserver.store.changes import Change, Kind, load_cursors, load_position
+from homeserver.store.changes import Change, Kind, load_cursors, load_position, load_skipped
 from homeserver.store.device_lists import ListChanged, load_joined, load_sharing
 from homeserver.store.ids import Interner
 from homeserver.store.outside import Told
@@ -90,7 +90,8 @@ class AppserviceFollowing:
             name = box.service.id
             begin = state.progress.get(name, Progress(name, state.cursor))
             box.restore(begin, state.pending.get(name), state.cursor, latest_ms)
-        self._deliveries.start({name: one for name, one in state.progress.items() if name in known})
+        progress = {name: one for name, one in state.progress.items() if name in known}
+        self._deliveries.start(progress, state.skipped)
 
     async def handle(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
@@ -249,13 +250,14 @@ class AppserviceFollowing:
 class _Start:
     """What is read once. ``cursor``: how far the follower was, or the newest position where it is new."""
 
-    __slots__ = ("aliases", "cursor", "pending", "progress", "rooms", "users")
+    __slots__ = ("aliases", "cursor", "pending", "progress", "rooms", "skipped", "users")
 
     def __init__(self, tx: Tx, server_name: str, with_rooms: bool) -> None:
         self.cursor: int = load_cursors(tx).get(FOLLOWER, load_position(tx))
         self.progress: dict[str, Progress]
         self.pending: dict[str, Pending]
         self.progress, self.pending = load_progress(tx)
+        self.skipped = load_skipped(tx)
         self.users = load_users_of(tx, server_name)
         self.aliases: dict[int, list[str]] = {}
         for room_nid, alias in load_all_aliases(tx):

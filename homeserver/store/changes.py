@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from enum import IntEnum
 from typing import Any, Final, NamedTuple
 
+from msgspec import json
 from sqlalchemy import bindparam, delete, func, select, update
 
 from homeserver.db.schema.stream import changes, followers, stream
 from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx
+from homeserver.store.facts import load_fact, store_fact
 
 
 class Kind(IntEnum):
@@ -50,6 +52,7 @@ class Kind(IntEnum):
 
 # LIMIT(positions that a server gave after a backup was taken: a restored one begins beyond them)
 SKIPPED: Final = 2**40
+_SKIPPED_FACT: Final = "skipped"
 
 
 class Change(NamedTuple):
@@ -106,8 +109,16 @@ def skip_positions(tx: Tx) -> None:
     Clients and other servers come back with such positions. What happens from now on must be news to all of them, and
     a message to a device must not count as delivered by a position that meant something else.
     """
+    first = load_position(tx) + 1
     pos = take_positions(tx, SKIPPED)
     tx.insert(INSERT_CHANGES, [(pos, int(Kind.RESTORED), 0, 0)])
+    store_fact(tx, _SKIPPED_FACT, json.encode([*load_skipped(tx), (first, pos - 1)]).decode())
+
+
+def load_skipped(tx: Tx) -> list[tuple[int, int]]:
+    """The first and the last of positions that were skipped, each time: whoever looks through positions leaves these out."""
+    text = load_fact(tx, _SKIPPED_FACT)
+    return [] if text is None else json.decode(text, type=list[tuple[int, int]])
 
 
 def load_position(tx: Tx) -> int:

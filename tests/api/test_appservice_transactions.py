@@ -11,7 +11,8 @@ from homeserver.appservices.bundles import BYTES_MOST, EVENTS_MOST, load_bundle
 from homeserver.appservices.outbox import RETRY_MAX_MS
 from homeserver.config.registrations import AppserviceRegistration, Namespace, Pattern
 from homeserver.db.errors import DatabaseUnavailable
-from homeserver.store.appservices import put_transaction
+from homeserver.store.appservices import load_owed, put_transaction
+from homeserver.store.changes import skip_positions
 from homeserver.store.outside import Told, put_outside
 from homeserver.store.placement import Membership
 from tests.support.app import SERVER_NAME, TestApp
@@ -158,6 +159,32 @@ class Transactions(BridgeCase):
             e["content"].get("membership") for e in self.http.events() if e["type"] == "m.room.member"
         ]
         self.assertEqual(["join", "leave"], memberships)
+
+    def test_what_was_owed_before_a_restore(self) -> None:
+        room_id = self.portal()
+        self.forget()
+        self.http.answer = self.http.silence
+        self.say(room_id, "one")
+        self.say(room_id, "two")
+        self.app.wait(self.app.database.write(skip_positions))
+        self.restart()
+        self.say(room_id, "three")
+        looks: list[int] = []
+        read = self.app.database.read
+
+        def count(unit: Any, *args: Any) -> Any:
+            if unit is load_owed:
+                looks.append(args[0].after)
+            return read(unit, *args)
+
+        self.patch(self.app.database, "read", count)
+        self.http.answer = lambda _: (200, {})
+        self.settle(400)
+        self.assertEqual(["one", "two", "three"], self.told())
+        self.say(room_id, "four")
+        self.assertEqual("four", self.told()[-1])
+        # Not through all the positions at which nothing ever was.
+        self.assertLess(len(looks), 10)
 
     def test_invites_tell_of_the_room(self) -> None:
         body = {"preset": "private_chat", "name": "den", "invite": [GHOST], "is_direct": True}
