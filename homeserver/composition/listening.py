@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from ipaddress import ip_network
 from typing import Any, Literal
 
 from twisted.internet.protocol import Factory
@@ -15,9 +14,6 @@ from homeserver.http.router import FailureLog, Router
 from homeserver.http.server import HttpServer
 from homeserver.http.tls import secured, server_context
 from homeserver.runtime.clock import Clock
-
-# Whoever connects to a listener that trusts X-Forwarded-For is the proxy.
-_EVERYWHERE = (ip_network("0.0.0.0/0"), ip_network("::/0"))
 
 
 class Listeners:
@@ -50,7 +46,7 @@ class Listeners:
             log_failure=self._log_failure,
             new_error_id=self._new_error_id,
             observe=self._observe,
-            trusted_proxies=_EVERYWHERE if listener.trust_forwarded_for else (),
+            is_behind_proxy=listener.trust_forwarded_for,
         )
         self._servers.append(server)
         if listener.tls is None:

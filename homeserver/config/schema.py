@@ -46,7 +46,9 @@ class Listener:
         None, doc="Files for HTTPS; `null` serves plain HTTP, for a proxy in front."
     )
     trust_forwarded_for: bool = option(
-        False, doc="Take the client's address from `X-Forwarded-For`. Only behind a proxy that sets it."
+        False,
+        doc="Take the client's address from `X-Forwarded-For`: the last one there, which the proxy in front wrote. "
+        "Only behind a proxy that sets it or appends to it; one that is itself behind others has to put the client's last.",
     )
 
 

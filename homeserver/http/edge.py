@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from ipaddress import ip_address
 from typing import Any, Protocol
 
 from homeserver.http.limits import HttpLimits, Watchdog
@@ -13,11 +13,8 @@ from homeserver.http.request import Headers, Request
 from homeserver.http.router import FailureLog, Router
 from homeserver.runtime.clock import Clock
 
-Network = IPv4Network | IPv6Network
 Observe = Callable[[str, str, int, float], None]
 """Metrics: (route template or "", method, status, seconds from the start of the handler to its answer)."""
-
-MAX_FORWARDED_HOPS = 32
 
 
 class UpgradedConnection(Protocol):
@@ -49,31 +46,18 @@ class Edge:
     closed: Callable[[Any], None]
     observe: Observe | None = None
     upgrade: Upgrade | None = None
-    trusted_proxies: tuple[Network, ...] = ()
+    is_behind_proxy: bool = False
+    """Whoever connects is a proxy of ours, and may say where a request came from."""
 
-    def is_proxy(self, address: str) -> bool:
-        """Whether to believe what this peer says about where a request came from."""
-        try:
-            parsed = ip_address(address.partition("%")[0])
-        except ValueError:
-            # A Unix socket has no address; only somebody on this machine can reach it.
-            return address == "" and bool(self.trusted_proxies)
-        return any(
-            parsed.version == network.version and parsed in network for network in self.trusted_proxies
-        )
+    def client_ip(self, headers: Headers, peer: str) -> str:
+        """Where a request came from: the last address of X-Forwarded-For, which our proxy wrote itself.
 
-    def client_ip(self, headers: Headers) -> str | None:
-        """The nearest address of X-Forwarded-For that is not a proxy of ours; further left anybody may write."""
-        values = headers.get_all(b"x-forwarded-for")
+        Proxies append to what was there, so all that is further left the client may have made up.
+        """
+        values = headers.get_all(b"x-forwarded-for") if self.is_behind_proxy else ()
         if not values:
-            return None
-        hops = b",".join(values).rsplit(b",", MAX_FORWARDED_HOPS)[-MAX_FORWARDED_HOPS:]
-        nearest: str | None = None
-        for hop in reversed(hops):
-            try:
-                nearest = str(ip_address(hop.strip().decode("ascii")))
-            except ValueError:
-                break
-            if not self.is_proxy(nearest):
-                break
-        return nearest
+            return peer
+        try:
+            return str(ip_address(values[-1].rpartition(b",")[2].strip().decode("ascii")))
+        except ValueError:
+            return peer

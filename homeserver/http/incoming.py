@@ -66,7 +66,6 @@ class RequestReader:
         "_parser",
         "_parts",
         "_peer",
-        "_peer_is_proxy",
         "_ready",
         "_refusal",
         "_slice_bytes",
@@ -88,7 +87,6 @@ class RequestReader:
     def __init__(self, edge: Edge, peer: str, ready: deque[Pending], on_demand: Callable[[], None]) -> None:
         self._edge = edge
         self._peer = peer
-        self._peer_is_proxy = edge.is_proxy(peer)
         self._ready = ready
         self._on_demand = on_demand
         self._parser = httptools.HttpRequestParser(self)
@@ -252,7 +250,7 @@ class RequestReader:
             self._max_body = match.route.max_body
             self._tell = match.route.refuse
             self.body_timeout_s = match.route.body_timeout_s
-            client_ip = self._edge.client_ip(headers) or self._peer if self._peer_is_proxy else self._peer
+            client_ip = self._edge.client_ip(headers, self._peer)
             pending.request = Request(
                 method, target, headers, match=match, serve=self._edge.serve, client_ip=client_ip
             )

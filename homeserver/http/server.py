@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.interfaces import IAddress
 from twisted.internet.protocol import Factory
 
-from homeserver.http.edge import Edge, Network, Observe, Upgrade
+from homeserver.http.edge import Edge, Observe, Upgrade
 from homeserver.http.limits import HttpLimits, Watchdog
 from homeserver.http.protocol import HttpProtocol
 from homeserver.http.render import Renderer
@@ -49,7 +49,7 @@ class HttpServer(Factory):
         limits: HttpLimits | None = None,
         observe: Observe | None = None,
         upgrade: Upgrade | None = None,
-        trusted_proxies: Iterable[Network] = (),
+        is_behind_proxy: bool = False,
     ) -> None:
         limits = limits or HttpLimits()
         self._clock = clock
@@ -73,7 +73,7 @@ class HttpServer(Factory):
             closed=self._closed,
             observe=observe,
             upgrade=upgrade,
-            trusted_proxies=tuple(trusted_proxies),
+            is_behind_proxy=is_behind_proxy,
         )
 
     @property

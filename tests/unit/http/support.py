@@ -236,20 +236,20 @@ class Site:
             authenticate=options.pop("authenticate", lambda request, auth: None),
             ratelimit=RateLimiter(self.clock, {"login": LimitClass(0.5, 2)}),
             new_error_id=lambda: "error-1",
-            log_failure=self._log,
+            log_failure=self.log,
         )
         self.server = HttpServer(
             self.router,
             clock=self.clock,
             serve=options.pop("serve", ("client",)),
-            log_failure=self._log,
+            log_failure=self.log,
             new_error_id=lambda: "error-1",
             limits=limits,
             observe=lambda *seen: self.observed.append(seen),
             **options,
         )
 
-    def _log(self, error_id: str, request: Request, error: BaseException) -> None:
+    def log(self, error_id: str, request: Request, error: BaseException) -> None:
         self.failures.append(error)
 
     def connect(self, peer: str = "198.51.100.7") -> Connection:
