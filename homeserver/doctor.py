@@ -130,7 +130,10 @@ class Doctor:
         except OSError as error:
             yield Finding("error", "data folder", f"cannot write to {folder}: {error.strerror or error}")
             return
-        yield Finding("ok", "data folder", f"{folder} can be written")
+        if stat.S_IMODE(folder.stat().st_mode) & 0o077:
+            yield Finding("warning", "data folder", f"{folder} is open to others on this machine: chmod 700")
+        else:
+            yield Finding("ok", "data folder", f"{folder} can be written")
 
     def _signing_key(self) -> Iterator[Finding]:
         path = self._config.signing_key_path

@@ -55,7 +55,8 @@ def ensure_signing_key(config: Config, entropy: Entropy) -> bool:
             return False
         if config.signing_key_file is not None:
             raise ConfigError([f"signing_key_file: {path} does not exist"])
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Its first file: what comes to lie beside the key is for nobody else on this machine either.
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_signing_key(path, new_signing_key(entropy))
     except FileExistsError:
         return False  # another process of the same server was faster

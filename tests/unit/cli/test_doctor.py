@@ -44,7 +44,7 @@ class DoctorCase(SynchronousTestCase):
             data_dir=self.folder / "data",
             listeners=(Listener(0),),
         )
-        self.config.data_dir.mkdir(parents=True)
+        self.config.data_dir.mkdir(mode=0o700, parents=True)
         write_signing_key(self.config.signing_key_path, StoredKey("a", b"\x01" * 32))
         self.engine = SqliteEngine(str(self.config.sqlite_path))
         upgrade_engine(self.engine)
@@ -83,6 +83,12 @@ class ThisMachine(DoctorCase):
         for subject in ("data folder", "signing key", "database"):
             self.check("warning", subject, "not there yet", config)
         self.assertFalse(config.data_dir.exists())
+
+    def test_data_folder(self) -> None:
+        self.check("ok", "data folder", "can be written")
+        for mode in (0o750, 0o701, 0o755):
+            self.config.data_dir.chmod(mode)
+            self.check("warning", "data folder", "chmod 700")
 
     def test_signing_key(self) -> None:
         path = self.config.signing_key_path

@@ -42,6 +42,10 @@ class InitialiseTests(SynchronousTestCase):
         self.assertEqual(key.key_id, f"ed25519:{key.version}")
         self.assertNotIn(repr(key.seed), repr(key))
 
+    def test_the_data_folder_is_ours_alone(self) -> None:
+        config = load_config(initialise("chat.example.org", self.path, {}, self.entropy).config_path, {})
+        self.assertEqual(stat.S_IMODE(config.data_dir.stat().st_mode), 0o700)
+
     def test_never_overwrites(self) -> None:
         initialise("chat.example.org", self.path, {}, self.entropy)
         before = (self.path.read_text(), (self.folder / "data/signing.key").read_text())
