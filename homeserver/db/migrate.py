@@ -24,7 +24,7 @@ from homeserver.db.schema.stream import server_facts
 from homeserver.db.statements import POSTGRESQL, SQLITE, compile_ddl, rows, statement
 from homeserver.db.tx import Tx
 
-HEAD = "0009"
+HEAD = "0010"
 # The oldest program that understands a database of revision HEAD.
 OLDEST_READER = "0003"
 

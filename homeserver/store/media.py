@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, exists, func, null, select, tuple_, update
+from sqlalchemy import and_, bindparam, delete, exists, func, null, or_, select, tuple_, update
 
-from homeserver.db.schema.media import media, media_usage
+from homeserver.db.schema.media import media, media_usage, quarantined_files
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 
@@ -31,14 +31,17 @@ _ONE = statement(
     ).where(_KEY)
 )
 _same = media.alias("same")
-# What is quarantined stays so under whatever address it comes again.
+# What is quarantined stays so under whatever address it comes again, though all it had are gone.
 _INHERIT = statement(
     update(media)
     .where(
         and_(
             _KEY,
             _M.quarantined == 0,
-            exists().where(and_(_same.c.sha256 == _M.sha256, _same.c.quarantined == 1)),
+            or_(
+                exists().where(and_(_same.c.sha256 == _M.sha256, _same.c.quarantined == 1)),
+                exists().where(quarantined_files.c.sha256 == _M.sha256),
+            ),
         )
     )
     .values(quarantined=1)

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 from sqlalchemy import ColumnElement, and_, bindparam, delete, func, null, or_, select, update
 
-from homeserver.db.schema.media import media, media_usage
+from homeserver.db.schema.media import media, media_usage, quarantined_files
 from homeserver.db.schema.rooms import event_json, timeline, user_ids
 from homeserver.db.statements import Statement, any_of, rows, statement, to_utf8, utf8
 from homeserver.db.tx import Tx, WriteTx
@@ -36,6 +36,8 @@ _QUARANTINE = statement(
 _RELEASE = statement(
     update(media).where(and_(_SAME, _M.quarantined == 1)).values(quarantined=0, quarantined_by_nid=null())
 )
+_KEEP = rows(quarantined_files, "sha256", ignore=True)
+_FREE = statement(delete(quarantined_files).where(quarantined_files.c.sha256 == bindparam("name")))
 _FORGET = statement(delete(media).where(and_(_KEY, _M.user_nid.is_(None), _M.sha256.is_(None))))
 _OF_USER = statement(
     select(_M.origin, _M.media_id).where(
@@ -91,7 +93,7 @@ _DROP = statement(
     .where(
         and_(_M.origin == bindparam("the_origin"), any_of(_M.media_id, "media_ids"), _M.user_nid.is_not(None))
     )
-    .returning(_M.media_id, _M.user_nid, _M.sha256, _M.size)
+    .returning(_M.media_id, _M.user_nid, _M.sha256, _M.size, _M.quarantined)
 )
 _UNCOUNT = statement(
     update(media_usage)
@@ -149,7 +151,10 @@ def quarantine(tx: WriteTx, addresses: Collection[Address], by_nid: int, now_ms:
 def release(tx: WriteTx, origin: str, media_id: str) -> None:
     """Show a file again, under whatever address."""
     key = {"the_origin": origin, "the_media_id": media_id}
-    tx.run(_RELEASE, **key, name=tx.value(_FILE, **key))
+    name: str | None = tx.value(_FILE, **key)
+    tx.run(_RELEASE, **key, name=name)
+    if name is not None:
+        tx.run(_FREE, name=name)
     tx.run(_FORGET, **key)
 
 
@@ -168,11 +173,17 @@ def load_user_media(
 
 
 def drop_media(tx: WriteTx, origin: str, media_ids: Sequence[str]) -> Dropped:
-    """Uploads of users of this server are no more; those that are not there are passed over."""
+    """Uploads of users of this server are no more; those that are not there are passed over.
+
+    Of what was quarantined it is remembered: the same may come again.
+    """
     found = tx.all(_DROP, the_origin=origin, media_ids=list(media_ids))
-    for _, user_nid, name, size in found:
-        if name is not None:
-            tx.run(_UNCOUNT, the_user_nid=user_nid, bytes=size)
+    for _, user_nid, name, size, quarantined in found:
+        if name is None:
+            continue
+        tx.run(_UNCOUNT, the_user_nid=user_nid, bytes=size)
+        if quarantined:
+            tx.insert(_KEEP, [(name,)])
     return Dropped(sorted(row[0] for row in found), frozenset(row[2] for row in found if row[2] is not None))
 
 

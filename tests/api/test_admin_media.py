@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 from homeserver.media.sweep import ORPHAN_AGE_S
@@ -25,6 +26,14 @@ class MediaCase(AdminCase):
         uri: str = answer.json["content_uri"]
         self.app.advance(1)
         return uri.removeprefix("mxc://")
+
+    def fill(self, name: str, data: bytes) -> str:
+        """`server/id` of an address that was made before its file came."""
+        token = self.tokens[name]
+        uri: str = self.app.ok("POST", "/_matrix/media/v1/create", {}, token)["content_uri"]
+        made = uri.removeprefix("mxc://")
+        self.assertEqual(200, self.app.answer("PUT", f"{UPLOAD}/{made}", data, token).status)
+        return made
 
     def remote(self, media_id: str, data_name: str) -> str:
         """A file of another server that is here."""
@@ -60,11 +69,29 @@ class Quarantine(MediaCase):
     def test_what_comes_to_an_address_made_before(self) -> None:
         address = self.upload("alice", b"bad")
         self.does("POST", f"{MEDIA}/quarantine/{address}", {})
-        uri = self.app.ok("POST", "/_matrix/media/v1/create", {}, self.tokens["bob"])["content_uri"]
-        made = uri.removeprefix("mxc://")
-        path = f"{UPLOAD}/{made}"
-        self.assertEqual(200, self.app.answer("PUT", path, b"bad", self.tokens["bob"]).status)
-        self.assertEqual(404, self.shown(made))
+        self.assertEqual(404, self.shown(self.fill("bob", b"bad")))
+
+    def test_what_was_deleted_stays_so(self) -> None:
+        address = self.upload("alice", b"bad")
+        self.does("POST", f"{MEDIA}/quarantine/{address}", {})
+        self.does("DELETE", f"{MEDIA}/{address}")
+        again = [
+            self.upload("bob", b"bad"),
+            self.fill("bob", b"bad"),
+            self.remote("copy", sha256(b"bad").hexdigest()),
+        ]
+        self.assertEqual([404] * 3, [self.shown(one) for one in again])
+        # So it is however often it comes and goes.
+        self.does("DELETE", f"{MEDIA}/{again[0]}")
+        again[0] = self.upload("bob", b"bad")
+        self.assertEqual(404, self.shown(again[0]))
+        # Until one of its addresses is released.
+        self.does("POST", f"{MEDIA}/unquarantine/{again[1]}", {})
+        again.append(self.upload("bob", b"bad"))
+        self.assertEqual([200] * 4, [self.shown(one) for one in again])
+        # What is deleted then may come again.
+        self.does("DELETE", f"{MEDIA}/{again[3]}")
+        self.assertEqual(200, self.shown(self.upload("alice", b"bad")))
 
     def test_of_another_server(self) -> None:
         address = self.remote("known", "x" * 64)
@@ -85,6 +112,8 @@ class Quarantine(MediaCase):
         self.assertEqual({"num_quarantined": 3}, self.does("POST", path, {}))
         self.assertEqual({"num_quarantined": 0}, self.does("POST", path, {}))
         self.assertEqual([404, 404, 404, 200], [self.shown(one) for one in (*hers, his)])
+        self.assertEqual(3, self.does("DELETE", f"/v1/users/{user('alice')}/media")["total"])
+        self.assertEqual([404, 404], [self.shown(self.upload("bob", data)) for data in (b"one", b"two")])
         self.refuses(404, "M_NOT_FOUND", "POST", f"/v1/user/{user('nobody')}/media/quarantine", {})
 
     def test_everything_in_a_room(self) -> None:

@@ -43,6 +43,14 @@ Index(
     postgresql_where=media.c.user_nid.is_(None),
 )
 
+# What was quarantined when it was deleted, and was not released since: it stays so under whatever address it comes again.
+quarantined_files = Table(
+    "quarantined_files",
+    metadata,
+    text("sha256", primary=True),
+    **CLUSTERED,
+)
+
 # How much each user has uploaded: quotas are asked at each upload.
 media_usage = Table(
     "media_usage",
