@@ -88,8 +88,9 @@ class HttpClient:
             if method not in ("GET", "HEAD"):
                 raise Unreachable("a redirect of a request that is no GET")
             try:
-                url = urljoin(url, location)
-            except ValueError:
+                # Its bytes are what counts: whatever is no ASCII is written as such.
+                url = urljoin(url, quote(location.encode("latin-1"), safe=_SAFE))
+            except ValueError:  # a character that no header has, too
                 raise Unreachable("a redirect to what is no address") from None
         raise Unreachable("too many redirects")
 

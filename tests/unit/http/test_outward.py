@@ -358,6 +358,16 @@ class Redirects(OutwardCase):
         with self.assertRaises(Unreachable):
             await self.client.request("POST", url, body=b"", limits=HttpLimits(max_redirects=3))
 
+    async def test_their_bytes_are_what_counts(self) -> None:
+        # As many sites write it, and browsers take it.
+        talker = self.listen(Talker(http(b"", b"301 Moved", Location="/é%C3%A9?ü"), http(b"done")))
+        url = f"http://127.0.0.1:{talker.port}/"
+        response = await self.client.request("GET", url, limits=HttpLimits(max_redirects=1))
+        self.assertEqual(response.body, b"done")
+        self.assertTrue(
+            talker.requests[1][0].startswith(b"GET /%C3%A9%C3%A9?%C3%BC HTTP/1.1"), talker.requests[1]
+        )
+
     async def test_they_lead_to_an_answer(self) -> None:
         talker = self.listen(Talker(http(b"", b"307 Temporary Redirect", Location="there?x"), http(b"done")))
         url = f"http://127.0.0.1:{talker.port}/a/b"
