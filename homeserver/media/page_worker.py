@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 import resource
 import sys
@@ -196,6 +197,7 @@ def read(page: bytes, charset: str) -> dict[str, Any]:
 
 def main() -> None:
     """One page, and the end."""
+    os.nice(10)  # nobody waits for a page as they wait for the server
     for kind, limit in (
         (resource.RLIMIT_AS, MEMORY),
         (resource.RLIMIT_CPU, CPU_S),

@@ -10,19 +10,19 @@ spec: client-server-api#get_matrixclientv1mediapreview_url
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from email.message import Message
 from hashlib import sha256
 from typing import Any, Final, Protocol
 from urllib.parse import urldefrag, urljoin
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from homeserver.config.schema import Media
 from homeserver.db.threads import Database
 from homeserver.http.client import HttpLimits, HttpResponse, parse_url
 from homeserver.http.errors import MatrixError, invalid_param, limit_exceeded
 from homeserver.http.transport import Unreachable
+from homeserver.media.multipart import parse_parameters
 from homeserver.media.oembed import MAX_BYTES as MAX_OEMBED
 from homeserver.media.oembed import Embedded, parse_oembed
 from homeserver.media.pages import Page, read_page
@@ -41,6 +41,8 @@ KEEP_MS: Final = 6 * 3_600_000
 FETCHES: Final = 8
 FETCHES_EACH: Final = 2
 WAITING: Final = 64
+# LIMIT(threads: whoever logs in and every file need them too, and a page may keep one busy for seconds)
+READERS: Final = 1
 PAGE_S: Final = 15.0
 MAX_REDIRECTS: Final = 5
 # A page may be longer than what is read of it; beyond this it is no page.
@@ -95,6 +97,7 @@ class Previews:
         self._settings = settings
         self._new_media_id = new_media_id
         self._slots = Slots(FETCHES, FETCHES_EACH, WAITING)
+        self._reading = DeferredSemaphore(READERS)
         self._fetches: Shared[str, Preview] = Shared(clock, most_running=FETCHES + WAITING)
 
     def stop(self) -> None:
@@ -145,7 +148,7 @@ class Previews:
         if content_type not in _PAGES:
             # spec: client-server-api#get_matrixclientv1mediapreview_url ("which may be empty")
             return {}, None
-        page: Page | None = await self._run(read_page, answer.body, charset)
+        page: Page | None = await self._reading.run(self._run, read_page, answer.body, charset)
         if page is None:
             self._log.debug("a page could not be read", url=answer.url[:200])
             return {}, None
@@ -208,10 +211,8 @@ def _check(url: str) -> tuple[str, str]:
 
 def _content_type(answer: HttpResponse) -> tuple[str, str]:
     """Type and charset of an answer, in lower case; empty where it says nothing."""
-    message = Message()
-    message["Content-Type"] = answer.headers.get("content-type", "")[:500]
-    charset = message.get_param("charset", "")
-    return message.get_content_type(), charset if isinstance(charset, str) else ""
+    essence, parameters = parse_parameters(answer.headers.get("content-type", "")[:500])
+    return essence, parameters.get("charset", "")
 
 
 def _addresses(page: Page, more: Embedded, url: str) -> list[str]:

@@ -14,6 +14,7 @@ from homeserver.config.schema import Media, RateLimit, RateLimits, Switch
 from homeserver.http.client import HttpLimits, HttpResponse
 from homeserver.http.transport import Unreachable
 from homeserver.media.oembed import MAX_BYTES as MAX_OEMBED
+from homeserver.media.pages import read_page
 from homeserver.media.preview import FETCHES_EACH, KEEP_MS, MAX_REDIRECTS
 from homeserver.media.sweep import ORPHAN_AGE_S
 from tests.api.media import DOWNLOAD, in_a_bucket_too
@@ -243,6 +244,28 @@ class Previews(PreviewCase):
         self.assertEqual((5, 6), (found["og:image:width"], found["og:image:height"]))
         self.assertNotIn("file:///etc/passwd", self.web.asked)
 
+    def test_pages_take_one_thread_however_many_there_are(self) -> None:
+        # The others are of those who log in, and of files.
+        previews = self.app.app.services.media.previews
+        run, held = previews._run, Deferred[None]()
+        reading: list[Any] = []
+
+        def wait(work: Any, *args: Any) -> Any:
+            if work is not read_page:
+                return run(work, *args)
+            reading.append(args)
+            return held.addCallback(lambda _: run(work, *args))
+
+        self.patch(previews, "_run", wait)
+        urls = [f"https://h{number}.example/" for number in range(4)]
+        self.web.pages.update(dict.fromkeys(urls, (200, HTML, b"<title>x</title>")))
+        waiting = [self.app.start("GET", PREVIEW, None, self.alice, {"url": url}) for url in urls]
+        self.app.advance(0)
+        self.assertEqual((4, 1), (len(self.web.asked), len(reading)))
+        held.callback(None)
+        for one in waiting:
+            self.assertEqual("x", self.app.wait(one).json["og:title"])
+
     def test_charsets(self) -> None:
         for number, (body, content_type, title) in enumerate(
             (
@@ -255,6 +278,8 @@ class Previews(PreviewCase):
                 ("<title>日本</title>".encode("shift_jis"), 'text/html; charset="Shift_JIS"', "日本"),
                 ("\ufeff<title>ü</title>".encode("utf-16-le"), "text/html; charset=latin1", "ü"),
                 (b"<title>\xff\xc3</title>", "text/html", "\ufffd\ufffd"),
+                ("<title>ö</title>".encode(), "text/html; a*=x; a*0=y", "ö"),
+                ("<title>ö</title>".encode("latin-1"), "TEXT/HTML ;x; charset=latin1; a*1*=''", "ö"),
                 ("<title>ö</title>".encode(), "text/html; charset=rot13", "ö"),
                 ("<title>ö</title>".encode(), "text/html; charset=unicode_escape", "ö"),
                 (b"<title>a&#0;b&#xD800;c\x00d</title>", "text/html", "a\ufffdb\ufffdc d"),
