@@ -17,14 +17,13 @@ from homeserver.db.schema.rooms import (
     auth_edges,
     current_state,
     events,
-    members,
     rooms,
     state_keys,
     state_log,
     timeline,
 )
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
-from homeserver.db.statements import Statement, any_of, statement
+from homeserver.db.statements import Statement, any_of, any_pair, pairs_text, statement
 from homeserver.db.tx import Ask, Tx
 
 
@@ -96,19 +95,20 @@ def _moves_above(floors: CTE) -> Statement:
     )
 
 
-# The driving table is a list of rooms, or the memberships of one user: of a room that they left, only what came
-# before is theirs.
+# The driving table is a list of rooms, or the moves by which one user left rooms: only what came before is theirs. Their
+# newest membership is no such bound: it may be a ban, or an invite that they declined, of long after they left.
 _OF_ROOMS = _floors(rooms.c.nid, cast(_UPTO, BIG), any_of(rooms.c.nid, "room_nids"))
-_OF_MEMBER = _floors(
-    members.c.room_nid,
-    members.c.pos,
-    members.c.user_nid == bindparam("user_nid"),
-    any_of(members.c.room_nid, "room_nids"),
+_ends = state_log.alias("ends")
+_OF_LEFT = _floors(
+    _ends.c.room_nid,
+    _ends.c.pos,
+    any_pair(_ends.c.room_nid, _ends.c.pos, "ends"),
+    _ends.c.state_key_nid == bindparam("key_nid"),
 )
 _NEWEST = _places_above(_OF_ROOMS)
 _NEWEST_MOVES = _moves_above(_OF_ROOMS)
-_NEWEST_OF_LEFT = _places_above(_OF_MEMBER)
-_NEWEST_MOVES_OF_LEFT = _moves_above(_OF_MEMBER)
+_NEWEST_OF_LEFT = _places_above(_OF_LEFT)
+_NEWEST_MOVES_OF_LEFT = _moves_above(_OF_LEFT)
 _ONE_ROOM = timeline.c.room_nid == bindparam("room_nid")
 _BACKWARDS = statement(
     select(*_PLACE)
@@ -200,11 +200,15 @@ def ask_newest(room_nids: Collection[int], since: int, upto: int, most: int) -> 
 
 
 def load_newest_of_left(
-    tx: Tx, user_nid: int, room_nids: Collection[int], since: int, most: int
+    tx: Tx, key_nid: int, ends: Mapping[int, int], since: int, most: int
 ) -> dict[int, list[Place]]:
-    """As :func:`load_newest`, of each room up to the user's own newest membership there (now, in the database)."""
-    found = tx.all(_NEWEST_OF_LEFT, user_nid=user_nid, room_nids=list(room_nids), first=since + 1, most=most)
+    """As :func:`load_newest`, of each room up to where its user left it: ``ends`` has a move of their key by room."""
+    found = tx.all(_NEWEST_OF_LEFT, **_of_left(key_nid, ends, since, most))
     return _by_room([Place(*row) for row in found])
+
+
+def _of_left(key_nid: int, ends: Mapping[int, int], since: int, most: int) -> dict[str, Any]:
+    return {"ends": pairs_text(list(ends.items())), "key_nid": key_nid, "first": since + 1, "most": most}
 
 
 def load_page(
@@ -237,12 +241,10 @@ def ask_moves_of_newest(room_nids: Collection[int], since: int, upto: int, most:
 
 
 def load_moves_of_left(
-    tx: Tx, user_nid: int, room_nids: Collection[int], since: int, most: int
+    tx: Tx, key_nid: int, ends: Mapping[int, int], since: int, most: int
 ) -> dict[int, list[Move]]:
     """The moves from the first event on that :func:`load_newest_of_left` gives, up to the very newest."""
-    found = tx.all(
-        _NEWEST_MOVES_OF_LEFT, user_nid=user_nid, room_nids=list(room_nids), first=since + 1, most=most
-    )
+    found = tx.all(_NEWEST_MOVES_OF_LEFT, **_of_left(key_nid, ends, since, most))
     return _by_room([Move(*row) for row in found])
 
 

@@ -93,7 +93,7 @@ class RoomWork:
     room_nid: int
     standing: Standing
     since: int
-    upto: int
+    upto: int  # of a room that was left: where they left it
     full: bool
     fresh: bool = False  # new to the client: its other sections are told in full as well
     left: bool = False
@@ -291,21 +291,22 @@ class Timelines:
         return [nid for nid in nids if nid]
 
     def _load_places(self, works: Sequence[RoomWork], reach: int) -> None:
-        tx, user_nid = self._tx, self._reader.user_nid
+        tx, own = self._tx, self._reader.keys.own
         for group in _groups(works):
             left, upto, full = group[0].left, group[0].upto, group[0].full
             # Rooms that were told of at different times are read together, from the earliest time on.
             since, most = min(work.since for work in group), group[0].limit * reach
             nids = [work.room_nid for work in group]
+            ends = {work.room_nid: work.upto for work in group} if left else {}
             if left:
-                places = load_newest_of_left(tx, user_nid, nids, since, most)
+                places = load_newest_of_left(tx, own, ends, since, most)
             else:
                 places = load_newest(tx, nids, since, upto, most)
             if not full:
                 lacking = [work for work in group if not work.moves]
                 moves = load_moves(tx, [work.room_nid for work in lacking], since) if lacking else {}
             elif left:
-                moves = load_moves_of_left(tx, user_nid, nids, since, most)
+                moves = load_moves_of_left(tx, own, ends, since, most)
             else:
                 moves = load_moves_of_newest(tx, nids, since, upto, most)
             for work in group:
@@ -516,7 +517,7 @@ def _decide(
 
 
 def _groups(works: Sequence[RoomWork]) -> list[list[RoomWork]]:
-    """Rooms whose places can be read together."""
+    """Rooms whose places can be read together: of rooms that were left, each up to where it was."""
     groups: dict[object, list[RoomWork]] = {}
     for work in works:
         key = (work.left, 0 if work.left else work.upto, work.full, work.limit)

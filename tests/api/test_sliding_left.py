@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from tests.api.test_sliding_sync import BOB, SlidingCase, one_list
-from tests.support.sync import room_path
+from tests.api.test_sync_left import LATER, go_on
+from tests.support.sync import room_path, user_id
 
 
 class LeftTests(SlidingCase):
@@ -149,3 +150,25 @@ class LeftTests(SlidingCase):
         answer = self.ask(one_list(), pos)
         self.assertEqual("ban", answer["rooms"][room_id]["membership"])
         self.assertEqual({}, self.ask(one_list(), answer["pos"])["rooms"])
+
+    def test_who_is_something_else_long_after_they_left_is_told_what_was_when_they_left(self) -> None:
+        for room_id, steps in LATER.items():
+            self.app.make_room("alice", room_id, m__room__name={"name": "den"})
+            self.app.place(room_id, "alice", "m.room.join_rules", {"join_rule": "knock"}, "")
+            self.app.member(room_id, "alice", "invite", "bob")
+            self.app.member(room_id, "bob", "join")
+            go_on(self.app, room_id, steps)
+            self.app.place(room_id, "alice", "m.room.avatar", {"url": "mxc://test.example/falcon"}, "")
+        for limit, seen in ((0, []), (1, ["m.room.member"]), (2, ["before", "m.room.member"])):
+            asked = {"timeline_limit": limit, "required_state": [["*", "*"]]}
+            body = {**one_list(**asked), "room_subscriptions": dict.fromkeys(LATER, asked)}
+            rooms = self.ask({"conn_id": str(limit), **body})["rooms"]
+            self.assertEqual(set(LATER), set(rooms))
+            for room_id, room in rooms.items():
+                self.assertEqual(("den", None), (room.get("name"), room.get("avatar")), room_id)
+                state = {(one["type"], one["state_key"]): one["content"] for one in room["required_state"]}
+                self.assertEqual({"name": "den"}, state[("m.room.name", "")], room_id)
+                self.assertNotIn(("m.room.topic", ""), state, room_id)
+                self.assertNotIn(("m.room.member", user_id("carol")), state, room_id)
+                told = [one["content"].get("body", one["type"]) for one in room["timeline"]]
+                self.assertEqual([*seen, "m.room.member"], told, room_id)
