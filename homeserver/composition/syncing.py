@@ -72,7 +72,7 @@ def build_syncing(
         sticky=sticky,
         profiles=profiles,
     )
-    room_facts = Facts(around.database, core.interner, core.index, core.client_events)
+    room_facts = Facts(around.database, core.interner, core.index, core.client_events, facts.bases)
     core.changes.subscribe(room_facts.apply, room_facts.kinds)
     sliding = SlidingSync(
         tools,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,10 +22,13 @@ from homeserver.db.statements import any_of, statement
 from homeserver.db.tx import Ask, Tx
 from homeserver.store.account_data import TAG
 from homeserver.store.client_events import ClientEventCache, load_client_events
+from homeserver.store.events import load_rows
 from homeserver.store.outside import load_outside
 from homeserver.store.past import IS_NEWS
 from homeserver.store.placement import MEMBERSHIPS, Membership
 from homeserver.store.receipts import CHANGE_COLUMNS, CHANGE_ROWS, ReceiptChange
+from homeserver.store.state import BaseCache
+from homeserver.store.stripped import load_stripped_state
 from homeserver.store.timeline import load_moves_of_key
 
 DIRECT = "m.direct"
@@ -46,7 +49,8 @@ BUMPS: frozenset[str] = frozenset(
 # LIMIT(memberships that are looked at to know which rooms somebody was removed from: the newest)
 LEFT_MOST = 1_000
 
-_INSIDE = frozenset({Membership.JOIN, Membership.INVITE, Membership.KNOCK})
+_OFFERED = frozenset({Membership.INVITE, Membership.KNOCK})
+_INSIDE = _OFFERED | {Membership.JOIN}
 _CREATE, _MEMBER, _NAME, _ENCRYPTION, _CHILD = (
     WELL_KNOWN_TYPES[name]
     for name in ("m.room.create", "m.room.member", "m.room.name", "m.room.encryption", "m.space.child")
@@ -56,6 +60,7 @@ _WITH_KEYS = current_state.join(state_keys, _K.nid == _C.state_key_nid)
 _FACT_KEYS = select(_K.nid).where(
     and_(_K.state_key == "", _K.type_nid.in_([literal(one) for one in (_CREATE, _NAME, _ENCRYPTION)]))
 )
+_KEYS_OF_FACTS = statement(_FACT_KEYS)
 _FACTS = statement(
     select(_C.room_nid, _K.type_nid, _C.event_nid)
     .select_from(_WITH_KEYS)
@@ -139,7 +144,8 @@ class UserFacts(NamedTuple):
     direct: frozenset[str]  # ids of the rooms that are direct chats
     tags: Mapping[int, frozenset[str]]
     removed: frozenset[int]  # rooms that they were in, and that somebody else put them out of
-    strangers: frozenset[int] = frozenset()  # rooms that they are out of and were never in, asked or asking
+    strangers: frozenset[int]  # rooms that they are out of and were never in, asked or asking
+    last_told: Mapping[int, int]  # of rooms that they are out of: see _last_told
 
 
 def load_room_facts(tx: Tx, room_nids: Collection[int], cache: ClientEventCache) -> dict[int, RoomFacts]:
@@ -176,15 +182,33 @@ def load_outside_facts(tx: Tx, user_nid: int, room_nids: Collection[int]) -> dic
         for event in _decode(row.stripped):
             if isinstance(event, dict) and event.get("state_key") == "":
                 contents[str(event.get("type"))] = event.get("content")
-
-        def text(kind: str, name: str, contents: Mapping[str, Any] = contents) -> str | None:
-            content = contents.get(kind)
-            value = content.get(name) if isinstance(content, dict) else None
-            return value if isinstance(value, str) else None
-
-        encrypted = "m.room.encryption" in contents
-        found[nid] = RoomFacts(encrypted, text("m.room.create", "type"), text("m.room.name", "name"), 0)
+        found[nid] = _facts_of(contents)
     return {nid: found.get(nid, NO_FACTS) for nid in room_nids}
+
+
+def load_told_facts(
+    tx: Tx, event_nids: Collection[int], cache: ClientEventCache, bases: BaseCache
+) -> dict[int, RoomFacts]:
+    """Facts of rooms as they were before some memberships of people who are not in them: by the membership's event."""
+    keys = [nid for (nid,) in tx.all(_KEYS_OF_FACTS)]
+    state = load_stripped_state(tx, event_nids, keys, cache, bases)
+    return {
+        nid: _facts_of({one.type: one.content_dict() for one in state.get(nid, ()) if one.state_key == ""})
+        for nid in event_nids
+    }
+
+
+def _facts_of(contents: Mapping[str, Any]) -> RoomFacts:
+    """Facts of a room by the contents of its state. Of its activity they tell nothing."""
+
+    def text(kind: str, name: str) -> str | None:
+        content = contents.get(kind)
+        value = content.get(name) if isinstance(content, dict) else None
+        return value if isinstance(value, str) else None
+
+    return RoomFacts(
+        "m.room.encryption" in contents, text("m.room.create", "type"), text("m.room.name", "name"), 0
+    )
 
 
 def load_children(tx: Tx, room_nids: Collection[int], cache: ClientEventCache) -> dict[int, frozenset[str]]:
@@ -206,7 +230,7 @@ def load_children(tx: Tx, room_nids: Collection[int], cache: ClientEventCache) -
 def load_user_facts(
     tx: Tx, user_nid: int, user_id: str, own_key: int, left: Sequence[int], cache: ClientEventCache
 ) -> UserFacts:
-    """Facts of a user. ``left``: the rooms that they are out of, the newest last."""
+    """Facts of a user. ``left``: the rooms that they are out of; the last are looked at."""
     direct: frozenset[str] = frozenset()
     tags: dict[int, frozenset[str]] = {}
     for room_nid, type_, content in tx.all(_ACCOUNT, user_nid=user_nid):
@@ -216,6 +240,7 @@ def load_user_facts(
             direct = parse_direct(content)
     removed: set[int] = set()
     strangers: set[int] = set()
+    told: dict[int, int] = {}
     newest = list(left)[-LEFT_MOST:]
     if newest and own_key:
         moves = load_moves_of_key(tx, newest, own_key, -(2**62), 2**62)
@@ -227,11 +252,27 @@ def load_user_facts(
             last = own.get(found[-1].event_nid)
             if _INSIDE.isdisjoint((*was, before)):
                 strangers.add(room_nid)
+            first = _membership(own.get(found[0].prev_nid))
+            told[room_nid] = _last_told(first, zip([move.event_nid for move in found], was, strict=True))
             banned = was[-1] == Membership.BAN and Membership.JOIN in was
             kicked = was[-1] == Membership.LEAVE and before == Membership.JOIN
             if banned or (kicked and last is not None and last.sender != user_id):
                 removed.add(room_nid)
-    return UserFacts(direct, tags, frozenset(removed), frozenset(strangers))
+    # Of an event whose state this server never knew, the state would be taken for what it is now.
+    known = {nid for nid, row in load_rows(tx, sorted({*told.values()} - {0})).items() if row.state_before}
+    told = {room_nid: nid for room_nid, nid in told.items() if nid in known}
+    return UserFacts(direct, tags, frozenset(removed), frozenset(strangers), told)
+
+
+def _last_told(before: Membership, steps: Iterable[tuple[int, Membership]]) -> int:
+    """The event of a user's memberships up to which they may know what the room is: the newest by which they left it, or
+    an offer that told them; 0: there is none."""
+    told = 0
+    for event_nid, membership in steps:
+        if membership in _OFFERED or (before == Membership.JOIN and membership != Membership.JOIN):
+            told = event_nid
+        before = membership
+    return told
 
 
 def _membership(event: Any) -> Membership:

@@ -1,12 +1,12 @@
 """What rooms are, and what they are to users: in memory, read when somebody asks, followed by the log.
 
 A read may see a commit that the log has not told yet, or miss one that it tells while the read is on its way: what
-changed meanwhile is used for the one answer, and not kept.
+changed meanwhile is used for the one answer, and not kept. What a room was when somebody was told of it is read once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from homeserver.db.threads import Database
@@ -24,10 +24,12 @@ from homeserver.store.sliding_reads import (
     load_children,
     load_outside_facts,
     load_room_facts,
+    load_told_facts,
     load_user_facts,
     parse_direct,
     parse_tags,
 )
+from homeserver.store.state import BaseCache
 from homeserver.stream.index import MembershipIndex
 
 # LIMIT(memory: some 200 bytes a room)
@@ -45,15 +47,22 @@ class Facts:
     """See the module."""
 
     def __init__(
-        self, database: Database, interner: Interner, index: MembershipIndex, cache: ClientEventCache
+        self,
+        database: Database,
+        interner: Interner,
+        index: MembershipIndex,
+        cache: ClientEventCache,
+        bases: BaseCache,
     ) -> None:
         self._database = database
         self._interner = interner
         self._index = index
         self._cache = cache
+        self._bases = bases
         self._rooms: dict[int, RoomFacts] = {}
         self._children: dict[int, frozenset[str]] = {}
         self._outside: dict[tuple[int, int], RoomFacts] = {}  # of invites: by user and room
+        self._told: dict[int, RoomFacts] = {}  # by the membership that came with them: what was told stays so
         self._users: dict[int, UserFacts] = {}
         self._loading: list[set[int]] = []  # of each read on its way: the topics that changed meanwhile
 
@@ -160,6 +169,17 @@ class Facts:
                 _put(known, {(user_nid, nid): one for nid, one in fresh.items()}, MAX_ROOMS)
         return found
 
+    async def told(self, event_nids: Collection[int]) -> Mapping[int, RoomFacts]:
+        """Facts of rooms as they were before memberships of people who are not in them: by the membership's event."""
+        known = self._told
+        found = {nid: known[nid] for nid in event_nids if nid in known}
+        missing = [nid for nid in event_nids if nid not in found]
+        if missing:
+            fresh = await self._database.read(load_told_facts, missing, self._cache, self._bases)
+            found.update(fresh)
+            _put(known, fresh, MAX_ROOMS)
+        return found
+
     async def children(self, room_nids: Iterable[int]) -> frozenset[str]:
         """The ids of the rooms in any of some spaces."""
         wanted, known = list(room_nids), self._children
@@ -196,13 +216,14 @@ class Facts:
         self._loading.append(changed)
         try:
             rooms = self._index.rooms_of(user_nid)
+            # What they forgot comes first: it is of interest only to who must still hear that it is over.
             left = [
-                (one.pos, nid)
+                (not one.forgotten, one.pos, nid)
                 for nid, one in rooms.items()
-                if one.membership in ENDED and not one.forgotten and not one.outside
+                if one.membership in ENDED and not one.outside
             ]
             facts = await self._database.read(
-                load_user_facts, user_nid, user_id, own_key, [nid for _, nid in sorted(left)], self._cache
+                load_user_facts, user_nid, user_id, own_key, [nid for _, _, nid in sorted(left)], self._cache
             )
         finally:
             self._loading = [one for one in self._loading if one is not changed]

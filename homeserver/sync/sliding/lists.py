@@ -4,6 +4,9 @@ The rooms of a user are those that they are in, invited to or knocking at; those
 those that they left, or were unbanned from, since the connection was told of them. Of one that they forgot they hear that
 it is over, and nothing after that. Others that they left can be asked for by name. They are ordered by their newest event, whatever it is, so that news is always at the top.
 
+1. A filter MUST NOT tell of a room more than the user may know: how many pass is in the answer. Where they are not in it,
+   it looks at what the room was when they were last told of it.
+
 proposal: MSC4186 (lists, subscriptions, activity ordering)
 """
 
@@ -176,14 +179,8 @@ class Lists:
         if filters.by_user:
             found = {nid: one for nid, one in found.items() if _fits_user(nid, filters, user, names)}
         if filters.by_room:
-            inside = await self._facts.rooms([nid for nid, one in found.items() if not one.outside])
-            outside = await self._facts.outside(user_nid, [nid for nid, one in found.items() if one.outside])
-            fits = _room_test(filters)
-            found = {
-                nid: one
-                for nid, one in found.items()
-                if fits((outside if one.outside else inside).get(nid, NO_FACTS))
-            }
+            facts, fits = await self._facts_of(user_nid, found, user), _room_test(filters)
+            found = {nid: one for nid, one in found.items() if fits(facts.get(nid, NO_FACTS))}
         if filters.spaces is not None:
             spaces = [self._interner.known_room(room_id) for room_id in sorted(filters.spaces)]
             if None in spaces:
@@ -197,6 +194,24 @@ class Lists:
             children = await self._facts.children(joined)
             found = {nid: one for nid, one in found.items() if names.get(nid) in children}
         return found
+
+    async def _facts_of(
+        self, user_nid: int, rooms: Mapping[int, Standing], user: UserFacts
+    ) -> Mapping[int, RoomFacts]:
+        """What rooms are as far as a user may know it: of those that they are not in, what they were when they were told."""
+        outside = await self._facts.outside(user_nid, [nid for nid, one in rooms.items() if one.outside])
+        inside = {nid: one for nid, one in rooms.items() if not one.outside}
+        told_by = {
+            nid: one.event_nid if one.membership in _OPEN else user.last_told.get(nid, 0)
+            for nid, one in inside.items()
+            if one.membership is not Membership.JOIN
+        }
+        told = await self._facts.told({nid for nid in told_by.values() if nid})
+        joined = await self._facts.rooms([nid for nid in inside if nid not in told_by])
+        facts = {nid: joined[nid] for nid in inside if nid not in told_by}
+        facts.update((nid, told[event_nid]) for nid, event_nid in told_by.items() if event_nid)
+        facts.update(outside)
+        return facts
 
 
 def _is_shown(nid: int, standing: Standing, user: UserFacts, state: State, since: int) -> bool:
