@@ -276,8 +276,12 @@ class Interner:
         return found
 
     async def _bind_keys(self, keys: Sequence[StateKey]) -> dict[StateKey, int]:
-        types = await self._bind_types(dict.fromkeys(key[0] for key in keys))
-        found = await self._find(self._keys, keys, self._read_keys)
+        while True:
+            given_way = self.given_way
+            types = await self._bind_types(dict.fromkeys(key[0] for key in keys))
+            found = await self._find(self._keys, keys, self._read_keys)
+            if self.given_way == given_way:
+                break  # the numbers of the types are still those
         for key in keys:
             if key not in found:
                 # The number of its type, which may be forgotten before the key is stored.

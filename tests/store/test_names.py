@@ -239,6 +239,20 @@ class Names(DatabaseCase):
             self.assertEqual([], self.interner.unsaved())
             self.assertEqual(now(bind(other)), now(bind(self.interner)))
 
+    def test_a_type_that_is_given_up_while_its_keys_are_looked_for(self) -> None:
+        found: list[Any] = []
+        # One read for the keys of a type that is stored, while that of the other one has a number of ours.
+        Deferred.fromCoroutine(_told(self.other.bind_keys([("new.type", "a"), (MEMBER, "@a:a")]), found))
+        self.late.answer()
+        now(self.interner.event_type("new.type"))
+        self.commit()
+        self.other.give_way(now(self.database.read(load_rivals, self.other.unsaved())))
+        self.late.answer_all()
+        self.late.answer_all()
+        self.assertEqual(1, len(found))
+        self.commit(self.other)
+        self.assertEqual({("new.type", "a"), (MEMBER, "@a:a")}, set(self.keys()))
+
     def test_a_key_of_a_type_that_another_process_has_numbered(self) -> None:
         nids = Nids()
         nids.add(now(self.database.write(lease_nids, LEASE_SIZE)))
