@@ -84,6 +84,7 @@ class App:
 
     def begin(self, housekeeping_s: float = HOUSEKEEPING_S) -> None:
         """Start the house-keeping that goes by the clock, and go on with what an earlier process left to do."""
+        self.typing_before.begin()
         self.services.rooms.departures.start()
         self.services.rooms.profiles.begin()
         self.services.people.guests.start()

@@ -31,18 +31,21 @@ class TypingBefore:
         self._database = database
         self._worker = worker
         self._typing = typing
-        self._stored = _NOWHERE
+        self._is_running = False
 
     async def load(self) -> None:
-        """The server starts."""
+        """The server starts; or a command does, which is none and only looks."""
         known = await self._database.read(load_fact, _FACT)
-        self._stored = known or _NOWHERE
-        self._typing.recall(_decode(self._stored))
+        self._typing.recall(_decode(known or _NOWHERE))
+
+    def begin(self) -> None:
+        """It is a server: what it knows at its end counts."""
+        self._is_running = True
 
     async def save(self) -> None:
         """The server stops."""
-        text = msgspec.json.encode(self._typing.recent()).decode()
-        if text == self._stored:
+        if not self._is_running:
             return
+        text = msgspec.json.encode(self._typing.recent()).decode()
         with suppress(DatabaseUnavailable):  # which is no reason to stop otherwise
             await self._worker.work(store_fact, _FACT, text)
