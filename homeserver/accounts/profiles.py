@@ -17,8 +17,8 @@ from homeserver.store.remote_profiles import SHOWN
 from homeserver.store.work import Worker
 
 RemoteProfile = Callable[[str, str | None, str | None], Awaitable[dict[str, Any] | None]]
-"""Asks a user's own server for a profile (of which a field is wanted), for an asker of whom so much at once is taken."""
-"""Asks a user's own server for the profile, or one field of it; None where it has none."""
+"""Asks a user's own server for a profile (of which a field is wanted), for an asker of whom so much at once is taken; None
+where it has none."""
 
 MAX_KEY_LENGTH = 255
 MAX_DISPLAY_NAME_LENGTH = 256

@@ -175,7 +175,7 @@ class Aliases:
 
     # --- the canonical alias event -------------------------------------------------------------------
 
-    async def check_canonical_alias(self, room_id: RoomId, content: Mapping[str, Any]) -> None:
+    async def check_canonical_alias(self, room_id: RoomId, sender: str, content: Mapping[str, Any]) -> None:
         """Refuse an m.room.canonical_alias whose new aliases are malformed or lead elsewhere; called before it is set.
 
         Aliases that the event lists already, and those that go, are not looked at. Those of other servers are asked for
@@ -203,11 +203,11 @@ class Aliases:
             if alias not in found or found[alias].room_nid != actor.room_nid:
                 raise _bad_alias(alias)
         for alias in others:
-            await self._check_elsewhere(RoomAlias(alias), room_id)
+            await self._check_elsewhere(RoomAlias(alias), room_id, sender)
 
-    async def _check_elsewhere(self, alias: RoomAlias, room_id: RoomId) -> None:
+    async def _check_elsewhere(self, alias: RoomAlias, room_id: RoomId, asker: str) -> None:
         try:
-            located = await self.locate(alias)
+            located = await self.locate(alias, asker)
         except MatrixError:
             raise _bad_alias(alias) from None
         if located.room_id != room_id:

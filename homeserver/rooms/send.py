@@ -35,7 +35,7 @@ from homeserver.store.placement import ClientTransaction
 
 MESSAGE = "m.room.message"
 REDACTION = "m.room.redaction"
-StateCheck = Callable[[RoomId, Mapping[str, Any]], Awaitable[None]]
+StateCheck = Callable[[RoomId, str, Mapping[str, Any]], Awaitable[None]]
 SetMember = Callable[[Draft, Finish | None, ClientTransaction | None], Awaitable[str]]
 _LEVELS = ("ban", "events_default", "invite", "kick", "redact", "state_default", "users_default")
 _LEVELS_BY_NAME = ("events", "notifications", "users")
@@ -44,7 +44,7 @@ _LEVELS_BY_NAME = ("events", "notifications", "users")
 class Sender:
     """The entrance for everything that a client puts into a room that exists.
 
-    ``state_checks``: by event type, what looks at the content of a state event before it is set, and may refuse it.
+    ``state_checks``: by event type, what looks at a state event (its sender, its content) before it is set, and may refuse it.
     ``set_member`` sets member events in this class's stead, as joins and invites ask for more than the room's rules.
     """
 
@@ -189,7 +189,7 @@ class Sender:
         actor = self._rooms.known(room_id) or await self._actor(room_id)
         check = self._state_checks.get(draft.type)
         if check is not None:
-            await check(room_id, draft.content)
+            await check(room_id, draft.sender, draft.content)
         if draft.type == "m.room.member":
             parse_user_id_historical(draft.state_key)
             if self._set_member is not None:

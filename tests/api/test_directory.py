@@ -108,7 +108,11 @@ class CanonicalAlias(AliasesCase):
         core = self.app.app.core
         aliases = Aliases(SERVER_NAME, core.rooms, core.committer, core.index, core.servers)
         try:
-            self.app.wait(Deferred.fromCoroutine(aliases.check_canonical_alias(RoomId(room_id), content)))
+            self.app.wait(
+                Deferred.fromCoroutine(
+                    aliases.check_canonical_alias(RoomId(room_id), f"@alice:{SERVER_NAME}", content)
+                )
+            )
         except MatrixError as error:
             self.assertEqual(400, error.status)
             return error.errcode

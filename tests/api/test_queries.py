@@ -208,6 +208,27 @@ class ProfileQueries(QueriesCase):
         path = path_of(V3 + "/join/{alias}", alias="#r:b.example")
         self.assertEqual(room_id, self.ok(self.a, "POST", path, {}, self.alice)["room_id"])
 
+    def test_not_too_much_for_one_user_whichever_way_they_ask(self) -> None:
+        self.s.answers["GET", f"{FEDERATION}/query"] = None
+        self.s.answers["GET", f"{FEDERATION}/query/directory"] = None
+        mine = self.create(self.a, self.alice)
+        names = iter(range(1000))
+        ways: list[tuple[str, Any, Any]] = [
+            ("POST", lambda alias: path_of(V3 + "/join/{alias}", alias=alias), {}),
+            ("GET", lambda alias: path_of("/_matrix/client/v1/room_summary/{alias}", alias=alias), None),
+        ]
+        for _ in range(queries.EACH_ASKER):
+            method, path, body = ways[next(names) % 2]
+            self.a.http.call(method, path(f"#r{next(names)}:s.example"), body, self.alice)
+        for method, path, body in ways:
+            answer = self.call(self.a, method, path("#more:s.example"), body, self.alice)
+            self.refused(answer, 429, "M_LIMIT_EXCEEDED")
+        canonical = path_of(V3 + "/rooms/{room}/state/m.room.canonical_alias", room=mine)
+        sent = len(self.net.sent(f"{FEDERATION}/query/directory"))
+        answer = self.call(self.a, "PUT", canonical, {"alt_aliases": ["#new:s.example"]}, self.alice)
+        self.refused(answer, 400, "M_BAD_ALIAS")
+        self.assertEqual(sent, len(self.net.sent(f"{FEDERATION}/query/directory")))
+
     def test_a_server_that_does_not_tell(self) -> None:
         forbidden = {"errcode": "M_FORBIDDEN", "error": "no"}
         self.s.answers["GET", f"{FEDERATION}/query/profile"] = lambda _: (403, forbidden)

@@ -21,6 +21,7 @@ from homeserver.http.errors import missing_param
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
+from homeserver.http.router import default_rate_key
 from homeserver.rooms.address_invites import AddressInvites
 from homeserver.rooms.aliases import Aliases
 from homeserver.rooms.membership import Memberships
@@ -80,7 +81,7 @@ class MembershipApi:
         return await self._join(request, room_id, _via(request))
 
     async def join(self, request: Request, where: RoomId | RoomAlias) -> dict[str, str]:
-        room_id, servers = await self._locate(where, _via(request))
+        room_id, servers = await self._locate(request, where)
         return await self._join(request, room_id, servers)
 
     async def _join(self, request: Request, room_id: RoomId, servers: Sequence[ServerName]) -> dict[str, str]:
@@ -94,16 +95,17 @@ class MembershipApi:
 
     async def knock(self, request: Request, where: RoomId | RoomAlias) -> dict[str, str]:
         body = request.json(_Self, allow_empty=True)
-        room_id, servers = await self._locate(where, _via(request))
+        room_id, servers = await self._locate(request, where)
         return {"room_id": await self._memberships.knock(request.requester, room_id, body.reason, servers)}
 
     async def _locate(
-        self, where: RoomId | RoomAlias, via: Sequence[ServerName]
+        self, request: Request, where: RoomId | RoomAlias
     ) -> tuple[RoomId, Sequence[ServerName]]:
         """The room, and the servers that may be in it: those that the client names first."""
+        via = _via(request)
         if where[:1] == "!":
             return RoomId(where), via
-        located = await self._aliases.locate(RoomAlias(where))
+        located = await self._aliases.locate(RoomAlias(where), default_rate_key(request))
         return located.room_id, [*via, *located.servers]
 
     async def leave(self, request: Request, room_id: RoomId) -> bytes:

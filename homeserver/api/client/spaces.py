@@ -8,6 +8,7 @@ from federation.ids import RoomAlias, RoomId, ServerName, domain_of, parse_serve
 from homeserver.http.errors import not_found
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
+from homeserver.http.router import default_rate_key
 from homeserver.rooms.aliases import Aliases, Located
 from homeserver.rooms.reads.spaces import DEPTH_MOST, LIMIT_DEFAULT, LIMIT_MOST, Spaces
 from homeserver.rooms.reads.summaries import Summaries
@@ -73,7 +74,7 @@ class SpacesApi:
 
     async def summary(self, request: Request, where: RoomId | RoomAlias) -> dict[str, Any]:
         via = [parse_server_name(name) for name in request.query.get("via", ())[:MAX_VIA]]
-        room_id, servers = await self._locate(where, is_stranger=request.requester is None)
+        room_id, servers = await self._locate(request, where)
         return await self._summaries.summary(request.requester, room_id, [*via, *servers])
 
     async def old_summary(self, request: Request, where: RoomId | RoomAlias) -> dict[str, Any]:
@@ -82,12 +83,12 @@ class SpacesApi:
         old = {f"{_PREFIX}.{name}": told[name] for name in ("room_version", "encryption") if name in told}
         return {**told, **old}
 
-    async def _locate(self, where: RoomId | RoomAlias, *, is_stranger: bool) -> Located:
+    async def _locate(self, request: Request, where: RoomId | RoomAlias) -> Located:
         if where[:1] == "!":
             servers: tuple[ServerName, ...] = ()
             return Located(RoomId(where), servers)
         alias = RoomAlias(where)
-        if is_stranger and domain_of(alias) != self._server_name:
+        if request.requester is None and domain_of(alias) != self._server_name:
             # No other server is asked on behalf of somebody whom nobody knows.
             raise not_found("Room not found")
-        return await self._aliases.locate(alias)
+        return await self._aliases.locate(alias, default_rate_key(request))
