@@ -10,7 +10,7 @@ Rules:
 2. Both end whole or not at all: a backup gets its name when it is on the disk, and a restored database its place when
    `check_db` finds nothing.
 3. A file to be restored is not trusted: sizes are bounded, names cannot leave the media folder, hashes are verified
-   before the first byte is used.
+   before the first byte is used. What would be refused for its size or name is not written either.
 4. A restored server gives no position that the one before it may have given after the backup: `skip_positions`.
 """
 
@@ -61,7 +61,7 @@ KEY_NAME: Final = "signing.key"
 MANIFEST_NAME: Final = "manifest.json"
 CHUNK_BYTES: Final = 4 * 1024 * 1024
 _COMPRESSION: Final = 3
-# LIMIT(rows are at most 64 KiB of text, and a page of them is added to a chunk that is not full)
+# LIMIT(a chunk ends with the row that fills it, of some MiB at most; older programs added a whole page of rows to one)
 _CHUNK_MOST: Final = 256 * 1024 * 1024
 _MANIFEST_MOST: Final = 512 * 1024 * 1024
 _SMALL_MOST: Final = 64 * 1024
@@ -163,22 +163,23 @@ class _Writer:
             self._add_table(tx, name)
 
     def _add_table(self, tx: Tx, name: str) -> None:
-        pages: list[bytes] = []
+        rows: list[bytes] = []
         count = size = chunks = 0
         encoder = msgspec.msgpack.Encoder()
         for page in read_table(tx, name):
-            pages.extend(map(encoder.encode, page))
+            for row in map(encoder.encode, page):
+                rows.append(row)
+                size += len(row)
+                if size >= CHUNK_BYTES:
+                    self._add_chunk(name, chunks, rows)
+                    chunks += 1
+                    size = 0
+                    rows = []
             count += len(page)
-            size += sum(map(len, pages[-len(page) :]))
             self._rows += len(page)
             self._progress("tables", self._rows)
-            if size >= CHUNK_BYTES:
-                self._add_chunk(name, chunks, pages)
-                chunks += 1
-                size = 0
-                pages = []
-        if pages:
-            self._add_chunk(name, chunks, pages)
+        if rows:
+            self._add_chunk(name, chunks, rows)
         self._manifest.rows[name] = count
 
     def _add_chunk(self, name: str, number: int, encoded_rows: list[bytes]) -> None:
@@ -209,6 +210,10 @@ class _Writer:
         self._manifest.members[name] = _Member(len(data), sha256(data).hexdigest())
 
     def _info(self, name: str, size: int) -> tarfile.TarInfo:
+        if size > _most(name):
+            raise OperationError(
+                f"this backup could not be restored: {name[:100]!r}, {size} bytes, would be refused"
+            )
         info = tarfile.TarInfo(name)
         info.size, info.mode, info.mtime = size, 0o600, self._now_ms // 1000
         return info

@@ -64,9 +64,11 @@ class AccountData:
         _check_unmanaged(type_)
         if len(type_.encode()) > MAX_TYPE_BYTES:
             raise too_large("The type is too long")
+        encoded = _encode(content)
+        if len(encoded) > store.MAX_CONTENT_BYTES:
+            raise too_large("The content is too long")
         room_nid = await self._require_room(room_id)
-        text = _encode(content).decode()
-        await self._keep(store.put_account_data, requester.user_nid, room_nid, type_, text)
+        await self._keep(store.put_account_data, requester.user_nid, room_nid, type_, encoded.decode())
 
     async def delete(self, requester: Requester, room_id: str | None, type_: str) -> None:
         """Keep one piece no more (MSC3391); it need not be there."""

@@ -22,6 +22,8 @@ from homeserver.store.work import short
 
 # LIMIT(one user must not fill the disk: clients keep some tens of types, and a few for each room)
 MAX_ROWS_PER_USER = 20_000
+# LIMIT(every sync carries it: as much as a request may have, and counted as it is kept, where 1e15 is 18 characters)
+MAX_CONTENT_BYTES = 256 * 1024
 # LIMIT(tags of a room are read and written as one)
 MAX_TAGS_PER_ROOM = 100
 
@@ -189,7 +191,10 @@ def put_tag(tx: WriteTx, user_nid: int, room_nid: int, tag: str, content: dict[s
     if tag not in tags and len(tags) >= MAX_TAGS_PER_ROOM:
         raise TooMuchAccountDataError
     tags[tag] = content
-    put_account_data(tx, user_nid, room_nid, TAG, _encode({"tags": tags}).decode())
+    encoded = _encode({"tags": tags})
+    if len(encoded) > MAX_CONTENT_BYTES:
+        raise TooMuchAccountDataError
+    put_account_data(tx, user_nid, room_nid, TAG, encoded.decode())
 
 
 def drop_tag(tx: WriteTx, user_nid: int, room_nid: int, tag: str) -> None:

@@ -1,15 +1,17 @@
 """Whole tables as rows, in a form that both databases read: for backups.
 
 Tables are read page by page in the order of their primary keys, all of them in one transaction, so that what is read
-is the database of one moment while the server goes on writing.
+is the database of one moment while the server goes on writing. A page is bounded in rows and in size: users decide how
+large many rows are, and 500 of the largest would not fit into a small machine.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
+from typing import Any, NamedTuple
 
-from sqlalchemy import Table, bindparam, delete, select, tuple_
+from sqlalchemy import LargeBinary, Table, Text, bindparam, delete, func, literal, select, tuple_
 
 from homeserver.db.schema import metadata
 from homeserver.db.schema.accounts import accounts
@@ -18,6 +20,8 @@ from homeserver.db.statements import Rows, Statement, rows, statement
 from homeserver.db.tx import Row, Tx
 
 PAGE_ROWS = 500
+PAGE_LENGTH = 4 * 1024 * 1024
+"""In characters and bytes; a page ends with the row that reaches it."""
 
 _ANY_ACCOUNT = statement(select(accounts.c.user_nid).limit(1))
 _ANY_ROOM = statement(select(rooms_table.c.nid).limit(1))
@@ -44,14 +48,22 @@ def is_row(table_name: str, row: Row) -> bool:
 def read_table(tx: Tx, table_name: str) -> Iterator[list[Row]]:
     """Every row, a page at a time."""
     first, following, key_places = _statements(table_name)
-    page = tx.all(first, most=PAGE_ROWS)
+    page = _read_page(tx, first, {})
     while page:
         yield page
-        if len(page) < PAGE_ROWS:
-            return
         last = page[-1]
         after = {f"after_{number}": last[place] for number, place in enumerate(key_places)}
-        page = tx.all(following, most=PAGE_ROWS, **after)
+        page = _read_page(tx, following, after)
+
+
+def _read_page(tx: Tx, page: _Page, after: dict[str, Any]) -> list[Row]:
+    # Lengths first: an answer is in memory before anybody can say that it is too much.
+    length = 0
+    for count, one in enumerate(tx.column(page.lengths, most=PAGE_ROWS, **after), 1):
+        length += one
+        if length >= PAGE_LENGTH:
+            return tx.all(page.rows, most=count, **after)
+    return tx.all(page.rows, most=PAGE_ROWS, **after)
 
 
 def clear_tables(tx: Tx) -> None:
@@ -72,16 +84,30 @@ def is_used(tx: Tx) -> bool:
     return tx.value(_ANY_ACCOUNT) is not None or tx.value(_ANY_ROOM) is not None
 
 
+class _Page(NamedTuple):
+    """What asks for the rows of a page, and for the length of each."""
+
+    rows: Statement
+    lengths: Statement
+
+
 @cache
-def _statements(table_name: str) -> tuple[Statement, Statement, tuple[int, ...]]:
+def _statements(table_name: str) -> tuple[_Page, _Page, tuple[int, ...]]:
     """The first page, a following page, and which columns are the key."""
     table = metadata.tables[table_name]
     keys = list(table.primary_key.columns)
-    page = select(*table.c).order_by(*keys).limit(bindparam("most"))
+    columns = list(table.c)
+    long = [column for column in columns if isinstance(column.type, Text | LargeBinary)]
+    length = sum((func.coalesce(func.length(column), 0) for column in long), literal(0))
+    rows_of, lengths_of = (
+        asked.order_by(*keys).limit(bindparam("most"))
+        for asked in (select(*columns), select(length).select_from(table))
+    )
     bounds = [bindparam(f"after_{number}", type_=key.type) for number, key in enumerate(keys)]
     beyond = keys[0] > bounds[0] if len(keys) == 1 else tuple_(*keys) > tuple_(*bounds)
-    columns = list(table.c)
-    return statement(page), statement(page.where(beyond)), tuple(columns.index(key) for key in keys)
+    first = _Page(statement(rows_of), statement(lengths_of))
+    following = _Page(statement(rows_of.where(beyond)), statement(lengths_of.where(beyond)))
+    return first, following, tuple(columns.index(key) for key in keys)
 
 
 @cache

@@ -84,6 +84,14 @@ class AccountDataEndpoints(DataCase):
         self.assertEqual(413, self.call("PUT", f"/account_data/{'x' * 256}", {}).status)
         self.assertEqual(413, self.call("PUT", "/account_data/x", {"a": "x" * 300_000}).status)
 
+    def test_what_takes_more_when_it_is_kept(self) -> None:
+        body = b'{"a":[' + b",".join([b"1e15"] * 20_000) + b"]}"
+        for place in ("", f"/rooms/{ROOM_ID}"):
+            answer = self.call("PUT", f"{place}/account_data/x", body)
+            self.assertEqual((413, "M_TOO_LARGE"), (answer.status, answer.errcode))
+            self.assertEqual(404, self.call("GET", f"{place}/account_data/x").status)
+        self.assertEqual(200, self.call("PUT", "/account_data/x", {"a": "x" * 262_000}).status)
+
     def test_amount_is_bounded(self) -> None:
         self.patch(store, "MAX_ROWS_PER_USER", 2)
         statuses = [self.call("PUT", f"/account_data/x{number}", {"x": 1}).status for number in range(3)]
@@ -170,6 +178,13 @@ class Tags(DataCase):
         self.assertEqual(
             [200, 403], [self.call("PUT", f"{self.TAGS}/{name}", {}).status for name in ("a", "b")]
         )
+
+    def test_size_is_bounded(self) -> None:
+        """They are kept together, as one piece of account data."""
+        body = b'{"a":[' + b",".join([b"1e15"] * 3_000) + b"]}"
+        statuses = [self.call("PUT", f"{self.TAGS}/{number}", body).status for number in range(6)]
+        self.assertEqual([200, 200, 200, 200, 403, 403], statuses)
+        self.assertEqual(200, self.call("PUT", f"{self.TAGS}/small", {}).status)
 
 
 @on_each_database

@@ -298,6 +298,25 @@ class RoundTrip(BackupCase):
             # And once more, with one that is whole: the attempt has left nothing in the way.
             backup.restore(other, other_engine, self.write(config, engine), quietly)
 
+    def test_large_rows(self) -> None:
+        """They were one member a page, which a restore took for damage."""
+        config, engine = self.new_server()
+        token = self.app.register("zoe")
+        for number in range(40):
+            path = f"{V3}/user/@zoe:test.example/account_data/x{number:02}"
+            self.app.ok("PUT", path, {"a": "x" * 250_000}, token)
+        source = self.write(config, engine)
+        sizes = {info.name: info.size for info, _ in members_of(source) if info.name.startswith("database/")}
+        self.assertLess(max(sizes.values()), backup.CHUNK_BYTES + 300_000)
+        self.assertGreater(sum("/account_data/" in name for name in sizes), 2)
+        session = engine.reader()
+        pages = session.run(lambda tx: [len(page) for page in read_table(tx, "account_data")])
+        session.close()
+        self.assertLess(max(pages), 20)
+        other, other_engine = self.new_target(self.dialect)
+        backup.restore(other, other_engine, source, quietly)
+        self.assertEqual(contents(engine)["account_data"], contents(other_engine)["account_data"])
+
 
 def _insert(info: tarfile.TarInfo, members: list[Member]) -> None:
     members.insert(1, (info, b""))
@@ -333,6 +352,16 @@ class Files(BackupCase):
         with self.assertRaisesRegex(OperationError, "interrupted"):
             backup.write(self.config, self.engine, target, NOW_MS, interrupt)
         self.assertEqual(list(target.parent.glob(f"{target.name}*")), [])
+
+    def test_what_could_not_be_restored(self) -> None:
+        target = Path(self.mktemp())
+        for name in ("_CHUNK_MOST", "_SMALL_MOST"):
+            with self.subTest(name):
+                patched = self.patch(backup, name, 10)
+                with self.assertRaisesRegex(OperationError, "could not be restored"):
+                    backup.write(self.config, self.engine, target, NOW_MS, quietly)
+                patched.restore()
+                self.assertEqual(list(target.parent.glob(f"{target.name}*")), [])
 
     def test_what_cannot_be_backed_up(self) -> None:
         config, engine = self.new_config()
