@@ -8,7 +8,8 @@ Rules:
 1. The server may run while a backup is written: tables are read in one snapshot, and media, which are written once and
    before the rows that name them, are copied after it.
 2. Both end whole or not at all: a backup gets its name when it is on the disk, and a restored database its place when
-   `check_db` finds nothing.
+   `check_db` finds nothing. Media and key get theirs as the last step of the transaction that holds the rows, and are
+   taken back where it fails.
 3. A file to be restored is not trusted: sizes are bounded, names cannot leave the media folder, hashes are verified
    before the first byte is used. What would be refused for its size or name is not written either.
 4. A restored server gives no position that the one before it may have given after the backup: `skip_positions`.
@@ -21,8 +22,9 @@ import os
 import shutil
 import tarfile
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path, PurePosixPath
@@ -245,13 +247,14 @@ def restore(config: Config, engine: Engine, source: Path, progress: Progress) ->
     _check_media(config, manifest)
     config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     media = media_folder(config)
-    if media.exists() and any(media.iterdir()):
-        raise OperationError(f"{media} is not empty")
-    staged_media = media.with_name("media.restoring")
+    # Within: the folder may be a disk of its own, or a link to one.
+    staged_media = media / "restoring"
     if staged_media.exists():
         raise OperationError(
             f"{staged_media} exists: another restore is at work, or one broke off; remove it"
         )
+    if media.exists() and any(media.iterdir()):
+        raise OperationError(f"{media} is not empty")
     staged_database: Path | None = None
     if config.is_sqlite:
         if config.sqlite_path.exists():
@@ -263,16 +266,19 @@ def restore(config: Config, engine: Engine, source: Path, progress: Progress) ->
             )
         engine = SqliteEngine(str(staged_database))
     try:
-        staged_media.mkdir(mode=0o700)
-        _Reader(source, manifest, staged_media, progress).run(engine)
-        _place_key(config, key)
-        if media.exists():
-            media.rmdir()
-        os.replace(staged_media, media)
-        if staged_database is not None:
-            os.replace(staged_database, config.sqlite_path)
-    finally:
+        with ExitStack() as taken_back:
+            if not media.exists():
+                media.mkdir(mode=0o700)
+                taken_back.callback(_take_back, media.rmdir)
+            staged_media.mkdir(mode=0o700)
+            taken_back.callback(shutil.rmtree, staged_media, ignore_errors=True)
+            place = partial(_place, config, key, staged_media, taken_back)
+            _Reader(source, manifest, staged_media, place, progress).run(engine)
+            if staged_database is not None:
+                os.replace(staged_database, config.sqlite_path)
+            taken_back.pop_all()
         shutil.rmtree(staged_media, ignore_errors=True)
+    finally:
         if staged_database is not None:
             for suffix in ("", "-wal", "-shm"):
                 staged_database.with_name(staged_database.name + suffix).unlink(missing_ok=True)
@@ -392,14 +398,17 @@ def _most(name: str) -> int:
 class _Reader:
     """One backup, verified, being read into a database and a folder."""
 
-    def __init__(self, source: Path, manifest: _Manifest, media: Path, progress: Progress) -> None:
+    def __init__(
+        self, source: Path, manifest: _Manifest, media: Path, place: Callable[[], None], progress: Progress
+    ) -> None:
         self._source = source
         self._manifest = manifest
         self._media = media
+        self._place = place
         self._progress = progress
 
     def run(self, engine: Engine) -> None:
-        """Read everything in one transaction."""
+        """Read everything in one transaction, of which it is the last step to ``place`` what is no row."""
         try:
             upgrade_engine(engine)
             session = engine.writer()
@@ -443,6 +452,8 @@ class _Reader:
                 f"the backup holds a broken database ({len(problems)} problems): {problems[0]}"
             )
         skip_positions(tx)
+        # All that may fail without a fault of the database: rows that were committed could not be taken back.
+        self._place()
 
     def _insert(self, tx: Tx, table: str, values: list[Row]) -> int:
         if not all(is_row(table, row) for row in values):
@@ -472,12 +483,23 @@ def _check_key(config: Config, key: bytes) -> None:
         raise OperationError(str(error)) from error
 
 
-def _place_key(config: Config, key: bytes) -> None:
-    """Put the signing key where the configuration says."""
+def _place(config: Config, key: bytes, staged_media: Path, taken_back: ExitStack) -> None:
+    """Put the signing key where the configuration says, and media where they belong; and note how to undo it."""
     path = config.signing_key_path
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         create_private_file(path, key.decode("ascii"))
+        taken_back.callback(_take_back, path.unlink)
+    for staged in sorted(staged_media.iterdir()):
+        placed = staged_media.parent / staged.name
+        os.replace(staged, placed)
+        taken_back.callback(_take_back, partial(os.replace, placed, staged))
+
+
+def _take_back(step: Callable[[], None]) -> None:
+    """Undo one thing. Where that fails too, it is the first failure that is told."""
+    with suppress(OSError):
+        step()
 
 
 def _decode(data: bytes, kind: Any, source: Path) -> Any:

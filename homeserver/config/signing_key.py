@@ -128,9 +128,16 @@ def write_signing_key(path: Path, key: StoredKey) -> None:
 
 
 def create_private_file(path: Path, text: str) -> None:
-    """Write a new file with mode 0600, on the disk before we return: a lost key cannot be made again."""
+    """Write a new file with mode 0600, on the disk before we return: a lost key cannot be made again.
+
+    Where that fails (the disk is full, say) there is no file: half a key would be in the way of a whole one.
+    """
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise

@@ -17,10 +17,11 @@ import msgspec
 from twisted.internet.defer import Deferred
 
 from homeserver import backup
-from homeserver.cli.operations import OperationError
+from homeserver.cli.operations import OperationError, Progress
 from homeserver.config.schema import Config
 from homeserver.config.signing_key import StoredKey, write_signing_key
 from homeserver.db.engine import Engine, PostgresEngine, SqliteEngine
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.tx import Row, Tx
 from homeserver.seed.making import seed
 from homeserver.store.changes import SKIPPED, Kind
@@ -133,6 +134,14 @@ class BackupCase(DatabaseCase):
         target = Path(self.mktemp())
         backup.write(config, engine, target, NOW_MS, quietly)
         return target
+
+    def broken_off(self, config: Config, engine: Engine, source: Path, progress: Progress = quietly) -> None:
+        """A restore that fails where it puts what it has read in its place, and takes back what it has put."""
+        with self.assertRaises(OSError):
+            backup.restore(config, engine, source, progress)
+        self.assertFalse(config.signing_key_path.exists())
+        if self.dialect == POSTGRESQL:
+            self.assertEqual(contents(engine)["rooms"], [])
 
     def refused(self, config: Config, engine: Engine, source: Path, why: str) -> None:
         """A restore that must fail, and leave nothing."""
@@ -284,6 +293,79 @@ class RoundTrip(BackupCase):
             other, _ = self.new_config(config.database)
             other.data_dir.mkdir()
             self.refused(other, engine, source, "the database is not empty")
+
+    def test_media_on_another_disk(self) -> None:
+        """A folder that cannot be replaced: a link to one here, where a volume is mounted elsewhere."""
+        config, engine = self.new_server()
+        source = self.write(config, engine)
+        other, other_engine = self.new_target(self.dialect)
+        other.data_dir.mkdir(exist_ok=True)
+        disk, media = Path(self.mktemp()).absolute(), backup.media_folder(other)
+        disk.mkdir()
+        media.symlink_to(disk)
+        backup.restore(other, other_engine, source, quietly)
+        self.assertTrue(media.is_symlink())
+        found = sorted(str(path.relative_to(disk)) for path in disk.rglob("*"))
+        self.assertEqual(found, ["files", "files/ab", "files/ab/cdef", "files/empty"])
+
+    def test_a_key_without_a_place(self) -> None:
+        config, engine = self.new_server()
+        source = self.write(config, engine)
+        other, other_engine = self.new_target(self.dialect)
+        other.data_dir.mkdir(exist_ok=True)
+        keys = other.data_dir / "keys"
+        other = replace(other, signing_key_file=keys / "signing.key")
+        keys.write_bytes(b"no folder")
+        self.broken_off(other, other_engine, source)
+        keys.unlink()
+        backup.restore(other, other_engine, source, quietly)
+        self.assertEqual(other.signing_key_path.read_text(), config.signing_key_path.read_text())
+
+    def test_media_without_a_place(self) -> None:
+        config, engine = self.new_server()
+        source = self.write(config, engine)
+        other, other_engine = self.new_target(self.dialect)
+        in_the_way = backup.media_folder(other) / "files/ab"
+
+        def put_in_the_way(label: str, done: int, total: int | None = None) -> None:
+            if label == "checking":
+                in_the_way.mkdir(parents=True)
+
+        other.data_dir.mkdir(exist_ok=True)
+        before = sorted(other.data_dir.rglob("*"))
+        self.broken_off(other, other_engine, source, put_in_the_way)
+        in_the_way.rmdir()
+        in_the_way.parent.rmdir()
+        backup.media_folder(other).rmdir()
+        self.assertEqual(sorted(other.data_dir.rglob("*")), before)
+        backup.restore(other, other_engine, source, quietly)
+
+    def test_a_database_that_is_not_committed(self) -> None:
+        config, engine = self.new_server()
+        source = self.write(config, engine)
+        other, other_engine = self.new_target(self.dialect)
+        other.data_dir.mkdir(exist_ok=True)
+        before = sorted(other.data_dir.rglob("*"))
+        in_the_way = other.sqlite_path / "x"
+
+        def lose(sql: str) -> None:
+            if sql == "COMMIT" and other.signing_key_path.exists():
+                raise DatabaseUnavailable("the connection is lost")
+
+        def put_in_the_way(label: str, done: int, total: int | None = None) -> None:
+            if label == "checking" and self.dialect == SQLITE:
+                in_the_way.mkdir(parents=True)
+
+        other_engine.hook = lose
+        error = OSError if self.dialect == SQLITE else OperationError
+        with self.assertRaises(error):
+            backup.restore(other, other_engine, source, put_in_the_way)
+        other_engine.hook = None
+        if self.dialect == SQLITE:
+            in_the_way.rmdir()
+            in_the_way.parent.rmdir()
+        self.assertEqual(sorted(other.data_dir.rglob("*")), before)
+        backup.restore(other, other_engine, source, quietly)
 
     def test_a_broken_database_does_not_come_back(self) -> None:
         config, engine = self.new_server()

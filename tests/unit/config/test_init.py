@@ -15,6 +15,7 @@ from homeserver.config.signing_key import (
     KeyFile,
     OldKey,
     SigningKeyError,
+    create_private_file,
     format_signing_key,
     new_signing_key,
     parse_key_file,
@@ -106,6 +107,16 @@ class SigningKeyTests(SynchronousTestCase):
         # Old keys alone sign nothing.
         with self.assertRaises(SigningKeyError):
             parse_key_file("ed25519 old 1 " + "A" * 43)
+
+    def test_a_file_is_whole_or_not_there(self) -> None:
+        path = Path(self.mktemp())
+        with self.assertRaises(UnicodeEncodeError):
+            create_private_file(path, "half a key, and then \ud800")
+        self.assertFalse(path.exists())
+        create_private_file(path, "a key")
+        with self.assertRaises(FileExistsError):
+            create_private_file(path, "another")
+        self.assertEqual(path.read_text(), "a key")
 
     def test_files_that_hold_no_key(self) -> None:
         for text in (
