@@ -116,12 +116,15 @@ class Presence:
     def newly_seen(self, user_nid: int, since: int, upto: int) -> Sequence[Mapping[str, Any]]:
         """The ``m.presence`` events of those with whom a user came to share a room in ``(since, upto]``: who is there.
 
-        Who comes hears of those in the room, and they of who came, although their presence has not changed.
+        Who comes hears of those in the room, and they of who came, although their presence has not changed. Who is
+        out of it again hears of nobody, and nobody of them.
         """
         new: dict[int, None] = {}
         elsewhere: dict[int, None] = {}
         for coming in self._index.came_in(since, upto):
             members = self._index.local_members(coming.room_nid)
+            if coming.user_nid not in members:
+                continue  # gone again: nobody is to be shown to anybody for it
             if coming.user_nid == user_nid:
                 new.update(dict.fromkeys(islice(members, NEWLY_SEEN_MOST)))
                 if self.remote is not None:

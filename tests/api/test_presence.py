@@ -143,6 +143,28 @@ class PresenceOfMembers(TestCase):
         self.app.ok("PUT", path, {"membership": "join", "displayname": "C"}, self.carol)
         self.assertEqual({}, self.told(self.sync(self.alice, alice)))
 
+    def test_who_came_and_is_gone_again_hears_of_nobody_and_nobody_of_them(self) -> None:
+        alice, carol = self.sync(self.alice)["next_batch"], self.sync(self.carol)["next_batch"]
+        alice = self.sync(self.alice, alice)["next_batch"]
+        for path, body, token in (
+            ("leave", {}, self.carol),
+            ("kick", {"user_id": "@carol:test.example"}, self.alice),
+            ("ban", {"user_id": "@carol:test.example"}, self.alice),
+        ):
+            self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.carol)
+            self.app.ok("POST", f"{V3}/rooms/{self.room_id}/{path}", body, token)
+            to_carol, to_alice = self.sync(self.carol, carol), self.sync(self.alice, alice)
+            self.assertEqual(({}, {}), (self.told(to_carol), self.told(to_alice)), path)
+            self.assertEqual((403, "M_FORBIDDEN"), self.get(self.carol, "alice"))
+            alice, carol = to_alice["next_batch"], to_carol["next_batch"]
+
+    def test_who_came_went_and_came_back_is_told(self) -> None:
+        alice, carol = self.sync(self.alice)["next_batch"], self.sync(self.carol)["next_batch"]
+        for path in (f"join/{self.room_id}", f"rooms/{self.room_id}/leave", f"join/{self.room_id}"):
+            self.app.ok("POST", f"{V3}/{path}", {}, self.carol)
+        self.assertIn("alice", self.told(self.sync(self.carol, carol)))
+        self.assertIn("carol", self.told(self.sync(self.alice, alice)))
+
     def test_ends_when_the_syncs_end(self) -> None:
         self.sync(self.bob)
         since = self.sync(self.alice, set_presence="offline")["next_batch"]
