@@ -26,6 +26,7 @@ from homeserver.ephemeral.remote_presence import RemotePresence, presence_event
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.store.changes import Change, Kind
+from homeserver.store.receipts import READ
 from homeserver.store.remote_profiles import SHOWN
 from homeserver.stream.index import MembershipIndex
 
@@ -230,7 +231,7 @@ class Presence:
     kinds = frozenset({Kind.EVENT, Kind.ACCOUNT_DATA, Kind.RECEIPT, Kind.PROFILE})
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Follow the log: who sends something, or says that they read something, is active."""
+        """Follow the log: who sends something, or tells others that they read something, is active."""
         for change in changes:
             payload = change.payload
             if payload is None:
@@ -241,8 +242,10 @@ class Presence:
             elif change.kind == Kind.ACCOUNT_DATA:
                 if change.ref == 0 and payload.type == APPEAR_OFFLINE:
                     self.choose(payload.user_nid, appears_offline(payload.content))
-            elif change.kind == Kind.RECEIPT and self._index.is_local(payload.user_nid):
-                self.acted(payload.user_nid, payload.user_id)
+            elif change.kind == Kind.RECEIPT:
+                # spec: client-server-api#private-read-receipts (nobody else may learn of them, not by this either)
+                if payload.kind == READ and self._index.is_local(payload.user_nid):
+                    self.acted(payload.user_nid, payload.user_id)
             elif change.kind == Kind.PROFILE and payload.field in SHOWN:
                 self._show(payload.user_nid, payload.field, payload.value)
 

@@ -248,6 +248,28 @@ class PresenceOfMembers(TestCase):
         self.say_something(self.bob)
         self.assertEqual("offline", self.get(self.alice, "bob")["presence"])
 
+    def test_a_private_receipt_moves_nothing_and_one_for_all_does(self) -> None:
+        # spec: client-server-api#private-read-receipts
+        for state in ("offline", "unavailable"):
+            self.sync(self.bob, set_presence=state)
+            self.say_something(self.bob)
+            self.sync(self.bob, set_presence=state)
+            for path, kind in (("receipt/m.read.private", None), ("read_markers", "m.read.private")):
+                event_id = self.say_something(self.alice)
+                self.app.advance(20)
+                body = {} if kind is None else {kind: event_id, "m.fully_read": event_id}
+                path = f"{path}/{event_id}" if kind is None else path
+                before = self.get(self.alice, "bob")
+                self.app.ok("POST", f"{V3}/rooms/{self.room_id}/{path}", body, self.bob)
+                self.assertEqual(before, self.get(self.alice, "bob"), path)
+                self.assertEqual(state, before["presence"])
+                self.assertLess(0, before["last_active_ago"])
+            event_id = self.say_something(self.alice)
+            self.app.ok("POST", f"{V3}/rooms/{self.room_id}/receipt/m.read/{event_id}", {}, self.bob)
+            found = self.get(self.alice, "bob")
+            seen = "offline" if state == "offline" else "online"
+            self.assertEqual((seen, 0), (found["presence"], found["last_active_ago"]))
+
     def test_offline_by_saying_so_lasts_while_they_are_here(self) -> None:
         since = self.sync(self.bob)["next_batch"]
         self.assertEqual(200, self.put(self.bob, "bob", {"presence": "offline"}))
@@ -307,9 +329,10 @@ class PresenceOfMembers(TestCase):
         path = f"{V3}/user/@bob:test.example/account_data/{module.APPEAR_OFFLINE}"
         self.app.ok("PUT", path, {"enabled": enabled}, self.bob)
 
-    def say_something(self, token: str) -> None:
+    def say_something(self, token: str) -> str:
         path = f"{V3}/rooms/{self.room_id}/send/m.room.message/{next(self.transactions)}"
-        self.app.ok("PUT", path, {"msgtype": "m.text", "body": "hello"}, token)
+        event_id: str = self.app.ok("PUT", path, {"msgtype": "m.text", "body": "hello"}, token)["event_id"]
+        return event_id
 
     def test_who_is_not_woken_is_told_when_their_time_is_up(self) -> None:
         self.patch(module, "WAKE_MEMBERS_MOST", 0)
