@@ -59,7 +59,7 @@ def build_syncing(
         SharedRooms(around.database, core.client_events, facts),
     )
     boot = around.entropy.id(8)
-    profiles = ProfileNews(around.database, core.interner, core.index, core.changes)
+    profiles = ProfileNews(around.database, core.interner, core.index, core.changes, facts)
     core.changes.subscribe(profiles.apply, profiles.kinds)
     classic = SyncService(
         tools,

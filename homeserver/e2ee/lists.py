@@ -1,7 +1,8 @@
 """Whose keys a client has to ask for again, and whom it need not follow any more: from the tables.
 
 Runs in a database thread. The reader's snapshot may be ahead of ``upto``; who comes or goes after it is told the next
-time, so nobody is missed, and at most somebody is told twice.
+time, so nobody is missed, and at most somebody is told twice. Of a room where the reader came or went themselves those
+are named with whom they were in it, and nobody who came after they had gone: who is let in then is no business of theirs.
 
 # spec: client-server-api#tracking-the-device-list-for-a-user
 """
@@ -12,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from homeserver.db.tx import Tx
+from homeserver.store.company import find_met, load_moves_since
 from homeserver.store.cross_signing import load_others_signed
 from homeserver.store.device_lists import (
     MemberMove,
     load_changed_users,
-    load_joined,
-    load_member_moves,
+    load_joined_by_room,
     load_sharing,
 )
 from homeserver.store.visibility_reads import StateFacts
@@ -46,30 +47,22 @@ class ListNews:
 
 def load_news(tx: Tx, ask: ListAsk, facts: StateFacts) -> ListNews:
     """See the module."""
-    moves = load_member_moves(tx, ask.joined | ask.moved, ask.since, ask.upto)
-    words = facts.words(tx, {nid for move in moves for nid in (move.event_nid, move.prev_nid) if nid})
-    by_room: dict[int, list[MemberMove]] = {}
-    for move in moves:
-        by_room.setdefault(move.room_nid, []).append(move)
+    by_room, words = load_moves_since(tx, ask.joined | ask.moved, ask.since, facts)
     came: set[int] = set()
     went: set[int] = set()
-    fresh: set[int] = set()
-    gone: set[int] = set()
-    for room_nid in sorted(ask.joined | ask.moved):
-        rows = by_room.get(room_nid, [])
-        own = [move for move in rows if move.user_nid == ask.user_nid]
-        crossed = bool(_crossing(own, words))
-        is_in = room_nid in ask.joined
-        if is_in and crossed:
-            fresh.add(room_nid)
-        elif is_in:
+    crossed: set[int] = set()
+    for room_nid, moves in by_room.items():
+        # Of the reader those after ``upto`` too: who went before them would be missed by this time and the next.
+        if _crossing([move for move in moves if move.user_nid == ask.user_nid], words):
+            crossed.add(room_nid)
+        elif room_nid in ask.joined:
+            rows = [move for move in moves if move.pos <= ask.upto]
             for user_nid, is_there in _crossing(rows, words).items():
                 (came if is_there else went).add(user_nid)
-        elif crossed:
-            gone.add(room_nid)
-            went.update(_crossing(rows, words))
-    came |= load_joined(tx, fresh)
-    went |= load_joined(tx, gone)
+    for room_nid, there in load_joined_by_room(tx, crossed).items():
+        if room_nid in ask.joined:
+            came |= there
+        went |= find_met(ask.user_nid, there, by_room[room_nid], words)
     changed = set(load_changed_users(tx, ask.since, ask.upto))
     sharing = load_sharing(tx, came | went | changed, ask.joined)
     told = ((came | changed) & sharing) - {ask.user_nid}

@@ -33,6 +33,7 @@ from homeserver.store.changes import Change, Kind
 from homeserver.store.cross_signing import OthersSigned
 from homeserver.store.device_lists import ListChanged
 from homeserver.store.devices import DevicesChanged
+from homeserver.store.history import END
 from homeserver.store.ids import Interner
 from homeserver.store.one_time_keys import KeysLeft, KeysTaken, load_keys_left
 from homeserver.store.placement import Membership, moves_of
@@ -289,9 +290,11 @@ class DeviceNews:
         """Whether anybody may have come or gone where the user is, or the user themselves."""
         if since < self._moves.floor:
             return True
+        # Who went before ``upto`` from where the user has gone after it would else be missed this time and the next.
         return any(
-            isinstance(move, _Moved) and (move.user_nid == user_nid or self._is_in(user_nid, move.room_nid))
-            for move in self._moves.between(since, upto)
+            isinstance(move, _Moved)
+            and (move.user_nid == user_nid or (move.pos <= upto and self._is_in(user_nid, move.room_nid)))
+            for move in self._moves.between(since, END)
         )
 
     def _has(self, device_nid: int, device: _Device, upto: int) -> None:

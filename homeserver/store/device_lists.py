@@ -65,6 +65,11 @@ _MEMBERS = statement(
     .where(and_(any_of(members.c.room_nid, "room_nids"), _JOINED))
     .group_by(members.c.user_nid)
 )
+_MEMBERS_BY_ROOM = statement(
+    select(members.c.room_nid, members.c.user_nid).where(
+        and_(any_of(members.c.room_nid, "room_nids"), _JOINED)
+    )
+)
 _STANDINGS = statement(
     select(members.c.user_nid, members.c.room_nid, members.c.pos).where(
         and_(any_of(members.c.user_nid, "user_nids"), _JOINED)
@@ -90,7 +95,7 @@ _CHAIN = statement(
     .order_by(_L.pos)
 )
 _MOVES = statement(
-    select(state_log.c.room_nid, user_ids.c.nid, state_log.c.event_nid, state_log.c.prev_nid)
+    select(state_log.c.room_nid, user_ids.c.nid, state_log.c.event_nid, state_log.c.prev_nid, state_log.c.pos)
     .select_from(
         state_log.join(state_keys, state_keys.c.nid == state_log.c.state_key_nid).join(
             user_ids, user_ids.c.user_id == state_keys.c.state_key
@@ -124,6 +129,7 @@ class MemberMove(NamedTuple):
     user_nid: int
     event_nid: int
     prev_nid: int
+    pos: int
 
 
 class JoinedSince(NamedTuple):
@@ -200,6 +206,15 @@ def load_sharing(tx: Tx, user_nids: Collection[int], room_nids: Collection[int])
 def load_joined(tx: Tx, room_nids: Collection[int]) -> set[int]:
     """Everybody who is in one of the rooms."""
     return set(tx.column(_MEMBERS, room_nids=list(room_nids))) if room_nids else set()
+
+
+def load_joined_by_room(tx: Tx, room_nids: Collection[int]) -> dict[int, set[int]]:
+    """Everybody who is in each of the rooms."""
+    found: dict[int, set[int]] = {room_nid: set() for room_nid in room_nids}
+    if room_nids:
+        for room_nid, user_nid in tx.all(_MEMBERS_BY_ROOM, room_nids=list(room_nids)):
+            found[room_nid].add(user_nid)
+    return found
 
 
 def load_joined_since(tx: Tx, user_nids: Collection[int]) -> list[JoinedSince]:

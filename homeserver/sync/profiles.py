@@ -12,13 +12,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from homeserver.db.threads import Database
 from homeserver.store.changes import Change, Kind
+from homeserver.store.company import load_met
 from homeserver.store.ids import Interner
 from homeserver.store.placement import ENDED, MOVING, Membership, moves_of
 from homeserver.store.profiles import Changed, ProfileChanged, load_changes, load_fields
 from homeserver.store.remote_profiles import SHOWN, Shown
+from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 from homeserver.sync.remote_profiles import RemoteNews
@@ -48,9 +51,15 @@ class ProfileNews:
     """See the module; follows the log."""
 
     def __init__(
-        self, database: Database, interner: Interner, index: MembershipIndex, changes: ChangeLog
+        self,
+        database: Database,
+        interner: Interner,
+        index: MembershipIndex,
+        changes: ChangeLog,
+        facts: StateFacts,
     ) -> None:
         self._database = database
+        self._facts = facts
         self._interner = interner
         self._index = index
         self._log = changes
@@ -119,29 +128,28 @@ class ProfileNews:
         return result
 
     async def departed(self, user_nid: int, since: int, upto: int, fields: Fields) -> Updates:
-        """Users who left the last room that they shared with a user, as far as the log tells."""
+        """Users with whom a user was in a room and shares none any more, as far as the log tells."""
         index, log = self._index, self._log
         if since < log.floor:
             return {}
-        gone: dict[int, None] = {}
-        left: dict[int, None] = {}
+        gone: set[int] = set()
+        left: list[int] = []
         for room_nid, standing in index.rooms_of(user_nid).items():
-            for change in log.of_topic(room_nid, since):
-                if change.pos > upto:
-                    break
-                for move in moves_of(change):
-                    if move.member_nid == user_nid and move.membership != Membership.JOIN:
-                        gone.update(dict.fromkeys(sorted(index.local_members(room_nid))))
-                        left[room_nid] = None
-                    elif move.member_nid and move.membership in ENDED:
-                        if standing.membership == Membership.JOIN:
-                            gone[move.member_nid] = None
+            changes = takewhile(lambda change: change.pos <= upto, log.of_topic(room_nid, since))
+            moves = [move for change in changes for move in moves_of(change) if move.member_nid]
+            if any(move.member_nid == user_nid and move.membership != Membership.JOIN for move in moves):
+                left.append(room_nid)
+            elif standing.membership == Membership.JOIN:
+                gone.update(move.member_nid for move in moves if move.membership in ENDED)
+        if left:
+            # Not who is there now: who was let in after them is no business of theirs.
+            gone |= await self._database.read(load_met, user_nid, left, since, self._facts)
         found: Updates = {
-            nid: None for nid in gone if index.is_local(nid) and not index.shares_room(user_nid, nid)
+            nid: None for nid in sorted(gone) if index.is_local(nid) and not index.shares_room(user_nid, nid)
         }
         if _of_rooms(fields):
             others = [nid for nid in gone if not index.is_local(nid)]
-            found.update(dict.fromkeys(await self._remote.strangers(user_nid, others, left, FULL_MOST)))
+            found.update(dict.fromkeys(await self._remote.strangers(user_nid, others, FULL_MOST)))
         return found
 
     async def full(self, user_nid: int, others: Collection[int], fields: Fields) -> Updates:

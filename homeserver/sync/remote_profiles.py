@@ -6,12 +6,11 @@ A name that somebody has in one room alone cannot be told apart from a new name;
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from homeserver.db.threads import Database
-from homeserver.db.tx import Tx
 from homeserver.store.changes import Change
-from homeserver.store.device_lists import MemberMove, load_joined, load_sharing
+from homeserver.store.device_lists import MemberMove, load_sharing
 from homeserver.store.placement import MOVING, Membership, moves_of
 from homeserver.store.remote_profiles import Shown, load_remote_members, load_renamed, load_shown
 from homeserver.stream.index import MembershipIndex
@@ -26,7 +25,7 @@ class RemoteNews:
         self._database = database
         self._index = index
         # Memberships of those who may have been there before: where only a name or a picture may have changed.
-        self._recent: deque[tuple[int, MemberMove]] = deque()
+        self._recent: deque[MemberMove] = deque()
         self._floor = position
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -43,10 +42,10 @@ class RemoteNews:
                 if not (move.member_nid and move.prev_nid and move.membership == Membership.JOIN):
                     continue
                 if not is_local(move.member_nid):
-                    moved = MemberMove(change.topic, move.member_nid, move.event_nid, move.prev_nid)
-                    self._recent.append((change.pos, moved))
+                    moved = (change.topic, move.member_nid, move.event_nid, move.prev_nid, change.pos)
+                    self._recent.append(MemberMove(*moved))
             while len(self._recent) > _KEPT:
-                self._floor = self._recent.popleft()[0]
+                self._floor = self._recent.popleft().pos
 
     def changed(self, user_nid: int, since: int) -> bool:
         """Whether there may be news for a user after a position; from memory."""
@@ -55,10 +54,10 @@ class RemoteNews:
     def _since(self, user_nid: int, since: int, upto: int | None) -> list[MemberMove]:
         """The moves of a user's rooms, oldest first."""
         found: list[MemberMove] = []
-        for pos, move in reversed(self._recent):
-            if pos <= since:
+        for move in reversed(self._recent):
+            if move.pos <= since:
                 break
-            if upto is None or pos <= upto:
+            if upto is None or move.pos <= upto:
                 standing = self._index.standing(user_nid, move.room_nid)
                 if standing is not None and standing.membership == Membership.JOIN:
                     found.append(move)
@@ -87,18 +86,9 @@ class RemoteNews:
             return []
         return await self._database.read(load_remote_members, room_nids, most)
 
-    async def strangers(
-        self, user_nid: int, others: Iterable[int], left: Iterable[int], most: int
-    ) -> list[int]:
-        """Of some users, and the members of rooms that were left, those with whom a user shares no room any more."""
-        wanted, left_rooms = list(others), list(left)
-        if not wanted and not left_rooms:
+    async def strangers(self, user_nid: int, others: Collection[int], most: int) -> list[int]:
+        """Of some users of other servers those with whom a user shares no room any more."""
+        if not others:
             return []
-        rooms = self._index.joined_rooms(user_nid)
-        found = await self._database.read(_load_strangers, wanted, left_rooms, rooms)
-        return [nid for nid in found if not self._index.is_local(nid)][:most]
-
-
-def _load_strangers(tx: Tx, others: Sequence[int], left: Sequence[int], rooms: Sequence[int]) -> list[int]:
-    found = load_joined(tx, left).union(others)
-    return sorted(found - load_sharing(tx, found, rooms))
+        sharing = await self._database.read(load_sharing, others, self._index.joined_rooms(user_nid))
+        return sorted(set(others) - sharing)[:most]

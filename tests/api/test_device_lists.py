@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
+
+from twisted.internet.defer import Deferred
 
 from homeserver.store.device_lists import CHANGES_KEPT, load_chain
 from tests.api.keys import KeysCase
 from tests.api.rooms import ALICE, BOB, CAROL, V3
+from tests.support.app import SERVER_NAME
 from tests.support.databases import on_each_database
 from tests.support.keys import KeyDevice
+
+
+def person(name: str) -> str:
+    return f"@{name}:{SERVER_NAME}"
 
 
 @on_each_database
@@ -139,6 +147,56 @@ class Lists(KeysCase):
         self.ok(self.alice, f"/rooms/{room_id}/ban", {"user_id": BOB})
         self.assertEqual(([], [BOB]), self.told(self.alice, since[self.alice]))
         self.assertEqual(([], [ALICE]), self.told(self.bob, since[self.bob]))
+
+    def test_who_came_after_the_reader_had_gone_is_not_named(self) -> None:
+        dave, erin, frank = (self.app.register(name) for name in ("dave", "erin", "frank"))
+        room_id = self.room(self.bob, self.carol, dave)
+        since = self.now(self.bob)
+        self.ok(self.carol, f"/rooms/{room_id}/leave")
+        self.ok(self.alice, f"/rooms/{room_id}/kick", {"user_id": BOB})
+        self.ok(dave, f"/rooms/{room_id}/leave")
+        for token in (erin, frank, self.carol):
+            self.ok(token, f"/join/{room_id}")
+        self.ok(erin, f"/rooms/{room_id}/leave")
+        for _ in range(2):
+            self.assertEqual(([], [ALICE, CAROL, person("dave")]), self.told(self.bob, since))
+            self.app.restart()
+
+    def test_who_had_gone_before_the_reader_came_is_not_named(self) -> None:
+        dave = self.app.register("dave")
+        room_id = self.room(self.carol, dave)
+        since = self.now(self.bob)
+        self.ok(self.carol, f"/rooms/{room_id}/leave")
+        self.ok(self.bob, f"/join/{room_id}")
+        self.ok(dave, f"/rooms/{room_id}/leave")
+        self.app.ok("PUT", f"{V3}/profile/{BOB}/displayname", {"displayname": "B"}, self.bob)
+        self.app.advance(1)
+        self.ok(self.bob, f"/rooms/{room_id}/leave")
+        self.assertEqual(([], [ALICE, person("dave")]), self.told(self.bob, since))
+
+    def test_who_went_before_an_answer_is_told_though_the_reader_goes_while_it_is_made(self) -> None:
+        changes, interner = self.app.app.core.changes, self.app.app.core.interner
+        news = self.app.app.services.encryption.news
+        room_id = self.room(self.bob, self.carol)
+        places = [changes.position]
+        for token in (self.carol, self.bob):
+            self.ok(token, f"/rooms/{room_id}/leave")
+            places.append(changes.position)
+        bob, *others = (interner.known_user(user_id) for user_id in (BOB, CAROL, ALICE))
+        assert bob is not None
+        left: set[int] = set()
+        for since, upto in pairwise(places):
+            told = self.app.wait(Deferred.fromCoroutine(news._list_news(bob, since, upto)))
+            left |= told.left
+        self.assertEqual(set(others), left)
+
+    def test_who_went_while_the_reader_was_away(self) -> None:
+        room_id = self.room(self.bob, self.carol)
+        since = self.now(self.bob)
+        self.ok(self.bob, f"/rooms/{room_id}/leave")
+        self.ok(self.carol, f"/rooms/{room_id}/leave")
+        self.ok(self.bob, f"/join/{room_id}")
+        self.assertEqual(([ALICE], [CAROL]), self.told(self.bob, since))
 
     def test_syncs_that_wait_are_woken(self) -> None:
         self.room(self.bob)

@@ -1,7 +1,8 @@
 """The law of device lists: a client that does as the specification says knows everybody's keys, and follows nobody else.
 
 After each of its syncs the people it follows are those with whom it shares a room, and what it knows of them is what is.
-Whatever happened in between: joins, leaves, kicks, new keys, new devices, logouts, restarts.
+Whatever happened in between: joins, leaves, kicks, new keys, new devices, logouts, restarts. And it is told to follow
+nobody any more with whom it was in no room since its last sync.
 """
 
 from __future__ import annotations
@@ -29,17 +30,21 @@ class Follower:
         self.token = token
         self.since = ""
         self.known: dict[str, Any] = {}
+        self.met: set[str] = set()  # with whom they have been in a room since their last sync
 
     def start(self) -> None:
         """The first sync says nothing of lists: ask for everybody there is."""
         self.since = self.case.sync(self.token)["next_batch"]
-        self.ask(self.case.sharing(self.user_id))
+        self.met = self.case.sharing(self.user_id)
+        self.ask(self.met)
 
     def follow(self) -> None:
         """One sync, and what comes of it."""
         answer = self.case.sync(self.token, self.since)
         self.since = answer["next_batch"]
         changed, left = self.case.lists(answer)
+        self.case.assertLessEqual(set(left), self.met, self.user_id)
+        self.met = self.case.sharing(self.user_id)
         for user_id in left:
             self.known.pop(user_id, None)
         self.ask(changed)
@@ -123,6 +128,8 @@ class Law(KeysCase):
                     follower.start()
                 for _ in range(STEPS):
                     self.step(draws)
+                    for follower in followers:
+                        follower.met |= self.sharing(follower.user_id)
                     if draws.randrange(3) == 0:
                         follower = draws.choice(followers)
                         follower.follow()

@@ -201,6 +201,26 @@ class SlidingProfileTests(ProfileCase):
         self.far(room_id, displayname="Unseen")
         self.assertEqual({}, self.ask(pos)[1])
 
+    def test_who_came_after_the_reader_had_gone_is_not_named(self) -> None:
+        for name in ("carol", "dave"):
+            self.app.register(name)
+        room_id = self.share()
+        self.app.member(room_id, "carol", "join")
+        self.far(room_id)
+        pos, _ = self.ask()
+        self.app.member(room_id, "bob", "leave")
+        self.app.member(room_id, "carol", "leave")
+        self.far(room_id, "leave")
+        self.app.member(room_id, "dave", "join")
+        self.far(room_id, who=FARTHER)
+        pos, users = self.ask(pos)
+        self.assertEqual({ALICE: None, user_id("carol"): None, FAR: None}, users)
+        # An invite shows nobody who is there.
+        for sender, membership in (("alice", "invite"), ("bob", "leave")):
+            self.app.member(room_id, sender, membership, "bob")
+            pos, users = self.ask(pos)
+            self.assertEqual({}, users)
+
     def test_a_redacted_name_is_none(self) -> None:
         room_id = self.share()
         named = self.far(room_id, displayname="Rude")
@@ -288,6 +308,17 @@ class ClassicProfileTests(ProfileCase):
         self.app.member(room_id, "alice", "leave")
         answer = self.app.sync(self.bob, answer["next_batch"], **asked)
         self.assertEqual(answer[USERS], {ALICE: {"profile_updates": None}})
+
+    def test_who_came_after_the_reader_had_gone_is_not_named(self) -> None:
+        self.app.register("carol")
+        room_id = self.share()
+        asked = self.filter(STATUS, "displayname")
+        since = self.app.sync(self.bob, **asked)["next_batch"]
+        self.app.member(room_id, "bob", "leave")
+        self.app.member(room_id, "carol", "join")
+        self.far(room_id)
+        answer = self.app.sync(self.bob, since, **asked)
+        self.assertEqual({ALICE: {"profile_updates": None}}, answer[USERS])
 
     def test_users_of_other_servers(self) -> None:
         room_id = self.share()
