@@ -15,18 +15,16 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 
 from twisted.internet import defer
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IResolutionReceiver
 from twisted.names import dns
 from twisted.names.client import Resolver as NamesResolver
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from federation.flows.discovery import is_address
 from federation.flows.needs import SrvRecord
+from homeserver.http.lookups import AskSystem, LookUps, system_in_threads
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 
-ADDRESS_TIMEOUT_S: Final = 10.0
 ADDRESS_LIFE_S: Final = 60.0
 FAILURE_LIFE_S: Final = 5.0
 SRV_TIMEOUTS_S: Final = (1, 2)
@@ -144,6 +142,7 @@ class SystemResolver:
         entropy: Entropy,
         hosts_file: Path = Path("/etc/hosts"),
         resolv_file: Path = Path("/etc/resolv.conf"),
+        ask_system: AskSystem | None = None,
     ) -> None:
         self._reactor = reactor
         self._clock = clock
@@ -155,6 +154,7 @@ class SystemResolver:
         self._unanswered: set[str] = set()  # hosts, since anything was answered
         self._is_asking = False  # who serves the root of all names
         self._silent_until_s = 0.0
+        self._look_ups = LookUps(clock, ask_system or system_in_threads(reactor))
         self._addresses: _Shared[Sequence[str]] = _Shared(clock, self._look_up_addresses)
         self._records: _Shared[Sequence[SrvRecord] | None] = _Shared(clock, self._look_up_srv)
 
@@ -179,20 +179,11 @@ class SystemResolver:
             return result
         return self._records.get(name.lower())
 
-    # --- the system's own look-up, in its threads ------------------------------------------------------
-
     def _look_up_addresses(self, name: str) -> Deferred[tuple[Sequence[str], float]]:
-        receiver = _Receiver()
-        timer = self._clock.callLater(ADDRESS_TIMEOUT_S, receiver.resolutionComplete)
+        def found(addresses: Sequence[str]) -> tuple[Sequence[str], float]:
+            return addresses, ADDRESS_LIFE_S if addresses else FAILURE_LIFE_S
 
-        def complete(found: Sequence[str]) -> tuple[Sequence[str], float]:
-            if timer.active():
-                timer.cancel()
-            return found, ADDRESS_LIFE_S if found else FAILURE_LIFE_S
-
-        done = receiver.done.addCallback(complete)
-        self._reactor.nameResolver.resolveHostName(receiver, name)
-        return done
+        return self._look_ups.addresses(name).addCallback(found)
 
     # --- SRV, from the name servers ------------------------------------------------------------------
 
@@ -254,27 +245,6 @@ class SystemResolver:
 def _host_of(name: str) -> str:
     """Whose records a name like `_matrix-fed._tcp.example.org` is for."""
     return _SERVICE.sub("", name.lower(), count=1)
-
-
-@implementer(IResolutionReceiver)
-class _Receiver:
-    """Collects the addresses of one look-up; what comes after its time is up is lost."""
-
-    def __init__(self) -> None:
-        self.done: Deferred[Sequence[str]] = Deferred()
-        self._found: list[str] = []
-
-    def resolutionBegan(self, _: object) -> None:  # noqa: N802 (Twisted's name)
-        """It says no more than that."""
-
-    def addressResolved(self, address: Any) -> None:  # noqa: N802
-        host = getattr(address, "host", None)
-        if host is not None and host not in self._found:
-            self._found.append(host)
-
-    def resolutionComplete(self) -> None:  # noqa: N802
-        if not self.done.called:
-            self.done.callback(tuple(self._found))
 
 
 def order_records(records: Sequence[tuple[Any, int]], entropy: Entropy) -> tuple[SrvRecord, ...]:
