@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from federation.auth.select import AUTHORISED_BY
 from federation.builder import Draft
@@ -40,6 +40,7 @@ from homeserver.store.work import Worker
 _MEMBER = "m.room.member"
 _JOIN_RULES = ("m.room.join_rules", "")
 _CREATE = ("m.room.create", "")
+T = TypeVar("T")
 
 
 class Memberships:
@@ -84,38 +85,61 @@ class Memberships:
         # spec: client-server-api#post_matrixclientv3roomsroomidjoin
         since = self._profiles.position
         content = member_content("join", await self._profile(requester.user_nid), reason=reason)
-        came = False
-        while not (came or await self._remote.is_here(room_id)):
-            if await self._remote.under_way(room_id):
-                continue
-            if proof is not None:
-                await self._blocks.check(room_id)
-                await self._remote.accept_offer(requester, room_id, proof)
-            await self._join_elsewhere(requester, room_id, content, via, is_guest=is_guest)
-            came = True
-        try:
 
-            async def join_here(proof: Proof | None) -> RoomId | None:
+        async def join_here(came: bool) -> RoomId | None:
+            async def run(proof: Proof | None) -> RoomId | None:
                 return await self._join_here(
                     requester, room_id, content, came=came, is_guest=is_guest, proof=proof
                 )
 
-            if proof is None:
-                predecessor_id = await join_here(None)
-            else:
-                predecessor_id = await redeem(self._is_valid, proof, join_here)
-        except NobodyHereError:
-            if not await self._remote.servers(requester.user_nid, room_id, via):
-                raise
-            # Of a guest, the room's own state has said here that it admits them.
-            await self._join_elsewhere(requester, room_id, content, via, is_guest=False)
-            came = True
-            predecessor_id = await self._join_here(requester, room_id, content, came=True)
+            return await (run(None) if proof is None else redeem(self._is_valid, proof, run))
+
+        predecessor_id, came = await self._enter(
+            requester, room_id, content, join_here, via, is_guest=is_guest, proof=proof
+        )
         if predecessor_id is not None:
             room_nid = await self._tools.interner.room(room_id)
             await self._succession.follow(requester.user_nid, predecessor_id, room_nid, first=came)
         await self._profiles.catch_up(room_id, requester, since)
         return room_id
+
+    async def _enter(
+        self,
+        requester: Requester,
+        room_id: RoomId,
+        content: dict[str, Any],
+        join_here: Callable[[bool], Awaitable[T]],
+        via: Sequence[ServerName] = (),
+        *,
+        is_guest: bool = False,
+        proof: Proof | None = None,
+    ) -> tuple[T, bool]:
+        """Have a user join here, or first through another server: where this one is not in the room, or nobody here may
+        let the user in.
+
+        ``join_here`` is told whether another server has let them in. What it gives, and that.
+        """
+        came = is_unable = False
+        while True:
+            if not came and (is_unable or not await self._remote.is_here(room_id)):
+                came = await self._join_elsewhere(
+                    requester,
+                    room_id,
+                    content,
+                    via,
+                    # Of a guest, the room's own state has said here that it admits them.
+                    is_guest=is_guest and not is_unable,
+                    proof=None if is_unable else proof,
+                )
+                is_unable = False
+                if not came:
+                    continue  # somebody else's join was waited for: it is seen anew where the room stands
+            try:
+                return await join_here(came), came
+            except NobodyHereError:
+                if came or not await self._remote.servers(requester.user_nid, room_id, via):
+                    raise
+                is_unable = True
 
     async def _join_elsewhere(
         self,
@@ -125,15 +149,25 @@ class Memberships:
         via: Sequence[ServerName],
         *,
         is_guest: bool,
-    ) -> None:
-        """Join through another server; where the room was blocked meanwhile, leave it again."""
+        proof: Proof | None,
+    ) -> bool:
+        """Join through another server; where the room was blocked meanwhile, leave it again.
+
+        False where somebody else's join was under way: it is over, and the user has not been tried.
+        """
+        if await self._remote.under_way(room_id):
+            return False
         await self._blocks.check(room_id)
-        await self._remote.join(requester, room_id, content, via, is_guest=is_guest)
+        if proof is not None:
+            await self._remote.accept_offer(requester, room_id, proof)
+        if not await self._remote.join(requester, room_id, content, via, is_guest=is_guest):
+            return False
         try:
             await self._blocks.check(room_id)
         except MatrixError:
             await self.leave(requester, room_id)
             raise
+        return True
 
     async def _join_here(
         self,

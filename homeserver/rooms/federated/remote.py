@@ -100,15 +100,20 @@ class RemoteMemberships:
         via: Sequence[ServerName] = (),
         *,
         is_guest: bool = False,
-    ) -> None:
-        """Join through another server; of a guest's join see ``guest_joins.py``."""
+    ) -> bool:
+        """Join through another server; of a guest's join see ``guest_joins.py``.
+
+        False where somebody else's join was under way and was waited for: how it ended is to be seen.
+        """
         servers = await self.servers(requester.user_nid, room_id, via)
         if is_guest:
             await self._guests.check(requester.user_nid, room_id, servers)
         user_id = UserId(requester.user_id)
         await self._outsiders.joining(user_id, requester.user_nid, room_id)
-        if not await self._joins.under_way(room_id):
-            await self._joins.join(user_id, room_id, content, servers, is_guest=is_guest)
+        if await self._joins.under_way(room_id):
+            return False
+        await self._joins.join(user_id, room_id, content, servers, is_guest=is_guest)
+        return True
 
     async def knock(
         self,
