@@ -13,8 +13,12 @@ from typing import Any, TypeVar
 
 from federation.auth.select import AUTHORISED_BY
 from federation.builder import Draft
+from federation.canonical import encode_checked
 from federation.errors import Malformed
+from federation.event import check_size
 from federation.ids import RoomId, ServerName, UserId, parse_room_id, parse_user_id, parse_user_id_historical
+from federation.versions import ROOM_VERSIONS
+from homeserver.accounts.types import stand_in
 from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError, bad_json, forbidden, not_found
 from homeserver.rooms.actor import RoomActor
@@ -41,6 +45,13 @@ _MEMBER = "m.room.member"
 _JOIN_RULES = ("m.room.join_rules", "")
 _CREATE = ("m.room.create", "")
 T = TypeVar("T")
+
+
+class _NotHereError(MatrixError):
+    """This server is not in the room any more: what it knows of it is of the past, and only others can let anybody in."""
+
+    def __init__(self) -> None:
+        super().__init__(403, "M_FORBIDDEN", "You are not in this room")
 
 
 class Memberships:
@@ -140,6 +151,9 @@ class Memberships:
                 if came or not await self._remote.servers(requester.user_nid, room_id, via):
                     raise
                 is_unable = True
+            except _NotHereError:
+                if came:
+                    raise  # they were put out again already
 
     async def _join_elsewhere(
         self,
@@ -193,6 +207,7 @@ class Memberships:
             before = _membership(turn, user_id)
             if before == "join":
                 return _predecessor(create.content) if came else None
+            self._check_here(turn)
             # Here, where nobody comes between: whoever empties a blocked room finds all who were faster.
             self._blocks.check_nid(turn.head.room_nid)
             if is_guest:
@@ -228,10 +243,12 @@ class Memberships:
 
         ``finish`` is stored with the event; of an invite that another server signs first, after it.
 
-        What the other methods see to holds here too: invite blocking, restricted joins, guests, upgraded rooms.
+        What the other methods see to holds here too: invite blocking, restricted joins, guests, upgraded rooms, and
+        that who joins or knocks where nobody of this server is does so through another one.
         """
         # spec: client-server-api#put_matrixclientv3roomsroomidstateeventtypestatekey
-        assert draft.room_id is not None and draft.state_key is not None
+        room_id = draft.room_id
+        assert room_id is not None and draft.state_key is not None
         # Who is invited needs a name that may appear outside events; who is put out has whatever name they came with.
         # spec: appendices#historical-user-ids
         membership = draft.content.get("membership")
@@ -240,36 +257,81 @@ class Memberships:
         is_invite = membership == "invite"
         target_id = (parse_user_id if is_invite else parse_user_id_historical)(draft.state_key)
         content = {key: value for key, value in draft.content.items() if key != AUTHORISED_BY}
-        joins = membership == "join" and target_id == draft.sender
-        actor = await self._find(draft.room_id)
+        draft = replace(draft, content=content)
+        actor = await self._find(room_id)
         if is_invite:
             await self._invites.check(draft.sender, [target_id])
             if not self._remote.is_local(target_id):
-                await self._blocks.check(draft.room_id)
-                event_id = await self._remote.invite(actor, replace(draft, content=content))
-                if finish is not None:
-                    await self._worker.work(finish, event_id)
-                return event_id
-        user_nid = await self._tools.interner.user(draft.sender)
-        account = await self._tools.database.read(load_account, user_nid) if joins else None
+                await self._blocks.check(room_id)
+                return await self._finish(await self._remote.invite(actor, draft), finish)
+        elif target_id == draft.sender and membership in ("join", "knock"):
+            # Made by another server's template, it is too late to say what is wrong with it.
+            check_size(encode_checked(content, strict=ROOM_VERSIONS[actor.version].strict_canonical_json))
+            requester = stand_in(draft.sender, await self._tools.interner.user(draft.sender))
+            if membership == "join":
+                return await self._join_as_state(requester, actor, draft, finish, transaction)
+            if not await self._remote.is_here(room_id):
+                await self._blocks.check(room_id)
+                return await self._finish(await self._remote.knock(requester, room_id, content), finish)
 
-        async def job(turn: Turn) -> tuple[str, RoomId | None]:
-            await turn.load([_CREATE, (_MEMBER, target_id)])
-            create, before = turn.lookup(*_CREATE), _membership(turn, target_id)
-            comes = joins and before != "join"
-            if comes or (is_invite and before != "join"):
+        async def job(turn: Turn) -> str:
+            await turn.load([(_MEMBER, target_id)])
+            if is_invite and _membership(turn, target_id) != "join":
                 self._blocks.check_nid(turn.head.room_nid)
-            if joins:
-                if account is not None and account.guest and comes:
-                    await _check_guest(turn)
-                await self._vouch(turn, user_nid, before, content)
-            event_id = await place_news(turn, replace(draft, content=content), transaction)
-            predecessor_id = _predecessor(create.content) if comes and create is not None else None
-            return finished(turn, event_id, finish), predecessor_id
+            if membership == "knock":
+                self._check_here(turn)
+            return finished(turn, await place_news(turn, draft, transaction), finish)
 
-        event_id, predecessor_id = await actor.run(job)
+        return await actor.run(job)
+
+    async def _finish(self, event_id: str, finish: Finish | None) -> str:
+        """The event went through another server; what belongs to it is stored now."""
+        if finish is not None:
+            await self._worker.work(finish, event_id)
+        return event_id
+
+    async def _join_as_state(
+        self,
+        requester: Requester,
+        actor: RoomActor,
+        draft: Draft,
+        finish: Finish | None,
+        transaction: ClientTransaction | None,
+    ) -> str:
+        """A user's join of a room, or what else they say of themselves there, as they wrote it."""
+        room_id, user_id, user_nid = RoomId(actor.room_id), draft.sender, requester.user_nid
+        content = dict(draft.content)
+        account = await self._tools.database.read(load_account, user_nid)
+        is_guest = account is not None and bool(account.guest)
+
+        async def join_here(came: bool) -> tuple[str, RoomId | None]:
+            async def job(turn: Turn) -> tuple[str, RoomId | None]:
+                await turn.load([_CREATE, (_MEMBER, user_id)])
+                create, member = turn.lookup(*_CREATE), turn.lookup(_MEMBER, user_id)
+                before = _membership(turn, user_id)
+                if before != "join":
+                    self._check_here(turn)
+                    self._blocks.check_nid(turn.head.room_nid)
+                    if is_guest:
+                        await _check_guest(turn)
+                if came and before == "join" and member is not None:
+                    event_id: str = member.event_id  # it is what was asked for
+                else:
+                    await self._vouch(turn, user_nid, before, content)
+                    event_id = await place_news(turn, replace(draft, content=content), transaction)
+                comes = came or before != "join"
+                predecessor_id = _predecessor(create.content) if comes and create is not None else None
+                return finished(turn, event_id, finish), predecessor_id
+
+            if not came:
+                await self._remote.whole(room_id)
+            return await actor.run(job)
+
+        (event_id, predecessor_id), came = await self._enter(
+            requester, room_id, content, join_here, is_guest=is_guest
+        )
         if predecessor_id is not None:
-            await self._succession.follow(user_nid, predecessor_id, actor.room_nid)
+            await self._succession.follow(user_nid, predecessor_id, actor.room_nid, first=came)
         return event_id
 
     async def knock(
@@ -295,6 +357,7 @@ class Memberships:
                 raise not_found("Unknown room")
             if not turn.head.rules.knock:
                 raise forbidden("You cannot knock on rooms of this version")
+            self._check_here(turn)
             if await turn.content(_MEMBER, user_id) != content:
                 await turn.place(_draft(room_id, user_id, user_id, content))
 
@@ -418,6 +481,11 @@ class Memberships:
         await actor.run(job)
 
     # --- shared --------------------------------------------------------------------------------------
+
+    def _check_here(self, turn: Turn) -> None:
+        """Refuse to let anybody into a room that the last user of this server has left since it was looked up."""
+        if not self._remote.is_in(turn.head.room_nid):
+            raise _NotHereError
 
     async def _find(self, room_id: RoomId) -> RoomActor:
         """The actor of a room that the requester must be in: whether it exists is no stranger's business."""

@@ -209,8 +209,8 @@ class Outsiders:
         room_id: RoomId,
         content: Mapping[str, Any],
         servers: Sequence[ServerName],
-    ) -> None:
-        """Ask the room's servers to let a user in."""
+    ) -> EventId:
+        """Ask the room's servers to let a user in; the event by which they were asked."""
         # spec: server-server-api#knocking-rooms
 
         async def accept(need: NeedAccepted) -> Any:
@@ -235,6 +235,7 @@ class Outsiders:
             stripped = await read_stripped(state, accepted.event, self._keys, must_prove=False)
             room_nid = await self._tools.interner.room(room_id)
             await self._put(room_nid, user_nid, accepted.server, accepted.event, stripped)
+            return accepted.event.event_id
 
     async def leave(
         self, user_id: UserId, user_nid: int, room_id: RoomId, content: Mapping[str, Any]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from federation.builder import Draft
-from federation.ids import RoomId, ServerName, UserId, domain_of
+from federation.ids import EventId, RoomId, ServerName, UserId, domain_of
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.federated.exchange import Exchange
 from homeserver.rooms.federated.guest_joins import GuestJoins
@@ -60,7 +60,11 @@ class RemoteMemberships:
     async def is_here(self, room_id: RoomId) -> bool:
         """Whether this server is in the room."""
         nid = await self._tools.interner.find_room(room_id)
-        return nid is not None and bool(self._index.local_members(nid))
+        return nid is not None and self.is_in(nid)
+
+    def is_in(self, room_nid: int) -> bool:
+        """The same, of a room by number. Of a leave that is on its way to the disk nobody else can tell: it does not count."""
+        return bool(self._index.local_members(room_nid))
 
     def is_local(self, user_id: UserId) -> bool:
         """Whether the user's home is here."""
@@ -121,10 +125,11 @@ class RemoteMemberships:
         room_id: RoomId,
         content: Mapping[str, Any],
         via: Sequence[ServerName] = (),
-    ) -> None:
-        """Knock through another server."""
+    ) -> EventId:
+        """Knock through another server; the event id."""
         servers = await self.servers(requester.user_nid, room_id, via)
-        await self._outsiders.knock(UserId(requester.user_id), requester.user_nid, room_id, content, servers)
+        user_id = UserId(requester.user_id)
+        return await self._outsiders.knock(user_id, requester.user_nid, room_id, content, servers)
 
     async def accept_offer(self, requester: Requester, room_id: RoomId, proof: Proof) -> None:
         """Have a third-party invite turned into an invite, so that the user may join."""
