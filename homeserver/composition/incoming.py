@@ -83,6 +83,6 @@ def build_incoming(
         hear_outside,
     )
     client = peering.client
-    backfills = Backfills(database, rooms, core.index, fetcher, client.allows, whole, clock, tasks)
+    backfills = Backfills(database, rooms, core.index, fetcher, staged, client.allows, whole, clock, tasks)
     moments = Moments(client, fetcher, backfills, clock)
     return Incoming(checker, fetcher, filler, policing, receiver, backfills, moments)

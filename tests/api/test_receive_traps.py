@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import unquote
 
 from twisted.internet.defer import Deferred
 
@@ -258,6 +259,46 @@ class Staged(ReceiveCase):
         self.assertEqual(later.event_id, self.timeline()[-1])
         path = f"{V3}/rooms/{self.room_id}/event/{self.event.event_id}"
         self.assertEqual("second", self.app.ok("GET", path, None, self.alice)["content"].get("body"))
+
+    def tell_altered_state(self) -> tuple[Event, Event]:
+        """Ann takes a name, which waits for its parent; the peer says something, and gives an altered copy of that name
+        as part of the state before it. Both events."""
+        ann = self.honest.user("ann")
+        content = {"membership": "join", "displayname": "Ann"}
+        named = self.room.add("m.room.member", content, sender=ann, state_key=ann, signer=self.honest.key)
+        hidden, later = self.room.say("hidden"), self.room.say("later")
+        told = self.room.state_ids_answer(later.event_id)
+        self.assertIn(named.event_id, told["pdu_ids"])
+        altered = {**named.json, "content": {**content, "displayname": "altered"}}
+        for one in (named, hidden):
+            del self.room.events[one.event_id]
+        self.peer.answers["GET", f"{FEDERATION}/event/{named.event_id}"] = self.peer.transaction([altered])
+        self.peer.answers[STATE_IDS] = lambda request: told if later.event_id in unquote(request.uri) else {}
+        self.assert_taken(self.honest.push(self.app, self.event, named), self.event, named)
+        self.settle()
+        self.assert_taken(self.peer.push(self.app, later), later)
+        self.settle()
+        self.assertEqual(1, len(self.asked(f"/event/{named.event_id}")))
+        return named, later
+
+    def test_nor_when_it_is_told_as_part_of_a_state(self) -> None:
+        named, later = self.tell_altered_state()
+        self.assertEqual(3, self.staged())
+        self.give_parent()
+        self.assertEqual(0, self.staged())
+        shown = self.timeline()
+        self.assertEqual(
+            {self.parent.event_id, self.event.event_id, named.event_id, later.event_id}, {*shown[-4:]}
+        )
+        self.assertEqual("Ann", self.state("m.room.member", self.honest.user("ann")).get("displayname"))
+
+    def test_what_stands_on_such_a_state_waits_no_longer_than_the_whole_copy(self) -> None:
+        _, later = self.tell_altered_state()
+        for wait_s in WAITS_S:
+            self.assertNotIn(later.event_id, self.timeline())
+            self.settle(wait_s + 1)
+        self.assertEqual(0, self.staged())
+        self.assertEqual(later.event_id, self.timeline()[-1])
 
     def test_a_whole_copy_takes_an_altered_ones_place(self) -> None:
         self.assert_taken(self.peer.push(self.app, self.altered), self.event)

@@ -25,10 +25,12 @@ from federation.versions import ROOM_VERSIONS
 from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
 from homeserver.http.errors import MatrixError
-from homeserver.rooms.arrivals import Arrival, Placed, arrive
+from homeserver.rooms.arrivals import Arrival, Arrived, Placed, arrive
 from homeserver.rooms.covered import end_covered
 from homeserver.rooms.federated.fetching import FetchRoom
+from homeserver.rooms.federated.staged import Staged
 from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.turn import Turn
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.drive import drive
 from homeserver.runtime.tasks import TaskGroup
@@ -96,6 +98,7 @@ class Backfills:
         rooms: RoomRegistry,
         index: MembershipIndex,
         fetcher: Fetcher,
+        staged: Staged,
         allows: Callable[[str], bool],
         whole: Callable[[int], Awaitable[object]],
         clock: Clock,
@@ -105,6 +108,7 @@ class Backfills:
         self._rooms = rooms
         self._index = index
         self._fetcher = fetcher
+        self._staged = staged
         self._allows = allows
         # Comes back when the members of a room are here; MatrixError where that takes too long.
         self._whole = whole
@@ -244,8 +248,17 @@ class Backfills:
         # a lie that is to keep us from it: so that is not final before several have been asked.
         doubted = attempts < _ATTEMPTS_IN_DOUBT
         arrivals = [Arrival(step.event, step.told, historic=True, doubted=doubted) for step in filled.steps]
+        told = [*filled.outliers, *(step.event for step in filled.steps)]
+
+        async def job(turn: Turn) -> list[Arrived]:
+            # Anybody may tell a redacted copy of an event of which a whole one waits: such an answer counts as none. The rest of
+            # it without that event would be what is before it alone, and what comes after it would then stand below.
+            if any(self._staged.has_better(room_nid, one) for one in told):
+                return []
+            return await arrive(turn, arrivals, filled.outliers)
+
         actor = await self._rooms.find(room_id)
-        arrived = await actor.run(lambda turn: arrive(turn, arrivals, filled.outliers))
+        arrived = await actor.run(job)
         await actor.run(end_covered)
         return any(isinstance(one, Placed) and one.nid for one in arrived)
 

@@ -406,11 +406,13 @@ class GapFiller:
 
         async def job(turn: Turn) -> _Outcome:
             staged, room_nid = self._staged, actor.room_nid
-            # Anybody may have sent or told a redacted copy of an event of which a whole one waits.
+            # Anybody may have sent or told a redacted copy of an event of which a whole one waits. Stored as an outlier it
+            # would take that one's place too; what needs it waits until that is placed or given up.
+            outliers = [one for one in filled.outliers if not staged.has_better(room_nid, one)]
             worse = {one.event.event_id for one in filled.steps if staged.has_better(room_nid, one.event)}
             steps = [step for step in filled.steps if step.event.event_id not in doubted | worse]
             arrivals = [_arrival(step) for step in steps]
-            arrived = await arrive(turn, arrivals, filled.outliers)
+            arrived = await arrive(turn, arrivals, outliers)
             await tell_of_ours(turn, [step.event for step in steps], arrived)
             missing = {*late, *filled.missing, *doubted, *worse}
             placed: list[str] = []
