@@ -13,7 +13,7 @@ from sqlalchemy import and_, bindparam, delete, select
 from homeserver.db.schema.rooms import declined, outside, rooms, user_ids
 from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.store.outside import Told, put_outside
+from homeserver.store.outside import Told, put_instead
 
 _D = declined.c
 _PUT = rows(
@@ -69,10 +69,12 @@ class Declined(NamedTuple):
     user_id: str
 
 
-def decline(tx: WriteTx, told: Told, retry_ts_ms: int) -> None:
-    """Note a leave as ``put_outside`` does, and that others are to be told of it, not before then."""
-    put_outside(tx, told)
+def decline(tx: WriteTx, told: Told, seen: str, retry_ts_ms: int) -> bool:
+    """Note a leave as ``put_instead`` does, and that others are to be told of it, not before then."""
+    if not put_instead(tx, told, seen):
+        return False
     tx.insert(_PUT, [(told.room_nid, told.user_nid, told.event_id, 0, retry_ts_ms)])
+    return True
 
 
 def load_next_declined(tx: Tx, most: int) -> list[Declined]:

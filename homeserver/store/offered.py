@@ -14,7 +14,7 @@ from sqlalchemy import and_, bindparam, delete, select
 from homeserver.db.schema.rooms import offered, rooms, user_ids
 from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.store.outside import Told, load_told, put_outside
+from homeserver.store.outside import Told, load_told, put_unless_later
 from homeserver.store.placement import Membership
 
 _O = offered.c
@@ -106,9 +106,9 @@ def forget_all_offered(tx: WriteTx, room_nid: int, user_nid: int) -> None:
     tx.run(_FORGET_ALL, of_room=room_nid, of_user=user_nid)
 
 
-def put_knock(tx: WriteTx, told: Told) -> None:
-    """Note a knock that a server has taken; whatever became of others, this is the one."""
-    put_outside(tx, told)
+def put_knock(tx: WriteTx, told: Told, seen: str) -> None:
+    """Note a knock that a server has taken; whatever became of others, this is the one. ``seen``: ``put_unless_later``."""
+    put_unless_later(tx, told, seen)
     tx.run(_FORGET_KNOCKS, of_room=told.room_nid, of_user=told.user_nid)
 
 
@@ -139,8 +139,11 @@ def put_off_offered(tx: WriteTx, one: Offered, retry_ts_ms: int, *, tried: bool)
 
 
 def take_back(tx: WriteTx, one: Offered, told: Told) -> None:
-    """The room has heard that the user is out of it: with what was offered ended what it stood on, an invite say."""
+    """The room has heard that the user is out of it: with what was offered ended what it stood on, an invite say.
+
+    Not an invite that came after that.
+    """
     forget_offered(tx, one)
     before = load_told(tx, one.user_nid, one.room_nid)
     if before is not None and before.membership in (Membership.INVITE, Membership.KNOCK):
-        put_outside(tx, told)
+        put_unless_later(tx, told, "")

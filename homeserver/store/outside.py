@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, Self
 
+import msgspec
 from sqlalchemy import and_, bindparam, delete, select
 
 from federation.event import Event, stored_bytes
@@ -92,6 +93,12 @@ class Told:
             room_nid, user_nid, membership, server, event.rules.version, event.event_id, text, stripped
         )
 
+    @property
+    def depth(self) -> int:
+        """How deep in the room the event says that it is."""
+        depth: int = msgspec.json.decode(self.event).get("depth", 0)
+        return depth
+
 
 class OutsideRow(NamedTuple):
     """What is kept of a membership from outside."""
@@ -119,6 +126,22 @@ def put_outside(tx: WriteTx, told: Told) -> None:
         [(told.room_nid, told.user_nid, told.server, told.version, told.event_id, told.event, told.stripped)],
     )
     tx.claim(Kind.OUTSIDE, -told.user_nid, told.room_nid, partial(_write_member, told=told), told)
+
+
+def put_instead(tx: WriteTx, told: Told, seen: str) -> bool:
+    """Note one that was made of the event ``seen``; False where something else is kept by now, which stays."""
+    kept = load_told(tx, told.user_nid, told.room_nid)
+    if kept is None or kept.event_id != seen:
+        return False
+    put_outside(tx, told)
+    return True
+
+
+def put_unless_later(tx: WriteTx, told: Told, seen: str) -> None:
+    """Note one that the room has taken, but for what came after it: another than ``seen`` (empty: none), and deeper."""
+    kept = load_told(tx, told.user_nid, told.room_nid)
+    if kept is None or kept.event_id == seen or kept.depth < told.depth:
+        put_outside(tx, told)
 
 
 def _write_member(tx: Tx, pos: int, *, told: Told) -> None:

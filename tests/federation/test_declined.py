@@ -9,19 +9,21 @@ from urllib.parse import quote
 from sqlalchemy import func, select
 from twisted.internet.defer import Deferred
 
+from federation.event import Event
 from federation.flows.handshake import NeedAccepted, Wish
 from federation.ids import ServerName
 from homeserver.db.schema.rooms import declined
 from homeserver.db.statements import statement
 from homeserver.http.transport import PeerRequest, PeerResponse
-from homeserver.rooms.federated import declinations
+from homeserver.rooms.federated import declinations, outsiders
 from homeserver.rooms.federated.declinations import (
     ATTEMPTS_MOST,
     FIRST_WAIT_MS,
 )
 from homeserver.rooms.federated.handshakes import Accept
 from homeserver.rooms.federated.retries import AT_ONCE, EARLY_AFTER_S, LONGEST_WAIT_MS
-from tests.federation.people import A, B, NetCase
+from homeserver.rooms.federated.signed import check_signed
+from tests.federation.people import V3, A, B, C, NetCase
 from tests.support.databases import on_each_database
 
 BOB = f"@bob:{B}"
@@ -262,3 +264,102 @@ class Declined(NetCase):
         self.net.up(A)
         self.net.advance(2 * FIRST_S)
         self.assertEqual("leave", self.member()["membership"])
+
+
+@on_each_database
+class InvitedMeanwhile(NetCase):
+    """bob declines, and is invited once more before he has an answer."""
+
+    def invite(self) -> str:
+        return f"/rooms/{quote(self.room_id)}/invite"
+
+    def member(self) -> str:
+        """What alice's server says that bob is."""
+        path = f"/rooms/{quote(self.room_id)}/state/m.room.member/{quote(BOB)}"
+        membership: str = self.ok(self.a, self.alice, "GET", path)["membership"]
+        return membership
+
+    def rooms(self) -> Any:
+        """What bob's clients are told of."""
+        return self.sync(self.b, self.bob).get("rooms", {})
+
+    def declining(self) -> Any:
+        return self.b.start("POST", f"{V3}/rooms/{quote(self.room_id)}/leave", {}, self.bob)
+
+    def invited_by_two(self) -> None:
+        """carol of c has invited bob; alice is in the room too, and does not know."""
+        c = self.server(C)
+        carol = c.register("carol")
+        everybody = {"invite": 0}
+        self.room_id = self.create(c, carol, preset="public_chat", power_level_content_override=everybody)
+        self.assertEqual(200, self.join(self.a, self.alice, self.room_id, C).status)
+        self.net.settle()
+        self.net.part(A, C)
+        self.ok(c, carol, "POST", self.invite(), {"user_id": BOB})
+
+    def test_by_another_server_while_the_first_does_not_answer(self) -> None:
+        self.invited_by_two()
+        call = self.net._call
+
+        def silently(origin: ServerName, request: PeerRequest) -> Any:
+            lost = "/make_leave/" in request.uri and request.destination == C
+            return Deferred() if lost else call(origin, request)
+
+        self.patch(self.net, "_call", silently)
+        declining = self.declining()
+        self.net.settle()
+        self.assertEqual(1, len(self.net.sent("make_leave", destination=C)))
+        self.ok(self.a, self.alice, "POST", self.invite(), {"user_id": BOB})
+        self.assertEqual(200, self.net.wait(declining).status)
+        self.assertEqual(("leave", {}), (self.member(), self.rooms()))
+
+    def test_by_a_server_that_does_not_answer_either(self) -> None:
+        """It is that server then that is told later, and of what it sent."""
+        self.invited_by_two()
+        call = self.net._call
+        self.patch(
+            self.net, "_call", lambda one, asked: Deferred() if "_leave" in asked.uri else call(one, asked)
+        )
+        declining = self.declining()
+        self.net.settle()
+        self.ok(self.a, self.alice, "POST", self.invite(), {"user_id": BOB})
+        self.assertEqual(200, self.net.wait(declining).status)
+        self.assertEqual(("invite", {}), (self.member(), self.rooms()))
+        self.patch(self.net, "_call", call)
+        self.net.advance(2 * FIRST_S)
+        self.assertEqual(("leave", {}), (self.member(), self.rooms()))
+
+    def test_after_the_leave_was_taken(self) -> None:
+        """That is an invite which nobody has declined."""
+        self.room_id = self.create(self.a, self.alice)
+        self.ok(self.a, self.alice, "POST", self.invite(), {"user_id": BOB})
+        deliver = self.net._deliver
+
+        def later(request: PeerRequest, *rest: Any) -> None:
+            wait_s = 5.0 if "/send_leave/" in request.uri else 0.0
+            self.net.time.callLater(wait_s, deliver, request, *rest)
+
+        self.patch(self.net, "_deliver", later)
+        declining = self.declining()
+        self.net.settle()
+        self.assertEqual("leave", self.member())
+        self.ok(self.a, self.alice, "POST", self.invite(), {"user_id": BOB})
+        self.assertEqual(200, self.net.wait(declining).status)
+        self.assertEqual(("invite", [self.room_id]), (self.member(), list(self.rooms().get("invite", {}))))
+
+    def test_while_it_is_heard_that_an_invite_was_taken_back(self) -> None:
+        self.room_id = self.create(self.a, self.alice)
+        self.ok(self.a, self.alice, "POST", self.invite(), {"user_id": BOB})
+        statuses = list[int]()
+
+        async def slowly(event: Event, keys: Any) -> None:
+            await check_signed(event, keys)
+            if event.content["membership"] == "leave":
+                done = await self.a.start("POST", V3 + self.invite(), {"user_id": BOB}, self.alice)
+                statuses.append(done.status)
+
+        self.patch(outsiders, "check_signed", slowly)
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(self.room_id)}/kick", {"user_id": BOB})
+        self.net.advance(10)
+        self.assertEqual([200], statuses)
+        self.assertEqual(("invite", [self.room_id]), (self.member(), list(self.rooms().get("invite", {}))))

@@ -387,6 +387,23 @@ class HalfJoined(HalfCase):
         self.net.advance(EARLY_AFTER_S)
         self.assertEqual((1, 1), (self.open(), self.sent("make_leave")))
 
+    def test_invited_while_it_is_taken_back(self) -> None:
+        """After the leave, of which its server has not said yet that it took it."""
+        self.lose_answers("/send_join/")
+        self.come()
+        self.net.untamper()
+        deliver: Callable[..., None] = self.net._deliver
+
+        def later(request: PeerRequest, *rest: Any) -> None:
+            self.net.time.callLater(5.0 if "/send_leave/" in request.uri else 0.0, deliver, request, *rest)
+
+        self.patch(self.net, "_deliver", later)
+        self.net.advance(FIRST_S)
+        self.assertEqual("leave", self.member())
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(self.room_id)}/invite", {"user_id": BOB})
+        self.net.advance(HOUR_S)
+        self.assertEqual(("invite", "invite", 0), (self.member(), self.at_home(), self.open()))
+
     def test_sent_away_meanwhile(self) -> None:
         self.lose_answers("/send_join/")
         self.come()
@@ -534,6 +551,22 @@ class HalfKnocked(HalfCase):
         self.knock()
         self.ok(self.a, self.alice, "POST", f"/rooms/{quote(self.room_id)}/invite", {"user_id": BOB})
         self.net.advance(HOUR_S)
+        self.assertEqual(("invite", "invite", 0), (self.member(), self.at_home(), self.open()))
+
+    def test_let_in_before_the_same_is_offered_once_more(self) -> None:
+        """By a bot, say."""
+        self.delay("/send_knock/", 1.0)
+        path, invites = f"{V3}/rooms/{quote(self.room_id)}/invite", list[Any]()
+
+        def lose(_: Any, request: PeerRequest, __: PeerResponse) -> Exception | None:
+            if "/send_knock/" not in request.uri or invites:
+                return None
+            invites.append(self.a.start("POST", path, {"user_id": BOB}, self.alice))
+            return Unreachable("the connection was cut")
+
+        self.net.tamper_answers(lose)
+        self.assertEqual((200, 2), (self.knock(), self.sent("/send_knock/")))
+        self.assertEqual([200], [self.net.wait(one).status for one in invites])
         self.assertEqual(("invite", "invite", 0), (self.member(), self.at_home(), self.open()))
 
     def test_an_answer_that_makes_no_sense(self) -> None:

@@ -87,11 +87,13 @@ class Declinations:
         """Tell a server of the room that a user of ours is out of it."""
         return await self._tell(Wish("leave", room_id, user_id, content), servers, None)
 
-    async def put_off(self, told: Told) -> None:
-        """Note a leave that nobody could be told of: it is tried again."""
-        await self._worker.work(decline, told, self._clock.now_ms() + FIRST_WAIT_MS)
-        self._retries.expect(told.server)
-        self._retries.look()
+    async def put_off(self, told: Told, seen: str) -> bool:
+        """Note a leave that nobody could be told of: it is tried again. False where ``seen`` is not what is kept."""
+        placed = await self._worker.work(decline, told, seen, self._clock.now_ms() + FIRST_WAIT_MS)
+        if placed:
+            self._retries.expect(told.server)
+            self._retries.look()
+        return placed
 
     async def forget(self, room_id: RoomId, user_id: UserId, room_nid: int, user_nid: int) -> None:
         """The user is about to join: nobody is to be told any more that they are out."""

@@ -35,7 +35,14 @@ from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.runtime.log import Log
 from homeserver.store.offered import put_knock
-from homeserver.store.outside import OutsideRow, Told, load_outside, put_outside
+from homeserver.store.outside import (
+    OutsideRow,
+    Told,
+    load_outside,
+    put_instead,
+    put_outside,
+    put_unless_later,
+)
 from homeserver.store.placement import Membership
 from homeserver.store.users import load_account
 from homeserver.store.work import Worker
@@ -47,6 +54,8 @@ _WAITING = (Membership.INVITE, Membership.KNOCK)
 # LIMIT(invites from outside that wait for one user; whoever sends more is told to come back later)
 INVITES_MOST = 1_000
 RETRY_AFTER_MS = 3_600_000
+# So often what becomes of an invite is decided anew because another one came meanwhile.
+ROUNDS_MOST = 3
 ANSWER_BYTES = 4 * 1024 * 1024
 
 
@@ -87,19 +96,19 @@ class Outsiders:
 
     async def servers(self, user_nid: int, room_nid: int) -> list[ServerName]:
         """The servers that an invite or a knock connects with the room: who was asked or told us, and who invited."""
-        row = (await self._tools.database.read(load_outside, user_nid, [room_nid])).get(room_nid)
-        if row is None or not row.event_id:
-            return []
-        sender = _stored(row).sender
-        return list(dict.fromkeys([ServerName(row.server), domain_of(sender)]))
+        row = await self._row(user_nid, room_nid)
+        return _connected(row) if row is not None and row.event_id else []
 
     async def told_state(self, user_nid: int, room_id: RoomId) -> list[dict[str, Any]]:
         """The stripped state that came with an invite or a knock of a user of ours; nothing where there is neither."""
         room_nid = await self._tools.interner.find_room(room_id)
         if room_nid is None:
             return []
-        row = (await self._tools.database.read(load_outside, user_nid, [room_nid])).get(room_nid)
+        row = await self._row(user_nid, room_nid)
         return [] if row is None else msgspec.json.decode(row.stripped, type=list[dict[str, Any]])
+
+    async def _row(self, user_nid: int, room_nid: int) -> OutsideRow | None:
+        return (await self._tools.database.read(load_outside, user_nid, [room_nid])).get(room_nid)
 
     # --- invites that come ---------------------------------------------------------------------------
 
@@ -138,7 +147,9 @@ class Outsiders:
             if sum(one.outside and one.membership == Membership.INVITE for one in standings) >= INVITES_MOST:
                 raise limit_exceeded(RETRY_AFTER_MS)
             room_nid = await self._tools.interner.room(room_id)
-            await self._put(room_nid, target_nid, origin, signed, stripped)
+            told = await self._told(room_nid, target_nid, origin, signed, stripped)
+            if told is not None:
+                await self._worker.work(put_outside, told)
         return signed
 
     async def _target(self, event: Event) -> int:
@@ -185,20 +196,24 @@ class Outsiders:
         room_id, user_id = parse_room_id(pdu.get("room_id", "")), parse_user_id(pdu.get("state_key", ""))
         room_nid = await self._tools.interner.find_room(room_id)
         user_nid = await self._tools.interner.find_user(user_id)
-        standing = self.standing(user_nid, room_nid) if user_nid is not None else None
-        if standing is None or room_nid is None or user_nid is None or standing.membership not in _WAITING:
+        if room_nid is None or user_nid is None:
             return None
-        row = (await self._tools.database.read(load_outside, user_nid, [room_nid]))[room_nid]
-        event = parse_event(pdu, ROOM_VERSIONS[row.version])
-        believed = await self.servers(user_nid, room_nid)
-        if event.room_id != room_id or origin not in believed or domain_of(event.sender) not in believed:
-            return None
-        before = _stored(row)
-        if event.event_id in before.prev_event_ids or event.depth < before.depth:
-            return None  # what the knock already stands on, late
-        await check_signed(event, self._keys)
-        await self._put(room_nid, user_nid, origin, event, stripped_json([strip(event)]))
-        return event
+        for _ in range(ROUNDS_MOST):
+            row = await self._waiting(user_nid, room_nid)
+            if row is None:
+                return None
+            event = parse_event(pdu, ROOM_VERSIONS[row.version])
+            believed = _connected(row)
+            if event.room_id != room_id or origin not in believed or domain_of(event.sender) not in believed:
+                return None
+            before = _stored(row)
+            if event.event_id in before.prev_event_ids or event.depth < before.depth:
+                return None  # what the knock already stands on, late
+            await check_signed(event, self._keys)
+            told = await self._told(room_nid, user_nid, origin, event, stripped_json([strip(event)]))
+            if told is None or await self._worker.work(put_instead, told, row.event_id):
+                return event
+        return None
 
     # --- knocks and leaves that go -------------------------------------------------------------------
 
@@ -229,25 +244,42 @@ class Outsiders:
             return await self._offers.send(need, ask, DEFAULT_TIMEOUT_S)
 
         async with self._offers.under_way(room_id):
+            room_nid = await self._tools.interner.room(room_id)
+            row = await self._row(user_nid, room_nid)
             wish = Wish("knock", room_id, user_id, content)
             accepted = await self._handshakes.run(wish, servers, accept)
             state = accepted.answer.get("knock_room_state")
             stripped = await read_stripped(state, accepted.event, self._keys, must_prove=False)
-            room_nid = await self._tools.interner.room(room_id)
-            await self._put(room_nid, user_nid, accepted.server, accepted.event, stripped)
+            told = await self._told(room_nid, user_nid, accepted.server, accepted.event, stripped)
+            if told is not None:
+                await self._worker.work(put_knock, told, row.event_id if row is not None else "")
             return accepted.event.event_id
 
     async def leave(
         self, user_id: UserId, user_nid: int, room_id: RoomId, content: Mapping[str, Any]
     ) -> None:
-        """Reject an invite or take a knock back: at the room's servers if they do it, and here in any case."""
+        """Reject an invite or take a knock back: at the room's servers if they do it, and here in any case.
+
+        An invite that comes while they are asked may be of others: where nobody has taken the leave, it begins again.
+        """
         room_nid = await self._tools.interner.room(room_id)
-        row = (await self._tools.database.read(load_outside, user_nid, [room_nid])).get(room_nid)
+        row = await self._waiting(user_nid, room_nid)
         if row is None:
             raise forbidden("You are not in this room")
-        before = _stored(row)
-        servers = [*await self.servers(user_nid, room_nid), *servers_of(room_id)]
-        outcome = await self._declinations.tell(user_id, room_id, content, servers)
+        for _ in range(ROUNDS_MOST):
+            if await self._leave(user_id, user_nid, room_id, content, row):
+                return
+            row = await self._waiting(user_nid, room_nid)
+            if row is None:
+                return
+
+    async def _leave(
+        self, user_id: UserId, user_nid: int, room_id: RoomId, content: Mapping[str, Any], row: OutsideRow
+    ) -> bool:
+        """End what ``row`` is; False where something else has come in its place."""
+        outcome = await self._declinations.tell(
+            user_id, room_id, content, [*_connected(row), *servers_of(room_id)]
+        )
         again = False
         if isinstance(outcome, Accepted):
             server, event = outcome.server, outcome.event
@@ -260,10 +292,16 @@ class Outsiders:
                 reason=reason,
                 again=again,
             )
-            server, event = ServerName(row.server), self._own_leave(before, user_id, content)
-        standing = self.standing(user_nid, room_nid)
-        if standing is not None and standing.membership in _WAITING:
-            await self._put(room_nid, user_nid, server, event, stripped_json([strip(event)]), again=again)
+            server, event = ServerName(row.server), self._own_leave(_stored(row), user_id, content)
+        told = await self._told(row.room_nid, user_nid, server, event, stripped_json([strip(event)]))
+        if told is None or await self._waiting(user_nid, row.room_nid) is None:
+            return True
+        if isinstance(outcome, Accepted):
+            await self._worker.work(put_unless_later, told, row.event_id)
+            return True
+        if again:
+            return await self._declinations.put_off(told, row.event_id)
+        return await self._worker.work(put_instead, told, row.event_id)
 
     async def joining(self, user_id: UserId, user_nid: int, room_id: RoomId) -> None:
         """A user is about to join a room that this server is not in: that they declined it once is over."""
@@ -287,28 +325,28 @@ class Outsiders:
         )
         return event
 
-    async def _put(
-        self,
-        room_nid: int,
-        user_nid: int,
-        server: ServerName,
-        event: Event,
-        stripped: str,
-        *,
-        again: bool = False,
-    ) -> None:
-        """``again``: it is a leave that a server of the room is to be told of yet."""
+    async def _waiting(self, user_nid: int, room_nid: int) -> OutsideRow | None:
+        """What is kept of an invite from outside or a knock there, where a user of ours has one."""
+        row = await self._row(user_nid, room_nid)
+        standing = self.standing(user_nid, room_nid)
+        if row is None or not row.event_id or standing is None or standing.membership not in _WAITING:
+            return None
+        return row
+
+    async def _told(
+        self, room_nid: int, user_nid: int, server: ServerName, event: Event, stripped: str
+    ) -> Told | None:
+        """What is to be noted; None where somebody of ours is in the room now, and it knows better itself."""
         await self._adopted(event.room_id)
         if self._index.local_members(room_nid) and self.standing(user_nid, room_nid) is None:
-            return  # somebody of ours is in the room now, and it knows better itself
-        told = Told.by(room_nid, user_nid, server, event, stripped)
-        if again:
-            await self._declinations.put_off(told)
-        elif told.membership == Membership.KNOCK:
-            await self._worker.work(put_knock, told)
-        else:
-            await self._worker.work(put_outside, told)
+            return None
+        return Told.by(room_nid, user_nid, server, event, stripped)
 
 
 def _stored(row: OutsideRow) -> Event:
     return parse_stored(EventId(row.event_id), row.event.encode(), ROOM_VERSIONS[row.version])
+
+
+def _connected(row: OutsideRow) -> list[ServerName]:
+    """The servers that an invite or a knock connects with the room."""
+    return list(dict.fromkeys([ServerName(row.server), domain_of(_stored(row).sender)]))
