@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from homeserver.db.tx import WriteTx
 from homeserver.runtime.tasks import TaskGroup
-from homeserver.store.changes import Change
+from homeserver.store.changes import Change, Kind
 from homeserver.store.members import find_member, forget_room
+from homeserver.store.outside import Told
 from homeserver.store.placement import ENDED, MOVING, moves_of
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
@@ -28,7 +29,7 @@ class Departed:
         self._index = index
         self._tasks = tasks
 
-    kinds = MOVING  # what ``apply`` looks at
+    kinds = MOVING | {Kind.OUTSIDE}  # what ``apply`` looks at
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
@@ -40,6 +41,11 @@ class Departed:
             for move in moves_of(change)
             if move.member_nid and move.membership in ENDED and self._index.is_local(move.member_nid)
         ]
+        for change in changes:
+            if change.kind == Kind.OUTSIDE and change.payload is not None:
+                told: Told = change.payload
+                if told.membership in ENDED:
+                    left.append((told.user_nid, told.room_nid))
         if left:
             self._tasks.spawn("forget rooms", self._forget(left))
 

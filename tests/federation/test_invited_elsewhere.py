@@ -6,10 +6,11 @@ from typing import Any
 from urllib.parse import quote
 
 from homeserver.http.transport import Unreachable
-from tests.federation.people import A, B, NetCase
+from tests.federation.people import A, B, C, NetCase
 from tests.support.databases import on_each_database
 
 BOB = f"@bob:{B}"
+CAROL = f"@carol:{C}"
 
 
 @on_each_database
@@ -105,6 +106,57 @@ class RemoteInvites(NetCase):
             self.assertEqual(["fish"], [one["result"]["content"]["body"] for one in found["results"]])
             # And where the invite was declined.
             self.ok(self.b, self.bob, "POST", leave, {})
+
+
+@on_each_database
+class Forgotten(NetCase):
+    """carol's server forgets rooms for those who are out of them; it is not in alice's room.
+
+    # spec: client-server-api#mforget_forced_upon_leave-capability
+    """
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.c = self.server(C, forget_rooms_on_leave=True)
+        self.carol = self.c.register("carol")
+        state = [{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
+        self.room_id = self.create(self.a, self.alice, initial_state=state)
+
+    def room(self, path: str, *, mine: bool = False) -> None:
+        server, token, body = (self.c, self.carol, {}) if mine else (self.a, self.alice, {"user_id": CAROL})
+        self.ok(server, token, "POST", f"/rooms/{quote(self.room_id)}/{path}", body)
+
+    def assert_over_and_forgotten(self, since: str) -> None:
+        self.net.advance(5)
+        told = self.sync(self.c, self.carol, since)
+        self.assertEqual([self.room_id], list(told["rooms"]["leave"]))
+        self.assertNotIn("rooms", self.sync(self.c, self.carol, told["next_batch"]))
+        wanted = {"filter": '{"room":{"include_leave":true}}'}
+        self.assertNotIn("rooms", self.sync(self.c, self.carol, **wanted))
+
+    def test_an_invite_that_ends(self) -> None:
+        for how in ("leave", "kick", "ban"):
+            self.room("invite")
+            since = self.sync(self.c, self.carol)["next_batch"]
+            self.room(how, mine=how == "leave")
+            self.assert_over_and_forgotten(since)
+
+    def test_an_invite_that_is_declined_while_its_server_is_away(self) -> None:
+        self.room("invite")
+        since = self.sync(self.c, self.carol)["next_batch"]
+        self.net.down(A)
+        self.room("leave", mine=True)
+        self.assert_over_and_forgotten(since)
+        self.net.up(A)
+        self.net.advance(3600)
+        path = f"/rooms/{quote(self.room_id)}/state/m.room.member/{quote(CAROL)}"
+        self.assertEqual("leave", self.ok(self.a, self.alice, "GET", path)["membership"])
+
+    def test_a_knock_that_is_taken_back(self) -> None:
+        self.ok(self.c, self.carol, "POST", f"/knock/{quote(self.room_id)}", {}, {"via": [A]})
+        since = self.sync(self.c, self.carol)["next_batch"]
+        self.room("leave", mine=True)
+        self.assert_over_and_forgotten(since)
 
 
 def _contents(room: Any) -> dict[tuple[str, str], Any]:
