@@ -24,6 +24,7 @@ from homeserver.db.schema.rooms import members, outside
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
+from homeserver.store.events import find_row
 from homeserver.store.members import PUT_ENDED, PUT_MEMBERS, find_member
 from homeserver.store.placement import ENDED, MEMBERSHIPS, Membership
 
@@ -132,6 +133,16 @@ def put_instead(tx: WriteTx, told: Told, seen: str) -> bool:
     """Note one that was made of the event ``seen``; False where something else is kept by now, which stays."""
     kept = load_told(tx, told.user_nid, told.room_nid)
     if kept is None or kept.event_id != seen:
+        return False
+    put_outside(tx, told)
+    return True
+
+
+def put_afterwards(tx: WriteTx, told: Told, seen: str) -> bool:
+    """Note how one ended of which the room's own event ``seen`` tells here; False where it is something else by now."""
+    member = find_member(tx, told.room_nid, told.user_nid)
+    row = find_row(tx, seen)
+    if member is None or member.outside or row is None or row.nid != member.event_nid:
         return False
     put_outside(tx, told)
     return True

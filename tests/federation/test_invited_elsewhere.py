@@ -5,12 +5,17 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from twisted.internet.defer import Deferred
+
+from federation.ids import ServerName
 from homeserver.http.transport import Unreachable
 from tests.federation.people import A, B, C, NetCase
 from tests.support.databases import on_each_database
+from tests.support.federation import NetServer
 
 BOB = f"@bob:{B}"
 CAROL = f"@carol:{C}"
+ERIN = f"@erin:{B}"
 
 
 @on_each_database
@@ -106,6 +111,95 @@ class RemoteInvites(NetCase):
             self.assertEqual(["fish"], [one["result"]["content"]["body"] for one in found["results"]])
             # And where the invite was declined.
             self.ok(self.b, self.bob, "POST", leave, {})
+
+
+@on_each_database
+class LeftBehind(NetCase):
+    """erin of b was invited (or knocked) while bob was in alice's room, which nobody of b is in any more."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.erin = self.b.register("erin")
+        state = [{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
+        everybody = {"invite": 0}
+        self.room_id = self.create(
+            self.a, self.alice, initial_state=state, power_level_content_override=everybody
+        )
+        self.room(self.a, self.alice, "invite", {"user_id": BOB})
+        self.assertEqual(200, self.join(self.b, self.bob, self.room_id, A).status)
+        self.net.settle()
+
+    def room(self, server: NetServer, token: str, path: str, body: Any) -> None:
+        self.ok(server, token, "POST", f"/rooms/{quote(self.room_id)}/{path}", body)
+
+    def leave_waiting(self, *, invited: bool = True) -> str:
+        """erin waits, bob goes; a token of erin's."""
+        if invited:
+            self.room(self.b, self.bob, "invite", {"user_id": ERIN})
+        else:
+            self.ok(self.b, self.erin, "POST", f"/knock/{quote(self.room_id)}", {})
+        self.net.settle()
+        self.room(self.b, self.bob, "leave", {})
+        self.net.settle()
+        self.assertEqual("invite" if invited else "knock", self.listed())
+        token: str = self.sync(self.b, self.erin)["next_batch"]
+        return token
+
+    def listed(self, since: str | None = None) -> str:
+        """As what erin's client lists the room."""
+        rooms = self.sync(self.b, self.erin, since).get("rooms", {})
+        return next((kind for kind, found in rooms.items() if self.room_id in found), "")
+
+    def test_taken_back_refused_and_banned(self) -> None:
+        for how in ("kick", "ban"):
+            for invited in (True, False):
+                since = self.leave_waiting(invited=invited)
+                self.room(self.a, self.alice, how, {"user_id": ERIN})
+                self.net.advance(5)
+                self.assertEqual(("leave", ""), (self.listed(since), self.listed()))
+                self.b.restart()
+                self.assertEqual("", self.listed())
+                if how == "ban":
+                    self.room(self.a, self.alice, "unban", {"user_id": ERIN})
+                self.room(self.a, self.alice, "invite", {"user_id": BOB})
+                self.assertEqual(200, self.join(self.b, self.bob, self.room_id, A).status)
+                self.net.settle()
+                self.assertEqual("", self.listed())
+                self.assert_same_state(self.room_id, (self.a, self.alice), (self.b, self.bob))
+
+    def test_what_it_stands_on_does_not_end_it(self) -> None:
+        """The end of an earlier one, which comes late."""
+        self.room(self.b, self.bob, "invite", {"user_id": ERIN})
+        self.net.settle()
+        self.net.requests.clear()
+        self.room(self.a, self.alice, "kick", {"user_id": ERIN})
+        self.net.advance(5)
+        (kick,) = [one for sent in self.net.sent("/send/", origin=A) for one in sent.json["pdus"]]
+        self.say(self.b, self.bob, self.room_id, "Come again")
+        self.leave_waiting()
+        outsiders = self.b.app.services.rooms.strangers.outsiders
+        heard = outsiders.heard(ServerName(A), [kick])
+        self.assertEqual([], self.net.wait(Deferred.fromCoroutine(heard)))
+        self.assertEqual("invite", self.listed())
+
+    def test_not_of_a_server_that_was_not_there(self) -> None:
+        """It has come in since, and for all that is known here it has not."""
+        self.leave_waiting()
+        c = self.server(C)
+        carol = c.register("carol")
+        self.room(self.a, self.alice, "invite", {"user_id": CAROL})
+        self.assertEqual(200, self.join(c, carol, self.room_id, A).status)
+        self.ok(
+            self.a,
+            self.alice,
+            "PUT",
+            f"/rooms/{quote(self.room_id)}/state/m.room.power_levels",
+            {"invite": 0, "kick": 0, "users": {CAROL: 50}},
+        )
+        self.net.settle()
+        self.room(c, carol, "kick", {"user_id": ERIN})
+        self.net.advance(5)
+        self.assertEqual("invite", self.listed())
 
 
 @on_each_database

@@ -10,7 +10,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from federation.event import Event, parse_stored, stored_bytes
 from federation.flows.handshake import Accepted, NeedAccepted, Wish
 from federation.ids import EventId, RoomId, ServerName, UserId, domain_of, parse_room_id, parse_user_id
 from federation.versions import ROOM_VERSIONS
+from homeserver.db.tx import Tx
 from homeserver.http.errors import MatrixError, forbidden, invalid_param, limit_exceeded
 from homeserver.http.transport import DEFAULT_TIMEOUT_S, build_uri
 from homeserver.peers.types import EventKeys
@@ -39,11 +40,14 @@ from homeserver.store.outside import (
     OutsideRow,
     Told,
     load_outside,
+    put_afterwards,
     put_instead,
     put_outside,
     put_unless_later,
 )
+from homeserver.store.parsed import load_events
 from homeserver.store.placement import Membership
+from homeserver.store.servers import find_rooms_with
 from homeserver.store.users import load_account
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex, Standing
@@ -178,7 +182,8 @@ class Outsiders:
         """Events of rooms that this server is not in: the ids of those that ended an invite or a knock of a user of ours.
 
         Of such an event the signatures can be checked, and nothing else. So it is believed of the server that the invite
-        came from or the knock went to, and of no other.
+        came from or the knock went to, and of no other. Who was invited (or knocked) while this server was in the room has
+        nobody in particular to hear it from: of that it is believed of any server that was in the room when ours left it.
         """
         found: list[EventId] = []
         for pdu in pdus:
@@ -200,20 +205,42 @@ class Outsiders:
             return None
         for _ in range(ROUNDS_MOST):
             row = await self._waiting(user_nid, room_nid)
-            if row is None:
+            event_nid = 0 if row is not None else self._left_waiting(user_nid, room_nid)
+            before = _stored(row) if row is not None else await self._event(event_nid)
+            if before is None:
                 return None
-            event = parse_event(pdu, ROOM_VERSIONS[row.version])
-            believed = _connected(row)
-            if event.room_id != room_id or origin not in believed or domain_of(event.sender) not in believed:
+            event = parse_event(pdu, before.rules)
+            if event.event_id in before.prev_event_ids or event.depth < before.depth + (row is None):
+                return None  # what the invite or the knock already stands on, late
+            asked = {origin, domain_of(event.sender)}
+            believed = _connected(row) if row is not None else await self._were_there(room_nid, asked)
+            if event.room_id != room_id or not asked.issubset(believed):
                 return None
-            before = _stored(row)
-            if event.event_id in before.prev_event_ids or event.depth < before.depth:
-                return None  # what the knock already stands on, late
             await check_signed(event, self._keys)
             told = await self._told(room_nid, user_nid, origin, event, stripped_json([strip(event)]))
-            if told is None or await self._worker.work(put_instead, told, row.event_id):
+            put = put_instead if row is not None else put_afterwards
+            if told is None or await self._worker.work(put, told, before.event_id):
                 return event
         return None
+
+    def _left_waiting(self, user_nid: int, room_nid: int) -> int:
+        """The event by which a user of ours was invited (or knocked) in a room that everybody of ours has left since; or 0."""
+        standing = self._index.standing(user_nid, room_nid)
+        if standing is None or standing.outside or self._index.local_members(room_nid):
+            return 0
+        return standing.event_nid if standing.membership in _WAITING else 0
+
+    async def _event(self, nid: int) -> Event | None:
+        return (await self._tools.database.read(load_events, [nid], self._tools.events)).get(nid)
+
+    async def _were_there(self, room_nid: int, servers: Collection[ServerName]) -> list[ServerName]:
+        """Those of some servers that were in a room when this one left it."""
+
+        def look(tx: Tx) -> list[ServerName]:
+            joined = (Membership.JOIN,)
+            return [one for one in servers if find_rooms_with(tx, [room_nid], one, joined)]
+
+        return await self._tools.database.read(look)
 
     # --- knocks and leaves that go -------------------------------------------------------------------
 
