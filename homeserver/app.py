@@ -92,6 +92,7 @@ class App:
         self.services.rooms.strangers.partial.start()
         self.services.rooms.strangers.declinations.start()
         self.services.rooms.strangers.offers.start()
+        self.services.rooms.strangers.outsiders.signed.start()
         self.services.unattended.begin(self.core.config)
         self.services.reading.finding.begin()
         self.services.media.begin()

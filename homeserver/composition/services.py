@@ -308,8 +308,10 @@ def build_strangers(
         joins.adopted,
         declinations,
         offers,
+        tasks,
         around.log,
     )
+    core.changes.subscribe(outsiders.signed.apply, MOVING)
     return Strangers(
         admission,
         JoinAnswers(core.config.server_name, around.database, core.interner, core.facts),

@@ -6,6 +6,8 @@ in the room, the room's own state takes its place.
 
 A membership that a state resolution took away (``put_vanished``) is kept as a leave that nobody told: a room may not stay
 in the lists of clients only because no event says that it is over.
+
+A row to which no member points is an invite that was signed and is not in the room yet: see ``signed_invites.py``.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ _OF_USER = statement(
         and_(outside.c.user_nid == bindparam("user_nid"), any_of(outside.c.room_nid, "room_nids"))
     )
 )
-_PUT = rows(
+PUT_TOLD = rows(
     outside,
     "room_nid",
     "user_nid",
@@ -120,12 +122,14 @@ def shown_outside(event: Mapping[str, Any], event_id: str) -> dict[str, Any]:
     return {**{key: event[key] for key in _SHOWN if key in event}, "event_id": event_id}
 
 
+def told_row(told: Told) -> tuple[int | str, ...]:
+    """For ``PUT_TOLD``."""
+    return told.room_nid, told.user_nid, told.server, told.version, told.event_id, told.event, told.stripped
+
+
 def put_outside(tx: WriteTx, told: Told) -> None:
     """Note a membership of a room that this server is not in."""
-    tx.insert(
-        _PUT,
-        [(told.room_nid, told.user_nid, told.server, told.version, told.event_id, told.event, told.stripped)],
-    )
+    tx.insert(PUT_TOLD, [told_row(told)])
     tx.claim(Kind.OUTSIDE, -told.user_nid, told.room_nid, partial(_write_member, told=told), told)
 
 
@@ -167,7 +171,7 @@ def find_active(tx: Tx, room_nid: int, user_nids: Collection[int]) -> set[int]:
 
 def put_vanished(tx: Tx, room_nid: int, gone: Mapping[int, int]) -> None:
     """What users of this server were to a room a state resolution took away: user nid -> position."""
-    tx.insert(_PUT, [(room_nid, user_nid, "", "", "", "{}", "[]") for user_nid in gone])
+    tx.insert(PUT_TOLD, [(room_nid, user_nid, "", "", "", "{}", "[]") for user_nid in gone])
     leave = int(Membership.LEAVE)
     tx.insert(PUT_MEMBERS, [(room_nid, user_nid, leave, 0, pos, 0, 1) for user_nid, pos in gone.items()])
 

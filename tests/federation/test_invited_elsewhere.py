@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from federation.ids import ServerName
 from homeserver.http.transport import Unreachable
+from homeserver.store.signed_invites import load_signed
 from tests.federation.people import A, B, C, NetCase
 from tests.support.databases import on_each_database
 from tests.support.federation import NetServer
@@ -181,6 +182,49 @@ class LeftBehind(NetCase):
         heard = outsiders.heard(ServerName(A), [kick])
         self.assertEqual([], self.net.wait(Deferred.fromCoroutine(heard)))
         self.assertEqual("invite", self.listed())
+
+    def invited_while_bob_is_put_out(self, *, restart: bool = False) -> str:
+        """The invite goes its own way, and is there before b hears that bob is out; a token of erin's."""
+        self.net.tamper(lambda _, request: Unreachable("late") if "/send/" in request.uri else None)
+        self.room(self.a, self.alice, "kick", {"user_id": BOB})
+        self.room(self.a, self.alice, "invite", {"user_id": ERIN})
+        self.assertEqual("", self.listed())
+        if restart:
+            self.b.restart()
+        token: str = self.sync(self.b, self.erin)["next_batch"]
+        self.net.untamper()
+        self.net.advance(3600)
+        return token
+
+    def test_invited_while_the_last_of_ours_is_put_out(self) -> None:
+        for restart in (False, True):
+            since = self.invited_while_bob_is_put_out(restart=restart)
+            self.assertEqual(("invite", "invite"), (self.listed(since), self.listed()))
+            self.b.restart()
+            self.assertEqual("invite", self.listed())
+            since = self.sync(self.b, self.erin)["next_batch"]
+            self.room(self.a, self.alice, "kick", {"user_id": ERIN})
+            self.net.advance(5)
+            self.assertEqual(("leave", ""), (self.listed(since), self.listed()))
+            self.room(self.a, self.alice, "invite", {"user_id": BOB})
+            self.assertEqual(200, self.join(self.b, self.bob, self.room_id, A).status)
+            self.net.settle()
+
+    def test_what_was_invited_while_the_last_of_ours_is_put_out_can_be_accepted(self) -> None:
+        self.invited_while_bob_is_put_out()
+        self.assertEqual(200, self.join(self.b, self.erin, self.room_id).status)
+        self.net.settle()
+        self.assert_same_state(self.room_id, (self.a, self.alice), (self.b, self.erin))
+
+    def test_of_what_the_room_has_told_nothing_is_kept(self) -> None:
+        self.room(self.a, self.alice, "invite", {"user_id": ERIN})
+        self.net.advance(5)
+        self.assertEqual(("invite", []), (self.listed(), self.net.wait(self.b.database.read(load_signed))))
+        self.room(self.a, self.alice, "kick", {"user_id": ERIN})
+        self.net.advance(5)
+        self.room(self.b, self.bob, "leave", {})
+        self.net.advance(5)
+        self.assertEqual("", self.listed())
 
     def test_not_of_a_server_that_was_not_there(self) -> None:
         """It has come in since, and for all that is known here it has not."""

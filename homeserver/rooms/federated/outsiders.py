@@ -31,10 +31,12 @@ from homeserver.rooms.federated.declinations import Declinations, may_pass, serv
 from homeserver.rooms.federated.handshakes import PREFIX, Handshakes, to_client
 from homeserver.rooms.federated.offers import Offers
 from homeserver.rooms.federated.signed import check_signed, parse_event
+from homeserver.rooms.federated.signed_invites import SignedInvites
 from homeserver.rooms.federated.stripped import read_stripped, strip, stripped_json
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.runtime.log import Log
+from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.offered import put_knock
 from homeserver.store.outside import (
     OutsideRow,
@@ -78,6 +80,7 @@ class Outsiders:
         adopted: Callable[[RoomId], Awaitable[object]],
         declinations: Declinations,
         offers: Offers,
+        tasks: TaskGroup,
         log: Log,
     ) -> None:
         self._rooms = rooms
@@ -91,6 +94,7 @@ class Outsiders:
         self._adopted = adopted  # waits while a join of a room is being stored
         self._declinations = declinations
         self._offers = offers
+        self.signed = SignedInvites(rooms.tools.database, worker, index, tasks)
         self._log = log
 
     def standing(self, user_nid: int, room_nid: int | None) -> Standing | None:
@@ -146,11 +150,14 @@ class Outsiders:
         stripped = await read_stripped(state, event, self._keys, must_prove=True)
         await self._invites.check(event.sender, [UserId(event.state_key or "")])
         signed = co_sign(event, self._tools.signer)
-        if not resident:
+        room_nid = await self._tools.interner.room(room_id)
+        if resident:
+            # Its event tells of it: see there.
+            await self.signed.keep(Told.by(room_nid, target_nid, origin, signed, stripped))
+        else:
             standings = self._index.rooms_of(target_nid).values()
             if sum(one.outside and one.membership == Membership.INVITE for one in standings) >= INVITES_MOST:
                 raise limit_exceeded(RETRY_AFTER_MS)
-            room_nid = await self._tools.interner.room(room_id)
             told = await self._told(room_nid, target_nid, origin, signed, stripped)
             if told is not None:
                 await self._worker.work(put_outside, told)
