@@ -46,6 +46,10 @@ _INHERIT = statement(
     )
     .values(quarantined=1)
 )
+# And what comes to an address that was quarantined before it had a file is quarantined wherever it is.
+HIDE = statement(
+    update(media).where(and_(_M.sha256 == bindparam("name"), _M.quarantined == 0)).values(quarantined=1)
+)
 _PENDING_OF_USER = statement(
     select(func.count())
     .select_from(media)
@@ -218,6 +222,8 @@ def fill_pending(
         new_ts_ms=now_ms,
     )
     tx.run(_INHERIT, the_origin=origin, the_media_id=media_id)
+    if row.quarantined:
+        tx.run(HIDE, name=upload.sha256)
     return Filled.DONE
 
 

@@ -14,6 +14,7 @@ from homeserver.db.schema.rooms import event_json, timeline, user_ids
 from homeserver.db.statements import Statement, any_of, rows, statement, to_utf8, utf8
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.history import BEGINNING, find_floor
+from homeserver.store.media import HIDE
 
 Address = tuple[str, str]
 """A server's name, and the id of a file there."""
@@ -184,6 +185,7 @@ def drop_media(tx: WriteTx, origin: str, media_ids: Sequence[str]) -> Dropped:
         tx.run(_UNCOUNT, the_user_nid=user_nid, bytes=size)
         if quarantined:
             tx.insert(_KEEP, [(name,)])
+            tx.run(HIDE, name=name)
     return Dropped(sorted(row[0] for row in found), frozenset(row[2] for row in found if row[2] is not None))
 
 

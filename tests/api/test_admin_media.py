@@ -29,11 +29,17 @@ class MediaCase(AdminCase):
 
     def fill(self, name: str, data: bytes) -> str:
         """`server/id` of an address that was made before its file came."""
-        token = self.tokens[name]
-        uri: str = self.app.ok("POST", "/_matrix/media/v1/create", {}, token)["content_uri"]
-        made = uri.removeprefix("mxc://")
-        self.assertEqual(200, self.app.answer("PUT", f"{UPLOAD}/{made}", data, token).status)
+        made = self.made(name)
+        self.put(name, made, data)
         return made
+
+    def made(self, name: str) -> str:
+        """`server/id` of an address whose file is still to come."""
+        uri: str = self.app.ok("POST", "/_matrix/media/v1/create", {}, self.tokens[name])["content_uri"]
+        return uri.removeprefix("mxc://")
+
+    def put(self, name: str, made: str, data: bytes) -> None:
+        self.assertEqual(200, self.app.answer("PUT", f"{UPLOAD}/{made}", data, self.tokens[name]).status)
 
     def remote(self, media_id: str, data_name: str) -> str:
         """A file of another server that is here."""
@@ -70,6 +76,16 @@ class Quarantine(MediaCase):
         address = self.upload("alice", b"bad")
         self.does("POST", f"{MEDIA}/quarantine/{address}", {})
         self.assertEqual(404, self.shown(self.fill("bob", b"bad")))
+
+    def test_an_address_that_was_quarantined_before_it_had_a_file(self) -> None:
+        known = self.upload("alice", b"bad")
+        address = self.made("bob")
+        self.does("POST", f"{MEDIA}/quarantine/{address}", {})
+        self.assertEqual(200, self.shown(known))
+        self.put("bob", address, b"bad")
+        self.assertEqual((404, 404), (self.shown(address), self.shown(known)))
+        self.does("DELETE", f"{MEDIA}/{address}")
+        self.assertEqual((404, 404), (self.shown(known), self.shown(self.upload("alice", b"bad"))))
 
     def test_what_was_deleted_stays_so(self) -> None:
         address = self.upload("alice", b"bad")

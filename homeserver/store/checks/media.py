@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import and_, func, or_, select
 
-from homeserver.db.schema.media import media, media_usage, quarantined_files
+from homeserver.db.schema.media import media, media_usage
 from homeserver.store.checks.rules import Rule, rule
 
 _M = media.c
@@ -33,11 +33,5 @@ MEDIA: tuple[Rule, ...] = (
         select(_U.user_nid)
         .select_from(media_usage.outerjoin(_counted, _U.user_nid == _counted.c.user_nid))
         .where(_U["files"] > func.coalesce(_counted.c["files"], 0)),
-    ),
-    rule(
-        "a file is shown though what it holds is quarantined",
-        select(_M.origin, _M.media_id)
-        .select_from(media.join(quarantined_files, quarantined_files.c.sha256 == _M.sha256))
-        .where(_M.quarantined == 0),
     ),
 )
