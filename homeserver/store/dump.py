@@ -47,23 +47,28 @@ def is_row(table_name: str, row: Row) -> bool:
 
 def read_table(tx: Tx, table_name: str) -> Iterator[list[Row]]:
     """Every row, a page at a time."""
-    first, following, key_places = _statements(table_name)
-    page = _read_page(tx, first, {})
-    while page:
-        yield page
-        last = page[-1]
-        after = {f"after_{number}": last[place] for number, place in enumerate(key_places)}
-        page = _read_page(tx, following, after)
+    page, following, key_places = _statements(table_name)
+    after: dict[str, Any] = {}
+    # Lengths first: an answer is in memory before anybody can say that it is too much. And each of them once: to tell it,
+    # the database reads the whole value.
+    while lengths := tx.column(page.lengths, most=PAGE_ROWS, **after):
+        for count in _cut(lengths):
+            found = tx.all(page.rows, most=count, **after)
+            yield found
+            page = following
+            after = {f"after_{number}": found[-1][place] for number, place in enumerate(key_places)}
 
 
-def _read_page(tx: Tx, page: _Page, after: dict[str, Any]) -> list[Row]:
-    # Lengths first: an answer is in memory before anybody can say that it is too much.
-    length = 0
-    for count, one in enumerate(tx.column(page.lengths, most=PAGE_ROWS, **after), 1):
-        length += one
+def _cut(lengths: Sequence[int]) -> Iterator[int]:
+    """How many rows to read at a time: each time up to the one that fills a page."""
+    count = length = 0
+    for one in lengths:
+        count, length = count + 1, length + one
         if length >= PAGE_LENGTH:
-            return tx.all(page.rows, most=count, **after)
-    return tx.all(page.rows, most=PAGE_ROWS, **after)
+            yield count
+            count = length = 0
+    if count:
+        yield count
 
 
 def clear_tables(tx: Tx) -> None:
