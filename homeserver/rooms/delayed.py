@@ -2,7 +2,8 @@
 
 1. Whoever knows the id of one may send it, take it back, or let it wait anew: so a client can leave that to a service
    which holds no token of its user.
-2. It is sent exactly once, whatever happens to the process: its end is stored with the event, or not at all.
+2. It is sent exactly once, whatever happens to the process: its end is stored with the event, or not at all. (But for a
+   knock, or an invite, that another server must take first: after a crash in between it is offered once more.)
 3. Whether its user may send it is decided when it is sent. What is refused at its time has ended; what is refused
    before, when its client says that it is to be sent, stays for its time. What fails for a reason that may pass goes
    behind the others, and is tried again with longer and longer waits, for an hour.
@@ -86,7 +87,7 @@ RETRY_S = 5.0
 LONGEST_RETRY_S = 300.0
 # LIMIT(a room may stay so for good, and its users' events must end)
 GIVEN_UP_S = 3_600.0
-_PASSING = (429, 503)
+_PASSING = (429, 502, 503)
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,6 +47,11 @@ _CREATE = ("m.room.create", "")
 T = TypeVar("T")
 
 
+def _says(stored: Mapping[str, Any], content: Mapping[str, Any]) -> bool:
+    """Whether a join says this already; who let the user in is not theirs to say."""
+    return {key: value for key, value in stored.items() if key != AUTHORISED_BY} == content
+
+
 class _NotHereError(MatrixError):
     """This server is not in the room any more: what it knows of it is of the past, and only others can let anybody in."""
 
@@ -241,7 +246,7 @@ class Memberships:
     ) -> str:
         """Set a member event as a client wrote it (``PUT /state/m.room.member/…``); the event id.
 
-        ``finish`` is stored with the event; of an invite that another server signs first, after it.
+        ``finish`` is stored with the event; where another server must take it first (an invite of its user, a knock), after it.
 
         What the other methods see to holds here too: invite blocking, restricted joins, guests, upgraded rooms, and
         that who joins or knocks where nobody of this server is does so through another one.
@@ -314,8 +319,9 @@ class Memberships:
                     self._blocks.check_nid(turn.head.room_nid)
                     if is_guest:
                         await _check_guest(turn)
-                if came and before == "join" and member is not None:
-                    event_id: str = member.event_id  # it is what was asked for
+                if before == "join" and member is not None and (came or _says(member.content, content)):
+                    # It is what was asked for; also where that is asked anew, since the process ended in between.
+                    event_id: str = member.event_id
                 else:
                     await self._vouch(turn, user_nid, before, content)
                     event_id = await place_news(turn, replace(draft, content=content), transaction)

@@ -170,6 +170,17 @@ class Later(LeftCase):
             self.set_state("m.room.join_rules", join_rule="public")
             self.assertEqual(200, self.join(self.b, self.bob, self.room_id, A).status)
 
+    def test_what_nobody_answers_is_tried_again(self) -> None:
+        delay_id = self.schedule("join")
+        self.leave()
+        self.net.tamper(lambda _, request: OSError("away") if "/make_join/" in request.uri else None)
+        self.assertNotIn("finalised", self.ended(delay_id))
+        self.net.untamper()
+        self.net.advance(600)
+        event_id = self.ended(delay_id)["finalised"]["event_id"]
+        self.assertEqual(event_id, self.state(self.a, self.alice, self.room_id)["m.room.member", BOB])
+        self.assert_in()
+
     def test_what_the_room_takes(self) -> None:
         for membership, rule in (("knock", "knock"), ("join", "public")):
             delay_id = self.schedule(membership)
