@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import takewhile
 
 from homeserver.db.threads import Database
 from homeserver.store.changes import Change, Kind
@@ -135,12 +134,15 @@ class ProfileNews:
         gone: set[int] = set()
         left: list[int] = []
         for room_nid, standing in index.rooms_of(user_nid).items():
-            changes = takewhile(lambda change: change.pos <= upto, log.of_topic(room_nid, since))
-            moves = [move for change in changes for move in moves_of(change) if move.member_nid]
-            if any(move.member_nid == user_nid and move.membership != Membership.JOIN for move in moves):
+            changes = log.of_topic(room_nid, since)
+            moves = [(change.pos, move) for change in changes for move in moves_of(change) if move.member_nid]
+            # Theirs also where they came after this answer's position: of who had gone before that nobody would tell then.
+            if any(move.member_nid == user_nid and move.membership != Membership.JOIN for _, move in moves):
                 left.append(room_nid)
             elif standing.membership == Membership.JOIN:
-                gone.update(move.member_nid for move in moves if move.membership in ENDED)
+                gone.update(
+                    move.member_nid for pos, move in moves if pos <= upto and move.membership in ENDED
+                )
         if left:
             # Not who is there now: who was let in after them is no business of theirs.
             gone |= await self._database.read(load_met, user_nid, left, since, self._facts)

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
+from homeserver.sync.profiles import ProfileNews
 from tests.api.servers import place_event
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.sync import SyncApp, user_id
@@ -256,6 +260,23 @@ class ClassicProfileTests(ProfileCase):
         answer = self.app.sync(self.bob, **asked)
         self.assertEqual(answer[USERS], {BOB: {"profile_updates": {STATUS: BUSY}}})
         self.assertNotIn(USERS, self.app.sync(self.bob, answer["next_batch"], **asked))
+
+    def test_who_went_before_an_answer_is_told_though_the_reader_goes_while_it_is_made(self) -> None:
+        core = self.app.app.core
+        news = ProfileNews(self.app.database, core.interner, core.index, core.changes, core.facts)
+        room_id = self.share()
+        self.app.register("carol")
+        self.app.member(room_id, "carol", "join")
+        places = [core.changes.position]
+        for name in ("carol", "bob"):
+            self.app.member(room_id, name, "leave")
+            places.append(core.changes.position)
+        bob, carol = (core.interner.known_user(f"@{name}:test.example") for name in ("bob", "carol"))
+        assert bob is not None
+        told: set[int] = set()
+        for since, upto in pairwise(places):
+            told |= self.app.wait(Deferred.fromCoroutine(news.departed(bob, since, upto, None))).keys()
+        self.assertIn(carol, told)
 
     def test_it_is_for_who_asks(self) -> None:
         self.share()
