@@ -88,8 +88,7 @@ class HttpClient:
             if method not in ("GET", "HEAD"):
                 raise Unreachable("a redirect of a request that is no GET")
             try:
-                # Its bytes are what counts: whatever is no ASCII is written as such.
-                url = urljoin(url, quote(location.encode("latin-1"), safe=_SAFE))
+                url = urljoin(url, _as_text(location.encode("latin-1")))
             except ValueError:  # a character that no header has, too
                 raise Unreachable("a redirect to what is no address") from None
         raise Unreachable("too many redirects")
@@ -111,6 +110,14 @@ class HttpClient:
         except ValueError as error:
             raise Unreachable(str(error)) from None
         return await self._connections.exchange(target, method, request, limits.max_bytes, receive)
+
+
+def _as_text(location: bytes) -> str:
+    """An address in a header: in UTF-8, as many sites write it; of other bytes each is written as such."""
+    try:
+        return location.decode("utf-8")
+    except UnicodeDecodeError:
+        return quote(location, safe=_SAFE)
 
 
 def parse_url(url: str, schemes: tuple[str, ...], *, verify: bool) -> tuple[Target, str, str]:

@@ -368,6 +368,15 @@ class Redirects(OutwardCase):
             talker.requests[1][0].startswith(b"GET /%C3%A9%C3%A9?%C3%BC HTTP/1.1"), talker.requests[1]
         )
 
+    async def test_they_lead_to_names_in_any_script(self) -> None:
+        self.resolver.names["xn--bcher-kva.example"] = ["127.0.0.1"]
+        goal = self.listen(Talker(http(b"done")))
+        talker = self.listen(Talker(http(b"", b"301 Moved", Location=f"http://bücher.example:{goal.port}/ä")))
+        url = f"http://127.0.0.1:{talker.port}/"
+        response = await self.client.request("GET", url, limits=HttpLimits(max_redirects=1))
+        self.assertEqual(response.body, b"done")
+        self.assertIn(b"Host: xn--bcher-kva.example:", goal.requests[0][0])
+
     async def test_they_lead_to_an_answer(self) -> None:
         talker = self.listen(Talker(http(b"", b"307 Temporary Redirect", Location="there?x"), http(b"done")))
         url = f"http://127.0.0.1:{talker.port}/a/b"
