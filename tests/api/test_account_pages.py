@@ -332,7 +332,7 @@ class NewKeys(AccountCase):
         self.browser.open("/account/encryption")
         self.app.advance(601)
         # Also with the page that came before.
-        self.assertIn("not right", self.browser.send("Let my app make new keys", 403).text)
+        self.assertIn("once more", self.browser.send("Let my app make new keys", 403).text)
         self.assertIn("not right", self.browser.send("Let my app make new keys", 403, current="no").text)
         self.assertFalse(self.allowed())
         self.browser.send("Let my app make new keys", current=PASSWORD)

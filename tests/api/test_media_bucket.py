@@ -390,6 +390,7 @@ class Broken(BucketCase):
         self.assertIn("may not do this", *self.errors())
         self.script(error(404, "NoSuchKey"))
         self.refused(self.get(address, None, SIZE, THUMBNAIL), 404, "M_NOT_FOUND")
+        self.assertEqual(1, len(self.errors()))
         self.assertEqual(200, self.get(address, None, SIZE, THUMBNAIL).status)
 
     def test_lists_that_make_no_sense(self) -> None:
