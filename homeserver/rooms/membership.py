@@ -319,7 +319,11 @@ class Memberships:
                     self._blocks.check_nid(turn.head.room_nid)
                     if is_guest:
                         await _check_guest(turn)
-                if before == "join" and member is not None and (came or _says(member.content, content)):
+                if (
+                    before == "join"
+                    and member is not None
+                    and (came or (transaction is not None and _says(member.content, content)))
+                ):
                     # It is what was asked for; also where that is asked anew, since the process ended in between.
                     event_id: str = member.event_id
                 else:

@@ -320,6 +320,7 @@ class Extensions(KeysCase):
             self.assertNotIn("typing", quiet["extensions"])
 
     def test_who_typed_before_the_server_started_again(self) -> None:
+        self.app.app.begin()
         room_id = self.room_with(self.alice)
         self.room_with(self.alice)
         asked = {"typing": ON}

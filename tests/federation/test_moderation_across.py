@@ -66,9 +66,10 @@ class Across(NetCase):
         rooms, me = self.b.app.services.rooms, self.me()
         join = rooms.strangers.remote.join
 
-        async def join_and_be_blocked(*args: Any, **named: Any) -> None:
-            await join(*args, **named)
+        async def join_and_be_blocked(*args: Any, **named: Any) -> bool:
+            joined = await join(*args, **named)
             await rooms.blocks.block(me, room_id)
+            return joined
 
         self.patch(rooms.strangers.remote, "join", join_and_be_blocked)
         self.refused(self.join(self.b, self.bob, room_id, A), 403, "M_FORBIDDEN")
