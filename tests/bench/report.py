@@ -24,9 +24,12 @@ database, with rate limits off and every commit on the disk (PostgreSQL with its
 it is another's turn. The load generator runs on the same machine."""
 
 FEDERATION = """\
-Between servers everything goes over TLS with checked certificates. The rooms that are joined lie on a small server of the
-bench's own (`tests/bench/resident.py`), which signs a room of 10,000 members in seconds and answers both implementations
-alike, `omit_members` included: so the joining server is what is measured."""
+Between servers everything goes over TLS with checked certificates. The rooms that are joined were made on a small server
+of the bench's own (`tests/bench/resident.py`), which signs a room of 10,000 members in seconds and answers both
+implementations alike, `omit_members` included. In **join1000** and **join10000** another server of the measured kind has
+joined such a room before, and the user comes in by way of that one: CHAOS to CHAOS beside Synapse to Synapse, as users have
+it. In **joining1000** and **joining10000** they come in by way of the bench's server itself, which costs next to nothing: there
+the joining server alone is measured. These two have no target; they are there to see which side the time goes to."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,9 @@ class LargeRoom(PeerRoom):
 class Resident(FakePeer):
     """The room's server: honest, and with the time of day."""
 
+    asked_for_state = 0
+    """How often somebody wanted the whole state of a room."""
+
     def create_large(self, members: int, version: str = VERSION) -> LargeRoom:
         """A public room with so many members beside its creator."""
         room = LargeRoom(self, ROOM_VERSIONS[version])
@@ -118,6 +121,8 @@ class Resident(FakePeer):
             assert isinstance(room, LargeRoom)
             omit = parse_qs(parts.query).get("omit_members") == ["true"]
             return room.join_answer(msgspec.json.decode(request.body or b"{}"), omit_members=omit)
+        if path[3:4] in (["state"], ["state_ids"]):
+            self.asked_for_state += 1
         return super()._honest(request)
 
 

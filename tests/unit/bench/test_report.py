@@ -33,6 +33,11 @@ class FigureTests(unittest.TestCase):
     def test_unknown_without_yardstick(self) -> None:
         self.assertIsNone(RATE.is_reached(200.0, None))
 
+    def test_no_target(self) -> None:
+        figure = next(one for one in FIGURES if one.factor is None)
+        self.assertIsNone(figure.is_reached(1.0, 100.0))
+        self.assertEqual("none", figure.describe_target())
+
     def test_every_row_has_a_figure(self) -> None:
         self.assertEqual({figure.row for figure in FIGURES}, set(ALL_ROWS))
 
