@@ -5,6 +5,7 @@ Implements ``homeserver.cli.operations.Operations`` over the composition root.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -39,6 +40,8 @@ from homeserver.http.errors import MatrixError
 from homeserver.http.mail import Mailer
 from homeserver.http.route import Route
 from homeserver.http.smtp import SmtpMailer
+from homeserver.rooms.federated.check_processes import CheckProcesses
+from homeserver.rooms.federated.join_checks import SIDE_BY_SIDE
 from homeserver.runtime.metrics import CacheReading, Metrics, make_metrics
 from homeserver.runtime.threads import ThreadRunner
 from homeserver.seed.making import present_logins, seed
@@ -127,6 +130,7 @@ class ServerOperations:
         self._app: App | None = None
         self._database: ThreadedDatabase | None = None
         self._threads: ThreadRunner | None = None
+        self._processes: CheckProcesses | None = None
         self._outside: Outside | None = None
         self._stopping = False
 
@@ -151,6 +155,10 @@ class ServerOperations:
             raise OperationError(str(error)) from error
         outside = self._network()
         signers, old_keys = read_keys(config)
+        processors = os.cpu_count() or 1
+        # With one processor there is nothing beside which they could run.
+        most = min(processors, SIDE_BY_SIDE) if processors > 1 else 0
+        self._processes = CheckProcesses(threads.run, around.clock, around.log, most)
         surroundings = Surroundings(
             self._database,
             around.clock,
@@ -165,6 +173,7 @@ class ServerOperations:
             self._registrations,
             outside.appservice_http,
             self._mailer(),
+            self._processes,
         )
         extras: list[ExtraRoutes] = [one.routes for one in load_extensions()]
         if web is not None:
@@ -320,6 +329,8 @@ class ServerOperations:
         finally:
             if self._outside is not None:
                 self._outside.stop()
+            if self._processes is not None:
+                self._processes.stop()
             if database is not None:
                 database.refuse()
                 # In a thread: a database that hangs must not keep the reactor from noticing that time is up.

@@ -4,10 +4,9 @@ The work goes in steps that a thread can do in chunks, as the answer may hold te
 
 1. `read_answer`; `Lot.peek`: whose keys are needed, and in which order to go through the events: create events first,
    members last, so that auth events mostly come before what rests on them.
-2. `Lot.check` of the create events, and `Lot.find_create`.
-3. `Lot.check` of all others, a chunk after the other or several side by side: format, signatures, hashes. What has its
-   auth events judged already is judged by them in the same go, while it is parsed. `Lot.take` keeps what came of it; what
-   had to wait becomes `ready` when the last of its auth events is judged, and is judged by `Lot.judge` (no recursion).
+2. `join_events.check_events` of the create events (`Lot.texts`, `Lot.terms`), and `Lot.find_create`.
+3. The same of all others, a chunk after the other or several side by side: format, signatures, hashes. `Lot.take` keeps what
+   came of it; what has its auth events judged is `ready`, and is judged by `Lot.judge` (no recursion).
 4. `Lot.held` tells what holds so far, auth events first: it may be stored while the next chunks are checked, for no
    verdict depends on what comes later.
 5. `Lot.conclude`: does the state let us in?
@@ -30,7 +29,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from federation.auth.select import AUTHORISED_BY, CREATE, StateKey, StateLookup, auth_keys_for
+from federation.auth.select import CREATE, StateKey, StateLookup, auth_keys_for
 from federation.canonical import MAX_INTEGER
 from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_in, lookup_of
 from federation.errors import Malformed
@@ -38,15 +37,12 @@ from federation.event import (
     MAX_AUTH_EVENTS,
     Event,
     parse_stored,
-    parse_with_texts,
     reference_ids,
-    stored_bytes,
 )
-from federation.hashes import check_content_hash
+from federation.flows.join_events import Checked, Terms
 from federation.ids import EventId, KeyId, RoomId, ServerName, UserId, parse_server_name
 from federation.keyring import MAX_KEYS, ServerKeys, is_key_id
-from federation.redaction import redact
-from federation.signing import required_signers, signature_key_ids, verify_event_signatures
+from federation.signing import required_signers, signature_key_ids
 from federation.verdict import Accept, Verdict
 from federation.versions import RoomRules
 
@@ -86,9 +82,6 @@ class Held(NamedTuple):
     auth_ids: tuple[EventId, ...]
     text: bytes  # canonical
     membership: str  # of a membership, as it spells it; else empty
-
-
-EventKeys = Mapping[ServerName, Mapping[KeyId, bytes]]
 
 
 class _Answer(msgspec.Struct):
@@ -189,22 +182,7 @@ class _Entry:
     event_id: EventId
     key: StateKey
     auth_ids: tuple[EventId, ...]
-
-
-class Passed(NamedTuple):
-    """An event that passed checks 1 to 3."""
-
-    entry: _Entry
-    text: bytes
-    problem: str | None
-    """Why its auth events forbid it; empty: they do not; None: not all of them are judged yet."""
-
-
-class Checked(NamedTuple):
-    """What came of a chunk: events that passed, and servers whose keys lacked, once an event."""
-
-    passed: list[Passed]
-    lacking: list[ServerName]
+    is_plain_join: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,13 +199,18 @@ class _Auth(NamedTuple):
     events: AuthEvents
     lookup: StateLookup
     joins: dict[str, str] | None
-    """What was found of plain joins, by the user's server. None where memberships are cited: there users differ."""
+    """What was found of plain joins, by the user's server. None where memberships are cited: there users differ.
+
+    A plain join is one by which a user lets themselves in, by nobody's leave and not as the room's first. Where no membership
+    is cited the rules ask of it nothing but what it cites, and whose server it is of. In a large room nearly all events are
+    of this kind, and cite the same.
+    """
 
 
 class Lot:
     """The events of one answer on their way; see the module.
 
-    `check` may run in several threads side by side, also beside anything else. Of the other steps one at a time.
+    Its steps one at a time; what `check_events` is given may be checked beside anything.
     """
 
     def __init__(self, answer: JoinAnswer, room_id: RoomId, rules: RoomRules) -> None:
@@ -247,7 +230,6 @@ class Lot:
         self._ready: deque[EventId] = deque()
         self._order: list[EventId] = []  # of what is judged
         self._rejected: dict[EventId, str] = {}
-        # Read by `check`, whatever else goes on: an event comes in here when all else is known of it.
         self._judged: set[EventId] = set()
         self._create: Event | None = None
         self._recent: dict[EventId, Event] = {}
@@ -291,64 +273,35 @@ class Lot:
 
     # --- one by one ----------------------------------------------------------------------------------
 
-    def check(
-        self,
-        start: int,
-        count: int,
-        keys: Mapping[ServerName, ServerKeys],
-        silent: Collection[ServerName] = frozenset(),
-    ) -> Checked:
-        """Checks 1 to 3 of a chunk: state events of this room, signed with these keys, redacted where the hash is wrong.
+    def terms(
+        self, keys: Mapping[ServerName, ServerKeys], silent: Collection[ServerName] = frozenset()
+    ) -> Terms:
+        """What the events are checked by. ``silent``: servers some of whose keys may be had later."""
+        create_id = None if self._create is None else self._create.event_id
+        return Terms(self._room_id, self._rules.version, keys, frozenset(silent), create_id)
 
-        And check 4, of those whose auth events are judged already. ``silent``: servers some of whose keys may be had later.
-        """
-        decode = msgspec.json.Decoder(dict[str, Any]).decode
-        found = Checked([], [])
-        for place in self._plan[start : start + count]:
-            try:
-                parsed = parse_with_texts(decode(self._texts[place]), self._rules, is_old=True)
-            except (Malformed, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-                continue
-            event = parsed.event
-            # No event of ours has NUL in a name, and PostgreSQL's text cannot hold it.
-            if (
-                event.room_id != self._room_id
-                or event.state_key is None
-                or "\0" in event.type
-                or "\0" in event.state_key
-            ):
-                continue
-            required = required_signers(event)
-            for_event = {server: keys[server].for_event(event) for server in required if server in keys}
-            if silent and (lacking := _lacking(event, required, for_event, silent)):
-                found.lacking.extend(lacking)
-            elif isinstance(verify_event_signatures(event, required, for_event, parsed.signed), Accept):
-                text = parsed.stored
-                if not check_content_hash(event.json, event.rules):
-                    event = parse_stored(event.event_id, redact(event.json, event.rules), event.rules)
-                    text = stored_bytes(event)
-                entry = _Entry(place, event.event_id, event.key(), event.auth_event_ids)
-                is_due = self._create is not None and self._judged.issuperset(entry.auth_ids)
-                found.passed.append(Passed(entry, text, self._judge(event) if is_due else None))
-        return found
+    def texts(self, start: int, count: int) -> list[bytes]:
+        """The texts of a chunk."""
+        return [self._texts[place] for place in self._plan[start : start + count]]
 
-    def take(self, checked: Checked) -> None:
-        """Keep what a chunk brought; of several forms of one event the first."""
-        for entry, text, problem in checked.passed:
-            event_id = entry.event_id
+    def take(self, start: int, checked: Checked) -> None:
+        """Keep what the chunk from ``start`` on brought; of several forms of one event the first."""
+        for passed in checked.passed:
+            event_id, auth_ids = passed.event_id, passed.auth_ids
             if event_id in self._entries:
                 continue
-            self._entries[event_id] = entry
-            self._texts[entry.place] = text
-            if problem is not None:
-                self._settle(event_id, problem)
+            place = self._plan[start + passed.place]
+            key = (passed.type, passed.state_key)
+            self._entries[event_id] = _Entry(place, event_id, key, auth_ids, passed.is_plain_join)
+            if passed.text is not None:
+                self._texts[place] = passed.text
+            if self._judged.issuperset(auth_ids):
+                self._ready.append(event_id)
                 continue
-            waits_for = [one for one in dict.fromkeys(entry.auth_ids) if one not in self._judged]
+            waits_for = [one for one in dict.fromkeys(auth_ids) if one not in self._judged]
             self._waiting[event_id] = len(waits_for)
             for auth_id in waits_for:
                 self._children.setdefault(auth_id, []).append(event_id)
-            if not waits_for:
-                self._ready.append(event_id)
         self.awaited.update(checked.lacking)
 
     def find_create(self) -> str | None:
@@ -373,20 +326,20 @@ class Lot:
             if not self._ready:
                 return
             event_id = self._ready.popleft()
-            del self._waiting[event_id]
-            self._settle(event_id, self._judge(self._load(self._entries[event_id])))
+            self._settle(event_id, self._judge(self._entries[event_id]))
 
-    def _judge(self, event: Event) -> str:
+    def _judge(self, entry: _Entry) -> str:
         """Why the auth events forbid an event, all of which are judged; empty where they do not."""
-        if event.type == CREATE[0] and self._create is not None and event.event_id != self._create.event_id:
+        if entry.key[0] == CREATE[0] and self._create is not None and entry.event_id != self._create.event_id:
             return "the room has another create event"
-        auth = self._auth_of(event)
-        if auth.joins is None or self._create is None or not _is_plain_join(event, self._create):
-            return _problem_of(check_auth_events(event, auth.events, auth.lookup))
-        server = event.sender.partition(":")[2]
+        auth = self._auth_of(entry.auth_ids)
+        if auth.joins is None or not entry.is_plain_join:
+            return _problem_of(check_auth_events(self._load(entry), auth.events, auth.lookup))
+        server = entry.key[1].partition(":")[2]  # of a join the sender's
         problem = auth.joins.get(server)
         if problem is None:
-            problem = auth.joins[server] = _problem_of(check_auth_events(event, auth.events, auth.lookup))
+            verdict = check_auth_events(self._load(entry), auth.events, auth.lookup)
+            problem = auth.joins[server] = _problem_of(verdict)
         return problem
 
     def _settle(self, event_id: EventId, problem: str) -> None:
@@ -397,20 +350,25 @@ class Lot:
         for child in self._children.pop(event_id, ()):
             self._waiting[child] -= 1
             if not self._waiting[child]:
+                del self._waiting[child]
                 self._ready.append(child)
 
-    def _auth_of(self, event: Event) -> _Auth:
-        auth = self._auth.get(event.auth_event_ids)
+    def _auth_of(self, cited: tuple[EventId, ...]) -> _Auth:
+        auth = self._auth.get(cited)
         if auth is None:
-            auth_ids = [auth_id for auth_id in event.auth_event_ids if auth_id in self._judged]
+            auth_ids = [auth_id for auth_id in cited if auth_id in self._judged]
             events = [self._load(self._entries[auth_id]) for auth_id in auth_ids]
-            cited = AuthEvents(events, [one for one in auth_ids if one in self._rejected], self._create)
+            rejected = [one for one in auth_ids if one in self._rejected]
             users_differ = any(one.type == _MEMBER for one in events)
-            auth = _Auth(cited, lookup_in(events, self._rules, self._create), None if users_differ else {})
+            auth = _Auth(
+                AuthEvents(events, rejected, self._create),
+                lookup_in(events, self._rules, self._create),
+                None if users_differ else {},
+            )
             if len(auth_ids) <= MAX_AUTH_EVENTS:
                 if len(self._auth) >= _AUTH_SETS:
                     self._auth.clear()
-                self._auth[event.auth_event_ids] = auth
+                self._auth[cited] = auth
         return auth
 
     # --- all together --------------------------------------------------------------------------------
@@ -424,7 +382,7 @@ class Lot:
                 continue
             if state.setdefault(entry.key, event_id) != event_id:
                 return Conclusion({}, f"the state has two events at {entry.key[0]}")
-        auth = self._auth_of(join)
+        auth = self._auth_of(join.auth_event_ids)
         verdict = check_auth_events(join, auth.events, auth.lookup)
         if isinstance(verdict, Accept):
             if partial:
@@ -506,33 +464,5 @@ def signers_of(event: Event) -> list[tuple[ServerName, tuple[KeyId, ...]]]:
     return [(server, signature_key_ids(signatures, server)) for server in sorted(required_signers(event))]
 
 
-def _is_plain_join(event: Event, create: Event) -> bool:
-    """A user lets themselves in, by nobody's leave and not as the room's first.
-
-    Where no membership is cited the rules ask of such an event nothing but what it cites, and whose server it is of. In a
-    large room nearly all events are of this kind, and cite the same.
-    """
-    content = event.content
-    return (
-        event.type == _MEMBER
-        and event.state_key == event.sender
-        and content.get("membership") == "join"
-        and AUTHORISED_BY not in content
-        and event.prev_event_ids != (create.event_id,)
-    )
-
-
 def _problem_of(verdict: Verdict) -> str:
     return "" if isinstance(verdict, Accept) else getattr(verdict, "reason", "not authorised")
-
-
-def _lacking(
-    event: Event, required: Collection[ServerName], keys: EventKeys, silent: Collection[ServerName]
-) -> list[ServerName]:
-    """The silent servers that say they signed an event, with keys that are not here."""
-    lacking: list[ServerName] = []
-    for server in sorted(required):
-        key_ids = signature_key_ids(event.json["signatures"], server) if server in silent else ()
-        if key_ids and not any(key_id in keys.get(server, ()) for key_id in key_ids):
-            lacking.append(server)
-    return lacking

@@ -19,6 +19,7 @@ from homeserver.http.client import HttpClient
 from homeserver.http.mail import Mailer
 from homeserver.http.transport import Transport
 from homeserver.rooms.committer import Committer
+from homeserver.rooms.federated.check_processes import CheckProcesses
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import RoomTools
 from homeserver.runtime.clock import Clock
@@ -60,6 +61,7 @@ class Surroundings:
     registrations: Sequence[AppserviceRegistration] = ()  # of application services
     appservice_http: HttpClient | None = None  # for addresses that the administrator names
     mailer: Mailer | None = None  # where mail can be sent
+    processes: CheckProcesses | None = None  # to check events in, where such may be started
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,7 +356,7 @@ def build_rooms(
     make_alias = None if existence is None else existence.make_alias
     gate = InviteGate(config.server_name, database, interner, peering.client.allows, try_user)
     succession = Succession(interner, worker)
-    checks = JoinChecks(peering.keys, around.run_in_thread)
+    checks = JoinChecks(peering.keys, around.run_in_thread, around.processes)
     partial = build_partial(core, peering, checks, tasks)
     restricted = RestrictedJoins(database, interner, core.index, partial.is_partial)
     blocks = RoomBlocks(database, worker, interner)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote, unquote
 
 import msgspec
 
+from federation.flows.join_events import Checked, Terms
 from federation.hashes import compute_event_id
 from federation.ids import ServerName
 from federation.signing import hash_and_sign_event
@@ -15,9 +17,12 @@ from homeserver.db.tx import Tx
 from homeserver.http.transport import PeerRequest, PeerResponse
 from homeserver.rooms import delayed
 from homeserver.rooms.federated import join_checks, lots
+from homeserver.rooms.federated.check_processes import CheckProcess, CheckProcesses
+from homeserver.runtime.clock import TwistedClock
 from homeserver.store import room_answers
 from homeserver.store.outliers import OutlierRows, write_outliers
 from tests.federation.people import VERSIONS, A, B, C, NetCase
+from tests.support.app import run_at_once
 from tests.support.databases import on_each_database
 
 BOB, CAROL = f"@bob:{B}", f"@carol:{C}"
@@ -229,6 +234,27 @@ class Partial(PartialCase):
         self.release()
         self.assertTrue(self.progress(room_id)["finished"])
         self.assert_same_state(room_id, (self.b, self.bob), (self.c, self.carol))
+
+    def test_the_state_checked_in_other_processes(self) -> None:
+        chunks: list[int] = []
+
+        class Counted(CheckProcess):
+            def check(self, texts: Sequence[bytes], terms: Terms) -> Checked:
+                chunks.append(len(texts))
+                return super().check(texts, terms)
+
+        processes = CheckProcesses(run_at_once, TwistedClock(self.net.time), self.c.log, 2, Counted)
+        self.addCleanup(processes.stop)
+        self.patch(join_checks, "CHUNK", 1)
+        self.c.processes = processes
+        self.c.restart()
+        room_id = self.make()
+        self.release()
+        self.assertTrue(self.progress(room_id)["finished"])
+        self.assert_same_state(room_id, (self.a, self.alice), (self.c, self.carol))
+        self.assertEqual({1}, set(chunks))
+        self.assertGreater(len(chunks), 6)
+        self.assertEqual([], [one for one in self.c.log.entries if "process" in one[1]])
 
     def test_a_state_that_is_refused_when_most_of_it_is_stored(self) -> None:
         self.patch(lots, "AT_ONCE", 1)

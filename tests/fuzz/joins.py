@@ -11,6 +11,7 @@ from federation.canonical import MAX_INTEGER
 from federation.event import parse_stored, parse_untrusted
 from federation.flows.handshake import Wish, fill_in
 from federation.flows.join import Lot, read_answer, read_state
+from federation.flows.join_events import check_events
 from federation.hashes import compute_event_id
 from federation.ids import RoomId, ServerName, UserId
 from federation.keyring import ServerKeys, VerifyKey
@@ -100,13 +101,15 @@ def _check(lot: Lot) -> None:
     known = {KEY.server_name: ServerKeys(KEY.server_name, {KEY.key_id: key}, 0, MAX_INTEGER)}
     for one in lot.peek():
         assert one.key_ids
-    lot.take(lot.check(0, lot.creates, known, {OWN.server_name}))
+    terms = lot.terms(known, {OWN.server_name})
+    lot.take(0, check_events(lot.texts(0, lot.creates), terms))
     problem = lot.find_create()
     if problem is not None:
         return
     lot.judge(lot.size)
+    terms = lot.terms(known, {OWN.server_name})
     for start in range(lot.creates, lot.size, 2):
-        lot.take(lot.check(start, 2, known, {OWN.server_name}))
+        lot.take(start, check_events(lot.texts(start, 2), terms))
         lot.judge(lot.size)
     seen: set[str] = set()
     for held in lot.held(0, len(lot)):

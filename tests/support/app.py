@@ -34,6 +34,7 @@ from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase
 from homeserver.http.mail import Mailer
 from homeserver.http.transport import Nowhere, Transport
+from homeserver.rooms.federated.check_processes import CheckProcesses
 from homeserver.runtime.clock import TwistedClock
 from homeserver.runtime.entropy import SeededEntropy
 from homeserver.runtime.log import MemoryLog
@@ -110,6 +111,7 @@ class TestApp:
         self.appservice_http = appservice_http
         self.outside = http  # what stands for the rest of the web
         self.mailer = mailer
+        self.processes: CheckProcesses | None = None  # counts from the next restart on
         self.entropy = SeededEntropy(seed)
         self.log = MemoryLog()
         self.engine = open_engine(database)
@@ -134,6 +136,7 @@ class TestApp:
             appservice_http=self.appservice_http,
             http=self.outside,
             mailer=self.mailer,
+            processes=self.processes,
         )
         return self.wait(Deferred.fromCoroutine(build_app(self.config, around, self.extra_routes)))
 

@@ -1,4 +1,5 @@
-"""The driver of ``federation.flows.join``: verifies an answer to ``send_join`` in chunks, off the reactor.
+"""The driver of ``federation.flows.join``: verifies an answer to ``send_join`` in chunks, off the reactor, and out of the
+process where that helps (``check_processes.py``).
 
 What holds may be stored while the rest is checked (``Keep``): no verdict depends on what comes later. Where the answer
 is refused in the end, events of the room are stored that nothing points to, each of them sound by itself.
@@ -16,19 +17,22 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from federation.errors import Malformed
 from federation.event import Event, parse_untrusted
-from federation.flows.join import Checked, Conclusion, JoinAnswer, Lot, read_answer, read_state, signers_of
+from federation.flows.join import Conclusion, JoinAnswer, Lot, read_answer, read_state, signers_of
+from federation.flows.join_events import Checked, Terms, check_events
 from federation.flows.keys import Wanted
 from federation.ids import ServerName
 from federation.versions import RoomRules
 from homeserver.peers.types import EventKeys
+from homeserver.rooms.federated.check_processes import CheckProcesses
 from homeserver.rooms.federated.signed import co_signed
 
 CHUNK = 128
-SIDE_BY_SIDE = 2
+SIDE_BY_SIDE = 2  # as many as there are processes at most
+AHEAD = 8  # chunks that are checked or wait for it while what came of others is judged and stored
 # LIMIT(servers whose keys are waited for: those whose events lack most. The others' events stay out)
 AWAITED_MOST = 1_000
 
@@ -52,9 +56,17 @@ class Verified:
 class JoinChecks:
     """Raises ``Malformed`` for an answer that does not hold."""
 
-    def __init__(self, keys: EventKeys, run_in_thread: RunInThread) -> None:
+    def __init__(
+        self, keys: EventKeys, run_in_thread: RunInThread, processes: CheckProcesses | None = None
+    ) -> None:
         self._keys = keys
         self._run = run_in_thread
+        self._processes = processes
+
+    def prepare(self) -> None:
+        """The whole state of a room is being asked for."""
+        if self._processes is not None:
+            self._processes.prepare()
 
     async def verify(self, server: ServerName, join: Event, body: bytes) -> Verified:
         """Verify the answer of a server to our join."""
@@ -82,30 +94,48 @@ class JoinChecks:
         lacking = await self._keys.fetch_many(wanted)
         silent = frozenset(one.server_name for one in lacking)
         keys = await self._keys.stored(list(dict.fromkeys(one.server_name for one in wanted)))
+        terms = lot.terms(keys, silent)
         for start in range(0, lot.creates, CHUNK):
-            lot.take(await self._run(lot.check, start, min(CHUNK, lot.creates - start), keys, silent))
+            count = min(CHUNK, lot.creates - start)
+            lot.take(start, await self._check_events(lot.texts(start, count), terms))
         problem = await self._run(lot.find_create)
         if problem is not None:
             raise Malformed(problem)
         await self._judge(lot)
-        # Signatures are checked outside of the interpreter's lock, the better part of all this.
-        running: deque[Deferred[Checked]] = deque()
+        terms = lot.terms(keys, silent)
+        running: deque[tuple[int, Deferred[Checked]]] = deque()
         starts = deque(range(lot.creates, lot.size, CHUNK))
 
-        def check_next() -> None:
-            while starts and len(running) < SIDE_BY_SIDE:
-                running.append(self._run(lot.check, starts.popleft(), CHUNK, keys, silent))
+        places = DeferredSemaphore(SIDE_BY_SIDE)
 
-        check_next()
-        while running:
-            checked = await running.popleft()
+        def check_next() -> None:
+            while starts and len(running) < AHEAD:
+                start = starts.popleft()
+                checking = places.run(self._check_events, lot.texts(start, CHUNK), terms)
+                running.append((start, checking))
+
+        try:
             check_next()
-            lot.take(checked)
-            await self._judge(lot)
-            if keep is not None:
-                await keep(lot)
+            while running:
+                start, checking = running[0]
+                checked = await checking
+                running.popleft()
+                check_next()
+                lot.take(start, checked)
+                await self._judge(lot)
+                if keep is not None:
+                    await keep(lot)
+        finally:
+            for _, checking in running:
+                checking.addErrback(lambda _: None)
+                checking.cancel()
         awaited = {name for name, _ in lot.awaited.most_common(AWAITED_MOST)}
         return lot, tuple(one for one in lacking if one.server_name in awaited)
+
+    def _check_events(self, texts: Sequence[bytes], terms: Terms) -> Deferred[Checked]:
+        if self._processes is not None:
+            return Deferred.fromCoroutine(self._processes.check(texts, terms))
+        return self._run(check_events, texts, terms)
 
     async def _judge(self, lot: Lot) -> None:
         while lot.is_ready:

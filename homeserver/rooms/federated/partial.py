@@ -339,6 +339,7 @@ class PartialRooms:
         names = await self._tools.interner.room_names([join.room_nid])
         room_id = names[join.room_nid]
         uri = build_uri(PREFIX, "state", room_id, query={"event_id": join.join_id})
+        self._checks.prepare()
         text = await self._request(join, server, uri)
         if text is None:
             return None
