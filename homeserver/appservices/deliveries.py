@@ -213,10 +213,10 @@ class Deliveries:
         else:
             waiting = box.peek(_PEEK)
             owed = bounded(waiting)
-            all_of_it = len(owed) == len(box.queue)
             # The newest of it may be ahead of what was looked at: the follower can be in the middle of a change.
             upto = owed[-1].pos if owed else 0
-            upto = max(box.passed, box.told, upto) if all_of_it else upto
+            if len(owed) == len(box.queue):
+                upto = max(upto, box.passed, box.told)
         moment = await self._moment(box)
         if not owed and not moment:
             box.take(upto)

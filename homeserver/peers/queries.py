@@ -12,8 +12,8 @@ spec: server-server-api#querying-for-information
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -74,7 +74,7 @@ class Queries:
     def __init__(self, client: PeerClient, clock: Clock) -> None:
         self._client = client
         self._slots = Slots(AT_ONCE, EACH, WAITING, WAITING_EACH)
-        self._of_askers: dict[str, int] = {}
+        self._askers = Slots(AT_ONCE + WAITING, EACH_ASKER, 0)
         self._profiles: Shared[str, dict[str, Any]] = _kept(clock, PROFILE_KEPT_S)
         self._aliases: Shared[str, tuple[RoomId, tuple[ServerName, ...]]] = _kept(clock, ALIAS_KEPT_S)
         self._rooms: Shared[tuple[str, str, bytes], dict[str, Any]] = _kept(clock, ROOMS_KEPT_S)
@@ -175,34 +175,17 @@ class Queries:
             raise not_found(missing)
 
         async def in_turn() -> T:
-            with self._counted(asker):
-                async with self._slots.place(server_name):
-                    if not kept.is_wanted(key):
-                        # Whoever waited for its turn has gone meanwhile.
-                        raise CancelledError
-                    return await ask()
+            of_asker = nullcontext() if asker is None else self._askers.place(asker)
+            async with of_asker, self._slots.place(server_name):
+                if not kept.is_wanted(key):
+                    # Whoever waited for its turn has gone meanwhile.
+                    raise CancelledError
+                return await ask()
 
         try:
             return await kept.get(key, in_turn)
         except (RemoteError, Unreachable, Busy, Full) as error:
             raise to_client(error, server_name, missing) from None
-
-    @contextmanager
-    def _counted(self, asker: str | None) -> Iterator[None]:
-        """Raises Busy where too much is under way for one asker; None is never too much."""
-        if asker is None:
-            yield
-            return
-        count = self._of_askers.get(asker, 0)
-        if count >= EACH_ASKER:
-            raise Busy
-        self._of_askers[asker] = count + 1
-        try:
-            yield
-        finally:
-            self._of_askers[asker] -= 1
-            if not self._of_askers[asker]:
-                del self._of_askers[asker]
 
 
 def _kept(clock: Clock, keep_s: float) -> Shared[Any, Any]:

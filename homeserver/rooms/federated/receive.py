@@ -395,8 +395,9 @@ class _Taking:
             waiting += [event for event in events if lacks_signature(event, server)]
             events = [event for event in events if not lacks_signature(event, server)]
         # A whole copy that waits gets the place, and no redacted one: the filler sees to it.
-        waiting += [event for event in events if self._staged.has_better(self._room_nid, event)]
-        events = [event for event in events if not self._staged.has_better(self._room_nid, event)]
+        worse = {one.event_id for one in events if self._staged.has_better(self._room_nid, one)}
+        waiting += [event for event in events if event.event_id in worse]
+        events = [event for event in events if event.event_id not in worse]
         transaction = self._transaction
         earlier = None if transaction.is_new else transaction.find
         presuming = (
