@@ -43,6 +43,7 @@ from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.log import ChangeLog
 from homeserver.stream.tokens import SyncToken
+from homeserver.stream.undisturbed import Readings
 from homeserver.sync.types import DeviceAnswer, Inbox
 
 # spec: client-server-api#server-behaviour (of send-to-device messaging: the recommended number)
@@ -139,7 +140,7 @@ class DeviceNews:
         self._index = index
         self._facts = facts
         self._devices: OrderedDict[int, _Device] = OrderedDict()
-        self._loading: dict[int, object] = {}  # device -> stands for those who read with no change since
+        self._readings: Readings[int] = Readings()  # by device
         self._news = _Recent(changes.position)
         self._moves = _Recent(changes.position)
 
@@ -190,14 +191,14 @@ class DeviceNews:
                     self._moves.add(_Moved(change.pos, change.topic, user_nid))
 
     def _message_came(self, device_nid: int, pos: int) -> None:
-        self._loading.pop(device_nid, None)
+        self._readings.overtake(device_nid)
         device = self._devices.get(device_nid)
         if device is not None:
             device.newest = pos
             device.oldest = device.oldest or pos
 
     def _keys_moved(self, change: Change) -> None:
-        self._loading.pop(change.ref, None)
+        self._readings.overtake(change.ref)
         device = self._devices.get(change.ref)
         if device is None:
             return
@@ -221,7 +222,7 @@ class DeviceNews:
 
     def _forget(self, device_nid: int) -> None:
         self._devices.pop(device_nid, None)
-        self._loading.pop(device_nid, None)
+        self._readings.overtake(device_nid)
 
     # --- is there anything -------------------------------------------------------------------------------------------
 
@@ -256,17 +257,13 @@ class DeviceNews:
         return self._load(requester.device_nid)
 
     async def _load(self, device_nid: int) -> None:
-        mine = self._loading.setdefault(device_nid, object())
-        try:
-            left, oldest, newest = await self._database.read(_load_device, device_nid)
-            # What came while the tables were read may not be in what was read: the next answer reads again.
-            if self._loading.get(device_nid) is mine and device_nid not in self._devices:
-                self._devices[device_nid] = _Device(left, oldest, newest)
-                if len(self._devices) > _DEVICES_KEPT:
-                    self._devices.popitem(last=False)
-        finally:
-            if self._loading.get(device_nid) is mine:
-                del self._loading[device_nid]
+        reading = self._database.read(_load_device, device_nid)
+        (left, oldest, newest), may_be_kept = await self._readings.read(device_nid, reading)
+        # What came while the tables were read may not be in what was read: the next answer reads again.
+        if may_be_kept and device_nid not in self._devices:
+            self._devices[device_nid] = _Device(left, oldest, newest)
+            if len(self._devices) > _DEVICES_KEPT:
+                self._devices.popitem(last=False)
 
     def load(
         self, requester: Requester, at: SyncToken | None, upto: int

@@ -8,6 +8,7 @@ from typing import Any
 from homeserver.db.threads import Database
 from homeserver.store.changes import Change, Kind
 from homeserver.store.thread_subscriptions import SubscriptionChange, SubscriptionChanged, load_subscribed
+from homeserver.stream.undisturbed import Readings
 
 # LIMIT(memory: the one who was loaded longest ago is read again)
 MAX_USERS = 20_000
@@ -22,7 +23,7 @@ class ThreadIndex:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._users: dict[int, Subscribed] = {}
-        self._loading: dict[int, object] = {}  # user -> stands for those who read with no change since
+        self._readings: Readings[int] = Readings()  # by user
 
     def known(self, user_nid: int) -> Subscribed | None:
         """The threads that a user is subscribed to, if it is in memory."""
@@ -31,10 +32,9 @@ class ThreadIndex:
     async def load(self, user_nid: int) -> Subscribed:
         """The threads that a user is subscribed to."""
         while (known := self._users.get(user_nid)) is None:
-            mine = self._loading.setdefault(user_nid, object())
-            found = await self._database.read(load_subscribed, [user_nid])
-            if self._loading.get(user_nid) is mine:
-                del self._loading[user_nid]
+            reading = self._database.read(load_subscribed, [user_nid])
+            found, may_be_kept = await self._readings.read(user_nid, reading)
+            if may_be_kept:
                 self._put(user_nid, frozenset(found.get(user_nid, ())))
         return known
 
@@ -46,7 +46,7 @@ class ThreadIndex:
             if change.kind != Kind.THREAD_SUBSCRIPTION:
                 continue
             user_nid, payload = -change.topic, change.payload
-            self._loading.pop(user_nid, None)
+            self._readings.overtake(user_nid)
             known = self._users.get(user_nid)
             if known is None:
                 continue

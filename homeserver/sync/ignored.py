@@ -13,6 +13,7 @@ from homeserver.db.tx import Tx
 from homeserver.moderation.types import INVITE_TYPES, InvitePermission, parse_permission
 from homeserver.store.account_data import load_types_of_users
 from homeserver.store.changes import Change, Kind
+from homeserver.stream.undisturbed import Readings
 
 # LIMIT(memory): the one who was loaded longest ago is read again when they sync.
 MAX_USERS = 50_000
@@ -24,7 +25,7 @@ class IgnoreLists:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._lists: dict[int, InvitePermission] = {}
-        self._loading: dict[int, object] = {}  # user -> stands for those who read with no change since
+        self._readings: Readings[int] = Readings()  # by user
 
     def known(self, user_nid: int) -> frozenset[str] | None:
         """Whom a user ignores, if it is in memory."""
@@ -42,10 +43,9 @@ class IgnoreLists:
     async def load_invites(self, user_nid: int) -> InvitePermission:
         """Whose invites a user is shown."""
         while (known := self._lists.get(user_nid)) is None:
-            mine = self._loading.setdefault(user_nid, object())
-            found = await self._database.read(_load_permission, user_nid)
-            if self._loading.get(user_nid) is mine:
-                del self._loading[user_nid]
+            reading = self._database.read(_load_permission, user_nid)
+            found, may_be_kept = await self._readings.read(user_nid, reading)
+            if may_be_kept:
                 self._put(user_nid, found)
         return known
 
@@ -61,7 +61,7 @@ class IgnoreLists:
             if payload is not None and payload.type not in INVITE_TYPES:
                 continue
             self._lists.pop(user_nid, None)
-            self._loading.pop(user_nid, None)
+            self._readings.overtake(user_nid)
 
     def _put(self, user_nid: int, found: InvitePermission) -> None:
         while len(self._lists) >= MAX_USERS:
