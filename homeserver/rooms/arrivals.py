@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from federation.auth.power import PowerLevels
 from federation.auth.select import CREATE, JOIN_RULES, MEMBER, POWER_LEVELS, auth_keys_for
@@ -41,6 +42,8 @@ from homeserver.store.timeline import load_moves_of_key
 
 # LIMIT(each end of a room is in every resolution of its state; an honest server's events stand on its own earlier ones)
 FORKS_MOST = 100
+
+_SECOND_CREATE: Final = Drop("the room has another create event")
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +195,8 @@ async def _place_outlier(hold: Hold, event: Event) -> Arrived:
     known = hold.known(event.event_id)
     if known is not None:
         return AlreadyHere(known.nid)
+    if await _is_second_create(hold, event):
+        return Placed(0, _SECOND_CREATE)
     auth_ids = _absent(hold, event.auth_event_ids)
     if auth_ids:
         return Missing((), auth_ids)
@@ -208,7 +213,21 @@ async def _arrive_anywhere(hold: Hold, arrival: Arrival) -> Arrived:
     event = arrival.event
     if event.event_id in hold.found.elsewhere or event.room_id != hold.turn.head.room_id:
         return Placed(0, Drop("an event of another room has this id"))
+    if await _is_second_create(hold, event):
+        return Placed(0, _SECOND_CREATE)
     return await (_arrive_aside(hold, event) if arrival.aside else _arrive(hold, arrival))
+
+
+async def _is_second_create(hold: Hold, event: Event) -> bool:
+    """Whether a room that is here began otherwise.
+
+    Not of the specification, by which the server that a room is named after may put a create event of today beside the
+    first, and resolution takes that for the room's.
+    """
+    if event.type != "m.room.create" or not hold.turn.head.version:
+        return False
+    create = await hold.create()
+    return create is not None and create.event_id != event.event_id
 
 
 async def _arrive_aside(hold: Hold, event: Event) -> Arrived:

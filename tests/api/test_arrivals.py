@@ -426,6 +426,40 @@ class Rooms(ArrivalCase):
         joined = self.app.ok("GET", f"{V3}/sync", None, self.token)["rooms"]["join"][room.room_id]
         self.assertEqual(joined["timeline"]["events"][-1]["event_id"], join.event_id)
 
+    def test_a_second_create_event(self) -> None:
+        """Resolution would take it for the room's: with it nobody else's server could be in the room."""
+        for version in ("1", "2", "10", "11"):
+            peer = FakePeer(f"peer{version}.example")
+            room = peer.create(version)
+            self._adopt(room, version)
+            before = self.head(room.room_id)
+            content = {"room_version": version, "m.federate": False, "creator": peer.user("mallory")}
+            second = room.make(
+                "m.room.create",
+                content,
+                sender=peer.user("mallory"),
+                state_key="",
+                prev=[],
+                auth=[],
+                depth=99,
+            )
+            self.assertEqual(
+                Placed(0, Drop("the room has another create event")), self.place(room, second)[0]
+            )
+            # Nor behind something that rests on it.
+            auth = [second.event_id]
+            join = room.make(
+                "m.room.member",
+                {"membership": "join"},
+                sender=peer.user("mallory"),
+                state_key=peer.user("mallory"),
+                prev=[second.event_id],
+                auth=auth,
+            )
+            (arrived,) = self.place(room, join, outliers=[second])
+            self.assertIsInstance(arrived, Missing)
+            self.assertEqual(before, self.head(room.room_id))
+
     def _left_after_carol_came(self) -> tuple[PeerRoom, UserId, list[EventId], Event]:
         """A room that we have left; a user of a third server, the room's ends before she came, and her join."""
         room = FakePeer("old.example").create("11")
