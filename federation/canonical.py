@@ -20,6 +20,8 @@ MAX_INTEGER: Final = 2**53 - 1
 MIN_INTEGER: Final = -MAX_INTEGER
 # LIMIT(deeper values have no use, and recursive consumers, ours and the clients', must survive them)
 MAX_DEPTH: Final = 200
+# LIMIT(an event travels inside of others' bodies, deeper by some levels: what is an event here must pass there)
+MAX_EVENT_DEPTH: Final = MAX_DEPTH - 10
 # LIMIT(empty lists by the million cost a microsecond and a hundred bytes each; fifty events cannot hold so many)
 MAX_CONTAINERS: Final = 1_200_000
 # Possessive, and content with a string that does not end: so it goes over any text once.

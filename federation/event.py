@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from federation.canonical import MAX_INTEGER, encode_by_rules, encode_checked
+from federation.canonical import MAX_EVENT_DEPTH, MAX_INTEGER, encode_by_rules, encode_checked
 from federation.errors import Malformed
 from federation.hashes import compute_event_id, event_id_of, hash_in_event_id, redacted_bytes, reference_hash
 from federation.ids import (
@@ -106,7 +106,7 @@ def parse_with_texts(data: dict[str, Any], rules: RoomRules, *, is_old: bool = F
         raise Malformed("Event must be a JSON object")
     event_json = data.copy()
     event_json.pop("unsigned", None)
-    encoded = encode_checked(event_json, strict=rules.strict_canonical_json)
+    encoded = encode_checked(event_json, strict=rules.strict_canonical_json, max_depth=MAX_EVENT_DEPTH)
     check_size(encoded)
     try:
         _check_fields(event_json, rules, is_old)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from federation.canonical import MAX_DEPTH, loads_object
 from federation.errors import Malformed
 from federation.event import MAX_PDU_BYTES, Event, parse_stored, parse_untrusted, stored_bytes
 from federation.versions import ROOM_VERSIONS, RoomRules
@@ -94,6 +95,21 @@ class Untrusted(SynchronousTestCase):
             deep = [deep]
         self.refuses(V12, content={"k": deep})
         self.refuses(V1, content={"k": deep})
+
+    def test_what_is_an_event_is_one_inside_of_others_bodies_too(self) -> None:
+        """Else one event of a stranger would keep a whole transaction from being read."""
+        deep: Any = 1
+        accepted = 0
+        for _ in range(MAX_DEPTH):
+            deep = [deep]
+            try:
+                event = parse_untrusted(pdu(V12, content={"k": deep}), V12)
+            except Malformed:
+                break
+            accepted += 1
+            loads_object(b'{"pdus":[{"event":{"pdu":[' + stored_bytes(event) + b"]}}]}")
+        self.assertGreater(accepted, 150)
+        self.assertLess(accepted, MAX_DEPTH - 10)
 
     def test_canonical_json_by_version(self) -> None:
         for value in (1.5, 2**53, -(2**53)):
