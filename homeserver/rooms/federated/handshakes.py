@@ -34,6 +34,8 @@ from homeserver.runtime.entropy import Entropy
 
 PREFIX = "/_matrix/federation/v1"
 TEMPLATE_BYTES = 256 * 1024
+# Servers are asked one after the other for so long. Whoever is being asked then is the last: others of ours wait for this.
+ASK_FOR_S = 240.0
 RETRY_AFTER_MS = 5_000
 # How long a server has for what it was told, and for what that stands on, before it is asked for another template.
 CATCH_UP_S = (0.0, 0.5, 2.0)
@@ -77,9 +79,12 @@ class Handshakes:
         self, wish: Wish, servers: Sequence[ServerName], accept: Accept, catch_up: CatchUp | None = None
     ) -> Accepted | Failed:
         """Ask servers in turn; what came of it."""
+        ends_s = self._clock.monotonic() + ASK_FOR_S
 
         async def answer(need: Need) -> Any:
             if isinstance(need, NeedTemplate):
+                if self._clock.monotonic() >= ends_s:
+                    return Silent(need.server, "it was not asked: others took too long")
                 return await self._fresh_template(need, catch_up)
             if isinstance(need, NeedSigned):
                 return self._sign(need)
