@@ -199,7 +199,7 @@ class Memberships:
         proof: Proof | None = None,
     ) -> RoomId | None:
         """Join a room that this server is in; the room that it replaced. ``came``: another server let the user in."""
-        if not came:
+        if not came and not await self._remote.has_joined(requester.user_nid, room_id):
             await self._remote.whole(room_id)
         actor = await self._rooms.find(room_id)
         user_id = UserId(requester.user_id)

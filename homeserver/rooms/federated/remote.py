@@ -66,6 +66,12 @@ class RemoteMemberships:
         """The same, of a room by number. Of a leave that is on its way to the disk nobody else can tell: it does not count."""
         return bool(self._index.local_members(room_nid))
 
+    async def has_joined(self, user_nid: int, room_id: RoomId) -> bool:
+        """Whether a user of ours is in the room, as the room itself says."""
+        nid = await self._tools.interner.find_room(room_id)
+        standing = self._index.standing(user_nid, nid) if nid is not None else None
+        return standing is not None and not standing.outside and standing.membership == Membership.JOIN
+
     def is_local(self, user_id: UserId) -> bool:
         """Whether the user's home is here."""
         return domain_of(user_id) == self._server_name
