@@ -35,6 +35,7 @@ from federation.checks import AuthEvents, check_auth_events, check_state_before,
 from federation.errors import Malformed
 from federation.event import (
     MAX_AUTH_EVENTS,
+    MAX_PDU_BYTES,
     Event,
     parse_stored,
     reference_ids,
@@ -48,6 +49,13 @@ from federation.versions import RoomRules
 
 MAX_EVENTS: Final = 500_000
 MAX_SERVERS: Final = 20_000
+# LIMIT(the text of an event: a PDU with its `unsigned`, all of it in escapes. What is longer is left out undecoded)
+MAX_TEXT_BYTES: Final = 4 * MAX_PDU_BYTES
+# LIMIT(what an answer consists of, before any of it is decoded: a list of millions of nothing costs a hundred times its text.
+# An event has a comma for each twenty bytes or more)
+_FEW_COMMAS: Final = 100_000
+_COMMA_BYTES: Final = 12
+_MAX_COMMAS: Final = 25 * MAX_EVENTS
 # LIMIT(events that are kept parsed: 2,000 by themselves, and in sets of auth events 2,560)
 _REMEMBERED: Final = 2_000
 _AUTH_SETS: Final = 256
@@ -126,6 +134,7 @@ class _State(msgspec.Struct):
 
 def read_answer(body: bytes) -> JoinAnswer:
     """The parts of a body, events unread. Raises Malformed."""
+    _check_commas(body)
     try:
         answer = msgspec.json.decode(body, type=_Answer)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -135,6 +144,7 @@ def read_answer(body: bytes) -> JoinAnswer:
 
 def read_state(body: bytes) -> JoinAnswer:
     """The same of an answer that tells the whole state at an event. # spec: server-server-api#get_matrixfederationv1stateroomid"""
+    _check_commas(body)
     try:
         state = msgspec.json.decode(body, type=_State)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
@@ -142,12 +152,17 @@ def read_state(body: bytes) -> JoinAnswer:
     return _read(_Answer(state.pdus, state.auth_chain))
 
 
+def _check_commas(body: bytes) -> None:
+    if body.count(b",") > min(_FEW_COMMAS + len(body) // _COMMA_BYTES, _MAX_COMMAS):
+        raise Malformed("an answer that is too complex")
+
+
 def _read(answer: _Answer) -> JoinAnswer:
     if len(answer.state) + len(answer.auth_chain) > MAX_EVENTS:
         raise Malformed("more events than a room can have")
-    places = dict.fromkeys(map(bytes, answer.state))
+    places = dict.fromkeys(_texts(answer.state))
     state = frozenset(range(len(places)))
-    places.update(dict.fromkeys(map(bytes, answer.auth_chain)))
+    places.update(dict.fromkeys(_texts(answer.auth_chain)))
     return JoinAnswer(
         list(places),
         state,
@@ -155,6 +170,11 @@ def _read(answer: _Answer) -> JoinAnswer:
         answer.members_omitted,
         tuple(_servers(answer.servers_in_room or ())),
     )
+
+
+def _texts(events: Sequence[msgspec.Raw]) -> Iterator[bytes]:
+    texts = map(bytes, events)
+    return (text for text in texts if len(text) <= MAX_TEXT_BYTES)
 
 
 def _servers(names: Sequence[str]) -> Iterator[ServerName]:

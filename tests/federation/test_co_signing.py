@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from federation.event import MAX_PDU_BYTES
+from federation.flows.join import MAX_TEXT_BYTES
 from federation.ids import ServerName
 from federation.redaction import redact
 from federation.signing import sign_event
@@ -114,3 +115,23 @@ class Joins(CoSigned):
         assert join is not None
         self.assertEqual({A, B}, join["signatures"].keys())
         self.assertEqual(1, len(join["signatures"][A]))
+
+    def test_what_is_given_back_with_too_much(self) -> None:
+        """It is the event that was sent; what else is there is not even decoded."""
+        club = self.create(self.a, self.alice, preset="public_chat")
+        self.assertEqual(200, self.join(self.b, self.bob, club, A).status)
+        rules = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": club}]}
+        state = [{"type": "m.room.join_rules", "content": rules}]
+        room_id = self.create(self.a, self.alice, initial_state=state, room_version="11")
+
+        def add(_: ServerName, request: PeerRequest, response: PeerResponse) -> PeerResponse | None:
+            if "/send_join/" not in request.uri:
+                return None
+            body = msgspec.json.decode(response.body)
+            body["event"]["unsigned"] = {"a": [[]] * MAX_TEXT_BYTES}
+            return PeerResponse(response.status, msgspec.json.encode(body), response.headers)
+
+        self.net.tamper_answers(add)
+        self.refused(self.join(self.b, self.bob, room_id, A), 502, "M_UNKNOWN")
+        self.net.untamper()
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)

@@ -16,7 +16,7 @@ from federation.versions import ROOM_VERSIONS
 from homeserver.db.tx import Tx
 from homeserver.http.transport import PeerRequest, PeerResponse
 from homeserver.rooms import delayed
-from homeserver.rooms.federated import join_checks, lots
+from homeserver.rooms.federated import check_processes, join_checks, lots
 from homeserver.rooms.federated.check_processes import CheckProcess, CheckProcesses
 from homeserver.runtime.clock import TwistedClock
 from homeserver.store import room_answers
@@ -197,6 +197,15 @@ class Partial(PartialCase):
         self.refused(answer, 503, "M_UNKNOWN")
         self.release()
 
+    def test_who_is_in_it_already_does_not_wait(self) -> None:
+        room_id = self.make()
+        began_s = self.net.time.seconds()
+        self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
+        self.assertLess(self.net.time.seconds() - began_s, 1)
+        dave = self.c.register("dave")
+        self.refused(self.join(self.c, dave, room_id, A), 503, "M_UNKNOWN")
+        self.release()
+
     def test_other_servers_are_not_told_what_is_not_known(self) -> None:
         room_id = self.make()
         eve = self.net.stranger("evil.example")
@@ -249,6 +258,8 @@ class Partial(PartialCase):
         self.c.processes = processes
         self.c.restart()
         room_id = self.make()
+        self.net.advance(check_processes.IDLE_S + 1)  # while it is asked for, they end
+        self.assertEqual(0, processes.running)
         self.release()
         self.assertTrue(self.progress(room_id)["finished"])
         self.assert_same_state(room_id, (self.a, self.alice), (self.c, self.carol))

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -17,7 +18,6 @@ from typing import Any, BinaryIO, Final, cast
 import msgspec
 from twisted.internet.defer import Deferred
 
-import federation
 from federation.flows.join_events import Checked, Terms, check_events
 from homeserver.rooms.federated.check_worker import Job, read_frame, write_frame
 from homeserver.runtime.clock import Clock, DelayedCall
@@ -50,7 +50,8 @@ class CheckProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd="/",
-            env={"PYTHONPATH": str(Path(federation.__file__).parents[1])},
+            # What it imports is found where the server found it.
+            env={"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             pipesize=_PIPE_BYTES,
         )
         self._sink = cast(BinaryIO, self._process.stdin)

@@ -21,7 +21,15 @@ from twisted.internet.defer import Deferred, DeferredSemaphore
 
 from federation.errors import Malformed
 from federation.event import Event, parse_untrusted
-from federation.flows.join import Conclusion, JoinAnswer, Lot, read_answer, read_state, signers_of
+from federation.flows.join import (
+    MAX_TEXT_BYTES,
+    Conclusion,
+    JoinAnswer,
+    Lot,
+    read_answer,
+    read_state,
+    signers_of,
+)
 from federation.flows.join_events import Checked, Terms, check_events
 from federation.flows.keys import Wanted
 from federation.ids import ServerName
@@ -79,6 +87,7 @@ class JoinChecks:
         self, server: ServerName, join: Event, body: bytes, keep: Keep | None = None
     ) -> Verified:
         """Verify what a server says of the whole state before our join."""
+        self.prepare()  # which may have been long ago when it was asked for
         lot, awaited = await self._check(await self._run(read_state, body), join, keep)
         return await self._conclude(server, join, lot, awaited)
 
@@ -163,6 +172,8 @@ class JoinChecks:
         needed = [name for name, key_ids in signers_of(join) if not key_ids]
         if not needed:
             return join
+        if len(text) > MAX_TEXT_BYTES:
+            raise Malformed("it gives another event back than ours")
         try:
             data = msgspec.json.decode(text or b"{}", type=dict[str, Any])
             returned = parse_untrusted(data, join.rules)

@@ -11,7 +11,7 @@ from federation.canonical import MAX_INTEGER
 from federation.checks import AuthEvents, check_auth_events
 from federation.errors import Malformed
 from federation.event import Event, parse_untrusted
-from federation.flows.join import Conclusion, Lot, read_answer, read_state
+from federation.flows.join import MAX_TEXT_BYTES, Conclusion, Lot, read_answer, read_state
 from federation.flows.join_events import Checked, Terms, check_events
 from federation.ids import RoomId, ServerName
 from federation.keyring import MAX_KEYS, ServerKeys, VerifyKey
@@ -121,6 +121,22 @@ class Answers(TestCase):
                 read_answer(body)
             with self.assertRaises(Malformed):
                 read_state(body)
+
+    def test_what_is_too_much_is_not_decoded(self) -> None:
+        """A list of nothing takes a hundred times the memory of its text."""
+        empty = b'{"state":[%b],"auth_chain":[]}'
+        for one in (b"0", b"{}", b'""', b"[[],[],[],[],[],[],[],[]]"):
+            with self.assertRaises(Malformed):
+                read_answer(empty % b",".join([one] * 300_000))
+            with self.assertRaises(Malformed):
+                read_state(b'{"pdus":[%b],"auth_chain":[]}' % b",".join([one] * 300_000))
+        wide = {**RULE, "unsigned": {"a": [[]] * (MAX_TEXT_BYTES // 3)}}
+        answer = read_answer(msgspec.json.encode({"state": [CREATE, MEMBER, wide], "auth_chain": [RULE]}))
+        self.assertEqual(3, len(answer.texts))
+        self.assertEqual({0, 1}, answer.state)
+        # What a member of a large room looks like is never too much.
+        many = [msgspec.json.encode({**MEMBER, "unsigned": {"age": number}}) for number in range(5_000)]
+        self.assertEqual(5_000, len(read_answer(empty % b",".join(many)).texts))
 
     def test_circles_and_what_rests_on_them(self) -> None:
         loop = [make(one, "m.room.topic", {}, one, ("create", "alice", other)) for one, other in ("pq", "qp")]
