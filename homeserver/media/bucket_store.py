@@ -244,13 +244,15 @@ class BucketStore:
         with self._at_hand.using((name, True)):
             yield path
 
-    async def keep_thumbnail(self, name: str, variant: str, data: bytes) -> None:
+    async def keep_thumbnail(self, name: str, variant: str, data: bytes) -> bool:
         """See MediaStore."""
         await self._count()
         async with self._turn(name, thumbnails=True):
-            await self._cache.keep_thumbnail(name, variant, data)
-            self._at_hand.grow((name, True), len(data))
+            kept = await self._cache.keep_thumbnail(name, variant, data)
+            if kept:
+                self._at_hand.grow((name, True), len(data))
         await self._make_room()
+        return kept
 
     # --- the sweep ---
 

@@ -113,7 +113,7 @@ class MediaFiles:
         return None
 
     def keep_thumbnail(self, name: str, variant: str, token: str, data: bytes) -> bool:
-        """Keep one, unless the file has many already."""
+        """Keep one, unless the file has many already; whether it was kept."""
         if _VARIANT.fullmatch(variant) is None:
             raise ValueError(f"not a name of a thumbnail: {variant}")
         folder = _below(self._thumbnails, name)
