@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 from twisted.internet.defer import Deferred
 
@@ -128,6 +129,21 @@ class Kept(BucketCase):
             self.assertEqual(1, len(self.stored("thumbnails")))
             self.reopen()
             self.assertEqual([], self.stored("thumbnails"))
+
+    def test_room_is_made_while_a_thumbnail_is_looked_up(self) -> None:
+        address = self.upload(picture(100, 100))
+        self.assertEqual(200, self.get(address, None, SIZE, THUMBNAIL).status)
+        storage, find = self.storage, files.MediaFiles.find_thumbnail
+        assert isinstance(storage, BucketStore)
+
+        def look(folder: files.MediaFiles, name: str, variant: str) -> Path | None:
+            found = find(folder, name, variant)
+            storage._at_hand.note(("0" * 64, False), 2**50)
+            self.app.wait(Deferred.fromCoroutine(storage._make_room()))
+            return found
+
+        self.patch(files.MediaFiles, "find_thumbnail", look)
+        self.assertEqual(200, self.get(address, None, SIZE, THUMBNAIL).status)
 
     def test_the_folder_is_bounded(self) -> None:
         self.reopen(cache_bytes=1_000_000)
