@@ -47,7 +47,7 @@ class MediaStore(Protocol):
         """For one that was found just now."""
 
     async def keep_thumbnail(self, name: str, variant: str, data: bytes) -> bool:
-        """Keep one, unless the file has many already; whether it was kept."""
+        """Keep one, unless its size is invented and the file has many of these already; whether it was kept."""
 
     # --- the sweep ---
 
