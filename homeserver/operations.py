@@ -59,9 +59,15 @@ SQLITE_READERS = 2
 def engine_of(config: Config) -> Engine:
     """The configured database."""
     if config.is_sqlite:
-        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         return SqliteEngine(str(config.sqlite_path), power_loss_safe=config.database_pool.power_loss_safe)
     return PostgresEngine(config.database, prepare=config.database_pool.prepare_statements)
+
+
+def engine_to_write(config: Config) -> Engine:
+    """The same, for those who make the database where there is none; whoever only looks makes nothing."""
+    if config.is_sqlite:
+        config.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return engine_of(config)
 
 
 def read_keys(config: Config) -> tuple[list[SigningKey], list[VerifyKey]]:
@@ -139,7 +145,7 @@ class ServerOperations:
         if self._app is not None:
             return self._app
         config, around = self._config, self._around
-        engine = engine_of(config)
+        engine = engine_to_write(config)
         reactor: Any = around.reactor
         threads = self._workers()
         try:
@@ -240,7 +246,7 @@ class ServerOperations:
         """Bring the database to the newest schema."""
         progress("migrating", 0)
         try:
-            before, after, steps = upgrade_engine(engine_of(self._config))
+            before, after, steps = upgrade_engine(engine_to_write(self._config))
         except DatabaseError as error:
             raise OperationError(str(error)) from error
         return commands.MigrationReport(before, after, steps)

@@ -11,6 +11,7 @@ from federation.ids import RoomId
 from homeserver.accounts.types import Requester
 from homeserver.db.threads import Database
 from homeserver.http.errors import not_found
+from homeserver.media.preview import KEEP_MS
 from homeserver.media.repo import check_media_id
 from homeserver.media.storage import MediaStore
 from homeserver.media.sweep import DROPPED_AT_ONCE, ORPHAN_AGE_S
@@ -18,8 +19,9 @@ from homeserver.runtime.clock import Clock
 from homeserver.store import media_admin as store
 from homeserver.store.history import END
 from homeserver.store.ids import Interner
-from homeserver.store.media import drop_old_remote, find_used, load_media
+from homeserver.store.media import find_used, load_media
 from homeserver.store.media_admin import Address, ListedMedia
+from homeserver.store.previews import drop_cached
 from homeserver.store.work import Worker
 
 # LIMIT(addresses that are quarantined by one unit of work)
@@ -112,9 +114,9 @@ class MediaDesk:
         return dropped.media_ids
 
     async def drop_cached(self, before_ts_ms: int) -> int:
-        """Forget files of other servers at which nobody has looked since then; how many."""
+        """Forget files of other servers, and pictures of previews, at which nobody has looked since then; how many."""
         count = 0
-        while dropped := await self._worker.work(drop_old_remote, before_ts_ms, DROPPED_AT_ONCE):
+        while dropped := await self._worker.work(drop_cached, before_ts_ms, KEEP_MS, DROPPED_AT_ONCE):
             count += dropped
         return count
 

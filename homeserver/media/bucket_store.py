@@ -230,12 +230,14 @@ class BucketStore:
     async def find_thumbnail(self, name: str, variant: str) -> Path | None:
         """See MediaStore."""
         await self._count()
-        async with self._turn(name, thumbnails=True):
-            # What is about to go is not there any more.
-            if (name, True) not in self._at_hand:
-                return None
-            found = await self._cache.find_thumbnail(name, variant)
-        self._at_hand.touch((name, True))
+        # It stays while a thread looks, and who is told where it is holds it without waiting for anything else.
+        with self._at_hand.using((name, True)):
+            async with self._turn(name, thumbnails=True):
+                # What is about to go is not there any more.
+                if (name, True) not in self._at_hand:
+                    return None
+                found = await self._cache.find_thumbnail(name, variant)
+            self._at_hand.touch((name, True))
         return found
 
     @asynccontextmanager
@@ -244,13 +246,15 @@ class BucketStore:
         with self._at_hand.using((name, True)):
             yield path
 
-    async def keep_thumbnail(self, name: str, variant: str, data: bytes) -> None:
+    async def keep_thumbnail(self, name: str, variant: str, data: bytes) -> bool:
         """See MediaStore."""
         await self._count()
         async with self._turn(name, thumbnails=True):
-            await self._cache.keep_thumbnail(name, variant, data)
-            self._at_hand.grow((name, True), len(data))
+            kept = await self._cache.keep_thumbnail(name, variant, data)
+            if kept:
+                self._at_hand.grow((name, True), len(data))
         await self._make_room()
+        return kept
 
     # --- the sweep ---
 

@@ -5,9 +5,11 @@ spec: client-server-api#content-repo-client-behaviour
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 from homeserver.config.schema import Media
 from homeserver.http.errors import MatrixError, not_found
@@ -131,8 +133,17 @@ class Downloads:
 
     def _file_of(self, found: MediaFile, made: Thumbnail) -> Holding | None:
         if made.path is not None:
-            return partial(self._storage.hold_thumbnail, found.sha256, made.path)
+            return partial(self._hold_thumbnail, found, made.path)
         return self._hold(found) if made.is_original else None
+
+    @asynccontextmanager
+    async def _hold_thumbnail(self, found: MediaFile, path: Path) -> AsyncIterator[Path]:
+        """See MediaStore; where the thumbnail has gone meanwhile, the file is not lost by that."""
+        async with self._storage.hold_thumbnail(found.sha256, path) as held:
+            try:
+                yield held
+            except FileNotFoundError as error:
+                raise OSError(str(error)) from None
 
     async def _make(self, wanted: Wanted, found: MediaFile, size: ThumbnailSize) -> Thumbnail:
         try:

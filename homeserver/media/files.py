@@ -16,9 +16,17 @@ from pathlib import Path
 from threading import Lock
 from typing import BinaryIO
 
+from homeserver.media.types import CROP_SIDES, SCALE_SIZES, thumbnail_name
+
 _HASH = re.compile(r"[0-9a-f]{64}")
 _VARIANT = re.compile(r"[a-z0-9-]{1,40}\.(?:jpeg|png|webp)")
-# LIMIT(a file has so many thumbnails; the five usual sizes by two methods fit, invented ones end here)
+_USUAL = frozenset(
+    thumbnail_name(method, width, height, animated=animated)
+    for method, sizes in (("scale", SCALE_SIZES), ("crop", tuple((side, side) for side in CROP_SIDES)))
+    for width, height in sizes
+    for animated in (False, True)
+)
+# LIMIT(a file has so many thumbnails of invented sizes; those of the usual ones are always kept)
 MAX_VARIANTS = 16
 
 
@@ -113,12 +121,12 @@ class MediaFiles:
         return None
 
     def keep_thumbnail(self, name: str, variant: str, token: str, data: bytes) -> bool:
-        """Keep one, unless the file has many already."""
+        """Keep one, unless its size is invented and the file has many of these already; whether it was kept."""
         if _VARIANT.fullmatch(variant) is None:
             raise ValueError(f"not a name of a thumbnail: {variant}")
         folder = _below(self._thumbnails, name)
         _make_folders(folder)
-        if len(os.listdir(folder)) >= MAX_VARIANTS:
+        if _is_invented(variant) and sum(map(_is_invented, os.listdir(folder))) >= MAX_VARIANTS:
             return False
         self._incoming.mkdir(parents=True, exist_ok=True)
         beside = self._incoming / token
@@ -231,6 +239,10 @@ def _below(top: Path, name: str) -> Path:
     if _HASH.fullmatch(name) is None:
         raise ValueError("not the name of a file")
     return top / name[:2] / name[2:4] / name
+
+
+def _is_invented(variant: str) -> bool:
+    return variant.partition(".")[0] not in _USUAL
 
 
 def _children(shelf: Path) -> Iterator[Path]:

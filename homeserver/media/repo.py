@@ -90,8 +90,8 @@ class MediaRepository:
         self, requester: Requester, stream: BodyStream, content_type: str, file_name: str | None
     ) -> str:
         """Store a file under a new address; the address."""
-        await self._check_quota(requester)
-        upload = await self._receive(stream, content_type, file_name)
+        room = await self._check_quota(requester)
+        upload = await self._receive(stream, content_type, file_name, room)
         media_id = self._entropy.id(MEDIA_ID_LENGTH)
         now_ms, quota = self._clock.now_ms(), self._quota()
         kept = await self._worker.work(
@@ -140,8 +140,8 @@ class MediaRepository:
             raise forbidden("Somebody else has created this address")
         if row.sha256 is not None:
             raise _taken()
-        await self._check_quota(requester)
-        upload = await self._receive(stream, content_type, file_name)
+        room = await self._check_quota(requester)
+        upload = await self._receive(stream, content_type, file_name, room)
         now_ms, quota = self._clock.now_ms(), self._quota()
         filled = await self._worker.work(store.fill_pending, origin, media_id, upload, now_ms, quota)
         if filled is Filled.OVER_QUOTA:
@@ -156,31 +156,42 @@ class MediaRepository:
         settings = self._settings()
         return Quota(settings.user_quota_files, settings.user_quota_bytes)
 
-    async def _check_quota(self, requester: Requester) -> None:
-        """Before anything comes; what comes is counted when it is here, and then it is counted for good."""
+    async def _check_quota(self, requester: Requester) -> int | None:
+        """Before anything comes: how many bytes there is room for, None where that is not bounded.
+
+        What comes is counted when it is here, and then it is counted for good.
+        """
         quota = self._quota()
-        if quota != Quota(None, None):
-            files, size = await self._database.read(store.load_usage, requester.user_nid)
-            # An empty file needs a place and no room.
-            if not quota.holds(files + 1, size):
-                raise self._over_quota()
+        if quota == Quota(None, None):
+            return None
+        files, size = await self._database.read(store.load_usage, requester.user_nid)
+        # An empty file needs a place and no room.
+        if not quota.holds(files + 1, size):
+            raise self._over_quota()
+        return None if quota.size is None else quota.size - size
 
     def _over_quota(self) -> UserLimitReachedError:
         # spec: client-server-api#content-repo-security-considerations ("total size of media")
         return UserLimitReachedError("You have uploaded as much as you may", self._settings().quota_info_uri)
 
-    async def _receive(self, stream: BodyStream, content_type: str, file_name: str | None) -> Upload:
-        """The body, as a file that stays. A file that fits one piece takes one trip to a thread."""
+    async def _receive(
+        self, stream: BodyStream, content_type: str, file_name: str | None, room: int | None
+    ) -> Upload:
+        """The body, as a file that stays; nothing where it has more bytes than there is ``room`` for.
+
+        A file that fits one piece takes one trip to a thread.
+        """
         checked_name = check_file_name(file_name)
         limit = self._settings().max_upload_bytes
+        most = limit if room is None else min(limit, room)
         pieces: list[bytes] = []
         size = held = 0
         spool: Spool | None = None
         try:
             while (chunk := await stream.read_chunk()) is not None:
                 size += len(chunk)
-                if size > limit:
-                    raise too_large(f"Files may have {limit} bytes")
+                if size > most:
+                    raise self._over_quota() if most < limit else too_large(f"Files may have {limit} bytes")
                 pieces.append(chunk)
                 held += len(chunk)
                 if held >= PIECE_BYTES:

@@ -46,8 +46,8 @@ class MediaStore(Protocol):
     def hold_thumbnail(self, name: str, path: Path) -> AbstractAsyncContextManager[Path]:
         """For one that was found just now."""
 
-    async def keep_thumbnail(self, name: str, variant: str, data: bytes) -> None:
-        """Keep one, unless the file has many already."""
+    async def keep_thumbnail(self, name: str, variant: str, data: bytes) -> bool:
+        """Keep one, unless its size is invented and the file has many of these already; whether it was kept."""
 
     # --- the sweep ---
 
@@ -117,9 +117,11 @@ class FolderStore:
         """See MediaStore."""
         yield path
 
-    async def keep_thumbnail(self, name: str, variant: str, data: bytes) -> None:
+    async def keep_thumbnail(self, name: str, variant: str, data: bytes) -> bool:
         """See MediaStore."""
-        await self._run(self.files.keep_thumbnail, name, variant, self._new_id(TOKEN_LENGTH), data)
+        token = self._new_id(TOKEN_LENGTH)
+        kept: bool = await self._run(self.files.keep_thumbnail, name, variant, token, data)
+        return kept
 
     async def shelves(self) -> list[str]:
         """See MediaStore."""

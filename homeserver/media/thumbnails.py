@@ -19,15 +19,12 @@ from twisted.python.failure import Failure
 from homeserver.http.errors import MatrixError, limit_exceeded, too_large
 from homeserver.media.pictures import Picture, PictureWorker
 from homeserver.media.storage import MediaStore
-from homeserver.media.types import MediaFile, RunInThread
+from homeserver.media.types import CROP_SIDES, SCALE_SIZES, MediaFile, RunInThread, thumbnail_name
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.log import Log
 
 Method = Literal["crop", "scale"]
 
-# spec: client-server-api#thumbnails (the sizes to have, and the next ones up, for dense screens)
-SCALE_SIZES: Final = ((96, 96), (320, 240), (640, 480), (800, 600), (1600, 1200))
-CROP_SIDES: Final = (32, 96, 320, 640, 1024)
 MAX_SIDE: Final = 8192
 MAX_WAITING: Final = 64
 MAX_REMEMBERED: Final = 4096
@@ -46,7 +43,7 @@ class ThumbnailSize:
     @property
     def name(self) -> str:
         """The name among the thumbnails of one file."""
-        return f"{self.method}-{self.width}x{self.height}" + ("-animated" if self.animated else "")
+        return thumbnail_name(self.method, self.width, self.height, animated=self.animated)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from twisted.internet.defer import Deferred
 
@@ -17,6 +17,9 @@ MAX_NAME_BYTES = 1024
 _CONTENT_TYPE = re.compile(
     r"[A-Za-z0-9!#$&^_.+-]{1,127}/[A-Za-z0-9!#$&^_.+-]{1,127}(?:[ \t]*;[\x20-\x7e]{0,256})?"
 )
+# spec: client-server-api#thumbnails (the sizes to have, and the next ones up, for dense screens)
+SCALE_SIZES: Final = ((96, 96), (320, 240), (640, 480), (800, 600), (1600, 1200))
+CROP_SIDES: Final = (32, 96, 320, 640, 1024)
 
 RunInThread = Callable[..., Deferred[Any]]
 Holding = Callable[[], AbstractAsyncContextManager[Path]]
@@ -32,6 +35,11 @@ class MediaFile:
     content_type: str
     file_name: str | None
     created_ts_ms: int
+
+
+def thumbnail_name(method: str, width: int, height: int, *, animated: bool) -> str:
+    """The name of such a thumbnail among those of one file, without the ending."""
+    return f"{method}-{width}x{height}" + ("-animated" if animated else "")
 
 
 def clean_content_type(content_type: str) -> str:

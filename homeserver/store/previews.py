@@ -7,7 +7,7 @@ from sqlalchemy import bindparam, delete, select
 from homeserver.db.schema.media import url_previews
 from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.store.media import Upload, insert_remote
+from homeserver.store.media import Upload, drop_old_remote, insert_remote
 
 # Whoever keeps one removes as many of those whose time is over: the table never holds more than is kept.
 DROPPED_BESIDE = 50
@@ -24,6 +24,7 @@ _over = (
     .limit(bindparam("most"))
 )
 _DROP_OVER = statement(delete(url_previews).where(_P.url_hash.in_(_over)))
+_DROP_UNTIL = statement(delete(url_previews).where(_P.expires_ts_ms < bindparam("the_ts_ms")))
 _INSERT = rows(url_previews, "url_hash", "body", "expires_ts_ms")
 
 
@@ -57,3 +58,9 @@ def keep_preview(
 def drop_old_previews(tx: WriteTx, now_ms: int, most: int) -> None:
     """Forget those whose time is over, the oldest first."""
     tx.run(_DROP_OVER, now_ms=now_ms, most=most)
+
+
+def drop_cached(tx: WriteTx, before_ts_ms: int, kept_ms: int, most: int) -> int:
+    """See ``drop_old_remote``; the previews of that time, which are kept for so long, go with their pictures."""
+    tx.run(_DROP_UNTIL, the_ts_ms=before_ts_ms + kept_ms)
+    return drop_old_remote(tx, before_ts_ms, most)

@@ -9,7 +9,7 @@ import msgspec
 from federation.ids import UserId, domain_of
 from homeserver.accounts.administration import AccountDesk
 from homeserver.appservices.registry import Registry
-from homeserver.http.errors import MatrixError, bad_json, forbidden
+from homeserver.http.errors import MatrixError, bad_json, forbidden, invalid_param
 from homeserver.http.request import Request
 from homeserver.http.route import Route
 from homeserver.moderation.evidence import Evidence
@@ -130,6 +130,8 @@ class UserActionsApi:
     async def log_in(self, request: Request, user_id: UserId) -> dict[str, str]:
         """A token with which the administrator acts as the user."""
         body = request.json(LoginBody, allow_empty=True)
+        if body.valid_until_ms is not None and body.valid_until_ms > _MOST:
+            raise invalid_param("valid_until_ms is too far away")
         account = await find_local(self._accounts, user_id)
         _check_other(request, user_id)
         token = await self._desk.log_in_as(account, body.valid_until_ms)

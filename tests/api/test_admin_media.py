@@ -5,9 +5,11 @@ from __future__ import annotations
 from hashlib import sha256
 from typing import Any
 
+from homeserver.media.preview import KEEP_MS
 from homeserver.media.sweep import ORPHAN_AGE_S
 from homeserver.store import media_admin
 from homeserver.store.media import Upload, insert_remote
+from homeserver.store.previews import keep_preview
 from tests.api.administration import AdminCase
 from tests.api.media import DOWNLOAD, OLD, UPLOAD
 from tests.api.talk import user
@@ -252,6 +254,34 @@ class Uploads(MediaCase):
         self.assertEqual(200, self.shown(mine))
         self.refuses(400, "M_MISSING_PARAM", "POST", path, {})
         self.refuses(400, "M_INVALID_PARAM", "POST", path, {}, {"before_ts": "x"})
+
+    def test_pictures_of_previews_go_with_what_names_them(self) -> None:
+        links = [self.preview(name) for name in ("old", "new")]
+        then_ms = int(self.app.time.rightNow * 1000)
+        path = "/v1/purge_media_cache"
+        self.assertEqual([200, 200], [self.previewed(link) for link in links])
+        self.assertEqual({"deleted": 1}, self.does("POST", path, {}, {"before_ts": then_ms}))
+        # Fetched anew, where anybody is there.
+        self.assertEqual([502, 200], [self.previewed(link) for link in links])
+        self.assertEqual({"deleted": 1}, self.does("POST", path, {}, {"before_ts": then_ms + 1}))
+        self.assertEqual([502, 502], [self.previewed(link) for link in links])
+
+    def preview(self, name: str) -> str:
+        """A link of which a preview is kept, with a picture."""
+        self.app.advance(10)
+        link, now_ms = f"https://blog.example/{name}", int(self.app.time.rightNow * 1000)
+        key = sha256(link.encode()).hexdigest()
+        image = (name, Upload("z" * 64, 3, "image/png", None))
+        self.app.wait(
+            self.app.app.core.committer.work(
+                keep_preview, "test.example", key, b"{}", now_ms, now_ms + KEEP_MS, image
+            )
+        )
+        return link
+
+    def previewed(self, link: str) -> int:
+        path = "/_matrix/client/v1/media/preview_url"
+        return self.app.answer("GET", path, None, self.tokens["alice"], {"url": link}).status
 
     def test_nobody_else(self) -> None:
         address = self.upload("alice", b"x")

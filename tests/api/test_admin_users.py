@@ -339,7 +339,8 @@ class Actions(UserCase):
         self.app.ok("GET", f"{V3}/account/whoami", token=token)
         self.app.advance(6)
         self.assertEqual(401, self.app.call("GET", f"{V3}/account/whoami", None, token)[0])
-        self.refuses(400, "M_INVALID_PARAM", "POST", path, {"valid_until_ms": soon})
+        for never in (soon, 2**53, 2**63):
+            self.refuses(400, "M_INVALID_PARAM", "POST", path, {"valid_until_ms": never})
         self.refuses(403, "M_FORBIDDEN", "POST", f"/v1/users/{user('root')}/login", {})
         # Whoever logs out everywhere ends it, also where there is no device.
         self.app.ok("POST", f"{V3}/logout/all", {}, self.tokens["bob"])

@@ -203,6 +203,16 @@ class Streams(MediaCase):
         statuses = [self.app.wait(answer).status for _, answer in begun]
         self.assertEqual([200, 200, 403, 403], statuses)
 
+    def test_what_is_refused_at_its_end_does_not_stay(self) -> None:
+        body, answer = self.begin()
+        self.configure(user_quota_bytes=5)
+        body.asked.callback(b"too much")
+        body.asked.callback(None)
+        self.assertEqual(403, self.app.wait(answer).status)
+        self.app.advance(ORPHAN_AGE_S + 1)
+        self.app.wait(Deferred.fromCoroutine(self.app.app.services.media.sweeper.sweep()))
+        self.assertEqual([], self.stored())
+
     def test_begun_in_time_and_ended_late(self) -> None:
         address = self.create()
         body, answer = self.begin("PUT", f"{UPLOAD}/{address}")
@@ -400,12 +410,17 @@ class Quotas(MediaCase):
         self.refused(answer, 403, "M_USER_LIMIT_EXCEEDED")
         self.assertEqual("https://test.example/quota", answer.json["info_uri"])
 
-    def test_refused_files_do_not_stay(self) -> None:
+    def test_refused_files_are_not_stored(self) -> None:
+        held = f"{UPLOAD}/{self.create()}"
         self.configure(user_quota_bytes=5)
-        self.refused(self.post(b"too much"), 403, "M_USER_LIMIT_EXCEEDED")
-        self.app.advance(ORPHAN_AGE_S + 1)
-        self.app.wait(Deferred.fromCoroutine(self.app.app.services.media.sweeper.sweep()))
-        self.assertEqual([], self.stored())
+        for method, path in (("POST", UPLOAD), ("PUT", held)):
+            self.refused(self.app.answer(method, path, b"too much", self.alice), 403, "M_USER_LIMIT_EXCEEDED")
+            self.assertEqual(([], []), (self.stored(), self.stored("incoming")))
+        self.configure(user_quota_bytes=1_000_001)
+        self.refused(self.post(b"x" * 1_000_001), 413, "M_TOO_LARGE")
+        self.configure(user_quota_bytes=300_000)
+        self.refused(self.post(b"x" * 300_001), 403, "M_USER_LIMIT_EXCEEDED")
+        self.assertEqual(([], []), (self.stored(), self.stored("incoming")))
 
 
 class Limits(DatabaseCase):

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import replace
 from hashlib import sha256
+from pathlib import Path
 
 from twisted.internet.defer import Deferred
 
 from homeserver.http.transport import TimedOut, Unreachable
 from homeserver.http.watched import WATCH_S
+from homeserver.media import files
 from homeserver.media.bucket import GET_S, PART_BYTES
-from homeserver.media.bucket_store import AT_ONCE_EACH_WAY, GIVEN_UP_S, OWNER_KEY
+from homeserver.media.bucket_store import AT_ONCE_EACH_WAY, GIVEN_UP_S, OWNER_KEY, BucketStore
 from homeserver.media.sweep import ORPHAN_AGE_S
 from tests.api.media import DOWNLOAD, THUMBNAIL, UPLOAD, MediaCase
 from tests.support.bucket import SECRET, Call, Reply, error, s3_settings
@@ -128,6 +130,21 @@ class Kept(BucketCase):
             self.reopen()
             self.assertEqual([], self.stored("thumbnails"))
 
+    def test_room_is_made_while_a_thumbnail_is_looked_up(self) -> None:
+        address = self.upload(picture(100, 100))
+        self.assertEqual(200, self.get(address, None, SIZE, THUMBNAIL).status)
+        storage, find = self.storage, files.MediaFiles.find_thumbnail
+        assert isinstance(storage, BucketStore)
+
+        def look(folder: files.MediaFiles, name: str, variant: str) -> Path | None:
+            found = find(folder, name, variant)
+            storage._at_hand.note(("0" * 64, False), 2**50)
+            self.app.wait(Deferred.fromCoroutine(storage._make_room()))
+            return found
+
+        self.patch(files.MediaFiles, "find_thumbnail", look)
+        self.assertEqual(200, self.get(address, None, SIZE, THUMBNAIL).status)
+
     def test_the_folder_is_bounded(self) -> None:
         self.reopen(cache_bytes=1_000_000)
         data = [os.urandom(300_000) for _ in range(6)]
@@ -145,6 +162,18 @@ class Kept(BucketCase):
         self.upload(os.urandom(900_000))
         files = [path for path in (self.folder / "files").rglob("*") if path.is_file()]
         self.assertEqual(1, len(files))
+
+    def test_thumbnails_that_are_not_kept_take_no_room(self) -> None:
+        self.patch(files, "MAX_VARIANTS", 2)
+        address = self.upload(picture(300, 300))
+        for height in range(10, 60, 10):
+            found = self.get(address, None, {**SIZE, "width": 90, "height": height}, THUMBNAIL)
+            self.assertEqual((200, "image/jpeg"), (found.status, found.headers["content-type"]))
+        self.assertEqual(2, len(self.stored("thumbnails")))
+        storage = self.storage
+        assert isinstance(storage, BucketStore)
+        there = sum(size for _, _, size, _ in storage._cache.files.inventory())
+        self.assertEqual(there, storage._at_hand.bytes)
 
     def test_in_parts(self) -> None:
         self.configure(max_upload_bytes=3 * PART_BYTES)

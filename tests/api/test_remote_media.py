@@ -19,6 +19,7 @@ from homeserver.config.schema import Media
 from homeserver.db.schema.media import media
 from homeserver.db.statements import statement
 from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
+from homeserver.media.files import MediaFiles
 from homeserver.media.multipart import MultipartReader
 from homeserver.media.remote import FETCHES_EACH
 from homeserver.media.sweep import ORPHAN_AGE_S
@@ -288,6 +289,26 @@ class Fetching(RemoteMediaCase):
         self.refused(self.call(self.a, path, self.alice, query), 404, "M_NOT_FOUND")
         self.assertEqual(["a file cannot be read"], self.a.log.events("error"))
         self.a.log.entries.clear()
+        self.assertEqual(200, self.call(self.a, path, self.alice, query).status)
+
+    def test_a_thumbnail_that_vanishes_is_no_file_that_is_lost(self) -> None:
+        address = self.upload(picture(200, 100))
+        path, query = f"{THUMBNAIL}/{address}", {"width": 32, "height": 32}
+        self.assertEqual(200, self.call(self.a, path, self.alice, query).status)
+        find = MediaFiles.find_thumbnail
+
+        def vanish(files: MediaFiles, name: str, variant: str) -> Path | None:
+            found = find(files, name, variant)
+            if found is not None:
+                found.unlink()
+            return found
+
+        patched = self.patch(MediaFiles, "find_thumbnail", vanish)
+        self.refused(self.call(self.a, path, self.alice, query), 503, "M_UNKNOWN")
+        self.assertEqual(["a file cannot be read"], self.a.log.events("error"))
+        self.a.log.entries.clear()
+        patched.restore()
+        self.assertIsNotNone(self.row(address))
         self.assertEqual(200, self.call(self.a, path, self.alice, query).status)
 
 

@@ -16,6 +16,8 @@ from homeserver.http.errors import MatrixError
 from homeserver.media.files import MAX_VARIANTS, MediaFiles
 from homeserver.media.repo import check_media_id
 from homeserver.media.serving import FileBody
+from homeserver.media.thumbnails import Method, next_size
+from homeserver.media.types import CROP_SIDES, SCALE_SIZES
 
 NAME = "ab" * 32
 
@@ -88,6 +90,18 @@ class Storing(unittest.TestCase):
         self.assertEqual([True] * MAX_VARIANTS + [False], kept)
         self.assertIsNotNone(self.files.find_thumbnail(NAME, "crop-0x1"))
         self.assertIsNone(self.files.find_thumbnail(NAME, "crop-99x1"))
+
+    def test_the_usual_thumbnails_are_always_kept(self) -> None:
+        wanted: list[tuple[int, int, Method]] = [(*size, "scale") for size in SCALE_SIZES]
+        wanted += [(side, side, "crop") for side in CROP_SIDES]
+        usual = [next_size(*one, animated=animated).name for one in wanted for animated in (False, True)]
+        self.assertTrue(self.files.keep_thumbnail(NAME, f"{usual[0]}.png", "t", b""))
+        for n in range(MAX_VARIANTS):
+            self.assertTrue(self.files.keep_thumbnail(NAME, f"crop-{n}x1.png", "t", b""))
+        for name in usual[1:]:
+            self.assertTrue(self.files.keep_thumbnail(NAME, f"{name}.png", "t", b""), name)
+            self.assertIsNotNone(self.files.find_thumbnail(NAME, name))
+        self.assertFalse(self.files.keep_thumbnail(NAME, "crop-99x1.png", "t", b""))
 
     def test_a_sweep_of_nothing_and_of_what_is_not_ours(self) -> None:
         self.assertEqual(([], 0), (self.files.shelves(), self.files.remove_abandoned(9e9)))
