@@ -7,6 +7,7 @@ Servers take what events say of them; to clients they are told in events, and no
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -100,6 +101,18 @@ class OddNames(ReceiveCase):
             self.push("m.room.member", {"membership": "leave"}, user_id, user_id)
         summary = self.sync()["rooms"]["join"][self.room_id]["summary"]
         self.assertEqual([*others, self.mallory], summary["m.heroes"])
+
+    def test_a_nul(self) -> None:
+        """PostgreSQL's texts have none: it is asked for such a name as it is stored."""
+        name = "@a\0b:peer.example"
+        self.push("m.room.member", {"membership": "invite"}, name, self.mallory)
+        wish = {"ranges": [[0, 9]], "timeline_limit": 5, "required_state": [["m.room.member", "$LAZY"]]}
+        slid = self.app.ok("POST", _SLIDING, {"lists": {"all": wish}}, self.alice)
+        (room,) = slid["rooms"].values()
+        self.assertIn(name, [event["state_key"] for event in room["required_state"]])
+        lazy = json.dumps({"room": {"state": {"lazy_load_members": True}}})
+        told = self.sync(filter=lazy, use_state_after="true")["rooms"]["join"][self.room_id]
+        self.assertIn(name, [event["state_key"] for event in told["state_after"]["events"]])
 
     def test_who_is_there(self) -> None:
         joined = self.app.ok("GET", f"{self.path}/joined_members", None, self.alice)["joined"]
