@@ -85,29 +85,6 @@ class RemoteInvite(NetCase):
         self.ok(self.b, self.bob, "POST", f"/rooms/{quote(room_id)}/forget", {})
         self.ok(self.b, self.bob, "POST", f"/rooms/{quote(room_id)}/leave", {})
 
-    def test_filters_of_what_was_rejected(self) -> None:
-        room_id = self.create(self.a, self.alice)
-        self.invite(room_id)
-        since = self.sync(self.b, self.bob)["next_batch"]
-        self.ok(self.b, self.bob, "POST", f"/rooms/{quote(room_id)}/leave", {})
-
-        def told(**filter_: Any) -> tuple[list[Any], list[Any]]:
-            wanted = {
-                "since": since,
-                "use_state_after": "true",
-                "filter": msgspec.json.encode(filter_).decode(),
-            }
-            # Whatever is told of it: that it has ended is.
-            room = self.sync(self.b, self.bob, **wanted)["rooms"]["leave"][room_id]
-            return room["timeline"]["events"], room["state_after"]["events"]
-
-        timeline, state = told()
-        self.assertEqual((1, timeline), (len(timeline), state))
-        for unwanted in ({"types": ["m.room.message"]}, {"not_senders": [BOB]}, {"not_rooms": [room_id]}):
-            self.assertEqual(([], state), told(room={"timeline": unwanted}))
-            self.assertEqual((timeline, []), told(room={"state": unwanted}))
-        self.assertEqual(([{"sender": BOB}], [{"sender": BOB}]), told(event_fields=["sender"]))
-
     def test_rejected_while_the_other_server_is_away(self) -> None:
         room_id = self.create(self.a, self.alice)
         self.invite(room_id)
