@@ -31,6 +31,7 @@ from homeserver.db.schema.rooms import event_types, events, redactions, user_ids
 from homeserver.db.statements import Statement, any_of, rows, statement
 from homeserver.db.tx import Ask, Tx
 from homeserver.store.history import HistoryRow
+from homeserver.store.ids import stored_name
 from homeserver.store.placement import Placement
 from homeserver.store.relation import relation_of
 
@@ -335,7 +336,8 @@ class Kind(NamedTuple):
     @property
     def params(self) -> dict[str, str]:
         """As parameters of statements, which have those alone that they use."""
-        found = {"rel_type": self.rel_type, "event_type": self.event_type}
+        event_type = None if self.event_type is None else stored_name(self.event_type)
+        found = {"rel_type": self.rel_type, "event_type": event_type}
         return {name: value for name, value in found.items() if value is not None}
 
 

@@ -23,6 +23,7 @@ from homeserver.db.tx import Ask, Tx
 from homeserver.store.account_data import TAG
 from homeserver.store.client_events import ClientEventCache, load_client_events
 from homeserver.store.events import load_rows
+from homeserver.store.ids import stored_name
 from homeserver.store.outside import load_outside
 from homeserver.store.past import IS_NEWS
 from homeserver.store.placement import MEMBERSHIPS, Membership
@@ -314,7 +315,7 @@ def ask_state_of_types(room_nids: Collection[int], types: Collection[str] | None
     """What :func:`load_state_of_types` asks."""
     if types is None:
         return Ask(_STATE_BUT_MEMBERS, {"room_nids": list(room_nids)})
-    return Ask(_STATE_OF_TYPES, {"room_nids": list(room_nids), "types": sorted(types)})
+    return Ask(_STATE_OF_TYPES, {"room_nids": list(room_nids), "types": sorted(map(stored_name, types))})
 
 
 def load_receipts_at(

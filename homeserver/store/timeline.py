@@ -25,6 +25,7 @@ from homeserver.db.schema.rooms import (
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import Statement, any_of, any_pair, pairs_text, statement
 from homeserver.db.tx import Ask, Tx
+from homeserver.store.ids import stored_name, true_name
 
 
 class Place(NamedTuple):
@@ -275,7 +276,8 @@ def load_state_without_members(
     tx: Tx, room_nids: Collection[int], user_ids: Collection[str]
 ) -> dict[int, dict[int, int]]:
     """As :func:`load_state`, of memberships only those of some users."""
-    return _states(tx, _STATE_WITHOUT_MEMBERS, room_nids=list(room_nids), user_ids=list(user_ids))
+    names = [stored_name(one) for one in user_ids]
+    return _states(tx, _STATE_WITHOUT_MEMBERS, room_nids=list(room_nids), user_ids=names)
 
 
 def load_state_at(tx: Tx, room_nids: Collection[int], key_nids: Collection[int]) -> dict[int, dict[int, int]]:
@@ -294,10 +296,11 @@ def load_member_keys(
 ) -> dict[int, dict[str, tuple[int, int]]]:
     """The current membership events of some users: room -> user id -> (state key nid, event nid)."""
     found: dict[int, dict[str, tuple[int, int]]] = {}
-    for room_nid, key_nid, event_nid, user_id in tx.all(
-        _MEMBERS_NAMED, room_nids=list(room_nids), user_ids=list(user_ids)
+    names = [stored_name(one) for one in user_ids]
+    for room_nid, key_nid, event_nid, name in tx.all(
+        _MEMBERS_NAMED, room_nids=list(room_nids), user_ids=names
     ):
-        found.setdefault(room_nid, {})[user_id] = (key_nid, event_nid)
+        found.setdefault(room_nid, {})[true_name(name)] = (key_nid, event_nid)
     return found
 
 

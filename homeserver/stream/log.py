@@ -21,9 +21,6 @@ from homeserver.store.changes import Change
 Subscriber = Callable[[Sequence[Change]], None]
 _POSITION: Final = attrgetter("pos")
 
-_TIDIED: Final = 64
-"""Of a topic with fewer changes, what was forgotten may lie about until the topic is quiet."""
-
 
 class ChangeLog:
     """The newest committed position, and the newest changes with their payloads.
@@ -36,7 +33,7 @@ class ChangeLog:
         self.floor = position
         self._keep = keep
         self._recent: deque[Change] = deque()
-        # The same by topic, oldest first. There may be some before the floor, but never as many as after it.
+        # The same by topic, oldest first. There may be some before the floor, but never more than after it.
         self._topics: dict[int, list[Change]] = {}
         self._subscribers: list[tuple[Subscriber, frozenset[int] | None]] = []
 
@@ -74,7 +71,8 @@ class ChangeLog:
         middle = len(known) // 2
         if known[-1].pos <= oldest.pos:
             del self._topics[oldest.topic]
-        elif len(known) >= _TIDIED and known[middle].pos <= oldest.pos:
+        elif known[middle].pos <= oldest.pos:
+            # At least half of them go: what it costs to move the others up is paid for by those.
             del known[: middle + 1]
 
     def of_topic(self, topic: int, pos: int) -> Sequence[Change]:

@@ -274,14 +274,13 @@ class Assembler:
         return receipt_events(receipts, work.ask.requester.user_nid, work.ignored)
 
     def _typing_rooms(self, work: Work, pieces: Mapping[int, Piece]) -> Collection[int]:
-        user_nid = work.ask.requester.user_nid
         at = work.typing_since
-        if self._typing.counter == at:
-            return ()
-        joined = [nid for nid in self._index.joined_rooms(user_nid) if nid in work.names]
-        changed = set(self._typing.changed_since(joined, at))
-        changed.update(nid for nid, piece in pieces.items() if piece.fresh and self._typing.users_in(nid))
-        return sorted(changed.difference(work.plan.left))
+        # Of a room that is new to them clients do not know what was true before the token either.
+        found = {nid for nid, piece in pieces.items() if piece.fresh and self._typing.users_in(nid)}
+        if self._typing.counter != at:
+            rooms = self._index.joined_rooms(work.ask.requester.user_nid)
+            found.update(self._typing.changed_since([nid for nid in rooms if nid in work.names], at))
+        return sorted(found.difference(work.plan.left))
 
     def _presence_section(self, work: Work) -> bytes:
         at, presence, user_nid = work.presence_since, self._presence, work.ask.requester.user_nid

@@ -32,16 +32,12 @@ class IgnoreLists:
         found = self._lists.get(user_nid)
         return found.ignored if found is not None else None
 
-    def known_invites(self, user_nid: int) -> InvitePermission | None:
-        """Whose invites a user is shown, if it is in memory: it is where ``known`` has something."""
-        return self._lists.get(user_nid)
-
     async def load(self, user_nid: int) -> frozenset[str]:
         """Whom a user ignores."""
         return (await self.load_invites(user_nid)).ignored
 
     async def load_invites(self, user_nid: int) -> InvitePermission:
-        """Whose invites a user is shown."""
+        """Whose invites a user is shown, at the moment at which it is told; at once, if it is in memory."""
         while (known := self._lists.get(user_nid)) is None:
             reading = self._database.read(_load_permission, user_nid)
             found, may_be_kept = await self._readings.read(user_nid, reading)

@@ -17,16 +17,18 @@ _NAMING: tuple[StateKey, ...] = (
 
 
 class KeyNumbers:
-    """Remembers them; one that no room ever used is asked for again."""
+    """Remembers them, until the interner gives up a number; one that no room ever used is asked for again."""
 
     def __init__(self, interner: Interner, index: MembershipIndex) -> None:
         self._interner = interner
         self._index = index
         self._keys: dict[StateKey, int] = {}
         self._asked = False
+        self._given_way = interner.given_way
 
     async def prepare(self, requester: Requester) -> int:
         """Before an answer is made: have them at hand. The number of the requester's own membership, or 0."""
+        self._forget_given_up()
         own = 0
         # Who never was in a room has none, which would be looked for again at each sync. See `own`.
         if self._index.rooms_of(requester.user_nid):
@@ -43,6 +45,7 @@ class KeyNumbers:
 
     async def ask(self, keys: Sequence[StateKey]) -> list[int]:
         """The numbers of state keys; 0 for one that no room ever used."""
+        self._forget_given_up()
         for key in keys:
             if key not in self._keys:
                 found = await self._interner.find_key(key)
@@ -56,9 +59,17 @@ class KeyNumbers:
 
     def known(self, own: int) -> Keys:
         """Those that are known now."""
+        self._forget_given_up()
         for key in _NAMING:
             if key not in self._keys:
                 known = self._interner.known_key(key)
                 if known is not None:
                     self._keys[key] = known
         return Keys(own, *(self._keys.get(key, 0) for key in _NAMING))
+
+    def _forget_given_up(self) -> None:
+        """Another process has bound a name first: its number counts, and ours, which may be among these, is nobody's."""
+        if self._given_way != self._interner.given_way:
+            self._given_way = self._interner.given_way
+            self._keys.clear()
+            self._asked = False

@@ -13,7 +13,7 @@ from homeserver.store.account_data import (
     load_account_data_since,
 )
 from homeserver.store.client_events import ClientEventCache, load_client_events
-from homeserver.store.outside import OutsideRow, load_outside
+from homeserver.store.outside import OutsideRow, load_outside, shown_outside
 from homeserver.store.placement import Membership
 from homeserver.store.receipts import ReceiptChange, load_receipts
 from homeserver.store.state import BaseCache
@@ -22,7 +22,7 @@ from homeserver.store.sync_reads import Summary
 from homeserver.store.visibility_reads import StateFacts
 from homeserver.stream.index import Standing
 from homeserver.sync.bulk import Built, Order, build_rooms
-from homeserver.sync.filters import SyncFilter
+from homeserver.sync.filters import EventFilter, SyncFilter, pick_fields
 from homeserver.sync.serialise import (
     NO_EVENTS,
     account_data_event,
@@ -172,9 +172,25 @@ def _load_outside(tx: Tx, reader: Reader, want: Want, loaded: Loaded) -> None:
         if want.outside[nid].membership in (Membership.INVITE, Membership.KNOCK):
             loaded.stripped[nid] = outside_stripped(row)
         else:
-            shown = shown_leave(row)
-            state = events_object(shown) if reader.state_after else NO_EVENTS
-            loaded.pieces[nid] = Piece(timeline_object(shown, False, want.upto), state, has_events=True)
+            timeline = timeline_object(_wanted_leave(row, reader, reader.filter.timeline), False, want.upto)
+            state = NO_EVENTS
+            if reader.state_after:
+                state = events_object(_wanted_leave(row, reader, reader.filter.state))
+            loaded.pieces[nid] = Piece(timeline, state, has_events=True)
+
+
+def _wanted_leave(row: OutsideRow, reader: Reader, wanted: EventFilter) -> list[bytes]:
+    """As :func:`shown_leave`, as far as a reader wants it in a section."""
+    if not row.event_id:
+        return []
+    event = decode_object(row.event)
+    has_url = isinstance(event["content"].get("url"), str)
+    if not wanted.rooms.accepts(event["room_id"]) or not wanted.accepts(
+        event["type"], event["sender"], has_url
+    ):
+        return []
+    shown, fields = shown_outside(event, row.event_id), reader.filter.event_fields
+    return [encode(shown if fields is None else pick_fields(shown, fields))]
 
 
 def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:

@@ -428,7 +428,9 @@ class Timelines:
                 continue
             if work.only_nid:
                 work.start = work.standing.pos
-            if self._reader.filter.timeline.accepts(event.type, event.sender, event.has_url):
+            filter_ = self._reader.filter.timeline
+            wanted = filter_.rooms.accepts(self._names[work.room_nid])
+            if wanted and filter_.accepts(event.type, event.sender, event.has_url):
                 previous = work.replaced.get(event.nid, 0)
                 work.shown.append(Shown(event, work.standing.membership, previous, pos=work.standing.pos))
 

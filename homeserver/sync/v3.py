@@ -162,13 +162,12 @@ class SyncService:
 
     async def _answer(self, ask: Ask, at: SyncToken | None) -> Answer:
         tools, requester = self._tools, ask.requester
-        inviters = self._ignored.known_invites(requester.user_nid)
-        if inviters is None:
-            inviters = await self._ignored.load_invites(requester.user_nid)
         own_key = await self._keys.prepare(requester)
         preparing = self._devices.prepare(requester)
         if preparing is not None:
             await preparing
+        # The last wait: of somebody who is heard again before this moment, nothing may be kept back.
+        inviters = await self._ignored.load_invites(requester.user_nid)
         # From here to the first wait: one moment.
         token = self._moments.now()
         own_key = self._keys.own(requester, own_key)

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
+from homeserver.e2ee import sections
 from tests.api.talk import TalkCase, user
 from tests.support.databases import on_each_database
 
 SYNC = "/_matrix/client/v3/sync"
+SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 
 
 @on_each_database
@@ -81,3 +85,41 @@ class Ignoring(TalkCase):
             room: Any = self.ok("bob", SYNC, **query)["rooms"]["join"][self.room_id]
             self.assertEqual(self.carols(), self.bodies(room["timeline"]["events"]))
             self.assertEqual(3, room["unread_notifications"]["notification_count"])
+
+    def test_somebody_who_is_heard_again_while_a_sync_is_prepared(self) -> None:
+        """The position that the client is given lies behind what they said: it is not told of it again."""
+        self.ignore("alice")
+        wish = {"lists": {"all": {"ranges": [[0, 9]], "timeline_limit": 5, "required_state": []}}}
+        body = {**wish, "extensions": {"e2ee": {"enabled": True}}}
+        since = self.ok("bob", SYNC)["next_batch"]
+        pos = self.app.ok("POST", SLIDING, body, self.tokens["bob"])["pos"]
+        asks: tuple[tuple[str, str, Any, dict[str, str | int]], ...] = (
+            ("GET", SYNC, None, {"since": since}),
+            ("POST", SLIDING, body, {"pos": pos}),
+        )
+        for number, (method, path, asked, query) in enumerate(asks):
+            self.ignore("alice")
+            self.app.restart()  # which forgets the device
+            held = self.hold_device()
+            waiting = self.app.start(method, path, asked, self.tokens["bob"], query)
+            self.app.advance(0)
+            self.assertFalse(waiting.called)
+            self.ignore()
+            self.say("alice", self.room_id, f"heard {number}")
+            held.callback(None)
+            rooms = self.app.wait(waiting).json["rooms"]
+            room = rooms.get("join", rooms)[self.room_id]
+            events = room["timeline"] if method == "POST" else room["timeline"]["events"]
+            self.assertIn(f"heard {number}", self.bodies(events))
+
+    def hold_device(self) -> Deferred[None]:
+        """Have what is read of a device wait."""
+        held: Deferred[None] = Deferred()
+        read = self.app.database.read
+
+        def wait(unit: Any, *args: Any) -> Any:
+            is_held = unit is sections._load_device and not held.called
+            return held.addCallback(lambda _: read(unit, *args)) if is_held else read(unit, *args)
+
+        self.patch(self.app.database, "read", wait)
+        return held

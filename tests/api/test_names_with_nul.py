@@ -1,4 +1,4 @@
-"""Names in bodies that hold a NUL: nothing is called so, and PostgreSQL cannot even be asked for it."""
+"""Names in bodies that hold a NUL: hardly anything is called so, and PostgreSQL cannot be asked for it as it is."""
 
 from __future__ import annotations
 

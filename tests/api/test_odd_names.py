@@ -7,6 +7,7 @@ Servers take what events say of them; to clients they are told in events, and no
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import quote
 
@@ -16,6 +17,7 @@ from tests.support.databases import on_each_database
 
 _OLD = ("@é ü:peer.example", "@:peer.example", "@a\u0007b:peer.example")
 _NONE = ("", "x", "@nocolon", "@x:y z", "!a:b.example", "@x:")
+_V1 = "/_matrix/client/v1"
 _SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 
 
@@ -100,6 +102,40 @@ class OddNames(ReceiveCase):
             self.push("m.room.member", {"membership": "leave"}, user_id, user_id)
         summary = self.sync()["rooms"]["join"][self.room_id]["summary"]
         self.assertEqual([*others, self.mallory], summary["m.heroes"])
+
+    def test_a_nul(self) -> None:
+        """PostgreSQL's texts have none: it is asked for such a name as it is stored."""
+        name = "@a\0b:peer.example"
+        self.push("m.room.member", {"membership": "invite"}, name, self.mallory)
+        wish = {"ranges": [[0, 9]], "timeline_limit": 5, "required_state": [["m.room.member", "$LAZY"]]}
+        slid = self.app.ok("POST", _SLIDING, {"lists": {"all": wish}}, self.alice)
+        (room,) = slid["rooms"].values()
+        self.assertIn(name, [event["state_key"] for event in room["required_state"]])
+        lazy = json.dumps({"room": {"state": {"lazy_load_members": True}}})
+        told = self.sync(filter=lazy, use_state_after="true")["rooms"]["join"][self.room_id]
+        self.assertIn(name, [event["state_key"] for event in told["state_after"]["events"]])
+
+    def test_types_and_members_that_are_asked_for(self) -> None:
+        name = "@a\0b:peer.example"
+        self.push("m.room.member", {"membership": "invite"}, name, self.mallory)
+        pairs = [["m.room.member", name]]
+        for event_type in ("a\0b", "\x01a"):
+            self.push(event_type, {}, "", self.mallory)
+            pairs.append([event_type, ""])
+        wish = {"ranges": [[0, 9]], "timeline_limit": 1, "required_state": pairs}
+        slid = self.app.ok("POST", _SLIDING, {"lists": {"all": wish}}, self.alice)
+        (room,) = slid["rooms"].values()
+        told = [[event["type"], event["state_key"]] for event in room["required_state"]]
+        self.assertEqual(sorted(pairs), sorted(told))
+
+    def test_a_type_of_what_relates(self) -> None:
+        root = self.room.say("root")
+        relation = {"m.relates_to": {"rel_type": "m.reference", "event_id": root.event_id}}
+        child = self.room.add("\x01a", relation)
+        self.assert_taken(self.peer.push(self.app, root, child), root, child)
+        path = f"{_V1}/rooms/{quote(self.room_id)}/relations/{quote(root.event_id)}/m.reference/%01a"
+        chunk = self.app.ok("GET", path, None, self.alice)["chunk"]
+        self.assertEqual([child.event_id], [event["event_id"] for event in chunk])
 
     def test_who_is_there(self) -> None:
         joined = self.app.ok("GET", f"{self.path}/joined_members", None, self.alice)["joined"]

@@ -65,6 +65,18 @@ class EphemeralTests(TestCase):
         quiet = {"room": {"ephemeral": {"not_types": ["m.typing"]}}}
         self.assertNotIn("rooms", self.app.sync(self.bob, since, filter=quiet))
 
+    def test_typing_in_a_room_that_is_new(self) -> None:
+        """Who was at it before the token, in a room that was joined after it."""
+        self.app.make_room("alice", "!new:test.example")
+        new = self.app.app.core.interner.known_room("!new:test.example")
+        assert new is not None
+        self.type("alice", new)
+        since = self.app.sync(self.bob)["next_batch"]
+        self.app.member("!new:test.example", "bob", "join")
+        rooms = self.app.sync(self.bob, since)["rooms"]["join"]
+        wanted = [{"type": "m.typing", "content": {"user_ids": [user_id("alice")]}}]
+        self.assertEqual(wanted, rooms["!new:test.example"]["ephemeral"]["events"])
+
     def test_typing_wakes(self) -> None:
         since = self.app.sync(self.bob, self.since)["next_batch"]
         poll = self.app.poll(self.bob, since)

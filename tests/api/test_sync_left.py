@@ -74,6 +74,14 @@ class LeftTests(DatabaseCase):
             after = self.app.sync(self.bob, self.since, filter=wanted, full_state=True, use_state_after=True)
             self.check(after, limit, section="state_after")
 
+    def test_what_came_afterwards_is_filtered_like_what_they_saw(self) -> None:
+        for wanted in ({"not_rooms": list(LATER)}, {"types": ["m.room.message"]}):
+            rooms = self.app.sync(self.bob, self.since, filter={"room": {"timeline": wanted}})["rooms"]
+            self.assertEqual(set(LATER), set(rooms["leave"]))
+            for room in rooms["leave"].values():
+                types = {event["type"] for event in room["timeline"]["events"]}
+                self.assertEqual(set(wanted.get("types", ())), types)
+
     def test_as_many_statements_for_many_rooms(self) -> None:
         """Where each of them was left does not matter to that."""
         wanted = {"room": {"include_leave": True, "timeline": {"limit": 2}}}

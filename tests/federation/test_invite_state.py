@@ -1,4 +1,4 @@
-"""What somebody who is invited is told of the room. spec: client-server-api#stripped-state"""
+"""What somebody who is invited is told of the room, and of its end. spec: client-server-api#stripped-state"""
 
 from __future__ import annotations
 
@@ -48,3 +48,26 @@ class InviteState(NetCase):
         told = msgspec.json.decode(sent.request.body or b"")["invite_room_state"]
         found = {one["type"]: one["content"] for one in told}
         self.assertEqual(({"name": "New name"}, {}), (found["m.room.name"], found["m.room.topic"]))
+
+    def test_filters_of_what_was_rejected(self) -> None:
+        room_id = self.create(self.a, self.alice)
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(room_id)}/invite", {"user_id": BOB})
+        since = self.sync(self.b, self.bob)["next_batch"]
+        self.ok(self.b, self.bob, "POST", f"/rooms/{quote(room_id)}/leave", {})
+
+        def told(**filter_: Any) -> tuple[list[Any], list[Any]]:
+            wanted = {
+                "since": since,
+                "use_state_after": "true",
+                "filter": msgspec.json.encode(filter_).decode(),
+            }
+            # Whatever is told of it: that it has ended is.
+            room = self.sync(self.b, self.bob, **wanted)["rooms"]["leave"][room_id]
+            return room["timeline"]["events"], room["state_after"]["events"]
+
+        timeline, state = told()
+        self.assertEqual((1, timeline), (len(timeline), state))
+        for unwanted in ({"types": ["m.room.message"]}, {"not_senders": [BOB]}, {"not_rooms": [room_id]}):
+            self.assertEqual(([], state), told(room={"timeline": unwanted}))
+            self.assertEqual((timeline, []), told(room={"state": unwanted}))
+        self.assertEqual(([{"sender": BOB}], [{"sender": BOB}]), told(event_fields=["sender"]))

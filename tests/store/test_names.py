@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 from sqlalchemy import select
@@ -16,6 +17,8 @@ from homeserver.db.statements import statement
 from homeserver.db.threads import Database, InlineDatabase
 from homeserver.db.tx import Tx
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids, load_rivals
+from homeserver.stream.index import MembershipIndex
+from homeserver.sync.keys import KeyNumbers
 from tests.support.accounts import now
 from tests.support.databases import DatabaseCase, on_each_database
 
@@ -265,3 +268,22 @@ class Names(DatabaseCase):
         now(self.interner.state_key(("new.type", "a")))
         self.commit()
         self.assertEqual({("new.type", "a")}, set(self.keys()))
+
+    def test_sync_remembers_no_number_that_was_given_up(self) -> None:
+        nids = Nids()
+        nids.add(now(self.database.write(lease_nids, LEASE_SIZE)))
+        other = Interner(self.database, nids)
+        numbers = KeyNumbers(self.interner, MembershipIndex((), {}))
+        reader: Any = SimpleNamespace(user_id="@a:a", user_nid=1, device_nid=2, device_id="A")
+        now(numbers.prepare(reader))
+        name = ("m.room.name", "")
+        ours = now(self.interner.state_key(name))
+        self.assertEqual(ours, numbers.known(0).name)
+        theirs = now(other.state_key(name))
+        self.commit(other)
+        self.interner.give_way(now(self.database.read(load_rivals, self.interner.unsaved())))
+        # An answer that was prepared before finds nothing, which is what there is with that number.
+        self.assertEqual(0, numbers.known(0).name)
+        now(numbers.prepare(reader))
+        self.assertEqual(theirs, numbers.known(0).name)
+        self.assertEqual([theirs], now(numbers.ask([name])))

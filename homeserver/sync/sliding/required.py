@@ -77,12 +77,7 @@ def combine(wishes: Iterable[Required]) -> Wanted:
                 types.add(event_type)
             elif state_key is not None:
                 users.add(state_key)
-    return Wanted(everything, _storable(types), members, _storable(users))
-
-
-def _storable(names: Iterable[str]) -> frozenset[str]:
-    """Those that may be looked for: nothing is called by a NUL, and not every database takes one."""
-    return frozenset(name for name in names if "\0" not in name)
+    return Wanted(everything, frozenset(types), members, frozenset(users))
 
 
 def wants(wishes: Collection[Required], event_type: str, state_key: str) -> bool:

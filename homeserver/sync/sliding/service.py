@@ -242,16 +242,15 @@ class SlidingSync:
         self, ask: SlidingAsk, connection: Connection, version: int, state: State, at: SyncToken | None
     ) -> _Answer:
         tools, requester = self._tools, ask.requester
-        inviters = tools.ignored.known_invites(requester.user_nid)
-        if inviters is None:
-            inviters = await tools.ignored.load_invites(requester.user_nid)
         own_key = await tools.keys.prepare(requester)
         if ask.asked.extensions.of_device:
             preparing = self._devices.prepare(requester)
             if preparing is not None:
                 await preparing
         await self._lists.prepare(requester, ask.asked)
-        windows, direct = await self._look(ask, state, at.pos if at is not None else 0, inviters)
+        windows, direct = await self._look(ask, state, at.pos if at is not None else 0)
+        # The last wait: of somebody who is heard again before this moment, nothing may be kept back.
+        inviters = await tools.ignored.load_invites(requester.user_nid)
         # From here to the first wait: one moment.
         own_key = tools.keys.own(requester, own_key)
         work = self._work(ask, connection, state, at, windows, direct, inviters)
@@ -342,13 +341,12 @@ class SlidingSync:
             _name(requester, connection),
         )
 
-    async def _look(
-        self, ask: SlidingAsk, state: State, since: int, inviters: InvitePermission
-    ) -> tuple[Windows, frozenset[str]]:
+    async def _look(self, ask: SlidingAsk, state: State, since: int) -> tuple[Windows, frozenset[str]]:
         """The windows of a request, as of now."""
         log, requester = self._tools.log, ask.requester
         looks = 0
         while True:
+            inviters = await self._tools.ignored.load_invites(requester.user_nid)
             before = log.position
             looks += 1
             windows = await self._lists.look(requester, ask.asked, state, since, inviters)
