@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from twisted.python.failure import Failure
 
-from homeserver.db.errors import Conflict, DatabaseUnavailable
+from homeserver.db.errors import Conflict, DatabaseUnavailable, TooLong
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind, load_cursors, load_position, store_cursors
 from tests.support.app import TestApp
@@ -89,6 +90,18 @@ class Units(DatabaseCase):
     def test_among_others(self) -> None:
         self.assertEqual(["unit0", ("unit1",), "unit2"], self.run_together(False, True, False))
         self.check("unit0", "unit2")
+
+    def test_what_no_index_holds_fails_alone(self) -> None:
+        """However it came past who should have refused it."""
+        if self.dialect != POSTGRESQL:
+            return  # SQLite's indexes hold everything
+        # Text that does not become small where it is compressed.
+        long = "".join(map(chr, Random(1).choices(range(0x100, 0x800), k=2_000)))
+        working = [self.committer.work(_note, name) for name in ("unit0", long, "unit2")]
+        self.assertEqual("unit0", self.app.wait(working[0]))
+        self.assertRaises(TooLong, self.app.wait, working[1])
+        self.assertEqual("unit2", self.app.wait(working[2]))
+        self.assertEqual({"unit0", "unit2"}, self.app.wait(self.app.database.read(_noted)))
 
     def test_a_transaction_that_gave_way_to_another_is_written_again(self) -> None:
         if self.dialect != POSTGRESQL:
