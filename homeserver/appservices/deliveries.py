@@ -249,7 +249,7 @@ class Deliveries:
         owed = bounded(found)
         if len(owed) < len(found):
             return owed, owed[-1].pos
-        if box.looked >= box.passed:
+        if box.looked >= max(box.passed, box.missed):
             # Nothing came meanwhile: from here on it keeps up.
             box.behind = False
         return owed, box.looked
