@@ -382,7 +382,7 @@ def load_owed(tx: Tx, ask: Ask) -> tuple[list[Owed], int]:
     upto = _cut(invites, ask.most, upto)
     for pos, user_nid, room_nid in invites:
         told = load_told(tx, user_nid, room_nid)
-        if told is not None:
+        if told is not None and told.event_id:  # else no event says so: see ``put_vanished``
             found.append(OwedInvite(pos, told))
     if ask.ephemeral:
         here = sorted({nid for nid, stay in stays.items() if stay.at_last} | ask.all_named)
