@@ -257,6 +257,23 @@ class Transactions(BridgeCase):
         self.assertEqual(["one", "two"], self.told())
         self.assertEqual([], [event for event in self.http.events() if "type" not in event])
 
+    def test_the_only_one_is_removed_and_forgotten(self) -> None:
+        """When it comes back it begins with what is new then."""
+        room_id = self.portal()
+        self.http.answer = self.http.silence
+        self.say(room_id, "on its way")
+        self.app.registrations = []
+        self.restart()
+        self.say(room_id, "while it was gone")
+        self.app.registrations = self.registrations()
+        self.forget()
+        self.http.answer = lambda _: (200, {})
+        self.restart()
+        self.settle(400)
+        self.assertEqual([], self.http.asked)
+        self.say(room_id, "anew")
+        self.assertEqual(["anew"], self.told())
+
     def test_many_at_once(self) -> None:
         room_id = self.portal()
         self.forget()
