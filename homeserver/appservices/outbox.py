@@ -42,9 +42,8 @@ class Outbox:
         self.behind = False
         self.backlog: deque[Owed] = deque()  # while it is behind: what was read and is not told yet
         self.looked = 0  # up to where that is all
-        self.missed = (
-            0  # the newest that was not kept: ahead of ``passed`` while the follower is in the middle of it
-        )
+        # The newest that was not kept: it is ahead of ``passed`` while the follower is in the middle of it.
+        self.missed = 0
         self.pending: Pending | None = None
         self.is_kept = False  # the open transaction has a row
         self.confirmed: set[str] = set()  # transactions whose rows are of no use any more

@@ -133,6 +133,30 @@ class Ephemeral(EphemeralCase):
         self.assertEqual("here", event["content"]["status_msg"])
         self.assertNotIn("room_id", event)
 
+    def test_what_comes_while_names_are_read(self) -> None:
+        room_id = self.portal()
+        self.settle(1)
+        self.forget()
+        held: Deferred[None] = Deferred()
+        interner = self.app.app.core.interner
+        names = interner.user_names
+
+        async def user_names(nids: Any) -> dict[int, str]:
+            await held
+            return await names(nids)
+
+        self.patch(interner, "user_names", user_names)
+        self.app.ok("PUT", f"{V3}/presence/{ALICE}/status", {"presence": "online"}, self.alice)
+        self.settle(1)
+        self.as_ghost("PUT", f"{V3}/presence/{GHOST}/status", {"presence": "online"})
+        path = f"{V3}/rooms/{room_id}/typing/{ALICE}"
+        self.app.ok("PUT", path, {"typing": True, "timeout": 30_000}, self.alice)
+        self.settle(1)
+        held.callback(None)
+        self.settle(1)
+        self.assertEqual([[ALICE]], [event["content"]["user_ids"] for event in self.told_of("m.typing")])
+        self.assertEqual({ALICE, GHOST}, {event["sender"] for event in self.told_of("m.presence")})
+
     def test_moments_are_not_kept_for_who_is_away(self) -> None:
         room_id = self.portal()
         self.settle(1)
