@@ -17,9 +17,9 @@ from homeserver.composition.people import help_uri
 from homeserver.composition.routes import build_routes
 from homeserver.composition.services import Services, build_services, limit_classes
 from homeserver.config.schema import Config
-from homeserver.db.errors import DatabaseUnavailable
+from homeserver.db.errors import DatabaseUnavailable, TooLong
 from homeserver.ephemeral.before import TypingBefore
-from homeserver.http.errors import MatrixError, UserLimitReachedError
+from homeserver.http.errors import MatrixError, UserLimitReachedError, too_large
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 from homeserver.http.router import Router
@@ -72,9 +72,13 @@ class App:
         )
 
     def _translate(self, error: Exception) -> MatrixError | None:
-        """A database that cannot answer is a 503: nothing was stored, and a retry may succeed."""
+        """A database that cannot answer is a 503: nothing was stored, and a retry may succeed. What it has no room for is
+        the client's fault."""
         if isinstance(error, UserLimitReachedError):
             return error.to_refusal(help_uri(self.peering.settings))
+        if isinstance(error, TooLong):
+            self.core.around.log.error("a key is too long for the database", problem=str(error))
+            return too_large("A name in the request is too long")
         if not isinstance(error, DatabaseUnavailable):
             return None
         self.core.around.log.error("database unavailable", problem=str(error))

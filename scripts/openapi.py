@@ -44,6 +44,7 @@ CONVERTERS: dict[str, JsonSchema] = {
     "room_id_or_alias": {"type": "string", "pattern": f"^[!#]{_OPAQUE}:{_HOST}$"},
     "server_name": {"type": "string", "pattern": f"^{_HOST}$"},
     "device_id": _SIMPLE,
+    "txn_id": _SIMPLE,
 }
 _ARGUMENTS: dict[str, JsonSchema] = {
     "arg": {"type": "string"},

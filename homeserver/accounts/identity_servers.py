@@ -89,6 +89,8 @@ class IdentityServers:
         medium, address = answer.get("medium"), answer.get("address")
         if not _is_text(medium) or not _is_text(address):
             raise _no_sense(account.server)
+        if len((medium + address).encode()) > _MAX_TEXT:
+            raise _no_sense(account.server)  # both are kept in a key, whose length is bounded
         return Binding(medium, address, account.server)
 
     async def unbind(self, binding: Binding, user_id: str) -> bool:

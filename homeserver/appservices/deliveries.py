@@ -249,7 +249,7 @@ class Deliveries:
         owed = bounded(found)
         if len(owed) < len(found):
             return owed, owed[-1].pos
-        if box.looked >= box.passed:
+        if box.looked >= max(box.passed, box.missed):
             # Nothing came meanwhile: from here on it keeps up.
             box.behind = False
         return owed, box.looked
@@ -291,6 +291,14 @@ class Deliveries:
 
     async def _moment(self, box: Outbox) -> Moment:
         moment = Moment(*box.take_keys())
+        present = frozenset(box.presence)
+        if present and self._presence is not None:
+            # While this is awaited more may come, which stays for the next time.
+            names = await self._interner.user_names(sorted(present))
+            moment.presence = [
+                {"type": "m.presence", "sender": name, "content": self._presence.describe(nid)}
+                for nid, name in names.items()
+            ]
         typing = {nid: tuple(self._typing_in(nid)) for nid in sorted(box.untold_typing)}
         moment.typing = {nid: users for nid, users in typing.items() if box.typing.get(nid, ()) != users}
         for nid, users in typing.items():
@@ -298,14 +306,8 @@ class Deliveries:
                 box.typing[nid] = users
             else:
                 box.typing.pop(nid, None)
-        if box.presence and self._presence is not None:
-            names = await self._interner.user_names(sorted(box.presence))
-            moment.presence = [
-                {"type": "m.presence", "sender": name, "content": self._presence.describe(nid)}
-                for nid, name in names.items()
-            ]
         box.untold_typing.clear()
-        box.presence.clear()
+        box.presence -= present
         return moment
 
     async def _find_strip_keys(self, owed: Sequence[Owed]) -> list[int]:

@@ -42,6 +42,8 @@ class Outbox:
         self.behind = False
         self.backlog: deque[Owed] = deque()  # while it is behind: what was read and is not told yet
         self.looked = 0  # up to where that is all
+        # The newest that was not kept: it is ahead of ``passed`` while the follower is in the middle of it.
+        self.missed = 0
         self.pending: Pending | None = None
         self.is_kept = False  # the open transaction has a row
         self.confirmed: set[str] = set()  # transactions whose rows are of no use any more
@@ -74,17 +76,20 @@ class Outbox:
 
     def add(self, one: Owed) -> None:
         """Something that concerns it. What it was told before a restart comes again, and is passed over."""
-        if one.pos <= self.covered or self.behind:
+        if one.pos <= self.covered:
             return
-        if self.failures or len(self.queue) >= QUEUE_MOST:
+        if self.behind or self.failures or len(self.queue) >= QUEUE_MOST:
             self.fall_behind()
+            self.missed = max(self.missed, one.pos)
         else:
             self.queue.append(one)
 
     def fall_behind(self) -> None:
         """Keep nothing: it is read from the tables."""
         self.behind = True
-        self.queue.clear()
+        if self.queue:
+            self.missed = max(self.missed, self.queue[-1].pos)
+            self.queue.clear()
 
     def peek(self, most: int) -> list[Owed]:
         """The oldest of what waits."""
@@ -107,9 +112,9 @@ class Outbox:
 
     @property
     def is_owed(self) -> bool:
-        """Whether there is more than what is of the moment."""
+        """Whether there is more than what is of the moment: but for what the follower is in the middle of."""
         is_open = self.pending is not None or self.over is not None
-        return is_open or self.behind or bool(self.queue)
+        return is_open or bool(self.queue) or (self.behind and not self.told >= self.passed < self.missed)
 
     def rest(self) -> None:
         """Where nothing waits, it knows everything that was looked at."""

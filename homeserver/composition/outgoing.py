@@ -25,6 +25,7 @@ from homeserver.peers.presence_out import PresenceOut
 from homeserver.peers.sender import FOLLOWER, STATES, Sender
 from homeserver.runtime.metrics import Metrics
 from homeserver.runtime.tasks import TaskGroup
+from homeserver.store.appservices import forget_all_services
 from homeserver.store.changes import Change, Kind, forget_cursor
 from homeserver.store.placement import MOVING
 from homeserver.store.work import Worker
@@ -67,7 +68,7 @@ class Outgoing:
         if self.telling is not None:
             await self.telling.following.start()
         else:
-            await self.worker.work(forget_cursor, APPSERVICES)
+            await self.worker.work(forget_all_services, APPSERVICES)
         await self.followers.start(self.all)
 
     def say_goodbye(self) -> None:

@@ -18,7 +18,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 import psycopg2
 import psycopg2.extensions
 
-from homeserver.db.errors import Conflict, DatabaseError, DatabaseUnavailable, IntegrityViolation, TakesLong
+from homeserver.db.errors import (
+    Conflict,
+    DatabaseError,
+    DatabaseUnavailable,
+    IntegrityViolation,
+    TakesLong,
+    TooLong,
+)
 from homeserver.db.statements import POSTGRESQL, SQLITE
 from homeserver.db.tx import PostgresTx, Prepared, SqliteTx, StatementHook, Tx
 
@@ -469,6 +476,9 @@ def _first_line(error: BaseException) -> str:
 def _postgres_error(error: psycopg2.Error, *, lost: bool) -> Exception:
     if isinstance(error, psycopg2.IntegrityError):
         return IntegrityViolation(_first_line(error))
+    if isinstance(error, psycopg2.errors.ProgramLimitExceeded):
+        # No fault of the server's, although the driver counts it among those.
+        return TooLong(_first_line(error))
     if isinstance(error, psycopg2.errors.DivisionByZero):
         # ``Tx.require``: SQL has no other way to fail by what it finds, and nothing else of ours divides.
         return Conflict("the database is not what this was built on")

@@ -15,6 +15,10 @@ class IntegrityViolation(DatabaseError):  # noqa: N818 (what happened, in the wo
     """A constraint refused a row. Retrying the same work fails the same way."""
 
 
+class TooLong(IntegrityViolation):
+    """An index cannot hold a row: somebody chose a key that nobody had bounded."""
+
+
 class Conflict(DatabaseError):  # noqa: N818 (what happened, in the words of databases)
     """Optimistic check failed: somebody else moved what this unit of work was built on."""
 

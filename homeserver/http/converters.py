@@ -15,6 +15,7 @@ from homeserver.http.errors import invalid_param
 Converter = Callable[[str], Any]
 
 MAX_SEGMENT_LENGTH = 2048
+MAX_TXN_ID_BYTES = 255
 
 
 def _text(value: str) -> str:
@@ -36,6 +37,13 @@ def _device_id(value: str) -> str:
     return value
 
 
+def _txn_id(value: str) -> str:
+    # It is the key of what was answered: PostgreSQL's indexes hold rows of 2,704 bytes.
+    if len(value.encode()) > MAX_TXN_ID_BYTES:
+        raise invalid_param("The transaction ID is too long")
+    return value
+
+
 # Identifiers are refused by `federation.errors.Malformed`, which the router renders like a MatrixError.
 CONVERT: Final[Mapping[str, Converter]] = MappingProxyType(
     {
@@ -44,6 +52,7 @@ CONVERT: Final[Mapping[str, Converter]] = MappingProxyType(
         "path": _text,
         "int": _integer,
         "device_id": _device_id,
+        "txn_id": _txn_id,
         "room_id": ids.parse_room_id,
         "user_id": ids.parse_user_id,
         # Of somebody who may be in a room, whatever the name. spec: appendices#historical-user-ids

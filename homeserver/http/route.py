@@ -34,6 +34,7 @@ CONVERTERS: Final = frozenset(
         "room_id_or_alias",
         "server_name",
         "device_id",
+        "txn_id",
     }
 )
 

@@ -320,6 +320,8 @@ class PushSender:
         self._debts.hurry()
 
     def _note(self, link: Link) -> None:
+        if link.ended:
+            return  # another may have its key by now, and owe what this one did
         self._debts.note(link.pusher.key, link.debt)
 
     async def stop(self) -> None:

@@ -22,8 +22,11 @@ async def check_annotation(turn: Turn, draft: Draft) -> None:
         event = placed.event
         if (event.type, event.sender) == (draft.type, draft.sender) and _annotation(event.content) == wanted:
             raise _duplicate()
-    sender_nid = await tools.interner.user(draft.sender)
-    type_nid = await tools.interner.event_type(draft.type)
+    # Only looked up: the event may yet be refused, and what is bound is written by the next commit, whoever's it is.
+    sender_nid = await tools.interner.find_user(draft.sender)
+    type_nid = await tools.interner.find_type(draft.type)
+    if sender_nid is None or type_nid is None:
+        return
     nids = await tools.database.read(find_annotations, room_nid, wanted[0], sender_nid, type_nid)
     for event in (await turn.events(nids)).values():
         if _annotation(event.content) == wanted:

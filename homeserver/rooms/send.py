@@ -11,7 +11,7 @@ import msgspec
 
 from federation.auth.power import room_creators
 from federation.builder import Draft
-from federation.event import Event
+from federation.event import Event, check_text_field
 from federation.ids import (
     EventId,
     RoomId,
@@ -152,6 +152,7 @@ class Sender:
         is_suspended: bool = False,
         is_admin: bool = False,
     ) -> str:
+        check_text_field("type", draft.type)  # before anything is looked up by it
         if draft.type == REDACTION and draft.redacts is None:
             draft = _as_redaction(draft)
         elif draft.type == "m.room.create":

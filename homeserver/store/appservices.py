@@ -31,6 +31,7 @@ from homeserver.db.schema.rooms import (
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.changes import forget_cursor
 from homeserver.store.events import load_memberships
 from homeserver.store.outside import Told, load_told
 from homeserver.store.past import IS_NEWS
@@ -72,6 +73,8 @@ _PUT_TRANSACTION = rows(
 )
 _FORGET_TRANSACTIONS = statement(delete(appservice_transactions).where(any_of(_T.txn_id, "txn_ids")))
 _FORGET_ALL = statement(delete(appservice_transactions).where(any_of(_T.service_id, "service_ids")))
+_FORGET_EVERY_POSITION = statement(delete(appservice_positions))
+_FORGET_EVERY_TRANSACTION = statement(delete(appservice_transactions))
 
 _USERS = statement(
     select(user_ids.c.nid, user_ids.c.user_id).where(
@@ -275,6 +278,13 @@ def forget_services(tx: WriteTx, service_ids: Sequence[str]) -> None:
     tx.run(_FORGET_ALL, service_ids=list(service_ids))
 
 
+def forget_all_services(tx: WriteTx, follower: str) -> None:
+    """None is configured any more: nobody follows the log for them, and of none is known how far it was."""
+    forget_cursor(tx, follower)
+    tx.run(_FORGET_EVERY_POSITION)
+    tx.run(_FORGET_EVERY_TRANSACTION)
+
+
 def put_transaction(tx: WriteTx, pending: Pending) -> None:
     """Keep a transaction before it is sent for the first time, in the place of the one before it."""
     delivered = _encode(pending.delivered).decode()
@@ -382,7 +392,7 @@ def load_owed(tx: Tx, ask: Ask) -> tuple[list[Owed], int]:
     upto = _cut(invites, ask.most, upto)
     for pos, user_nid, room_nid in invites:
         told = load_told(tx, user_nid, room_nid)
-        if told is not None:
+        if told is not None and told.event_id:  # else no event says so: see ``put_vanished``
             found.append(OwedInvite(pos, told))
     if ask.ephemeral:
         here = sorted({nid for nid, stay in stays.items() if stay.at_last} | ask.all_named)

@@ -231,6 +231,13 @@ class Interner:
 
     # --- event types -----------------------------------------------------------------------------
 
+    async def find_type(self, name: str) -> int | None:
+        """An event type's number, or None where no event has ever had it."""
+        known = self._types.nids.get(name)
+        if known is None:
+            known = (await self._find(self._types, [name], self._read_types)).get(name)
+        return known
+
     async def event_type(self, name: str) -> int:
         """An event type's number, bound now where it was not."""
         known = self._types.nids.get(name)

@@ -12,7 +12,7 @@ from homeserver.config.registrations import AppserviceRegistration, Namespace, P
 from homeserver.db.schema.e2ee import to_device
 from homeserver.db.statements import statement
 from homeserver.http.client import HttpResponse
-from homeserver.store.appservices import load_progress
+from homeserver.store.appservices import load_owed, load_progress
 from homeserver.store.device_lists import load_sharing
 from tests.api.servers import set_membership
 from tests.api.test_appservice_transactions import GHOST, V3, BridgeCase
@@ -132,6 +132,30 @@ class Ephemeral(EphemeralCase):
         self.assertEqual(ALICE, event["sender"])
         self.assertEqual("here", event["content"]["status_msg"])
         self.assertNotIn("room_id", event)
+
+    def test_what_comes_while_names_are_read(self) -> None:
+        room_id = self.portal()
+        self.settle(1)
+        self.forget()
+        held: Deferred[None] = Deferred()
+        interner = self.app.app.core.interner
+        names = interner.user_names
+
+        async def user_names(nids: Any) -> dict[int, str]:
+            await held
+            return await names(nids)
+
+        self.patch(interner, "user_names", user_names)
+        self.app.ok("PUT", f"{V3}/presence/{ALICE}/status", {"presence": "online"}, self.alice)
+        self.settle(1)
+        self.as_ghost("PUT", f"{V3}/presence/{GHOST}/status", {"presence": "online"})
+        path = f"{V3}/rooms/{room_id}/typing/{ALICE}"
+        self.app.ok("PUT", path, {"typing": True, "timeout": 30_000}, self.alice)
+        self.settle(1)
+        held.callback(None)
+        self.settle(1)
+        self.assertEqual([[ALICE]], [event["content"]["user_ids"] for event in self.told_of("m.typing")])
+        self.assertEqual({ALICE, GHOST}, {event["sender"] for event in self.told_of("m.presence")})
 
     def test_moments_are_not_kept_for_who_is_away(self) -> None:
         room_id = self.portal()
@@ -315,6 +339,36 @@ class Encryption(EphemeralCase):
         self.settle(1)
         events = [event for body in self.http.transactions() for event in body["events"]]
         self.assertEqual(["m.room.message", "m.room.member"], [event["type"] for event in events])
+
+    def test_no_event_is_lost_while_the_follower_waits(self) -> None:
+        """The one that it waits with comes while what was owed before is read."""
+        room_id = self.portal()
+        self.settle(1)
+        self.forget()
+        self.http.answer = self.http.silence
+        self.say(room_id, "one")
+        self.say(room_id, "two")
+        holds: dict[Any, Deferred[None]] = {load_owed: Deferred(), load_sharing: Deferred()}
+        read = self.app.database.read
+
+        def wait(unit: Any, *args: Any) -> Any:
+            held = holds.get(unit)
+            return read(unit, *args) if held is None else held.addCallback(lambda _: read(unit, *args))
+
+        self.patch(self.app.database, "read", wait)
+        self.forget()
+        self.http.answer = lambda _: (200, {})
+        self.settle(400)
+        self.app.ok("POST", f"{V3}/rooms/{room_id}/leave", {}, self.alice)
+        self.settle()
+        holds.pop(load_owed).callback(None)
+        self.settle(1)
+        holds.pop(load_sharing).callback(None)
+        self.settle(1)
+        events = [event for body in self.http.transactions() for event in body["events"]]
+        self.assertEqual(
+            ["m.room.message", "m.room.message", "m.room.member"], [event["type"] for event in events]
+        )
 
     def shared(self) -> str:
         """A room of alice's, with bob, somebody of another server, and no ghost."""

@@ -13,7 +13,7 @@ from homeserver.config.registrations import AppserviceRegistration, Namespace, P
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.store.appservices import load_owed, put_transaction
 from homeserver.store.changes import skip_positions
-from homeserver.store.outside import Told, put_outside
+from homeserver.store.outside import Told, put_outside, put_vanished
 from homeserver.store.placement import Membership
 from tests.support.app import SERVER_NAME, TestApp
 from tests.support.appservices import AS_TOKEN, HS_TOKEN, Asked, FakeAppservices, registration
@@ -239,6 +239,40 @@ class Transactions(BridgeCase):
         self.app.wait(core.committer.work(put_outside, told))
         self.settle()
         return room_id
+
+    def test_memberships_that_no_event_ended(self) -> None:
+        """A state resolution took one away: nothing can be told of that, and a bridge might refuse what is no event."""
+        core = self.app.app.core
+        room_id = self.portal()
+        other = self.app.wait(Deferred.fromCoroutine(core.interner.room("!other:elsewhere.example")))
+        ghost = core.interner.known_user(GHOST)
+        assert ghost is not None
+        self.http.answer = self.http.silence
+        self.say(room_id, "one")
+        self.say(room_id, "two")
+        self.app.wait(core.committer.work(put_vanished, other, {ghost: core.changes.position}))
+        self.forget()
+        self.http.answer = lambda _: (200, {})
+        self.settle(400)
+        self.assertEqual(["one", "two"], self.told())
+        self.assertEqual([], [event for event in self.http.events() if "type" not in event])
+
+    def test_the_only_one_is_removed_and_forgotten(self) -> None:
+        """When it comes back it begins with what is new then."""
+        room_id = self.portal()
+        self.http.answer = self.http.silence
+        self.say(room_id, "on its way")
+        self.app.registrations = []
+        self.restart()
+        self.say(room_id, "while it was gone")
+        self.app.registrations = self.registrations()
+        self.forget()
+        self.http.answer = lambda _: (200, {})
+        self.restart()
+        self.settle(400)
+        self.assertEqual([], self.http.asked)
+        self.say(room_id, "anew")
+        self.assertEqual(["anew"], self.told())
 
     def test_many_at_once(self) -> None:
         room_id = self.portal()

@@ -123,6 +123,18 @@ class Scheduling(DelayedCase):
         self.pass_time(100)
         self.assertEqual(["later"], self.said())
 
+    def test_transaction_ids_are_bounded(self) -> None:
+        """They are kept in an index, whose rows are."""
+        longest = "\N{SPARKLES}" * 85  # three bytes each
+        self.scheduled(txn=longest)
+        path = f"{PREFIX}/rooms/{quote(self.room_id)}/delayed_event/m.room.message/{quote(longest + 'x')}"
+        body = {"delay_ms": 1_000, "content": {"msgtype": "m.text", "body": "later"}}
+        for answer in (
+            self.later(txn=longest + "x"),
+            self.app.call("PUT", path, body, self.tokens["alice"]),
+        ):
+            self.assert_refused(answer, 400, "M_INVALID_PARAM")
+
     def test_its_sender_knows_it_again(self) -> None:
         """By the id that it had, on all of their devices; and nobody else does."""
         member = self.scheduled(1_000, "a message")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import succeed
+
 from homeserver.config.schema import Switch
 from homeserver.ephemeral import remote_presence
 from homeserver.peers.edus_in import TYPING_MS
@@ -16,7 +18,7 @@ from tests.api.sending import HOME, SEND, Mailbox, SendingCase
 from tests.api.servers import place_event, set_membership
 from tests.support.databases import on_each_database
 
-ALICE, USER = f"@alice:{HOME}", "@user:one.example"
+ALICE, USER, OTHER = f"@alice:{HOME}", "@user:one.example", "@other:one.example"
 
 
 class Moments(SendingCase):
@@ -223,6 +225,38 @@ class ReceiptsIn(Moments):
         sink.apply([change])
         self.net.settle()
         self.assertEqual((self.receipts(), sink.waiting), ({event_id: {"m.read": {USER: {"ts": 5}}}}, 0))
+
+    def test_one_whose_event_comes_while_it_is_looked_for(self) -> None:
+        event_id = place_event(self.home, self.room_id, "m.room.message", {"body": "x"}, None, USER)
+        log, sink = self.home.app.core.changes, self._sink()
+        placed = log.since(log.position - 1)
+        assert placed is not None
+        looks: list[Any] = []
+        read = sink._database.read
+
+        def look(unit: Any, *args: Any) -> Any:
+            if unit is remote_receipts.__dict__["find_targets"]:
+                looks.append(args)
+                if len(looks) == 1:
+                    sink.apply(placed)
+                    return succeed({})  # as it was before the event
+            return read(unit, *args)
+
+        self.patch(sink._database, "read", look)
+        self.receipt(event_id)
+        self.assertEqual((self.receipts(), sink.waiting), ({event_id: {"m.read": {USER: {"ts": 5}}}}, 0))
+
+    def test_more_than_are_looked_for(self) -> None:
+        """Those beyond do not wait for what may be here."""
+        self.move(OTHER, "join")
+        first, second = self.say("first"), self.say("second")
+        self.patch(remote_receipts, "EVENTS_MOST", 1)
+        receipts = {
+            user_id: {"event_ids": [event_id], "data": {"ts": 5}}
+            for user_id, event_id in ((USER, first), (OTHER, second))
+        }
+        self.tell("m.receipt", {self.room_id: {"m.read": receipts}})
+        self.assertEqual((1, 0), (len(self.receipts()), self._sink().waiting))
 
     def test_an_event_that_comes_while_the_server_stops(self) -> None:
         event_id = self.say("last")

@@ -489,6 +489,19 @@ class Failing(PushCase):
         self.wait_for(60)
         self.assertEqual([event_id], self.told())
 
+    def test_a_restart_after_it_was_set_again_while_one_is_on_its_way(self) -> None:
+        self.set_pusher()
+        self.gateways.say = lambda url, notification: None if url == URL else (503, b"")
+        event_id = self.send()
+        self.set_pusher(url="https://better.example/_matrix/push/v1/notify")
+        self.assertEqual([event_id] * 2, self.told())
+        self.gateways.hanging.pop().callback(HttpResponse(URL, *OK))
+        self.settle()
+        self.restart()
+        self.gateways.say = lambda url, notification: OK
+        self.wait_for(60)
+        self.assertEqual([event_id], self.told())
+
     def test_a_crash(self) -> None:
         self.set_pusher()
         self.settle(10)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from tests.api.talk import V3
@@ -27,6 +28,12 @@ class OddRelations(RelatingCase):
         answer = self.app.ok("GET", f"{V3}/sync", None, self.tokens["bob"], {"filter": THREADS})
         room = answer["rooms"]["join"][self.room_id]
         return room["unread_notifications"]["notification_count"], room.get("unread_thread_notifications", {})
+
+    def reaction(self) -> dict[str, Any]:
+        """The content of a reaction to a new message."""
+        content = related("m.annotation", self.say("alice", self.room_id, "hi"))
+        content["m.relates_to"]["key"] = "+"
+        return content
 
     def test_whatever_it_says(self) -> None:
         self.counts()
@@ -57,3 +64,25 @@ class OddRelations(RelatingCase):
         path = self.path(self.room_id, "receipt", "m.read", event_id)
         self.app.ok("POST", path, {"thread_id": IDS[-1]}, self.tokens["bob"])
         self.assertEqual((0, {}), self.counts())
+
+    def test_of_a_type_that_no_event_has(self) -> None:
+        """What is refused leaves nothing behind that the next transaction would have to store."""
+        interner = self.app.app.core.interner
+        reaction = self.reaction()
+        # Text that does not become small where an index compresses it.
+        name = "".join(map(chr, Random(1).choices(range(0x100, 0x800), k=2_000)))
+        status, json = self.send("alice", self.room_id, reaction, name)
+        self.assertEqual((413, "M_TOO_LARGE"), (status, json["errcode"]))
+        # Those whom the room refuses bind nothing either.
+        self.add("carol")
+        self.assertEqual(403, self.send("carol", self.room_id, reaction, "m.of.nobody")[0])
+        self.assertEqual([None, None], [interner.known_type(one) for one in (name, "m.of.nobody")])
+        self.say("bob", self.room_id, "still here")
+
+    def test_twice_of_a_type_that_is_not_in_memory(self) -> None:
+        """A restart forgets the type's number, and the reaction is told to be the same all the same."""
+        reaction = self.reaction()
+        self.assertEqual(200, self.send("alice", self.room_id, reaction, "org.example.nod")[0])
+        self.app.restart()
+        status, json = self.send("alice", self.room_id, reaction, "org.example.nod")
+        self.assertEqual((400, "M_DUPLICATE_ANNOTATION"), (status, json["errcode"]))

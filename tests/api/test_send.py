@@ -62,6 +62,21 @@ class Send(TalkCase):
         self.join("bob", room_id)
         self.assertEqual(200, self.send("bob", room_id, {"msgtype": "m.text", "body": "a"}, txn_id="t")[0])
 
+    def test_transaction_ids_are_bounded(self) -> None:
+        """They are kept in an index, whose rows are."""
+        room_id = self.make_room()
+        content = {"msgtype": "m.text", "body": "a"}
+        longest = "\N{SPARKLES}" * 85  # three bytes each
+        status, json = self.send("alice", room_id, content, txn_id=longest)
+        self.assertEqual(200, status, json)
+        self.assert_refused(
+            self.send("alice", room_id, content, txn_id=longest + "x"), 400, "M_INVALID_PARAM"
+        )
+        path = self.path(room_id, "redact", json["event_id"])
+        for txn_id, wanted in ((longest + "x", 400), (longest, 200)):
+            answer = self.app.call("PUT", f"{path}/{quote(txn_id)}", {}, self.tokens["alice"])
+            self.assertEqual(wanted, answer[0], answer)
+
     def test_retry_at_the_same_time(self) -> None:
         room_id = self.make_room()
         path = self.path(room_id, "send", "m.room.message", "t")

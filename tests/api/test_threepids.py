@@ -539,6 +539,7 @@ class Binding(MailCase):
             (500, b""),
             (404, b"x"),
             (200, b'{"medium":"email","address":"a\\u0000"}'),
+            (200, b'{"medium":"email","address":"%b"}' % ("\N{PARTY POPPER}" * 200).encode()),
         ):
             self.identity.answers["/3pid/bind"] = answer
             self.says((502, "M_UNKNOWN"), self.bind())

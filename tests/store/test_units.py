@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
+from urllib.parse import quote
 
 from twisted.python.failure import Failure
 
-from homeserver.db.errors import Conflict, DatabaseUnavailable
+from homeserver.accounts import account_data
+from homeserver.db.errors import Conflict, DatabaseUnavailable, TooLong
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind, load_cursors, load_position, store_cursors
-from tests.support.app import TestApp
+from tests.support.app import SERVER_NAME, TestApp
 from tests.support.databases import POSTGRESQL, DatabaseCase, on_each_database
+
+# Text that does not become small where it is compressed.
+_LONG = "".join(map(chr, Random(1).choices(range(0x100, 0x800), k=2_000)))
 
 
 class _NoError(Exception):
@@ -89,6 +95,28 @@ class Units(DatabaseCase):
     def test_among_others(self) -> None:
         self.assertEqual(["unit0", ("unit1",), "unit2"], self.run_together(False, True, False))
         self.check("unit0", "unit2")
+
+    def test_what_no_index_holds_fails_alone(self) -> None:
+        """However it came past who should have refused it."""
+        if self.dialect != POSTGRESQL:
+            return  # SQLite's indexes hold everything
+        working = [self.committer.work(_note, name) for name in ("unit0", _LONG, "unit2")]
+        self.assertEqual("unit0", self.app.wait(working[0]))
+        self.assertRaises(TooLong, self.app.wait, working[1])
+        self.assertEqual("unit2", self.app.wait(working[2]))
+        self.assertEqual({"unit0", "unit2"}, self.app.wait(self.app.database.read(_noted)))
+
+    def test_who_chose_it_is_told_so(self) -> None:
+        if self.dialect != POSTGRESQL:
+            return
+        token = self.app.register("alice")
+        self.patch(account_data, "MAX_TYPE_BYTES", 10_000)
+        path = f"/_matrix/client/v3/user/@alice:{SERVER_NAME}/account_data/{quote(_LONG)}"
+        status, json = self.app.call("PUT", path, {}, token)
+        self.assertEqual((413, "M_TOO_LARGE"), (status, json["errcode"]))
+        # The server wrote of it, as it should.
+        (entry,) = [entry for entry in self.app.log.entries if entry[0] == "error"]
+        self.app.log.entries.remove(entry)
 
     def test_a_transaction_that_gave_way_to_another_is_written_again(self) -> None:
         if self.dialect != POSTGRESQL:

@@ -51,7 +51,7 @@ class DelayedEventsApi:
         return [
             Route(
                 method="PUT",
-                template=_PREFIX + "/rooms/{room_id:room_id}/delayed_event/{event_type}/{txn_id}",
+                template=_PREFIX + "/rooms/{room_id:room_id}/delayed_event/{event_type}/{txn_id:txn_id}",
                 handler=self.schedule,
                 auth=Auth.GUEST_OK,
                 limit="send",

@@ -61,7 +61,7 @@ class SendApi:
         return [
             Route(
                 method="PUT",
-                template=_ROOM + "/send/{event_type}/{txn_id}",
+                template=_ROOM + "/send/{event_type}/{txn_id:txn_id}",
                 handler=self.send,
                 auth=Auth.GUEST_OK,
                 limit="send",
@@ -71,7 +71,7 @@ class SendApi:
             ),
             Route(
                 method="PUT",
-                template=_ROOM + "/redact/{event_id:event_id}/{txn_id}",
+                template=_ROOM + "/redact/{event_id:event_id}/{txn_id:txn_id}",
                 handler=self.redact,
                 limit="send",
                 max_body=_MAX_BODY,

@@ -26,7 +26,7 @@ class SendToDeviceApi:
         return [
             Route(
                 method="PUT",
-                template="/_matrix/client/v3/sendToDevice/{event_type}/{txn_id}",
+                template="/_matrix/client/v3/sendToDevice/{event_type}/{txn_id:txn_id}",
                 handler=self.send,
                 auth=Auth.GUEST_OK,
                 limit="write",

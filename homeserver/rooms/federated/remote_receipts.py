@@ -49,17 +49,21 @@ class RemoteReceipts:
         # (room nid, event id) -> user nid -> receipt
         self._waiting: OrderedDict[tuple[int, str], dict[tuple[int, str], Receipt]] = OrderedDict()
         self._count = 0
+        self._heard = 0  # how often events came
 
     async def put_remote(self, room_nid: int, receipts: Sequence[_Of]) -> None:
         """Store the receipts of users who are in a room; of those whose event is not here the newest waits."""
         event_ids = list(islice(dict.fromkeys(receipt.event_id for _, receipt in receipts), EVENTS_MOST))
+        missing, heard = set(event_ids), self._heard
         targets = await self._database.read(find_targets, room_nid, event_ids, self._events)
+        missing -= targets.keys()
         changes: list[ReceiptChange] = []
         for user_nid, receipt in receipts:
             target = targets.get(receipt.event_id)
             thread = receipt.thread_id or UNTHREADED
             if target is None:
-                self._wait(room_nid, user_nid, receipt)
+                if receipt.event_id in missing:
+                    self._wait(room_nid, user_nid, receipt)
             elif fits_thread(target, thread):
                 changes.append(
                     ReceiptChange(
@@ -76,21 +80,31 @@ class RemoteReceipts:
                 )
         if changes:
             await self._worker.work(put_markers, 0, room_nid, changes, None)
+        if missing and self._heard != heard:
+            # An event that came while it was looked for was followed before its receipt waited.
+            for event_id in await self._database.read(find_targets, room_nid, sorted(missing), self._events):
+                self._come(room_nid, event_id)
 
     kinds = frozenset({Kind.EVENT})  # what ``apply`` looks at
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Follow the log: an event that receipts wait for may be among them."""
-        if not self._waiting or self._tasks.stopped:
+        self._heard += 1
+        if not self._waiting:
             return
         for change in changes:
-            if change.kind != Kind.EVENT or change.payload is None:
-                continue
-            found = self._waiting.pop((change.topic, change.payload.event.event_id), None)
-            if found is not None:
-                self._count -= len(found)
-                receipts = [(user_nid, receipt) for (user_nid, _), receipt in found.items()]
-                self._tasks.spawn("keep receipts that waited", self._put_late(change.topic, receipts))
+            if change.kind == Kind.EVENT and change.payload is not None:
+                self._come(change.topic, change.payload.event.event_id)
+
+    def _come(self, room_nid: int, event_id: str) -> None:
+        """An event is here: what waits for it is stored."""
+        if self._tasks.stopped:
+            return
+        found = self._waiting.pop((room_nid, event_id), None)
+        if found is not None:
+            self._count -= len(found)
+            receipts = [(user_nid, receipt) for (user_nid, _), receipt in found.items()]
+            self._tasks.spawn("keep receipts that waited", self._put_late(room_nid, receipts))
 
     async def _put_late(self, room_nid: int, receipts: list[tuple[int, Receipt]]) -> None:
         try:
