@@ -17,7 +17,7 @@ from federation.versions import ROOM_VERSIONS
 from homeserver.config.schema import Federation
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.transport import PeerRequest, PeerResponse
-from homeserver.rooms.federated import handshakes, join_answers, remote_joins
+from homeserver.rooms.federated import join_answers, remote_joins
 from homeserver.store import room_answers
 from tests.federation.people import V3, VERSIONS, A, B, C, NetCase
 from tests.support.databases import on_each_database
@@ -316,17 +316,6 @@ class Residents(JoinCase):
     def test_the_first_knows_nothing(self) -> None:
         self.net.stranger("d.example")
         self.assertEqual(200, self.join(self.c, self.carol, self.room, "d.example", B).status)
-
-    def test_servers_that_take_too_long_one_after_the_other(self) -> None:
-        """Whoever else wants to come into the room waits for this to end."""
-        names = [f"{letter}.example" for letter in "defg"]
-        for name in names:
-            self.net.stranger(name).answers["GET", "/_matrix/federation/v1/make_join/"] = None
-        self.patch(handshakes, "ASK_FOR_S", 1.0)
-        self.refused(self.join(self.c, self.carol, self.room, *names, A), 502, "M_UNKNOWN")
-        for name in names[1:]:
-            self.assertEqual([], self.net.sent("make_join", origin=C, destination=name))
-        self.assertEqual(200, self.join(self.c, self.carol, self.room, A).status)
 
     def test_one_refusal_is_not_believed(self) -> None:
         liar = self.net.stranger("d.example")

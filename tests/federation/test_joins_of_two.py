@@ -8,6 +8,7 @@ from urllib.parse import quote
 from twisted.internet.defer import Deferred
 
 from federation.ids import ServerName
+from homeserver.rooms.federated import handshakes
 from homeserver.rooms.federated.remote import RemoteMemberships
 from tests.federation.people import V3, A, B, NetCase
 from tests.support.databases import on_each_database
@@ -98,3 +99,19 @@ class JoinsOfTwo(NetCase):
         answers = self.join_both(room_id, first=self.bob, second=self.dave)
         self.assertEqual([200, 200], [answer.status for answer in answers])
         self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob), (self.b, self.dave))
+
+    def test_the_first_asks_servers_that_take_too_long(self) -> None:
+        """One after the other, while the second waits."""
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        names = [f"{letter}.example" for letter in "defg"]
+        for name in names:
+            self.net.stranger(name).answers["GET", "/_matrix/federation/v1/make_join/"] = None
+        self.patch(handshakes, "ASK_FOR_S", 1.0)
+        path = f"{V3}/join/{quote(room_id)}"
+        first = self.b.start("POST", path, {}, self.bob, {"via": names})
+        self.net.settle()
+        second = self.b.start("POST", path, {}, self.dave, {"via": [A]})
+        self.refused(self.net.wait(first), 502, "M_UNKNOWN")
+        self.assertEqual(200, self.net.wait(second).status)
+        for name in names[1:]:
+            self.assertEqual([], self.net.sent("make_join", destination=name))
