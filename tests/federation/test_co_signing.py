@@ -95,12 +95,16 @@ class Invites(CoSigned):
 class Joins(CoSigned):
     """bob of b is let into a restricted room by a server that adds to its signature."""
 
-    def test_nothing_is_taken_but_what_was_verified(self) -> None:
+    def make_restricted(self) -> str:
+        """A room for the members of another one, of which bob is."""
         club = self.create(self.a, self.alice, preset="public_chat")
         self.assertEqual(200, self.join(self.b, self.bob, club, A).status)
         rules = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": club}]}
         state = [{"type": "m.room.join_rules", "content": rules}]
-        room_id = self.create(self.a, self.alice, initial_state=state, room_version="11")
+        return self.create(self.a, self.alice, initial_state=state, room_version="11")
+
+    def test_nothing_is_taken_but_what_was_verified(self) -> None:
+        room_id = self.make_restricted()
 
         def add(_: ServerName, request: PeerRequest, response: PeerResponse) -> PeerResponse | None:
             if "/send_join/" not in request.uri:
@@ -118,11 +122,7 @@ class Joins(CoSigned):
 
     def test_what_is_given_back_with_too_much(self) -> None:
         """It is the event that was sent; what else is there is not even decoded."""
-        club = self.create(self.a, self.alice, preset="public_chat")
-        self.assertEqual(200, self.join(self.b, self.bob, club, A).status)
-        rules = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": club}]}
-        state = [{"type": "m.room.join_rules", "content": rules}]
-        room_id = self.create(self.a, self.alice, initial_state=state, room_version="11")
+        room_id = self.make_restricted()
 
         def add(_: ServerName, request: PeerRequest, response: PeerResponse) -> PeerResponse | None:
             if "/send_join/" not in request.uri:
