@@ -22,6 +22,7 @@ VALUES = {
     "room_id_or_alias": f"#alias:{SERVER_NAME}",
     "server_name": SERVER_NAME,
     "device_id": "PHONE",
+    "txn_id": "t1",
 }
 WANT_A_TOKEN = (Auth.USER, Auth.GUEST_OK, Auth.ADMIN, Auth.APPSERVICE)
 
