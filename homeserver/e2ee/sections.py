@@ -242,11 +242,9 @@ class DeviceNews:
             return False
         if news.only:
             return news.only == user_nid
-        return news.user_nid == user_nid or any(self._is_in(user_nid, nid) for nid in news.room_nids)
-
-    def _is_in(self, user_nid: int, room_nid: int) -> bool:
-        standing = self._index.standing(user_nid, room_nid)
-        return standing is not None and standing.membership == Membership.JOIN
+        return news.user_nid == user_nid or any(
+            self._index.is_joined(user_nid, nid) for nid in news.room_nids
+        )
 
     # --- what there is -----------------------------------------------------------------------------------------------
 
@@ -290,7 +288,10 @@ class DeviceNews:
         # Who went before ``upto`` from where the user has gone after it would else be missed this time and the next.
         return any(
             isinstance(move, _Moved)
-            and (move.user_nid == user_nid or (move.pos <= upto and self._is_in(user_nid, move.room_nid)))
+            and (
+                move.user_nid == user_nid
+                or (move.pos <= upto and self._index.is_joined(user_nid, move.room_nid))
+            )
             for move in self._moves.between(since, END)
         )
 

@@ -23,7 +23,6 @@ from homeserver.store.aliases import (
     insert_alias,
     load_room_aliases,
 )
-from homeserver.store.placement import Membership
 from homeserver.store.work import Worker
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.servers import ServerIndex
@@ -102,13 +101,11 @@ class Aliases:
         """The aliases of a room here, for its members; for everybody where anybody may read it."""
         # spec: client-server-api#get_matrixclientv3roomsroomidaliases
         nid = await self._tools.interner.find_room(room_id)
-        if nid is None or not (self._is_joined(requester, nid) or await self._is_world_readable(room_id)):
+        if nid is None or not (
+            self._index.is_joined(requester.user_nid, nid) or await self._is_world_readable(room_id)
+        ):
             raise forbidden("You are not a member of the room")
         return await self._tools.database.read(load_room_aliases, nid)
-
-    def _is_joined(self, requester: Requester, room_nid: int) -> bool:
-        standing = self._index.standing(requester.user_nid, room_nid)
-        return standing is not None and standing.membership == Membership.JOIN
 
     async def _is_world_readable(self, room_id: RoomId) -> bool:
         async def job(turn: Turn) -> bool:
@@ -131,7 +128,7 @@ class Aliases:
         if domain_of(alias) != self._server_name:
             raise invalid_param("Only aliases of this server can be made here")
         room_nid = await self._tools.interner.find_room(room_id)
-        if room_nid is None or not (is_own or self._is_joined(requester, room_nid)):
+        if room_nid is None or not (is_own or self._index.is_joined(requester.user_nid, room_nid)):
             raise forbidden("You must be in the room to make an alias for it")
         try:
             await self._worker.work(insert_alias, alias, room_nid, requester.user_nid)

@@ -165,6 +165,11 @@ class MembershipIndex:
         """What a local user is to a room."""
         return self._by_user.get(user_nid, _NONE).get(room_nid)
 
+    def is_joined(self, user_nid: int, room_nid: int) -> bool:
+        """Whether a local user is in a room."""
+        standing = self.standing(user_nid, room_nid)
+        return standing is not None and standing.membership == Membership.JOIN
+
     def joined_rooms(self, user_nid: int) -> list[int]:
         """The rooms that a local user is in."""
         return [nid for nid, one in self.rooms_of(user_nid).items() if one.membership == Membership.JOIN]

@@ -58,8 +58,7 @@ class RemoteNews:
             if move.pos <= since:
                 break
             if upto is None or move.pos <= upto:
-                standing = self._index.standing(user_nid, move.room_nid)
-                if standing is not None and standing.membership == Membership.JOIN:
+                if self._index.is_joined(user_nid, move.room_nid):
                     found.append(move)
         found.reverse()
         return found

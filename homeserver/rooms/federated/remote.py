@@ -67,10 +67,9 @@ class RemoteMemberships:
         return bool(self._index.local_members(room_nid))
 
     async def has_joined(self, user_nid: int, room_id: RoomId) -> bool:
-        """Whether a user of ours is in the room, as the room itself says."""
+        """Whether a user of ours is in the room."""
         nid = await self._tools.interner.find_room(room_id)
-        standing = self._index.standing(user_nid, nid) if nid is not None else None
-        return standing is not None and not standing.outside and standing.membership == Membership.JOIN
+        return nid is not None and self._index.is_joined(user_nid, nid)
 
     def is_local(self, user_id: UserId) -> bool:
         """Whether the user's home is here."""

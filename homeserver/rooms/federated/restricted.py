@@ -130,8 +130,7 @@ class RestrictedJoins:
     async def _meets_condition(self, join_rules: Event, user_nid: int) -> bool:
         for room_id in allowed_rooms(join_rules):
             room_nid = await self._interner.find_room(room_id)
-            standing = self._index.standing(user_nid, room_nid) if room_nid is not None else None
-            if standing is not None and standing.membership == Membership.JOIN:
+            if room_nid is not None and self._index.is_joined(user_nid, room_nid):
                 return True
         return False
 

@@ -92,7 +92,8 @@ class OldSync:
         rooms = {change.topic for change in changes if change.kind == Kind.EVENT}
         for waiter in list(self._waiting):
             if waiter.room_nid in rooms or (
-                waiter.room_nid is None and any(self._is_in(waiter.user_nid, room) for room in sorted(rooms))
+                waiter.room_nid is None
+                and any(self._index.is_joined(waiter.user_nid, room) for room in sorted(rooms))
             ):
                 # In a turn of its own: the sender is answered first.
                 self._clock.callLater(0, waiter.wake)
@@ -101,10 +102,6 @@ class OldSync:
         """The server stops: everybody's time is up."""
         for waiter in list(self._waiting):
             waiter.wake(False)
-
-    def _is_in(self, user_nid: int, room_nid: int) -> bool:
-        standing = self._index.standing(user_nid, room_nid)
-        return standing is not None and standing.membership == Membership.JOIN
 
     async def event(self, requester: Requester, event_id: str) -> bytes:
         """One event, wherever it is; 404 where the reader may not see it."""

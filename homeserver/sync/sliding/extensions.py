@@ -316,8 +316,7 @@ class Extensions:
         return topic.receipts if topic is not None and nid in work.state else ()
 
     def _is_in(self, work: Work, nid: int) -> bool:
-        standing = self._index.standing(work.requester.user_nid, nid)
-        return standing is not None and standing.membership == Membership.JOIN
+        return self._index.is_joined(work.requester.user_nid, nid)
 
     def _write_typing(self, said: Said, work: Work, scope: Scope) -> None:
         typing = self._typing
