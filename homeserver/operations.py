@@ -161,9 +161,8 @@ class ServerOperations:
             raise OperationError(str(error)) from error
         outside = self._network()
         signers, old_keys = read_keys(config)
-        processors = os.cpu_count() or 1
         # With one processor there is nothing beside which they could run.
-        most = min(processors, SIDE_BY_SIDE) if processors > 1 else 0
+        most = SIDE_BY_SIDE if (os.cpu_count() or 1) > 1 else 0
         self._processes = CheckProcesses(threads.run, around.clock, around.log, most)
         surroundings = Surroundings(
             self._database,

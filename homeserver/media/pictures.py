@@ -16,6 +16,8 @@ from typing import Final, Literal
 
 import msgspec
 
+from homeserver.runtime.children import bury
+
 JOB_LIMIT_S: Final = 15.0
 MAX_JOBS: Final = 1000
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
@@ -89,7 +91,7 @@ class PictureWorker:
             if self._closed:
                 return None
             if self._process is not None and self._process.poll() is not None:
-                _bury(self._process)
+                bury(self._process)
                 self._process = None
             if self._process is None:
                 self._jobs = 0
@@ -110,7 +112,7 @@ class PictureWorker:
             process, self._process = self._process, None
         if process is not None:
             process.kill()
-            _bury(process)
+            bury(process)
 
     def close(self) -> None:
         """For good."""
@@ -137,15 +139,3 @@ def _exchange(process: subprocess.Popen[bytes], job: bytes) -> Picture:
     if len(data) != head.length:
         raise ValueError("the worker has ended")
     return Picture(head.verdict, head.content_type, data, head.width, head.height)
-
-
-def _bury(process: subprocess.Popen[bytes]) -> None:
-    """After a kill: collect it and close its pipes."""
-    process.wait()
-    for pipe in (process.stdin, process.stdout):
-        if pipe is not None:
-            try:
-                pipe.close()
-            except OSError:
-                # What waited in the pipe for a dead reader.
-                continue

@@ -20,6 +20,7 @@ from twisted.internet.defer import Deferred
 
 from federation.flows.join_events import Checked, Terms, check_events
 from homeserver.rooms.federated.check_worker import Job, read_frame, write_frame
+from homeserver.runtime.children import bury
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.log import Log
 
@@ -86,15 +87,8 @@ class CheckProcess:
         self._process.kill()
 
     def bury(self) -> None:
-        """After that: collect it and close its pipes."""
-        self._process.kill()
-        self._process.wait()
-        for pipe in (self._sink, self._source):
-            try:
-                pipe.close()
-            except OSError:
-                # What waited in the pipe for a dead reader.
-                continue
+        """After that: let go of it."""
+        bury(self._process)
 
 
 class CheckProcesses:
@@ -187,7 +181,6 @@ class CheckProcesses:
             # Also where nobody waits any longer: a thread still reads from it.
             if isinstance(error, Lost):
                 self._not_before_s = self._clock.monotonic() + _PAUSE_S
-            process.kill()
             self._end([process])
             raise
         finally:
@@ -207,4 +200,5 @@ class CheckProcesses:
     def _end(self, processes: Sequence[CheckProcess]) -> None:
         for process in processes:
             self._all.discard(process)
+            process.kill()  # at once: for what follows there may be no thread just now
             self._run(process.bury)

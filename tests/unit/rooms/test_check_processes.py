@@ -163,6 +163,7 @@ class ProcessTests(TestCase):
         self.program.write_text("import sys; sys.stdout.buffer.write(b'\\0' * 4 + b'\\0\\0\\0\\1\\xc0')")
         process = self.start()
         self.addCleanup(process.bury)
+        self.addCleanup(process.kill)
         process.wait_until_ready()
         self.assertRaises(Lost, process.check, TEXTS, TERMS)
 
