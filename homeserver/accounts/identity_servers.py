@@ -87,10 +87,9 @@ class IdentityServers:
         body = {"sid": sid, "client_secret": client_secret, "mxid": user_id}
         answer = await self._ask(account, "POST", "/3pid/bind", body)
         medium, address = answer.get("medium"), answer.get("address")
-        if not _is_text(medium) or not _is_text(address):
+        # Both are kept in a key, whose length is bounded.
+        if not (_is_text(medium) and _is_text(address) and len((medium + address).encode()) <= _MAX_TEXT):
             raise _no_sense(account.server)
-        if len((medium + address).encode()) > _MAX_TEXT:
-            raise _no_sense(account.server)  # both are kept in a key, whose length is bounded
         return Binding(medium, address, account.server)
 
     async def unbind(self, binding: Binding, user_id: str) -> bool:

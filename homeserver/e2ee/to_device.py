@@ -55,8 +55,8 @@ class ToDeviceMessages:
 
     async def send(self, requester: Requester, event_type: str, txn_id: str, messages: Messages) -> None:
         """Send messages by user and device (``*``: all devices of the user)."""
-        if len(event_type) > MAX_TYPE or len(txn_id) > MAX_TYPE:
-            raise invalid_param("The type or the transaction ID is too long")
+        if len(event_type) > MAX_TYPE:
+            raise invalid_param("The type is too long")
         local: list[tuple[str, str, str]] = []
         remote: dict[str, dict[str, dict[str, Any]]] = {}
         count = 0
