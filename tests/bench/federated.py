@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
+import statistics
 import tempfile
 import time
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ async def measure_join_1000(stage: Stage) -> Measured:
     server lists them all. Median of three. The joining server does its part, and the other one tells what it knows."""
     worlds = stage.world(stage.here), stage.world(stage.there)
     taken = [await _join_by_peer(stage, *worlds, 1_000) for _ in range(stage.scale.large_joins)]
-    return {"join_1000_s": _middle(complete_s for _, complete_s in taken)}
+    return {"join_1000_s": statistics.median_high(complete_s for _, complete_s in taken)}
 
 
 async def measure_join_10000(stage: Stage) -> Measured:
@@ -78,18 +79,13 @@ async def measure_joining_1000(stage: Stage) -> Measured:
     user joins a room of 1,000 members there, as before. Median of three."""
     world = stage.world(stage.here)
     taken = [await _join_alone(stage, world, 1_000) for _ in range(stage.scale.large_joins)]
-    return {"joining_1000_s": _middle(complete_s for _, complete_s in taken)}
+    return {"joining_1000_s": statistics.median_high(complete_s for _, complete_s in taken)}
 
 
 async def measure_joining_10000(stage: Stage) -> Measured:
     """The same with 10,000 members, once."""
     _, complete_s = await _join_alone(stage, stage.world(stage.here), 10_000)
     return {"joining_10000_s": complete_s}
-
-
-def _middle(values: Iterable[float]) -> float:
-    found = sorted(values)
-    return found[len(found) // 2]
 
 
 async def _join_by_peer(stage: Stage, here: World, there: World, members: int) -> tuple[float, float]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
@@ -103,17 +104,21 @@ class Joins(CoSigned):
         state = [{"type": "m.room.join_rules", "content": rules}]
         return self.create(self.a, self.alice, initial_state=state, room_version="11")
 
-    def test_nothing_is_taken_but_what_was_verified(self) -> None:
-        room_id = self.make_restricted()
+    def give_back(self, change: Callable[[dict[str, Any]], None]) -> None:
+        """The event that a signed comes back changed."""
 
-        def add(_: ServerName, request: PeerRequest, response: PeerResponse) -> PeerResponse | None:
+        def tamper(_: ServerName, request: PeerRequest, response: PeerResponse) -> PeerResponse | None:
             if "/send_join/" not in request.uri:
                 return None
             body = msgspec.json.decode(response.body)
-            body["event"]["signatures"][A]["ed25519:none"] = "A" * 60_000
+            change(body["event"])
             return PeerResponse(response.status, msgspec.json.encode(body), response.headers)
 
-        self.net.tamper_answers(add)
+        self.net.tamper_answers(tamper)
+
+    def test_nothing_is_taken_but_what_was_verified(self) -> None:
+        room_id = self.make_restricted()
+        self.give_back(lambda event: event["signatures"][A].update({"ed25519:none": "A" * 60_000}))
         self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
         join = self.member(self.b, room_id, BOB)
         assert join is not None
@@ -123,15 +128,7 @@ class Joins(CoSigned):
     def test_what_is_given_back_with_too_much(self) -> None:
         """It is the event that was sent; what else is there is not even decoded."""
         room_id = self.make_restricted()
-
-        def add(_: ServerName, request: PeerRequest, response: PeerResponse) -> PeerResponse | None:
-            if "/send_join/" not in request.uri:
-                return None
-            body = msgspec.json.decode(response.body)
-            body["event"]["unsigned"] = {"a": [[]] * MAX_TEXT_BYTES}
-            return PeerResponse(response.status, msgspec.json.encode(body), response.headers)
-
-        self.net.tamper_answers(add)
+        self.give_back(lambda event: event.update(unsigned={"a": [[]] * MAX_TEXT_BYTES}))
         self.refused(self.join(self.b, self.bob, room_id, A), 502, "M_UNKNOWN")
         self.net.untamper()
         self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
