@@ -282,7 +282,7 @@ def build_strangers(
     handshakes = Handshakes(client, around.signer, around.clock, around.entropy)
     invites = RemoteInvites(rooms.tools, admission, client, keys)
     is_valid = IdentityServers(around.http, around.signer).is_valid
-    exchange = Exchange(admission, invites, handshakes, core.config.server_name, is_valid, around.log)
+    exchange = Exchange(admission, invites, handshakes, blocks, core.config.server_name, is_valid, around.log)
     offers, declinations = build_pending(core, peering.health, handshakes, tasks)
     joins = RemoteJoins(
         rooms,
@@ -535,7 +535,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         pushers=Pushers(database, worker, clock, load_mail_addresses),
         notifying=notifying,
         encryption=encryption,
-        people=build_people(core, settings, limiter, tasks, rooms.memberships),
+        people=build_people(core, settings, limiter, tasks, rooms.memberships, rooms.blocks),
         bridging=bridging,
         overseeing=_overseeing(core, rooms, reading, tasks),
         unattended=build_unattended(core, tasks, rooms.sender, sticky.keeper),

@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from federation.builder import Draft
 from federation.ids import RoomId, UserId
 from homeserver.http.errors import MatrixError, forbidden
+from homeserver.rooms.blocks import RoomBlocks
 from homeserver.rooms.membership import Memberships
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
@@ -48,10 +49,16 @@ class AddressInvites(Generic[A]):
     """See the module."""
 
     def __init__(
-        self, rooms: RoomRegistry, memberships: Memberships, directory: Directory[A], log: Log
+        self,
+        rooms: RoomRegistry,
+        memberships: Memberships,
+        blocks: RoomBlocks,
+        directory: Directory[A],
+        log: Log,
     ) -> None:
         self._rooms = rooms
         self._memberships = memberships
+        self._blocks = blocks
         self._directory = directory
         self._log = log
 
@@ -84,6 +91,7 @@ class AddressInvites(Generic[A]):
         actor = await self._rooms.find(room_id)
 
         async def job(turn: Turn) -> None:
+            self._blocks.check_nid(turn.head.room_nid)
             await turn.place(draft)
 
         await actor.run(job)
@@ -107,6 +115,7 @@ class AddressInvites(Generic[A]):
             raise forbidden("You are not in this room") from None
 
         async def job(turn: Turn) -> dict[str, str]:
+            self._blocks.check_nid(turn.head.room_nid)
             own = (_MEMBER, requester.user_id)
             shown = await turn.contents([own, *((kind, "") for _, kind, _ in _TOLD)])
             member = shown.get(own, {})

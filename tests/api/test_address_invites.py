@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
+from homeserver.accounts.types import stand_in
 from tests.support.app import TestApp
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.identity import FakeIdentityServer, hashed
@@ -93,9 +96,9 @@ class AddressInvites(DatabaseCase):
         self.app.ok("POST", path, body, self.bob)
         self.assertEqual(self.state("m.room.member", BOB)[1]["membership"], "join")
 
-    def test_the_identity_server_tells(self) -> None:
-        self.invite()
-        bound = {
+    def bound(self) -> dict[str, Any]:
+        """What the identity server tells when the address has become bob's."""
+        return {
             "medium": "email",
             "address": "bob@example.org",
             "mxid": BOB,
@@ -110,9 +113,24 @@ class AddressInvites(DatabaseCase):
                 }
             ],
         }
-        self.app.ok("PUT", "/_matrix/federation/v1/3pid/onbind", bound)
+
+    def test_the_identity_server_tells(self) -> None:
+        self.invite()
+        self.app.ok("PUT", "/_matrix/federation/v1/3pid/onbind", self.bound())
         self.assertEqual(self.state("m.room.member", BOB)[1]["membership"], "invite")
         self.app.ok("POST", f"{V3}/rooms/{self.room}/join", {}, self.bob)
+
+    def test_a_blocked_room(self) -> None:
+        self.invite()
+        self.identity.asked.clear()
+        services, nid = self.app.app.services, self.app.app.core.interner.known_user(ALICE)
+        assert nid is not None
+        blocking = services.rooms.blocks.block(stand_in(ALICE, nid), self.room)
+        self.app.wait(Deferred.fromCoroutine(blocking))
+        self.says((403, "M_FORBIDDEN"), self.invite())
+        self.assertEqual([], self.identity.asked)
+        self.app.ok("PUT", "/_matrix/federation/v1/3pid/onbind", self.bound())
+        self.says((404, "M_NOT_FOUND"), self.state("m.room.member", BOB))
 
     def test_with_a_new_room(self) -> None:
         self.identity.owners["email", "bob@example.org"] = BOB
