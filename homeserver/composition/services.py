@@ -363,15 +363,16 @@ def build_rooms(
     core.changes.subscribe(blocks.apply, blocks.kinds)
     strangers = build_strangers(core, peering, restricted, gate, blocks, checks, partial, ask_space, tasks)
     remote = strangers.remote
+    profiles = RoomProfiles(rooms, core.index, core.changes, tasks, around.log)
     creator = RoomCreator(
         config.server_name,
         lambda: settings.config.default_room_version,
         rooms,
         gate,
+        profiles,
         remote.invite,
         around.log,
     )
-    profiles = RoomProfiles(rooms, core.index, core.changes, tasks, around.log)
     memberships = Memberships(
         rooms, worker, restricted, gate, blocks, succession, remote, profiles, strangers.exchange.is_valid
     )
@@ -390,7 +391,7 @@ def build_rooms(
         departures=departures,
         aliases=aliases,
         directory=directory,
-        upgrades=RoomUpgrades(rooms, creator, succession, remote.whole),
+        upgrades=RoomUpgrades(rooms, creator, succession, remote.whole, profiles),
         profiles=profiles,
         receipts=Receipts(database, worker, interner, core.index, core.events, around.clock),
         strangers=strangers,

@@ -29,6 +29,7 @@ from homeserver.rooms.presets import (
     preset_state,
     topic_content,
 )
+from homeserver.rooms.profiles import RoomProfiles
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.rooms.types import Requester
@@ -111,6 +112,7 @@ class RoomCreator:
         default_version: Callable[[], str],
         rooms: RoomRegistry,
         invites: InviteGate,
+        profiles: RoomProfiles,
         invite_remote: Callable[[RoomActor, Draft], Awaitable[str]],
         log: Log,
     ) -> None:
@@ -119,6 +121,7 @@ class RoomCreator:
         self._rooms = rooms
         self._tools = rooms.tools
         self._invites = invites
+        self._profiles = profiles
         self._invite_remote = invite_remote
         self._log = log
         self._last: tuple[str, int] = ("", 0)  # who made the newest room, and its time
@@ -137,6 +140,7 @@ class RoomCreator:
         await self._invites.check(creator_id, [*invited, *self._invited_by_state(wanted.initial_state)])
         nids = await self._tools.interner.find_users(invited)
         nids[creator_id] = requester.user_nid
+        since = self._profiles.position
         profiles, alias_taken = await self._tools.database.read(_load_for, list(nids.values()), alias)
         if alias_taken:
             raise _alias_in_use()
@@ -172,6 +176,7 @@ class RoomCreator:
             await self.bear(birth, state, extra)
         except AliasTakenError:
             raise _alias_in_use() from None
+        await self._profiles.catch_up(birth.room_id, requester, since)
         await self._invite_others(birth, creator_id, invited, is_direct)
         return birth.room_id
 
