@@ -79,6 +79,7 @@ from homeserver.rooms.federated.remote_invites import RemoteInvites
 from homeserver.rooms.federated.remote_joins import RemoteJoins
 from homeserver.rooms.federated.remote_receipts import RemoteReceipts
 from homeserver.rooms.federated.restricted import RestrictedJoins
+from homeserver.rooms.first_invites import FirstInvites
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.membership import Memberships
 from homeserver.rooms.profiles import RoomProfiles
@@ -370,8 +371,7 @@ def build_rooms(
         rooms,
         gate,
         profiles,
-        remote.invite,
-        around.log,
+        FirstInvites(remote.invite, tasks, around.clock, around.log),
     )
     memberships = Memberships(
         rooms, worker, restricted, gate, blocks, succession, remote, profiles, strangers.exchange.is_valid

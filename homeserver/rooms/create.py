@@ -5,20 +5,20 @@ spec: client-server-api#post_matrixclientv3createroom
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 from federation.builder import Draft, build
 from federation.event import Event
-from federation.ids import RoomAlias, RoomId, ServerName, UserId, domain_of, parse_room_alias, parse_user_id
+from federation.ids import RoomAlias, RoomId, UserId, parse_room_alias, parse_user_id
 from federation.versions import ROOM_VERSIONS, RoomRules
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import MatrixError, bad_json
 from homeserver.rooms.actor import RoomActor
-from homeserver.rooms.federated.remote_invites import ServerAwayError
+from homeserver.rooms.first_invites import Chain, FirstInvites
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.presets import (
     Preset,
@@ -33,7 +33,6 @@ from homeserver.rooms.profiles import RoomProfiles
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.rooms.types import Requester
-from homeserver.runtime.log import Log
 from homeserver.store.aliases import AliasTakenError, find_alias, insert_alias
 from homeserver.store.directory import set_published
 from homeserver.store.profiles import load_names_and_avatars
@@ -113,8 +112,7 @@ class RoomCreator:
         rooms: RoomRegistry,
         invites: InviteGate,
         profiles: RoomProfiles,
-        invite_remote: Callable[[RoomActor, Draft], Awaitable[str]],
-        log: Log,
+        first_invites: FirstInvites,
     ) -> None:
         self._server_name = server_name
         self._default_version = default_version
@@ -122,8 +120,7 @@ class RoomCreator:
         self._tools = rooms.tools
         self._invites = invites
         self._profiles = profiles
-        self._invite_remote = invite_remote
-        self._log = log
+        self._first_invites = first_invites
         self._last: tuple[str, int] = ("", 0)  # who made the newest room, and its time
 
     @property
@@ -131,8 +128,14 @@ class RoomCreator:
         """What the rooms are stored in."""
         return self._tools.database
 
-    async def create(self, requester: Requester, wanted: NewRoom, finish: Finish | None = None) -> RoomId:
-        """Make a room; its id when everything is stored. ``finish`` is stored with it."""
+    async def create(
+        self,
+        requester: Requester,
+        wanted: NewRoom,
+        finish: Finish | None = None,
+        more: Callable[[RoomId], Sequence[Chain]] | None = None,
+    ) -> RoomId:
+        """Make a room; its id when everything is stored. ``finish`` is stored with it, ``more`` invites to it."""
         rules = rules_for(self._default_version() if wanted.version is None else wanted.version)
         alias = self.local_alias(wanted.alias_localpart) if wanted.alias_localpart is not None else None
         creator_id = UserId(requester.user_id)
@@ -177,7 +180,13 @@ class RoomCreator:
         except AliasTakenError:
             raise _alias_in_use() from None
         await self._profiles.catch_up(birth.room_id, requester, since)
-        await self._invite_others(birth, creator_id, invited, is_direct)
+        content = member_content("invite", {}, is_direct=is_direct)
+        drafts = [
+            Draft(birth.room_id, _MEMBER, creator_id, dict(content), user_id)
+            for user_id in invited
+            if not self._invites.is_local(user_id)
+        ]
+        await self._first_invites.send(birth.actor, drafts, () if more is None else more(birth.room_id))
         return birth.room_id
 
     def _invited_by_state(self, items: Sequence[StateItem]) -> list[UserId]:
@@ -192,36 +201,6 @@ class RoomCreator:
                     )
                 invited.append(user_id)
         return invited
-
-    async def _invite_others(
-        self, birth: Birth, creator_id: UserId, invited: Sequence[UserId], is_direct: bool | None
-    ) -> None:
-        """Invite the users of other servers. The room is there, whatever these say.
-
-        The specification does not tell what a refused invite means for the room. An error would have clients make
-        the same room again and again; so the answer is the room, in which it shows who is invited, and the log says why
-        the others are not. A server that is away is waited for once, and not for each of its users: the client waits.
-        """
-        content = member_content("invite", {}, is_direct=is_direct)
-        reasons: dict[str, str] = {}
-        away: dict[ServerName, str] = {}
-        for user_id in invited:
-            server = domain_of(user_id)
-            if self._invites.is_local(user_id):
-                continue
-            if server in away:
-                reasons[user_id] = away[server]
-                continue
-            try:
-                await self._invite_remote(
-                    birth.actor, Draft(birth.room_id, _MEMBER, creator_id, dict(content), user_id)
-                )
-            except MatrixError as error:
-                reasons[user_id] = str(error)
-                if isinstance(error, ServerAwayError):
-                    away[server] = str(error)
-        if reasons:
-            self._log.info("not all were invited", room_id=birth.room_id, reasons=reasons)
 
     def local_alias(self, localpart: str) -> RoomAlias:
         """The alias with this localpart here; refuses (400) what cannot be one."""

@@ -7,6 +7,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from homeserver.accounts.types import stand_in
+from homeserver.http.client import HttpResponse
+from homeserver.http.transport import Unreachable
+from homeserver.rooms.first_invites import PATIENCE_S
 from tests.support.app import TestApp
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.identity import FakeIdentityServer, hashed
@@ -131,6 +134,27 @@ class AddressInvites(DatabaseCase):
         self.assertEqual([], self.identity.asked)
         self.app.ok("PUT", "/_matrix/federation/v1/3pid/onbind", self.bound())
         self.says((404, "M_NOT_FOUND"), self.state("m.room.member", BOB))
+
+    def test_a_new_room_and_an_identity_server_that_does_not_answer(self) -> None:
+        asked: list[Deferred[HttpResponse]] = []
+
+        def request(*_: Any, **__: Any) -> Deferred[HttpResponse]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        self.patch(self.identity, "request", request)
+        addresses = [{**THIRD, "address": f"{number}@example.org"} for number in range(5)]
+        call = self.app.start("POST", f"{V3}/createRoom", {"invite_3pid": addresses}, self.alice)
+        while not asked:
+            self.app.advance(0)
+        self.app.advance(PATIENCE_S)
+        self.assertEqual(200, self.app.wait(call).status)
+        # The first is waited for in the background, and the others would fare no better.
+        asked[0].errback(Unreachable("it took too long"))
+        self.app.advance(0)
+        self.assertEqual(1, len(asked))
+        logged = [event for _, event, _ in self.app.log.entries]
+        self.assertEqual(1, logged.count("address not invited"))
 
     def test_with_a_new_room(self) -> None:
         self.identity.owners["email", "bob@example.org"] = BOB

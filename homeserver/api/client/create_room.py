@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import msgspec
@@ -82,12 +83,13 @@ class CreateRoomApi:
         if wanted.alias_localpart is not None:
             alias = f"#{wanted.alias_localpart}:{self._server_name}"
             check_alias(self._names, alias, request.requester.appservice_id)
-        room_id = await self._creator.create(request.requester, wanted)
-        for who in addresses:
-            await self._by_address.try_invite(
-                request.requester, room_id, who.account, who.medium, who.address, wanted.is_direct
-            )
-        return {"room_id": room_id}
+        more = partial(
+            self._by_address.to_new_room,
+            request.requester,
+            [(who.account, who.medium, who.address) for who in addresses],
+            is_direct=wanted.is_direct,
+        )
+        return {"room_id": await self._creator.create(request.requester, wanted, more=more)}
 
 
 def _parse_addresses(body: _Body) -> list[Invited]:
