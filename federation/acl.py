@@ -1,6 +1,7 @@
 """Server access control lists: may this server take part in the room?
 
-Matching takes time linear in the list and the name whatever the patterns are: no pattern can backtrack.
+Compiling a list takes time linear in its text, and matching in that and the name, whatever the patterns are: those who
+write them need not mean well. So no regular expression is made of them.
 
 # spec: client-server-api#server-access-control-lists-acls-for-rooms
 """
@@ -8,6 +9,7 @@ Matching takes time linear in the list and the name whatever the patterns are: n
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -15,6 +17,32 @@ _IPV4: Final = re.compile(r"[0-9]{1,3}(?:\.[0-9]{1,3}){3}")
 _PORT: Final = re.compile(r":[0-9]{1,5}\Z")
 # LIMIT(no server name is longer than this, so neither is what a useful pattern demands)
 _MAX_NAME: Final = 255
+_STARS: Final = re.compile(r"\*+")
+# So many places of globs are looked at together: more save steps, and take more memory for each letter.
+_PLACES: Final = 512
+
+
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """Several globs that a name is held against at once.
+
+    How far a name may have come in each of them is a set of places, the bits of one number. A letter leads from the
+    places before it to those after it; at a star, whatever comes, the name may also stay where it is.
+    """
+
+    starts: int
+    stays: int  # where a star is
+    ends: int
+    anything: int  # the places after a question mark
+    letters: Mapping[str, int]  # the places after each letter, and after question marks
+
+    def match(self, name: str) -> bool:
+        letters, anything, stays, places = self.letters, self.anything, self.stays, self.starts
+        for letter in name:
+            places = (places << 1 & letters.get(letter, anything)) | (places & stays)
+            if not places:
+                return False
+        return places & self.ends != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +52,7 @@ class Globs:
     everything: bool
     exact: frozenset[str]
     suffixes: tuple[str, ...]
-    other: re.Pattern[str] | None
+    other: tuple[_Machine, ...]
 
     @classmethod
     def compile(cls, patterns: Any) -> Globs:
@@ -35,7 +63,7 @@ class Globs:
         other: list[str] = []
         everything = False
         for pattern in sorted(wanted):
-            collapsed = re.sub(r"\*+", "*", pattern)
+            collapsed = _STARS.sub("*", pattern)
             if len(collapsed.replace("*", "")) > _MAX_NAME:
                 continue
             if collapsed == "*":
@@ -45,9 +73,14 @@ class Globs:
             elif collapsed[0] == "*" and "*" not in collapsed[1:] and "?" not in collapsed:
                 suffixes.add(collapsed[1:])
             else:
-                other.append(_glob_regex(collapsed))
-        compiled = re.compile("|".join(other), re.DOTALL) if other else None
-        return cls(everything, frozenset(exact), tuple(sorted(suffixes)), compiled)
+                other.append(collapsed)
+        return cls(everything, frozenset(exact), tuple(sorted(suffixes)), tuple(_machines(other)))
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes."""
+        letters = sum(len(machine.letters) for machine in self.other)
+        return 200 * (len(self.exact) + len(self.suffixes) + letters) + 500 * len(self.other)
 
     def match(self, name: str) -> bool:
         """`name` must be in lower case."""
@@ -55,21 +88,45 @@ class Globs:
             self.everything
             or name in self.exact
             or name.endswith(self.suffixes)
-            or (self.other is not None and self.other.fullmatch(name) is not None)
+            or any(machine.match(name) for machine in self.other)
         )
 
 
-def _glob_regex(glob: str) -> str:
-    """A regular expression that never backtracks into an earlier star.
+def _machines(globs: Iterable[str]) -> Iterator[_Machine]:
+    """Machines of about ``_PLACES`` places each."""
+    some: list[str] = []
+    places = 0
+    for glob in globs:
+        some.append(glob)
+        places += len(glob)
+        if places >= _PLACES:
+            yield _machine(some)
+            some, places = [], 0
+    if some:
+        yield _machine(some)
 
-    The leftmost match of each part between stars is always as good as any later one, so it may be atomic; only
-    the last part must reach the end of the name and may be tried at each place.
-    """
-    first, *rest = (re.escape(part).replace(r"\?", ".") for part in glob.split("*"))
-    if not rest:
-        return first
-    middle = "".join(f"(?>.*?{part})" for part in rest[:-1])
-    return f"{first}{middle}.*{rest[-1]}"
+
+def _machine(globs: Iterable[str]) -> _Machine:
+    starts = stays = ends = anything = 0
+    letters: dict[str, int] = {}
+    place = 1
+    for glob in globs:
+        starts |= place
+        for char in glob:
+            if char == "*":
+                stays |= place
+                continue
+            place <<= 1
+            if char == "?":
+                anything |= place
+            else:
+                letters[char] = letters.get(char, 0) | place
+        ends |= place
+        # No letter leads from one glob into the next: that begins at a place of its own.
+        place <<= 1
+    return _Machine(
+        starts, stays, ends, anything, {char: places | anything for char, places in letters.items()}
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +145,11 @@ class ServerAcl:
             deny=Globs.compile(content.get("deny")),
             allow_ip_literals=content.get("allow_ip_literals") is not False,
         )
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it takes."""
+        return 1_000 + self.allow.size + self.deny.size
 
     def allows(self, server_name: str) -> bool:
         """Decide in the order of the specification. Ports do not count, nor does the case of letters."""

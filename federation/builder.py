@@ -54,6 +54,16 @@ class Draft:
     """For how long it reaches everybody in the room; None: it is like any other."""
 
 
+def is_of(draft: Draft, event: Event) -> bool:
+    """Whether an event was built of such a draft (which may have had a redaction's target added)."""
+    content = {**event.content, **draft.content}
+    return (
+        (event.type, event.sender, event.state_key) == (draft.type, draft.sender, draft.state_key)
+        and content == event.content
+        and event.redacts == draft.redacts
+    )
+
+
 def build(
     draft: Draft,
     *,

@@ -21,6 +21,7 @@ from federation.errors import Malformed
 from federation.ids import ServerName, UserId, parse_server_name, parse_user_id
 from federation.signing import Signer
 from federation.xmatrix import build
+from homeserver.accounts.types import IdentityServerAwayError
 from homeserver.http.client import HttpClient, HttpLimits, HttpResponse
 from homeserver.http.errors import MatrixError, invalid_param, missing_param, passed_on
 from homeserver.http.transport import Unreachable
@@ -183,7 +184,9 @@ class IdentityServers:
         try:
             return await self._http.request(method, url, body=body, headers=headers, limits=_LIMITS)
         except Unreachable:
-            raise MatrixError(502, "M_UNKNOWN", f"The identity server {server} cannot be reached") from None
+            raise IdentityServerAwayError(
+                502, "M_UNKNOWN", f"The identity server {server} cannot be reached"
+            ) from None
 
 
 def _hash(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from homeserver.http.errors import MatrixError
+
 
 @dataclass(frozen=True, slots=True)
 class Requester:
@@ -25,6 +27,10 @@ class Requester:
     is_locked: bool = False
     rate: tuple[int, int] | None = None
     """What they may do in a second and at once, where administrators said so; else the configuration does."""
+
+
+class IdentityServerAwayError(MatrixError):
+    """An identity server cannot be reached: what else it was to be asked need not be tried at once."""
 
 
 def stand_in(user_id: str, user_nid: int, *, is_guest: bool = False) -> Requester:

@@ -13,6 +13,7 @@ from homeserver.composition.core import Core
 from homeserver.config.settings import Settings
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.rooms.address_invites import AddressInvites
+from homeserver.rooms.blocks import RoomBlocks
 from homeserver.rooms.guests import GuestDepartures
 from homeserver.rooms.membership import Memberships
 from homeserver.rooms.reads.mutual import MutualRooms
@@ -32,7 +33,12 @@ class People:
 
 
 def build_people(
-    core: Core, settings: Settings, limiter: RateLimiter, tasks: TaskGroup, memberships: Memberships
+    core: Core,
+    settings: Settings,
+    limiter: RateLimiter,
+    tasks: TaskGroup,
+    memberships: Memberships,
+    blocks: RoomBlocks,
 ) -> People:
     """Its objects."""
     around, worker = core.around, core.committer
@@ -48,7 +54,7 @@ def build_people(
         validations,
         Threepids(validations, servers, database, worker, clock),
         guests,
-        AddressInvites(core.rooms, memberships, servers, around.log),
+        AddressInvites(core.rooms, memberships, blocks, servers, around.log),
         MutualRooms(database, core.interner, core.index),
     )
 

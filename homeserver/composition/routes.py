@@ -225,7 +225,11 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         LegacyMediaApi(services.media.downloads, media),
         *([PreviewApi(services.media.previews)] if config.url_previews.enabled else []),
         CreateRoomApi(
-            services.rooms.creator, config.server_name, bridging.registry, services.people.by_address
+            services.rooms.creator,
+            config.server_name,
+            bridging.registry,
+            services.people.by_address,
+            services.limiter,
         ),
         MembershipApi(services.rooms.memberships, services.rooms.aliases, services.people.by_address),
         AppservicesApi(bridging.registry, bridging.courier, services.rooms.directory),

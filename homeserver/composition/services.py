@@ -79,6 +79,7 @@ from homeserver.rooms.federated.remote_invites import RemoteInvites
 from homeserver.rooms.federated.remote_joins import RemoteJoins
 from homeserver.rooms.federated.remote_receipts import RemoteReceipts
 from homeserver.rooms.federated.restricted import RestrictedJoins
+from homeserver.rooms.first_invites import FirstInvites
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.membership import Memberships
 from homeserver.rooms.profiles import RoomProfiles
@@ -282,7 +283,7 @@ def build_strangers(
     handshakes = Handshakes(client, around.signer, around.clock, around.entropy)
     invites = RemoteInvites(rooms.tools, admission, client, keys)
     is_valid = IdentityServers(around.http, around.signer).is_valid
-    exchange = Exchange(admission, invites, handshakes, core.config.server_name, is_valid, around.log)
+    exchange = Exchange(admission, invites, handshakes, blocks, core.config.server_name, is_valid, around.log)
     offers, declinations = build_pending(core, peering.health, handshakes, tasks)
     joins = RemoteJoins(
         rooms,
@@ -363,15 +364,15 @@ def build_rooms(
     core.changes.subscribe(blocks.apply, blocks.kinds)
     strangers = build_strangers(core, peering, restricted, gate, blocks, checks, partial, ask_space, tasks)
     remote = strangers.remote
+    profiles = RoomProfiles(rooms, core.index, core.changes, tasks, around.log)
     creator = RoomCreator(
         config.server_name,
         lambda: settings.config.default_room_version,
         rooms,
         gate,
-        remote.invite,
-        around.log,
+        profiles,
+        FirstInvites(remote.invite, tasks, around.clock, around.log),
     )
-    profiles = RoomProfiles(rooms, core.index, core.changes, tasks, around.log)
     memberships = Memberships(
         rooms, worker, restricted, gate, blocks, succession, remote, profiles, strangers.exchange.is_valid
     )
@@ -390,7 +391,7 @@ def build_rooms(
         departures=departures,
         aliases=aliases,
         directory=directory,
-        upgrades=RoomUpgrades(rooms, creator, succession, remote.whole),
+        upgrades=RoomUpgrades(rooms, creator, succession, remote.whole, profiles),
         profiles=profiles,
         receipts=Receipts(database, worker, interner, core.index, core.events, around.clock),
         strangers=strangers,
@@ -535,7 +536,7 @@ def build_services(core: Core, peering: Peering) -> Services:
         pushers=Pushers(database, worker, clock, load_mail_addresses),
         notifying=notifying,
         encryption=encryption,
-        people=build_people(core, settings, limiter, tasks, rooms.memberships),
+        people=build_people(core, settings, limiter, tasks, rooms.memberships, rooms.blocks),
         bridging=bridging,
         overseeing=_overseeing(core, rooms, reading, tasks),
         unattended=build_unattended(core, tasks, rooms.sender, sticky.keeper),

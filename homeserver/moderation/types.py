@@ -24,6 +24,9 @@ FILTER: Final = "org.matrix.msc4155.invite_permission_config"
 INVITE_TYPES: Final = (IGNORED_USERS, PERMISSION, FILTER)
 
 _LEVELS: Final = ("users", "servers")
+# LIMIT(a filter is read again for each invite; names without wildcards are not counted, as they cost little)
+GLOBS_MOST: Final = 1_000
+GLOB_BYTES_MOST: Final = 16 * 1024
 
 _PORT = re.compile(r":[0-9]{1,5}\Z")
 _decode = msgspec.json.Decoder().decode
@@ -120,9 +123,12 @@ def _read(stored: Mapping[str, str], kind: str) -> Mapping[str, Any]:
 
 
 def _is_sound(content: Mapping[str, Any]) -> bool:
-    """Whether every list is one: where any is not, the proposal takes the whole for invalid."""
+    """Whether every list is one: where any is not, the proposal takes the whole for invalid. So are too many globs."""
     values = [value for level in _LEVELS for value in _values(content, level)]
-    return all(isinstance(value, list) and all(isinstance(one, str) for one in value) for value in values)
+    if not all(isinstance(value, list) and all(isinstance(one, str) for one in value) for value in values):
+        return False
+    globs = [one for value in values for one in value if "*" in one or "?" in one]
+    return len(globs) <= GLOBS_MOST and sum(len(one.encode()) for one in globs) <= GLOB_BYTES_MOST
 
 
 def _values(content: Mapping[str, Any], level: str) -> list[Any]:

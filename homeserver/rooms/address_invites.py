@@ -7,20 +7,33 @@ spec: client-server-api#third-party-invites
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
 from federation.builder import Draft
 from federation.ids import RoomId, UserId
+from homeserver.accounts.types import IdentityServerAwayError
 from homeserver.http.errors import MatrixError, forbidden
+from homeserver.rooms.blocks import RoomBlocks
+from homeserver.rooms.first_invites import Chain
 from homeserver.rooms.membership import Memberships
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.rooms.types import Requester
 from homeserver.runtime.log import Log
 
+
+class AtServer(Protocol):
+    """Who the user is at an identity server."""
+
+    @property
+    def server(self) -> str:
+        """Its name."""
+
+
 Account = TypeVar("Account", contravariant=True)  # noqa: PLC0105 (who the user is at an identity server)
-A = TypeVar("A")
+A = TypeVar("A", bound=AtServer)
 
 OFFER = "m.room.third_party_invite"
 _MEMBER = "m.room.member"
@@ -48,10 +61,16 @@ class AddressInvites(Generic[A]):
     """See the module."""
 
     def __init__(
-        self, rooms: RoomRegistry, memberships: Memberships, directory: Directory[A], log: Log
+        self,
+        rooms: RoomRegistry,
+        memberships: Memberships,
+        blocks: RoomBlocks,
+        directory: Directory[A],
+        log: Log,
     ) -> None:
         self._rooms = rooms
         self._memberships = memberships
+        self._blocks = blocks
         self._directory = directory
         self._log = log
 
@@ -84,18 +103,46 @@ class AddressInvites(Generic[A]):
         actor = await self._rooms.find(room_id)
 
         async def job(turn: Turn) -> None:
+            self._blocks.check_nid(turn.head.room_nid)
             await turn.place(draft)
 
         await actor.run(job)
 
-    async def try_invite(
-        self, requester: Requester, room_id: RoomId, account: A, medium: str, address: str, is_direct: bool
+    def to_new_room(
+        self,
+        requester: Requester,
+        addresses: Sequence[tuple[A, str, str]],
+        room_id: RoomId,
+        *,
+        is_direct: bool,
+    ) -> list[Chain]:
+        """The same for a room that was just made, by identity servers: it is there, whatever these say.
+
+        An address is a user's account at the identity server, a medium, and the address itself.
+        """
+        by_server: dict[str, list[tuple[A, str, str]]] = {}
+        for one in addresses:
+            by_server.setdefault(one[0].server, []).append(one)
+        return [
+            partial(self._try_all, requester, some, room_id, is_direct=is_direct)
+            for some in by_server.values()
+        ]
+
+    async def _try_all(
+        self,
+        requester: Requester,
+        addresses: Sequence[tuple[A, str, str]],
+        room_id: RoomId,
+        *,
+        is_direct: bool,
     ) -> None:
-        """The same for a room that was just made: it is there, whatever an identity server says."""
-        try:
-            await self.invite(requester, room_id, account, medium, address, is_direct=is_direct)
-        except MatrixError as error:
-            self._log.info("address not invited", room_id=room_id, reason=str(error))
+        for account, medium, address in addresses:
+            try:
+                await self.invite(requester, room_id, account, medium, address, is_direct=is_direct)
+            except MatrixError as error:
+                self._log.info("address not invited", room_id=room_id, reason=str(error))
+                if isinstance(error, IdentityServerAwayError):
+                    return
 
     async def _check(self, requester: Requester, room_id: RoomId) -> dict[str, str]:
         """Refuse (403) who may not invite; what an invite tells of the room and of its sender."""
@@ -107,6 +154,7 @@ class AddressInvites(Generic[A]):
             raise forbidden("You are not in this room") from None
 
         async def job(turn: Turn) -> dict[str, str]:
+            self._blocks.check_nid(turn.head.room_nid)
             own = (_MEMBER, requester.user_id)
             shown = await turn.contents([own, *((kind, "") for _, kind, _ in _TOLD)])
             member = shown.get(own, {})

@@ -5,20 +5,20 @@ spec: client-server-api#post_matrixclientv3createroom
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Protocol
 
 from federation.builder import Draft, build
 from federation.event import Event
-from federation.ids import RoomAlias, RoomId, ServerName, UserId, domain_of, parse_room_alias, parse_user_id
+from federation.ids import RoomAlias, RoomId, UserId, parse_room_alias, parse_user_id
 from federation.versions import ROOM_VERSIONS, RoomRules
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import MatrixError, bad_json
 from homeserver.rooms.actor import RoomActor
-from homeserver.rooms.federated.remote_invites import ServerAwayError
+from homeserver.rooms.first_invites import Chain, FirstInvites
 from homeserver.rooms.invites import InviteGate
 from homeserver.rooms.presets import (
     Preset,
@@ -29,10 +29,10 @@ from homeserver.rooms.presets import (
     preset_state,
     topic_content,
 )
+from homeserver.rooms.profiles import RoomProfiles
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.rooms.types import Requester
-from homeserver.runtime.log import Log
 from homeserver.store.aliases import AliasTakenError, find_alias, insert_alias
 from homeserver.store.directory import set_published
 from homeserver.store.profiles import load_names_and_avatars
@@ -111,16 +111,16 @@ class RoomCreator:
         default_version: Callable[[], str],
         rooms: RoomRegistry,
         invites: InviteGate,
-        invite_remote: Callable[[RoomActor, Draft], Awaitable[str]],
-        log: Log,
+        profiles: RoomProfiles,
+        first_invites: FirstInvites,
     ) -> None:
         self._server_name = server_name
         self._default_version = default_version
         self._rooms = rooms
         self._tools = rooms.tools
         self._invites = invites
-        self._invite_remote = invite_remote
-        self._log = log
+        self._profiles = profiles
+        self._first_invites = first_invites
         self._last: tuple[str, int] = ("", 0)  # who made the newest room, and its time
 
     @property
@@ -128,8 +128,14 @@ class RoomCreator:
         """What the rooms are stored in."""
         return self._tools.database
 
-    async def create(self, requester: Requester, wanted: NewRoom, finish: Finish | None = None) -> RoomId:
-        """Make a room; its id when everything is stored. ``finish`` is stored with it."""
+    async def create(
+        self,
+        requester: Requester,
+        wanted: NewRoom,
+        finish: Finish | None = None,
+        more: Callable[[RoomId], Sequence[Chain]] | None = None,
+    ) -> RoomId:
+        """Make a room; its id when everything is stored. ``finish`` is stored with it, ``more`` invites to it."""
         rules = rules_for(self._default_version() if wanted.version is None else wanted.version)
         alias = self.local_alias(wanted.alias_localpart) if wanted.alias_localpart is not None else None
         creator_id = UserId(requester.user_id)
@@ -137,6 +143,7 @@ class RoomCreator:
         await self._invites.check(creator_id, [*invited, *self._invited_by_state(wanted.initial_state)])
         nids = await self._tools.interner.find_users(invited)
         nids[creator_id] = requester.user_nid
+        since = self._profiles.position
         profiles, alias_taken = await self._tools.database.read(_load_for, list(nids.values()), alias)
         if alias_taken:
             raise _alias_in_use()
@@ -172,7 +179,14 @@ class RoomCreator:
             await self.bear(birth, state, extra)
         except AliasTakenError:
             raise _alias_in_use() from None
-        await self._invite_others(birth, creator_id, invited, is_direct)
+        await self._profiles.catch_up(birth.room_id, requester, since)
+        content = member_content("invite", {}, is_direct=is_direct)
+        drafts = [
+            Draft(birth.room_id, _MEMBER, creator_id, dict(content), user_id)
+            for user_id in invited
+            if not self._invites.is_local(user_id)
+        ]
+        await self._first_invites.send(birth.actor, drafts, () if more is None else more(birth.room_id))
         return birth.room_id
 
     def _invited_by_state(self, items: Sequence[StateItem]) -> list[UserId]:
@@ -187,36 +201,6 @@ class RoomCreator:
                     )
                 invited.append(user_id)
         return invited
-
-    async def _invite_others(
-        self, birth: Birth, creator_id: UserId, invited: Sequence[UserId], is_direct: bool | None
-    ) -> None:
-        """Invite the users of other servers. The room is there, whatever these say.
-
-        The specification does not tell what a refused invite means for the room. An error would have clients make
-        the same room again and again; so the answer is the room, in which it shows who is invited, and the log says why
-        the others are not. A server that is away is waited for once, and not for each of its users: the client waits.
-        """
-        content = member_content("invite", {}, is_direct=is_direct)
-        reasons: dict[str, str] = {}
-        away: dict[ServerName, str] = {}
-        for user_id in invited:
-            server = domain_of(user_id)
-            if self._invites.is_local(user_id):
-                continue
-            if server in away:
-                reasons[user_id] = away[server]
-                continue
-            try:
-                await self._invite_remote(
-                    birth.actor, Draft(birth.room_id, _MEMBER, creator_id, dict(content), user_id)
-                )
-            except MatrixError as error:
-                reasons[user_id] = str(error)
-                if isinstance(error, ServerAwayError):
-                    away[server] = str(error)
-        if reasons:
-            self._log.info("not all were invited", room_id=birth.room_id, reasons=reasons)
 
     def local_alias(self, localpart: str) -> RoomAlias:
         """The alias with this localpart here; refuses (400) what cannot be one."""

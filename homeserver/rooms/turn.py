@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from federation.auth.power import PowerLevels, parse_power_levels
 from federation.auth.rules import check_state_dependent, check_state_independent
 from federation.auth.select import auth_keys_for
-from federation.builder import Draft, build
+from federation.builder import Draft, build, is_of
 from federation.errors import Malformed
 from federation.event import MAX_PREV_EVENTS, Event
 from federation.ids import EventId
@@ -363,26 +363,32 @@ class Turn:
             server = await policing.server_of(self)
             if server is not None and self.signed:
                 event = self.signed.pop(0)
-                if _is_of(draft, event):
+                if is_of(draft, event):
                     self.used.append(event)
                     return await policing.place(self, event, transaction)
                 self.signed.clear()  # the room has moved, and the job with it
         whole = self.head
         is_part = len(whole.extremities) > MAX_PREV_EVENTS
-        if is_part:
-            await self._narrow()
-        rules = whole.rules
-        keys = auth_keys_for(rules, draft.type, draft.sender, draft.state_key, draft.content)
-        warm = self.warm
-        missing = [key for key in keys if key not in warm]
-        if missing or (_CREATE not in warm and draft.type != "m.room.create"):
-            await self._load([*missing, *([] if _CREATE in warm else [_CREATE])])
-        auth = [found for key in keys if (found := warm[key]) is not None]
-        event, json = self._build(draft, auth)
-        await self._check(event)
-        if server is not None and not is_exempt(event):
-            raise SignatureNeeded(event, server)
-        placed = await self._put(event, json, auth, transaction, redacts_target)
+        try:
+            if is_part:
+                await self._narrow()
+            rules = whole.rules
+            keys = auth_keys_for(rules, draft.type, draft.sender, draft.state_key, draft.content)
+            warm = self.warm
+            missing = [key for key in keys if key not in warm]
+            if missing or (_CREATE not in warm and draft.type != "m.room.create"):
+                await self._load([*missing, *([] if _CREATE in warm else [_CREATE])])
+            auth = [found for key in keys if (found := warm[key]) is not None]
+            event, json = self._build(draft, auth)
+            await self._check(event)
+            if server is not None and not is_exempt(event):
+                raise SignatureNeeded(event, server)
+            placed = await self._put(event, json, auth, transaction, redacts_target)
+        except MatrixError:
+            if is_part:  # the job may go on without this event, and then on all of the extremities
+                self.head = whole
+                self.forget_state()
+            raise
         if is_part:
             await self._widen(whole, placed)
         return placed
@@ -575,16 +581,6 @@ def _differs(first: Snapshot, other: Snapshot, changes: Mapping[int, int]) -> bo
     """Whether a state is another than the first with some changes."""
     wanted = {key: new for key, (_, new) in diff(first, other).items()}
     return wanted != changes
-
-
-def _is_of(draft: Draft, event: Event) -> bool:
-    """Whether an event was built of such a draft (which may have had a redaction's target added)."""
-    content = {**event.content, **draft.content}
-    return (
-        (event.type, event.sender, event.state_key) == (draft.type, draft.sender, draft.state_key)
-        and content == event.content
-        and event.redacts == draft.redacts
-    )
 
 
 def _load_events(tx: Tx, nids: list[int], cache: EventCache) -> dict[int, Event]:

@@ -21,6 +21,7 @@ from homeserver.http.errors import MatrixError, forbidden
 from homeserver.rooms.aliases import CANONICAL, may_send_state, without_aliases
 from homeserver.rooms.create import Birth, RoomCreator, member_content, parse_creators, rules_for
 from homeserver.rooms.presets import TOMBSTONE, StateItem, create_content
+from homeserver.rooms.profiles import RoomProfiles
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.succession import Succession
 from homeserver.rooms.turn import Turn
@@ -56,8 +57,10 @@ class RoomUpgrades:
         creator: RoomCreator,
         succession: Succession,
         whole: Callable[[RoomId], Awaitable[None]],
+        profiles: RoomProfiles,
     ) -> None:
         self._rooms = rooms
+        self._profiles = profiles
         self._creator = creator
         self._succession = succession
         self._whole = whole  # waits until all members of a room are known: so those who are banned stay so
@@ -74,6 +77,7 @@ class RoomUpgrades:
         # Not by the job: it runs again when the old room's policy server has signed the tombstone, which must be the same then.
         new_id = None if rules.room_id_is_create_hash else self._creator.new_room_id()
         made: list[Birth] = []
+        since = self._profiles.position
 
         async def job(turn: Turn) -> None:
             if not await may_send_state(turn, requester.user_id, TOMBSTONE):
@@ -86,6 +90,7 @@ class RoomUpgrades:
 
         await old.run(job)
         birth = made[0]
+        await self._profiles.catch_up(birth.room_id, requester, since)
         await self._succession.follow(requester.user_nid, room_id, birth.actor.room_nid)
         return birth.room_id
 

@@ -18,6 +18,7 @@ from homeserver.db.schema.accounts import account_data
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Ask, Tx, WriteTx
 from homeserver.store.changes import Kind
+from homeserver.store.open_accounts import is_open
 from homeserver.store.work import short
 
 # LIMIT(one user must not fill the disk: clients keep some tens of types, and a few for each room)
@@ -164,6 +165,8 @@ def delete_account_data(tx: WriteTx, user_nid: int, room_nid: int, type_: str) -
 
 
 def _put(tx: WriteTx, user_nid: int, room_nid: int, type_: str, content: str) -> None:
+    if not is_open(tx, user_nid):
+        return  # the account has ended meanwhile, and what was to be erased with it has been
     # At once, so that a later unit of the same transaction sees it; the position comes at the transaction's end.
     tx.insert(_PUT, [(user_nid, room_nid, type_, content, 0)])
 

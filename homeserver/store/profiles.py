@@ -14,6 +14,7 @@ from homeserver.db.schema.sync import profile_changes
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
+from homeserver.store.open_accounts import is_open
 from homeserver.store.work import short
 
 # spec: client-server-api#put_matrixclientv3profileuseridkeyname ("the total profile MUST be under 64 KiB")
@@ -36,7 +37,13 @@ _PUT = rows(profiles, "user_nid", "field", "value", keys=("user_nid", "field"), 
 _DROP = statement(
     delete(profiles).where(and_(_P.user_nid == _USER, _P.field == bindparam("the_field"))).returning(_P.field)
 )
-_ACTIVE = statement(select(1).where(and_(accounts.c.user_nid == _USER, accounts.c.deactivated == 0)))
+# A row without a field where the profile is empty, and none where there is no account.
+_OF_ACCOUNT = statement(
+    select(_P.field, _P.value)
+    .select_from(accounts.outerjoin(profiles, accounts.c.user_nid == _P.user_nid))
+    .where(and_(accounts.c.user_nid == _USER, accounts.c.deactivated == 0))
+    .order_by(_P.field)
+)
 
 _H = profile_changes.c
 _PUT_CHANGE = rows(profile_changes, "user_nid", "field", "pos", keys=("user_nid", "field"), update=("pos",))
@@ -84,10 +91,8 @@ class ProfileTooLargeError(Exception):
 
 def load_profile(tx: Tx, user_nid: int) -> dict[str, Any] | None:
     """Every field, or None where there is no such account (any more)."""
-    found = {field: _decode(value) for field, value in tx.all(_ALL, user_nid=user_nid)}
-    if not found and tx.value(_ACTIVE, user_nid=user_nid) is None:
-        return None
-    return found
+    found = tx.all(_OF_ACCOUNT, user_nid=user_nid)
+    return {field: _decode(value) for field, value in found if field is not None} if found else None
 
 
 def load_names_and_avatars(tx: Tx, user_nids: Sequence[int]) -> dict[int, dict[str, Any]]:
@@ -100,7 +105,12 @@ def load_names_and_avatars(tx: Tx, user_nids: Sequence[int]) -> dict[int, dict[s
 
 @short
 def put_field(tx: WriteTx, user_nid: int, field: str, value: Any) -> None:
-    """Set a field; nothing happens where it has that value already. Raises ProfileTooLargeError."""
+    """Set a field; nothing happens where it has that value already. Raises ProfileTooLargeError.
+
+    Nor does it where the account has ended meanwhile, as if it had been set just before that.
+    """
+    if not is_open(tx, user_nid):
+        return
     text = _encode(value).decode()
     present: dict[str, str] = dict(tx.all(_ALL, user_nid=user_nid))
     if present.get(field) == text:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
+from homeserver.accounts.types import stand_in
+from homeserver.http.client import HttpResponse
+from homeserver.http.transport import Unreachable
+from homeserver.rooms.first_invites import PATIENCE_S
 from tests.support.app import TestApp
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.identity import FakeIdentityServer, hashed
@@ -93,9 +99,9 @@ class AddressInvites(DatabaseCase):
         self.app.ok("POST", path, body, self.bob)
         self.assertEqual(self.state("m.room.member", BOB)[1]["membership"], "join")
 
-    def test_the_identity_server_tells(self) -> None:
-        self.invite()
-        bound = {
+    def bound(self) -> dict[str, Any]:
+        """What the identity server tells when the address has become bob's."""
+        return {
             "medium": "email",
             "address": "bob@example.org",
             "mxid": BOB,
@@ -110,9 +116,45 @@ class AddressInvites(DatabaseCase):
                 }
             ],
         }
-        self.app.ok("PUT", "/_matrix/federation/v1/3pid/onbind", bound)
+
+    def test_the_identity_server_tells(self) -> None:
+        self.invite()
+        self.app.ok("PUT", "/_matrix/federation/v1/3pid/onbind", self.bound())
         self.assertEqual(self.state("m.room.member", BOB)[1]["membership"], "invite")
         self.app.ok("POST", f"{V3}/rooms/{self.room}/join", {}, self.bob)
+
+    def test_a_blocked_room(self) -> None:
+        self.invite()
+        self.identity.asked.clear()
+        services, nid = self.app.app.services, self.app.app.core.interner.known_user(ALICE)
+        assert nid is not None
+        blocking = services.rooms.blocks.block(stand_in(ALICE, nid), self.room)
+        self.app.wait(Deferred.fromCoroutine(blocking))
+        self.says((403, "M_FORBIDDEN"), self.invite())
+        self.assertEqual([], self.identity.asked)
+        self.app.ok("PUT", "/_matrix/federation/v1/3pid/onbind", self.bound())
+        self.says((404, "M_NOT_FOUND"), self.state("m.room.member", BOB))
+
+    def test_a_new_room_and_an_identity_server_that_does_not_answer(self) -> None:
+        asked: list[Deferred[HttpResponse]] = []
+
+        def request(*_: Any, **__: Any) -> Deferred[HttpResponse]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        self.patch(self.identity, "request", request)
+        addresses = [{**THIRD, "address": f"{number}@example.org"} for number in range(5)]
+        call = self.app.start("POST", f"{V3}/createRoom", {"invite_3pid": addresses}, self.alice)
+        while not asked:
+            self.app.advance(0)
+        self.app.advance(PATIENCE_S)
+        self.assertEqual(200, self.app.wait(call).status)
+        # The first is waited for in the background, and the others would fare no better.
+        asked[0].errback(Unreachable("it took too long"))
+        self.app.advance(0)
+        self.assertEqual(1, len(asked))
+        logged = [event for _, event, _ in self.app.log.entries]
+        self.assertEqual(1, logged.count("address not invited"))
 
     def test_with_a_new_room(self) -> None:
         self.identity.owners["email", "bob@example.org"] = BOB

@@ -10,12 +10,14 @@ from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
 from federation.auth.select import CREATE, StateKey
+from federation.builder import Draft
 from federation.checks import AuthEvents, check_auth_events, check_state_before, lookup_of
-from federation.event import Event, parse_stored
-from federation.ids import EventId, UserId
+from federation.event import MAX_PREV_EVENTS, Event, parse_stored
+from federation.ids import EventId, RoomId, UserId
 from federation.redaction import redact
 from federation.state.resolve import resolve
 from federation.verdict import ACCEPT, Accept, Drop, Reject, SoftFail
+from homeserver.http.errors import MatrixError
 from homeserver.rooms.arrivals import (
     AlreadyHere,
     Arrival,
@@ -371,6 +373,24 @@ class Places(ArrivalCase):
         newest, state = self.head(room.room_id)
         self.assertEqual(len(newest), 1)
         self.assertIn(state[("m.room.topic", "")], {one.event_id for one in events})
+
+    def test_what_is_refused_on_many_forks_loses_none_of_them(self) -> None:
+        """The job goes on, as an upgrade does where it may not change everything."""
+        room = self.make_room("11")
+        fork, forks = list(room.head), 2 * MAX_PREV_EVENTS + 5
+        self.place(room, *(room.say(str(number), prev=fork) for number in range(forks)))
+        room_id, alice, bob = RoomId(room.room_id), UserId(user("alice")), UserId(user("bob"))
+        before = self.head(room_id)
+
+        async def job(turn: Turn) -> None:
+            with self.assertRaises(MatrixError):
+                await turn.place(Draft(room_id, "m.room.topic", bob, {"topic": "mine"}, ""))
+            await turn.place(Draft(room_id, "m.room.message", alice, {"body": "x", "msgtype": "m.text"}))
+
+        self.run_job(room_id, job)
+        newest, state = self.head(room_id)
+        self.assertEqual(forks - MAX_PREV_EVENTS + 1, len(newest))
+        self.assertEqual(before[1], state)
 
 
 @on_each_database

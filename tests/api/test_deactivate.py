@@ -11,6 +11,8 @@ from twisted.internet.defer import Deferred
 
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.errors import limit_exceeded
+from homeserver.store.account_data import load_account_data, put_account_data, put_tag
+from homeserver.store.profiles import load_fields, put_field
 from homeserver.store.pushers import load_pushers
 from homeserver.store.users import deactivate_account
 from tests.api.rooms import ALICE, BOB, V3, RoomsCase
@@ -71,6 +73,22 @@ class Departure(RoomsCase):
             )
         self.assertEqual("join", self.membership(self.joined[0], ALICE))
         self.assertEqual(404, self.app.call("GET", f"{V3}/profile/{BOB}")[0])
+
+    def test_what_comes_too_late_is_not_kept(self) -> None:
+        """A request that was let in before the account ended may write after that."""
+        core = self.app.app.core
+        bob, room_nid = core.interner.known_user(BOB), core.interner.known_room(self.joined[0])
+        assert bob is not None and room_nid is not None
+        self.app.wait(core.committer.work(put_account_data, bob, 0, "org.example.early", "{}"))
+        self.deactivate(erase=True)
+        self.app.wait(core.committer.work(put_field, bob, "displayname", "Bob"))
+        self.app.wait(core.committer.work(put_account_data, bob, 0, "org.example.late", "{}"))
+        self.app.wait(core.committer.work(put_tag, bob, room_nid, "m.favourite", {}))
+        self.assertEqual(404, self.app.call("GET", f"{V3}/profile/{BOB}")[0])
+        kept = [(0, "org.example.early"), (0, "org.example.late"), (room_nid, "m.tag")]
+        found = [self.app.wait(self.app.database.read(load_account_data, bob, *one)) for one in kept]
+        self.assertEqual([None] * 3, found)
+        self.assertEqual({}, self.app.wait(self.app.database.read(load_fields, [bob])))
 
     def test_nothing_is_pushed_any_more(self) -> None:
         pusher = {

@@ -148,6 +148,9 @@ class InviteFiltering(RoomsCase):
             {**everybody, "allowed_users": "@alice:test.example"},
             {**everybody, "ignored_servers": None},
             {"blocked_servers": ["*", 5]},
+            # Nor where somebody else's server would have more to do than it should.
+            {"blocked_servers": ["*"], "blocked_users": [f"*x{number}*" for number in range(1_000)]},
+            {"blocked_servers": ["*"], "blocked_users": ["*a" * 200 + "0000"] * 60},
         ):
             self.configure(FILTER, content)
             self.assertEqual((200, {}), self.invite(self.create()))

@@ -206,6 +206,36 @@ class ProfilesInRooms(RoomsCase):
         )
         self.app.log.entries.clear()
 
+    def test_a_name_that_changes_while_a_room_is_made(self) -> None:
+        path, body = "/createRoom", {"preset": "public_chat"}
+        room_id = self.rename_meanwhile("Bo", path, body)["room_id"]
+        self.assertEqual("Bo", self.member(room_id, BOB)["displayname"])
+        path, body = f"/rooms/{room_id}/upgrade", {"new_version": "11"}
+        successor_id = self.rename_meanwhile("Robert", path, body)["replacement_room"]
+        self.assertEqual("Robert", self.member(successor_id, BOB)["displayname"])
+
+    def rename_meanwhile(self, name: str, path: str, body: Any) -> Any:
+        """Bob makes a room, and has another name when it is stored."""
+        creator = self.app.app.services.rooms.creator
+        bear, gate, reached = creator.bear, Deferred[None](), []
+
+        async def held(*args: Any) -> None:
+            reached.append(args)
+            await gate
+            await bear(*args)
+
+        patch = self.patch(creator, "bear", held)
+        call = self.app.start("POST", f"{V3}{path}", body, self.bob)
+        while not reached:
+            self.app.advance(0)
+        self.set_name(name)
+        self.app.advance(1)
+        gate.callback(None)
+        answer = self.app.wait(call)
+        patch.restore()
+        self.assertEqual(200, answer.status, answer.json)
+        return answer.json
+
     def test_a_restricted_room_needs_nobody_to_vouch_again(self) -> None:
         club = self.create(preset="public_chat")
         rules = {"join_rule": "restricted", "allow": [{"type": "m.room_membership", "room_id": club}]}

@@ -292,30 +292,6 @@ class RemoteInvite(NetCase):
         self.assertEqual("invite", self.membership(old, "@eve:d.example"))
         self.assertEqual(403, self.invite(new, "@eve:d.example").status)
 
-    def test_with_a_new_room(self) -> None:
-        room_id = self.create(
-            self.a, self.alice, invite=[BOB, "@eve:nowhere.example"], is_direct=True, name="Us"
-        )
-        (room,) = self.sync(self.b, self.bob)["rooms"]["invite"].values()
-        content = room["invite_state"]["events"][-1]["content"]
-        self.assertEqual((True, "invite"), (content["is_direct"], content["membership"]))
-        self.assertIsNone(self.membership(room_id, "@eve:nowhere.example"))
-
-    def test_a_new_room_and_servers_that_are_away(self) -> None:
-        """Each is waited for once; whoever else is invited is, and the log says who was not."""
-        silent = self.net.stranger("silent.example")
-        silent.answers["PUT", "/_matrix/federation/"] = None
-        refusing = self.net.stranger("refusing.example")
-        refusing.answers["PUT", "/_matrix/federation/"] = lambda _: (403, {"errcode": "M_FORBIDDEN"})
-        away = [f"@{name}:silent.example" for name in ("eve", "mallory", "trent")]
-        refused = [f"@{name}:refusing.example" for name in ("peggy", "victor")]
-        room_id = self.create(self.a, self.alice, invite=[*away, *refused, BOB])
-        self.assertEqual("invite", self.membership(room_id))
-        self.assertEqual(1, len(self.net.sent("/invite/", destination="silent.example")))
-        self.assertEqual(2, len(self.net.sent("/invite/", destination="refusing.example")))
-        (fields,) = [fields for _, event, fields in self.a.log.entries if event == "not all were invited"]
-        self.assertEqual({*away, *refused}, set(fields["reasons"]))
-
     def test_an_account_that_ends(self) -> None:
         room_id = self.create(self.a, self.alice)
         self.invite(room_id)

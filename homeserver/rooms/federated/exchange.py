@@ -13,6 +13,7 @@ from federation.errors import Malformed
 from federation.ids import RoomId, ServerName, UserId, domain_of, parse_room_id, parse_user_id
 from homeserver.http.errors import MatrixError, forbidden, invalid_param
 from homeserver.http.transport import build_uri
+from homeserver.rooms.blocks import RoomBlocks
 from homeserver.rooms.federated.admission import Admission, check_acl
 from homeserver.rooms.federated.handshakes import PREFIX, Handshakes
 from homeserver.rooms.federated.remote_invites import RemoteInvites
@@ -32,6 +33,7 @@ class Exchange:
         admission: Admission,
         invites: RemoteInvites,
         handshakes: Handshakes,
+        blocks: RoomBlocks,
         server_name: str,
         is_valid: Callable[[str, str], Awaitable[bool]],
         log: Log,
@@ -41,6 +43,7 @@ class Exchange:
         self._admission = admission
         self._invites = invites
         self._handshakes = handshakes
+        self._blocks = blocks
         self._server_name = server_name
         self._log = log
 
@@ -72,6 +75,7 @@ class Exchange:
         async def draft(proof: Proof) -> Draft:
             async def job(turn: Turn) -> Draft:
                 await check_acl(turn, origin)
+                self._blocks.check_nid(turn.head.room_nid)
                 return await draft_invite(turn, room_id, user_id, proof)
 
             return await actor.run(job)
@@ -110,7 +114,11 @@ class Exchange:
             return
 
         async def accept(proof: Proof) -> None:
-            await actor.run(lambda turn: accept_offer(turn, room_id, user_id, proof))
+            async def job(turn: Turn) -> None:
+                self._blocks.check_nid(turn.head.room_nid)
+                await accept_offer(turn, room_id, user_id, proof)
+
+            await actor.run(job)
 
         await redeem(self.is_valid, proof, accept)
 

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from federation.acl import ServerAcl
+from federation import acl as acls
+from federation.acl import Globs, ServerAcl
+
+_GLOB = st.text("*?ab.", max_size=8)
 
 
 def allows(server_name: str, **content: Any) -> bool:
     return ServerAcl.parse(content).allows(server_name)
+
+
+def as_expression(glob: str) -> str:
+    """The obvious regular expression, for comparison."""
+    return "".join({"*": ".*", "?": "."}.get(char, re.escape(char)) for char in glob)
 
 
 class Acls(SynchronousTestCase):
@@ -75,3 +86,20 @@ class Acls(SynchronousTestCase):
         hostile += [f"*a*{number}?*" for number in range(2000)]
         acl = ServerAcl.parse({"allow": ["*"], "deny": hostile})
         self.assertTrue(all(acl.allows(name) for _ in range(20)))
+
+    def test_no_regular_expression_is_made_of_what_others_write(self) -> None:
+        """Some take a second to compile, and the library keeps hundreds of them."""
+        self.patch(re, "compile", lambda *_: self.fail("a regular expression"))
+        globs = Globs.compile([f"{'*a' * 200}{number:04}" for number in range(60)])
+        self.assertTrue(globs.match("a" * 200 + "0059"))
+        self.assertFalse(globs.match("a" * 199 + "0059"))
+        self.assertLess(globs.size, 200_000)
+
+    @given(st.lists(_GLOB, max_size=12), st.text("ab.", max_size=10), st.sampled_from((1, 8, 512)))
+    def test_the_verdict_of_the_obvious_matcher(self, globs: list[str], name: str, places: int) -> None:
+        usual, acls._PLACES = acls._PLACES, places  # type: ignore[misc]
+        try:
+            found = Globs.compile(globs).match(name)
+        finally:
+            acls._PLACES = usual  # type: ignore[misc]
+        self.assertEqual(any(re.fullmatch(as_expression(glob), name) for glob in globs), found)

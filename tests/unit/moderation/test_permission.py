@@ -9,6 +9,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from homeserver.moderation.types import (
     FILTER,
+    GLOB_BYTES_MOST,
+    GLOBS_MOST,
     IGNORED_USERS,
     PERMISSION,
     Invite,
@@ -90,5 +92,13 @@ class Permission(SynchronousTestCase):
         )
         for config in written:
             self.decides(permission(default=config), ALLOW, ALLOW, ALLOW)
+        many = [f"*a{number}*" for number in range(GLOBS_MOST + 1)]
+        for too_much in (many, ["*a*" * (GLOB_BYTES_MOST // 3 + 1)]):
+            self.decides(
+                permission({"blocked_users": too_much, "blocked_servers": ["*"]}), ALLOW, ALLOW, ALLOW
+            )
+        # Names cost little, so that they do not count.
+        exact = [f"@user{number}:badguys.org" for number in range(2 * GLOBS_MOST)]
+        self.decides(permission({"blocked_users": [*exact, BAD, *many[1:]]}), ALLOW, BLOCK, ALLOW)
         hostile = permission({"blocked_users": ["*a" * 100 + "b"], "allowed_servers": ["*" * 10_000]})
         self.assertIs(hostile.decide("@" + "a" * 200 + ":x.org"), ALLOW)
