@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Any, NamedTuple
 
 import msgspec
@@ -104,6 +105,11 @@ class AccountDataChanged:
     room_nid: int
     type: str
     content: str
+
+    @property
+    def weight(self) -> int:
+        """See ``Change.weight``."""
+        return getsizeof(self.content)
 
 
 class TooMuchAccountDataError(Exception):
