@@ -39,6 +39,8 @@ MAX_RULES = 2_000
 MAX_SET_BYTES = 512 * 1024
 MAX_RULE_ID_LENGTH = 255
 MAX_CONDITIONS = 50
+# LIMIT(of each event a value is looked for under every key, a step for each dot)
+MAX_KEY_LENGTH = 512
 MAX_ACTIONS = 20
 # LIMIT(matching takes time as the patterns' and the event's lengths, multiplied; 400 words of ten letters)
 MAX_PATTERN_LENGTH = 4_096
@@ -219,7 +221,9 @@ def _check_conditions(conditions: object) -> list[Any]:
             "event_property_contains",
             "sender_notification_permission",
         ):
-            _check_string(condition.get("key"), "a condition's key")
+            key = _check_string(condition.get("key"), "a condition's key")
+            if len(key) > MAX_KEY_LENGTH:
+                raise invalid_param("A condition's key is too long")
         if kind == "event_match":
             _check_string(condition.get("pattern"), "a condition's pattern")
         elif kind == "room_member_count":

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import Any, NamedTuple
 
 import msgspec
@@ -25,6 +26,10 @@ from homeserver.store.work import short
 MAX_ROWS_PER_USER = 20_000
 # LIMIT(every sync carries it: as much as a request may have, and counted as it is kept, where 1e15 is 18 characters)
 MAX_CONTENT_BYTES = 256 * 1024
+# LIMIT(a first sync carries all of it: characters of all that a user keeps; a short piece is not looked at for this,
+# as clients write most of these, and the number of rows bounds what they take)
+MAX_LENGTH_PER_USER = 16 * 1024 * 1024
+SHORT_LENGTH = 1_024
 # LIMIT(tags of a room are read and written as one)
 MAX_TAGS_PER_ROOM = 100
 
@@ -39,6 +44,7 @@ _ONE = statement(
     select(_D.content).where(and_(_D.user_nid == _USER, _D.room_nid == _ROOM, _D.type == bindparam("type")))
 )
 _COUNT = statement(select(func.count()).select_from(account_data).where(_D.user_nid == _USER))
+_LENGTH = statement(select(func.coalesce(func.sum(func.length(_D.content)), 0)).where(_D.user_nid == _USER))
 _PUT = rows(
     account_data,
     "user_nid",
@@ -106,6 +112,11 @@ class AccountDataChanged:
     type: str
     content: str
 
+    @property
+    def weight(self) -> int:
+        """See ``Change.weight``."""
+        return getsizeof(self.content)
+
 
 class TooMuchAccountDataError(Exception):
     """The user keeps as much as a user may keep."""
@@ -154,6 +165,10 @@ def put_account_data(tx: WriteTx, user_nid: int, room_nid: int, type_: str, cont
     if known is None and tx.value(_COUNT, user_nid=user_nid) >= MAX_ROWS_PER_USER:
         # What is deleted counts too, as long as there is room. A client that was away keeps it then.
         if not tx.column(_FORGET_DELETED, user_nid=user_nid):
+            raise TooMuchAccountDataError
+    grown = len(content) - len(known or "")
+    if len(content) > SHORT_LENGTH and grown > 0:
+        if tx.value(_LENGTH, user_nid=user_nid) + grown > MAX_LENGTH_PER_USER:
             raise TooMuchAccountDataError
     _put(tx, user_nid, room_nid, type_, content)
 

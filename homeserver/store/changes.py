@@ -56,13 +56,24 @@ _SKIPPED_FACT: Final = "skipped"
 
 
 class Change(NamedTuple):
-    """One durable fact. ``payload`` only in the process that wrote it."""
+    """One durable fact. ``payload`` only in the process that wrote it; its ``weight`` says what it takes where that is much."""
 
     pos: int
     kind: int
     topic: int
     ref: int
     payload: Any = None
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes the payload takes, beside a few hundred that any takes."""
+        weight: int = getattr(self.payload, "weight", 0)
+        return weight
+
+
+def weigh_json(text: bytes) -> int:
+    """About how many bytes a JSON text takes together with what is parsed of it: some for each value."""
+    return len(text) + 100 * (text.count(b",") + text.count(b"{") + text.count(b"["))
 
 
 _TAKE = statement(

@@ -121,6 +121,11 @@ class ListChanged:
     device_id: str = SIGNING_KEYS
     room_nids: list[int] = field(default_factory=list)
 
+    @property
+    def weight(self) -> int:
+        """See ``Change.weight``."""
+        return 40 * len(self.room_nids)
+
 
 class MemberMove(NamedTuple):
     """A membership that moved: the state event before (0: none) and after (0: gone)."""

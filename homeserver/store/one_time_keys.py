@@ -123,6 +123,11 @@ class KeysLeft:
     counts: Mapping[str, int] = field(default_factory=lambda: {ALWAYS_COUNTED: 0})
     unused_fallbacks: Sequence[str] = ()
 
+    @property
+    def weight(self) -> int:
+        """See ``Change.weight``: an algorithm may have any name."""
+        return 300 * (len(self.counts) + len(self.unused_fallbacks))
+
     def after(self, taken: KeysTaken) -> KeysLeft:
         """The same after a claim."""
         counts = {name: count for name, count in self.counts.items() if name != taken.algorithm}

@@ -147,6 +147,11 @@ class Relay(NamedTuple):
     json: bytes
     only_to: str | None = None
 
+    @property
+    def weight(self) -> int:
+        """See ``Change.weight``."""
+        return len(self.json)
+
 
 def relay(tx: WriteTx, event_nid: int, payload: Relay) -> None:
     """Send an event on to the servers of its room: for the server that gave it to us we are the room.

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
+from sys import getsizeof
 from typing import Any, NamedTuple, Self
 
 import msgspec
@@ -95,6 +96,11 @@ class Told:
         return cls(
             room_nid, user_nid, membership, server, event.rules.version, event.event_id, text, stripped
         )
+
+    @property
+    def weight(self) -> int:
+        """See ``Change.weight``."""
+        return getsizeof(self.event) + getsizeof(self.stripped)
 
     @property
     def depth(self) -> int:

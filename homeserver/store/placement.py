@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from federation.event import Event, EventRef
 from federation.versions import RoomRules
 from homeserver.db.tx import WriteTx
-from homeserver.store.changes import Change, Kind
+from homeserver.store.changes import Change, Kind, weigh_json
 from homeserver.store.state import Snapshot
 
 
@@ -62,6 +62,9 @@ class Mark(IntEnum):
 PAST = (Mark.HISTORY, Mark.IDLE_HISTORY)
 
 
+MOVE_BYTES = 200
+
+
 class StateMove(NamedTuple):
     """How the current state moved at one key. Where forks meet, several keys may move with one event."""
 
@@ -78,6 +81,11 @@ class StateMoved:
     """The payload of ``Kind.STATE_MOVED``: the current state moved, and no event of the timeline did it."""
 
     moves: tuple[StateMove, ...]
+
+    @property
+    def weight(self) -> int:
+        """See ``Change.weight``."""
+        return MOVE_BYTES * len(self.moves)
 
 
 class Extremity(NamedTuple):
@@ -151,6 +159,11 @@ class Placement:
     idle: bool = False  # a redaction without effect, or without one as yet
     told: bool = False  # another server tells the room's servers of it, although it is ours
     above_hole: bool = False  # the room has a timeline, and what came between it and this event is missing
+
+    @property
+    def weight(self) -> int:
+        """See ``Change.weight``."""
+        return weigh_json(self.json) + MOVE_BYTES * len(self.moves)
 
     @property
     def mark(self) -> Mark:

@@ -13,7 +13,7 @@ from homeserver.db.schema.accounts import accounts, profiles
 from homeserver.db.schema.sync import profile_changes
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.store.changes import Kind
+from homeserver.store.changes import Kind, weigh_json
 from homeserver.store.open_accounts import is_open
 from homeserver.store.work import short
 
@@ -75,6 +75,7 @@ class ProfileChanged:
     user_nid: int
     field: str
     value: Any
+    weight: int = 0  # see ``Change.weight``
 
 
 class Changed(NamedTuple):
@@ -111,7 +112,8 @@ def put_field(tx: WriteTx, user_nid: int, field: str, value: Any) -> None:
     """
     if not is_open(tx, user_nid):
         return
-    text = _encode(value).decode()
+    raw = _encode(value)
+    text = raw.decode()
     present: dict[str, str] = dict(tx.all(_ALL, user_nid=user_nid))
     if present.get(field) == text:
         return
@@ -121,7 +123,7 @@ def put_field(tx: WriteTx, user_nid: int, field: str, value: Any) -> None:
     if size > MAX_PROFILE_BYTES:
         raise ProfileTooLargeError
     tx.insert(_PUT, [(user_nid, field, text)])
-    _note(tx, ProfileChanged(user_nid, field, value))
+    _note(tx, ProfileChanged(user_nid, field, value, weigh_json(raw)))
 
 
 def drop_field(tx: WriteTx, user_nid: int, field: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from sys import getsizeof
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, bindparam, delete, func, or_, select
@@ -73,6 +74,11 @@ class Report:
     room_id: str | None = None
     event_id: str | None = None
     user_id: str | None = None
+
+    @property
+    def weight(self) -> int:
+        """See ``Change.weight``."""
+        return getsizeof(self.reason)
 
 
 class StoredReport(NamedTuple):

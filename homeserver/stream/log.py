@@ -20,6 +20,10 @@ from homeserver.store.changes import Change
 
 Subscriber = Callable[[Sequence[Change]], None]
 _POSITION: Final = attrgetter("pos")
+# LIMIT(memory: the newest changes as they usually are take some 90 MB, and somebody may make each of them large)
+BUDGET: Final = 128 * 1024 * 1024
+# What is forgotten and weighs more leaves memory at once.
+_HEAVY: Final = 16_384
 
 
 class ChangeLog:
@@ -28,11 +32,14 @@ class ChangeLog:
     ``floor`` is the position up to which changes may have been forgotten: what came after it is all here.
     """
 
-    def __init__(self, position: int, keep: int = 20_000) -> None:
+    def __init__(self, position: int, keep: int = 20_000, budget: int = BUDGET) -> None:
         self.position = position
         self.floor = position
         self._keep = keep
+        self._budget = budget
         self._recent: deque[Change] = deque()
+        self._weights: deque[int] = deque()  # of those
+        self._weight = 0  # of all of them
         # The same by topic, oldest first. There may be some before the floor, but never more than after it.
         self._topics: dict[int, list[Change]] = {}
         self._subscribers: list[tuple[Subscriber, frozenset[int] | None]] = []
@@ -43,17 +50,20 @@ class ChangeLog:
 
     def publish(self, changes: Sequence[Change]) -> None:
         """These changes are committed. What a subscriber raises (a fault of ours) is raised when all have heard of them."""
-        recent, topics = self._recent, self._topics
+        recent, topics, weights = self._recent, self._topics, self._weights
         recent.extend(changes)
         for change in changes:
+            weight = change.weight
+            weights.append(weight)
+            self._weight += weight
             known = topics.get(change.topic)
             if known is None:
                 topics[change.topic] = [change]
             else:
                 known.append(change)
         self.position = changes[-1].pos
-        while len(recent) > self._keep:
-            self._forget(recent.popleft())
+        while len(recent) > self._keep or self._weight > self._budget:
+            self._forget(recent.popleft(), weights.popleft())
         kinds = {change.kind for change in changes}
         fault: Exception | None = None
         for subscriber, concerned in self._subscribers:
@@ -65,15 +75,15 @@ class ChangeLog:
         if fault is not None:
             raise fault
 
-    def _forget(self, oldest: Change) -> None:
+    def _forget(self, oldest: Change, weight: int) -> None:
+        self._weight -= weight
         self.floor = oldest.pos
         known = self._topics[oldest.topic]
-        middle = len(known) // 2
         if known[-1].pos <= oldest.pos:
             del self._topics[oldest.topic]
-        elif known[middle].pos <= oldest.pos:
-            # At least half of them go: what it costs to move the others up is paid for by those.
-            del known[: middle + 1]
+        elif weight > _HEAVY or known[len(known) // 2].pos <= oldest.pos:
+            # At least half of them go, or much does: what it costs to move the others up is paid for by those.
+            del known[: bisect_right(known, oldest.pos, key=_POSITION)]
 
     def of_topic(self, topic: int, pos: int) -> Sequence[Change]:
         """The changes of one topic after a position that is not before the floor, oldest first."""

@@ -17,7 +17,11 @@ from homeserver.http.request import decode_json
 
 DEFAULT_LIMIT = 10
 MAX_LIMIT = 100
-_KNOWN_TYPES = 500
+_KNOWN_TYPES = 100
+# What a filter takes, about: as such, for each byte of its text, and for the types that one with wildcards was asked for.
+_PLAIN_BYTES = 4_096
+_TIMES_ITS_TEXT = 24
+_KNOWN_BYTES = 400 * _KNOWN_TYPES
 
 _Names = Annotated[list[str], msgspec.Meta(max_length=1000)]
 
@@ -145,6 +149,11 @@ class EventFilter:
     threads: bool
     everything: bool
 
+    @property
+    def globs(self) -> int:
+        """How many of its tests of types have wildcards."""
+        return sum(1 for test in (self.types, self.not_types) if test is not None and test.globs)
+
     def accepts_type(self, event_type: str) -> bool:
         if self.not_types is not None and self.not_types.fits(event_type):
             return False
@@ -194,6 +203,14 @@ class SyncFilter:
     room_account_data: EventFilter
     profile_fields: frozenset[str] = frozenset()  # the fields of profiles that are told of
     profiles_name: bytes = b"users"  # what the section of them is called
+    length: int = 0  # of its text
+
+    @property
+    def weight(self) -> int:
+        """About how many bytes it takes, with what it comes to remember."""
+        sections = (self.presence, self.account_data, self.timeline, self.state, self.ephemeral)
+        globs = sum(section.globs for section in (*sections, self.room_account_data))
+        return _PLAIN_BYTES + _TIMES_ITS_TEXT * self.length + _KNOWN_BYTES * globs
 
     @property
     def lazy(self) -> bool:
@@ -241,6 +258,7 @@ def parse_filter(text: str | bytes) -> SyncFilter:
         _compile(room.account_data),
         frozenset(wanted.ids or ()),
         b"users" if unstable is None else b"org.matrix.msc4429.users",
+        len(raw),
     )
 
 

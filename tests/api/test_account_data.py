@@ -98,6 +98,33 @@ class AccountDataEndpoints(DataCase):
         self.assertEqual([200, 200, 403], statuses)
         self.assertEqual(200, self.call("PUT", "/account_data/x0", {"again": True}).status)
 
+    def test_the_length_of_all_is_bounded(self) -> None:
+        self.patch(store, "MAX_LENGTH_PER_USER", 10_000)
+        places = ["", f"/rooms/{ROOM_ID}", "", ""]
+
+        def put(number: int, length: int) -> tuple[int, str | None]:
+            body = {"x": "y" * length}
+            answer = self.call("PUT", f"{places[number]}/account_data/x{number}", body)
+            return answer.status, answer.errcode if answer.status != 200 else None
+
+        refused = (403, "M_USER_LIMIT_EXCEEDED")
+        for number in range(3):
+            self.assertEqual((200, None), put(number, 3_000))
+        self.assertEqual(refused, put(3, 3_000))
+        self.assertEqual(404, self.call("GET", "/account_data/x3").status)
+        # What is there may be written anew, and what was taken away makes room.
+        self.assertEqual((200, None), put(0, 3_900))
+        self.assertEqual(refused, put(1, 3_900))
+        self.assertEqual((200, None), put(1, 3_000))
+        self.assertEqual((200, None), put(0, 1))
+        self.assertEqual((200, None), put(3, 3_000))
+        # Markers and tags are short, and go on.
+        self.assertEqual(refused, put(0, 1_100))
+        self.assertEqual((200, None), put(0, 900))
+        bob = self.world.token_of("bob")
+        path = "/v3/user/@bob:home.example/account_data/x"
+        self.assertEqual(200, self.world.call("PUT", path, {"x": "y" * 3_000}, bob).status)
+
     def test_what_changed_since(self) -> None:
         start = self.position()
         self.call("PUT", "/account_data/one", {"n": 1})

@@ -220,6 +220,13 @@ class Lookups(Questions):
         self.assertEqual({"n": ["n"]}, self.query)
         self.assertEqual((200, [NICK]), self.get("user", userid="@_bridge_n:a"))
         self.assertEqual({"userid": ["@_bridge_n:a"]}, self.query)
+        # A network's fields may have any name; only of application services some say for whom they ask.
+        names = {"user_id": f"@_bridge_bob:{SERVER_NAME}", "device_id": "D"}
+        self.get("location/irc", channel="#x", **names)
+        self.assertEqual({"channel": ["#x"], **{name: [value] for name, value in names.items()}}, self.query)
+        del names["device_id"]
+        self.app.ok("GET", f"{V3}/thirdparty/location/irc", None, AS_TOKEN, {"channel": "#x", **names})
+        self.assertEqual({"channel": ["#x"]}, self.query)
         for path in ("user/irc", "user?userid=@x:a", "location/unknown"):
             self.refused(self.get(path), 404, "M_NOT_FOUND")
         self.refused(self.get("user"), 400, "M_MISSING_PARAM")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from homeserver.config.schema import Registration
+from homeserver.rooms.reads import old_sync, reading
 from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
 
@@ -77,6 +78,30 @@ class Events(Case):
             self.assertTrue(answer["chunk"])
             told, start = told + self.bodies(answer), answer["end"]
         self.assertEqual(told, [str(number) for number in range(120)])
+
+    def test_much_that_is_nothing_for_them(self) -> None:
+        """What comes after it is told at once: nothing more need happen for it."""
+        self.patch(reading, "SCANNED_MOST", 4)
+        self.patch(reading, "_BATCH", 4)
+        self.patch(old_sync, "EVENTS_MOST", 3)
+        room_id = self.create()
+        self.app.ok("POST", f"{V3}/join/{room_id}", {}, self.bob)
+        ignored: Any = {"ignored_users": {"@bob:test.example": {}}}
+        path = f"{V3}/user/@alice:test.example/account_data/m.ignored_user_list"
+        self.app.ok("PUT", path, ignored, self.alice)
+        start = self.app.ok("GET", f"{V3}/events", token=self.alice)["end"]
+        for number in range(12):
+            path = f"{V3}/rooms/{room_id}/send/m.room.message/{number}"
+            self.app.ok("PUT", path, {"body": "noise", "msgtype": "m.text"}, self.bob)
+        query = {"from": start, "timeout": "30000"}
+        waits = self.app.start("GET", f"{V3}/events", token=self.alice, query=query)
+        self.app.advance(1)
+        self.assertFalse(waits.called, "there is nothing for them")
+        self.send(room_id, "told")
+        for answer in (waits, self.app.start("GET", f"{V3}/events", token=self.alice, query=query)):
+            self.app.advance(1)
+            self.assertTrue(answer.called)
+            self.assertEqual(["told"], self.bodies(self.app.wait(answer).json))
 
     def test_waiting(self) -> None:
         room_id = self.create(initial_state=[READABLE])

@@ -129,3 +129,19 @@ class Glance(TalkCase):
         self.assertEqual("join", answer["membership"])
         self.assertEqual([{"type": "org.example", "content": {"mine": True}}], answer["account_data"])
         self.assertNotIn("start", answer["messages"])
+
+    def test_what_is_kept_of_a_room_that_was_left(self) -> None:
+        """The account data are theirs: they change on without the room."""
+        room_id = self.make_room(joined=("bob",))
+        path = f"/_matrix/client/v3/user/{user('bob')}/rooms/{room_id}/account_data/org.example."
+        self.app.ok("PUT", f"{path}before", {"n": 1}, self.tokens["bob"])
+        self.app.ok("PUT", f"{path}changed", {"n": 1}, self.tokens["bob"])
+        self.app.ok("POST", self.path(room_id, "leave"), {}, self.tokens["bob"])
+        self.say("alice", room_id, "unseen")
+        self.app.ok("PUT", f"{path}changed", {"n": 2}, self.tokens["bob"])
+        self.app.ok("PUT", f"{path}after", {"n": 3}, self.tokens["bob"])
+        answer = self.ok("bob", self.path(room_id, "initialSync"))
+        self.assertEqual("leave", answer["membership"])
+        self.assertNotIn("unseen", self.bodies(answer["messages"]["chunk"]))
+        kept = {one["type"].rpartition(".")[2]: one["content"]["n"] for one in answer["account_data"]}
+        self.assertEqual({"before": 1, "changed": 2, "after": 3}, kept)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from twisted.trial.unittest import TestCase
 
+from homeserver.sync.filters import parse_filter
 from tests.support.sync import SyncApp, user_id
 
 ROOM = "!room:test.example"
@@ -166,6 +167,42 @@ class FilterTests(TestCase):
             lambda: self.app.sync(self.alice, self.since, filter=filter_id)
         )
         self.assertEqual(statements, [])
+
+    def define(self, body: dict[str, Any]) -> str:
+        path = f"/_matrix/client/v3/user/{user_id('alice')}/filter"
+        filter_id: str = self.app.ok("POST", path, body, self.alice)["filter_id"]
+        return filter_id
+
+    def statements_of(self, filter_id: str) -> int:
+        _, statements = self.app.count_statements(
+            lambda: self.app.sync(self.alice, self.since, filter=filter_id)
+        )
+        return len(statements)
+
+    def test_many_small_ones_are_kept(self) -> None:
+        found = [self.define({"room": {"rooms": [f"!{number}:x"]}}) for number in range(50)]
+        for filter_id in found:
+            self.app.sync(self.alice, self.since, filter=filter_id)
+        self.assertEqual(0, sum(self.statements_of(filter_id) for filter_id in found))
+
+    def test_large_ones_take_the_place_of_others(self) -> None:
+        """What is compiled of them takes far more than their text."""
+        small = self.define({"room": {"rooms": ["!small:x"]}})
+        self.app.sync(self.alice, self.since, filter=small)
+        self.assertEqual(0, self.statements_of(small))
+        large = small
+        for number in range(14):
+            names = [f"{number}.{name}" + "x" * 50 for name in range(1_000)]
+            large = self.define({"room": {"timeline": {"types": names}}})
+            self.app.sync(self.alice, self.since, filter=large)
+        self.assertEqual(0, self.statements_of(large))
+        self.assertNotEqual(0, self.statements_of(small))
+
+    def test_what_it_comes_to_remember_counts(self) -> None:
+        plain, one = parse_filter("{}"), parse_filter('{"room":{"state":{"types":["m.*"]}}}')
+        both = parse_filter('{"room":{"state":{"types":["m.*"],"not_types":["n.*"]}}}')
+        self.assertGreater(one.weight, plain.weight + 30_000)
+        self.assertGreater(both.weight, one.weight + 30_000)
 
 
 class LazyTests(TestCase):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 
 from homeserver.db.threads import Database
 from homeserver.http.errors import invalid_param
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
+from homeserver.store.cache import ByteLru
 from homeserver.store.filters import load_filter
 from homeserver.sync.filters import SyncFilter, parse_filter
 from homeserver.sync.types import Requester
@@ -17,7 +17,8 @@ from homeserver.sync.work import Ask
 
 # LIMIT(a connection that waits longer is one that something on the way has forgotten)
 MAX_TIMEOUT_MS = 120_000
-_KEPT_FILTERS = 2_000
+# LIMIT(memory: some 2,500 as clients have them; one may be made that takes more than a megabyte)
+_FILTER_BYTES = 16 * 1024 * 1024
 _UNSTABLE_STATE_AFTER = "org.matrix.msc4222.use_state_after"
 PRESENCE = frozenset(("online", "offline", "unavailable", "org.matrix.msc3026.busy"))
 _BODY_LIMIT_BYTES = 65_536
@@ -34,7 +35,9 @@ class SyncApi:
         self._sync = sync
         self._database = database
         self._set_presence = set_presence
-        self._filters: OrderedDict[str | tuple[int, int], SyncFilter] = OrderedDict()
+        self._filters: ByteLru[str | tuple[int, int], SyncFilter] = ByteLru(
+            _FILTER_BYTES, lambda one: one.weight
+        )
         self._no_filter = parse_filter("{}")
 
     def routes(self) -> list[Route]:
@@ -81,7 +84,7 @@ class SyncApi:
                 if len(text) > _BODY_LIMIT_BYTES:
                     raise invalid_param("The filter is too long")
                 found = parse_filter(text)
-                self._keep(text, found)
+                self._filters.put(text, found)
             return found
         return self._filters.get((requester.user_nid, _filter_id(text)))
 
@@ -92,13 +95,8 @@ class SyncApi:
             raise invalid_param("No such filter")
         found = parse_filter(stored)
         # A filter never changes, and its number is never given to another.
-        self._keep((requester.user_nid, filter_id), found)
+        self._filters.put((requester.user_nid, filter_id), found)
         return found
-
-    def _keep(self, key: str | tuple[int, int], found: SyncFilter) -> None:
-        self._filters[key] = found
-        while len(self._filters) > _KEPT_FILTERS:
-            self._filters.popitem(last=False)
 
 
 def _filter_id(text: str) -> int:

@@ -10,8 +10,10 @@ from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 
 _PREFIX = "/_matrix/client/v3/thirdparty"
-# Who asks is nothing that an application service needs to know.
-_OURS = frozenset({"access_token", "user_id", "device_id", "org.matrix.msc3202.device_id"})
+# Who asks is nothing that an application service needs to know. From everybody else fields may have the names by which
+# one says for whom it asks.
+_OURS = frozenset({"access_token"})
+_OF_APPSERVICES = _OURS | {"user_id", "device_id", "org.matrix.msc3202.device_id"}
 
 
 class ThirdPartyNetworksApi:
@@ -49,7 +51,8 @@ class ThirdPartyNetworksApi:
 
 
 def _fields(request: Request) -> Mapping[str, Sequence[str]]:
-    return {name: values for name, values in request.query.items() if name not in _OURS}
+    ours = _OURS if request.requester.appservice_id is None else _OF_APPSERVICES
+    return {name: values for name, values in request.query.items() if name not in ours}
 
 
 def _route(path: str, handler: Any, anchor: str) -> Route:

@@ -11,7 +11,7 @@ from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Auth, Route
 from homeserver.push.rulesets import MAX_RULES
-from homeserver.store.account_data import MAX_ROWS_PER_USER
+from homeserver.store.account_data import MAX_LENGTH_PER_USER, MAX_ROWS_PER_USER
 from homeserver.store.devices import MAX_DEVICES_PER_USER
 from homeserver.store.key_backups import MAX_BYTES_PER_USER
 from homeserver.store.pushers import MAX_PER_USER as MAX_PUSHERS
@@ -26,6 +26,7 @@ _FIXED: Final = (
     ("Rules for notifications", f"{MAX_RULES:,}"),
     ("Threads that are followed", f"{MAX_SUBSCRIPTIONS:,}"),
     ("Settings that apps keep here", f"{MAX_ROWS_PER_USER:,}"),
+    ("Their length", f"{MAX_LENGTH_PER_USER:,} characters"),
     ("Backups of keys", f"{MAX_BYTES_PER_USER:,} bytes"),
 )
 

@@ -15,6 +15,7 @@ from homeserver.rooms.reads.state_reads import load_room_state
 from homeserver.rooms.reads.visibility import Sights
 from homeserver.rooms.types import Requester
 from homeserver.store.account_data import AccountDatum, load_account_data_of
+from homeserver.store.changes import load_position
 from homeserver.store.client_events import join
 from homeserver.store.directory import is_published
 from homeserver.store.history import BEGINNING
@@ -50,7 +51,8 @@ def _write(tx: Tx, archive: Archive, asker: Asker, user_nid: int, limit: int) ->
         _encode(timeline_token(sight.upto)),
         start,
     )
-    kept = load_account_data_of(tx, user_nid, [sight.room_nid], sight.upto)
+    # Also of a room that they left: what they keep of it goes on without the room.
+    kept = load_account_data_of(tx, user_nid, [sight.room_nid], load_position(tx))
     return b'{"room_id":%b,"membership":%b,"messages":%b,"state":%b,"visibility":%b,"account_data":%b}' % (
         _encode(sight.room_id),
         _encode(sight.membership.word),

@@ -126,11 +126,13 @@ class OldSync:
             self._waiting[waiter] = None
             timer = None
             try:
-                found, end = await self._look(requester, room_id, since)
+                found, end, upto = await self._look(requester, room_id, since)
                 left_s = ends_s - self._clock.monotonic()
                 if found or left_s <= 0:
                     break
                 since = end
+                if end < upto and not waiter.woken.called:
+                    continue  # so much is nothing for them that not all was looked at: nobody would wake them for the rest
                 timer = self._clock.callLater(left_s, waiter.wake, False)
                 if not await waiter.woken:
                     break  # the time is up, or the server stops
@@ -146,7 +148,8 @@ class OldSync:
 
     async def _look(
         self, requester: Requester, room_id: RoomId | None, since: int
-    ) -> tuple[list[bytes], int]:
+    ) -> tuple[list[bytes], int, int]:
+        """The next events, where they end, and up to where there may be more."""
         upto = self._log.position
         if room_id is not None:
             rooms = [room_id]
@@ -165,8 +168,9 @@ class OldSync:
                 if room_id is not None:
                     raise
         if not askers:
-            return [], upto
-        return await self._database.read(_find, self._archive, askers, since, upto)
+            return [], upto, upto
+        found, end = await self._database.read(_find, self._archive, askers, since, upto)
+        return found, end, upto
 
     async def initial(self, requester: Requester, limit: int, *, archived: bool) -> AsyncIterator[bytes]:
         """The answer to ``/initialSync`` piece by piece, a room at a time: all of it need not be in memory."""

@@ -219,6 +219,10 @@ class Refusals(TestCase):
                 "M_BAD_JSON",
                 {"actions": [], "conditions": [{"kind": "event_match", "key": 1, "pattern": "x"}]},
             ),
+            (
+                "M_INVALID_PARAM",
+                {"actions": [], "conditions": [{"kind": "event_match", "key": "." * 600, "pattern": "x"}]},
+            ),
             ("M_BAD_JSON", {"actions": [], "conditions": [{"kind": "x", "pattern": 1}]}),
             ("M_MISSING_PARAM", {"actions": [], "conditions": [{"kind": "room_member_count"}]}),
             ("M_MISSING_PARAM", {"actions": [], "conditions": [{"kind": "event_property_is", "key": "x"}]}),

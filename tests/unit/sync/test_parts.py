@@ -11,12 +11,18 @@ from hypothesis import given
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase
 
+from federation.ids import EventId
 from homeserver.moderation.types import InvitePermission, parse_ignored
 from homeserver.store.account_data import AccountDataChanged
 from homeserver.store.changes import Change, Kind
 from homeserver.store.client_events import ClientEvent
-from homeserver.store.placement import Placement
+from homeserver.store.device_lists import ListChanged
+from homeserver.store.one_time_keys import KeysLeft
+from homeserver.store.outgoing import Relay
+from homeserver.store.outside import Told
+from homeserver.store.placement import Membership, Placement, StateMove, StateMoved
 from homeserver.store.receipts import PRIVATE, READ, ReceiptChange
+from homeserver.store.reports import Report
 from homeserver.store.state import empty_snapshot
 from homeserver.store.thread_subscriptions import SubscriptionChanged
 from homeserver.store.unsigned import sent_as, transaction_id
@@ -237,6 +243,58 @@ class WindowTests(SynchronousTestCase):
         for pos in range(1, 10_001):
             log.publish([Change(pos, Kind.RECEIPT, pos % 100 + 1, 1)])
         self.assertLessEqual(sum(map(len, log._topics.values())), 2 * 200)
+
+    def test_large_ones_are_forgotten_before(self) -> None:
+        log = ChangeLog(0, budget=1_000_000)
+        small = ReceiptChange(7, "@a:x", 1, READ, "", "$e", 5)
+        for pos in range(1, 201):
+            large = AccountDataChanged(1, 0, "org.example", str(pos) * 50_000)
+            log.publish(
+                [
+                    Change(2 * pos, Kind.ACCOUNT_DATA, -1, 0, large),
+                    Change(2 * pos + 1, Kind.RECEIPT, 7, 1, small),
+                ]
+            )
+        kept = [change for changes in log._topics.values() for change in changes]
+        self.assertLess(sum(change.weight for change in kept), 1_000_000)
+        self.assertIsNone(Windows(log).find(log.floor - 1, 1, (7,)))
+        topics = self.find(log, log.floor, 7).topics
+        self.assertTrue(topics[-1].account_data)
+        self.assertEqual(len(log.since(log.floor) or ()), log.position - log.floor)
+        # Small ones have as much room as before.
+        for pos in range(402, 5_402):
+            log.publish([Change(pos, Kind.RECEIPT, 7, 1, small)])
+        self.assertLess(log.floor, 402)
+
+    def test_a_commit_that_is_too_large_as_a_whole(self) -> None:
+        log = ChangeLog(0, budget=1_000)
+        large = AccountDataChanged(1, 0, "org.example", "x" * 2_000)
+        log.publish([Change(1, Kind.RECEIPT, 7, 1), Change(2, Kind.ACCOUNT_DATA, -1, 0, large)])
+        self.assertEqual((2, 2, []), (log.position, log.floor, log.since(2)))
+        log.publish([Change(3, Kind.RECEIPT, 7, 1)])
+        self.assertEqual([3], [change.pos for change in log.since(2) or ()])
+
+    def test_what_others_make_large_has_its_weight(self) -> None:
+        nowhere = empty_snapshot(7)
+        event: Any = None
+        text = "x" * 50_000
+        move = StateMove(1, 2, 3)
+        payloads: list[Any] = [
+            Placement(event, text.encode(), 70, 7, 11, None, 1, nowhere, nowhere),
+            # Few bytes that are many objects.
+            Placement(event, b"[" + b"{}," * 1_000 + b"]", 70, 7, 11, None, 1, nowhere, nowhere),
+            Placement(event, b"{}", 70, 7, 11, None, 1, nowhere, nowhere, moves=(move,) * 1_000),
+            StateMoved((move,) * 1_000),
+            AccountDataChanged(1, 0, "org.example", text),
+            ListChanged(1, "DEVICE", [7] * 2_000),
+            KeysLeft(1, {str(number): 1 for number in range(1_000)}),
+            Relay(EventId("$e"), 7, "@a:x", text.encode()),
+            Told(7, 1, Membership.INVITE, "x", "11", "$e", "{}", text),
+            Report(1, 5, text),
+        ]
+        for payload in payloads:
+            self.assertGreater(Change(1, Kind.EVENT, 7, 1, payload).weight, 49_999, payload)
+        self.assertEqual(0, Change(1, Kind.RECEIPT, 7, 1).weight)
 
     @given(
         st.lists(
