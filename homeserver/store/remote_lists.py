@@ -51,7 +51,11 @@ _DEVICES = statement(
     .where(any_of(_D.user_nid, "user_nids"))
     .order_by(_D.user_nid, _D.device_id)
 )
-_COUNT = statement(select(func.count()).where(_D.user_nid == bindparam("user_nid")))
+_OTHERS = statement(
+    select(func.count()).where(
+        and_(_D.user_nid == bindparam("user_nid"), _D.device_id != bindparam("device_id"))
+    )
+)
 _PUT_DEVICE = rows(
     remote_devices,
     "user_nid",
@@ -155,17 +159,22 @@ def apply_update(tx: WriteTx, change: Update) -> bool:
     if not known.stale and known.stream_id and change.stream_id <= known.stream_id:
         return True  # said before
     follows = bool(change.prev_ids) and all(prev <= known.stream_id for prev in change.prev_ids)
-    if known.stale or not known.stream_id or not follows:
+    if known.stale or not known.stream_id or not follows or not _has_room(tx, change):
         tx.run(_MARK, of_user=user_nid)
         note_list_change(tx, user_nid, [""], keep=1)
         return False
     if change.device is None:
         tx.run(_DROP_DEVICE, of_user=user_nid, the_device=change.device_id)
-    elif tx.value(_COUNT, user_nid=user_nid) < MAX_DEVICES:
+    else:
         tx.insert(_PUT_DEVICE, [tuple(change.device)])
     tx.run(_MOVE, of_user=user_nid, new_id=change.stream_id)
     note_list_change(tx, user_nid, [""], keep=1)
     return True
+
+
+def _has_room(tx: Tx, change: Update) -> bool:
+    others = tx.value(_OTHERS, user_nid=change.user_nid, device_id=change.device_id)
+    return change.device is None or others < MAX_DEVICES
 
 
 def apply_signing_keys(tx: WriteTx, user_nid: int, keys: Sequence[SigningKey]) -> None:
