@@ -117,8 +117,12 @@ class Outbox:
         return is_open or bool(self.queue) or (self.behind and not self.told >= self.passed < self.missed)
 
     def rest(self) -> None:
-        """Where nothing waits, it knows everything that was looked at."""
-        if self.pending is None and not self.behind and not self.queue:
+        """Where nothing waits, it knows everything that was looked at.
+
+        Changes of keys have no row: after a restart they are found again by looking at what comes after ``told``.
+        """
+        untold_keys = self.devices or self.changed or self.left
+        if self.pending is None and not self.behind and not self.queue and not untold_keys:
             self.told = max(self.told, self.passed)
 
     # --- how a transaction ended ---------------------------------------------------------------------------

@@ -426,7 +426,7 @@ def build_encryption(core: Core, peering: Peering, tasks: TaskGroup, facts: Stat
         KeyUploads(worker),
         KeyQueries(server_name, database, worker, interner, index, remote),
         CrossSigning(database, worker, interner),
-        ToDeviceMessages(server_name, worker, interner, clock, around.entropy),
+        ToDeviceMessages(server_name, worker, interner, clock, around.entropy, around.log),
         news,
         KeyEdus(server_name, remote, database, worker, interner, index, clock, around.log),
         KeyBackups(database, worker, interner),

@@ -7,13 +7,14 @@ To keep who knows whom private, a viewer sees on somebody's keys the signatures 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
+from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
-from homeserver.e2ee.types import UserKeys
+from homeserver.e2ee.types import Found, UserKeys, Wanted
 from homeserver.store.cross_signing import (
     USAGES,
     USER_SIGNING,
@@ -26,6 +27,9 @@ from homeserver.store.device_keys import load_device_keys
 from homeserver.store.remote_lists import RemoteDevice, load_remote_devices
 
 decode = msgspec.json.Decoder().decode
+# Users that are read at a time: nobody else waits for the rest of a large request, and no more keys are in memory that the
+# answer may have no room for.
+USERS_AT_ONCE = 100
 
 
 class Viewer(NamedTuple):
@@ -33,6 +37,20 @@ class Viewer(NamedTuple):
 
     user_nid: int = 0
     user_id: str = ""
+
+
+Load = Callable[[Tx, Mapping[int, str], Viewer], dict[int, UserKeys]]
+
+
+async def read_keys(
+    database: Database, load: Load, names: Mapping[int, str], viewer: Viewer, wanted: Wanted, found: Found
+) -> None:
+    """Add what is kept of users to what was found; ``load`` is one of the two below."""
+    known = list(names.items())
+    for start in range(0, len(known), USERS_AT_ONCE):
+        some = dict(known[start : start + USERS_AT_ONCE])
+        for nid, keys in (await database.read(load, some, viewer)).items():
+            found.add(some[nid], keys.only(wanted[some[nid]]))
 
 
 def load_local(tx: Tx, names: Mapping[int, str], viewer: Viewer) -> dict[int, UserKeys]:
@@ -43,8 +61,8 @@ def load_local(tx: Tx, names: Mapping[int, str], viewer: Viewer) -> dict[int, Us
         keys = decode(device.json)
         _sign(keys, names, signatures.get((device.user_nid, device.device_id), ()), viewer)
         found[device.user_nid].devices[device.device_id] = with_name(keys, device.display_name)
-    for user_nid, by_usage in load_signing_keys(tx, names).items():
-        found[user_nid].signing = build_signing(by_usage, names, signatures, viewer)
+        found[device.user_nid].size += len(device.json)
+    _add_signing(tx, found, names, signatures, viewer)
     return found
 
 
@@ -53,10 +71,21 @@ def load_kept(tx: Tx, names: Mapping[int, str], viewer: Viewer) -> dict[int, Use
     found = {nid: UserKeys() for nid in names}
     for device in load_remote_devices(tx, names):
         found[device.user_nid].devices[device.device_id] = foreign_device(device)
-    signatures = load_signatures(tx, names)
+        found[device.user_nid].size += len(device.json)
+    _add_signing(tx, found, names, load_signatures(tx, names), viewer)
+    return found
+
+
+def _add_signing(
+    tx: Tx,
+    found: Mapping[int, UserKeys],
+    names: Mapping[int, str],
+    signatures: Mapping[tuple[int, str], Sequence[Signature]],
+    viewer: Viewer,
+) -> None:
     for user_nid, by_usage in load_signing_keys(tx, names).items():
         found[user_nid].signing = build_signing(by_usage, names, signatures, viewer)
-    return found
+        found[user_nid].size += sum(len(one.key) for one in by_usage.values())
 
 
 def foreign_device(device: RemoteDevice) -> dict[str, Any]:

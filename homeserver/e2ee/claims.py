@@ -70,7 +70,10 @@ class ClaimDesk:
         self._asked = self._left = bool(self._waiting)
         return found
 
-    def _answer(self, outcome: Answer | Failure, batch: Sequence[_Claim]) -> None:
+    def _answer(self, outcome: Answer | Failure, batch: list[_Claim]) -> None:
+        if isinstance(outcome, Failure) and not batch:
+            # It failed before it began: so did those who would have been in it, or they would wait for ever.
+            self._gather(batch)
         if self._left:
             self._left = False
             self._ask()

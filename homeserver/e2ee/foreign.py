@@ -14,7 +14,7 @@ from homeserver.e2ee.assembly import decode, foreign_device
 from homeserver.e2ee.shapes import foreign_device_keys, foreign_one_time_key, foreign_signing_key
 from homeserver.e2ee.types import UserKeys
 from homeserver.store.cross_signing import MASTER, SELF_SIGNING, SigningKey
-from homeserver.store.remote_lists import MAX_DEVICES, RemoteDevice
+from homeserver.store.remote_lists import MAX_DEVICES, RemoteDevice, believed
 
 _MAX_NAME = 255
 _FOREIGN_USAGES = (MASTER, SELF_SIGNING)
@@ -32,7 +32,8 @@ class Listed:
     def keys(self) -> UserKeys:
         """As a client is told."""
         devices = {one.device_id: foreign_device(one) for one in self.devices}
-        return UserKeys(devices, {one.usage: decode(one.key) for one in self.signing})
+        size = sum(len(one.json) for one in self.devices) + sum(len(one.key) for one in self.signing)
+        return UserKeys(devices, {one.usage: decode(one.key) for one in self.signing}, size)
 
 
 def parse_query(answer: Mapping[str, Any], user_id: str, user_nid: int) -> Listed:
@@ -47,7 +48,7 @@ def parse_query(answer: Mapping[str, Any], user_id: str, user_nid: int) -> Liste
         foreign_signing_key(_at(answer.get(f"{usage}_keys"), user_id), user_id, usage, user_nid)
         for usage in _FOREIGN_USAGES
     ]
-    return Listed(devices, [one for one in signing if one is not None])
+    return Listed(believed(devices), [one for one in signing if one is not None])
 
 
 def parse_list(answer: Mapping[str, Any], user_id: str, user_nid: int) -> Listed | None:
@@ -68,7 +69,7 @@ def parse_list(answer: Mapping[str, Any], user_id: str, user_nid: int) -> Listed
     signing = [
         foreign_signing_key(answer.get(f"{usage}_key"), user_id, usage, user_nid) for usage in _FOREIGN_USAGES
     ]
-    return Listed(list(devices.values()), [one for one in signing if one is not None], stream_id)
+    return Listed(believed(list(devices.values())), [one for one in signing if one is not None], stream_id)
 
 
 def read_device(user_id: str, user_nid: int, device_id: str, keys: Any, name: Any) -> RemoteDevice | None:

@@ -19,7 +19,7 @@ from federation.errors import Malformed
 from federation.ids import domain_of, parse_user_id
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
-from homeserver.e2ee.assembly import Viewer, load_local
+from homeserver.e2ee.assembly import Viewer, load_local, read_keys
 from homeserver.e2ee.claims import ClaimDesk
 from homeserver.e2ee.shapes import is_name, public_key_of
 from homeserver.e2ee.types import Claims, Found, FoundKeys, RemoteKeys, Requester, UserKeys, Wanted
@@ -34,8 +34,6 @@ from homeserver.stream.index import MembershipIndex
 # LIMIT(clients ask for some hundred at a time; each user may have many devices)
 MAX_USERS = 5_000
 MAX_CLAIMS = 5_000
-# Users that are read at a time: nobody else waits for the rest of a large request.
-_USERS_AT_ONCE = 500
 
 
 class KeyQueries:
@@ -60,16 +58,20 @@ class KeyQueries:
     # --- for clients ---------------------------------------------------------------------------------------------
 
     async def query(self, requester: Requester, wanted: Wanted, timeout_s: float) -> Found:
-        """The keys of users, as the requester may see them. 413 where there are too many of them."""
+        """The keys of users, as the requester may see them. 413 where there are too many of them.
+
+        Where it is their keys that are too many, some of the largest lists are left out and their servers named.
+        """
         if len(wanted) > MAX_USERS:
             raise too_large(f"More than {MAX_USERS} users in one request")
         local, remote = self._split(wanted)
         found = Found()
         if remote:
-            found = await self._remote.query({name: wanted[name] for name in remote}, timeout_s)
+            theirs = {name: wanted[name] for name in remote}
+            found = await self._remote.query(requester.user_id, theirs, timeout_s)
             await self._add_signatures(requester, found)
         viewer = Viewer(requester.user_nid, requester.user_id)
-        found.users.update(await self._local({name: wanted[name] for name in local}, viewer))
+        await self._add_local({name: wanted[name] for name in local}, viewer, found)
         return found
 
     async def _add_signatures(self, requester: Requester, found: Found) -> None:
@@ -92,7 +94,7 @@ class KeyQueries:
                 # spec: client-server-api#key-and-signature-security
                 by_user = {**master.get("signatures", {}), requester.user_id: own}
                 signed = {**master, "signatures": by_user}
-                found.users[user_id] = UserKeys(keys.devices, {**keys.signing, MASTER: signed})
+                found.users[user_id] = UserKeys(keys.devices, {**keys.signing, MASTER: signed}, keys.size)
 
     async def claim(self, claims: Claims, timeout_s: float) -> FoundKeys:
         """A key for each device that has one. 413 where there are too many of them."""
@@ -127,7 +129,9 @@ class KeyQueries:
     async def query_local(self, wanted: Wanted) -> dict[str, UserKeys]:
         """The keys of our users, as another server may see them."""
         local, _ = self._split(wanted)
-        return await self._local({name: wanted[name] for name in local}, Viewer())
+        found = Found()
+        await self._add_local({name: wanted[name] for name in local}, Viewer(), found)
+        return found.users
 
     async def claim_local(self, claims: Claims) -> dict[str, dict[str, dict[str, Any]]]:
         """A key for each of our devices that has one: by user, device and name."""
@@ -160,14 +164,9 @@ class KeyQueries:
         nid = (await self._accounts([user_id])).get(user_id)
         return (0, UserKeys()) if nid is None else await self._database.read(_load_list, nid, user_id)
 
-    async def _local(self, wanted: Wanted, viewer: Viewer) -> dict[str, UserKeys]:
-        known = list((await self._accounts(list(wanted))).items())
-        answer: dict[str, UserKeys] = {}
-        for start in range(0, len(known), _USERS_AT_ONCE):
-            names = {nid: user_id for user_id, nid in known[start : start + _USERS_AT_ONCE]}
-            found = await self._database.read(load_local, names, viewer)
-            answer.update((names[nid], keys.only(wanted[names[nid]])) for nid, keys in found.items())
-        return answer
+    async def _add_local(self, wanted: Wanted, viewer: Viewer, found: Found) -> None:
+        names = {nid: user_id for user_id, nid in (await self._accounts(list(wanted))).items()}
+        await read_keys(self._database, load_local, names, viewer, wanted, found)
 
     async def _accounts(self, user_ids: Sequence[str]) -> Mapping[str, int]:
         """Those of the users who have an account here."""

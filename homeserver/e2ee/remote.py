@@ -4,14 +4,18 @@
    before it was asked for: then the owner's server had to tell us of every change. Decided anew for each question.
 2. One question about a user is under way at a time; who asks meanwhile gets its answer: the same ``UserKeys``, which MUST
    NOT be changed.
-3. What a server says counts only for its own users, and only in the specified shape.
+3. As names of servers cost nothing, a user of ours has some questions under way at a time, and no answer may be larger
+   than honest ones are. What has arrived is held as far as there is room for it in the answer to the client.
+4. What a server says counts only for its own users, and only in the specified shape.
 
 # spec: server-server-api#device-management
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -20,15 +24,17 @@ from federation.errors import RemoteError
 from federation.ids import ServerName, domain_of
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.e2ee.assembly import Viewer, load_kept
+from homeserver.e2ee.assembly import Viewer, load_kept, read_keys
 from homeserver.e2ee.foreign import Listed, parse_claimed, parse_list, parse_query
+from homeserver.e2ee.shapes import MAX_ONE_TIME_KEY_BYTES
 from homeserver.e2ee.types import Claims, Found, FoundKeys, UserKeys, Wanted
 from homeserver.http.transport import Unreachable, build_uri
 from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock, sleep
 from homeserver.runtime.log import Log
+from homeserver.runtime.slots import Full, Slots
 from homeserver.runtime.tasks import TaskGroup, all_of
-from homeserver.store.device_lists import JoinedSince, load_joined_since
+from homeserver.store.device_lists import MAX_LIST_LENGTH, JoinedSince, load_joined_since
 from homeserver.store.ids import Interner
 from homeserver.store.remote_lists import Fetched, RemoteList, load_remote_lists, store_list
 from homeserver.store.work import Worker
@@ -40,12 +46,54 @@ _V1 = "/_matrix/federation/v1/user"
 RESYNCS_MOST = 100
 # So that no answer is larger than what is taken.
 USERS_A_QUESTION = 250
+# LIMIT(questions under way, and of those for one user of ours; what waits; what of that is for one user of ours)
+# Where a large room is asked about for the first time, dozens of servers may not answer: they are not to take every place
+# of a question until its time is up.
+QUESTIONS_AT_ONCE = 500
+QUESTIONS_EACH = 50
+_WAITING = 5_000
+_WAITING_EACH = 500
 # So that nobody waits long for the writer.
 LISTS_A_UNIT = 50
 RESYNC_WAITS_S = (2.0, 10.0, 60.0, 600.0)
 RESYNC_TIMEOUT_S = 30.0
+# LIMIT(an answer: the longest list that is kept, and of each user a hundred devices; of a claim a key of each device)
 _ANSWER_MOST_BYTES = 16 * 1024 * 1024
+_LIST_BYTES = MAX_LIST_LENGTH + 256 * 1024
+_USER_BYTES = 64 * 1024
+_CLAIM_BYTES = 64 * 1024
+_KEY_BYTES = 2 * MAX_ONE_TIME_KEY_BYTES
 Failure = dict[str, Any]
+
+
+@dataclass(slots=True)
+class _Asking:
+    """What one client waits for; ``questions`` are those that are not asked yet."""
+
+    asker: str
+    wanted: Wanted
+    timeout_s: float
+    found: Found
+    questions: deque[tuple[ServerName, Sequence[str]]] = field(default_factory=deque)
+    answers: dict[str, Deferred[UserKeys | Failure]] = field(default_factory=dict)  # by user
+
+    def expect(self, user_id: str) -> None:
+        """An answer is to come. What it says is held only where there is room for it."""
+        answer: Deferred[UserKeys | Failure] = Deferred()
+        self.answers[user_id] = answer
+        answer.addCallback(self._note, user_id)
+
+    def _note(self, answer: UserKeys | Failure, user_id: str) -> None:
+        if not isinstance(answer, UserKeys):
+            self.found.failures[domain_of(user_id)] = answer
+        elif answer.devices or answer.signing:
+            self.found.add(user_id, answer.only(self.wanted[user_id]))
+
+    def give_up(self, failure: Failure) -> None:
+        """Wait for nothing more."""
+        self.questions.clear()
+        for answer in self.answers.values():
+            _give(answer, failure)
 
 
 class RemoteLists:
@@ -72,67 +120,73 @@ class RemoteLists:
         self._tasks = tasks
         self._clock = clock
         self._log = log
+        self._places = Slots(QUESTIONS_AT_ONCE, QUESTIONS_EACH, _WAITING, _WAITING_EACH)
         self._asked: dict[str, list[Deferred[UserKeys | Failure]]] = {}
         self._resyncing: set[str] = set()
 
     # --- device lists ----------------------------------------------------------------------------------------------
 
-    async def query(self, wanted: Wanted, timeout_s: float) -> Found:
-        """Device lists, kept or asked for."""
+    async def query(self, asker: str, wanted: Wanted, timeout_s: float) -> Found:
+        """Device lists, kept or asked for on behalf of a user of ours."""
         nids = await self._interner.find_users(wanted)
         found = Found()
         kept = await self._kept(nids) if nids else {}
-        for user_id, keys in kept.items():
-            found.users[user_id] = keys.only(wanted[user_id])
-        missing = [user_id for user_id in wanted if user_id not in kept]
-        waiting: list[tuple[str, Deferred[UserKeys | Failure]]] = []
-        fresh: dict[ServerName, list[str]] = {}
-        for user_id in missing:
-            if user_id not in self._asked:
-                self._asked[user_id] = []
-                fresh.setdefault(domain_of(user_id), []).append(user_id)
-            answer: Deferred[UserKeys | Failure] = Deferred()
-            self._asked[user_id].append(answer)
-            waiting.append((user_id, answer))
-        for server_name, user_ids in fresh.items():
-            for start in range(0, len(user_ids), USERS_A_QUESTION):
-                some = user_ids[start : start + USERS_A_QUESTION]
-                # As a task: whoever asked first may go away, and others wait for the same answer.
-                self._tasks.spawn("ask for device lists", self._ask(server_name, some, timeout_s))
-        for user_id, answer in waiting:
-            keys_or_failure = await self._within(answer, timeout_s)
-            if isinstance(keys_or_failure, UserKeys):
-                if keys_or_failure.devices or keys_or_failure.signing:
-                    found.users[user_id] = keys_or_failure.only(wanted[user_id])
-            else:
-                found.failures[domain_of(user_id)] = keys_or_failure
+        await read_keys(self._database, load_kept, kept, Viewer(), wanted, found)
+        known = set(kept.values())
+        missing = [user_id for user_id in wanted if user_id not in known]
+        if missing:
+            await self._ask_all(_Asking(asker, wanted, timeout_s, found), missing)
         return found
 
-    async def _within(self, answer: Deferred[UserKeys | Failure], timeout_s: float) -> UserKeys | Failure:
-        """An answer that somebody may have asked for with more patience."""
-        if answer.called:
-            return await answer
+    async def _ask_all(self, asking: _Asking, missing: Sequence[str]) -> None:
+        by_server: dict[ServerName, list[str]] = {}
+        for user_id in missing:
+            by_server.setdefault(domain_of(user_id), []).append(user_id)
+            asking.expect(user_id)
+        for server_name, user_ids in by_server.items():
+            for start in range(0, len(user_ids), USERS_A_QUESTION):
+                asking.questions.append((server_name, user_ids[start : start + USERS_A_QUESTION]))
+        for _ in range(min(len(asking.questions), QUESTIONS_EACH)):
+            self._tasks.spawn("ask some servers", self._ask_in_turn(asking))
+        # Some of it others may have asked for with more patience.
         late = _failure("M_UNREACHABLE", "The server did not answer in time")
-        timer = self._clock.callLater(timeout_s, _give, answer, late)
+        timer = self._clock.callLater(asking.timeout_s, asking.give_up, late)
         try:
-            return await answer
+            await all_of(list(asking.answers.values()))
         finally:
+            asking.questions.clear()
             if timer.active():
                 timer.cancel()
 
-    async def _kept(self, nids: Mapping[str, int]) -> dict[str, UserKeys]:
-        """The lists that are kept and good."""
+    async def _ask_in_turn(self, asking: _Asking) -> None:
+        """Ask one question after the other, as long as somebody waits for the answers."""
+        while asking.questions and not self._tasks.stopped:
+            try:
+                async with self._places.place(asking.asker):
+                    await self._ask_next(asking)
+            except Full:
+                asking.give_up(_failure("M_LIMIT_EXCEEDED", "Too many questions wait to be asked"))
+
+    async def _ask_next(self, asking: _Asking) -> None:
+        if not asking.questions:
+            return
+        server_name, user_ids = asking.questions.popleft()
+        fresh = [user_id for user_id in user_ids if user_id not in self._asked]
+        for user_id in user_ids:
+            self._asked.setdefault(user_id, []).append(asking.answers[user_id])
+        if fresh:
+            # As a task: whoever asked first may go away, and others wait for the same answer.
+            await self._tasks.spawn("ask for device lists", self._ask(server_name, fresh, asking.timeout_s))
+
+    async def _kept(self, nids: Mapping[str, int]) -> dict[int, str]:
+        """Those whose lists are kept and good."""
         lists, joined = await self._database.read(_load_standing, sorted(nids.values()))
         shared = self._by_user(joined)
-        good = {
+        return {
             nid: user_id
             for user_id, nid in nids.items()
             if nid in lists and not lists[nid].stale and self._follows(lists[nid], shared.get(nid, ()))
         }
-        if not good:
-            return {}
-        found = await self._database.read(load_kept, good, Viewer())
-        return {good[nid]: keys for nid, keys in found.items()}
 
     @staticmethod
     def _by_user(joined: Sequence[JoinedSince]) -> dict[int, list[JoinedSince]]:
@@ -175,7 +229,7 @@ class RemoteLists:
                 f"{_V1}/keys/query",
                 content,
                 timeout_s=timeout_s,
-                max_bytes=_ANSWER_MOST_BYTES,
+                max_bytes=min(_ANSWER_MOST_BYTES, _LIST_BYTES + _USER_BYTES * len(user_ids)),
                 insist=False,
             )
         except (RemoteError, Unreachable) as error:
@@ -231,7 +285,7 @@ class RemoteLists:
                 "GET",
                 build_uri(f"{_V1}/devices", user_id),
                 timeout_s=RESYNC_TIMEOUT_S,
-                max_bytes=_ANSWER_MOST_BYTES,
+                max_bytes=_LIST_BYTES + _USER_BYTES,
             )
         except (RemoteError, Unreachable) as error:
             self._log.debug("a device list could not be fetched", server=domain_of(user_id), error=str(error))
@@ -265,6 +319,7 @@ class RemoteLists:
         timeout_s: float,
         found: FoundKeys,
     ) -> None:
+        keys = sum(len(by_device) for by_device in wanted.values())
         try:
             answer = await self._peers.ask(
                 server_name,
@@ -272,7 +327,7 @@ class RemoteLists:
                 f"{_V1}/keys/claim",
                 {"one_time_keys": wanted},
                 timeout_s=timeout_s,
-                max_bytes=_ANSWER_MOST_BYTES,
+                max_bytes=min(_ANSWER_MOST_BYTES, _CLAIM_BYTES + _KEY_BYTES * keys),
                 insist=False,
             )
         except (RemoteError, Unreachable) as error:

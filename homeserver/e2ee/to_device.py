@@ -16,18 +16,13 @@ from federation.errors import Malformed
 from federation.ids import domain_of, parse_user_id
 from homeserver.e2ee.shapes import is_name
 from homeserver.e2ee.types import Requester
-from homeserver.http.errors import (
-    bad_json,
-    invalid_param,
-    limit_exceeded,
-    too_large,
-    unknown_token,
-)
+from homeserver.http.errors import bad_json, invalid_param, too_large, unknown_token
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
+from homeserver.runtime.log import Log
 from homeserver.store.device_life import NoDeviceError
 from homeserver.store.ids import Interner
-from homeserver.store.to_device import Batch, OutboxFullError, Outgoing, ToDevice, send_batch
+from homeserver.store.to_device import Batch, Outgoing, ToDevice, send_batch
 from homeserver.store.work import Worker
 
 # LIMIT(a message is a key or a signal; clients send some hundred bytes)
@@ -45,13 +40,14 @@ class ToDeviceMessages:
     """Sends messages for clients."""
 
     def __init__(
-        self, server_name: str, worker: Worker, interner: Interner, clock: Clock, entropy: Entropy
+        self, server_name: str, worker: Worker, interner: Interner, clock: Clock, entropy: Entropy, log: Log
     ) -> None:
         self._server_name = server_name
         self._worker = worker
         self._interner = interner
         self._clock = clock
         self._entropy = entropy
+        self._log = log
 
     async def send(self, requester: Requester, event_type: str, txn_id: str, messages: Messages) -> None:
         """Send messages by user and device (``*``: all devices of the user)."""
@@ -82,11 +78,14 @@ class ToDeviceMessages:
             self._outgoing(requester.user_id, event_type, remote),
         )
         try:
-            await self._worker.work(send_batch, batch)
+            full = await self._worker.work(send_batch, batch)
         except NoDeviceError:
             raise unknown_token() from None
-        except OutboxFullError as full:
-            raise limit_exceeded(60_000, f"Too much waits for {full} already") from None
+        for destination in full:
+            # Nobody is told: the sender could do nothing about it, and whoever is to have the others has them.
+            self._log.info(
+                "messages to devices are dropped: too many wait for their server", destination=destination
+            )
 
     def _outgoing(
         self, sender: str, event_type: str, remote: Mapping[str, Mapping[str, Mapping[str, Any]]]

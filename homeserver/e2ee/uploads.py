@@ -13,7 +13,7 @@ from homeserver.db.tx import WriteTx
 from homeserver.e2ee.shapes import check_device_keys, check_one_time_keys
 from homeserver.e2ee.types import Requester
 from homeserver.http.errors import forbidden, invalid_param, too_large, unknown_token
-from homeserver.store.device_keys import put_device_keys
+from homeserver.store.device_keys import ListTooLongError, put_device_keys
 from homeserver.store.device_life import NoDeviceError
 from homeserver.store.one_time_keys import (
     KeyExistsError,
@@ -66,6 +66,8 @@ def upload_errors() -> Iterator[None]:
         raise invalid_param(f"One time key {error} already exists, and is another one") from None
     except TooManyKeysError:
         raise too_large("These are more keys than a device may have") from None
+    except ListTooLongError:
+        raise too_large("The devices of this account have too many keys: log some out") from None
 
 
 def _keys_of(body: Mapping[str, Any], name: str) -> list[NewKey]:

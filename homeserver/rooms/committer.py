@@ -205,12 +205,13 @@ class Committer:
         while self._waiting and (not batch or weight + self._waiting[0].weight <= BATCH_EVENTS):
             item = self._waiting.popleft()
             self._weight -= item.weight
+            if item.gather is not None:
+                # Before anything is said of it: who gathers learns by this for whom the answer is, a failure too.
+                item.args = (item.gather(),)
             if item.is_void:
                 self._fail([item], _void())
                 continue
             weight += item.weight
-            if item.gather is not None:
-                item.args = (item.gather(),)
             batch.append(item)
         return batch
 

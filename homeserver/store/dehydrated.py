@@ -64,7 +64,7 @@ def load_dehydrated(tx: Tx, user_nid: int) -> Dehydrated | None:
 def put_dehydrated(tx: WriteTx, new: NewDehydrated) -> None:
     """Keep a dehydrated device in place of the one that there was.
 
-    Raises NoDeviceError, DeviceInUseError and what ``add_device`` and ``put_one_time_keys`` raise.
+    Raises NoDeviceError, DeviceInUseError and what ``add_device``, ``put_device_keys`` and ``put_one_time_keys`` raise.
     """
     device = new.device
     check_alive(tx, device.user_nid, new.by_nid)

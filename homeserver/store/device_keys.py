@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import and_, bindparam, delete, func, select
 
 from homeserver.db.schema.accounts import devices
 from homeserver.db.schema.e2ee import dehydrated_devices, device_keys, device_transactions, to_device
@@ -19,12 +19,17 @@ from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.cross_signing import drop_signatures_of_devices, drop_signatures_on, say_the_same
 from homeserver.store.device_life import check_alive
-from homeserver.store.device_lists import note_list_change
+from homeserver.store.device_lists import MAX_LIST_LENGTH, note_list_change
 from homeserver.store.one_time_keys import drop_one_time_keys
 
 _K = device_keys.c
 _ONE = statement(select(_K.json).where(_K.device_nid == bindparam("device_nid")))
 _PUT = rows(device_keys, "device_nid", "user_nid", "json", keys=("device_nid",), update=("json",))
+_OTHERS = statement(
+    select(func.coalesce(func.sum(func.length(_K.json)), 0)).where(
+        and_(_K.user_nid == bindparam("user_nid"), _K.device_nid != bindparam("device_nid"))
+    )
+)
 _OF_USERS = statement(
     select(_K.user_nid, _K.device_nid, devices.c.device_id, devices.c.display_name, _K.json)
     .select_from(device_keys.join(devices, devices.c.nid == _K.device_nid))
@@ -40,6 +45,10 @@ _DROP_TRANSACTIONS = statement(
 _DROP_DEHYDRATED = statement(
     delete(dehydrated_devices).where(any_of(dehydrated_devices.c.device_nid, "nids"))
 )
+
+
+class ListTooLongError(Exception):
+    """The keys of all of the user's devices would be too much for whoever asks for them."""
 
 
 class DeviceKeys(NamedTuple):
@@ -64,11 +73,14 @@ def load_device_keys(tx: Tx, user_nids: Collection[int]) -> list[DeviceKeys]:
 
 
 def put_device_keys(tx: WriteTx, user_nid: int, device_nid: int, keys: str) -> bool:
-    """Store a device's identity keys; whether they are new. Raises NoDeviceError."""
+    """Store a device's identity keys; whether they are new. Raises NoDeviceError and ListTooLongError."""
     device_id = check_alive(tx, user_nid, device_nid)
     old = load_own_keys(tx, device_nid)
     if old == keys:
         return False
+    others = tx.value(_OTHERS, user_nid=user_nid, device_nid=device_nid)
+    if others + len(keys) > MAX_LIST_LENGTH:
+        raise ListTooLongError
     if old is not None and not say_the_same(old, keys):
         # They spoke of other keys.
         drop_signatures_on(tx, user_nid, [device_id])

@@ -26,6 +26,8 @@ from homeserver.store.placement import Membership
 
 # LIMIT(a server that missed more of one user's changes fetches the whole list)
 CHANGES_KEPT = 200
+# LIMIT(the keys of one user's devices together, as text: a thousand honest ones take two thirds of it)
+MAX_LIST_LENGTH = 1024 * 1024
 SIGNING_KEYS = ""  # in the place of a device id
 _CHANGES = (Kind.DEVICE_LIST, Kind.SIGNING_KEYS)
 

@@ -23,7 +23,12 @@ from homeserver.store.cross_signing import (
     put_foreign_keys,
     replace_foreign_keys,
 )
-from homeserver.store.device_lists import has_changed, note_list_change, note_signing_change
+from homeserver.store.device_lists import (
+    MAX_LIST_LENGTH,
+    has_changed,
+    note_list_change,
+    note_signing_change,
+)
 
 # LIMIT(a server that says that one user has more devices is not believed)
 MAX_DEVICES = 1_000
@@ -51,7 +56,11 @@ _DEVICES = statement(
     .where(any_of(_D.user_nid, "user_nids"))
     .order_by(_D.user_nid, _D.device_id)
 )
-_COUNT = statement(select(func.count()).where(_D.user_nid == bindparam("user_nid")))
+_OTHERS = statement(
+    select(func.count(), func.coalesce(func.sum(func.length(_D.json)), 0)).where(
+        and_(_D.user_nid == bindparam("user_nid"), _D.device_id != bindparam("device_id"))
+    )
+)
 _PUT_DEVICE = rows(
     remote_devices,
     "user_nid",
@@ -109,6 +118,16 @@ class Update:
     device: RemoteDevice | None
 
 
+def believed(devices: Sequence[RemoteDevice]) -> Sequence[RemoteDevice]:
+    """As many of a list's devices as one user may have, and as large ones."""
+    length = 0
+    for number, device in enumerate(devices[:MAX_DEVICES]):
+        length += len(device.json)
+        if length > MAX_LIST_LENGTH:
+            return devices[:number]
+    return devices[:MAX_DEVICES]
+
+
 def load_remote_lists(tx: Tx, user_nids: Collection[int]) -> dict[int, RemoteList]:
     """What is known of the lists of users."""
     found = tx.all(_LISTS, user_nids=list(user_nids))
@@ -131,7 +150,7 @@ def store_list(tx: WriteTx, fetched: Fetched) -> bool:
     was_kept = user_nid in load_remote_lists(tx, [user_nid])
     before = _look(tx, user_nid) if was_kept else None
     tx.run(_DROP_DEVICES, of_user=user_nid)
-    tx.insert(_PUT_DEVICE, [tuple(one) for one in fetched.devices[:MAX_DEVICES]])
+    tx.insert(_PUT_DEVICE, [tuple(one) for one in believed(fetched.devices)])
     replace_foreign_keys(tx, user_nid, fetched.keys)
     tx.insert(_PUT_LIST, [(user_nid, fetched.stream_id, int(stale), fetched.asked_pos)])
     if before is not None and before != _look(tx, user_nid):
@@ -155,17 +174,25 @@ def apply_update(tx: WriteTx, change: Update) -> bool:
     if not known.stale and known.stream_id and change.stream_id <= known.stream_id:
         return True  # said before
     follows = bool(change.prev_ids) and all(prev <= known.stream_id for prev in change.prev_ids)
-    if known.stale or not known.stream_id or not follows:
+    if known.stale or not known.stream_id or not follows or not _has_room(tx, change):
         tx.run(_MARK, of_user=user_nid)
         note_list_change(tx, user_nid, [""], keep=1)
         return False
     if change.device is None:
         tx.run(_DROP_DEVICE, of_user=user_nid, the_device=change.device_id)
-    elif tx.value(_COUNT, user_nid=user_nid) < MAX_DEVICES:
+    else:
         tx.insert(_PUT_DEVICE, [tuple(change.device)])
     tx.run(_MOVE, of_user=user_nid, new_id=change.stream_id)
     note_list_change(tx, user_nid, [""], keep=1)
     return True
+
+
+def _has_room(tx: Tx, change: Update) -> bool:
+    if change.device is None:
+        return True
+    others = tx.one(_OTHERS, user_nid=change.user_nid, device_id=change.device_id)
+    count, length = others or (0, 0)
+    return bool(count < MAX_DEVICES and length + len(change.device.json) <= MAX_LIST_LENGTH)
 
 
 def apply_signing_keys(tx: WriteTx, user_nid: int, keys: Sequence[SigningKey]) -> None:

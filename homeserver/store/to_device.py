@@ -24,7 +24,7 @@ from homeserver.store.device_life import check_alive
 
 # LIMIT(what waits for one device that does not come: beyond it the newest messages are lost, for its keys are stale)
 INBOX_MOST = 20_000
-# LIMIT(what waits for one server that does not come)
+# LIMIT(what waits for one server that does not come: beyond it the newest messages are lost)
 OUTBOX_MOST = 100_000
 # LIMIT(ids of one server that are remembered, whatever it sends)
 SEEN_MOST = 20_000
@@ -106,6 +106,11 @@ _OUT_AFTER = statement(
     .limit(_SOME)
 )
 _OUT_COUNT = statement(select(func.count()).where(_OUT.destination == bindparam("destination")))
+_out_ends = [
+    select(_OUT.pos).where(_OUT.destination == bindparam("destination")).order_by(order).limit(1)
+    for order in (_OUT.pos, _OUT.pos.desc())
+]
+_OUT_ENDS = statement(select(*(end.scalar_subquery() for end in _out_ends)))
 _OUT_DESTINATION = statement(select(_OUT.pos, _OUT.destination).where(any_of(_OUT.pos, "positions")))
 _OUT_DESTINATIONS = statement(select(_OUT.destination, func.min(_OUT.pos)).group_by(_OUT.destination))
 _FORGET_OUT = statement(
@@ -197,25 +202,34 @@ class Batch:
     remote: Sequence[Outgoing]
 
 
-class OutboxFullError(Exception):
-    """So much waits for a server that no more is taken. ``args[0]`` is its name."""
-
-
 # --- sending ---------------------------------------------------------------------------------------------------------
 
 
-def send_batch(tx: WriteTx, batch: Batch) -> None:
-    """Store what a client sends, once. Raises NoDeviceError and OutboxFullError."""
+def send_batch(tx: WriteTx, batch: Batch) -> Sequence[str]:
+    """Store what a client sends, once. Raises NoDeviceError.
+
+    Returns the servers for which so much waits that no more is taken: one that is gone must not keep the others' messages.
+    """
     if batch.device_nid > 0:
         check_alive(tx, batch.user_nid, batch.device_nid)
     if tx.value(_HAS_TRANSACTION, device_nid=batch.device_nid, txn_key=batch.txn_key) is not None:
-        return
+        return ()
     tx.insert(_PUT_TRANSACTION, [(batch.device_nid, batch.txn_key, batch.now_ms)])
     deliver(tx, batch.local)
+    destinations = dict.fromkeys(one.destination for one in batch.remote)
+    full = [destination for destination in destinations if _is_full(tx, destination)]
     for one in batch.remote:
-        if tx.value(_OUT_COUNT, destination=one.destination) >= OUTBOX_MOST:
-            raise OutboxFullError(one.destination)
-        _send_out(tx, one)
+        if one.destination not in full:
+            _send_out(tx, one)
+    return full
+
+
+def _is_full(tx: Tx, destination: str) -> bool:
+    first, last = tx.one(_OUT_ENDS, destination=destination) or (None, None)
+    # Each message has a position of its own: nearly always its first and last ones say that they cannot be so many.
+    if first is None or last - first + 1 < OUTBOX_MOST:
+        return False
+    return int(tx.value(_OUT_COUNT, destination=destination)) >= OUTBOX_MOST
 
 
 def _send_out(tx: WriteTx, one: Outgoing) -> None:

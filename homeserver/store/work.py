@@ -36,7 +36,7 @@ class GatheringWorker(Protocol):
 
     def work_on(self, gather: Callable[[], G], unit: Callable[[WriteTx, G], T]) -> Deferred[T]:
         """Run ``unit(tx, gather())`` in the next transaction. ``gather`` is called once, in the reactor thread, when that
-        begins; it MUST NOT raise."""
+        begins, and also where the unit then fails without having run; it MUST NOT raise."""
 
 
 def short(unit: U) -> U:

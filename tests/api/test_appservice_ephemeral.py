@@ -313,6 +313,26 @@ class Encryption(EphemeralCase):
         self.settle(1)
         self.assertEqual([{"changed": [], "left": [ALICE]}], self.member("device_lists"))
 
+    def test_device_lists_that_were_still_to_be_told_at_a_restart(self) -> None:
+        """They changed while a transaction was under way, and the one that was to tell of them did not arrive."""
+        device_id = self.app.ok("GET", f"{V3}/account/whoami", None, self.alice)["device_id"]
+        room_id = self.portal()
+        self.settle(1)
+        answer: Deferred[HttpResponse] = Deferred()
+        self.http.answer = self.http.hold(answer)
+        self.say(room_id, "under way")
+        self.upload(KeyDevice(ALICE, device_id), self.alice)
+        self.forget()
+        self.http.answer = self.http.silence
+        answer.callback(self.http.ok())
+        self.settle(1)
+        self.assertIn(ALICE, self.member("device_lists")[0]["changed"])
+        self.restart()
+        self.http.answer = lambda _: (200, {})
+        self.forget()
+        self.settle(400)
+        self.assertIn(ALICE, {user_id for changed, _ in self.lists() for user_id in changed})
+
     def test_each_event_once_while_the_follower_waits(self) -> None:
         room_id = self.portal()
         self.settle(1)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from homeserver.e2ee import claims, queries
+from federation.canonical import encode
+from homeserver.e2ee import assembly, claims, queries
 from homeserver.e2ee.shapes import MAX_KEYS_BYTES, MAX_ONE_TIME_KEY_BYTES
-from homeserver.store import one_time_keys
+from homeserver.store import device_keys, one_time_keys
 from homeserver.store.one_time_keys import MAX_ONE_TIME_KEYS
 from tests.api.keys import KeysCase
 from tests.api.rooms import ALICE, BOB, V3
@@ -94,6 +95,24 @@ class IdentityKeys(KeysCase):
         answer = self.post(token, "/keys/upload", {"device_keys": {**good, "x": "x" * MAX_KEYS_BYTES}})
         self.assert_refused(answer, 413, "M_TOO_LARGE")
         self.assertEqual(good, _bare(self.query(self.bob, ALICE)["device_keys"][ALICE]["PHONE"]))
+
+    def test_so_many_bytes_for_all_devices(self) -> None:
+        token, device = self.device("alice", "D1")
+        self.patch(device_keys, "MAX_LIST_LENGTH", len(encode(device.keys())) + 20)
+        body = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": "alice"},
+            "password": "correct horse",
+            "device_id": "D2",
+        }
+        second = self.app.ok("POST", f"{V3}/login", body)["access_token"]
+        keys = {"device_keys": KeyDevice(ALICE, "D2").keys()}
+        self.assert_refused(self.post(second, "/keys/upload", keys), 413, "M_TOO_LARGE")
+        # The keys of the device that has some may change, and when it is gone there is room.
+        self.ok(token, "/keys/upload", {"device_keys": KeyDevice(ALICE, "D1", "other").keys()})
+        self.ok(token, "/logout")
+        self.ok(second, "/keys/upload", keys)
+        self.assertEqual(["D2"], list(self.query(self.bob, ALICE)["device_keys"][ALICE]))
 
     def test_bad_questions(self) -> None:
         body: Any
@@ -185,7 +204,7 @@ class OneTimeKeys(KeysCase):
         for token, device in more:
             self.ok(token, "/keys/upload", {"one_time_keys": device.one_time_keys("a")})
         self.patch(claims, "AT_ONCE", 2)
-        self.patch(queries, "_USERS_AT_ONCE", 1)
+        self.patch(assembly, "USERS_AT_ONCE", 1)
         wanted = {device.device_id: SIGNED for _, device in more} | {"PHONE": SIGNED}
         found = self.ok(self.bob, "/keys/claim", {"one_time_keys": {ALICE: wanted}})["one_time_keys"][ALICE]
         self.assertEqual(set(wanted), set(found))

@@ -15,10 +15,12 @@ from homeserver.db.engine import open_engine
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database, InlineDatabase
 from homeserver.db.tx import Tx, WriteTx
+from homeserver.e2ee.claims import ClaimDesk
 from homeserver.rooms.committer import SHORT_WEIGHT, Committer
 from homeserver.runtime.clock import TwistedClock
 from homeserver.store.changes import Change, Kind
 from homeserver.store.ids import LEASE_SIZE, Interner, Nids, lease_nids
+from homeserver.store.key_claims import Wanted
 from homeserver.store.work import short
 from tests.support.accounts import now
 from tests.support.databases import DatabaseCase, on_each_database
@@ -55,6 +57,10 @@ class _SlowDatabase:
 
 def _claim(tx: WriteTx, number: int) -> None:
     tx.claim(Kind.PROFILE, -number)
+
+
+def _claim_nothing(tx: WriteTx, _: None) -> None:
+    """What gathers has its own."""
 
 
 def _insert(tx: Tx, names: Sequence[Any]) -> None:
@@ -247,6 +253,28 @@ class Batches(DatabaseCase):
         self.time.advance(0)
         self.database.answer()
         self.assertEqual([-4, (4, 2)], self.said[3:])
+
+    def test_claims_that_wait_while_another_process_has_bound_a_name(self) -> None:
+        """They fail as all that waits does, and whoever comes again is answered."""
+        desk = ClaimDesk(self.committer)
+        now(self.other.user("@a:a"))
+        now(self.interner.user("@a:a"))
+        now(self.database.inner.write(_insert, self.other.unsaved()))
+        self.committer.work(_claim, 1).addErrback(lambda failure: self.said.append(failure.type))
+        self.time.advance(0)
+        wanted = [Wanted(1, "DEVICE", "curve")]
+        claims = [Deferred.fromCoroutine(desk.take(wanted)) for _ in range(2)]
+        failing = self.committer.work_on(lambda: self.said.append("gathered"), _claim_nothing)
+        failing.addErrback(lambda failure: self.said.append(failure.type))
+        self.database.answer()
+        self.time.advance(0)
+        self.assertEqual([DatabaseUnavailable, "gathered", DatabaseUnavailable], self.said)
+        for claim in claims:
+            self.failureResultOf(claim, DatabaseUnavailable)
+        again = Deferred.fromCoroutine(desk.take(wanted))
+        self.time.advance(0)
+        self.database.answer()
+        self.assertEqual([None], self.successResultOf(again))
 
     def test_few_statements_are_not_handed_over(self) -> None:
         """Units that are marked, and no more of them than a reactor may run at once."""

@@ -76,3 +76,11 @@ class Desk(unittest.TestCase):
         three = self.take(3)
         self.assertEqual([3], self.transactions.begin()[0])
         self.assertNoResult(three)
+
+    def test_one_that_fails_before_it_begins(self) -> None:
+        many, one = self.take(*range(AT_ONCE)), self.take(1_000)
+        _, working = self.transactions.asked.pop(0)
+        working.errback(Failure(OSError("gone")))
+        self.failureResultOf(many, OSError)
+        self.assertEqual([1_000], self.transactions.begin()[0])
+        self.assertNoResult(one)
