@@ -21,6 +21,7 @@ from typing import Any
 import msgspec
 
 from homeserver import __version__
+from homeserver.http.errors import MatrixError
 from homeserver.http.route import Auth, Route
 from scripts.spec_coverage import exercised, normal_path
 
@@ -155,7 +156,7 @@ def _parameters(route: Route, read: Read) -> Iterator[JsonSchema]:
 
 def _answers(route: Route, read: Read, seen: str) -> dict[str, JsonSchema]:
     """By status, with the error codes that go with it."""
-    outcomes = {one for one in seen.split(", ") if one}
+    outcomes: set[str] = set()
     if route.auth in _BEARER:
         outcomes.update(_OF_TOKENS, _OF_STANDING.get(route.auth, ()))
     if route.auth is Auth.FEDERATION:
@@ -168,12 +169,21 @@ def _answers(route: Route, read: Read, seen: str) -> dict[str, JsonSchema]:
         outcomes.update(_OF_BODIES)
     if read.arguments or "{" in route.template:
         outcomes.update(_OF_ARGUMENTS)
+    outcomes = {_as_told(route, one) for one in outcomes} | {one for one in seen.split(", ") if one}
     answers: dict[str, JsonSchema] = {}
     for status in sorted({one.partition(" ")[0] for one in outcomes}):
         codes = sorted(one.partition(" ")[2] for one in outcomes if one.partition(" ")[0] == status)
         # Without an error code: a success, or a step of user-interactive authentication.
         answers[status] = _error(codes) if all(codes) else {"description": "As the specification says."}
     return answers or {"200": {"description": "As the specification says."}}
+
+
+def _as_told(route: Route, outcome: str) -> str:
+    """A refusal in the words of the route: a page, for example, has no error code."""
+    if route.refuse == MatrixError.to_response:
+        return outcome
+    status, _, errcode = outcome.partition(" ")
+    return f"{route.refuse(MatrixError(int(status), errcode, '')).status} "
 
 
 def _error(codes: Sequence[str]) -> JsonSchema:

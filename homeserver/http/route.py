@@ -83,7 +83,7 @@ class Route:
     locked_may: bool = False
     """A locked account may call it."""
     refuse: Callable[[MatrixError], Response] = MatrixError.to_response
-    """How a refusal is told, the router's own too: to clients as the standard error, to people as a page."""
+    """How a refusal is told, the router's own too: to clients as the standard error (or as OAuth 2.0 has it), to people as a page."""
     upgrade: bool = False
     """A GET that may ask for `Upgrade`: the server's upgrade hook takes the connection over."""
 

@@ -12,7 +12,8 @@ from joserfc import jwt
 from joserfc.jwk import KeySet
 from twisted.internet.defer import Deferred
 
-from homeserver.config.schema import Registration
+from homeserver.config.schema import RateLimit, RateLimits, Registration
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.store import devices
 from homeserver.store.users import set_admin
 from tests.support.app import TestApp, test_config
@@ -288,6 +289,50 @@ class Refreshing(OAuthCase):
         tokens = self.oauth.exchange(code).json
         self.app.restart()
         self.assertEqual(200, self.oauth.refresh(tokens["refresh_token"]).status)
+
+
+@on_each_database
+class Passing(OAuthCase):
+    """Apps forget their keys at a 4xx, and some at any `error` in JSON: what passes by itself must be neither."""
+
+    def assert_passing(self, answer: Any, retry_after_s: int) -> None:
+        told = (answer.status, answer.body, answer.headers["retry-after"])
+        self.assertEqual((503, b"{}", str(retry_after_s)), told)
+        self.assertEqual("no-store", answer.headers["cache-control"])
+        self.assertNotIn("content-type", answer.headers)
+
+    def test_while_the_database_is_away(self) -> None:
+        token = self.oauth.log_in(ALICE)["refresh_token"]
+
+        def refuse(_: str) -> None:
+            raise DatabaseUnavailable("gone")
+
+        self.app.engine.hook = refuse
+        self.assert_passing(self.oauth.refresh(token), 5)
+        self.assert_passing(self.oauth.revoke(token), 5)
+        self.app.engine.hook = None
+        self.app.log.entries.clear()
+        self.assertEqual(200, self.oauth.refresh(token).status)
+
+    def test_beyond_the_limit(self) -> None:
+        token = self.oauth.log_in(ALICE)["refresh_token"]
+        limits = RateLimits(write=RateLimit(0.5, 2), login=RateLimit(0.5, 1))
+        self.app.app.reload(replace(self.app.config, rate_limits=limits))
+        for _ in range(2):
+            self.assert_refused(self.oauth.token(grant_type="password"), "unsupported_grant_type")
+        self.assert_passing(self.oauth.refresh(token), 2)
+        self.assert_passing(self.oauth.revoke(token), 2)
+        self.assert_passing(self.app.answer("POST", "/oauth2/register", {}), 2)
+        self.assert_passing(self.app.answer("GET", "/oauth2/keys.json"), 2)
+        self.assertEqual(400, self.oauth.post("/oauth2/device").status)
+        self.assert_passing(self.oauth.post("/oauth2/device"), 2)
+        self.app.advance(2)
+        self.assertEqual(200, self.oauth.refresh(token).status)
+
+    def test_what_does_not_pass_is_told_as_apps_know_it(self) -> None:
+        for path in ("/oauth2/token", "/oauth2/revoke", "/oauth2/device", "/oauth2/register"):
+            answer = self.app.answer("POST", path, b"a=" + b"x" * 40_000, headers=FORM)
+            self.assert_refused(answer, "invalid_request", 413)
 
 
 @on_each_database

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from homeserver.api.oauth.answers import answered
+from homeserver.api.oauth.answers import answered, refusal
 from homeserver.http.errors import MatrixError
 from homeserver.http.request import Request
 from homeserver.http.response import Response, json_response
@@ -32,6 +32,7 @@ class OAuthClientsApi:
                 limit="write",
                 max_body=32_768,
                 spec="client-server-api#client-registration",
+                refuse=refusal,
             ),
             Route(
                 method="GET",
@@ -40,6 +41,7 @@ class OAuthClientsApi:
                 auth=Auth.NONE,
                 limit="write",
                 spec="client-server-api#server-metadata-discovery",
+                refuse=refusal,
             ),
         ]
 

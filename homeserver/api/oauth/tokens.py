@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from homeserver.api.oauth.answers import answered, read_form
+from homeserver.api.oauth.answers import answered, read_form, refusal
 from homeserver.http.request import Request
 from homeserver.http.response import Response
 from homeserver.http.route import Auth, Route
@@ -35,6 +35,7 @@ class OAuthTokensApi:
                 limit="write",
                 max_body=_BODY_MOST,
                 spec="client-server-api#grant-types",
+                refuse=refusal,
             ),
             Route(
                 method="POST",
@@ -44,6 +45,7 @@ class OAuthTokensApi:
                 limit="write",
                 max_body=_BODY_MOST,
                 spec="client-server-api#token-revocation",
+                refuse=refusal,
             ),
             Route(
                 method="POST",
@@ -53,6 +55,7 @@ class OAuthTokensApi:
                 limit="login",
                 max_body=_BODY_MOST,
                 spec="client-server-api#device-authorisation-flow",
+                refuse=refusal,
             ),
         ]
 
