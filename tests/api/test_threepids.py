@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from twisted.internet.defer import Deferred
 
-from homeserver.config.schema import Email
+from homeserver.config.schema import Email, RateLimit, RateLimits
 from homeserver.store.users import set_standing
 from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
@@ -24,11 +24,12 @@ PAGE = "/_chaos/validate_email"
 
 class MailCase(DatabaseCase):
     hide = False
+    limits = RateLimits(enabled=False)
 
     def setUp(self) -> None:
         self.mailer, self.identity = FakeMailer(), FakeIdentityServer()
         email = Email("mail.example", "chat@test.example", hide_accounts=self.hide)
-        self.config = test_config(data_dir=Path(self.mktemp()), email=email)
+        self.config = test_config(data_dir=Path(self.mktemp()), email=email, rate_limits=self.limits)
         self.app = TestApp(self, self.new_database(), self.config, mailer=self.mailer, http=self.identity)
         self.alice = self.app.register("alice")
 
@@ -192,6 +193,43 @@ class Letters(MailCase):
         token = app.register("alice")
         capabilities = app.ok("GET", f"{V3}/capabilities", token=token)["capabilities"]
         self.assertEqual(capabilities["m.3pid_changes"], {"enabled": False})
+
+
+@on_each_database
+class Floods(MailCase):
+    """What somebody gets whose address strangers type in."""
+
+    limits = RateLimits(register=RateLimit(1000, 1000), letters=RateLimit(0.001, 3))
+
+    def test_one_attempt_after_the_other(self) -> None:
+        first = self.sid("register")
+        for number in (2, 3):
+            self.assertEqual(self.sid("register", send_attempt=number), first)
+        self.says((429, "M_LIMIT_EXCEEDED"), self.ask("register", send_attempt=4))
+        self.assertEqual(len(self.mailer.sent), 3)
+        # What was sent stays good, and may be asked for again, as no letter is written for that.
+        self.assertEqual(self.sid("register", send_attempt=3), first)
+        self.confirm()
+        self.sid("register", "bob@example.org")
+        self.app.advance(1000)
+        self.sid("register", client_secret="other")
+        self.says((429, "M_LIMIT_EXCEEDED"), self.ask("register", client_secret="other", send_attempt=2))
+        self.assertEqual(len(self.mailer.sent), 5)
+
+    def test_one_mailbox(self) -> None:
+        self.sid("register")
+        self.sid("account/3pid", client_secret="other")
+        self.sid("register", "ALICE+third@example.org")
+        for what, address in (
+            ("register", "alice+fourth@example.org"),
+            ("account/3pid", "alice@example.org"),
+            ("register", "Alice+@example.org"),
+        ):
+            self.says((429, "M_LIMIT_EXCEEDED"), self.ask(what, address, client_secret="more"))
+        self.sid("register", "alice@example.com")
+        # A name that begins so is a name of its own.
+        for number in range(4):
+            self.sid("register", f"+{number}@example.org")
 
 
 @on_each_database
