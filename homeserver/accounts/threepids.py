@@ -20,12 +20,8 @@ from homeserver.http.errors import MatrixError, UserLimitReachedError
 from homeserver.runtime.clock import Clock
 from homeserver.store import threepids
 from homeserver.store.threepids import EMAIL, Binding, Threepid, ThreepidInUseError, TooManyThreepidsError
-from homeserver.store.validations import Purpose, Validation, use_up
+from homeserver.store.validations import ProofUsedUpError, Purpose, Validation, use_up
 from homeserver.store.work import Worker
-
-
-class ProofUsedUpError(Exception):
-    """Another request was faster."""
 
 
 class Threepids:

@@ -167,10 +167,6 @@ class Validations:
             return None
         return found
 
-    async def use_up(self, proof: Validation) -> bool:
-        """A proof is good once; whether this was the time."""
-        return await self._worker.work(validations.use_up, proof.sid)
-
     def stage(self, purpose: Purpose) -> AddressStage:
         """The stage of interactive authentication that asks for such a proof; its result is the proof."""
         return AddressStage(self, purpose)

@@ -24,7 +24,7 @@ from homeserver.store.profiles import put_field
 from homeserver.store.pushers import drop_user_pushers
 from homeserver.store.threepids import EMAIL, Threepid, drop_all_threepids, put_threepid
 from homeserver.store.tokens import NewTokens, use_registration_token
-from homeserver.store.validations import Validation, use_up
+from homeserver.store.validations import ProofUsedUpError, Validation, use_up
 
 _A = accounts.c
 _USER: BindParameter[int] = bindparam("the_user_nid")
@@ -269,11 +269,22 @@ def load_deactivated(tx: Tx) -> list[int]:
 
 
 def set_password(
-    tx: WriteTx, user_nid: int, password_hash: str, *, log_out: bool, keep_device_nid: int = 0
+    tx: WriteTx,
+    user_nid: int,
+    password_hash: str,
+    *,
+    log_out: bool,
+    keep_device_nid: int = 0,
+    proof: Validation | None = None,
 ) -> bool:
-    """Change a password and, if wanted, end every login but one. Whether there is such an active account."""
+    """Change a password and, if wanted, end every login but one. Whether there is such an active account.
+
+    ``proof``: what it is changed on, which is good for this once. Raises ProofUsedUpError where it was redeemed already.
+    """
     if tx.value(_SET_PASSWORD, the_user_nid=user_nid, new_hash=password_hash) is None:
         return False
+    if proof is not None and not use_up(tx, proof.sid):
+        raise ProofUsedUpError
     if log_out:
         drop_all_devices(tx, user_nid, keep_device_nid)
     else:

@@ -44,6 +44,10 @@ class TooManyValidationsError(Exception):
     """The address has been tried too often."""
 
 
+class ProofUsedUpError(Exception):
+    """Another request was faster."""
+
+
 _COLUMNS = tuple(validations.c)
 _BY_SID = statement(select(*_COLUMNS).where(_V.sid == bindparam("sid")))
 _BY_CLIENT = statement(

@@ -10,7 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from twisted.internet.defer import Deferred
 
+from homeserver.accounts.passwords import PasswordHasher
 from homeserver.config.schema import Email, RateLimit, RateLimits
+from homeserver.http.errors import limit_exceeded
 from homeserver.store.users import set_standing
 from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
@@ -419,6 +421,47 @@ class Using(MailCase):
         # The other logins have ended, and so has the proof.
         self.says((401, "M_UNKNOWN_TOKEN"), self.app.call("GET", f"{V3}/account/whoami", token=self.alice))
         self.says((401, "M_THREEPID_AUTH_FAILED"), self.reset(creds))
+
+    def test_a_letter_is_good_until_it_has_served(self) -> None:
+        self.have()
+        creds = self.proven("account/password")
+        self.says((400, "M_INVALID_PARAM"), self.reset(creds, new_password="a\0b"))
+        self.says((400, "M_MISSING_PARAM"), self.reset(creds, new_password=None))
+
+        async def refuse(*_: Any) -> str:
+            raise limit_exceeded(1000)
+
+        busy = self.patch(PasswordHasher, "hash", refuse)
+        self.says((429, "M_LIMIT_EXCEEDED"), self.reset(creds))
+        busy.restore()
+        self.assertEqual((self.login("battery staple"), self.login("correct horse")), (403, 200))
+        self.assertEqual(self.reset(creds), (200, {}))
+        self.assertEqual((self.login("battery staple"), self.login("correct horse")), (200, 403))
+
+    def test_two_at_once_with_one_letter(self) -> None:
+        self.have()
+        creds = self.proven("account/password")
+        compute, held = PasswordHasher.hash, []
+
+        async def wait(hasher: PasswordHasher, password: str) -> str:
+            held.append(Deferred[None]())
+            await held[-1]
+            return await compute(hasher, password)
+
+        waiting = self.patch(PasswordHasher, "hash", wait)
+        answers = []
+        for password in ("battery staple", "second thought"):
+            _, asked = self.app.call("POST", f"{V3}/account/password", {"new_password": password})
+            auth = {"type": "m.login.email.identity", "threepid_creds": creds, "session": asked["session"]}
+            body = {"new_password": password, "auth": auth}
+            answers.append(self.app.start("POST", f"{V3}/account/password", body))
+        self.app.advance(0)
+        for one in held:
+            one.callback(None)
+        found = [self.app.wait(answer) for answer in answers]
+        waiting.restore()
+        self.assertEqual([200, 403], [one.status for one in found])
+        self.assertEqual((self.login("battery staple"), self.login("second thought")), (200, 403))
 
     def test_of_a_locked_account(self) -> None:
         # spec: client-server-api#account-locking (nothing but logging out)
