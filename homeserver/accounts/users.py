@@ -184,6 +184,8 @@ class Accounts:
         """
         hashed = await self._hash(password)
         account = await self._require(user_id)
+        if account.guest:
+            raise guest_has_no_password()
         try:
             changed = await self._worker.work(
                 users.set_password,
@@ -278,6 +280,11 @@ class Accounts:
 
 def _no_such_token(token: str) -> MatrixError:
     return not_found(f"No such registration token: {token[:MAX_REGISTRATION_TOKEN_LENGTH]}")
+
+
+def guest_has_no_password() -> MatrixError:
+    """A guest logs in by nothing but the token that they were given; a password comes with a whole account."""
+    return invalid_param("A guest has no password")
 
 
 def threepid_in_use() -> MatrixError:

@@ -58,7 +58,7 @@ _PAGE = statement(
 )
 _SET_PASSWORD = statement(
     update(accounts)
-    .where(and_(_A.user_nid == _USER, _A.deactivated == 0))
+    .where(and_(_A.user_nid == _USER, _A.deactivated == 0, _A.guest == 0))
     .values(password_hash=bindparam("new_hash"))
     .returning(_A.user_nid)
 )
@@ -277,7 +277,7 @@ def set_password(
     keep_device_nid: int = 0,
     proof: Validation | None = None,
 ) -> bool:
-    """Change a password and, if wanted, end every login but one. Whether there is such an active account.
+    """Change a password and, if wanted, end every login but one. Whether there is such an active account of no guest.
 
     ``proof``: what it is changed on, which is good for this once. Raises ProofUsedUpError where it was redeemed already.
     """
