@@ -149,8 +149,8 @@ class AccountDesk:
 
     async def deactivate(self, account: Account, *, erase: bool) -> str:
         """End an account for good; what became of its addresses at identity servers."""
-        await self.accounts.deactivate(account.user_id, erase=erase)
-        return await self._threepids.forget_all(account.user_nid, account.user_id)
+        addresses = await self.accounts.deactivate(account.user_id, erase=erase)
+        return await self._threepids.forget_all(account.user_nid, account.user_id, addresses)
 
     async def set_standing(
         self, account: Account, *, suspended: bool | None = None, locked: bool | None = None

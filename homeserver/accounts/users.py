@@ -205,10 +205,10 @@ class Accounts:
         account = await self._require(user_id)
         await self._worker.work(users.set_admin, account.user_nid, admin)
 
-    async def deactivate(self, user_id: str, *, erase: bool) -> None:
-        """End an account for good; its name stays taken."""
+    async def deactivate(self, user_id: str, *, erase: bool) -> list[tuple[str, str]]:
+        """End an account for good; its name stays taken. Media and addresses that it had until now."""
         account = await self._require(user_id)
-        await self._worker.work(users.deactivate_account, account.user_nid, erase=erase)
+        return await self._worker.work(users.deactivate_account, account.user_nid, erase=erase)
 
     async def list_users(self, after: str = "", most: int = 100) -> list[Account]:
         """A page of the accounts in the order of their ids; the next one begins after the last id."""

@@ -337,15 +337,15 @@ def set_rate(tx: WriteTx, user_nid: int, rate: Rate | None) -> bool:
     return True
 
 
-def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
+def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> list[tuple[str, str]]:
     """End every way to log in, for good. ``erase``: newcomers see what the user wrote in its redacted form.
 
-    Leaving the rooms is for a follower.
+    Leaving the rooms is for a follower. What addresses the account had: they may have to be unbound elsewhere.
     """
     # spec: client-server-api#account-deactivation
     drop_all_devices(tx, user_nid)
     drop_openid_tokens(tx, user_nid)
-    drop_all_threepids(tx, user_nid)
+    addresses = drop_all_threepids(tx, user_nid)
     # Nobody can ask for them any more, and what was written is not to lie about with the keys to it.
     drop_user_backups(tx, user_nid)
     tx.run(_DEACTIVATE, the_user_nid=user_nid, erase_flag=int(erase))
@@ -361,3 +361,4 @@ def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
         write=lambda late, pos: erasures.extend(put_erasure(late, user_nid, pos)) if erase else None,
         payload=AccountChanged(user_nid, "deactivated", erasures=erasures),
     )
+    return addresses

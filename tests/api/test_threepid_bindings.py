@@ -83,13 +83,48 @@ class Binding(MailCase):
                 self.identity.answers["/3pid/bind"] = (status, b'{"errcode":"%b"}' % code.encode())
                 self.says((400 if status == 400 else 403, "M_FORBIDDEN"), self.bind())
 
+    def end(self, **fields: Any) -> str:
+        """End alice's account; what became of her addresses."""
+        body = {"auth": self.auth(), **fields}
+        answer: dict[str, str] = self.app.ok("POST", f"{V3}/account/deactivate", body, self.alice)
+        return answer["id_server_unbind_result"]
+
+    def unbound(self) -> list[str]:
+        """The addresses that the identity server was asked to forget."""
+        return [
+            content["threepid"]["address"]
+            for _, path, content, _ in self.identity.asked
+            if path == "/3pid/unbind" and content is not None
+        ]
+
     def test_the_account_ends(self) -> None:
         self.bind()
-        auth = {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": "alice"},
-            "password": "correct horse",
-        }
-        answer = self.app.ok("POST", f"{V3}/account/deactivate", {"auth": auth}, self.alice)
-        self.assertEqual(answer, {"id_server_unbind_result": "success"})
+        self.assertEqual(self.end(), "success")
         self.assertEqual(self.identity.owners, {})
+
+    def test_the_account_ends_and_nobody_knows_where_an_address_is_bound(self) -> None:
+        self.bind()
+        self.have("c@d.example")
+        self.assertEqual(self.end(), "no-support")
+        self.assertEqual(self.unbound(), ["a@b.example"])
+
+    def test_the_account_ends_and_the_client_knows_where(self) -> None:
+        self.bind()
+        for address in ("a@b.example", "c@d.example"):
+            self.have(address)
+            # The client may have bound it by itself.
+            self.identity.owners["email", address] = ALICE
+        self.assertEqual(self.end(id_server="id.example"), "success")
+        self.assertEqual(self.unbound(), ["a@b.example", "c@d.example"])
+        self.assertEqual(self.identity.owners, {})
+
+    def test_the_account_ends_and_the_server_does_not_answer(self) -> None:
+        self.have()
+        self.assertEqual(self.end(id_server="elsewhere.example"), "no-support")
+        self.assertEqual(self.app.call("GET", f"{V3}/account/whoami", token=self.alice)[0], 401)
+
+    def test_no_account_ends_for_a_server_that_is_none(self) -> None:
+        for wrong, errcode in (("a b/c", "M_INVALID_PARAM"), ("", "M_INVALID_PARAM"), (5, "M_BAD_JSON")):
+            body = {"auth": self.auth(), "id_server": wrong}
+            self.says((400, errcode), self.app.call("POST", f"{V3}/account/deactivate", body, self.alice))
+        self.app.ok("GET", f"{V3}/account/whoami", token=self.alice)

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from homeserver.accounts.identity_servers import parse_id_server
 from homeserver.accounts.login import Identity
 from homeserver.accounts.lost_passwords import find_by_proof
 from homeserver.accounts.passwords import check_new_password
@@ -31,6 +32,7 @@ class PasswordBody(msgspec.Struct):
 
 class DeactivateBody(msgspec.Struct):
     erase: bool | None = None
+    id_server: str | None = None
 
 
 class AccountApi:
@@ -137,9 +139,10 @@ class AccountApi:
         # spec: client-server-api#account-deactivation
         requester: Requester = request.requester
         body = request.json(DeactivateBody, allow_empty=True)
+        server = None if body.id_server is None else parse_id_server(body.id_server)
         await self._confirm(request)
-        await self._accounts.deactivate(requester.user_id, erase=bool(body.erase))
-        result = await self._threepids.forget_all(requester.user_nid, requester.user_id)
+        addresses = await self._accounts.deactivate(requester.user_id, erase=bool(body.erase))
+        result = await self._threepids.forget_all(requester.user_nid, requester.user_id, addresses, server)
         return {"id_server_unbind_result": result}
 
     async def _confirm(self, request: Request) -> None:
