@@ -20,7 +20,7 @@ from homeserver.accounts.sessions import Sessions
 from homeserver.accounts.text import MAX_PASSWORD_LENGTH, check_text
 from homeserver.accounts.threepids import Threepids
 from homeserver.accounts.types import stand_in
-from homeserver.accounts.users import Accounts, threepid_in_use
+from homeserver.accounts.users import Accounts, guest_has_no_password, threepid_in_use
 from homeserver.accounts.validations import check_address
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
@@ -138,6 +138,8 @@ class AccountDesk:
         """Change an account."""
         if account.deactivated and (wishes.password is not None or wishes.profile or wishes.threepids):
             raise invalid_param("The account is deactivated")
+        if account.guest and wishes.password is not None:
+            raise guest_has_no_password()
         threepids = self._check(wishes)
         await self._check_free(threepids, account.user_nid)
         hashed = await self._hash(wishes.password)
@@ -147,8 +149,8 @@ class AccountDesk:
 
     async def deactivate(self, account: Account, *, erase: bool) -> str:
         """End an account for good; what became of its addresses at identity servers."""
-        await self.accounts.deactivate(account.user_id, erase=erase)
-        return await self._threepids.forget_all(account.user_nid, account.user_id)
+        addresses = await self.accounts.deactivate(account.user_id, erase=erase)
+        return await self._threepids.forget_all(account.user_nid, account.user_id, addresses)
 
     async def set_standing(
         self, account: Account, *, suspended: bool | None = None, locked: bool | None = None

@@ -42,12 +42,17 @@ class Account:
     token: str
 
 
-def parse_account(id_server: str, token: str) -> Account:
-    """Refuses (400) what is no server, or no token."""
+def parse_id_server(id_server: str) -> ServerName:
+    """Refuses (400) what is no server."""
     try:
-        server = parse_server_name(id_server.removeprefix("https://").rstrip("/"))
+        return parse_server_name(id_server.removeprefix("https://").rstrip("/"))
     except Malformed:
         raise invalid_param("id_server is not the name of a server") from None
+
+
+def parse_account(id_server: str, token: str) -> Account:
+    """Refuses (400) what is no server, or no token."""
+    server = parse_id_server(id_server)
     if not token or not token.isascii() or not token.isprintable() or len(token) > 4096:
         raise invalid_param("id_access_token is not a token")
     return Account(server, token)

@@ -1,24 +1,23 @@
 """Whose password is changed by who has lost it: the account's whose address they have proven to read.
 
+Nothing is used up here: the proof is, in the transaction that changes the password. So a letter is good until it has
+served, whatever goes wrong meanwhile.
 spec: client-server-api#post_matrixclientv3accountpassword
 """
 
 from __future__ import annotations
 
 from homeserver.accounts.users import Accounts
-from homeserver.accounts.validations import Validations
 from homeserver.http.errors import forbidden, user_locked
 from homeserver.store.threepids import EMAIL
 from homeserver.store.users import Account
 from homeserver.store.validations import Validation
 
 
-async def redeem_proof(
-    accounts: Accounts, validations: Validations, proof: Validation, of_nid: int | None = None
-) -> Account:
-    """The account of a proven address, with ``of_nid`` of that user alone. The proof is good for this once.
+async def find_by_proof(accounts: Accounts, proof: Validation, of_nid: int | None = None) -> Account:
+    """The account of a proven address, with ``of_nid`` of that user alone.
 
-    Raises MatrixError where there is none, where it is locked, and where the proof was redeemed already.
+    Raises MatrixError where there is none, and where it is locked.
     """
     account = await accounts.find_by_address(EMAIL, proof.address)
     if account is None:
@@ -27,6 +26,4 @@ async def redeem_proof(
         raise forbidden("This is not the address of the account")
     if account.locked:
         raise user_locked()
-    if not await validations.use_up(proof):
-        raise forbidden("The letter was used already")
     return account

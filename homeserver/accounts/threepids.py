@@ -9,6 +9,7 @@ spec: client-server-api#adding-account-administrative-contact-information
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from homeserver.accounts.identity_servers import Account, IdentityServers, canonical
@@ -20,12 +21,8 @@ from homeserver.http.errors import MatrixError, UserLimitReachedError
 from homeserver.runtime.clock import Clock
 from homeserver.store import threepids
 from homeserver.store.threepids import EMAIL, Binding, Threepid, ThreepidInUseError, TooManyThreepidsError
-from homeserver.store.validations import Purpose, Validation, use_up
+from homeserver.store.validations import ProofUsedUpError, Purpose, Validation, use_up
 from homeserver.store.work import Worker
-
-
-class ProofUsedUpError(Exception):
-    """Another request was faster."""
 
 
 class Threepids:
@@ -95,10 +92,26 @@ class Threepids:
             bindings = [Binding(medium, address, server)]
         return await self._unbind_all(user_nid, user_id, bindings) if bindings else "no-support"
 
-    async def forget_all(self, user_nid: int, user_id: str) -> str:
-        """Unbind everything, of an account that ends."""
-        bindings = await self._database.read(threepids.load_bindings, user_nid)
-        return await self._unbind_all(user_nid, user_id, list(bindings))
+    async def forget_all(
+        self,
+        user_nid: int,
+        user_id: str,
+        addresses: Collection[tuple[str, str]] = (),
+        server: str | None = None,
+    ) -> str:
+        """Unbind everything, of an account that ends: where it is known to be bound, and at a ``server`` that was named.
+
+        ``addresses``: media and addresses that the account had. Nobody can say that one of them is bound nowhere, so
+        where no server is known for it, that is ``no-support`` too.
+        """
+        # spec: client-server-api#post_matrixclientv3accountdeactivate
+        bindings = set(await self._database.read(threepids.load_bindings, user_nid))
+        if server is not None:
+            everything = {*addresses, *((one.medium, one.address) for one in bindings)}
+            bindings |= {Binding(medium, address, server) for medium, address in everything}
+        result = await self._unbind_all(user_nid, user_id, sorted(bindings))
+        lost = set(addresses) - {(one.medium, one.address) for one in bindings}
+        return "no-support" if lost else result
 
     async def _unbind_all(self, user_nid: int, user_id: str, bindings: list[Binding]) -> str:
         result = "success"

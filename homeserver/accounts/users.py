@@ -14,7 +14,7 @@ from homeserver.accounts.sessions import DeviceWish, Grant, Sessions
 from homeserver.accounts.text import MAX_PASSWORD_LENGTH, check_text
 from homeserver.db.errors import IntegrityViolation
 from homeserver.db.threads import Database
-from homeserver.http.errors import MatrixError, invalid_param, not_found
+from homeserver.http.errors import MatrixError, forbidden, invalid_param, not_found
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import READABLE, Entropy
 from homeserver.store import tokens, users
@@ -22,6 +22,7 @@ from homeserver.store.ids import Interner
 from homeserver.store.threepids import EMAIL, ThreepidInUseError, find_owner
 from homeserver.store.tokens import hash_token
 from homeserver.store.users import Account, NewAccount, UserInUseError
+from homeserver.store.validations import ProofUsedUpError, Validation
 from homeserver.store.work import Worker
 
 MAX_REGISTRATION_TOKEN_LENGTH = 64
@@ -169,14 +170,33 @@ class Accounts:
     # --- changing --------------------------------------------------------------------------------
 
     async def set_password(
-        self, user_id: str, password: str, *, log_out: bool = True, keep_device_nid: int = 0
+        self,
+        user_id: str,
+        password: str,
+        *,
+        log_out: bool = True,
+        keep_device_nid: int = 0,
+        proof: Validation | None = None,
     ) -> None:
-        """A new password; by default every login but perhaps one ends with it."""
+        """A new password; by default every login but perhaps one ends with it.
+
+        ``proof``: of an address of the account, which is used up in the transaction that changes the password.
+        """
         hashed = await self._hash(password)
         account = await self._require(user_id)
-        changed = await self._worker.work(
-            users.set_password, account.user_nid, hashed, log_out=log_out, keep_device_nid=keep_device_nid
-        )
+        if account.guest:
+            raise guest_has_no_password()
+        try:
+            changed = await self._worker.work(
+                users.set_password,
+                account.user_nid,
+                hashed,
+                log_out=log_out,
+                keep_device_nid=keep_device_nid,
+                proof=proof,
+            )
+        except ProofUsedUpError:
+            raise forbidden("The letter was used already") from None
         if not changed:
             raise not_found("This account is deactivated")
 
@@ -185,10 +205,10 @@ class Accounts:
         account = await self._require(user_id)
         await self._worker.work(users.set_admin, account.user_nid, admin)
 
-    async def deactivate(self, user_id: str, *, erase: bool) -> None:
-        """End an account for good; its name stays taken."""
+    async def deactivate(self, user_id: str, *, erase: bool) -> list[tuple[str, str]]:
+        """End an account for good; its name stays taken. Media and addresses that it had until now."""
         account = await self._require(user_id)
-        await self._worker.work(users.deactivate_account, account.user_nid, erase=erase)
+        return await self._worker.work(users.deactivate_account, account.user_nid, erase=erase)
 
     async def list_users(self, after: str = "", most: int = 100) -> list[Account]:
         """A page of the accounts in the order of their ids; the next one begins after the last id."""
@@ -260,6 +280,11 @@ class Accounts:
 
 def _no_such_token(token: str) -> MatrixError:
     return not_found(f"No such registration token: {token[:MAX_REGISTRATION_TOKEN_LENGTH]}")
+
+
+def guest_has_no_password() -> MatrixError:
+    """A guest logs in by nothing but the token that they were given; a password comes with a whole account."""
+    return invalid_param("A guest has no password")
 
 
 def threepid_in_use() -> MatrixError:

@@ -5,6 +5,7 @@ Contract:
 2. A proof serves the purpose for which it was asked, once.
 3. Where addresses are hidden, the answer does not tell whether an address has an account: the letter does.
 4. Whoever answers the client does not wait for the mail server.
+5. Whoever asks, a mailbox gets no more letters than the configuration says, whatever the secret and the attempt.
 spec: client-server-api#post_matrixclientv3registeremailrequesttoken, identity-service-api#email-associations
 """
 
@@ -105,6 +106,9 @@ class Validations:
             None,
             now_ms + LIFETIME_MS,
         )
+        if await self._database.read(validations.is_letter_due, wanted, now_ms):
+            # Before anything is stored: a letter that is not sent does not end the link of the one before.
+            self._limiter.check("letters", _mailbox(address))
         try:
             sid, is_new = await self._worker.work(validations.begin, wanted, now_ms)
         except TooManyValidationsError:
@@ -163,10 +167,6 @@ class Validations:
             return None
         return found
 
-    async def use_up(self, proof: Validation) -> bool:
-        """A proof is good once; whether this was the time."""
-        return await self._worker.work(validations.use_up, proof.sid)
-
     def stage(self, purpose: Purpose) -> AddressStage:
         """The stage of interactive authentication that asks for such a proof; its result is the proof."""
         return AddressStage(self, purpose)
@@ -207,6 +207,12 @@ def check_address(email: str) -> str:
     if not is_mail_address(address):
         raise invalid_param("This is not an e-mail address")
     return address
+
+
+def _mailbox(address: str) -> str:
+    """Where letters to an address arrive: with most providers, what follows a plus is the reader's own affair."""
+    name, _, domain = address.rpartition("@")
+    return f"{name.partition('+')[0] or name}@{domain}"
 
 
 def check_next_link(next_link: str | None) -> None:

@@ -175,6 +175,11 @@ class RateLimits:
     enabled: bool = option(True, reloadable=True, doc="Refuse too many requests with 429.", in_sample=True)
     login: RateLimit = option(RateLimit(0.2, 8), doc="Attempts to log in, by address and by account.")
     register: RateLimit = option(RateLimit(0.2, 5), doc="New accounts, by address.")
+    letters: RateLimit = option(
+        RateLimit(0.001, 10),
+        doc="Letters with which a mail address is verified or a password set anew, by mail address. Anybody can ask for "
+        "them: this is what a stranger can be sent.",
+    )
     send: RateLimit = option(RateLimit(20, 100), doc="Events sent, by user.")
     join: RateLimit = option(RateLimit(2, 30), doc="Rooms joined or knocked on, by user.")
     invite: RateLimit = option(

@@ -75,7 +75,9 @@ _DROP = statement(
     )
     .returning(_T.address)
 )
-_DROP_ALL = statement(delete(threepids).where(_T.user_nid == bindparam("user_nid")))
+_DROP_ALL = statement(
+    delete(threepids).where(_T.user_nid == bindparam("user_nid")).returning(_T.medium, _T.address)
+)
 _MAIL_PUSHERS = statement(
     select(pushers.c.app_id).where(
         and_(
@@ -140,9 +142,12 @@ def drop_threepid(tx: WriteTx, user_nid: int, medium: str, address: str) -> bool
     return True
 
 
-def drop_all_threepids(tx: WriteTx, user_nid: int) -> None:
-    """The account is gone. What is bound elsewhere stays known, for as long as it takes to unbind it."""
-    tx.run(_DROP_ALL, user_nid=user_nid)
+def drop_all_threepids(tx: WriteTx, user_nid: int) -> list[tuple[str, str]]:
+    """The account is gone: the media and addresses that it had.
+
+    What is bound elsewhere stays known, for as long as it takes to unbind it.
+    """
+    return [(medium, address) for medium, address in tx.all(_DROP_ALL, user_nid=user_nid)]
 
 
 def replace_threepids(tx: WriteTx, user_nid: int, wanted: Sequence[Threepid]) -> None:

@@ -24,7 +24,7 @@ from homeserver.store.profiles import put_field
 from homeserver.store.pushers import drop_user_pushers
 from homeserver.store.threepids import EMAIL, Threepid, drop_all_threepids, put_threepid
 from homeserver.store.tokens import NewTokens, use_registration_token
-from homeserver.store.validations import Validation, use_up
+from homeserver.store.validations import ProofUsedUpError, Validation, use_up
 
 _A = accounts.c
 _USER: BindParameter[int] = bindparam("the_user_nid")
@@ -62,7 +62,7 @@ _UNCHANGED = statement(
 )
 _SET_PASSWORD = statement(
     update(accounts)
-    .where(and_(_A.user_nid == _USER, _A.deactivated == 0))
+    .where(and_(_A.user_nid == _USER, _A.deactivated == 0, _A.guest == 0))
     .values(password_hash=bindparam("new_hash"))
     .returning(_A.user_nid)
 )
@@ -288,11 +288,22 @@ def load_deactivated(tx: Tx) -> list[int]:
 
 
 def set_password(
-    tx: WriteTx, user_nid: int, password_hash: str, *, log_out: bool, keep_device_nid: int = 0
+    tx: WriteTx,
+    user_nid: int,
+    password_hash: str,
+    *,
+    log_out: bool,
+    keep_device_nid: int = 0,
+    proof: Validation | None = None,
 ) -> bool:
-    """Change a password and, if wanted, end every login but one. Whether there is such an active account."""
+    """Change a password and, if wanted, end every login but one. Whether there is such an active account of no guest.
+
+    ``proof``: what it is changed on, which is good for this once. Raises ProofUsedUpError where it was redeemed already.
+    """
     if tx.value(_SET_PASSWORD, the_user_nid=user_nid, new_hash=password_hash) is None:
         return False
+    if proof is not None and not use_up(tx, proof.sid):
+        raise ProofUsedUpError
     if log_out:
         drop_all_devices(tx, user_nid, keep_device_nid)
     else:
@@ -345,17 +356,17 @@ def set_rate(tx: WriteTx, user_nid: int, rate: Rate | None) -> bool:
     return True
 
 
-def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
+def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> list[tuple[str, str]]:
     """End every way to log in, for good. ``erase``: newcomers see what the user wrote in its redacted form.
 
-    Leaving the rooms is for a follower.
+    Leaving the rooms is for a follower. What addresses the account had: they may have to be unbound elsewhere.
     """
     # spec: client-server-api#account-deactivation
     # First of all, so that nobody is let in meanwhile: see ``check_unchanged``.
     tx.run(_DEACTIVATE, the_user_nid=user_nid, erase_flag=int(erase))
     drop_all_devices(tx, user_nid)
     drop_openid_tokens(tx, user_nid)
-    drop_all_threepids(tx, user_nid)
+    addresses = drop_all_threepids(tx, user_nid)
     # Nobody can ask for them any more, and what was written is not to lie about with the keys to it.
     drop_user_backups(tx, user_nid)
     tx.run(_ERASE_PROFILE, the_user_nid=user_nid)
@@ -370,3 +381,4 @@ def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
         write=lambda late, pos: erasures.extend(put_erasure(late, user_nid, pos)) if erase else None,
         payload=AccountChanged(user_nid, "deactivated", erasures=erasures),
     )
+    return addresses

@@ -44,6 +44,10 @@ class TooManyValidationsError(Exception):
     """The address has been tried too often."""
 
 
+class ProofUsedUpError(Exception):
+    """Another request was faster."""
+
+
 _COLUMNS = tuple(validations.c)
 _BY_SID = statement(select(*_COLUMNS).where(_V.sid == bindparam("sid")))
 _BY_CLIENT = statement(
@@ -88,21 +92,35 @@ _over = (
 _SWEEP = statement(delete(validations).where(_V.sid.in_(_over)).returning(_V.sid))
 
 
+def is_letter_due(tx: Tx, wanted: Validation, now_ms: int) -> bool:
+    """Whether ``begin`` would want a letter to be sent."""
+    known = _find_same(tx, wanted)
+    return known is None or known.expires_ts_ms <= now_ms or _is_next(wanted, known)
+
+
+def _find_same(tx: Tx, wanted: Validation) -> Validation | None:
+    key = {"address": wanted.address, "client_secret": wanted.client_secret, "purpose": wanted.purpose}
+    row = tx.one(_BY_CLIENT, **key)
+    return None if row is None else Validation(*row)
+
+
+def _is_next(wanted: Validation, known: Validation) -> bool:
+    return wanted.send_attempt > known.send_attempt and known.validated_ts_ms is None
+
+
 def begin(tx: WriteTx, wanted: Validation, now_ms: int) -> tuple[str, bool]:
     """The attempt's id, and whether a letter is to be sent: not for a ``send_attempt`` that was seen already.
 
     Raises TooManyValidationsError.
     """
     tx.run(_SWEEP, now_ms=now_ms, most=1000)
-    key = {"address": wanted.address, "client_secret": wanted.client_secret, "purpose": wanted.purpose}
-    row = tx.one(_BY_CLIENT, **key)
-    if row is None:
+    known = _find_same(tx, wanted)
+    if known is None:
         if tx.value(_COUNT, address=wanted.address) >= MAX_PER_ADDRESS:
             raise TooManyValidationsError
         tx.insert(_INSERT, [tuple(wanted)])
         return wanted.sid, True
-    known = Validation(*row)
-    if wanted.send_attempt <= known.send_attempt or known.validated_ts_ms is not None:
+    if not _is_next(wanted, known):
         return known.sid, False
     tx.run(
         _RENEW,

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from homeserver.accounts.passwords import PasswordHasher
 from homeserver.config.schema import Email, RateLimit, RateLimits
+from homeserver.http.errors import limit_exceeded
 from tests.api.test_oauth_pages import EVIL, PASSWORD, PagesCase
 from tests.support.app import TestApp, test_config
 from tests.support.browser import check_page
@@ -173,6 +175,19 @@ class Forgotten(MailCase):
         self.browser.cookies.clear()
         self.renew(403, password="another", again="another")
         self.assertFalse(self.browser.cookies)
+
+    def test_a_letter_is_good_until_it_has_served(self) -> None:
+        async def refuse(*_: Any) -> str:
+            raise limit_exceeded(1000)
+
+        self.browser.open("/account/forgotten")
+        self.browser.send("Send the letter", email=ADDRESS)
+        self.confirm()
+        busy = self.patch(PasswordHasher, "hash", refuse)
+        self.renew(429)
+        busy.restore()
+        self.renew()
+        self.assertEqual(f"{BASE}/account/", self.browser.url)
 
     def test_tells_nobody_who_is_here(self) -> None:
         self.browser.open("/account/forgotten")

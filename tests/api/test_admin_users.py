@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from homeserver.store.check import check_db
 from homeserver.store.users import load_account
 from tests.api.administration import AdminCase
 from tests.api.talk import V3, user
@@ -272,7 +273,11 @@ class Actions(UserCase):
         self.assertEqual(
             [user("alice")], sorted(self.ok("alice", f"{V3}/rooms/{room_id}/joined_members")["joined"])
         )
-        self.does("POST", f"/v1/deactivate/{user('alice')}", b"")
+        address = [{"medium": "email", "address": "a@x.org"}]
+        self.does("PUT", f"{USERS}/{user('alice')}", {"threepids": address})
+        # Nobody knows at which identity server she may have bound it.
+        found = self.does("POST", f"/v1/deactivate/{user('alice')}", b"")
+        self.assertEqual({"id_server_unbind_result": "no-support"}, found)
         self.assertFalse(self.does("GET", f"{USERS}/{user('alice')}")["erased"])
 
     def test_suspending(self) -> None:
@@ -305,6 +310,24 @@ class Actions(UserCase):
         self.refuses(
             404, "M_NOT_FOUND", "POST", f"/v1/reset_password/{user('nobody')}", {"new_password": "x"}
         )
+
+    def test_guests_have_no_password(self) -> None:
+        guest = self.app.ok("POST", f"{V3}/register", {}, query={"kind": "guest"})
+        user_id, token = guest["user_id"], guest["access_token"]
+        self.refuses(
+            400, "M_INVALID_PARAM", "POST", f"/v1/reset_password/{user_id}", {"new_password": "second"}
+        )
+        self.refuses(
+            400,
+            "M_INVALID_PARAM",
+            "PUT",
+            f"{USERS}/{user_id}",
+            {"password": "second", "displayname": "Guest"},
+        )
+        self.assertEqual(403, self.log_in(user_id, "second"))
+        self.assertEqual(200, self.app.call("GET", f"{V3}/account/whoami", None, token)[0])
+        self.assertIsNone(self.does("GET", f"{USERS}/{user_id}")["displayname"])
+        self.assertEqual([], self.app.wait(self.app.database.read(check_db)))
 
     def test_rooms(self) -> None:
         room_id, other_id = self.make_room(joined=("bob",)), self.make_room(joined=("bob",))

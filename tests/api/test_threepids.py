@@ -10,7 +10,9 @@ from urllib.parse import parse_qs, urlsplit
 
 from twisted.internet.defer import Deferred
 
-from homeserver.config.schema import Email
+from homeserver.accounts.passwords import PasswordHasher
+from homeserver.config.schema import Email, RateLimit, RateLimits
+from homeserver.http.errors import limit_exceeded
 from homeserver.store.users import set_standing
 from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
@@ -24,11 +26,12 @@ PAGE = "/_chaos/validate_email"
 
 class MailCase(DatabaseCase):
     hide = False
+    limits = RateLimits(enabled=False)
 
     def setUp(self) -> None:
         self.mailer, self.identity = FakeMailer(), FakeIdentityServer()
         email = Email("mail.example", "chat@test.example", hide_accounts=self.hide)
-        self.config = test_config(data_dir=Path(self.mktemp()), email=email)
+        self.config = test_config(data_dir=Path(self.mktemp()), email=email, rate_limits=self.limits)
         self.app = TestApp(self, self.new_database(), self.config, mailer=self.mailer, http=self.identity)
         self.alice = self.app.register("alice")
 
@@ -192,6 +195,43 @@ class Letters(MailCase):
         token = app.register("alice")
         capabilities = app.ok("GET", f"{V3}/capabilities", token=token)["capabilities"]
         self.assertEqual(capabilities["m.3pid_changes"], {"enabled": False})
+
+
+@on_each_database
+class Floods(MailCase):
+    """What somebody gets whose address strangers type in."""
+
+    limits = RateLimits(register=RateLimit(1000, 1000), letters=RateLimit(0.001, 3))
+
+    def test_one_attempt_after_the_other(self) -> None:
+        first = self.sid("register")
+        for number in (2, 3):
+            self.assertEqual(self.sid("register", send_attempt=number), first)
+        self.says((429, "M_LIMIT_EXCEEDED"), self.ask("register", send_attempt=4))
+        self.assertEqual(len(self.mailer.sent), 3)
+        # What was sent stays good, and may be asked for again, as no letter is written for that.
+        self.assertEqual(self.sid("register", send_attempt=3), first)
+        self.confirm()
+        self.sid("register", "bob@example.org")
+        self.app.advance(1000)
+        self.sid("register", client_secret="other")
+        self.says((429, "M_LIMIT_EXCEEDED"), self.ask("register", client_secret="other", send_attempt=2))
+        self.assertEqual(len(self.mailer.sent), 5)
+
+    def test_one_mailbox(self) -> None:
+        self.sid("register")
+        self.sid("account/3pid", client_secret="other")
+        self.sid("register", "ALICE+third@example.org")
+        for what, address in (
+            ("register", "alice+fourth@example.org"),
+            ("account/3pid", "alice@example.org"),
+            ("register", "Alice+@example.org"),
+        ):
+            self.says((429, "M_LIMIT_EXCEEDED"), self.ask(what, address, client_secret="more"))
+        self.sid("register", "alice@example.com")
+        # A name that begins so is a name of its own.
+        for number in range(4):
+            self.sid("register", f"+{number}@example.org")
 
 
 @on_each_database
@@ -382,6 +422,47 @@ class Using(MailCase):
         self.says((401, "M_UNKNOWN_TOKEN"), self.app.call("GET", f"{V3}/account/whoami", token=self.alice))
         self.says((401, "M_THREEPID_AUTH_FAILED"), self.reset(creds))
 
+    def test_a_letter_is_good_until_it_has_served(self) -> None:
+        self.have()
+        creds = self.proven("account/password")
+        self.says((400, "M_INVALID_PARAM"), self.reset(creds, new_password="a\0b"))
+        self.says((400, "M_MISSING_PARAM"), self.reset(creds, new_password=None))
+
+        async def refuse(*_: Any) -> str:
+            raise limit_exceeded(1000)
+
+        busy = self.patch(PasswordHasher, "hash", refuse)
+        self.says((429, "M_LIMIT_EXCEEDED"), self.reset(creds))
+        busy.restore()
+        self.assertEqual((self.login("battery staple"), self.login("correct horse")), (403, 200))
+        self.assertEqual(self.reset(creds), (200, {}))
+        self.assertEqual((self.login("battery staple"), self.login("correct horse")), (200, 403))
+
+    def test_two_at_once_with_one_letter(self) -> None:
+        self.have()
+        creds = self.proven("account/password")
+        compute, held = PasswordHasher.hash, []
+
+        async def wait(hasher: PasswordHasher, password: str) -> str:
+            held.append(Deferred[None]())
+            await held[-1]
+            return await compute(hasher, password)
+
+        waiting = self.patch(PasswordHasher, "hash", wait)
+        answers = []
+        for password in ("battery staple", "second thought"):
+            _, asked = self.app.call("POST", f"{V3}/account/password", {"new_password": password})
+            auth = {"type": "m.login.email.identity", "threepid_creds": creds, "session": asked["session"]}
+            body = {"new_password": password, "auth": auth}
+            answers.append(self.app.start("POST", f"{V3}/account/password", body))
+        self.app.advance(0)
+        for one in held:
+            one.callback(None)
+        found = [self.app.wait(answer) for answer in answers]
+        waiting.restore()
+        self.assertEqual([200, 403], [one.status for one in found])
+        self.assertEqual((self.login("battery staple"), self.login("second thought")), (200, 403))
+
     def test_of_a_locked_account(self) -> None:
         # spec: client-server-api#account-locking (nothing but logging out)
         self.have()
@@ -474,90 +555,3 @@ class Hidden(MailCase):
         self.sid("account/password", "nobody@example.org")
         self.assertIn("no account there has this address", self.mailer.sent[-1].text)
         self.assertNotIn("https://", self.mailer.sent[-1].html)
-
-
-@on_each_database
-class Binding(MailCase):
-    def bind(self, **fields: Any) -> tuple[int, Any]:
-        body = {
-            "client_secret": "secret",
-            "sid": "sid1",
-            "id_server": "id.example",
-            "id_access_token": "idtoken",
-            **fields,
-        }
-        return self.app.call("POST", f"{V3}/account/3pid/bind", body, self.alice)
-
-    def unbind(self, what: str = "unbind", **fields: Any) -> Any:
-        body = {"medium": "email", "address": "a@b.example", **fields}
-        return self.app.ok("POST", f"{V3}/account/3pid/{what}", body, self.alice)["id_server_unbind_result"]
-
-    def test_there_and_back(self) -> None:
-        self.assertEqual(self.bind(), (200, {}))
-        self.assertEqual(self.identity.owners, {("email", "a@b.example"): ALICE})
-        self.assertEqual(self.threepids(), [])
-        self.assertEqual(self.unbind(), "success")
-        self.assertEqual(self.identity.owners, {})
-        method, path, content, authorization = self.identity.asked[-1]
-        self.assertEqual((method, path), ("POST", "/3pid/unbind"))
-        self.assertEqual(content, {"mxid": ALICE, "threepid": {"medium": "email", "address": "a@b.example"}})
-        self.assertTrue(authorization.startswith('X-Matrix origin="test.example",destination="id.example"'))
-        self.assertEqual(self.unbind(), "no-support")
-        self.assertEqual(self.unbind(id_server="id.example"), "success")
-
-    def test_delete_unbinds_too(self) -> None:
-        self.bind()
-        self.assertEqual(self.unbind("delete"), "success")
-        self.assertEqual(self.identity.owners, {})
-
-    def test_a_server_that_is_down(self) -> None:
-        self.bind()
-        self.identity.down = True
-        self.assertEqual(self.unbind(), "no-support")
-        self.says((502, "M_UNKNOWN"), self.bind())
-        self.identity.down = False
-        # It was not forgotten.
-        self.assertEqual(self.unbind(), "success")
-
-    def test_refusals_are_passed_on(self) -> None:
-        self.says((404, "M_NO_VALID_SESSION"), self.bind(sid="other"))
-        self.says((403, "M_UNAUTHORIZED"), self.bind(id_access_token="wrong"))
-        self.says((502, "M_UNKNOWN"), self.bind(id_server="elsewhere.example"))
-        for wrong in (
-            {"id_server": "a b"},
-            {"id_server": "http://x/"},
-            {"id_server": ""},
-            {"id_access_token": "a\r\nb"},
-            {"id_access_token": ""},
-        ):
-            self.says((400, "M_INVALID_PARAM"), self.bind(**wrong))
-        self.says((400, "M_BAD_JSON"), self.bind(sid=1))
-        for answer in (
-            (200, b"[]"),
-            (200, b"{"),
-            (200, b'{"medium":1,"address":"x"}'),
-            (500, b""),
-            (404, b"x"),
-            (200, b'{"medium":"email","address":"a\\u0000"}'),
-            (200, b'{"medium":"email","address":"%b"}' % ("\N{PARTY POPPER}" * 200).encode()),
-        ):
-            self.identity.answers["/3pid/bind"] = answer
-            self.says((502, "M_UNKNOWN"), self.bind())
-
-    def test_no_identity_server_ends_a_session_of_ours(self) -> None:
-        """Clients give up their session at the code alone, whatever the status says."""
-        for status in (400, 401, 403):
-            for code in ("M_UNKNOWN_TOKEN", "M_MISSING_TOKEN", "M_USER_LOCKED"):
-                self.identity.answers["/3pid/bind"] = (status, b'{"errcode":"%b"}' % code.encode())
-                self.says((400 if status == 400 else 403, "M_FORBIDDEN"), self.bind())
-
-    def test_the_account_ends(self) -> None:
-        self.bind()
-        auth = {
-            "type": "m.login.password",
-            "identifier": {"type": "m.id.user", "user": "alice"},
-            "password": "correct horse",
-        }
-        answer = self.app.ok("POST", f"{V3}/account/deactivate", {"auth": auth}, self.alice)
-        self.assertEqual(answer, {"id_server_unbind_result": "success"})
-        self.assertEqual(self.identity.owners, {})

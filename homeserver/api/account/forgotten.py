@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from homeserver.accounts.lost_passwords import redeem_proof
+from homeserver.accounts.lost_passwords import find_by_proof
 from homeserver.accounts.users import Accounts
 from homeserver.accounts.validations import Validations
 from homeserver.api.account import places
@@ -92,9 +92,9 @@ class ForgottenApi:
         proof = await self._validations.proven(Purpose.PASSWORD, said.get("sid"), said.get("client_secret"))
         if proof is None:
             raise forbidden("The address is not confirmed yet: open the link in the letter")
-        account = await redeem_proof(self._accounts, self._validations, proof)
+        account = await find_by_proof(self._accounts, proof)
         # As by the API: whoever had the old password may not have been they.
-        await self._accounts.set_password(account.user_id, password, log_out=True)
+        await self._accounts.set_password(account.user_id, password, log_out=True, proof=proof)
         return account
 
     def _ask(self, token: str, error: MatrixError | None = None, email: str = "") -> Response:

@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from homeserver.accounts.identity_servers import parse_id_server
 from homeserver.accounts.login import Identity
-from homeserver.accounts.lost_passwords import redeem_proof
+from homeserver.accounts.lost_passwords import find_by_proof
 from homeserver.accounts.passwords import check_new_password
 from homeserver.accounts.threepids import Threepids
 from homeserver.accounts.types import Requester
@@ -31,6 +32,7 @@ class PasswordBody(msgspec.Struct):
 
 class DeactivateBody(msgspec.Struct):
     erase: bool | None = None
+    id_server: str | None = None
 
 
 class AccountApi:
@@ -100,7 +102,7 @@ class AccountApi:
         body = request.json(PasswordBody)
         if body.new_password is not None:
             check_new_password(body.new_password, self._policy())
-        user_id = await self._confirm_password(request, requester)
+        user_id, proof = await self._confirm_password(request, requester)
         if body.new_password is None:
             raise missing_param("new_password is missing")
         await self._accounts.set_password(
@@ -108,10 +110,13 @@ class AccountApi:
             body.new_password,
             log_out=body.logout_devices is not False,
             keep_device_nid=0 if requester is None else requester.device_nid,
+            proof=proof,
         )
         return EMPTY_JSON
 
-    async def _confirm_password(self, request: Request, requester: Requester | None) -> str:
+    async def _confirm_password(
+        self, request: Request, requester: Requester | None
+    ) -> tuple[str, Validation | None]:
         """Whose password is to be changed: the requester's, or that of the account whose address was proven."""
         if requester is None and not self._validations.possible:
             raise missing_token()
@@ -125,18 +130,19 @@ class AccountApi:
         proof: Validation | None = results.get(STAGE)
         if proof is None:
             assert requester is not None  # the other flow is of those who are logged in
-            return requester.user_id
+            return requester.user_id, None
         of_nid = None if requester is None else requester.user_nid
-        return (await redeem_proof(self._accounts, self._validations, proof, of_nid)).user_id
+        return (await find_by_proof(self._accounts, proof, of_nid)).user_id, proof
 
     async def deactivate(self, request: Request) -> dict[str, str]:
         """End the account for good."""
         # spec: client-server-api#account-deactivation
         requester: Requester = request.requester
         body = request.json(DeactivateBody, allow_empty=True)
+        server = None if body.id_server is None else parse_id_server(body.id_server)
         await self._confirm(request)
-        await self._accounts.deactivate(requester.user_id, erase=bool(body.erase))
-        result = await self._threepids.forget_all(requester.user_nid, requester.user_id)
+        addresses = await self._accounts.deactivate(requester.user_id, erase=bool(body.erase))
+        result = await self._threepids.forget_all(requester.user_nid, requester.user_id, addresses, server)
         return {"id_server_unbind_result": result}
 
     async def _confirm(self, request: Request) -> None:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from homeserver.accounts.identity_servers import parse_account
+from homeserver.accounts.identity_servers import parse_account, parse_id_server
 from homeserver.accounts.login import Identity
 from homeserver.accounts.text import check_text
 from homeserver.accounts.threepids import Threepids
@@ -153,7 +153,7 @@ def _removal(request: Request) -> tuple[int, str, str, str, str | None]:
     requester: Requester = request.requester
     body = request.json(RemoveBody)
     address = check_text(body.address, "address", MAX_ADDRESS_TEXT)
-    server = None if body.id_server is None else parse_account(body.id_server, "-").server
+    server = None if body.id_server is None else parse_id_server(body.id_server)
     return requester.user_nid, requester.user_id, body.medium, address, server
 
 
