@@ -26,7 +26,7 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
-from federation.event import Event
+from federation.event import MAX_AUTH_EVENTS, MAX_PREV_EVENTS, Event
 from federation.flows.needs import (
     Known,
     Limits,
@@ -163,8 +163,19 @@ class Filling:
         return sorted(parent for parent in parents if parent not in self._placed)
 
     def _take(self, found: Sequence[Event], missing: Iterable[EventId], most: int) -> Asking:
-        """Into the pool, what leads from missing parents to known ones; all else in an answer is ignored."""
-        new = {event.event_id: event for event in found if event.event_id not in self._pool}
+        """Into the pool, what leads from missing parents to known ones; all else in an answer is ignored.
+
+        So is what names more events than one that is sent may: it would cost a resolution of as many states, other servers
+        refuse it, and only history is exempt.
+        """
+        # spec: server-server-api#get_matrixfederationv1backfillroomid
+        new = {
+            event.event_id: event
+            for event in found
+            if event.event_id not in self._pool
+            and len(event.prev_event_ids) <= MAX_PREV_EVENTS
+            and len(event.auth_event_ids) <= MAX_AUTH_EVENTS
+        }
         yield from self._look(new)
         fresh = {event_id: event for event_id, event in new.items() if event_id not in self._placed}
         self._pool.update(reached(missing, fresh, prev_parents, most))

@@ -1,9 +1,10 @@
 """Which events go to which servers: a follower of the log.
 
 An event of a user of ours goes to every server that was in its room before or after it. An event of another server's
-user that joined or left by us goes there as well, but to its own server. A join that another server let in is told by
-that one (``Placement.told``); one that was made here is told from here, even if nobody of ours was in the room before it.
-For each event this costs a look into memory.
+user that joined or left by us goes there as well, but to its own server; an invite that we made in such a user's name
+(``rooms/third_party.py``) goes to that one too. A join that another server let in is told by that one
+(``Placement.told``); one that was made here is told from here, even if nobody of ours was in the room before it. For each
+event this costs a look into memory.
 
 After a crash the last seconds are looked at again, and a destination that was away gets what is ours from the timelines:
 neither knows of ``told``, so such a join may be sent once more to each server of its room. That is allowed (they have it,
@@ -23,7 +24,7 @@ from homeserver.peers.delivery import PduBytes
 from homeserver.peers.devices_out import DevicesOut
 from homeserver.peers.sender import Sender
 from homeserver.store.changes import Change, Kind
-from homeserver.store.outgoing import Relay, load_relay
+from homeserver.store.outgoing import Relay, is_sent_on, load_relay
 from homeserver.store.placement import Placement
 from homeserver.store.stays import server_of
 from homeserver.stream.servers import ServerIndex
@@ -72,7 +73,7 @@ class EventsOut:
             servers = [*servers, removed]
         if len(servers) > 1:
             self._pdus.put(event.event_id, placed.json)
-            self._enqueue(servers, PduRef(change.pos, event.event_id), self._server_name)
+            self._enqueue(servers, PduRef(change.pos, event.event_id))
 
     async def _relay(self, change: Change) -> None:
         relay: Relay | None = change.payload
@@ -80,15 +81,14 @@ class EventsOut:
             relay = await self._database.read(load_relay, change.pos)
         if relay is not None:
             servers = await self._servers.servers_at(relay.room_nid, change.pos)
-            if relay.only_to is not None:
-                servers = [server for server in servers if server == relay.only_to]
+            servers = [server for server in servers if is_sent_on(server, relay.sender, relay.only_to)]
             self._pdus.put(relay.event_id, relay.json)
             self._sender.relayed()
-            self._enqueue(servers, PduRef(change.pos, relay.event_id), server_of(relay.sender))
+            self._enqueue(servers, PduRef(change.pos, relay.event_id))
 
-    def _enqueue(self, servers: Iterable[str], ref: PduRef, but: str) -> None:
+    def _enqueue(self, servers: Iterable[str], ref: PduRef) -> None:
         for server in servers:
-            if server not in (self._server_name, but):
+            if server != self._server_name:
                 self._sender.enqueue(server, ref)
 
 

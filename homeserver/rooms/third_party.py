@@ -83,7 +83,7 @@ def parse_proof(signed: Mapping[str, Any]) -> Proof:
 async def accept_offer(turn: Turn, room_id: RoomId, user_id: UserId, proof: Proof) -> None:
     """Place the invite. That the proof is for this user, and validly signed, is for the authorisation rules."""
     placed = await turn.place(await draft_invite(turn, room_id, user_id, proof))
-    relay_others(turn, placed.nid, placed.event)
+    relay_others(turn, placed.nid, placed.event, made_here=True)
 
 
 async def draft_invite(turn: Turn, room_id: RoomId, user_id: UserId, proof: Proof) -> Draft:

@@ -167,6 +167,11 @@ def relay(tx: WriteTx, event_nid: int, payload: Relay) -> None:
     tx.claim(Kind.RELAYED, 0, event_nid, write, payload)
 
 
+def is_sent_on(server: str, sender: str, only_to: str | None) -> bool:
+    """Whether a relay is for a server of its room. The sender's own gave us the event, unless the relay names it."""
+    return server == only_to if only_to is not None else server != server_of(sender)
+
+
 # --- destinations ------------------------------------------------------------------------------------------------
 
 
@@ -214,8 +219,7 @@ def load_owed(
         refs = {pos: EventId(event_id) for pos, event_id, room_nid in found if stays[room_nid].hears(pos)}
     for pos, event_id, room_nid, sender, only_to in tx.all(_RELAYED, after=after, upto=upto):
         stay = stays.get(room_nid)
-        wanted = only_to in (None, server) and server_of(sender) != server
-        if wanted and stay is not None and stay.around(pos):
+        if is_sent_on(server, sender, only_to) and stay is not None and stay.around(pos):
             refs[pos] = EventId(event_id)
     chosen = [PduRef(pos, refs[pos]) for pos in sorted(refs)[:OWED_MOST]]
     return chosen, upto if len(chosen) == len(refs) else chosen[-1].pos

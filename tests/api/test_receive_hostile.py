@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import Deferred
 
-from federation.event import Event
+from federation.event import MAX_PREV_EVENTS, Event
 from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
 from homeserver.rooms.federated.filling import WAITS_S
 from homeserver.rooms.federated.receive import TRANSACTIONS_AT_ONCE
@@ -27,6 +27,7 @@ STATE_IDS = ("GET", f"{FEDERATION}/state_ids/")
 STATE = ("GET", f"{FEDERATION}/state/")
 EVENT = ("GET", f"{FEDERATION}/event/")
 CHAIN = ("GET", f"{FEDERATION}/event_auth/")
+BACKFILL = ("GET", f"{FEDERATION}/backfill/")
 
 
 @on_each_database
@@ -403,6 +404,24 @@ class HostileAnswers(ReceiveCase):
         self.assertNotIn(other.event_id, self.timeline())
         # The state before the event itself was told, and is what it was.
         self.assertEqual(self.late.event_id, self.timeline()[-1])
+
+    def test_references_without_end(self) -> None:
+        """What would be dropped if it were sent has no place either where another event names it as its parent."""
+        parents = [self.late.event_id] * MAX_PREV_EVENTS
+        most = self.room.say("as many as may be", prev=parents)
+        more = self.room.say("one more", prev=[*parents, most.event_id])
+        last = self.room.say("last")
+        self.peer.answers[BACKFILL] = PeerResponse(404, b"{}")
+        self.assert_taken(self.peer.push(self.app, last), last)
+        self.settle()
+        self.assertEqual(0, self.staged())
+        shown = self.timeline()
+        self.assertEqual(last.event_id, shown[-1])
+        self.assertNotIn(more.event_id, shown)
+        # What is within the bounds was left out with it, and comes.
+        self.assert_taken(self.peer.push(self.app, most), most)
+        self.settle()
+        self.assertIn(most.event_id, self.timeline())
 
     def test_answers_without_end(self) -> None:
         """A history that has no beginning: the flow has a budget."""

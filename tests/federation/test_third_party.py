@@ -42,6 +42,30 @@ class Offers(NetCase):
         body = {"third_party_signed": signed}
         return self.call(self.b, self.bob, "POST", f"/join/{quote(self.room)}", body, {"via": [A]})
 
+    def bind(self, *others: Any) -> None:
+        """The identity server tells b that the address is bob's, and of the offers."""
+        invite = {
+            "medium": "email",
+            "address": "b@b.example",
+            "mxid": BOB,
+            "room_id": self.room,
+            "sender": ALICE,
+            "signed": self.proof(),
+        }
+        invites = [*others, {**invite, "signed": 1}, invite]
+        body = {"medium": "email", "address": "b@b.example", "mxid": BOB, "invites": invites}
+        answer = self.net.wait(self.b.start("PUT", "/_matrix/federation/v1/3pid/onbind", body))
+        self.assertEqual((200, {}), (answer.status, answer.json))
+        self.net.settle()
+
+    def bring_in_dave(self) -> str:
+        """A user of b is in the room; his token."""
+        dave = self.b.register("dave")
+        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(self.room)}/invite", {"user_id": f"@dave:{B}"})
+        self.assertEqual(200, self.join(self.b, dave, self.room).status)
+        self.net.settle()
+        return dave
+
     def memberships(self) -> list[str]:
         path = f"/rooms/{quote(self.room)}/messages"
         chunk = self.ok(self.a, self.alice, "GET", path, None, {"dir": "f", "limit": 100})["chunk"]
@@ -93,22 +117,7 @@ class Offers(NetCase):
 
     def test_an_address_is_bound(self) -> None:
         """The identity server tells b, which has alice's server make the invite."""
-        invite = {
-            "medium": "email",
-            "address": "b@b.example",
-            "mxid": BOB,
-            "room_id": self.room,
-            "sender": ALICE,
-        }
-        body = {
-            "medium": "email",
-            "address": "b@b.example",
-            "mxid": BOB,
-            "invites": [1, {}, {**invite, "signed": 1}, {**invite, "signed": self.proof()}],
-        }
-        answer = self.net.wait(self.b.start("PUT", "/_matrix/federation/v1/3pid/onbind", body))
-        self.assertEqual((200, {}), (answer.status, answer.json))
-        self.net.settle()
+        self.bind(1, {})
         self.assertEqual(["invite"], self.memberships())
         self.assertIn(self.room, self.sync(self.b, self.bob)["rooms"]["invite"])
 
@@ -126,12 +135,30 @@ class Offers(NetCase):
         self.assertNotIn(("m.room.member", "@bob:c.example"), state)
 
     def test_a_server_in_the_room_does_it_itself(self) -> None:
-        dave = self.b.register("dave")
-        self.ok(self.a, self.alice, "POST", f"/rooms/{quote(self.room)}/invite", {"user_id": f"@dave:{B}"})
-        self.assertEqual(200, self.join(self.b, dave, self.room).status)
-        self.net.settle()
+        dave = self.bring_in_dave()
         self.assertEqual(200, self.join_with(self.proof()).status)
         self.net.settle()
         self.assertEqual([], self.net.sent("exchange_third_party_invite"))
         self.assertEqual(["invite", "join"], self.memberships())
         self.assert_same_state(self.room, (self.a, self.alice), (self.b, self.bob), (self.b, dave))
+
+    def test_the_server_of_who_made_the_offer_hears_of_an_invite_that_another_one_makes(self) -> None:
+        dave = self.bring_in_dave()
+        self.bind()
+        self.assertEqual([], self.net.sent("exchange_third_party_invite"))
+        self.assertEqual(["invite"], self.memberships())
+        self.assertIn(self.room, self.sync(self.b, self.bob)["rooms"]["invite"])
+        self.assert_same_state(self.room, (self.a, self.alice), (self.b, dave))
+
+    def test_the_server_of_who_made_the_offer_is_away(self) -> None:
+        dave = self.bring_in_dave()
+        self.net.down(A)
+        # From the first failure on what it lacks is read from the tables.
+        self.say(self.b, dave, self.room, "unheard")
+        self.net.settle()
+        self.bind()
+        self.assertEqual([], self.memberships())
+        self.net.up(A)
+        self.net.advance(60)
+        self.assertEqual(["invite"], self.memberships())
+        self.assert_same_state(self.room, (self.a, self.alice), (self.b, dave))

@@ -38,7 +38,8 @@ destinations = Table(
     nid("retry_at_ts_ms"),
     **CLUSTERED,
 )
-# Events that are sent on: of other servers' users who joined or left by us; sticky ones, to who comes into their room.
+# Events that are sent on: of other servers' users who joined or left by us, or in whose name we made an invite; sticky
+# ones, to who comes into their room.
 relays = Table(
     "relays",
     metadata,

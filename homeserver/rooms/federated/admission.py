@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from federation.acl import ServerAcl
@@ -213,11 +214,18 @@ class Admission:
         return await actor.run(lambda turn: load_stripped(turn, self._tools))
 
 
-def relay_others(turn: Turn, nid: int, event: Event) -> None:
-    """Send an event on that another server's user made through us: the room's other servers have it from nobody else."""
-    if domain_of(event.sender) != turn.tools.signer.server_name:
-        told = Relay(event.event_id, turn.head.room_nid, event.sender, stored_bytes(event))
-        turn.extra.append(lambda tx: relay(tx, nid, told))
+def relay_others(turn: Turn, nid: int, event: Event, *, made_here: bool = False) -> None:
+    """Send an event on that another server's user made through us: the room's other servers have it from nobody else.
+
+    ``made_here``: nor has the user's own server, for it is we who made the event in their name.
+    """
+    server = domain_of(event.sender)
+    if server == turn.tools.signer.server_name:
+        return
+    told = Relay(event.event_id, turn.head.room_nid, event.sender, stored_bytes(event))
+    turn.extra.append(partial(relay, event_nid=nid, payload=told))
+    if made_here:
+        turn.extra.append(partial(relay, event_nid=nid, payload=told._replace(only_to=server)))
 
 
 async def load_stripped(turn: Turn, tools: RoomTools, *members: str) -> list[bytes]:

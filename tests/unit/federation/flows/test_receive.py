@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from federation.event import Event
+from federation.event import MAX_AUTH_EVENTS, MAX_PREV_EVENTS, Event
 from federation.flows.needs import (
     Known,
     NeedAuthChain,
@@ -180,6 +180,26 @@ class ReceiveTests(SynchronousTestCase):
         self.assertEqual([event.event_id], [need.event_id for need in world.asked(NeedStateIds)])
         self.assertEqual([event.event_id], self.ids(filled))
         self.assertEqual(self.room.state_before(event.event_id), sorted(filled.steps[0].told or ()))
+
+    def test_a_parent_that_names_too_many(self) -> None:
+        """Only of history is it taken: here it stays missing, whichever way it comes."""
+        head = list(self.room.head)
+        create = self._auth(head)[0]
+        cases: tuple[tuple[dict[str, Any], bool], ...] = (
+            ({"prev": head * MAX_PREV_EVENTS}, True),
+            ({"prev": head * (MAX_PREV_EVENTS + 1)}, False),
+            ({"prev": head, "auth": [create] * MAX_AUTH_EVENTS}, True),
+            ({"prev": head, "auth": [create] * (MAX_AUTH_EVENTS + 1)}, False),
+        )
+        for fields, is_taken in cases:
+            parent = self.room.say("parent", **fields)
+            event = self.room.say("shown", prev=[parent.event_id])
+            world = self.world()
+            filled = world.drive([event])
+            placed = [parent.event_id, event.event_id] if is_taken else [event.event_id]
+            self.assertEqual(placed, self.ids(filled), fields)
+            self.assertEqual(not is_taken, bool(filled.steps[0].told), fields)
+            self.assertEqual(0 if is_taken else 1, len(world.asked(NeedEvents)), fields)
 
     def test_nobody_answers(self) -> None:
         self.room.say("unseen")
