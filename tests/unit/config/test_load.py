@@ -164,6 +164,14 @@ class LoadTests(SynchronousTestCase):
         self.assert_problems(minimal("listeners: []\n"), "listeners: at least one is needed")
         self.assertEqual(len(parse(minimal("listeners: [{port: 0}, {port: 0}]\n")).listeners), 2)
 
+    def test_room_versions_that_nobody_knows(self) -> None:
+        known = ", ".join(map(str, range(1, 13)))
+        for version in ("99", "", "12 "):
+            self.assert_problems(
+                minimal(f'default_room_version: "{version}"\n'),
+                f"default_room_version: {version!r} is none of {known}",
+            )
+
     def test_secrets_stay_out_of_messages_and_representations(self) -> None:
         for text in (
             "database: postgres://me:hunter2@h/d\n",
