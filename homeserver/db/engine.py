@@ -415,7 +415,7 @@ class PostgresSession(Session):
             cursor = self._open()
         except psycopg2.Error as error:
             self.close()
-            raise DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}") from error
+            raise DatabaseUnavailable(f"PostgreSQL: {first_line(error)}") from error
         tx = PostgresTx(cursor, self._begin, self._engine.hook, self._prepared)
         try:
             result = unit(tx, *args, **kwargs)
@@ -469,26 +469,27 @@ def _read_bytea(value: str | bytes | None, _: Any) -> bytes | None:
 _BYTEA = psycopg2.extensions.new_type((17,), "CHAOS_BYTEA", _read_bytea)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a server says first; what follows is its advice."""
     return str(error).strip().split("\n", 1)[0]
 
 
 def _postgres_error(error: psycopg2.Error, *, lost: bool) -> Exception:
     if isinstance(error, psycopg2.IntegrityError):
-        return IntegrityViolation(_first_line(error))
+        return IntegrityViolation(first_line(error))
     if isinstance(error, psycopg2.errors.ProgramLimitExceeded):
         # No fault of the server's, although the driver counts it among those.
-        return TooLong(_first_line(error))
+        return TooLong(first_line(error))
     if isinstance(error, psycopg2.errors.DivisionByZero):
         # ``Tx.require``: SQL has no other way to fail by what it finds, and nothing else of ours divides.
         return Conflict("the database is not what this was built on")
     if isinstance(error, psycopg2.extensions.TransactionRollbackError):
         # Two transactions wait for each other, and the server let the other one go on.
-        return Conflict(f"PostgreSQL: {_first_line(error)}")
+        return Conflict(f"PostgreSQL: {first_line(error)}")
     if lost or isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
-        return DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}")
+        return DatabaseUnavailable(f"PostgreSQL: {first_line(error)}")
     if isinstance(error, psycopg2.errors.ReadOnlySqlTransaction):
-        return DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}")
+        return DatabaseUnavailable(f"PostgreSQL: {first_line(error)}")
     return error
 
 
