@@ -44,6 +44,7 @@ from homeserver.db.engine import Engine, SqliteEngine
 from homeserver.db.errors import DatabaseError, IntegrityViolation
 from homeserver.db.migrate import HEAD, upgrade_engine
 from homeserver.db.tx import Row, Tx
+from homeserver.media.files import sync_folder
 from homeserver.store.changes import skip_positions
 from homeserver.store.check import check_db
 from homeserver.store.dump import (
@@ -264,7 +265,8 @@ def restore(config: Config, engine: Engine, source: Path, progress: Progress) ->
             raise OperationError(
                 f"{staged_database} exists: another restore is at work, or one broke off; remove it"
             )
-        engine = SqliteEngine(str(staged_database))
+        # The file is moved alone, so nothing may be left in a log beside it; and that would take as much space again.
+        engine = SqliteEngine(str(staged_database), write_ahead=False)
     try:
         with ExitStack() as taken_back:
             if not media.exists():
@@ -276,11 +278,13 @@ def restore(config: Config, engine: Engine, source: Path, progress: Progress) ->
             _Reader(source, manifest, staged_media, place, progress).run(engine)
             if staged_database is not None:
                 os.replace(staged_database, config.sqlite_path)
+                taken_back.callback(_take_back, config.sqlite_path.unlink)
+                sync_folder(config.sqlite_path.parent)
             taken_back.pop_all()
         shutil.rmtree(staged_media, ignore_errors=True)
     finally:
         if staged_database is not None:
-            for suffix in ("", "-wal", "-shm"):
+            for suffix in ("", "-journal"):
                 staged_database.with_name(staged_database.name + suffix).unlink(missing_ok=True)
     line = f"restored {head.server_name}: {_contents(manifest, head.media)}"
     if head.media != "file_system" and config.media.s3 is None:
@@ -494,6 +498,8 @@ def _place(config: Config, key: bytes, staged_media: Path, taken_back: ExitStack
         placed = staged_media.parent / staged.name
         os.replace(staged, placed)
         taken_back.callback(_take_back, partial(os.replace, placed, staged))
+    for folder in (path.parent, staged_media.parent):
+        sync_folder(folder)
 
 
 def _take_back(step: Callable[[], None]) -> None:
