@@ -192,10 +192,9 @@ class _Writer:
 
     def _add_media(self, folder: Path) -> None:
         # Thumbnails are made again when they are asked for; what is still coming in is nobody's yet.
-        found = (folder / "files").rglob("*")
-        paths = sorted(path for path in found if path.is_file() and not path.is_symlink())
-        for number, path in enumerate(paths, 1):
-            self._progress("media", number, len(paths))
+        total = sum(len(names) for _, _, names in os.walk(folder / "files"))
+        for number, path in enumerate(_files(folder / "files"), 1):
+            self._progress("media", number, total)
             try:
                 file = path.open("rb")
             except FileNotFoundError:
@@ -204,13 +203,18 @@ class _Writer:
                 name = f"media/{path.relative_to(folder).as_posix()}"
                 info = self._info(name, os.fstat(file.fileno()).st_size)
                 hashing = _HashingReader(file)
-                self._archive.addfile(info, hashing)
+                self._add_member(info, hashing)
                 self._manifest.members[name] = _Member(info.size, hashing.hexdigest())
             self._manifest.media_files += 1
 
     def _add(self, name: str, data: bytes) -> None:
-        self._archive.addfile(self._info(name, len(data)), BytesIO(data))
+        self._add_member(self._info(name, len(data)), BytesIO(data))
         self._manifest.members[name] = _Member(len(data), sha256(data).hexdigest())
+
+    def _add_member(self, info: tarfile.TarInfo, file: Any) -> None:
+        self._archive.addfile(info, file)
+        # The archive would remember every member, and there may be millions.
+        self._archive.members = []  # type: ignore[attr-defined]
 
     def _info(self, name: str, size: int) -> tarfile.TarInfo:
         if size > _most(name):
@@ -220,6 +224,16 @@ class _Writer:
         info = tarfile.TarInfo(name)
         info.size, info.mode, info.mtime = size, 0o600, self._now_ms // 1000
         return info
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, in order; only those of one folder are in memory at a time."""
+    for top, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(top, name)
+            if path.is_file() and not path.is_symlink():
+                yield path
 
 
 class _HashingReader:

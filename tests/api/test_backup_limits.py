@@ -1,11 +1,13 @@
-"""Restore where the disk is full, or gone."""
+"""Backup and restore where the disk is full, and where there is more than fits into memory."""
 
 from __future__ import annotations
 
 import resource
+import tarfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from homeserver import backup
 from homeserver.cli.operations import OperationError
@@ -98,3 +100,30 @@ class Folders(BackupCase):
         good = len(folders)
         backup.restore(other, other_engine, source, quietly)
         self.assertEqual(folders, written)
+
+
+class ManyFiles(BackupCase):
+    """A backup of millions of files."""
+
+    def test_members_are_forgotten(self) -> None:
+        config, engine = self.new_server()
+        add = tarfile.TarFile.addfile
+        remembered: list[int] = []
+
+        def add_and_count(archive: tarfile.TarFile, info: tarfile.TarInfo, file: Any) -> None:
+            remembered.append(len(archive.members))  # type: ignore[attr-defined]
+            add(archive, info, file)
+
+        self.patch(tarfile.TarFile, "addfile", add_and_count)
+        self.write(config, engine)
+        self.assertGreater(len(remembered), 10)
+        self.assertEqual({0}, set(remembered))
+
+    def test_links_are_left_where_they_are(self) -> None:
+        config, engine = self.new_server()
+        files = backup.media_folder(config) / "files"
+        (files / "link").symlink_to(files / "ab" / "cdef")
+        (files / "shelf").symlink_to(files / "ab")
+        with tarfile.open(self.write(config, engine)) as archive:
+            names = {name for name in archive.getnames() if name.startswith("media/")}
+        self.assertEqual({"media/files/empty", "media/files/ab/cdef"}, names)
