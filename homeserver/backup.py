@@ -44,6 +44,7 @@ from homeserver.db.engine import Engine, SqliteEngine
 from homeserver.db.errors import DatabaseError, IntegrityViolation
 from homeserver.db.migrate import HEAD, upgrade_engine
 from homeserver.db.tx import Row, Tx
+from homeserver.media.files import sync_folder
 from homeserver.store.changes import skip_positions
 from homeserver.store.check import check_db
 from homeserver.store.dump import (
@@ -191,10 +192,9 @@ class _Writer:
 
     def _add_media(self, folder: Path) -> None:
         # Thumbnails are made again when they are asked for; what is still coming in is nobody's yet.
-        found = (folder / "files").rglob("*")
-        paths = sorted(path for path in found if path.is_file() and not path.is_symlink())
-        for number, path in enumerate(paths, 1):
-            self._progress("media", number, len(paths))
+        total = sum(len(names) for _, _, names in os.walk(folder / "files"))
+        for number, path in enumerate(_files(folder / "files"), 1):
+            self._progress("media", number, total)
             try:
                 file = path.open("rb")
             except FileNotFoundError:
@@ -203,13 +203,18 @@ class _Writer:
                 name = f"media/{path.relative_to(folder).as_posix()}"
                 info = self._info(name, os.fstat(file.fileno()).st_size)
                 hashing = _HashingReader(file)
-                self._archive.addfile(info, hashing)
+                self._add_member(info, hashing)
                 self._manifest.members[name] = _Member(info.size, hashing.hexdigest())
             self._manifest.media_files += 1
 
     def _add(self, name: str, data: bytes) -> None:
-        self._archive.addfile(self._info(name, len(data)), BytesIO(data))
+        self._add_member(self._info(name, len(data)), BytesIO(data))
         self._manifest.members[name] = _Member(len(data), sha256(data).hexdigest())
+
+    def _add_member(self, info: tarfile.TarInfo, file: Any) -> None:
+        self._archive.addfile(info, file)
+        # The archive would remember every member, and there may be millions.
+        self._archive.members = []  # type: ignore[attr-defined]
 
     def _info(self, name: str, size: int) -> tarfile.TarInfo:
         if size > _most(name):
@@ -219,6 +224,16 @@ class _Writer:
         info = tarfile.TarInfo(name)
         info.size, info.mode, info.mtime = size, 0o600, self._now_ms // 1000
         return info
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Every file below a folder, in order; only those of one folder are in memory at a time."""
+    for top, folders, names in os.walk(folder):
+        folders.sort()
+        for name in sorted(names):
+            path = Path(top, name)
+            if path.is_file() and not path.is_symlink():
+                yield path
 
 
 class _HashingReader:
@@ -264,7 +279,8 @@ def restore(config: Config, engine: Engine, source: Path, progress: Progress) ->
             raise OperationError(
                 f"{staged_database} exists: another restore is at work, or one broke off; remove it"
             )
-        engine = SqliteEngine(str(staged_database))
+        # The file is moved alone, so nothing may be left in a log beside it; and that would take as much space again.
+        engine = SqliteEngine(str(staged_database), write_ahead=False)
     try:
         with ExitStack() as taken_back:
             if not media.exists():
@@ -276,11 +292,13 @@ def restore(config: Config, engine: Engine, source: Path, progress: Progress) ->
             _Reader(source, manifest, staged_media, place, progress).run(engine)
             if staged_database is not None:
                 os.replace(staged_database, config.sqlite_path)
+                taken_back.callback(_take_back, config.sqlite_path.unlink)
+                sync_folder(config.sqlite_path.parent)
             taken_back.pop_all()
         shutil.rmtree(staged_media, ignore_errors=True)
     finally:
         if staged_database is not None:
-            for suffix in ("", "-wal", "-shm"):
+            for suffix in ("", "-journal"):
                 staged_database.with_name(staged_database.name + suffix).unlink(missing_ok=True)
     line = f"restored {head.server_name}: {_contents(manifest, head.media)}"
     if head.media != "file_system" and config.media.s3 is None:
@@ -494,6 +512,8 @@ def _place(config: Config, key: bytes, staged_media: Path, taken_back: ExitStack
         placed = staged_media.parent / staged.name
         os.replace(staged, placed)
         taken_back.callback(_take_back, partial(os.replace, placed, staged))
+    for folder in (path.parent, staged_media.parent):
+        sync_folder(folder)
 
 
 def _take_back(step: Callable[[], None]) -> None:

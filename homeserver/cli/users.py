@@ -156,22 +156,30 @@ def create_token(
 
 
 def _choose_password(given: str | None, from_input: bool) -> str:
-    """From the option, from standard input, or asked for twice on a terminal."""
-    if given is not None and from_input:
-        raise WrongInputError("--password and --password-stdin: only one of the two")
-    if from_input:
-        chosen = sys.stdin.readline(MAX_PASSWORD + 2).rstrip("\r\n")
-    elif given is not None:
-        chosen = given
-    elif sys.stdin.isatty():
-        chosen = str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
-    else:
-        raise WrongInputError("no terminal to ask for a password: use --password-stdin")
+    """What was given, if it can be a password."""
+    try:
+        chosen = _find_password(given, from_input)
+        chosen.encode()  # bytes of an argument that are no text come as lone surrogates
+    except UnicodeError:
+        raise WrongInputError("the password must be UTF-8") from None
     if not chosen:
         raise WrongInputError("the password must not be empty")
     if len(chosen) > MAX_PASSWORD:
         raise WrongInputError(f"the password must not be longer than {MAX_PASSWORD} characters")
     return chosen
+
+
+def _find_password(given: str | None, from_input: bool) -> str:
+    """From the option, from standard input, or asked for twice on a terminal."""
+    if given is not None and from_input:
+        raise WrongInputError("--password and --password-stdin: only one of the two")
+    if from_input:
+        return sys.stdin.readline(MAX_PASSWORD + 2).rstrip("\r\n")
+    if given is not None:
+        return given
+    if sys.stdin.isatty():
+        return str(click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True))
+    raise WrongInputError("no terminal to ask for a password: use --password-stdin")
 
 
 def _text_line(line: UserLine) -> str:

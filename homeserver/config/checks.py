@@ -11,6 +11,7 @@ import msgspec
 
 from federation.errors import Malformed
 from federation.ids import parse_server_name, parse_user_id
+from federation.versions import ROOM_VERSIONS
 from homeserver.http.mail import bare_address
 
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_.\-]{0,254}")
@@ -53,6 +54,12 @@ def check_server_name(text: str) -> None:
         raise ValueError(
             f"{text[:80]!r} is not a server name like chat.example.org or 10.0.0.1:8448"
         ) from error
+
+
+def check_room_version(text: str) -> None:
+    """spec: rooms"""
+    if text not in ROOM_VERSIONS:
+        raise ValueError(f"{text[:40]!r} is none of {', '.join(ROOM_VERSIONS)}")
 
 
 def check_http_url(text: str) -> None:

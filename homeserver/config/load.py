@@ -208,7 +208,11 @@ class _Reader:
             if not value.strip():
                 self.problems.append(f"{path}: must not be empty")
                 return None
-            return self.folder / Path(value).expanduser()
+            try:
+                return self.folder / Path(value).expanduser()
+            except (RuntimeError, UnicodeError):
+                self.problems.append(f"{path}: the home folder in {value[:60]!r} is not known")
+                return None
         if option.check is not None:
             try:
                 option.check(value)

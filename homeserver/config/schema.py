@@ -486,7 +486,7 @@ class Config:
     default_room_version: str = option(
         "12",
         reloadable=True,
-        check=checks.check_not_empty,
+        check=checks.check_room_version,
         doc="Version of new rooms. Some older clients do not know 12 (`docs/clients.md`).",
     )
     forget_rooms_on_leave: bool = option(

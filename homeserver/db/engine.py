@@ -38,8 +38,8 @@ _CACHE = "PRAGMA cache_size=-8000"
 _PATIENT = "PRAGMA busy_timeout=2000"
 _IMPATIENT = "PRAGMA busy_timeout=0"
 
+_WRITE_AHEAD, _IN_PLACE = "PRAGMA journal_mode=WAL", "PRAGMA journal_mode=DELETE"
 _SQLITE_PRAGMAS = (
-    "PRAGMA journal_mode=WAL",
     # FULL: a commit that was acknowledged survives a power cut; federation cannot forgive its loss.
     "PRAGMA synchronous=FULL",
     _PATIENT,
@@ -152,10 +152,18 @@ class SqliteEngine(Engine):
     dialect = SQLITE
 
     def __init__(
-        self, path: str | None, hook: StatementHook | None = None, *, power_loss_safe: bool = True
+        self,
+        path: str | None,
+        hook: StatementHook | None = None,
+        *,
+        power_loss_safe: bool = True,
+        write_ahead: bool = True,
     ) -> None:
         self.path = path
         self.hook = hook
+        # Else what was committed is in the file itself. From a log it is moved there later, and where that fails (a full
+        # disk) SQLite does not say so.
+        self.write_ahead = write_ahead
         # Else synchronous=NORMAL: the last commits may be lost with the power, not with the process.
         self.power_loss_safe = power_loss_safe
         self.inode = 0  # of the file, once it has been opened
@@ -204,7 +212,7 @@ class SqliteSession(Session):
             self._connection = sqlite3.connect(
                 path or ":memory:", isolation_level=None, check_same_thread=False, cached_statements=512
             )
-            for pragma in _SQLITE_PRAGMAS:
+            for pragma in (_WRITE_AHEAD if self._engine.write_ahead else _IN_PLACE, *_SQLITE_PRAGMAS):
                 self._connection.execute(pragma)
             if not self._engine.power_loss_safe:
                 self._connection.execute("PRAGMA synchronous=NORMAL")
@@ -415,7 +423,7 @@ class PostgresSession(Session):
             cursor = self._open()
         except psycopg2.Error as error:
             self.close()
-            raise DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}") from error
+            raise DatabaseUnavailable(f"PostgreSQL: {first_line(error)}") from error
         tx = PostgresTx(cursor, self._begin, self._engine.hook, self._prepared)
         try:
             result = unit(tx, *args, **kwargs)
@@ -469,26 +477,27 @@ def _read_bytea(value: str | bytes | None, _: Any) -> bytes | None:
 _BYTEA = psycopg2.extensions.new_type((17,), "CHAOS_BYTEA", _read_bytea)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What a server says first; what follows is its advice."""
     return str(error).strip().split("\n", 1)[0]
 
 
 def _postgres_error(error: psycopg2.Error, *, lost: bool) -> Exception:
     if isinstance(error, psycopg2.IntegrityError):
-        return IntegrityViolation(_first_line(error))
+        return IntegrityViolation(first_line(error))
     if isinstance(error, psycopg2.errors.ProgramLimitExceeded):
         # No fault of the server's, although the driver counts it among those.
-        return TooLong(_first_line(error))
+        return TooLong(first_line(error))
     if isinstance(error, psycopg2.errors.DivisionByZero):
         # ``Tx.require``: SQL has no other way to fail by what it finds, and nothing else of ours divides.
         return Conflict("the database is not what this was built on")
     if isinstance(error, psycopg2.extensions.TransactionRollbackError):
         # Two transactions wait for each other, and the server let the other one go on.
-        return Conflict(f"PostgreSQL: {_first_line(error)}")
+        return Conflict(f"PostgreSQL: {first_line(error)}")
     if lost or isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
-        return DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}")
+        return DatabaseUnavailable(f"PostgreSQL: {first_line(error)}")
     if isinstance(error, psycopg2.errors.ReadOnlySqlTransaction):
-        return DatabaseUnavailable(f"PostgreSQL: {_first_line(error)}")
+        return DatabaseUnavailable(f"PostgreSQL: {first_line(error)}")
     return error
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import importlib
 
-from sqlalchemy import bindparam, column, select, table
+import psycopg2
+from sqlalchemy import bindparam, column, func, select, table
 from sqlalchemy.schema import CreateIndex, CreateTable
 
-from homeserver.db.engine import Engine, open_engine
+from homeserver.db.engine import Engine, first_line, open_engine
 from homeserver.db.errors import DatabaseError
 from homeserver.db.schema import metadata
 from homeserver.db.schema.search import DDL, derived
@@ -37,11 +38,8 @@ _SQLITE_TABLE = statement(
     .select_from(table("sqlite_master", column("name")))
     .where(column("name") == bindparam("name"))
 )
-_POSTGRES_TABLE = statement(
-    select(column("tablename"))
-    .select_from(table("pg_tables", column("tablename"), column("schemaname")))
-    .where(column("tablename") == bindparam("name"), column("schemaname") == "public")
-)
+# Where the search path leads, as for every other statement: an administrator may have chosen another schema than `public`.
+_POSTGRES_TABLE = statement(select(func.to_regclass(bindparam("name"))))
 _FACTS = statement(select(server_facts.c.name, server_facts.c.value))
 _SET_FACTS = rows(server_facts, "name", "value", keys=("name",), update=("value",))
 
@@ -62,6 +60,9 @@ def upgrade_engine(engine: Engine) -> tuple[str | None, str, tuple[str, ...]]:
     session = engine.writer()
     try:
         before = session.run(_find_or_create)
+    except psycopg2.Error as error:
+        # A role that may not create tables, a schema that is not there: the administrator's to mend.
+        raise DatabaseError(f"PostgreSQL: {first_line(error)}") from error
     finally:
         session.close()
     if before is None:
@@ -85,7 +86,7 @@ def _find_or_create(tx: Tx) -> str | None:
     if tx.dialect == POSTGRESQL:
         tx.script(_LOCK)
     lookup = _SQLITE_TABLE if tx.dialect == SQLITE else _POSTGRES_TABLE
-    if tx.one(lookup, name=server_facts.name) is None:
+    if tx.value(lookup, name=server_facts.name) is None:
         create_schema(tx)
         insert_first_rows(tx)
         return None

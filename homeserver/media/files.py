@@ -107,7 +107,7 @@ class MediaFiles:
         with self._moving:
             source.replace(target)
         for folder in (target.parent, *new):
-            _sync_folder(folder)
+            sync_folder(folder)
 
     # --- thumbnails: made again when lost, so they are not synced ---
 
@@ -271,7 +271,7 @@ def _make_folders(folder: Path) -> list[Path]:
     return changed
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make a directory's entries durable."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -35,6 +35,8 @@ MAX_DECODED = 4
 MAX_KEPT_BYTES = 64 * MIB
 # Of the processor, and well within what the server waits for a job: there must be time for a still one.
 ANIMATION_S = 4.0
+# As often as WebP can say.
+MAX_LOOPS = 65_535
 # Shorter frames are shown by browsers for this long.
 SHORTEST_MS, SHORT_MS = 20, 100
 LONGEST_MS = 60_000
@@ -75,12 +77,23 @@ def make_thumbnail(job: dict[str, Any], max_pixels: int) -> tuple[str, bytes]:
         target = target_size(width, height, job["width"], job["height"], job["method"])
         if target is None and (job["animated"] or not is_animated):
             return content_type, b""
-        if job["animated"] and is_animated and target is not None:
-            moving = animate(image, target, job["method"], max_pixels)
-            if moving is not None:
-                return "image/webp", moving
-            image.seek(0)
-        return encode(reduce(image, target or (width, height), job["method"]))
+        if not job["animated"] or not is_animated or target is None:
+            return encode(reduce(image, target or (width, height), job["method"]))
+        moving = try_to_animate(image, target, job["method"], max_pixels)
+    if moving is not None:
+        return "image/webp", moving
+    # Opened anew: who knows where a decoder stands that has failed.
+    return make_thumbnail({**job, "animated": False}, max_pixels)
+
+
+def try_to_animate(image: Image.Image, target: tuple[int, int], method: str, max_pixels: int) -> bytes | None:
+    """As `animate`; None also where that fails, for the first frame may be sound all the same."""
+    try:
+        return animate(image, target, method, max_pixels)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 (as in `answer`: decoders and encoders raise anything)
+        return None
 
 
 def animate(image: Image.Image, target: tuple[int, int], method: str, max_pixels: int) -> bytes | None:
@@ -111,7 +124,13 @@ def animate(image: Image.Image, target: tuple[int, int], method: str, max_pixels
     loop = 1 if repeats is None else repeats + (image.format == "GIF" and repeats > 0)
     out = io.BytesIO()
     frames[0].save(
-        out, "WEBP", save_all=True, append_images=frames[1:], duration=durations, loop=loop, method=1
+        out,
+        "WEBP",
+        save_all=True,
+        append_images=frames[1:],
+        duration=durations,
+        loop=min(loop, MAX_LOOPS),
+        method=1,
     )
     return out.getvalue()
 

@@ -409,7 +409,7 @@ class DelayedEvents:
             if account.suspended:
                 raise user_suspended()
             # By its id its user's devices know the event again.
-            known_as = ClientTransaction(-found.user_nid, f"{DELAYED}{found.type}/{found.delay_id}")
+            known_as = ClientTransaction(-found.user_nid, f"{DELAYED}{found.type}/{found.delay_id}", now_ms)
             await self._send_once(draft, finish, known_as)
         except EndedError:
             return  # it was stored after all, although the database could not say so

@@ -82,7 +82,7 @@ class Sender:
         key = f"{endpoint}/{what}/{txn_id}"
         # A token without a device is told apart by its user.
         device_nid = requester.device_nid or -requester.user_nid
-        transaction = ClientTransaction(device_nid, key)
+        transaction = ClientTransaction(device_nid, key, self._rooms.tools.clock.now_ms())
         transactions, room_nid = self._transactions, actor.room_nid
         while True:
             if transactions.is_loaded(device_nid):

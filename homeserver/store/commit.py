@@ -165,7 +165,7 @@ def _write_rows(tx: Tx, placements: Sequence[Placement]) -> None:
                     placed.room_nid,
                     placed.transaction.txn_key,
                     placed.nid,
-                    event.origin_server_ts,
+                    placed.transaction.ts_ms,
                 )
             )
     tx.insert(_INSERT_EVENTS, [_event_row(placed) for placed in placements if placed.is_new])

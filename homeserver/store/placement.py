@@ -121,6 +121,7 @@ class ClientTransaction:
 
     device_nid: int  # negative: that user, without a device
     txn_key: str  # endpoint, event type and transaction id: the scope of the specification
+    ts_ms: int  # by our clock: an application service dates its events as it likes, and retries soon all the same
 
     def is_for(self, user_nid: int, device_nid: int) -> bool:
         """Whether this device of the sender is told of it."""

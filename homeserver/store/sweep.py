@@ -17,5 +17,5 @@ _SWEEP_TRANSACTIONS = statement(delete(_T).where(and_(tuple_(*_KEY).in_(_old))).
 
 
 def sweep_transactions(tx: Tx, before_ts_ms: int, most: int) -> int:
-    """Forget transaction ids of events before a moment, the oldest first; how many."""
+    """Forget transaction ids that came before a moment, the oldest first; how many."""
     return len(tx.all(_SWEEP_TRANSACTIONS, before_ts_ms=before_ts_ms, most=most))

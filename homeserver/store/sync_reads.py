@@ -59,7 +59,10 @@ _HEROES = statement(
 )
 _TRANSACTIONS = statement(
     select(
-        client_transactions.c.event_nid, client_transactions.c.device_nid, client_transactions.c.txn_key
+        client_transactions.c.event_nid,
+        client_transactions.c.device_nid,
+        client_transactions.c.txn_key,
+        client_transactions.c.ts_ms,
     ).where(
         and_(
             any_of(client_transactions.c.device_nid, "device_nids"),
@@ -140,9 +143,8 @@ def load_transaction_keys(
     """By which keys a user's device knows some of their events: event nid -> key."""
     found = tx.ask(ask_transaction_keys(user_nid, device_nid, room_nids, event_nids))
     # What a token without a device has sent is nobody else's; what was delayed, all of the user's.
-    return {
-        nid: key for nid, of_nid, key in found if ClientTransaction(of_nid, key).is_for(user_nid, device_nid)
-    }
+    transactions = [(nid, ClientTransaction(*row)) for nid, *row in found]
+    return {nid: one.txn_key for nid, one in transactions if one.is_for(user_nid, device_nid)}
 
 
 def ask_transaction_keys(

@@ -6,12 +6,16 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+from sqlalchemy import select
 from twisted.internet.defer import Deferred
 
 from homeserver.config.registrations import Namespace, Pattern
 from homeserver.config.schema import RateLimit, RateLimits
 from homeserver.config.schema import Registration as RegistrationConfig
+from homeserver.db.schema.rooms import client_transactions
+from homeserver.db.statements import statement
 from homeserver.store.users import load_accounts, set_standing
+from homeserver.stream.chores import SWEEP_EVERY_S, TRANSACTIONS_KEPT_S
 from tests.support.app import SERVER_NAME, TestApp, test_config
 from tests.support.appservices import AS_TOKEN, FakeAppservices, registration
 from tests.support.databases import DatabaseCase, on_each_database
@@ -21,6 +25,7 @@ V3 = "/_matrix/client/v3"
 GHOST = f"@_bridge_bob:{SERVER_NAME}"
 BOT = f"@_bridgebot:{SERVER_NAME}"
 TYPE = "m.login.application_service"
+_TRANSACTIONS = statement(select(client_transactions.c.txn_key))
 
 
 @on_each_database
@@ -303,6 +308,34 @@ class Ghosts(DatabaseCase):
         self.assertEqual(("later", 777), (told["content"]["topic"], told["origin_server_ts"]))
         for wrong in ("soon", "-1", str(2**53)):
             self.refused(self.as_ghost("PUT", f"{send}/w{wrong}", text, ts=wrong), 400, "M_INVALID_PARAM")
+
+    def test_transaction_ids_are_kept_by_the_time_of_the_server(self) -> None:
+        self.register(inhibit_login=True)
+        room_id = self.as_ghost("POST", f"{V3}/createRoom", {"preset": "public_chat"})[1]["room_id"]
+        self.app.app.begin()
+
+        def send(txn_id: str, said_at_ms: int) -> Any:
+            path = f"{V3}/rooms/{room_id}/send/m.room.message/{txn_id}"
+            return self.as_ghost("PUT", path, {"msgtype": "m.text", "body": txn_id}, ts=said_at_ms)[1]
+
+        def kept() -> list[str]:
+            return self.app.wait(self.app.database.read(lambda tx: tx.column(_TRANSACTIONS)))
+
+        delayed = f"/_matrix/client/unstable/org.matrix.msc4140/rooms/{room_id}/delayed_event/m.x/later"
+        self.as_ghost("PUT", delayed, {"delay_ms": 1000, "content": {}}, ts=1000)
+        past, future = send("past", 1000), send("future", 2**50)
+        for _ in range(4):
+            self.app.advance(SWEEP_EVERY_S / 2)
+        self.assertEqual(3, len(kept()))
+        self.app.restart()
+        self.assertEqual((past, future), (send("past", 1000), send("future", 2**50)))
+        found = self.as_ghost("GET", f"{V3}/rooms/{room_id}/messages", dir="b", limit=100)[1]["chunk"]
+        self.assertEqual(2, sum(event["type"] == "m.room.message" for event in found))
+        self.app.app.begin()
+        self.app.advance(TRANSACTIONS_KEPT_S)
+        for _ in range(2):
+            self.app.advance(SWEEP_EVERY_S)
+        self.assertEqual([], kept())
 
 
 @on_each_database

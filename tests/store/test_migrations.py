@@ -32,7 +32,7 @@ from homeserver.store.placement import Membership
 from homeserver.store.related_redactions import Watched, load_watched, watch
 from homeserver.store.tokens import NewTokens, Used, rotate_tokens, store_tokens
 from homeserver.store.users import NewAccount, create_account
-from tests.support.databases import SQLITE, DatabaseCase, no_schema, on_each_database
+from tests.support.databases import POSTGRESQL, SQLITE, DatabaseCase, no_schema, on_each_database
 
 # A column that was added stands elsewhere in the text of its table, so tables are compared by what SQLite makes of them.
 _SQLITE_SCHEMA = """
@@ -267,6 +267,33 @@ class Migrations(DatabaseCase):
         before = _schema_of(url)
         self.assertRaises(DatabaseError, run_steps, engine, None)
         self.assertEqual(_schema_of(url), before)
+
+
+class OtherSchemas(DatabaseCase):
+    """PostgreSQL, where the tables are not in the schema `public`."""
+
+    dialect = POSTGRESQL
+
+    def test_tables_are_found_again(self) -> None:
+        url = self.new_database(no_schema)
+        with psycopg2.connect(url) as server, server.cursor() as cursor:
+            cursor.execute("CREATE SCHEMA chaos")
+        server.close()
+        engine = open_engine(_within(url, "chaos"))
+        self.assertEqual((None, migrate.HEAD), migrate.upgrade_engine(engine)[:2])
+        self.assertEqual((migrate.HEAD, migrate.HEAD, ()), migrate.upgrade_engine(engine))
+        self.assertEqual([], _run(engine, check_db))
+        self.assertEqual([], _schema_of(url))
+
+    def test_a_schema_that_is_not_there(self) -> None:
+        engine = open_engine(_within(self.new_database(no_schema), "nowhere"))
+        error = self.assertRaises(DatabaseError, migrate.upgrade_engine, engine)
+        self.assertEqual("PostgreSQL: no schema has been selected to create in", str(error))
+
+
+def _within(url: str, schema: str) -> str:
+    """The address of a database, with the schema in which everything is to be."""
+    return f"{url}{'&' if '?' in url else '?'}options=-csearch_path%3D{schema}"
 
 
 class Revisions(DatabaseCase):

@@ -231,7 +231,7 @@ client_transactions = Table(
     nid("room_nid", primary=True),
     text("txn_key", primary=True),  # endpoint, event type and transaction id
     nid("event_nid"),
-    nid("ts_ms"),
+    nid("ts_ms"),  # when it came
     # Old ones are forgotten.
     Index("client_transactions_by_age", "ts_ms"),
     **CLUSTERED,

@@ -23,7 +23,7 @@ class CommandCase(SynchronousTestCase):
         self.folder.mkdir()
         self.application = FakeApplication()
         self.environment: dict[str, str] = {}
-        self.typed = ""
+        self.typed = b""
 
     def run_chaos(self, *arguments: str) -> tuple[int, str, str]:
         """Exit status, standard output, standard error."""
@@ -32,7 +32,7 @@ class CommandCase(SynchronousTestCase):
         with (
             contextlib.redirect_stdout(out),
             contextlib.redirect_stderr(err),
-            mock.patch.object(sys, "stdin", io.StringIO(self.typed)),
+            mock.patch.object(sys, "stdin", io.TextIOWrapper(io.BytesIO(self.typed), encoding="utf-8")),
         ):
             status = run_command(arguments, host)
         return status, out.getvalue(), err.getvalue()
@@ -59,7 +59,7 @@ class OperationTests(CommandCase):
             called="add alice x False",
             printed="created @alice:a.b\n",
         )
-        self.typed = "secret word\nrest"
+        self.typed = b"secret word\nrest"
         self.assert_works(
             "user",
             "add",
@@ -239,6 +239,14 @@ class RefusalTests(CommandCase):
             "seed",
             line=f"{self.folder.absolute()}/chaos.yaml does not exist; `chaos init` writes one",
         )
+        self.assertEqual(self.application.happened, [])
+
+    def test_passwords_that_are_no_text(self) -> None:
+        self.typed = b"\xff\n"
+        for given in ("--password-stdin", "--password=\udcff"):
+            for command in ("add", "password"):
+                line = "the password must be UTF-8"
+                self.assert_refused("user", command, "a", given, "--dev", line=line)
         self.assertEqual(self.application.happened, [])
 
     def test_what_the_server_refuses(self) -> None:

@@ -164,6 +164,24 @@ class LoadTests(SynchronousTestCase):
         self.assert_problems(minimal("listeners: []\n"), "listeners: at least one is needed")
         self.assertEqual(len(parse(minimal("listeners: [{port: 0}, {port: 0}]\n")).listeners), 2)
 
+    def test_room_versions_that_nobody_knows(self) -> None:
+        known = ", ".join(map(str, range(1, 13)))
+        for version in ("99", "", "12 "):
+            self.assert_problems(
+                minimal(f'default_room_version: "{version}"\n'),
+                f"default_room_version: {version!r} is none of {known}",
+            )
+
+    def test_home_folders(self) -> None:
+        self.assertEqual(Path.home() / "x", parse(minimal("data_dir: ~/x\n")).data_dir)
+        nobody = "~nobody-of-this-name"
+        self.assert_problems(
+            minimal(f"data_dir: {nobody}/x\nappservices: ['{nobody}', \"~\\uD800/x\"]\n"),
+            f"data_dir: the home folder in '{nobody}/x' is not known",
+            f"appservices[0]: the home folder in '{nobody}' is not known",
+            "appservices[1]: the home folder in '~\\ud800/x' is not known",
+        )
+
     def test_secrets_stay_out_of_messages_and_representations(self) -> None:
         for text in (
             "database: postgres://me:hunter2@h/d\n",

@@ -172,10 +172,34 @@ class Made(unittest.TestCase):
 
     def test_repeats(self) -> None:
         frames = [Image.new("RGB", (200, 200), colour) for colour in ("red", "blue")]
-        for options, expected in (({}, 1), ({"loop": 0}, 0), ({"loop": 2}, 3)):
-            data = save(frames[0], "GIF", save_all=True, append_images=frames[1:], duration=5, **options)
+        for kind, options, expected in (
+            ("GIF", {}, 1),
+            ("GIF", {"loop": 0}, 0),
+            ("GIF", {"loop": 2}, 3),
+            # More than WebP can say.
+            ("GIF", {"loop": 65_535}, 65_535),
+            ("PNG", {"loop": 70_000}, 65_535),
+        ):
+            data = save(frames[0], kind, save_all=True, append_images=frames[1:], duration=5, **options)
             _, small = self.make(data, 96, 96, animated=True)
-            self.assertEqual(expected, load(small).info["loop"], options)
+            self.assertEqual(expected, load(small).info["loop"], (kind, options))
+
+    def test_animations_that_are_cut_off_stand_still(self) -> None:
+        grey = Image.linear_gradient("L")
+        frames = [grey, grey.transpose(Image.Transpose.ROTATE_90), grey]
+        for kind in ("GIF", "WEBP", "PNG"):
+            whole = save(frames[0], kind, save_all=True, append_images=frames[1:], duration=100)
+            verdicts = set()
+            for length in range(len(whole) // 20, len(whole), len(whole) // 20):
+                (still, _), (moving, data) = (
+                    self.make(whole[:length], 96, 96, animated=animated) for animated in (False, True)
+                )
+                self.assertEqual(still["verdict"], moving["verdict"], (kind, length))
+                if data:
+                    self.assertEqual((96, 96), load(data).size)
+                verdicts.add((moving["verdict"], moving.get("content_type")))
+            if kind == "GIF":
+                self.assertIn(("made", "image/jpeg"), verdicts)
 
     def test_animations_that_are_too_much_stand_still(self) -> None:
         for name, value in (
