@@ -177,7 +177,11 @@ class RateLimits:
     register: RateLimit = option(RateLimit(0.2, 5), doc="New accounts, by address.")
     send: RateLimit = option(RateLimit(20, 100), doc="Events sent, by user.")
     join: RateLimit = option(RateLimit(2, 30), doc="Rooms joined or knocked on, by user.")
-    invite: RateLimit = option(RateLimit(1, 50), doc="Invites, by user.")
+    invite: RateLimit = option(
+        RateLimit(1, 50),
+        doc="Invites, by user; those that come with a new room too. A room with more of them than `burst` can be made "
+        "by who has invited nobody lately, and then nobody else until as many would have been possible.",
+    )
     create_room: RateLimit = option(RateLimit(0.5, 20), doc="Rooms created or upgraded, by user.")
     media: RateLimit = option(RateLimit(10, 100), doc="Uploads and downloads, by user.")
     preview: RateLimit = option(RateLimit(1, 30), doc="Previews of links, by user.")

@@ -55,18 +55,21 @@ class RateLimiter:
         self._enabled = enabled
         self._buckets.clear()
 
-    def check(self, limit: str, key: str, own: tuple[int, int] | None = None) -> None:
-        """Take one token, or raise 429 with the time until there is one.
+    def check(self, limit: str, key: str, own: tuple[int, int] | None = None, count: int = 1) -> None:
+        """Take so many tokens, or raise 429 with the time until there are as many.
 
         ``own``: what counts for whoever it is instead of the class, a second and at once.
         """
-        wait_s = self.take(limit, key, None if own is None else LimitClass(*own))
+        wait_s = self.take(limit, key, None if own is None else LimitClass(*own), count)
         if wait_s > 0:
             raise limit_exceeded(max(1, int(wait_s * 1000)))
 
-    def take(self, limit: str, key: str, own: LimitClass | None = None) -> float:
-        """Take one token and return 0.0, or take nothing and return the seconds to wait."""
-        if not self._enabled:
+    def take(self, limit: str, key: str, own: LimitClass | None = None, count: int = 1) -> float:
+        """Take so many tokens and return 0.0, or take nothing and return the seconds to wait.
+
+        More than a bucket holds can be had of a full one: it is empty then until all of them would have come.
+        """
+        if not self._enabled or not count:
             return 0.0
         rule = self._classes.get(limit) if own is None else own
         if rule is None:
@@ -74,8 +77,8 @@ class RateLimiter:
         now = self._clock.monotonic()
         bucket = (limit, key)
         cost_s = 1.0 / rule.per_second
-        full_at = max(self._buckets.get(bucket, now), now) + cost_s
-        excess_s = full_at - now - rule.burst * cost_s
+        full_at = max(self._buckets.get(bucket, now), now) + count * cost_s
+        excess_s = full_at - now - max(rule.burst, count) * cost_s
         # Sums of the same binary fractions differ in the last bits; a nanosecond is nobody's advantage.
         if excess_s > 1e-9:
             return excess_s

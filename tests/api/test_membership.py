@@ -45,6 +45,35 @@ class Limits(RoomsCase):
             self.post(self.alice, f"/rooms/{room_id}/invite", {"user_id": names[2]}), 429, "M_LIMIT_EXCEEDED"
         )
 
+    def test_invites_that_come_with_a_new_room_count(self) -> None:
+        names = [f"@guest{number}:{SERVER_NAME}" for number in range(4)]
+        member = {"type": "m.room.member", "state_key": names[0], "content": {"membership": "invite"}}
+        address = {
+            "id_server": "id.example",
+            "id_access_token": "token",
+            "medium": "email",
+            "address": "bob@x.example",
+        }
+        self.create(invite=[BOB, BOB])
+        too_many: list[dict[str, Any]] = [
+            {"invite": [BOB], "initial_state": [member]},
+            {"invite": [BOB], "invite_3pid": [address]},
+            {"invite": names[:2]},
+        ]
+        for body in too_many:
+            self.assert_refused(self.post(self.alice, "/createRoom", body), 429, "M_LIMIT_EXCEEDED")
+        self.assertEqual(1, len(self.app.ok("GET", f"{V3}/joined_rooms", None, self.alice)["joined_rooms"]))
+        self.create(initial_state=[member])
+        self.create()
+        # Whoever has invited nobody lately may invite more at once than is possible one by one, and then waits for it.
+        self.app.advance(20)
+        room_id = self.create(invite=[BOB, *names])
+        self.app.advance(30)
+        self.assert_refused(self.post(self.alice, "/createRoom", {"invite": [BOB]}), 429, "M_LIMIT_EXCEEDED")
+        self.assert_refused(self.set_member(room_id, CAROL, "invite"), 429, "M_LIMIT_EXCEEDED")
+        self.app.advance(10)
+        self.assertEqual(200, self.set_member(room_id, CAROL, "invite")[0])
+
     def set_member(
         self, room_id: str, user_id: str, membership: str, query: Query | None = None
     ) -> tuple[int, Any]:

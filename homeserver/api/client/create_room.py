@@ -9,8 +9,10 @@ import msgspec
 
 from federation.ids import parse_user_id
 from homeserver.accounts.identity_servers import Account, Invited, parse_invited
+from homeserver.api.client.send import count_invites, is_invite
 from homeserver.appservices.registry import Registry, check_alias
 from homeserver.http.errors import bad_json
+from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 from homeserver.rooms.address_invites import AddressInvites
@@ -59,7 +61,9 @@ class CreateRoomApi:
         server_name: str,
         names: Registry,
         by_address: AddressInvites[Account],
+        ratelimit: RateLimiter,
     ) -> None:
+        self._ratelimit = ratelimit
         self._by_address = by_address
         self._creator = creator
         self._server_name = server_name
@@ -83,6 +87,7 @@ class CreateRoomApi:
         if wanted.alias_localpart is not None:
             alias = f"#{wanted.alias_localpart}:{self._server_name}"
             check_alias(self._names, alias, request.requester.appservice_id)
+        count_invites(self._ratelimit, request, _count(wanted) + len(addresses))
         more = partial(
             self._by_address.to_new_room,
             request.requester,
@@ -90,6 +95,12 @@ class CreateRoomApi:
             is_direct=wanted.is_direct,
         )
         return {"room_id": await self._creator.create(request.requester, wanted, more=more)}
+
+
+def _count(wanted: NewRoom) -> int:
+    """How many users a new room invites."""
+    by_state = sum(is_invite(item.type, item.content) for item in wanted.initial_state)
+    return len(set(wanted.invite)) + by_state
 
 
 def _parse_addresses(body: _Body) -> list[Invited]:

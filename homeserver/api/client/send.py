@@ -174,11 +174,20 @@ def check_invites(
     ratelimit: RateLimiter, request: Request, event_type: str, content: Mapping[str, Any]
 ) -> None:
     """An invite counts as one, whichever way it is made, and whenever."""
-    if event_type != "m.room.member" or content.get("membership") != "invite":
-        return
+    if is_invite(event_type, content):
+        count_invites(ratelimit, request, 1)
+
+
+def is_invite(event_type: str, content: Mapping[str, Any]) -> bool:
+    """Whether such an event invites somebody."""
+    return event_type == "m.room.member" and content.get("membership") == "invite"
+
+
+def count_invites(ratelimit: RateLimiter, request: Request, count: int) -> None:
+    """Take so many invites of those that the requester may make now; refuses (429) where they are too many."""
     key = default_rate_key(request)
     if key is not None:
-        ratelimit.check("invite", key, request.requester.rate)
+        ratelimit.check("invite", key, request.requester.rate, count)
 
 
 def _later(

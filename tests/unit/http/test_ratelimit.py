@@ -51,6 +51,17 @@ class RateLimiterTests(SynchronousTestCase):
         self.time.advance(10)
         self.limiter.check("login", "a")
 
+    def test_several_at_once(self) -> None:
+        self.assertEqual(0.0, self.limiter.take("send", "a", count=2))
+        self.assertAlmostEqual(0.1, self.limiter.take("send", "a", count=2))
+        self.assertEqual(0.0, self.limiter.take("send", "a", count=0))
+        self.assertEqual(0.0, self.limiter.take("send", "a"))
+        # More than there ever are: of a full bucket, and then none for as long as so many take.
+        self.assertAlmostEqual(0.3, self.limiter.take("send", "a", count=10))
+        self.time.advance(0.3)
+        self.assertEqual(0.0, self.limiter.take("send", "a", count=10))
+        self.assertAlmostEqual(0.8, self.limiter.take("send", "a"))
+
     def test_off_and_unknown(self) -> None:
         limiter = self.build(enabled=False)
         self.assertEqual({limiter.take("login", "a") for _ in range(9)}, {0.0})
