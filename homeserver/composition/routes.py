@@ -204,6 +204,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
     config, around = core.config, core.around
     settings, interactive = services.settings, services.interactive
     encryption, bridging = services.encryption, services.bridging
+    unattended, limiter = services.unattended, services.limiter
     media = MediaApi(services.media.repository, services.media.downloads)
     return [
         VersionsApi({**unstable_features(config), **(RENDEZVOUS if config.has_oauth else {})}),
@@ -215,21 +216,12 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         ),
         AccountDataApi(services.account_data),
         FilterApi(services.filters),
-        SendApi(
-            services.rooms.sender,
-            services.unattended.delayed,
-            services.unattended.related,
-            services.limiter,
-        ),
+        SendApi(services.rooms.sender, unattended.delayed, unattended.related, limiter),
         media,
         LegacyMediaApi(services.media.downloads, media),
         *([PreviewApi(services.media.previews)] if config.url_previews.enabled else []),
         CreateRoomApi(
-            services.rooms.creator,
-            config.server_name,
-            bridging.registry,
-            services.people.by_address,
-            services.limiter,
+            services.rooms.creator, config.server_name, bridging.registry, services.people.by_address, limiter
         ),
         MembershipApi(services.rooms.memberships, services.rooms.aliases, services.people.by_address),
         AppservicesApi(bridging.registry, bridging.courier, services.rooms.directory),
@@ -265,7 +257,7 @@ def client_apis(core: Core, services: Services) -> list[HasRoutes]:
         ),
         SendToDeviceApi(encryption.messages),
         RoomKeysApi(encryption.backups),
-        DelayedEventsApi(services.unattended.delayed, services.limiter),
+        DelayedEventsApi(unattended.delayed, limiter),
         ReportsApi(services.overseeing.reports),
         MutualRoomsApi(services.people.mutual),
         VoipApi(TurnCredentials(lambda: settings.config.turn, core.around.clock), config.calls),
