@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import hmac
+import re
 from dataclasses import replace
 from hashlib import sha1
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-from homeserver.config.schema import Passwords, RateLimit, RateLimits, Registration
+from twisted.internet.defer import Deferred
+
+from homeserver.config.schema import Email, Passwords, RateLimit, RateLimits, Registration, RegistrationMode
 from tests.support.accounts import PASSWORD, WorldCase, now
-from tests.support.databases import on_each_database
+from tests.support.app import TestApp, test_config
+from tests.support.databases import DatabaseCase, on_each_database
+from tests.support.http import Answer
+from tests.support.mail import FakeMailer
 
 REGISTER = "/v3/register"
 DUMMY = {"type": "m.login.dummy"}
@@ -274,6 +282,61 @@ class RegistrationTokens(WorldCase):
             now(self.world.accounts.create_registration_token("spa ce"))
         listed = now(self.world.accounts.list_registration_tokens())
         self.assertEqual([("one", None, 0, None)], [tuple(token) for token in listed])
+
+
+@on_each_database
+class Waiting(DatabaseCase):
+    """Clients ask every other second whether somebody has opened the letter, or filled a page in."""
+
+    def make(self, mode: RegistrationMode) -> None:
+        config = test_config(
+            data_dir=Path(self.mktemp()),
+            email=Email("mail.example", "chat@test.example"),
+            registration=Registration(mode=mode),
+            rate_limits=RateLimits(register=RateLimit(0.01, 3)),
+        )
+        self.mailer = FakeMailer()
+        self.app = TestApp(self, self.new_database(), config, mailer=self.mailer)
+        asked = self.register(None)
+        self.assertEqual(401, asked.status)
+        self.session = asked.json["session"]
+
+    def register(self, auth: Any, name: str = "carol") -> Answer:
+        body = {"username": name, "password": PASSWORD, "auth": auth}
+        return self.app.answer(
+            "POST", f"/_matrix/client{REGISTER}", {one: body[one] for one in body if body[one]}
+        )
+
+    def letter(self) -> dict[str, Any]:
+        """The stage of a letter that was asked for."""
+        body = {"client_secret": "s3cret", "email": "carol@example.org", "send_attempt": 1}
+        sid = self.app.ok("POST", f"/_matrix/client{REGISTER}/email/requestToken", body)["sid"]
+        creds = {"sid": sid, "client_secret": "s3cret"}
+        return {"type": "m.login.email.identity", "threepid_creds": creds, "session": self.session}
+
+    def test_does_not_count(self) -> None:
+        self.make("token")
+        accounts = self.app.app.services.accounts
+        self.app.wait(Deferred.fromCoroutine(accounts.create_registration_token("let-me-in")))
+        for auth in ({"session": self.session}, self.letter()):
+            self.assertEqual([401] * 10, [self.register(auth).status for _ in range(10)])
+        auth = {"type": "m.login.registration_token", "token": "guess", "session": self.session}
+        self.assertEqual("M_FORBIDDEN", self.register(auth).errcode)
+        self.assertEqual(200, self.register({**auth, "token": "let-me-in"}).status)
+        # The letter and both attempts counted.
+        self.assertEqual("M_LIMIT_EXCEEDED", self.register({**auth, "token": "other"}, "dave").errcode)
+
+    def test_an_account_by_a_letter_counts(self) -> None:
+        self.make("open")
+        auth = self.letter()
+        self.assertEqual([401] * 10, [self.register(auth).status for _ in range(10)])
+        link = re.search(r"https?://\S+", self.mailer.sent[-1].text)
+        assert link is not None
+        parts = urlsplit(link[0])
+        self.assertEqual(200, self.app.answer("POST", f"{parts.path}?{parts.query}").status)
+        self.assertEqual(200, self.register(auth).status)
+        statuses = [self.register(DUMMY, name).status for name in ("dave", "erin")]
+        self.assertEqual([200, 429], statuses)
 
 
 @on_each_database

@@ -112,7 +112,8 @@ class RegisterApi:
         recalled = self._interactive.recall(whole)
         if recalled is not whole:
             whole, body = recalled, convert_json(recalled, RegisterBody)
-        if whole.get("auth") is not None:
+        is_attempt = _is_attempt(whole.get("auth"))
+        if is_attempt:
             self._ratelimit.check("register", address_key(request.client_ip))
         # Before the interactive authentication, as the specification asks: nobody should confirm in vain.
         user_id = await self._check_name(body)
@@ -124,6 +125,9 @@ class RegisterApi:
             refreshable=bool(body.refresh_token),
         )
         results = await self._interactive.confirm(request, whole, self._offer())
+        if STAGE in results and not is_attempt:
+            # Each account counts: where a letter makes it, nothing was tried that did.
+            self._ratelimit.check("register", address_key(request.client_ip))
         if body.password is None:
             raise missing_param("password is missing")
         username = body.username or ""
@@ -212,6 +216,15 @@ class RegisterApi:
         token = request.required_arg("token")
         self._registrar.check_open()
         return {"valid": await self._registrar.is_token_valid(token)}
+
+
+def _is_attempt(auth: Any) -> bool:
+    """Whether something is tried, so that it counts.
+
+    Clients ask every other second whether a page was filled in (with the session alone) or a letter was answered. That
+    only looks. What there is to find counted when it was done: on the page, and with the letter.
+    """
+    return isinstance(auth, dict) and auth.get("type") not in (None, STAGE)
 
 
 async def _accept(auth: dict[str, Any]) -> None:
