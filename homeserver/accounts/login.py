@@ -75,14 +75,14 @@ class Identity:
         return await self._accounts.find_for_login(named.name)
 
     def password_offer(self, requester: Requester) -> Offer:
-        """What endpoints ask for that only the owner of the account may use."""
+        """What endpoints ask for that only the owner of the account may use; the result is the account as it was then."""
 
-        async def check(auth: dict[str, Any]) -> None:
-            await self._check_owner(requester, auth)
+        async def check(auth: dict[str, Any]) -> Account:
+            return await self._check_owner(requester, auth)
 
         return Offer([[PASSWORD]], {PASSWORD: check}, user_id=requester.user_id)
 
-    async def _check_owner(self, requester: Requester, auth: dict[str, Any]) -> None:
+    async def _check_owner(self, requester: Requester, auth: dict[str, Any]) -> Account:
         # spec: client-server-api#password-based
         password = auth.get("password")
         if password is None:
@@ -99,6 +99,7 @@ class Identity:
             raise StageRefusedError("M_FORBIDDEN", "This is not the account that makes the request")
         if not await self._hasher.check(password, account.password_hash):
             raise StageRefusedError("M_FORBIDDEN", "Wrong password")
+        return account
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ from homeserver.store.tokens import (
     hash_pair,
     hash_token,
 )
+from homeserver.store.users import Account, ProofOverError, check_unchanged
 from homeserver.store.work import Worker
 
 LOGIN_TOKEN_LIFETIME_MS = 120_000
@@ -109,11 +110,14 @@ class Sessions:
         drawn = draw_tokens(self._entropy, self._config, now_ms)
         return drawn.stored, drawn.access_token, drawn.refresh_token, drawn.lifetime_s * 1000
 
-    async def log_in(self, user_nid: int, wish: DeviceWish) -> Grant:
-        """Log a device in; one that the user has already loses the tokens that it had."""
-        prepared = self.prepare(user_nid, wish)
-        with _device_refused():
-            await self._worker.work(devices.log_in, prepared.login, prepared.tokens)
+    async def log_in(self, account: Account, wish: DeviceWish) -> Grant:
+        """Log a device in; one that the user has already loses the tokens that it had.
+
+        ``account``: as it was when somebody proved that it is theirs.
+        """
+        prepared = self.prepare(account.user_nid, wish)
+        with proof_is_good(), _device_refused():
+            await self._worker.work(_log_in, account, prepared.login, prepared.tokens)
         return prepared.grant
 
     async def log_in_as(self, user_nid: int, expires_ts_ms: int | None) -> str:
@@ -159,13 +163,17 @@ class Sessions:
         """End every login of the user."""
         await self._worker.work(devices.drop_all_devices, requester.user_nid)
 
-    async def make_login_token(self, user_nid: int) -> str:
-        """A token with which another client logs in as the same user, once and soon."""
+    async def make_login_token(self, account: Account) -> str:
+        """A token with which another client logs in as the same user, once and soon.
+
+        ``account``: as it was when somebody proved that it is theirs.
+        """
         # spec: client-server-api#post_matrixclientv1loginget_token
         token = f"chaosl_{self._entropy.token(32)}"
         now_ms = self._clock.now_ms()
         expires_ts_ms = now_ms + LOGIN_TOKEN_LIFETIME_MS
-        await self._worker.work(tokens.store_login_token, hash_token(token), user_nid, expires_ts_ms, now_ms)
+        with proof_is_good():
+            await self._worker.work(_store_login_token, account, hash_token(token), expires_ts_ms, now_ms)
         return token
 
     async def take_login_token(self, token: str) -> int | None:
@@ -173,8 +181,29 @@ class Sessions:
         return await self._worker.work(tokens.take_login_token, hash_token(token), self._clock.now_ms())
 
 
+def _log_in(tx: WriteTx, account: Account, login: devices.Login, new: NewTokens) -> None:
+    check_unchanged(tx, account)
+    devices.log_in(tx, login, new)
+
+
 def _store_lone_token(tx: WriteTx, user_nid: int, new: NewTokens) -> None:
     tokens.store_tokens(tx, user_nid, 0, new)
+
+
+def _store_login_token(
+    tx: WriteTx, account: Account, token_hash: bytes, expires_ts_ms: int, now_ms: int
+) -> None:
+    check_unchanged(tx, account)
+    tokens.store_login_token(tx, token_hash, account.user_nid, expires_ts_ms, now_ms)
+
+
+@contextmanager
+def proof_is_good() -> Iterator[None]:
+    """What is refused because of what happened since somebody proved that an account is theirs."""
+    try:
+        yield
+    except ProofOverError:
+        raise forbidden("The password was changed, or the account ended, just now") from None
 
 
 @contextmanager

@@ -11,12 +11,14 @@ from hashlib import sha256
 from typing import Final
 
 from homeserver.db.threads import Database
+from homeserver.db.tx import WriteTx
 from homeserver.http.request import Request
 from homeserver.oauth.types import SignedIn
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
 from homeserver.store.oauth_sessions import drop_browser, find_browser, store_browser
 from homeserver.store.tokens import hash_token
+from homeserver.store.users import Account, check_unchanged
 from homeserver.store.work import Worker
 
 LIFETIME_S: Final = 14 * 86_400
@@ -47,13 +49,13 @@ class Browsers:
             return None
         return SignedIn(browser.user_nid, browser.user_id, browser.begun_ts_ms, _form_token(token))
 
-    async def begin(self, user_nid: int) -> tuple[bytes, bytes]:
-        """Sign somebody in who has proven who they are: the header that the answer must have."""
+    async def begin(self, account: Account) -> tuple[bytes, bytes]:
+        """Sign somebody in who has proven who they are: the header that the answer must have.
+
+        ``account``: as it was then. Raises ProofOverError.
+        """
         token = self._entropy.token(32)
-        now_ms = self._clock.now_ms()
-        await self._worker.work(
-            store_browser, hash_token(token), user_nid, now_ms, now_ms + LIFETIME_S * 1000
-        )
+        await self._worker.work(_store_browser, account, hash_token(token), self._clock.now_ms())
         return self._cookie(token, LIFETIME_S)
 
     async def end(self, request: Request) -> tuple[bytes, bytes]:
@@ -78,6 +80,11 @@ class Browsers:
         secure = "; Secure" if self._is_secure else ""
         text = f"{self._name}={token}; Path=/; Max-Age={lifetime_s}; HttpOnly; SameSite=Lax{secure}"
         return b"Set-Cookie", text.encode()
+
+
+def _store_browser(tx: WriteTx, account: Account, token_hash: bytes, now_ms: int) -> None:
+    check_unchanged(tx, account)
+    store_browser(tx, token_hash, account.user_nid, now_ms, now_ms + LIFETIME_S * 1000)
 
 
 def _form_token(token: str) -> str:

@@ -93,7 +93,7 @@ class Seeding:
         account = await services.accounts.find(user_id)
         if account is None:
             raise OperationError(f"the account of {user_id} vanished")
-        grant = await services.sessions.log_in(account.user_nid, DeviceWish(display_name="Sample community"))
+        grant = await services.sessions.log_in(account, DeviceWish(display_name="Sample community"))
         self._people[localpart] = _Person(user_id, grant.access_token, await self._who(grant.access_token))
         self._step()
 

@@ -56,6 +56,10 @@ _PAGE = statement(
     .order_by(user_ids.c.user_id)
     .limit(bindparam("most"))
 )
+# Locked, so that another process that changes it waits, and then finds what was let in.
+_UNCHANGED = statement(
+    select(_A.password_hash).where(and_(_A.user_nid == _USER, _A.deactivated == 0)).with_for_update()
+)
 _SET_PASSWORD = statement(
     update(accounts)
     .where(and_(_A.user_nid == _USER, _A.deactivated == 0))
@@ -172,6 +176,10 @@ class UserInUseError(Exception):
     """The user id is taken."""
 
 
+class ProofOverError(Exception):
+    """The account has ended, or has another password, since somebody proved that it is theirs."""
+
+
 def create_account(
     tx: WriteTx, account: NewAccount, login: Login | None = None, tokens: NewTokens | None = None
 ) -> None:
@@ -225,6 +233,17 @@ def upgrade_guest(
     tx.claim(Kind.ACCOUNT, -account.user_nid, payload=AccountChanged(account.user_nid, "upgraded"))
     if login is not None and tokens is not None:
         log_in(tx, login, tokens)
+
+
+def check_unchanged(tx: Tx, account: Account) -> None:
+    """Refuse to let somebody in by what they have proven of an account, where that is over. Raises ProofOverError.
+
+    To check a password takes time, and nothing is locked meanwhile. What ends every login just then ends those that are
+    stored, and would miss the one that is about to be.
+    """
+    row = tx.one(_UNCHANGED, the_user_nid=account.user_nid)
+    if row is None or row[0] != account.password_hash:
+        raise ProofOverError
 
 
 def load_guests(tx: Tx) -> list[int]:
@@ -332,12 +351,13 @@ def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> None:
     Leaving the rooms is for a follower.
     """
     # spec: client-server-api#account-deactivation
+    # First of all, so that nobody is let in meanwhile: see ``check_unchanged``.
+    tx.run(_DEACTIVATE, the_user_nid=user_nid, erase_flag=int(erase))
     drop_all_devices(tx, user_nid)
     drop_openid_tokens(tx, user_nid)
     drop_all_threepids(tx, user_nid)
     # Nobody can ask for them any more, and what was written is not to lie about with the keys to it.
     drop_user_backups(tx, user_nid)
-    tx.run(_DEACTIVATE, the_user_nid=user_nid, erase_flag=int(erase))
     tx.run(_ERASE_PROFILE, the_user_nid=user_nid)
     drop_user_pushers(tx, user_nid)
     if erase:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from twisted.internet.defer import Deferred
@@ -175,6 +176,56 @@ class LoginTokens(WorldCase):
     def test_asks_every_time(self) -> None:
         self.make_token()
         self.assertEqual(401, self.world.call("POST", "/v1/login/get_token", {}, self.token).status)
+
+
+@on_each_database
+class Meanwhile(WorldCase):
+    """To check a password takes time: what ends every login just then ends the one that comes of it too."""
+
+    def setUp(self) -> None:
+        self.world = self.make()
+        self.token = self.world.token_of("alice")
+
+    def renew(self) -> Awaitable[None]:
+        return self.world.accounts.set_password("@alice:home.example", "battery staple")
+
+    def during(self, act: Callable[[], Awaitable[Any]]) -> None:
+        """Do something while the next password is checked, which has begun with the hash of before."""
+        hasher = self.world.hasher
+        real = hasher.check
+
+        async def check(password: str, stored: str | None) -> bool:
+            patched.restore()
+            await act()
+            return await real(password, stored)
+
+        patched = self.patch(hasher, "check", check)
+
+    def test_a_new_password(self) -> None:
+        self.during(self.renew)
+        refused = self.world.login("alice")
+        self.assertEqual((403, "M_FORBIDDEN"), (refused.status, refused.errcode))
+        token = self.world.login("alice", "battery staple").json["access_token"]
+        self.assertEqual(1, len(self.world.call("GET", "/v3/devices", token=token).json["devices"]))
+
+    def test_the_end_of_the_account(self) -> None:
+        self.during(lambda: self.world.accounts.deactivate("@alice:home.example", erase=False))
+        refused = self.world.login("alice")
+        self.assertEqual((403, "M_FORBIDDEN"), (refused.status, refused.errcode))
+
+    def test_the_same_password_with_another_salt_is_a_new_one(self) -> None:
+        self.during(lambda: self.world.accounts.set_password("@alice:home.example", PASSWORD))
+        self.assertEqual(403, self.world.login("alice").status)
+        self.assertEqual(200, self.world.login("alice").status)
+
+    def test_only_what_is_over_is_refused(self) -> None:
+        self.during(lambda: self.world.accounts.set_admin("@alice:home.example", True))
+        self.assertEqual(200, self.world.login("alice").status)
+
+    def test_a_token_for_another_client(self) -> None:
+        self.during(self.renew)
+        refused = self.world.confirm("POST", "/v1/login/get_token", {}, self.token, "alice")
+        self.assertEqual((403, "M_FORBIDDEN"), (refused.status, refused.errcode))
 
 
 @on_each_database

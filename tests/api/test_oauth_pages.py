@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -332,6 +333,30 @@ class SigningIn(PagesCase):
         self.assertIn("Sign in", page.forms[0].buttons)
         self.sign_in(status=403)
         self.assertIn("not right", self.said())
+
+    def test_what_happens_while_the_password_is_checked(self) -> None:
+        services = self.app.app.services
+        endings: tuple[Callable[[], Awaitable[Any]], ...] = (
+            lambda: services.accounts.set_password(ALICE, "battery staple"),
+            lambda: services.accounts.deactivate(ALICE, erase=False),
+        )
+        for password, end in zip((PASSWORD, "battery staple"), endings, strict=True):
+            self._during(end)
+            self.authorize()
+            self.sign_in(password=password, status=403)
+            self.assertIn("The name or the password is not right.", self.said())
+            self.assertFalse(self.browser.cookies)
+
+    def _during(self, act: Callable[[], Awaitable[Any]]) -> None:
+        hasher = self.app.app.services.hasher
+        real = hasher.check
+
+        async def check(password: str, stored: str | None) -> bool:
+            patched.restore()
+            await act()
+            return await real(password, stored)
+
+        patched = self.patch(hasher, "check", check)
 
     def test_two_weeks(self) -> None:
         self.authorize()

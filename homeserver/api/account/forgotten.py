@@ -85,7 +85,7 @@ class ForgottenApi:
             account = await self._renew(said)
         except MatrixError as error:
             return self._letter(said, token, error)
-        return see_other(_then(request), await self._visitors.begin(request, account))
+        return see_other(_then(request), await self._visitors.begin_anew(request, account.user_nid))
 
     async def _renew(self, said: Mapping[str, str]) -> Account:
         password = self._new_password.read(said)

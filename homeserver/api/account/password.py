@@ -54,7 +54,7 @@ class PasswordApi:
         log_out = said.get("log_out") == "yes"
         await self._accounts.set_password(visitor.user_id, password, log_out=log_out)
         # With the old password every browser's session has ended.
-        cookie = await self._visitors.begin(request, visitor.account)
+        cookie = await self._visitors.begin_anew(request, visitor.user_nid)
         told = "Your devices are signed out." if log_out else "Your devices stay signed in."
         page = self._pages.page(
             200, "Your password is new", f"{DONE}<p>{told}</p>", back_html=places.BACK_HTML

@@ -68,13 +68,13 @@ class SignIn:
         try:
             self._limiter.check("login", address_key(request.client_ip))
             account = await self._identity.by_password(_login(name, said.get("password", "")))
+            if account.locked:
+                return self.page(entry, 403, _LOCKED, name)
+            return see_other(entry.onward, await self._visitors.begin(request, account))
         except MatrixError as error:
             refused = self.page(entry, error.status, words_of(error, _WRONG), name)
             refused.headers.extend(error.headers)
             return refused
-        if account.locked:
-            return self.page(entry, 403, _LOCKED, name)
-        return see_other(entry.onward, await self._visitors.begin(request, account))
 
     def _hinted(self, hint: str) -> str:
         """Whom an app takes the visitor for. Not more than a proposal: it is shown in the field."""

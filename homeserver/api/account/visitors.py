@@ -15,6 +15,7 @@ from hmac import compare_digest
 from typing import Final
 from urllib.parse import urlsplit
 
+from homeserver.accounts.sessions import proof_is_good
 from homeserver.accounts.types import Requester, stand_in
 from homeserver.accounts.users import Accounts
 from homeserver.api.account.page import FORM_TOKEN
@@ -77,9 +78,20 @@ class Visitors:
         return Visitor(signed_in, account, age_ms <= _RECENT_MS)
 
     async def begin(self, request: Request, account: Account) -> tuple[bytes, bytes]:
-        """Sign somebody in who has proven who they are, as a new session: the header for the answer."""
+        """Sign somebody in who has proven who they are, as a new session: the header for the answer.
+
+        ``account``: as it was then.
+        """
+        with proof_is_good():
+            cookie = await self._browsers.begin(account)
         await self._browsers.end(request)
-        return await self._browsers.begin(account.user_nid)
+        return cookie
+
+    async def begin_anew(self, request: Request, user_nid: int) -> tuple[bytes, bytes]:
+        """The same for who has just set a new password: what they had proven before ended with the old one."""
+        account = await self._accounts.find_by_nid(user_nid)
+        assert account is not None
+        return await self.begin(request, account)
 
     async def end(self, request: Request) -> tuple[bytes, bytes]:
         """Sign out: the header for the answer."""

@@ -107,7 +107,7 @@ class LoginApi:
             raise MatrixError(400, "M_UNKNOWN", "Unknown type of login")
         if account.locked:
             raise user_locked()
-        grant = await self._sessions.log_in(account.user_nid, wish)
+        grant = await self._sessions.log_in(account, wish)
         answer = {"user_id": account.user_id, "home_server": self._server_name, **grant.to_json()}
         return {**answer, **self._well_known}
 
@@ -116,6 +116,6 @@ class LoginApi:
         requester: Requester = request.requester
         offer = self._identity.password_offer(requester)
         whole = request.json(allow_empty=True)
-        await self._interactive.confirm(request, whole, offer, user_nid=requester.user_nid)
-        token = await self._sessions.make_login_token(requester.user_nid)
+        proven = await self._interactive.confirm(request, whole, offer, user_nid=requester.user_nid)
+        token = await self._sessions.make_login_token(proven[PASSWORD])
         return {"login_token": token, "expires_in_ms": LOGIN_TOKEN_LIFETIME_MS}
