@@ -7,8 +7,10 @@ redacted a moment after it came) is read once for all of them.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
@@ -17,6 +19,7 @@ from homeserver.store.client_events import (
     ClientEventCache,
     Key,
     from_placement,
+    weigh_event,
 )
 from homeserver.store.placement import Membership, Placement
 from homeserver.store.state import Snapshot
@@ -34,8 +37,10 @@ from homeserver.sync.window import Window
 _MEMBER = "m.room.member"
 # An event's age is told; a room that was built longer ago is built again.
 FRESH_MS = 2_000
-# LIMIT(memory: anybody may ask with a new filter each time)
-_SHARED_MOST = 2_000
+# LIMIT(memory, of all windows together: anybody may ask with a new filter each time, for events as large as they come)
+SHARED_BYTES: Final = 32 * 1024 * 1024
+# What a room takes beside its events.
+_ROOM_BYTES = 2_000
 
 
 @dataclass(slots=True)
@@ -70,13 +75,38 @@ class _Extras:
     summary: Summary | None
 
 
+class _Kept(NamedTuple):
+    """Something that is shared, and where."""
+
+    window: Window
+    key: tuple[Any, ...]
+    value: object
+    size: int
+    built_ms: int
+
+
 class SharedRooms:
-    """Builds them, and keeps them with their window."""
+    """Builds them, and keeps them with their window: not for long, and of all windows no more than ``SHARED_BYTES``."""
 
     def __init__(self, database: Database, cache: ClientEventCache, facts: StateFacts) -> None:
         self._database = database
         self._cache = cache
         self._facts = facts
+        self._kept: deque[_Kept] = deque()  # what was built first is over first
+        self._bytes = 0
+
+    def keep(self, window: Window, key: tuple[Any, ...], value: object, size: int, now_ms: int) -> None:
+        """Share something with whoever looks at the same window; the oldest goes where there is too much."""
+        kept = self._kept
+        window.shared[key] = value
+        kept.append(_Kept(window, key, value, size, now_ms))
+        self._bytes += size
+        # However large it is, the last one stays: others are about to ask for it.
+        while len(kept) > 1 and (self._bytes > SHARED_BYTES or now_ms - kept[0].built_ms > FRESH_MS):
+            oldest = kept.popleft()
+            self._bytes -= oldest.size
+            if oldest.window.shared.get(oldest.key) is oldest.value:
+                del oldest.window.shared[oldest.key]
 
     def known(
         self, window: Window, room_nid: int, filter_: SyncFilter, now_ms: int, *, state_after: bool
@@ -113,9 +143,7 @@ class SharedRooms:
             )
         relations = _relate(topic.placements, extras, self._cache, now_ms)
         room = _write(chosen, extras, relations, filter_, now_ms, state_after=state_after)
-        if len(window.shared) >= _SHARED_MOST:
-            window.shared.clear()
-        window.shared[(room_nid, filter_.key, state_after)] = room
+        self.keep(window, (room_nid, filter_.key, state_after), room, _weigh(room), now_ms)
         return room
 
     async def load_events(self, nids: Sequence[int], reader: Reader) -> dict[int, ClientEvent]:
@@ -304,6 +332,14 @@ def _write(
         bool(shown) or chosen.limited or bool(state),
         frozenset(event.nid for event, _ in shown if event.sticky_ms),
     )
+
+
+def _weigh(room: SharedRoom) -> int:
+    """Roughly how many bytes a room takes."""
+    events = [event for event, _ in room.shown]
+    objects = sum(map(weigh_event, (*events, *room.state, *room.previous.values())))
+    # What was written stands there event by event, and as a whole.
+    return _ROOM_BYTES + objects + 2 * (len(room.timeline) + len(room.state_object))
 
 
 def timeline_for(room: SharedRoom, reader: Reader) -> bytes:
