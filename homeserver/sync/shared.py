@@ -8,7 +8,7 @@ redacted a moment after it came) is read once for all of them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -126,25 +126,39 @@ class SharedRooms:
         state_after: bool,
     ) -> SharedRoom:
         """What happened in a room."""
-        topic = window.topics[room_nid]
-        chosen = _choose(topic.placements, filter_, self._cache, state_after=state_after)
+        placements = window.topics[room_nid].placements
+        chosen = _choose(placements, filter_, self._cache, state_after=state_after)
         extras = _Extras({}, None)
         told = [*chosen.shown, *(chosen.state if state_after else ())]
         previous = [placed.prev_nid for _, placed in told if placed.prev_nid]
-        redacted = _redacted(topic.placements)
-        changed = any(
-            _names(placed.type_nid) for placed in topic.placements if placed.state_key_nid is not None
+        targets = {placed.redacts_target for placed in placements if placed.redacts_target is not None}
+        redacted = (
+            [placed.nid for placed in placements if placed.event.event_id in targets] if targets else []
         )
+        changed = any(_names(placed.type_nid) for placed in placements if placed.state_key_nid is not None)
+        names: list[int] = []
+        if changed or targets:
+            last = placements[-1].state_after
+            names = [nid for nid in (last.get(keys.name), last.get(keys.alias)) if nid]
+            # What named the room may be redacted; nearly always it is a message that is, and nothing is to be read.
+            changed = changed or self._may_be_among(targets, names)
         if previous or redacted or changed:
-            last = topic.placements[-1].state_after
-            names = [last.get(keys.name), last.get(keys.alias)] if changed else []
+            wanted = [*previous, *redacted]
             extras = await self._database.read(
-                _load_extras, room_nid, [*previous, *redacted], names, self._cache, self._facts, changed
+                _load_extras, room_nid, wanted, names if changed else (), self._cache, self._facts, changed
             )
-        relations = _relate(topic.placements, extras, self._cache, now_ms)
+        relations = _relate(placements, extras, self._cache, now_ms)
         room = _write(chosen, extras, relations, filter_, now_ms, state_after=state_after)
         self.keep(window, (room_nid, filter_.key, state_after), room, _weigh(room), now_ms)
         return room
+
+    def _may_be_among(self, event_ids: Collection[str], nids: Sequence[int]) -> bool:
+        """Whether some of these events go by some of these ids, as far as memory knows."""
+        for nid in nids:
+            event = self._cache.get(Key(nid, 0))
+            if event is None or event.event_id in event_ids:
+                return True
+        return False
 
     async def load_events(self, nids: Sequence[int], reader: Reader) -> dict[int, ClientEvent]:
         """Client events (members that a device was not told of)."""
@@ -178,12 +192,6 @@ _NAMING = (2, 6, 7)
 
 def _names(type_nid: int) -> bool:
     return type_nid in _NAMING
-
-
-def _redacted(placements: Sequence[Placement]) -> list[int]:
-    """The events in here that something in here redacts."""
-    targets = {placed.redacts_target for placed in placements if placed.redacts_target is not None}
-    return [placed.nid for placed in placements if placed.event.event_id in targets] if targets else []
 
 
 def _choose(
@@ -249,7 +257,7 @@ def _load_extras(
     facts: StateFacts,
     summarise: bool,
 ) -> _Extras:
-    wanted = sorted({*nids, *(nid for nid in names if nid)})
+    wanted = sorted({*nids, *names})
     # What an erased user's state said before it was replaced: for all, as if none of them had been there before.
     events = load_veiled(tx, wanted, 0, facts, cache)
     if not summarise:
