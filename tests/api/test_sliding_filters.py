@@ -11,10 +11,7 @@ from tests.support.sync import SyncApp, room_path
 ENCRYPTED = {"algorithm": "m.megolm.v1.aes-sha2"}
 
 
-@on_each_database
-class OutsiderTests(DatabaseCase, SlidingCase):
-    """What the room becomes without them is not theirs to find out."""
-
+class _Case(DatabaseCase, SlidingCase):
     def setUp(self) -> None:
         self.app = SyncApp(self, database=self.new_database())
         self.alice = self.app.register("alice")
@@ -25,6 +22,36 @@ class OutsiderTests(DatabaseCase, SlidingCase):
         answer = self.ask({"conn_id": "search", **one_list(filters=filters)}, pos)
         self.assertEqual(answer["lists"]["all"]["count"], len(answer["rooms"]), filters)
         return set(answer["rooms"])
+
+
+@on_each_database
+class InsiderTests(_Case):
+    """What rooms are to who is in them."""
+
+    def space(self, child: str) -> tuple[str, str]:
+        """A space with one room in it, and the event that says so."""
+        creation = {"creation_content": {"type": "m.space"}, "preset": "public_chat"}
+        space = self.app.ok("POST", "/_matrix/client/v3/createRoom", creation, self.alice)["room_id"]
+        self.app.member(space, "bob", "join")
+        return space, self.app.place(space, "alice", "m.space.child", {"via": ["test.example"]}, child)
+
+    def test_what_is_redacted(self) -> None:
+        room_id = self.room("named")
+        name = self.app.place(room_id, "alice", "m.room.name", {"name": "den"}, "")
+        space, child = self.space(room_id)
+        self.assertEqual({room_id}, self.found(room_name_like="den"))
+        self.assertEqual({room_id}, self.found(spaces=[space]))
+        self.app.redact(room_id, "alice", name)
+        self.app.redact(space, "alice", child)
+        for _ in range(2):
+            self.assertEqual(set(), self.found(room_name_like="den"))
+            self.assertEqual(set(), self.found(spaces=[space]))
+            self.app.restart()
+
+
+@on_each_database
+class OutsiderTests(_Case):
+    """What the room becomes without them is not theirs to find out."""
 
     def change(self, *rooms: str) -> None:
         """They get another name, and are encrypted."""
