@@ -48,6 +48,12 @@ class InsiderTests(_Case):
             self.assertEqual(set(), self.found(spaces=[space]))
             self.app.restart()
 
+    def test_a_space_that_nothing_is_called(self) -> None:
+        room_id = self.room("child")
+        space, _ = self.space(room_id)
+        self.assertEqual(set(), self.found(spaces=["!a\0b:test.example"]))
+        self.assertEqual({room_id}, self.found(spaces=["\0", space]))
+
 
 @on_each_database
 class OutsiderTests(_Case):

@@ -303,6 +303,12 @@ def _names(found: list[Any] | None, what: str) -> frozenset[Any] | None:
     return frozenset(found)
 
 
+def _spaces(found: list[str] | None) -> frozenset[str] | None:
+    names = _names(found, "spaces")
+    # Nothing is called by a NUL, and not every database takes one. In no space at all is no room.
+    return None if names is None else frozenset(name for name in names if "\0" not in name)
+
+
 def _filters(json: _FilterJson | None) -> Filters:
     if json is None:
         return NO_FILTERS
@@ -311,7 +317,7 @@ def _filters(json: _FilterJson | None) -> Filters:
         json.is_dm,
         json.is_encrypted,
         invited,
-        _names(json.spaces, "spaces"),
+        _spaces(json.spaces),
         # COMPAT(clients that send an empty list for no filter, always: no room would pass it)
         _names(json.room_types or None, "room_types"),
         _names(json.not_room_types, "not_room_types") or frozenset(),
