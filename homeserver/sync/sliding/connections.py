@@ -26,6 +26,7 @@ from homeserver.runtime.entropy import Entropy
 from homeserver.store.device_life import NoDeviceError
 from homeserver.store.sliding import (
     VERSIONS_KEPT,
+    ConnectionEndedError,
     ConnectionKey,
     NewState,
     load_connection,
@@ -149,7 +150,7 @@ class Connections:
         new = NewState(connection.key, connection.epoch, version, pack(state), now_ms, acknowledged)
         try:
             await self._worker.work(store_connection, new)
-        except NoDeviceError:
+        except (NoDeviceError, ConnectionEndedError):
             raise unknown_pos() from None
         connection.used_ts_ms = now_ms
         known = self._known.get(connection.key) is connection
