@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -284,11 +285,20 @@ def _config(json: _RoomJson, user_id: str) -> RoomConfig:
     else:
         _check_length(len(asked), MAX_ELEMENTS, "required_state")
         required = parse_pairs(asked, user_id)
+    elements = chain.from_iterable((*required.include, *required.exclude))
+    _check_texts(elements, "A type or state key in required_state")
     return RoomConfig(min(json.timeline_limit or 0, MAX_TIMELINE), required)
 
 
 def _elements(found: list[_ElementJson]) -> frozenset[Element]:
     return frozenset((one.type, one.state_key) for one in found)
+
+
+def _check_texts(texts: Iterable[str | None], what: str) -> None:
+    # Nothing is called by more, and what was asked for is kept. spec: client-server-api#size-limits
+    for text in texts:
+        if text is not None and len(text.encode()) > MAX_NAME_LENGTH:
+            raise invalid_param(f"{what} is longer than {MAX_NAME_LENGTH} bytes")
 
 
 def _check_length(length: int, most: int, what: str) -> None:
@@ -331,7 +341,6 @@ def _extensions(json: _ExtensionsJson) -> Extensions:
     to_device = json.to_device or _ToDeviceJson()
     threads = json.threads or _ToDeviceJson()
     sticky = json.sticky or _ToDeviceJson()
-    profiles = _scope(json.profiles)
     return Extensions(
         bool(to_device.enabled),
         to_device.since,
@@ -341,13 +350,19 @@ def _extensions(json: _ExtensionsJson) -> Extensions:
         _scope(json.receipts),
         _scope(json.typing),
         (100 if threads.limit is None else threads.limit) if threads.enabled else None,
-        profiles,
-        _names(json.profiles.fields, "fields")
-        if profiles is not None and json.profiles is not None
-        else None,
+        _scope(json.profiles),
+        _profile_fields(json.profiles),
         (100 if sticky.limit is None else sticky.limit) if sticky.enabled else None,
         sticky.since,
     )
+
+
+def _profile_fields(json: _ScopedJson | None) -> frozenset[str] | None:
+    if json is None or not json.enabled or json.fields is None:
+        return None
+    fields: frozenset[str] | None = _names(json.fields, "fields")
+    _check_texts(fields or (), "A field in fields")
+    return fields
 
 
 def _scope(json: _ScopedJson | None) -> Scope | None:
