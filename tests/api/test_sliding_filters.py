@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from homeserver.sync.sliding import lists
 from tests.api.test_sliding_sync import SlidingCase, one_list
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.sync import SyncApp, room_path
@@ -53,6 +55,29 @@ class InsiderTests(_Case):
         space, _ = self.space(room_id)
         self.assertEqual(set(), self.found(spaces=["!a\0b:test.example"]))
         self.assertEqual({room_id}, self.found(spaces=["\0", space]))
+
+    def test_lists_with_one_filter_go_through_the_rooms_once(self) -> None:
+        rooms = [self.room(f"r{number}") for number in range(4)]
+        seen: list[list[int]] = []
+
+        def pick(ordered: list[int], ranges: Iterable[tuple[int, int]]) -> list[int]:
+            seen.append(ordered)
+            return really(ordered, ranges)
+
+        really = lists._pick
+        self.patch(lists, "_pick", pick)
+        asked = {
+            f"{number}": {
+                "ranges": [[2, 9], [number, number]],
+                "timeline_limit": 1,
+                "filters": {"is_encrypted": False},
+            }
+            for number in range(2)
+        }
+        found = self.ask({"lists": asked})["rooms"]
+        self.assertEqual({rooms[3]: ["0"], rooms[2]: ["1"]}, {one: found[one]["lists"] for one in rooms[2:]})
+        self.assertEqual([["0", "1"]] * 2, [found[one]["lists"] for one in rooms[:2]])
+        self.assertIs(seen[0], seen[1])
 
 
 @on_each_database

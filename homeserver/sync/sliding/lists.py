@@ -90,6 +90,7 @@ class Lists:
         rules: dict[int, list[str]] = {}
         ordered: list[int] | None = None
         passed: dict[Filters, Mapping[int, Standing]] = {NO_FILTERS: rooms}
+        in_order: dict[Filters, list[int]] = {}  # those that pass
         for name, one in asked.lists.items():
             if one.filters not in passed:
                 if len(passed) * len(rooms) > CHECKS_MOST:
@@ -101,7 +102,9 @@ class Lists:
             if one.ranges is not None and not _covers_all(one.ranges, len(fit)):
                 if ordered is None:
                     ordered = self._order(rooms)
-                wanted = _pick([nid for nid in ordered if nid in fit], one.ranges)
+                if one.filters not in in_order:
+                    in_order[one.filters] = [nid for nid in ordered if nid in fit]
+                wanted = _pick(in_order[one.filters], one.ranges)
             for nid in wanted:
                 rules.setdefault(nid, []).append(name)
         subscribed: dict[int, RoomConfig] = {}
@@ -257,10 +260,7 @@ def _covers_all(ranges: Iterable[tuple[int, int]], count: int) -> bool:
 
 
 def _pick(ordered: list[int], ranges: Iterable[tuple[int, int]]) -> list[int]:
-    found: dict[int, None] = {}
-    for first, last in ranges:
-        found.update(dict.fromkeys(ordered[first : last + 1]))
-    return list(found)
+    return [nid for first, last in ranges for nid in ordered[first : last + 1]]
 
 
 def _fits_user(nid: int, filters: Filters, user: UserFacts, names: Mapping[int, str]) -> bool:

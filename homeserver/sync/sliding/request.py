@@ -157,7 +157,7 @@ class RoomConfig:
 class ListAsked:
     """A window onto the rooms that pass some filters."""
 
-    ranges: tuple[tuple[int, int], ...] | None  # inclusive; None: all of it
+    ranges: tuple[tuple[int, int], ...] | None  # inclusive, in order and apart; None: all of it
     filters: Filters
     config: RoomConfig
 
@@ -272,7 +272,19 @@ def _list(json: _ListJson, user_id: str) -> ListAsked:
     for first, last in ranges or ():
         if first > last or last > _HIGHEST:
             raise invalid_param("A range must go up, and not beyond 2^53")
-    return ListAsked(ranges, _filters(json.filters), _config(json, user_id))
+    merged = None if ranges is None else _merge(ranges)
+    return ListAsked(merged, _filters(json.filters), _config(json, user_id))
+
+
+def _merge(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The same places, each in one range: however often they are named, a list is gone through once."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        else:
+            merged.append((first, last))
+    return tuple(merged)
 
 
 def _config(json: _RoomJson, user_id: str) -> RoomConfig:
