@@ -100,11 +100,16 @@ class Key(NamedTuple):
     redacted_by: int
 
 
+def weigh_event(event: ClientEvent) -> int:
+    """Roughly how many bytes an event takes in memory; its content is a part of its head as well."""
+    return 2 * len(event.head) + 600
+
+
 class ClientEventCache(ByteLru[Key, ClientEvent]):
     """Client events by event and redaction."""
 
     def __init__(self, budget: int = 32 * 1024 * 1024) -> None:
-        super().__init__(budget, lambda event: 2 * len(event.head) + 600)
+        super().__init__(budget, weigh_event)
 
 
 def from_placement(placed: Placement) -> ClientEvent:

@@ -39,6 +39,7 @@ _INSERT = rows(
     keys=("user_nid", "device_nid", "conn_id", "version"),
     update=("epoch", "state", "used_ts_ms"),
 )
+_EPOCH = statement(select(_C.epoch).where(_ONE).order_by(_C.version.desc()).limit(1))
 _DROP = statement(delete(sliding_connections).where(_ONE))
 _DROP_OLD = statement(
     delete(sliding_connections).where(
@@ -64,6 +65,10 @@ _old = (
     .limit(bindparam("most"))
 )
 _SWEEP = statement(delete(sliding_connections).where(tuple_(*_KEY).in_(_old)).returning(_C.version))
+
+
+class ConnectionEndedError(Exception):
+    """The device has begun the connection anew meanwhile, or it was forgotten."""
 
 
 class ConnectionKey(NamedTuple):
@@ -103,11 +108,11 @@ def load_connection(tx: Tx, key: ConnectionKey) -> list[StoredState]:
 
 @short
 def store_connection(tx: WriteTx, new: NewState) -> None:
-    """A unit of work: keep a state, and end what it replaces. Raises NoDeviceError."""
+    """A unit of work: keep a state, and end what it replaces. Raises NoDeviceError, ConnectionEndedError."""
     user_nid, device_nid, conn_id = new.key
     by_use = Ask(_BY_USE, {"of_user": user_nid, "of_device": device_nid})
-    if not new.acknowledged:
-        tx.ahead([ask_alive(user_nid, device_nid), by_use])
+    epoch = Ask(_EPOCH, {"of_user": user_nid, "of_device": device_nid, "of_conn": conn_id})
+    tx.ahead([ask_alive(user_nid, device_nid), epoch if new.acknowledged else by_use])
     if device_nid:
         check_alive(tx, user_nid, device_nid)
     if not new.acknowledged:
@@ -115,6 +120,10 @@ def store_connection(tx: WriteTx, new: NewState) -> None:
         for other in (conn_id, *others[: max(0, len(others) - CONNECTIONS_PER_DEVICE + 1)]):
             tx.run(_DROP, of_user=user_nid, of_device=device_nid, of_conn=other)
     else:
+        # Who waited with a position of what is over MUST NOT bring it back: the versions of both would be mixed.
+        found = tx.ask(epoch)
+        if not found or found[0][0] != new.epoch:
+            raise ConnectionEndedError
         tx.run(
             _DROP_OLD,
             of_user=user_nid,

@@ -129,17 +129,11 @@ class _Builder:
     # --- state ---------------------------------------------------------------------------------------------------
 
     def _summarise(self, works: Sequence[RoomWork]) -> None:
-        keys = self._reader.keys
-        wanted: list[RoomWork] = []
-        for work in works:
-            if work.left:
-                continue
-            touched = [move for move in work.moves if move.pos > work.since]
-            if work.full or any(
-                move.key_nid in (keys.name, keys.alias) or self._is_member(move.event_nid or move.prev_nid)
-                for move in touched
-            ):
-                wanted.append(work)
+        wanted = [
+            work
+            for work in works
+            if not work.left and (work.full or self._is_touched(work) or self._lost_its_name(work))
+        ]
         if not wanted:
             return
         unnamed = {work.room_nid for work in wanted if not self._is_named(work)}
@@ -147,9 +141,24 @@ class _Builder:
         for work in wanted:
             work.summary = found[work.room_nid]
 
+    def _is_touched(self, work: RoomWork) -> bool:
+        """Whether state that changed may have changed the summary."""
+        keys = self._reader.keys
+        return any(
+            move.key_nid in (keys.name, keys.alias) or self._is_member(move.event_nid or move.prev_nid)
+            for move in work.moves
+            if move.pos > work.since
+        )
+
     def _is_member(self, event_nid: int) -> bool:
         event = self._events.get(event_nid)
         return event is not None and event.type == _MEMBER
+
+    def _lost_its_name(self, work: RoomWork) -> bool:
+        """Whether what named a room is redacted: since the token, perhaps, and the redaction may be in the gap."""
+        keys = self._reader.keys
+        events = [self._events.get(work.keyed.get(key_nid, 0)) for key_nid in (keys.name, keys.alias)]
+        return any(event is not None and event.redacted_by > 0 for event in events)
 
     def _is_named(self, work: RoomWork) -> bool:
         keys = self._reader.keys

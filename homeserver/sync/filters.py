@@ -188,7 +188,7 @@ def _compile(json: _EventJson | None) -> EventFilter:
 
 @dataclass(frozen=True, slots=True)
 class SyncFilter:
-    """A whole filter. ``key`` is the same for filters of the same text, so that what they let through is shared."""
+    """A whole filter. ``key`` is the same for filters that say the same, so that what they let through is shared."""
 
     key: bytes
     event_fields: tuple[tuple[str, ...], ...] | None
@@ -245,7 +245,8 @@ def parse_filter(text: str | bytes) -> SyncFilter:
         # Short paths first: they take whole objects, of which longer ones are a part.
         fields = tuple(sorted((split_path(path) for path in json.event_fields), key=len))
     return SyncFilter(
-        sha256(raw).digest(),
+        # Not of the text: what nobody understands makes no other filter.
+        sha256(msgspec.json.encode(json)).digest(),
         fields,
         json.event_format == "federation",
         bool(room.include_leave),

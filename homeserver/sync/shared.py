@@ -7,8 +7,10 @@ redacted a moment after it came) is read once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
@@ -17,6 +19,7 @@ from homeserver.store.client_events import (
     ClientEventCache,
     Key,
     from_placement,
+    weigh_event,
 )
 from homeserver.store.placement import Membership, Placement
 from homeserver.store.state import Snapshot
@@ -34,8 +37,10 @@ from homeserver.sync.window import Window
 _MEMBER = "m.room.member"
 # An event's age is told; a room that was built longer ago is built again.
 FRESH_MS = 2_000
-# LIMIT(memory: anybody may ask with a new filter each time)
-_SHARED_MOST = 2_000
+# LIMIT(memory, of all windows together: anybody may ask with a new filter each time, for events as large as they come)
+SHARED_BYTES: Final = 32 * 1024 * 1024
+# What a room takes beside its events.
+_ROOM_BYTES = 2_000
 
 
 @dataclass(slots=True)
@@ -70,13 +75,38 @@ class _Extras:
     summary: Summary | None
 
 
+class _Kept(NamedTuple):
+    """Something that is shared, and where."""
+
+    window: Window
+    key: tuple[Any, ...]
+    value: object
+    size: int
+    built_ms: int
+
+
 class SharedRooms:
-    """Builds them, and keeps them with their window."""
+    """Builds them, and keeps them with their window: not for long, and of all windows no more than ``SHARED_BYTES``."""
 
     def __init__(self, database: Database, cache: ClientEventCache, facts: StateFacts) -> None:
         self._database = database
         self._cache = cache
         self._facts = facts
+        self._kept: deque[_Kept] = deque()  # what was built first is over first
+        self._bytes = 0
+
+    def keep(self, window: Window, key: tuple[Any, ...], value: object, size: int, now_ms: int) -> None:
+        """Share something with whoever looks at the same window; the oldest goes where there is too much."""
+        kept = self._kept
+        window.shared[key] = value
+        kept.append(_Kept(window, key, value, size, now_ms))
+        self._bytes += size
+        # However large it is, the last one stays: others are about to ask for it.
+        while len(kept) > 1 and (self._bytes > SHARED_BYTES or now_ms - kept[0].built_ms > FRESH_MS):
+            oldest = kept.popleft()
+            self._bytes -= oldest.size
+            if oldest.window.shared.get(oldest.key) is oldest.value:
+                del oldest.window.shared[oldest.key]
 
     def known(
         self, window: Window, room_nid: int, filter_: SyncFilter, now_ms: int, *, state_after: bool
@@ -96,27 +126,39 @@ class SharedRooms:
         state_after: bool,
     ) -> SharedRoom:
         """What happened in a room."""
-        topic = window.topics[room_nid]
-        chosen = _choose(topic.placements, filter_, self._cache, state_after=state_after)
+        placements = window.topics[room_nid].placements
+        chosen = _choose(placements, filter_, self._cache, state_after=state_after)
         extras = _Extras({}, None)
         told = [*chosen.shown, *(chosen.state if state_after else ())]
         previous = [placed.prev_nid for _, placed in told if placed.prev_nid]
-        redacted = _redacted(topic.placements)
-        changed = any(
-            _names(placed.type_nid) for placed in topic.placements if placed.state_key_nid is not None
+        targets = {placed.redacts_target for placed in placements if placed.redacts_target is not None}
+        redacted = (
+            [placed.nid for placed in placements if placed.event.event_id in targets] if targets else []
         )
+        changed = any(_names(placed.type_nid) for placed in placements if placed.state_key_nid is not None)
+        names: list[int] = []
+        if changed or targets:
+            last = placements[-1].state_after
+            names = [nid for nid in (last.get(keys.name), last.get(keys.alias)) if nid]
+            # What named the room may be redacted; nearly always it is a message that is, and nothing is to be read.
+            changed = changed or self._may_be_among(targets, names)
         if previous or redacted or changed:
-            last = topic.placements[-1].state_after
-            names = [last.get(keys.name), last.get(keys.alias)] if changed else []
+            wanted = [*previous, *redacted]
             extras = await self._database.read(
-                _load_extras, room_nid, [*previous, *redacted], names, self._cache, self._facts, changed
+                _load_extras, room_nid, wanted, names if changed else (), self._cache, self._facts, changed
             )
-        relations = _relate(topic.placements, extras, self._cache, now_ms)
+        relations = _relate(placements, extras, self._cache, now_ms)
         room = _write(chosen, extras, relations, filter_, now_ms, state_after=state_after)
-        if len(window.shared) >= _SHARED_MOST:
-            window.shared.clear()
-        window.shared[(room_nid, filter_.key, state_after)] = room
+        self.keep(window, (room_nid, filter_.key, state_after), room, _weigh(room), now_ms)
         return room
+
+    def _may_be_among(self, event_ids: Collection[str], nids: Sequence[int]) -> bool:
+        """Whether some of these events go by some of these ids, as far as memory knows."""
+        for nid in nids:
+            event = self._cache.get(Key(nid, 0))
+            if event is None or event.event_id in event_ids:
+                return True
+        return False
 
     async def load_events(self, nids: Sequence[int], reader: Reader) -> dict[int, ClientEvent]:
         """Client events (members that a device was not told of)."""
@@ -150,12 +192,6 @@ _NAMING = (2, 6, 7)
 
 def _names(type_nid: int) -> bool:
     return type_nid in _NAMING
-
-
-def _redacted(placements: Sequence[Placement]) -> list[int]:
-    """The events in here that something in here redacts."""
-    targets = {placed.redacts_target for placed in placements if placed.redacts_target is not None}
-    return [placed.nid for placed in placements if placed.event.event_id in targets] if targets else []
 
 
 def _choose(
@@ -221,7 +257,7 @@ def _load_extras(
     facts: StateFacts,
     summarise: bool,
 ) -> _Extras:
-    wanted = sorted({*nids, *(nid for nid in names if nid)})
+    wanted = sorted({*nids, *names})
     # What an erased user's state said before it was replaced: for all, as if none of them had been there before.
     events = load_veiled(tx, wanted, 0, facts, cache)
     if not summarise:
@@ -304,6 +340,14 @@ def _write(
         bool(shown) or chosen.limited or bool(state),
         frozenset(event.nid for event, _ in shown if event.sticky_ms),
     )
+
+
+def _weigh(room: SharedRoom) -> int:
+    """Roughly how many bytes a room takes."""
+    events = [event for event, _ in room.shown]
+    objects = sum(map(weigh_event, (*events, *room.state, *room.previous.values())))
+    # What was written stands there event by event, and as a whole.
+    return _ROOM_BYTES + objects + 2 * (len(room.timeline) + len(room.state_object))
 
 
 def timeline_for(room: SharedRoom, reader: Reader) -> bytes:

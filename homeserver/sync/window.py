@@ -58,7 +58,9 @@ class Window:
         self.upto = upto
         self.topics: dict[int, Topic] = {}  # those where something happened
         self.has_all = False
-        self.shared: dict[Any, Any] = {}  # of sync/shared.py: answers that are the same for many
+        self.shared: dict[
+            Any, Any
+        ] = {}  # of sync/shared.py, which bounds it: answers that are the same for many
 
 
 class Windows:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
+from homeserver.sync.sliding import lists
 from tests.api.test_sliding_sync import SlidingCase, one_list
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.sync import SyncApp, room_path
@@ -11,10 +13,7 @@ from tests.support.sync import SyncApp, room_path
 ENCRYPTED = {"algorithm": "m.megolm.v1.aes-sha2"}
 
 
-@on_each_database
-class OutsiderTests(DatabaseCase, SlidingCase):
-    """What the room becomes without them is not theirs to find out."""
-
+class _Case(DatabaseCase, SlidingCase):
     def setUp(self) -> None:
         self.app = SyncApp(self, database=self.new_database())
         self.alice = self.app.register("alice")
@@ -25,6 +24,65 @@ class OutsiderTests(DatabaseCase, SlidingCase):
         answer = self.ask({"conn_id": "search", **one_list(filters=filters)}, pos)
         self.assertEqual(answer["lists"]["all"]["count"], len(answer["rooms"]), filters)
         return set(answer["rooms"])
+
+
+@on_each_database
+class InsiderTests(_Case):
+    """What rooms are to who is in them."""
+
+    def space(self, child: str) -> tuple[str, str]:
+        """A space with one room in it, and the event that says so."""
+        creation = {"creation_content": {"type": "m.space"}, "preset": "public_chat"}
+        space = self.app.ok("POST", "/_matrix/client/v3/createRoom", creation, self.alice)["room_id"]
+        self.app.member(space, "bob", "join")
+        return space, self.app.place(space, "alice", "m.space.child", {"via": ["test.example"]}, child)
+
+    def test_what_is_redacted(self) -> None:
+        room_id = self.room("named")
+        name = self.app.place(room_id, "alice", "m.room.name", {"name": "den"}, "")
+        space, child = self.space(room_id)
+        self.assertEqual({room_id}, self.found(room_name_like="den"))
+        self.assertEqual({room_id}, self.found(spaces=[space]))
+        self.app.redact(room_id, "alice", name)
+        self.app.redact(space, "alice", child)
+        for _ in range(2):
+            self.assertEqual(set(), self.found(room_name_like="den"))
+            self.assertEqual(set(), self.found(spaces=[space]))
+            self.app.restart()
+
+    def test_a_space_that_nothing_is_called(self) -> None:
+        room_id = self.room("child")
+        space, _ = self.space(room_id)
+        self.assertEqual(set(), self.found(spaces=["!a\0b:test.example"]))
+        self.assertEqual({room_id}, self.found(spaces=["\0", space]))
+
+    def test_lists_with_one_filter_go_through_the_rooms_once(self) -> None:
+        rooms = [self.room(f"r{number}") for number in range(4)]
+        seen: list[list[int]] = []
+
+        def pick(ordered: list[int], ranges: Iterable[tuple[int, int]]) -> list[int]:
+            seen.append(ordered)
+            return really(ordered, ranges)
+
+        really = lists._pick
+        self.patch(lists, "_pick", pick)
+        asked = {
+            f"{number}": {
+                "ranges": [[2, 9], [number, number]],
+                "timeline_limit": 1,
+                "filters": {"is_encrypted": False},
+            }
+            for number in range(2)
+        }
+        found = self.ask({"lists": asked})["rooms"]
+        self.assertEqual({rooms[3]: ["0"], rooms[2]: ["1"]}, {one: found[one]["lists"] for one in rooms[2:]})
+        self.assertEqual([["0", "1"]] * 2, [found[one]["lists"] for one in rooms[:2]])
+        self.assertIs(seen[0], seen[1])
+
+
+@on_each_database
+class OutsiderTests(_Case):
+    """What the room becomes without them is not theirs to find out."""
 
     def change(self, *rooms: str) -> None:
         """They get another name, and are encrypted."""

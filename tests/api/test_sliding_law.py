@@ -27,7 +27,9 @@ _actions = st.one_of(
     st.tuples(st.sampled_from(["join", "leave"]), _room, _person),
     st.tuples(st.sampled_from(["join", "leave", "quit"]), _room, _bob),
     st.tuples(st.sampled_from(["invite", "kick", "ban", "unban"]), _room, st.sampled_from(["bob", "carol"])),
-    st.tuples(st.sampled_from(["redact", "tag", "direct", "closed", "open"]), _room, st.just("alice")),
+    st.tuples(
+        st.sampled_from(["redact", "redact-name", "tag", "direct", "closed", "open"]), _room, st.just("alice")
+    ),
     st.tuples(st.sampled_from(["read", "read.private"]), _room, _person),
     st.tuples(st.sampled_from(["sync", "narrow", "none", "subscribe", "bare"]), _room, _bob),
     st.tuples(st.sampled_from(["sync", "narrow", "none", "subscribe", "bare"]), _room, _bob),
@@ -198,6 +200,18 @@ _STORY: tuple[_Action, ...] = (
     ("read", ROOMS[0], "bob"),
     ("restart", "", ""),
     _NARROW,
+    _SYNC,
+    # A room loses its name, in sight and out of it.
+    ("name", ROOMS[0], "alice"),
+    _SYNC,
+    ("redact-name", ROOMS[0], "alice"),
+    _SYNC,
+    ("name", ROOMS[0], "alice"),
+    _SYNC,
+    ("redact-name", ROOMS[0], "alice"),
+    ("say", "!home:test.example", "alice"),
+    _NARROW,
+    ("restart", "", ""),
     _SYNC,
     # What becomes of who forgot a room.
     ("join", ROOMS[1], "bob"),

@@ -235,6 +235,35 @@ class LazyTests(TestCase):
         heroes = found["rooms"]["join"][ROOM]["summary"]["m.heroes"]
         self.assertEqual(heroes, [user_id("bob"), user_id("carol"), user_id("dora")])
 
+    def test_heroes_are_told_when_what_named_the_room_is_redacted(self) -> None:
+        heroes = [user_id(name) for name in ("bob", "carol", "dora")]
+        names = (
+            ("m.room.name", {"name": "Hall"}),
+            ("m.room.canonical_alias", {"alias": "#hall:test.example"}),
+        )
+        for type_, content in names:
+            for after in (0, 3):  # in the timeline, and in the gap before it
+                named = self.app.place(ROOM, "alice", type_, content, "")
+                since = self.app.sync(self.alice, filter=self.LAZY)["next_batch"]
+                self.app.redact(ROOM, "alice", named)
+                for number in range(after):
+                    self.app.say(ROOM, "alice", f"{number}")
+                for source in ("the log", "the tables"):
+                    found = self.app.sync(self.alice, since, filter=self.LAZY)
+                    summary = found["rooms"]["join"][ROOM].get("summary", {})
+                    self.assertEqual(heroes, summary.get("m.heroes"), (type_, after, source))
+                    self.assertIn(user_id("dora"), self.members(found))
+                    self.app.restart()
+
+    def test_a_message_that_is_redacted_names_no_room(self) -> None:
+        said = self.app.say(ROOM, "bob", "hello")
+        since = self.app.sync(self.alice)["next_batch"]
+        self.app.redact(ROOM, "alice", said)
+        found, statements = self.app.count_statements(lambda: self.app.sync(self.alice, since))
+        self.assertNotIn("summary", found["rooms"]["join"][ROOM])
+        # What is read is how much is unread, and not who is there.
+        self.assertEqual([], [one for one in statements if "members" in one])
+
     def test_told_once(self) -> None:
         since = self.app.sync(self.alice, filter=self.LAZY)["next_batch"]
         self.app.say(ROOM, "bob", "known")

@@ -27,6 +27,7 @@ class SyncWorld:
         for name in PEOPLE[1:]:
             self.app.member(HOME, name, "join")
         self.last: dict[str, str] = {}
+        self.named: dict[str, str] = {}
         self.count = 0
 
     def act(self, kind: str, room_id: str, who: str) -> None:
@@ -42,8 +43,10 @@ class SyncWorld:
         app = self.app
         if kind == "say":
             self.last[room_id] = app.say(room_id, who, f"{self.count}")
-        elif kind in ("topic", "name"):
-            app.place(room_id, who, f"m.room.{kind}", {kind: f"{self.count}"}, "")
+        elif kind == "topic":
+            app.place(room_id, who, "m.room.topic", {"topic": f"{self.count}"}, "")
+        elif kind == "name":
+            self.named[room_id] = app.place(room_id, who, "m.room.name", {"name": f"{self.count}"}, "")
         elif kind == "rename":
             app.member(room_id, who, "join", displayname=f"{who}{self.count}")
         elif kind in ("join", "leave") and who != "alice":
@@ -56,6 +59,8 @@ class SyncWorld:
             app.member(room_id, "alice", membership, who)
         elif kind == "redact" and room_id in self.last:
             app.redact(room_id, "alice", self.last[room_id])
+        elif kind == "redact-name" and room_id in self.named:
+            app.redact(room_id, "alice", self.named[room_id])
         elif kind == "tag":
             app.put_account_data(self.tokens["bob"], room_id, "m.tag", {"n": self.count})
             app.put_account_data(self.tokens["bob"], "", "org.example", {"n": self.count})

@@ -12,7 +12,7 @@ proposal: MSC4186 (connections)
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ from homeserver.runtime.entropy import Entropy
 from homeserver.store.device_life import NoDeviceError
 from homeserver.store.sliding import (
     VERSIONS_KEPT,
+    ConnectionEndedError,
     ConnectionKey,
     NewState,
     load_connection,
@@ -33,16 +34,17 @@ from homeserver.store.sliding import (
     touch_connection,
 )
 from homeserver.store.work import Worker
-from homeserver.sync.sliding.required import NOTHING, Required, from_plain, to_plain
+from homeserver.sync.sliding.required import NOTHING, Required, from_plain, to_plain, weigh
 
 NEVER = -1
 LIVE = 0
 
 JOINED, STRIPPED, GONE = 0, 1, 2
 
-# LIMIT(memory: some 100 bytes a room of a connection; the others are read again)
-ROOMS_KEPT = 2_000_000
+# LIMIT(memory: a room of a connection takes some 100 bytes, and wishes what they weigh; the others are read again)
+BYTES_KEPT = 200_000_000
 CONNECTIONS_KEPT = 100_000
+_ROOM_BYTES = 100
 # A connection in use is not one that somebody forgot, although nothing is written.
 _TOUCH_AFTER_MS = 24 * 3600 * 1000
 
@@ -76,12 +78,25 @@ class Connection:
     key: ConnectionKey
     epoch: str
     states: dict[int, State] = field(default_factory=dict)  # by version, in order
+    sizes: dict[int, int] = field(default_factory=dict)  # of each of them
     newest: int = 0
     used_ts_ms: int = 0
 
     @property
     def size(self) -> int:
-        return sum(len(state) for state in self.states.values())
+        """Roughly how many bytes it takes."""
+        return sum(self.sizes.values())
+
+    def put(self, version: int, state: State) -> None:
+        """One more version."""
+        self.states[version] = state
+        different = {told.wishes for told in state.values()}
+        self.sizes[version] = _ROOM_BYTES * len(state) + sum(map(weigh, different))
+
+    def drop(self, versions: Iterable[int]) -> None:
+        """These are over."""
+        for version in versions:
+            del self.states[version], self.sizes[version]
 
 
 def unknown_pos() -> MatrixError:
@@ -98,7 +113,7 @@ class Connections:
         self._clock = clock
         self._entropy = entropy
         self._known: OrderedDict[ConnectionKey, Connection] = OrderedDict()
-        self._rooms = 0
+        self._bytes = 0
 
     def begin(self, key: ConnectionKey) -> Connection:
         """A client starts anew."""
@@ -118,8 +133,7 @@ class Connections:
         if key in self._known:
             self._known.move_to_end(key)
         before = connection.size
-        for old in [one for one in connection.states if one < version]:
-            del connection.states[old]
+        connection.drop([one for one in connection.states if one < version])
         self._resize(key, connection.size - before)
         await self._touch(connection)
         return connection, connection.states[version]
@@ -132,7 +146,7 @@ class Connections:
         connection = Connection(key, newest.epoch, newest=newest.version, used_ts_ms=newest.used_ts_ms)
         for row in rows:
             if row.epoch == newest.epoch:
-                connection.states[row.version] = unpack(row.state)
+                connection.put(row.version, unpack(row.state))
         self._keep(connection)
         return connection
 
@@ -149,15 +163,16 @@ class Connections:
         new = NewState(connection.key, connection.epoch, version, pack(state), now_ms, acknowledged)
         try:
             await self._worker.work(store_connection, new)
-        except NoDeviceError:
+        except (NoDeviceError, ConnectionEndedError):
             raise unknown_pos() from None
         connection.used_ts_ms = now_ms
         known = self._known.get(connection.key) is connection
         if known or not acknowledged:
             before = connection.size
-            connection.states[version] = state
-            for old in [one for one in sorted(connection.states) if one != acknowledged][:-VERSIONS_KEPT]:
-                del connection.states[old]
+            connection.put(version, state)
+            connection.drop(
+                [one for one in sorted(connection.states) if one != acknowledged][:-VERSIONS_KEPT]
+            )
             if known:
                 self._resize(connection.key, connection.size - before)
             else:
@@ -167,16 +182,16 @@ class Connections:
     def _keep(self, connection: Connection) -> None:
         old = self._known.pop(connection.key, None)
         if old is not None:
-            self._rooms -= old.size
+            self._bytes -= old.size
         self._known[connection.key] = connection
         self._resize(connection.key, connection.size)
 
     def _resize(self, key: ConnectionKey, by: int) -> None:
         if key in self._known:
-            self._rooms += by
+            self._bytes += by
         known = self._known
-        while (self._rooms > ROOMS_KEPT and len(known) > 1) or len(known) > CONNECTIONS_KEPT:
-            self._rooms -= known.popitem(last=False)[1].size
+        while (self._bytes > BYTES_KEPT and len(known) > 1) or len(known) > CONNECTIONS_KEPT:
+            self._bytes -= known.popitem(last=False)[1].size
 
 
 def pack(state: State) -> bytes:

@@ -100,6 +100,9 @@ class Facts:
                 elif event.type == "m.space.child":
                     self._children.pop(room_nid, None)
                     self._spoil(room_nid)
+            if placed.redacts_target is not None:
+                # It may be what named the room, or a child; that is rare, and reading them again costs little.
+                self._drop_room(room_nid)
             if event.type in BUMPS:
                 self._spoil(room_nid)
                 facts = self._rooms.get(room_nid)

@@ -25,14 +25,14 @@ from homeserver.sync.sliding.connections import GONE, State
 from homeserver.sync.sliding.facts import Facts
 from homeserver.sync.sliding.inviters import Inviters
 from homeserver.sync.sliding.request import NO_FILTERS, Asked, Filters, RoomConfig
-from homeserver.sync.sliding.required import Required
+from homeserver.sync.sliding.required import WISHES_MOST, Required, weigh
 from homeserver.sync.types import Requester
 
 _OPEN = (Membership.INVITE, Membership.KNOCK)
 # LIMIT(time in the reactor: each room is held against each different filter, some microseconds each)
 CHECKS_MOST = 200_000
-# LIMIT(memory: some kilobytes each; a client asks for two or three, and clients of one kind for the same)
-WISHES_KEPT = 200
+# LIMIT(memory, in bytes: a client asks for two or three, of some kilobytes, and clients of one kind for the same)
+_WISHES_KEPT = 4 * WISHES_MOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,8 @@ class Lists:
         self._interner = interner
         self._facts = facts
         self._inviters = inviters
-        self._wishes: dict[frozenset[Required], frozenset[Required]] = {}
+        self._wishes: dict[frozenset[Required], tuple[frozenset[Required], int]] = {}  # with what they weigh
+        self._weight = 0
 
     async def prepare(self, requester: Requester, asked: Asked) -> None:
         """Have at hand what ``look`` takes from memory."""
@@ -89,6 +90,7 @@ class Lists:
         rules: dict[int, list[str]] = {}
         ordered: list[int] | None = None
         passed: dict[Filters, Mapping[int, Standing]] = {NO_FILTERS: rooms}
+        in_order: dict[Filters, list[int]] = {}  # those that pass
         for name, one in asked.lists.items():
             if one.filters not in passed:
                 if len(passed) * len(rooms) > CHECKS_MOST:
@@ -100,7 +102,9 @@ class Lists:
             if one.ranges is not None and not _covers_all(one.ranges, len(fit)):
                 if ordered is None:
                     ordered = self._order(rooms)
-                wanted = _pick([nid for nid in ordered if nid in fit], one.ranges)
+                if one.filters not in in_order:
+                    in_order[one.filters] = [nid for nid in ordered if nid in fit]
+                wanted = _pick(in_order[one.filters], one.ranges)
             for nid in wanted:
                 rules.setdefault(nid, []).append(name)
         subscribed: dict[int, RoomConfig] = {}
@@ -140,6 +144,8 @@ class Lists:
     ) -> None:
         """Rooms that the same rules ask for share one object."""
         combined: dict[tuple[tuple[str, ...], RoomConfig | None], Relevant] = {}
+        different: set[frozenset[Required]] = set()
+        weight = 0
         for nid, names in rules.items():
             own = subscribed.get(nid)
             key = (tuple(names), own)
@@ -148,19 +154,32 @@ class Lists:
                 configs = [asked.lists[name].config for name in names]
                 if own is not None:
                     configs.append(own)
+                wishes, size = self._same(frozenset(one.required for one in configs))
+                if wishes not in different:
+                    # They are kept, and each is a sum of lists and subscriptions: a hundred lists make many sums.
+                    different.add(wishes)
+                    weight += size
+                    if weight > WISHES_MOST:
+                        raise invalid_param("These are too many different wishes for the state of rooms")
                 relevant = combined[key] = Relevant(
                     max(one.limit for one in configs),
-                    self._same(frozenset(one.required for one in configs)),
+                    wishes,
                     dict.fromkeys(names),
                     own is not None,
                 )
             windows.rooms[nid] = relevant
 
-    def _same(self, wishes: frozenset[Required]) -> frozenset[Required]:
+    def _same(self, wishes: frozenset[Required]) -> tuple[frozenset[Required], int]:
         """Equal wishes of different requests are one object: rooms by the hundred are held against them."""
-        if len(self._wishes) >= WISHES_KEPT:
-            self._wishes.clear()
-        return self._wishes.setdefault(wishes, wishes)
+        known = self._wishes.get(wishes)
+        if known is None:
+            known = (wishes, weigh(wishes))
+            self._weight += known[1]
+            if self._weight > _WISHES_KEPT:
+                self._wishes.clear()
+                self._weight = known[1]
+            self._wishes[wishes] = known
+        return known
 
     async def _filter(
         self,
@@ -241,10 +260,7 @@ def _covers_all(ranges: Iterable[tuple[int, int]], count: int) -> bool:
 
 
 def _pick(ordered: list[int], ranges: Iterable[tuple[int, int]]) -> list[int]:
-    found: dict[int, None] = {}
-    for first, last in ranges:
-        found.update(dict.fromkeys(ordered[first : last + 1]))
-    return list(found)
+    return [nid for first, last in ranges for nid in ordered[first : last + 1]]
 
 
 def _fits_user(nid: int, filters: Filters, user: UserFacts, names: Mapping[int, str]) -> bool:

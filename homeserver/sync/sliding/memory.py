@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from homeserver.db.threads import Database
-from homeserver.store.client_events import ClientEventCache
+from homeserver.store.client_events import ClientEventCache, weigh_event
 from homeserver.store.ids import Interner
 from homeserver.sync.filters import SyncFilter, parse_filter
 from homeserver.sync.lazy import LazyMemory
@@ -23,6 +23,8 @@ from homeserver.sync.timelines import Reader, text_in
 from homeserver.sync.window import Topic, Window
 
 _MEMBER = "m.room.member"
+# What a summary takes beside the members who are its heroes.
+_SUMMARY_BYTES = 1_000
 
 
 @dataclass(slots=True)
@@ -142,7 +144,10 @@ class MemoryNews:
                 event = (await self._shared.load_events([name_nid], reader)).get(name_nid)
                 named = event is not None and text_in(event, "name") is not None
             found = await self._database.read(load_room_summaries, {room_nid: named}, self._cache)
-            known = window.shared[key] = found[room_nid]
+            known = found[room_nid]
+            heroes = [one.member for one in known.heroes.values() if one.member is not None]
+            size = _SUMMARY_BYTES + sum(map(weigh_event, heroes))
+            self._shared.keep(window, key, known, size, reader.now_ms)
         return known
 
     async def _add_members(

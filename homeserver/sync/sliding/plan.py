@@ -16,6 +16,7 @@ from homeserver.sync.sliding.connections import GONE, JOINED, LIVE, STRIPPED, St
 from homeserver.sync.sliding.lists import Relevant, Windows
 from homeserver.sync.sliding.news import RoomOrder
 from homeserver.sync.sliding.request import Asked
+from homeserver.sync.sliding.required import NOTHING, WISHES_MOST, weigh
 from homeserver.sync.types import Requester
 from homeserver.sync.window import Window
 
@@ -178,4 +179,18 @@ def after(
             state.pop(nid, None)
         else:
             state[nid] = entry
+    _bound_wishes(state, work.windows.rooms)
     return state
+
+
+def _bound_wishes(state: dict[int, Told], in_sight: Mapping[int, Relevant]) -> None:
+    """Keep within bounds what a connection knows of who asked for which state.
+
+    What is in sight was bounded when it was asked for. Rooms that were seen one after the other, each with other wishes,
+    add up: then it is forgotten which state the client has of those out of sight, and they tell theirs anew when they are
+    seen again.
+    """
+    unseen = [nid for nid in state.keys() - in_sight.keys() if nid]
+    if unseen and sum(map(weigh, {told.wishes for told in state.values()})) > WISHES_MOST:
+        for nid in unseen:
+            state[nid] = state[nid]._replace(wishes=NOTHING)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
@@ -156,7 +157,7 @@ class RoomConfig:
 class ListAsked:
     """A window onto the rooms that pass some filters."""
 
-    ranges: tuple[tuple[int, int], ...] | None  # inclusive; None: all of it
+    ranges: tuple[tuple[int, int], ...] | None  # inclusive, in order and apart; None: all of it
     filters: Filters
     config: RoomConfig
 
@@ -271,7 +272,19 @@ def _list(json: _ListJson, user_id: str) -> ListAsked:
     for first, last in ranges or ():
         if first > last or last > _HIGHEST:
             raise invalid_param("A range must go up, and not beyond 2^53")
-    return ListAsked(ranges, _filters(json.filters), _config(json, user_id))
+    merged = None if ranges is None else _merge(ranges)
+    return ListAsked(merged, _filters(json.filters), _config(json, user_id))
+
+
+def _merge(ranges: Iterable[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """The same places, each in one range: however often they are named, a list is gone through once."""
+    merged: list[tuple[int, int]] = []
+    for first, last in sorted(ranges):
+        if merged and first <= merged[-1][1] + 1:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        else:
+            merged.append((first, last))
+    return tuple(merged)
 
 
 def _config(json: _RoomJson, user_id: str) -> RoomConfig:
@@ -284,11 +297,20 @@ def _config(json: _RoomJson, user_id: str) -> RoomConfig:
     else:
         _check_length(len(asked), MAX_ELEMENTS, "required_state")
         required = parse_pairs(asked, user_id)
+    elements = chain.from_iterable((*required.include, *required.exclude))
+    _check_texts(elements, "A type or state key in required_state")
     return RoomConfig(min(json.timeline_limit or 0, MAX_TIMELINE), required)
 
 
 def _elements(found: list[_ElementJson]) -> frozenset[Element]:
     return frozenset((one.type, one.state_key) for one in found)
+
+
+def _check_texts(texts: Iterable[str | None], what: str) -> None:
+    # Nothing is called by more, and what was asked for is kept. spec: client-server-api#size-limits
+    for text in texts:
+        if text is not None and len(text.encode()) > MAX_NAME_LENGTH:
+            raise invalid_param(f"{what} is longer than {MAX_NAME_LENGTH} bytes")
 
 
 def _check_length(length: int, most: int, what: str) -> None:
@@ -303,6 +325,12 @@ def _names(found: list[Any] | None, what: str) -> frozenset[Any] | None:
     return frozenset(found)
 
 
+def _spaces(found: list[str] | None) -> frozenset[str] | None:
+    names = _names(found, "spaces")
+    # Nothing is called by a NUL, and not every database takes one. In no space at all is no room.
+    return None if names is None else frozenset(name for name in names if "\0" not in name)
+
+
 def _filters(json: _FilterJson | None) -> Filters:
     if json is None:
         return NO_FILTERS
@@ -311,7 +339,7 @@ def _filters(json: _FilterJson | None) -> Filters:
         json.is_dm,
         json.is_encrypted,
         invited,
-        _names(json.spaces, "spaces"),
+        _spaces(json.spaces),
         # COMPAT(clients that send an empty list for no filter, always: no room would pass it)
         _names(json.room_types or None, "room_types"),
         _names(json.not_room_types, "not_room_types") or frozenset(),
@@ -325,7 +353,6 @@ def _extensions(json: _ExtensionsJson) -> Extensions:
     to_device = json.to_device or _ToDeviceJson()
     threads = json.threads or _ToDeviceJson()
     sticky = json.sticky or _ToDeviceJson()
-    profiles = _scope(json.profiles)
     return Extensions(
         bool(to_device.enabled),
         to_device.since,
@@ -335,13 +362,19 @@ def _extensions(json: _ExtensionsJson) -> Extensions:
         _scope(json.receipts),
         _scope(json.typing),
         (100 if threads.limit is None else threads.limit) if threads.enabled else None,
-        profiles,
-        _names(json.profiles.fields, "fields")
-        if profiles is not None and json.profiles is not None
-        else None,
+        _scope(json.profiles),
+        _profile_fields(json.profiles),
         (100 if sticky.limit is None else sticky.limit) if sticky.enabled else None,
         sticky.since,
     )
+
+
+def _profile_fields(json: _ScopedJson | None) -> frozenset[str] | None:
+    if json is None or not json.enabled or json.fields is None:
+        return None
+    fields: frozenset[str] | None = _names(json.fields, "fields")
+    _check_texts(fields or (), "A field in fields")
+    return fields
 
 
 def _scope(json: _ScopedJson | None) -> Scope | None:

@@ -8,11 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
 _MEMBER = "m.room.member"
+# LIMIT(memory and the disk: of different wishes, as ``weigh`` has it, so much in a request, and in what a connection keeps.
+# Clients have a few, of some kilobytes.)
+WISHES_MOST: Final = 1_000_000
+# In memory, beside the texts.
+_RULE_BYTES, _ELEMENT_BYTES = 500, 200
 
 Element = tuple[str | None, str | None]
 """(event type, state key); None: every one."""
@@ -49,6 +54,18 @@ def _fits(elements: frozenset[Element], event_type: str, state_key: str) -> bool
 
 
 NOTHING: frozenset[Required] = frozenset()
+
+
+def weigh(wishes: Iterable[Required]) -> int:
+    """Roughly how many bytes a set of wishes takes."""
+    return sum(
+        _RULE_BYTES
+        + sum(
+            _ELEMENT_BYTES + len(event_type or "") + len(state_key or "")
+            for event_type, state_key in (*one.include, *one.exclude)
+        )
+        for one in wishes
+    )
 
 
 @dataclass(frozen=True, slots=True)

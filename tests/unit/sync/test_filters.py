@@ -42,6 +42,16 @@ class ParseTests(SynchronousTestCase):
         self.assertEqual(found.timeline.limit, DEFAULT_LIMIT)
         self.assertFalse(found.lazy)
 
+    def test_who_says_the_same_shares_what_it_lets_through(self) -> None:
+        key = parse_filter('{"room": {"timeline": {"limit": 5, "types": ["a"]}}}').key
+        for same in (
+            '{"room":{"timeline":{"types":["a"],"limit":5}}}',
+            '{"room": {"timeline": {"limit": 5, "types": ["a"], "n": 1}}, "n": {"n": 2}}',
+        ):
+            self.assertEqual(key, parse_filter(same).key)
+        for other in ("{}", '{"room": {"timeline": {"limit": 6, "types": ["a"]}}}', '{"event_fields": []}'):
+            self.assertNotEqual(key, parse_filter(other).key)
+
     def test_limits_are_bounded(self) -> None:
         found = parse_filter('{"room": {"timeline": {"limit": 1000000}}}')
         self.assertEqual(found.timeline.limit, MAX_LIMIT)
