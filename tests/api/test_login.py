@@ -13,7 +13,7 @@ from homeserver.config.schema import RateLimit, RateLimits, Sessions
 from homeserver.http.errors import MatrixError
 from homeserver.runtime.entropy import SeededEntropy
 from homeserver.store.users import set_standing
-from tests.support.accounts import PASSWORD, WorldCase, now, run_at_once
+from tests.support.accounts import PASSWORD, WorldCase, during_the_check, now, run_at_once
 from tests.support.databases import on_each_database
 
 LOGIN = "/v3/login"
@@ -190,16 +190,7 @@ class Meanwhile(WorldCase):
         return self.world.accounts.set_password("@alice:home.example", "battery staple")
 
     def during(self, act: Callable[[], Awaitable[Any]]) -> None:
-        """Do something while the next password is checked, which has begun with the hash of before."""
-        hasher = self.world.hasher
-        real = hasher.check
-
-        async def check(password: str, stored: str | None) -> bool:
-            patched.restore()
-            await act()
-            return await real(password, stored)
-
-        patched = self.patch(hasher, "check", check)
+        during_the_check(self, self.world.hasher, act)
 
     def test_a_new_password(self) -> None:
         self.during(self.renew)

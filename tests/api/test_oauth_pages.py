@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.config.schema import Passwords, RateLimit, RateLimits, Registration
 from homeserver.store.users import set_standing
+from tests.support.accounts import during_the_check
 from tests.support.app import TestApp, test_config
 from tests.support.appservices import registration
 from tests.support.browser import WebBrowser
@@ -341,22 +342,11 @@ class SigningIn(PagesCase):
             lambda: services.accounts.deactivate(ALICE, erase=False),
         )
         for password, end in zip((PASSWORD, "battery staple"), endings, strict=True):
-            self._during(end)
+            during_the_check(self, services.hasher, end)
             self.authorize()
             self.sign_in(password=password, status=403)
             self.assertIn("The name or the password is not right.", self.said())
             self.assertFalse(self.browser.cookies)
-
-    def _during(self, act: Callable[[], Awaitable[Any]]) -> None:
-        hasher = self.app.app.services.hasher
-        real = hasher.check
-
-        async def check(password: str, stored: str | None) -> bool:
-            patched.restore()
-            await act()
-            return await real(password, stored)
-
-        patched = self.patch(hasher, "check", check)
 
     def test_two_weeks(self) -> None:
         self.authorize()

@@ -6,13 +6,14 @@ The committer is the real one; its scheduler runs what is scheduled at once, so 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 from twisted.internet import task
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
+from twisted.trial import unittest
 
 from homeserver.accounts.account_data import AccountData
 from homeserver.accounts.auth import Authenticator
@@ -281,6 +282,20 @@ def now(waiting: Any) -> Any:
     if isinstance(results[0], Failure):
         results[0].raiseException()
     return results[0]
+
+
+def during_the_check(
+    case: unittest.TestCase, hasher: PasswordHasher, act: Callable[[], Awaitable[Any]]
+) -> None:
+    """Do something while the next password is checked, which has begun with the hash of before."""
+    real = hasher.check
+
+    async def check(password: str, stored: str | None) -> bool:
+        patched.restore()
+        await act()
+        return await real(password, stored)
+
+    patched = case.patch(hasher, "check", check)
 
 
 class WorldCase(DatabaseCase):
