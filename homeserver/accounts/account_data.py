@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -68,7 +69,10 @@ class AccountData:
         if len(encoded) > store.MAX_CONTENT_BYTES:
             raise too_large("The content is too long")
         room_nid = await self._require_room(room_id)
-        await self._keep(store.put_account_data, requester.user_nid, room_nid, type_, encoded.decode())
+        piece = (requester.user_nid, room_nid, type_, encoded.decode())
+        with _refused():
+            await self._database.read(store.check_length, *piece)
+            await self._worker.work(store.put_account_data, *piece)
 
     async def delete(self, requester: Requester, room_id: str | None, type_: str) -> None:
         """Keep one piece no more (MSC3391); it need not be there."""
@@ -92,19 +96,14 @@ class AccountData:
         if order is not None and (isinstance(order, bool) or not isinstance(order, int | float)):
             raise bad_json("order must be a number")
         room_nid = await self._require_room(room_id)
-        await self._keep(store.put_tag, requester.user_nid, room_nid, tag, content)
+        with _refused():
+            await self._worker.work(store.put_tag, requester.user_nid, room_nid, tag, content)
 
     async def drop_tag(self, requester: Requester, room_id: str, tag: str) -> None:
         """Remove a tag; it need not be there."""
         room_nid = await self._find_room(room_id)
         if room_nid is not None:
             await self._worker.work(store.drop_tag, requester.user_nid, room_nid, tag)
-
-    async def _keep(self, unit: Callable[..., None], *args: Any) -> None:
-        try:
-            await self._worker.work(unit, *args)
-        except store.TooMuchAccountDataError:
-            raise UserLimitReachedError("There is too much account data already") from None
 
     async def _find_room(self, room_id: str | None) -> int | None:
         return 0 if room_id is None else await self._interner.find_room(room_id)
@@ -114,6 +113,14 @@ class AccountData:
         if room_nid is None:
             raise not_found("There is no such room here")
         return room_nid
+
+
+@contextmanager
+def _refused() -> Iterator[None]:
+    try:
+        yield
+    except store.TooMuchAccountDataError:
+        raise UserLimitReachedError("There is too much account data already") from None
 
 
 def _check_unmanaged(type_: str) -> None:

@@ -125,6 +125,17 @@ class AccountDataEndpoints(DataCase):
         path = "/v3/user/@bob:home.example/account_data/x"
         self.assertEqual(200, self.world.call("PUT", path, {"x": "y" * 3_000}, bob).status)
 
+    def test_the_writer_adds_nothing_up(self) -> None:
+        said: list[str] = []
+        engine = self.world.database.engine
+        for length in (3_000, 4_000):
+            engine.hook = said.append
+            content = '{"x":"%s"}' % ("y" * length)
+            now(self.world.worker.work(store.put_account_data, self.user_nid, 0, "x", content))
+            engine.hook = None
+        self.assertIn("INSERT INTO account_data", " ".join(said))
+        self.assertNotIn("sum(", " ".join(said))
+
     def test_what_changed_since(self) -> None:
         start = self.position()
         self.call("PUT", "/account_data/one", {"n": 1})
