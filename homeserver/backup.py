@@ -192,7 +192,7 @@ class _Writer:
 
     def _add_media(self, folder: Path) -> None:
         # Thumbnails are made again when they are asked for; what is still coming in is nobody's yet.
-        total = sum(len(names) for _, _, names in os.walk(folder / "files"))
+        total = sum(len(names) for _, _, names in _walk(folder / "files"))
         for number, path in enumerate(_files(folder / "files"), 1):
             self._progress("media", number, total)
             try:
@@ -226,9 +226,18 @@ class _Writer:
         return info
 
 
+def _walk(folder: Path) -> Iterator[tuple[str, list[str], list[str]]]:
+    def fail(error: OSError) -> None:
+        # A folder that cannot be read must not be missing without a word; one that is gone was empty.
+        if not isinstance(error, FileNotFoundError):
+            raise error
+
+    return os.walk(folder, onerror=fail)
+
+
 def _files(folder: Path) -> Iterator[Path]:
     """Every file below a folder, in order; only those of one folder are in memory at a time."""
-    for top, folders, names in os.walk(folder):
+    for top, folders, names in _walk(folder):
         folders.sort()
         for name in sorted(names):
             path = Path(top, name)
@@ -272,8 +281,11 @@ def restore(config: Config, engine: Engine, source: Path, progress: Progress) ->
         raise OperationError(f"{media} is not empty")
     staged_database: Path | None = None
     if config.is_sqlite:
-        if config.sqlite_path.exists():
-            raise OperationError(f"{config.sqlite_path} exists already")
+        for suffix in ("", "-wal", "-shm", "-journal"):
+            # What a log holds, whose file is gone, SQLite would put into the one that is restored.
+            there = config.sqlite_path.with_name(config.sqlite_path.name + suffix)
+            if there.exists():
+                raise OperationError(f"{there} exists already")
         staged_database = config.sqlite_path.with_name(f"{config.sqlite_path.name}.restoring")
         if staged_database.exists():
             raise OperationError(

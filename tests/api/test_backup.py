@@ -289,6 +289,9 @@ class RoundTrip(BackupCase):
             for path in sorted(backup.media_folder(config).rglob("*"), reverse=True):
                 path.unlink() if path.is_file() else path.rmdir()
             self.refused(config, engine, source, "chaos.sqlite3 exists already")
+            # Its log without it would be put into the new one.
+            config.sqlite_path.rename(config.sqlite_path.with_name("chaos.sqlite3-wal"))
+            self.refused(config, engine, source, "chaos.sqlite3-wal exists already")
         else:
             other, _ = self.new_config(config.database)
             other.data_dir.mkdir()

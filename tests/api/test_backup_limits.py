@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import resource
 import tarfile
 from collections.abc import Iterator
@@ -118,6 +120,19 @@ class ManyFiles(BackupCase):
         self.write(config, engine)
         self.assertGreater(len(remembered), 10)
         self.assertEqual({0}, set(remembered))
+
+    def test_a_folder_that_cannot_be_read(self) -> None:
+        config, engine = self.new_server()
+        scan = os.scandir
+
+        def fail(path: Any) -> Any:
+            if Path(path).name == "ab":
+                raise OSError(errno.EIO, "the disk is dying", str(path))
+            return scan(path)
+
+        self.patch(os, "scandir", fail)
+        with self.assertRaisesRegex(OSError, "the disk is dying"):
+            self.write(config, engine)
 
     def test_links_are_left_where_they_are(self) -> None:
         config, engine = self.new_server()
