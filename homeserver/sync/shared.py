@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
+from weakref import ref
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
@@ -76,9 +77,9 @@ class _Extras:
 
 
 class _Kept(NamedTuple):
-    """Something that is shared, and where."""
+    """Something that is shared, and where: a window goes when nobody looks at it any more."""
 
-    window: Window
+    window: ref[Window]
     key: tuple[Any, ...]
     value: object
     size: int
@@ -99,14 +100,15 @@ class SharedRooms:
         """Share something with whoever looks at the same window; the oldest goes where there is too much."""
         kept = self._kept
         window.shared[key] = value
-        kept.append(_Kept(window, key, value, size, now_ms))
+        kept.append(_Kept(ref(window), key, value, size, now_ms))
         self._bytes += size
         # However large it is, the last one stays: others are about to ask for it.
         while len(kept) > 1 and (self._bytes > SHARED_BYTES or now_ms - kept[0].built_ms > FRESH_MS):
             oldest = kept.popleft()
             self._bytes -= oldest.size
-            if oldest.window.shared.get(oldest.key) is oldest.value:
-                del oldest.window.shared[oldest.key]
+            its_window = oldest.window()
+            if its_window is not None and its_window.shared.get(oldest.key) is oldest.value:
+                del its_window.shared[oldest.key]
 
     def known(
         self, window: Window, room_nid: int, filter_: SyncFilter, now_ms: int, *, state_after: bool

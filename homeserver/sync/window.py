@@ -51,16 +51,15 @@ class Topic:
 class Window:
     """The changes in ``(since, upto]``: of the topics of all who asked for it, and maybe of others."""
 
-    __slots__ = ("has_all", "shared", "since", "topics", "upto")
+    __slots__ = ("__weakref__", "has_all", "shared", "since", "topics", "upto")
 
     def __init__(self, since: int, upto: int) -> None:
         self.since = since
         self.upto = upto
         self.topics: dict[int, Topic] = {}  # those where something happened
         self.has_all = False
-        self.shared: dict[
-            Any, Any
-        ] = {}  # of sync/shared.py, which bounds it: answers that are the same for many
+        # Of sync/shared.py, which bounds it: answers that are the same for many.
+        self.shared: dict[Any, Any] = {}
 
 
 class Windows:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 from typing import Any
+from weakref import ref
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -78,6 +79,16 @@ class SharedTests(SynchronousTestCase):
         again = self.build(second, 2, 2 * FRESH_MS)
         self.build(first, 1, 2 * FRESH_MS + 1)
         self.assertIs(again, self.known(second, 2, 2 * FRESH_MS))
+
+    def test_a_window_goes_with_those_who_look_at_it(self) -> None:
+        window = self.window(100)
+        self.build(window, 1)
+        known = ref(window)
+        del window
+        self.assertIsNone(known())
+        # What was built in it is forgotten in its turn.
+        self.build(self.window(101), 2, FRESH_MS + 1)
+        self.assertEqual(1, len(self.shared._kept))
 
     def test_the_last_stays_however_large_it_is(self) -> None:
         self.patch(shared, "SHARED_BYTES", 1)
