@@ -134,8 +134,12 @@ class RoomCreator:
         wanted: NewRoom,
         finish: Finish | None = None,
         more: Callable[[RoomId], Sequence[Chain]] | None = None,
+        admit: Callable[[], None] | None = None,
     ) -> RoomId:
-        """Make a room; its id when everything is stored. ``finish`` is stored with it, ``more`` invites to it."""
+        """Make a room; its id when everything is stored.
+
+        ``finish`` is stored with it, and ``more`` invites to it. ``admit`` may refuse it, once nothing else does.
+        """
         rules = rules_for(self._default_version() if wanted.version is None else wanted.version)
         alias = self.local_alias(wanted.alias_localpart) if wanted.alias_localpart is not None else None
         creator_id = UserId(requester.user_id)
@@ -151,9 +155,11 @@ class RoomCreator:
         trusted = invited if preset == "trusted_private_chat" else []
         creators = parse_creators(rules, wanted.creation_content.get("additional_creators"))
         content = create_content(rules, creator_id, wanted.creation_content, [*creators, *trusted])
+        levels = power_levels(rules, creator_id, preset, invited, wanted.power_override)
+        if admit is not None:
+            admit()
         birth = await self.conceive(rules, creator_id, content)
         by_id = {user_id: profiles.get(nid, {}) for user_id, nid in nids.items()}
-        levels = power_levels(rules, creator_id, preset, invited, wanted.power_override)
         state = [
             StateItem(_MEMBER, creator_id, member_content("join", by_id[creator_id])),
             StateItem("m.room.power_levels", "", levels),

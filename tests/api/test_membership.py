@@ -63,6 +63,9 @@ class Limits(RoomsCase):
         for body in too_many:
             self.assert_refused(self.post(self.alice, "/createRoom", body), 429, "M_LIMIT_EXCEEDED")
         self.assertEqual(1, len(self.app.ok("GET", f"{V3}/joined_rooms", None, self.alice)["joined_rooms"]))
+        # What is no room for another reason costs none.
+        wrong = {"invite": names[:1], "room_version": "none"}
+        self.assert_refused(self.post(self.alice, "/createRoom", wrong), 400, "M_UNSUPPORTED_ROOM_VERSION")
         self.create(initial_state=[member])
         self.create()
         # Whoever has invited nobody lately may invite more at once than is possible one by one, and then waits for it.

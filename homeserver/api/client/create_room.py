@@ -87,14 +87,15 @@ class CreateRoomApi:
         if wanted.alias_localpart is not None:
             alias = f"#{wanted.alias_localpart}:{self._server_name}"
             check_alias(self._names, alias, request.requester.appservice_id)
-        count_invites(self._ratelimit, request, _count(wanted) + len(addresses))
+        # Last of all: a room that is refused for another reason costs no invites.
+        admit = partial(count_invites, self._ratelimit, request, _count(wanted) + len(addresses))
         more = partial(
             self._by_address.to_new_room,
             request.requester,
             [(who.account, who.medium, who.address) for who in addresses],
             is_direct=wanted.is_direct,
         )
-        return {"room_id": await self._creator.create(request.requester, wanted, more=more)}
+        return {"room_id": await self._creator.create(request.requester, wanted, more=more, admit=admit)}
 
 
 def _count(wanted: NewRoom) -> int:
