@@ -156,7 +156,7 @@ class OnAStrictServer(unittest.TestCase):
     def test_a_refusal_is_told_in_one_line(self) -> None:
         app = TestApp(self)
 
-        async def refuse(_request: Any, _requester: Any) -> None:
+        async def refuse(*_args: Any, **_more: Any) -> None:
             raise forbidden("not today")
 
         self.patch(app.app.services.rooms.creator, "create", refuse)
