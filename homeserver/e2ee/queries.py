@@ -96,15 +96,16 @@ class KeyQueries:
                 signed = {**master, "signatures": by_user}
                 found.users[user_id] = UserKeys(keys.devices, {**keys.signing, MASTER: signed}, keys.size)
 
-    async def claim(self, claims: Claims, timeout_s: float) -> FoundKeys:
+    async def claim(self, requester: Requester, claims: Claims, timeout_s: float) -> FoundKeys:
         """A key for each device that has one. 413 where there are too many of them."""
         if len(claims) > MAX_CLAIMS:
             raise too_large(f"More than {MAX_CLAIMS} keys in one request")
         local, remote = self._split({user_id: () for user_id, _, _ in claims})
         found = FoundKeys()
         if remote:
-            theirs = set(remote)
-            found = await self._remote.claim([one for one in claims if one[0] in theirs], timeout_s)
+            asked = set(remote)
+            theirs = [one for one in claims if one[0] in asked]
+            found = await self._remote.claim(requester.user_id, theirs, timeout_s)
         found.keys.update(await self._claim_of(local, claims))
         return found
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
 
 from twisted.internet.defer import Deferred
 
@@ -26,15 +26,16 @@ from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.e2ee.assembly import Viewer, load_kept, read_keys
 from homeserver.e2ee.foreign import Listed, parse_claimed, parse_list, parse_query
+from homeserver.e2ee.line import Failure, Line, ask_in_turn, failed
 from homeserver.e2ee.shapes import MAX_ONE_TIME_KEY_BYTES
 from homeserver.e2ee.types import Claims, Found, FoundKeys, UserKeys, Wanted
-from homeserver.http.transport import Unreachable, build_uri
+from homeserver.http.transport import AnswerTooLarge, Unreachable, build_uri
 from homeserver.peers.types import PeerClient
 from homeserver.runtime.clock import Clock, sleep
 from homeserver.runtime.log import Log
-from homeserver.runtime.slots import Full, Slots
+from homeserver.runtime.slots import Slots
 from homeserver.runtime.tasks import TaskGroup, all_of
-from homeserver.store.device_lists import MAX_LIST_LENGTH, JoinedSince, load_joined_since
+from homeserver.store.device_lists import JoinedSince, load_joined_since
 from homeserver.store.ids import Interner
 from homeserver.store.remote_lists import Fetched, RemoteList, load_remote_lists, store_list
 from homeserver.store.work import Worker
@@ -46,35 +47,37 @@ _V1 = "/_matrix/federation/v1/user"
 RESYNCS_MOST = 100
 # So that no answer is larger than what is taken.
 USERS_A_QUESTION = 250
-# LIMIT(questions under way, and of those for one user of ours; what waits; what of that is for one user of ours)
+# LIMIT(questions under way, and of those for one user of ours; lines of questions that wait; and of those for one user)
 # Where a large room is asked about for the first time, dozens of servers may not answer: they are not to take every place
-# of a question until its time is up.
+# of a question until its time is up. Against memory counts a user's places times the largest answer: 800 MiB for somebody
+# who owns as many servers as there are places. (Whom we know to be down fails at once, and takes no place for long.)
 QUESTIONS_AT_ONCE = 500
-QUESTIONS_EACH = 50
+QUESTIONS_EACH = 100
 _WAITING = 5_000
 _WAITING_EACH = 500
 # So that nobody waits long for the writer.
 LISTS_A_UNIT = 50
 RESYNC_WAITS_S = (2.0, 10.0, 60.0, 600.0)
 RESYNC_TIMEOUT_S = 30.0
-# LIMIT(an answer: the longest list that is kept, and of each user a hundred devices; of a claim a key of each device)
-_ANSWER_MOST_BYTES = 16 * 1024 * 1024
-_LIST_BYTES = MAX_LIST_LENGTH + 256 * 1024
+# LIMIT(an answer: one list of some 5,000 devices, and of each user a hundred devices; of a claim a key of each device)
+# Servers that do not bound the devices of a user send longer lists than are kept, of which the first devices count.
+# Where an answer is too large the users are asked for in parts, so it need not have room for all that could be.
+_ANSWER_MOST_BYTES = 8 * 1024 * 1024
+_LIST_BYTES = 4 * 1024 * 1024
 _USER_BYTES = 64 * 1024
 _CLAIM_BYTES = 64 * 1024
 _KEY_BYTES = 2 * MAX_ONE_TIME_KEY_BYTES
-Failure = dict[str, Any]
+_Query = tuple[ServerName, Sequence[str]]
+_Claim = tuple[ServerName, Mapping[str, Mapping[str, str]]]
+_LATE = failed("M_UNREACHABLE", "The server did not answer in time")
 
 
 @dataclass(slots=True)
 class _Asking:
-    """What one client waits for; ``questions`` are those that are not asked yet."""
+    """What one client waits for."""
 
-    asker: str
     wanted: Wanted
-    timeout_s: float
     found: Found
-    questions: deque[tuple[ServerName, Sequence[str]]] = field(default_factory=deque)
     answers: dict[str, Deferred[UserKeys | Failure]] = field(default_factory=dict)  # by user
 
     def expect(self, user_id: str) -> None:
@@ -89,11 +92,34 @@ class _Asking:
         elif answer.devices or answer.signing:
             self.found.add(user_id, answer.only(self.wanted[user_id]))
 
+    def refuse(self, question: _Query, failure: Failure) -> None:
+        """Wait for the answer to a question no more."""
+        for user_id in question[1]:
+            _give(self.answers[user_id], failure)
+
     def give_up(self, failure: Failure) -> None:
         """Wait for nothing more."""
-        self.questions.clear()
         for answer in self.answers.values():
             _give(answer, failure)
+
+
+@dataclass(slots=True)
+class _Claiming:
+    """Keys that one client claims."""
+
+    ended: dict[ServerName, Deferred[None]]
+    found: FoundKeys = field(default_factory=FoundKeys)
+
+    def refuse(self, question: _Claim, failure: Failure) -> None:
+        """Nobody asks this server."""
+        self.end(question[0], failure)
+
+    def end(self, server_name: ServerName, failure: Failure | None) -> None:
+        """From this server there is nothing more to come."""
+        if failure is not None:
+            self.found.failures[server_name] = failure
+        if not self.ended[server_name].called:
+            self.ended[server_name].callback(None)
 
 
 class RemoteLists:
@@ -135,48 +161,35 @@ class RemoteLists:
         known = set(kept.values())
         missing = [user_id for user_id in wanted if user_id not in known]
         if missing:
-            await self._ask_all(_Asking(asker, wanted, timeout_s, found), missing)
+            await self._ask_all(asker, _Asking(wanted, found), missing, timeout_s)
         return found
 
-    async def _ask_all(self, asking: _Asking, missing: Sequence[str]) -> None:
+    async def _ask_all(self, asker: str, asking: _Asking, missing: Sequence[str], timeout_s: float) -> None:
+        line = Line(asker, partial(self._ask_some, asking, timeout_s), asking.refuse)
         by_server: dict[ServerName, list[str]] = {}
         for user_id in missing:
             by_server.setdefault(domain_of(user_id), []).append(user_id)
             asking.expect(user_id)
         for server_name, user_ids in by_server.items():
             for start in range(0, len(user_ids), USERS_A_QUESTION):
-                asking.questions.append((server_name, user_ids[start : start + USERS_A_QUESTION]))
-        for _ in range(min(len(asking.questions), QUESTIONS_EACH)):
-            self._tasks.spawn("ask some servers", self._ask_in_turn(asking))
+                line.questions.append((server_name, user_ids[start : start + USERS_A_QUESTION]))
+        self._tasks.spawn("ask some servers", ask_in_turn(line, self._places, self._tasks))
         # Some of it others may have asked for with more patience.
-        late = _failure("M_UNREACHABLE", "The server did not answer in time")
-        timer = self._clock.callLater(asking.timeout_s, asking.give_up, late)
+        timer = self._clock.callLater(timeout_s, asking.give_up, _LATE)
         try:
             await all_of(list(asking.answers.values()))
         finally:
-            asking.questions.clear()
+            line.questions.clear()
             if timer.active():
                 timer.cancel()
 
-    async def _ask_in_turn(self, asking: _Asking) -> None:
-        """Ask one question after the other, as long as somebody waits for the answers."""
-        while asking.questions and not self._tasks.stopped:
-            try:
-                async with self._places.place(asking.asker):
-                    await self._ask_next(asking)
-            except Full:
-                asking.give_up(_failure("M_LIMIT_EXCEEDED", "Too many questions wait to be asked"))
-
-    async def _ask_next(self, asking: _Asking) -> None:
-        if not asking.questions:
-            return
-        server_name, user_ids = asking.questions.popleft()
+    async def _ask_some(self, asking: _Asking, timeout_s: float, question: _Query) -> None:
+        server_name, user_ids = question
         fresh = [user_id for user_id in user_ids if user_id not in self._asked]
         for user_id in user_ids:
             self._asked.setdefault(user_id, []).append(asking.answers[user_id])
         if fresh:
-            # As a task: whoever asked first may go away, and others wait for the same answer.
-            await self._tasks.spawn("ask for device lists", self._ask(server_name, fresh, asking.timeout_s))
+            await self._ask(server_name, fresh, timeout_s)
 
     async def _kept(self, nids: Mapping[str, int]) -> dict[int, str]:
         """Those whose lists are kept and good."""
@@ -209,16 +222,19 @@ class RemoteLists:
     async def _ask(self, server_name: ServerName, user_ids: Sequence[str], timeout_s: float) -> None:
         answers: Mapping[str, UserKeys | Failure] = {}
         try:
-            answers = await self._ask_server(server_name, user_ids, timeout_s)
+            answers = await self._ask_server(server_name, user_ids, self._clock.monotonic() + timeout_s)
         finally:
             for user_id in user_ids:
-                answer = answers.get(user_id) or _failure("M_UNKNOWN", "The question failed")
+                answer = answers.get(user_id) or failed("M_UNKNOWN", "The question failed")
                 for waiting in self._asked.pop(user_id):
                     _give(waiting, answer)
 
     async def _ask_server(
-        self, server_name: ServerName, user_ids: Sequence[str], timeout_s: float
+        self, server_name: ServerName, user_ids: Sequence[str], until_s: float
     ) -> Mapping[str, UserKeys | Failure]:
+        timeout_s = until_s - self._clock.monotonic()
+        if timeout_s <= 0:
+            return dict.fromkeys(user_ids, _LATE)
         asked_pos = self._changes.position
         nobody: list[str] = []  # in particular: all devices
         content = {"device_keys": dict.fromkeys(user_ids, nobody)}
@@ -232,6 +248,13 @@ class RemoteLists:
                 max_bytes=min(_ANSWER_MOST_BYTES, _LIST_BYTES + _USER_BYTES * len(user_ids)),
                 insist=False,
             )
+        except AnswerTooLarge as error:
+            if len(user_ids) == 1:
+                return {user_ids[0]: _failure_of(error)}
+            # In halves, so that whoever has too many keys takes nobody else's away.
+            half = len(user_ids) // 2
+            first = await self._ask_server(server_name, user_ids[:half], until_s)
+            return {**first, **await self._ask_server(server_name, user_ids[half:], until_s)}
         except (RemoteError, Unreachable) as error:
             return dict.fromkeys(user_ids, _failure_of(error))
         nids = await self._interner.find_users(user_ids)
@@ -298,29 +321,33 @@ class RemoteLists:
 
     # --- one-time keys ---------------------------------------------------------------------------------------------
 
-    async def claim(self, claims: Claims, timeout_s: float) -> FoundKeys:
-        """One-time keys of other servers' devices."""
+    async def claim(self, asker: str, claims: Claims, timeout_s: float) -> FoundKeys:
+        """One-time keys of other servers' devices, on behalf of a user of ours.
+
+        Whom there is no place to ask in that time is not asked; who was asked has as long, as keys are gone once claimed.
+        """
         by_server: dict[ServerName, dict[str, dict[str, str]]] = {}
         for user_id, device_id, algorithm in claims:
             by_user = by_server.setdefault(domain_of(user_id), {})
             by_user.setdefault(user_id, {})[device_id] = algorithm
-        found = FoundKeys()
-        asking = [
-            Deferred.fromCoroutine(self._claim(server_name, wanted, timeout_s, found))
-            for server_name, wanted in by_server.items()
-        ]
-        await all_of(asking)
-        return found
-
-    async def _claim(
-        self,
-        server_name: ServerName,
-        wanted: Mapping[str, Mapping[str, str]],
-        timeout_s: float,
-        found: FoundKeys,
-    ) -> None:
-        keys = sum(len(by_device) for by_device in wanted.values())
+        claiming = _Claiming({server_name: Deferred() for server_name in by_server})
+        ask = partial(self._claim, claiming, timeout_s)
+        line = Line(asker, ask, claiming.refuse, deque(by_server.items()))
+        self._tasks.spawn("claim keys", ask_in_turn(line, self._places, self._tasks))
+        timer = self._clock.callLater(timeout_s, line.give_up, _LATE)
         try:
+            await all_of(list(claiming.ended.values()))
+        finally:
+            line.questions.clear()
+            if timer.active():
+                timer.cancel()
+        return claiming.found
+
+    async def _claim(self, claiming: _Claiming, timeout_s: float, question: _Claim) -> None:
+        server_name, wanted = question
+        failure: Failure | None = failed("M_UNKNOWN", "The question failed")
+        try:
+            keys = sum(len(by_device) for by_device in wanted.values())
             answer = await self._peers.ask(
                 server_name,
                 "POST",
@@ -330,10 +357,12 @@ class RemoteLists:
                 max_bytes=min(_ANSWER_MOST_BYTES, _CLAIM_BYTES + _KEY_BYTES * keys),
                 insist=False,
             )
+            claiming.found.keys.update(parse_claimed(answer, wanted))
+            failure = None
         except (RemoteError, Unreachable) as error:
-            found.failures[server_name] = _failure_of(error)
-            return
-        found.keys.update(parse_claimed(answer, wanted))
+            failure = _failure_of(error)
+        finally:
+            claiming.end(server_name, failure)
 
 
 def _load_standing(tx: Tx, nids: Sequence[int]) -> tuple[dict[int, RemoteList], list[JoinedSince]]:
@@ -353,9 +382,5 @@ def _give(waiting: Deferred[UserKeys | Failure], answer: UserKeys | Failure) -> 
 
 def _failure_of(error: RemoteError | Unreachable) -> Failure:
     if isinstance(error, RemoteError):
-        return _failure(error.errcode, error.message)
-    return _failure("M_UNREACHABLE", "The server cannot be reached")
-
-
-def _failure(errcode: str, error: str) -> Failure:
-    return {"errcode": errcode, "error": error}
+        return failed(error.errcode, error.message)
+    return failed("M_UNREACHABLE", "The server cannot be reached")

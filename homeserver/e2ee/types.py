@@ -86,5 +86,5 @@ class RemoteKeys(Protocol):
     async def query(self, asker: str, wanted: Wanted, timeout_s: float) -> Found:
         """Device lists, kept or asked for on behalf of a user of ours."""
 
-    async def claim(self, claims: Claims, timeout_s: float) -> FoundKeys:
-        """One-time keys."""
+    async def claim(self, asker: str, claims: Claims, timeout_s: float) -> FoundKeys:
+        """One-time keys, on behalf of a user of ours."""

@@ -31,15 +31,19 @@ class Slots:
     @asynccontextmanager
     async def place(self, name: str) -> AsyncIterator[None]:
         """A place for as long as the block runs. Raises Full."""
+        await self.take(name)
+        try:
+            yield
+        finally:
+            self.release(name)
+
+    async def take(self, name: str) -> None:
+        """A place until ``release``, where no block lasts as long as it is needed. Raises Full."""
         if not self._take(name):
             of_name = sum(1 for one, _ in self._waiting if one == name)
             if len(self._waiting) >= self._most_waiting or of_name >= self._most_waiting_each:
                 raise Full
             await self._wait(name)
-        try:
-            yield
-        finally:
-            self._release(name)
 
     def _take(self, name: str) -> bool:
         if self._in_all >= self._places or self._taken.get(name, 0) >= self._places_each:
@@ -58,7 +62,8 @@ class Slots:
             if one in self._waiting:
                 self._waiting.remove(one)
 
-    def _release(self, name: str) -> None:
+    def release(self, name: str) -> None:
+        """Give a place back."""
         self._in_all -= 1
         self._taken[name] -= 1
         if not self._taken[name]:

@@ -104,7 +104,7 @@ class DeviceKeysApi:
             for user_id, by_device in body.one_time_keys.items()
             for device_id, algorithm in by_device.items()
         ]
-        found = await self._queries.claim(claims, _timeout(body.timeout))
+        found = await self._queries.claim(request.requester, claims, _timeout(body.timeout))
         return {"failures": found.failures, "one_time_keys": found.keys}
 
     async def get_changes(self, request: Request) -> dict[str, Any]:

@@ -33,6 +33,15 @@ class Places(SynchronousTestCase):
         self.ends["a2"].callback(None)
         self.assertEqual("a3", self.inside[-1])
 
+    def test_without_a_block(self) -> None:
+        for _ in range(2):
+            self.successResultOf(Deferred.fromCoroutine(self.slots.take("a")))
+        waiting = self.enter("a1")
+        self.slots.release("a")
+        self.assertEqual(["a1"], self.inside)
+        self.ends["a1"].callback(None)
+        self.successResultOf(waiting)
+
     def test_a_failure_gives_its_place_back(self) -> None:
         first = self.enter("a1")
         self.enter("a2")
