@@ -56,8 +56,7 @@ class Identity:
             raise missing_param("token is missing")
         if not isinstance(token, str):
             raise bad_json("token must be a string")
-        user_nid = await self._sessions.take_login_token(token)
-        account = None if user_nid is None else await self._accounts.find_by_nid(user_nid)
+        account = await self._sessions.take_login_token(token)
         if account is None or account.deactivated:
             raise forbidden("The login token is not valid (any more)")
         return account

@@ -31,7 +31,7 @@ from homeserver.store.tokens import (
     hash_pair,
     hash_token,
 )
-from homeserver.store.users import Account, ProofOverError, check_unchanged
+from homeserver.store.users import Account, ProofOverError, check_unchanged, load_account
 from homeserver.store.work import Worker
 
 LOGIN_TOKEN_LIFETIME_MS = 120_000
@@ -176,9 +176,9 @@ class Sessions:
             await self._worker.work(_store_login_token, account, hash_token(token), expires_ts_ms, now_ms)
         return token
 
-    async def take_login_token(self, token: str) -> int | None:
-        """Whose login token it was; it is used up with that."""
-        return await self._worker.work(tokens.take_login_token, hash_token(token), self._clock.now_ms())
+    async def take_login_token(self, token: str) -> Account | None:
+        """The account of a login token, as it was when that was used up: what ends logins later ends what comes of it."""
+        return await self._worker.work(_take_login_token, hash_token(token), self._clock.now_ms())
 
 
 def _log_in(tx: WriteTx, account: Account, login: devices.Login, new: NewTokens) -> None:
@@ -195,6 +195,11 @@ def _store_login_token(
 ) -> None:
     check_unchanged(tx, account)
     tokens.store_login_token(tx, token_hash, account.user_nid, expires_ts_ms, now_ms)
+
+
+def _take_login_token(tx: WriteTx, token_hash: bytes, now_ms: int) -> Account | None:
+    user_nid = tokens.take_login_token(tx, token_hash, now_ms)
+    return None if user_nid is None else load_account(tx, user_nid)
 
 
 @contextmanager

@@ -13,13 +13,14 @@ from collections.abc import Collection
 from typing import Any
 
 from homeserver.accounts.identity_servers import Account, IdentityServers, canonical
+from homeserver.accounts.sessions import proof_is_good
 from homeserver.accounts.users import threepid_in_use
 from homeserver.accounts.validations import Validations
 from homeserver.db.threads import Database
 from homeserver.db.tx import WriteTx
 from homeserver.http.errors import MatrixError, UserLimitReachedError
 from homeserver.runtime.clock import Clock
-from homeserver.store import threepids
+from homeserver.store import threepids, users
 from homeserver.store.threepids import EMAIL, Binding, Threepid, ThreepidInUseError, TooManyThreepidsError
 from homeserver.store.validations import ProofUsedUpError, Purpose, Validation, use_up
 from homeserver.store.work import Worker
@@ -55,13 +56,14 @@ class Threepids:
             for one in found
         ]
 
-    async def add(self, user_nid: int, sid: str, client_secret: str) -> None:
-        """Add a proven address."""
+    async def add(self, proven: users.Account, sid: str, client_secret: str) -> None:
+        """Add a proven address. ``proven``: the account as it was when somebody proved that it is theirs."""
         proof = await self._validations.proven(Purpose.ADD, sid, client_secret)
         if proof is None:
             raise MatrixError(403, "M_THREEPID_AUTH_FAILED", "No such address was verified")
         try:
-            await self._worker.work(_add, user_nid, proof, self._clock.now_ms())
+            with proof_is_good():
+                await self._worker.work(_add, proven, proof, self._clock.now_ms())
         except ProofUsedUpError:
             raise MatrixError(403, "M_THREEPID_AUTH_FAILED", "No such address was verified") from None
         except ThreepidInUseError:
@@ -133,7 +135,8 @@ def proven_threepid(proof: Validation, now_ms: int) -> Threepid:
     return Threepid(EMAIL, proof.address, proof.validated_ts_ms or now_ms, now_ms)
 
 
-def _add(tx: WriteTx, user_nid: int, proof: Validation, now_ms: int) -> None:
+def _add(tx: WriteTx, proven: users.Account, proof: Validation, now_ms: int) -> None:
+    users.check_unchanged(tx, proven)
     if not use_up(tx, proof.sid):
         raise ProofUsedUpError
-    threepids.put_threepid(tx, user_nid, proven_threepid(proof, now_ms))
+    threepids.put_threepid(tx, proven.user_nid, proven_threepid(proof, now_ms))

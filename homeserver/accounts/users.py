@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from federation.ids import domain_of, is_valid_new_localpart, is_valid_old_localpart
 from homeserver.accounts.passwords import PasswordHasher
-from homeserver.accounts.sessions import DeviceWish, Grant, Sessions
+from homeserver.accounts.sessions import DeviceWish, Grant, Sessions, proof_is_good
 from homeserver.accounts.text import MAX_PASSWORD_LENGTH, check_text
 from homeserver.db.errors import IntegrityViolation
 from homeserver.db.threads import Database
@@ -177,38 +177,51 @@ class Accounts:
         log_out: bool = True,
         keep_device_nid: int = 0,
         proof: Validation | None = None,
-    ) -> None:
-        """A new password; by default every login but perhaps one ends with it.
+        proven: Account | None = None,
+    ) -> Account:
+        """A new password; by default every login but perhaps one ends with it. The account as it is with that.
 
         ``proof``: of an address of the account, which is used up in the transaction that changes the password.
+        ``proven``: the account as it was when somebody proved by the old password that it is theirs.
         """
         hashed = await self._hash(password)
         account = await self._require(user_id)
         if account.guest:
             raise guest_has_no_password()
         try:
-            changed = await self._worker.work(
-                users.set_password,
-                account.user_nid,
-                hashed,
-                log_out=log_out,
-                keep_device_nid=keep_device_nid,
-                proof=proof,
-            )
+            with proof_is_good():
+                changed = await self._worker.work(
+                    users.set_password,
+                    account.user_nid,
+                    hashed,
+                    log_out=log_out,
+                    keep_device_nid=keep_device_nid,
+                    proof=proof,
+                    proven=proven,
+                )
         except ProofUsedUpError:
             raise forbidden("The letter was used already") from None
         if not changed:
             raise not_found("This account is deactivated")
+        return account._replace(password_hash=hashed)
 
     async def set_admin(self, user_id: str, admin: bool) -> None:
         """Make somebody an administrator of the server, or no longer one."""
         account = await self._require(user_id)
         await self._worker.work(users.set_admin, account.user_nid, admin)
 
-    async def deactivate(self, user_id: str, *, erase: bool) -> list[tuple[str, str]]:
-        """End an account for good; its name stays taken. Media and addresses that it had until now."""
+    async def deactivate(
+        self, user_id: str, *, erase: bool, proven: Account | None = None
+    ) -> list[tuple[str, str]]:
+        """End an account for good; its name stays taken. Media and addresses that it had until now.
+
+        ``proven``: as for ``set_password``.
+        """
         account = await self._require(user_id)
-        return await self._worker.work(users.deactivate_account, account.user_nid, erase=erase)
+        with proof_is_good():
+            return await self._worker.work(
+                users.deactivate_account, account.user_nid, erase=erase, proven=proven
+            )
 
     async def list_users(self, after: str = "", most: int = 100) -> list[Account]:
         """A page of the accounts in the order of their ids; the next one begins after the last id."""

@@ -167,9 +167,12 @@ class Validations:
             return None
         return found
 
-    def stage(self, purpose: Purpose) -> AddressStage:
-        """The stage of interactive authentication that asks for such a proof; its result is the proof."""
-        return AddressStage(self, purpose)
+    def stage(self, purpose: Purpose, count: Callable[[], None] | None = None) -> AddressStage:
+        """The stage of interactive authentication that asks for such a proof; its result is the proof.
+
+        ``count``: called when there is one. What it raises leaves the session and the proof as they are, to try again.
+        """
+        return AddressStage(self, purpose, count)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,7 @@ class AddressStage:
     # spec: client-server-api#email-based-identity--homeserver
     validations: Validations
     purpose: Purpose
+    count: Callable[[], None] | None = None
 
     async def __call__(self, auth: dict[str, Any]) -> Validation:
         creds = auth.get("threepid_creds", auth.get("threepidCreds"))
@@ -187,6 +191,8 @@ class AddressStage:
         found = await self.validations.proven(self.purpose, creds.get("sid"), creds.get("client_secret"))
         if found is None:
             raise StageRefusedError("M_THREEPID_AUTH_FAILED", "The address is not confirmed (yet)")
+        if self.count is not None:
+            self.count()
         return found
 
 

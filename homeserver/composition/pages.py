@@ -30,7 +30,7 @@ def build_pages(core: Core, services: Services) -> list[HasRoutes]:
     validations, threepids = services.people.validations, services.people.threepids
     with_mail = validations.possible
     pages, grants = Pages(core.config.server_name), authorizing.grants
-    visitors = Visitors(authorizing.places.base, authorizing.browsers, accounts, around.clock)
+    visitors = Visitors(authorizing.places.base, authorizing.browsers, around.clock)
     new_password = NewPassword(lambda: services.settings.config.passwords)
     sign_in = SignIn(pages, visitors, identity, limiter, with_mail=with_mail)
     sign_up = SignUp(

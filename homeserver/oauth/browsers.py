@@ -11,14 +11,14 @@ from hashlib import sha256
 from typing import Final
 
 from homeserver.db.threads import Database
-from homeserver.db.tx import WriteTx
+from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.request import Request
 from homeserver.oauth.types import SignedIn
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.entropy import Entropy
-from homeserver.store.oauth_sessions import drop_browser, find_browser, store_browser
+from homeserver.store.oauth_sessions import Browser, drop_browser, find_browser, store_browser
 from homeserver.store.tokens import hash_token
-from homeserver.store.users import Account, check_unchanged
+from homeserver.store.users import Account, check_unchanged, load_account
 from homeserver.store.work import Worker
 
 LIFETIME_S: Final = 14 * 86_400
@@ -44,10 +44,11 @@ class Browsers:
         token = self._token(request)
         if token is None:
             return None
-        browser = await self._database.read(find_browser, hash_token(token), self._clock.now_ms())
-        if browser is None:
+        found = await self._database.read(_find, hash_token(token), self._clock.now_ms())
+        if found is None:
             return None
-        return SignedIn(browser.user_nid, browser.user_id, browser.begun_ts_ms, _form_token(token))
+        browser, account = found
+        return SignedIn(account, browser.begun_ts_ms, _form_token(token))
 
     async def begin(self, account: Account) -> tuple[bytes, bytes]:
         """Sign somebody in who has proven who they are: the header that the answer must have.
@@ -80,6 +81,13 @@ class Browsers:
         secure = "; Secure" if self._is_secure else ""
         text = f"{self._name}={token}; Path=/; Max-Age={lifetime_s}; HttpOnly; SameSite=Lax{secure}"
         return b"Set-Cookie", text.encode()
+
+
+def _find(tx: Tx, token_hash: bytes, now_ms: int) -> tuple[Browser, Account] | None:
+    """Both in one unit: with a new password the session ends, so its account must not be read with that."""
+    browser = find_browser(tx, token_hash, now_ms)
+    account = None if browser is None else load_account(tx, browser.user_nid)
+    return None if browser is None or account is None else (browser, account)
 
 
 def _store_browser(tx: WriteTx, account: Account, token_hash: bytes, now_ms: int) -> None:

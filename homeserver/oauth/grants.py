@@ -17,6 +17,7 @@ from typing import Any, Final
 from homeserver.config.schema import Sessions as SessionsConfig
 from homeserver.db.errors import IntegrityViolation
 from homeserver.db.threads import Database
+from homeserver.db.tx import WriteTx
 from homeserver.oauth.clients import Clients
 from homeserver.oauth.id_tokens import IdTokens
 from homeserver.oauth.scopes import parse_scope
@@ -36,6 +37,7 @@ from homeserver.store.tokens import (
     hash_pair,
     hash_token,
 )
+from homeserver.store.users import Account, check_unchanged
 from homeserver.store.work import Worker
 
 # An app exchanges its code at once; RFC 6749 recommends ten minutes at most.
@@ -80,13 +82,16 @@ class Grants:
 
     # --- somebody lets an app in ---------------------------------------------------------------------
 
-    async def allow(self, request: AuthorizationRequest, user_nid: int) -> str:
-        """The code that the browser takes back to the app."""
+    async def allow(self, request: AuthorizationRequest, account: Account) -> str:
+        """The code that the browser takes back to the app.
+
+        ``account``: as it was when the browser's session was good. Raises ProofOverError.
+        """
         code = self._entropy.token(32)
         now_ms = self._clock.now_ms()
         row = CodeRow(
             request.client.client_id,
-            user_nid,
+            account.user_nid,
             request.redirect_uri,
             request.scope.text,
             request.challenge,
@@ -94,7 +99,7 @@ class Grants:
             now_ms + CODE_LIFETIME_MS,
             0,
         )
-        await self._worker.work(oauth.store_code, hash_token(code), row, now_ms)
+        await self._worker.work(_store_code, account, hash_token(code), row, now_ms)
         return code
 
     async def begin_device(self, client_id: str, scope: str) -> dict[str, Any]:
@@ -139,10 +144,13 @@ class Grants:
             return None
         return DeviceRequest(code, client, scope)
 
-    async def decide_device(self, user_code: str, user_nid: int, *, allowed: bool) -> bool:
-        """Let a device in or not; False where it was decided meanwhile, or is over."""
+    async def decide_device(self, user_code: str, account: Account, *, allowed: bool) -> bool:
+        """Let a device in or not; False where it was decided meanwhile, or is over.
+
+        ``account``: as for ``allow``. Raises ProofOverError.
+        """
         verdict = Verdict.ALLOWED if allowed else Verdict.REFUSED
-        return await self._worker.work(oauth.decide, user_code, user_nid, verdict, self._clock.now_ms())
+        return await self._worker.work(_decide, account, user_code, verdict, self._clock.now_ms())
 
     # --- the app gets its tokens ---------------------------------------------------------------------
 
@@ -264,6 +272,19 @@ class Grants:
             user_id = (await self._interner.user_names([made.user_nid]))[made.user_nid]
             answer["id_token"] = await self._id_tokens.make(user_id, made.client_id, made.nonce)
         return answer
+
+
+# What ends every login ends what was allowed and is not used yet; it would miss what is only stored then.
+
+
+def _store_code(tx: WriteTx, account: Account, code_hash: bytes, row: CodeRow, now_ms: int) -> None:
+    check_unchanged(tx, account)
+    oauth.store_code(tx, code_hash, row, now_ms)
+
+
+def _decide(tx: WriteTx, account: Account, user_code: str, verdict: Verdict, now_ms: int) -> bool:
+    check_unchanged(tx, account)
+    return oauth.decide(tx, user_code, account.user_nid, verdict, now_ms)
 
 
 def normal_user_code(typed: str) -> str | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
+from homeserver.store.users import Account
+
 DEVICE_CODE: Final = "urn:ietf:params:oauth:grant-type:device_code"
 GRANT_TYPES: Final = ("authorization_code", "refresh_token", DEVICE_CODE)
 
@@ -94,7 +96,6 @@ class DeviceRequest:
 class SignedIn:
     """Who uses a browser, and since when they have been signed in with it."""
 
-    user_nid: int
-    user_id: str
+    account: Account  # as it was while the session was good
     since_ts_ms: int
     form_token: str  # part of every form, so that no other page sends one for them

@@ -9,7 +9,6 @@ from sqlalchemy import BindParameter, and_, bindparam, delete, select
 
 from homeserver.db.schema.accounts import devices
 from homeserver.db.schema.oauth import browser_sessions, oauth_codes, oauth_device_codes, oauth_sessions
-from homeserver.db.schema.rooms import user_ids
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 
@@ -37,9 +36,9 @@ _DROP_DEVICE_CODES = statement(delete(oauth_device_codes).where(oauth_device_cod
 
 _INSERT_BROWSER = rows(browser_sessions, "hash", "user_nid", "begun_ts_ms", "expires_ts_ms")
 _BROWSER = statement(
-    select(_B.user_nid, user_ids.c.user_id, _B.begun_ts_ms)
-    .select_from(browser_sessions.join(user_ids, user_ids.c.nid == _B.user_nid))
-    .where(and_(_B.hash == bindparam("hash"), _B.expires_ts_ms > bindparam("now_ms")))
+    select(_B.user_nid, _B.begun_ts_ms).where(
+        and_(_B.hash == bindparam("hash"), _B.expires_ts_ms > bindparam("now_ms"))
+    )
 )
 _SWEEP_BROWSERS = statement(delete(browser_sessions).where(_B.expires_ts_ms <= bindparam("now_ms")))
 _DROP_BROWSER = statement(delete(browser_sessions).where(_B.hash == bindparam("hash")))
@@ -60,7 +59,6 @@ class Browser(NamedTuple):
     """Who is signed in with a browser, and since when."""
 
     user_nid: int
-    user_id: str
     begun_ts_ms: int
 
 

@@ -236,10 +236,10 @@ def upgrade_guest(
 
 
 def check_unchanged(tx: Tx, account: Account) -> None:
-    """Refuse to let somebody in by what they have proven of an account, where that is over. Raises ProofOverError.
+    """Refuse what somebody does by what they have proven of an account, where that is over. Raises ProofOverError.
 
     To check a password takes time, and nothing is locked meanwhile. What ends every login just then ends those that are
-    stored, and would miss the one that is about to be.
+    stored, and would miss the one that is about to be. Nor is the old password to take the new one away.
     """
     row = tx.one(_UNCHANGED, the_user_nid=account.user_nid)
     if row is None or row[0] != account.password_hash:
@@ -295,11 +295,15 @@ def set_password(
     log_out: bool,
     keep_device_nid: int = 0,
     proof: Validation | None = None,
+    proven: Account | None = None,
 ) -> bool:
     """Change a password and, if wanted, end every login but one. Whether there is such an active account of no guest.
 
     ``proof``: what it is changed on, which is good for this once. Raises ProofUsedUpError where it was redeemed already.
+    ``proven``: the account as it was when somebody proved that it is theirs. Raises ProofOverError where that is over.
     """
+    if proven is not None:
+        check_unchanged(tx, proven)
     if tx.value(_SET_PASSWORD, the_user_nid=user_nid, new_hash=password_hash) is None:
         return False
     if proof is not None and not use_up(tx, proof.sid):
@@ -356,12 +360,17 @@ def set_rate(tx: WriteTx, user_nid: int, rate: Rate | None) -> bool:
     return True
 
 
-def deactivate_account(tx: WriteTx, user_nid: int, *, erase: bool) -> list[tuple[str, str]]:
+def deactivate_account(
+    tx: WriteTx, user_nid: int, *, erase: bool, proven: Account | None = None
+) -> list[tuple[str, str]]:
     """End every way to log in, for good. ``erase``: newcomers see what the user wrote in its redacted form.
 
     Leaving the rooms is for a follower. What addresses the account had: they may have to be unbound elsewhere.
+    ``proven``: as for ``set_password``.
     """
     # spec: client-server-api#account-deactivation
+    if proven is not None:
+        check_unchanged(tx, proven)
     # First of all, so that nobody is let in meanwhile: see ``check_unchanged``.
     tx.run(_DEACTIVATE, the_user_nid=user_nid, erase_flag=int(erase))
     drop_all_devices(tx, user_nid)

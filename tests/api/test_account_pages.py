@@ -11,6 +11,7 @@ from twisted.internet.defer import Deferred
 from homeserver.config.schema import RateLimit, RateLimits
 from homeserver.oauth.metadata import Places
 from tests.api.test_oauth_pages import ALICE, EVIL, PASSWORD, PagesCase
+from tests.support.accounts import during_the_check
 from tests.support.app import TestApp, test_config
 from tests.support.browser import WebBrowser
 from tests.support.databases import on_each_database
@@ -269,6 +270,31 @@ class NewPasswords(AccountCase):
             self.assertIn(words, self.change(status, **changes).text)
         self.assertTrue(self.can_log_in(PASSWORD))
 
+    def test_by_one_that_is_over(self) -> None:
+        accounts = self.app.app.services.accounts
+        during_the_check(
+            self, self.app.app.services.hasher, lambda: accounts.set_password(ALICE, "the owner's")
+        )
+        self.assertIn("just now", self.change(403).text)
+        self.assertFalse(self.can_log_in(NEW))
+        self.assertTrue(self.can_log_in("the owner's"))
+
+    def test_two_at_once(self) -> None:
+        """Who has set a password that is over already is not signed in by the one after it."""
+        accounts = self.app.app.services.accounts
+        real = accounts.set_password
+
+        async def set_two(*args: Any, **wishes: Any) -> Any:
+            account = await real(*args, **wishes)
+            await real(ALICE, "the owner's")
+            return account
+
+        self.patch(accounts, "set_password", set_two)
+        before = dict(self.browser.cookies)
+        self.change(403)
+        self.assertEqual(before, self.browser.cookies)
+        self.assertIn("Sign in", self.browser.open("/account/").forms[0].buttons)
+
 
 @on_each_database
 class Ending(AccountCase):
@@ -283,6 +309,14 @@ class Ending(AccountCase):
         self.assertFalse(self.can_log_in(PASSWORD))
         self.assertEqual(401, self.app.call("GET", f"{V3}/account/whoami", token=self.token)[0])
         self.assertFalse(self.is_erased())
+
+    def test_by_a_password_that_is_over(self) -> None:
+        services = self.app.app.services
+        during_the_check(self, services.hasher, lambda: services.accounts.set_password(ALICE, NEW))
+        self.browser.open("/account/deactivate")
+        page = self.browser.send("End my account for good", 403, current=PASSWORD)
+        self.assertIn("just now", page.text)
+        self.assertTrue(self.can_log_in(NEW))
 
     def test_and_forgotten(self) -> None:
         self.browser.open("/account/deactivate")
@@ -427,6 +461,14 @@ class DeviceCodes(PagesCase):
         ):
             page = self.browser.send("Yes, connect it", 403, headers=headers, without=without)
             self.browser.open(page.links["Show the page again"])
+        self.assertEqual("authorization_pending", self.poll(begun).json["error"])
+
+    def test_by_a_browser_that_was_just_signed_out(self) -> None:
+        begun = self.begin()
+        self.browser.open("/oauth2/link", user_code=begun["user_code"])
+        self.sign_in()
+        self.renew_before("decide_device")
+        self.browser.send("Yes, connect it", 403)
         self.assertEqual("authorization_pending", self.poll(begun).json["error"])
 
     def test_another_account(self) -> None:

@@ -267,6 +267,24 @@ class Addresses(PagesCase, MailCase):
         self.app.ok("POST", f"{V3}/account/password", {**body, "auth": {"session": session}})
 
 
+class TooOften(PagesCase, MailCase):
+    limits = RateLimits(register=RateLimit(0.01, 3))
+
+    def test_who_has_answered_the_letter_only_waits(self) -> None:
+        body = {"username": "carol", "password": PASSWORD}
+        session = self.begin("POST", f"{V3}/register", body)
+        kind = "m.login.email.identity"
+        page = self.fill(kind, session, email="carol@example.org")
+        self.confirm()
+        for status in (429, 200):
+            hidden: dict[str, Any] = {str(one["name"]): str(one["value"]) for one in page.all("input")}
+            self.assertEqual({"sid", "client_secret"}, set(hidden))
+            page = self.fill(kind, session, status, **hidden)
+            self.app.advance(200)
+        self.assertTrue(self.is_done(page))
+        self.app.ok("POST", f"{V3}/register", {**body, "auth": {"session": session}})
+
+
 class LoginPage(PagesCase):
     """The page that logs in by its script (tests/e2e runs it)."""
 

@@ -186,7 +186,7 @@ class Meanwhile(WorldCase):
         self.world = self.make()
         self.token = self.world.token_of("alice")
 
-    def renew(self) -> Awaitable[None]:
+    def renew(self) -> Awaitable[Any]:
         return self.world.accounts.set_password("@alice:home.example", "battery staple")
 
     def during(self, act: Callable[[], Awaitable[Any]]) -> None:
@@ -217,6 +217,33 @@ class Meanwhile(WorldCase):
         self.during(self.renew)
         refused = self.world.confirm("POST", "/v1/login/get_token", {}, self.token, "alice")
         self.assertEqual((403, "M_FORBIDDEN"), (refused.status, refused.errcode))
+
+    def test_a_token_that_was_just_used_up(self) -> None:
+        token = self.world.confirm("POST", "/v1/login/get_token", {}, self.token, "alice").json["login_token"]
+        real = self.world.sessions.take_login_token
+
+        async def take(token: str) -> Any:
+            taken = await real(token)
+            await self.renew()
+            return taken
+
+        self.patch(self.world.sessions, "take_login_token", take)
+        refused = self.world.call("POST", LOGIN, {"type": "m.login.token", "token": token})
+        self.assertEqual((403, "M_FORBIDDEN"), (refused.status, refused.errcode))
+
+    def test_the_old_password_sets_no_other(self) -> None:
+        self.during(self.renew)
+        wish = {"new_password": "of a thief"}
+        refused = self.world.confirm("POST", "/v3/account/password", wish, self.token, "alice")
+        self.assertEqual((403, "M_FORBIDDEN"), (refused.status, refused.errcode))
+        self.assertEqual(403, self.world.login("alice", "of a thief").status)
+        self.assertEqual(200, self.world.login("alice", "battery staple").status)
+
+    def test_the_old_password_ends_no_account(self) -> None:
+        self.during(self.renew)
+        refused = self.world.confirm("POST", "/v3/account/deactivate", {}, self.token, "alice")
+        self.assertEqual((403, "M_FORBIDDEN"), (refused.status, refused.errcode))
+        self.assertEqual(200, self.world.login("alice", "battery staple").status)
 
 
 @on_each_database

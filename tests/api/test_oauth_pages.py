@@ -57,6 +57,18 @@ class PagesCase(DatabaseCase):
         flags = {"suspended": None, "locked": None, **standing}
         self.app.wait(self.app.app.core.committer.work(set_standing, account.user_nid, **flags))
 
+    def renew_before(self, method: str) -> None:
+        """Have alice's password changed once when it is known who uses the browser, before this method of ``Grants``."""
+        services = self.app.app.services
+        real = getattr(services.authorizing.grants, method)
+
+        async def act(*args: Any, **wishes: Any) -> Any:
+            patched.restore()
+            await services.accounts.set_password(ALICE, "battery staple")
+            return await real(*args, **wishes)
+
+        patched = self.patch(services.authorizing.grants, method, act)
+
 
 @on_each_database
 class Consent(PagesCase):
@@ -87,6 +99,13 @@ class Consent(PagesCase):
         page = self.authorize()
         self.assertIn("app.example", page.text)
         self.assertNotIn("evil", page.text)
+
+    def test_by_a_browser_that_was_just_signed_out(self) -> None:
+        self.authorize()
+        self.sign_in()
+        self.renew_before("allow")
+        self.assertIn("just now", self.browser.send("Continue", 403).text)
+        self.assertEqual("", self.browser.left)
 
     def test_cancelled(self) -> None:
         self.authorize()

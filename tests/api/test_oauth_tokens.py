@@ -438,9 +438,7 @@ class Devices(OAuthCase):
             account = await services.accounts.find(ALICE)
             if asked is None or account is None:
                 return False
-            return await services.authorizing.grants.decide_device(
-                asked.user_code, account.user_nid, allowed=allowed
-            )
+            return await services.authorizing.grants.decide_device(asked.user_code, account, allowed=allowed)
 
         return self.app.wait(Deferred.fromCoroutine(act()))
 

@@ -314,6 +314,12 @@ class Waiting(DatabaseCase):
         creds = {"sid": sid, "client_secret": "s3cret"}
         return {"type": "m.login.email.identity", "threepid_creds": creds, "session": self.session}
 
+    def open_letter(self) -> None:
+        link = re.search(r"https?://\S+", self.mailer.sent[-1].text)
+        assert link is not None
+        parts = urlsplit(link[0])
+        self.assertEqual(200, self.app.answer("POST", f"{parts.path}?{parts.query}").status)
+
     def test_does_not_count(self) -> None:
         self.make("token")
         accounts = self.app.app.services.accounts
@@ -330,13 +336,31 @@ class Waiting(DatabaseCase):
         self.make("open")
         auth = self.letter()
         self.assertEqual([401] * 10, [self.register(auth).status for _ in range(10)])
-        link = re.search(r"https?://\S+", self.mailer.sent[-1].text)
-        assert link is not None
-        parts = urlsplit(link[0])
-        self.assertEqual(200, self.app.answer("POST", f"{parts.path}?{parts.query}").status)
+        self.open_letter()
         self.assertEqual(200, self.register(auth).status)
         statuses = [self.register(DUMMY, name).status for name in ("dave", "erin")]
         self.assertEqual([200, 429], statuses)
+
+    def test_who_has_to_wait_goes_on(self) -> None:
+        self.make("open")
+        auth = self.letter()
+        self.open_letter()
+        statuses = [self.register(DUMMY, name).status for name in ("dave", "erin", "frank")]
+        self.assertEqual([200, 200, 429], statuses)
+        self.assertEqual("M_LIMIT_EXCEEDED", self.register(auth).errcode)
+        self.app.advance(100)
+        self.assertEqual(200, self.register(auth).status)
+
+    def test_beside_a_token_only_that_counts(self) -> None:
+        self.make("token")
+        accounts = self.app.app.services.accounts
+        self.app.wait(Deferred.fromCoroutine(accounts.create_registration_token("let-me-in")))
+        letter = self.letter()
+        self.open_letter()
+        self.assertEqual(401, self.register(letter).status)
+        auth = {"type": "m.login.registration_token", "token": "let-me-in", "session": self.session}
+        statuses = [self.register({**auth, "token": token}).status for token in ("guess", "let-me-in")]
+        self.assertEqual([401, 200], statuses)
 
 
 @on_each_database

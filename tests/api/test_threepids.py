@@ -14,6 +14,7 @@ from homeserver.accounts.passwords import PasswordHasher
 from homeserver.config.schema import Email, RateLimit, RateLimits
 from homeserver.http.errors import limit_exceeded
 from homeserver.store.users import set_standing
+from tests.support.accounts import during_the_check
 from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.identity import FakeIdentityServer
@@ -275,6 +276,14 @@ class Adding(MailCase):
         # Proofs for other purposes are no good.
         other = self.proven("register", "new@example.org")
         self.says((403, "M_THREEPID_AUTH_FAILED"), self.add(other))
+
+    def test_by_a_password_that_is_over(self) -> None:
+        creds, services = self.proven("account/3pid"), self.app.app.services
+        during_the_check(
+            self, services.hasher, lambda: services.accounts.set_password(ALICE, "new", log_out=False)
+        )
+        self.says((403, "M_FORBIDDEN"), self.add(creds))
+        self.assertEqual([], self.threepids())
 
     def test_the_deprecated_way(self) -> None:
         path = f"{V3}/account/3pid"

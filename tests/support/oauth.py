@@ -73,7 +73,7 @@ class OAuthApp:
             request = await authorizing.requests.parse(args)
             account = await self.app.app.services.accounts.find(user_id)
             assert account is not None
-            return await authorizing.grants.allow(request, account.user_nid)
+            return await authorizing.grants.allow(request, account)
 
         return self.app.wait(Deferred.fromCoroutine(allow()))
 

@@ -71,12 +71,11 @@ class AddressesApi:
         visitor, said = admitted.visitor, admitted.form
         if admitted.answer in ("add", "confirmed"):
             # Both: who comes with an attempt of their own, begun elsewhere, must not be spared the question.
-            await self._proofs.check_unless_recent(request, visitor, said.get(FIELD, ""))
-        if admitted.answer == "add":
-            attempt = await self._validations.begin_on_page(Purpose.ADD, said.get("email", ""))
-            return self._letter(admitted, attempt)
-        if admitted.answer == "confirmed":
-            await self._threepids.add(visitor.user_nid, said.get("sid", ""), said.get("client_secret", ""))
+            proven = await self._proofs.check_unless_recent(request, visitor, said.get(FIELD, ""))
+            if admitted.answer == "add":
+                attempt = await self._validations.begin_on_page(Purpose.ADD, said.get("email", ""))
+                return self._letter(admitted, attempt)
+            await self._threepids.add(proven, said.get("sid", ""), said.get("client_secret", ""))
         elif admitted.answer == "remove":
             if visitor.account.suspended:
                 raise user_suspended()

@@ -9,6 +9,7 @@ from html import escape
 from typing import Final
 from urllib.parse import urlsplit
 
+from homeserver.accounts.sessions import proof_is_good
 from homeserver.api.account.entry import other_account_html
 from homeserver.api.account.gate import Admitted, Gate
 from homeserver.api.account.page import Pages, badge, broken, button, form, see_other
@@ -64,7 +65,8 @@ class AuthorizeApi:
         if isinstance(admitted, Response):
             return admitted
         if request.method == "POST" and admitted.answer == "allow":
-            code = await self._grants.allow(wish, admitted.visitor.user_nid)
+            with proof_is_good():
+                code = await self._grants.allow(wish, admitted.visitor.account)
             return _back_to_app(303, self._requests.answer(wish, code=code))
         if request.method == "POST" and admitted.answer == "cancel":
             denied = self._requests.sent_back(wish, "access_denied", "The user said no")

@@ -59,14 +59,14 @@ class DeactivateApi:
         if request.method != "POST":
             return self._page(admitted)
         try:
-            await self._proofs.check(request, admitted.visitor, admitted.form.get(FIELD, ""))
+            return await self._end(request, admitted)
         except MatrixError as error:
             return self._page(admitted, error)
-        return await self._end(request, admitted)
 
     async def _end(self, request: Request, admitted: Admitted) -> Response:
-        visitor = admitted.visitor
-        await self._accounts.deactivate(visitor.user_id, erase=admitted.form.get("erase") == "yes")
+        visitor, said = admitted.visitor, admitted.form
+        proven = await self._proofs.check(request, visitor, said.get(FIELD, ""))
+        await self._accounts.deactivate(visitor.user_id, erase=said.get("erase") == "yes", proven=proven)
         await self._threepids.forget_all(visitor.user_nid, visitor.user_id)
         cookie = await self._visitors.end(request)
         text = f"<p><em>{broken(visitor.user_id)}</em> has ended. You can close this page. Farewell!</p>"

@@ -82,10 +82,10 @@ class ForgottenApi:
 
     async def _set(self, request: Request, said: Mapping[str, str], token: str) -> Response:
         try:
-            account = await self._renew(said)
+            cookie = await self._visitors.begin(request, await self._renew(said))
         except MatrixError as error:
             return self._letter(said, token, error)
-        return see_other(_then(request), await self._visitors.begin_anew(request, account.user_nid))
+        return see_other(_then(request), cookie)
 
     async def _renew(self, said: Mapping[str, str]) -> Account:
         password = self._new_password.read(said)
@@ -94,8 +94,7 @@ class ForgottenApi:
             raise forbidden("The address is not confirmed yet: open the link in the letter")
         account = await find_by_proof(self._accounts, proof)
         # As by the API: whoever had the old password may not have been they.
-        await self._accounts.set_password(account.user_id, password, log_out=True, proof=proof)
-        return account
+        return await self._accounts.set_password(account.user_id, password, log_out=True, proof=proof)
 
     def _ask(self, token: str, error: MatrixError | None = None, email: str = "") -> Response:
         entry = 'type="email" autocomplete="email" maxlength="320" required autofocus'

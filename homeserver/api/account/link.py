@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from homeserver.accounts.sessions import proof_is_good
 from homeserver.api.account.authorize import ALLOWS_HTML, papers_html
 from homeserver.api.account.entry import other_account_html
 from homeserver.api.account.gate import Admitted, Gate
@@ -63,7 +64,9 @@ class LinkApi:
 
     async def _decide(self, wish: DeviceRequest, admitted: Admitted) -> Response:
         is_allowed = admitted.answer == "allow"
-        done = await self._grants.decide_device(wish.user_code, admitted.visitor.user_nid, allowed=is_allowed)
+        account = admitted.visitor.account
+        with proof_is_good():
+            done = await self._grants.decide_device(wish.user_code, account, allowed=is_allowed)
         if not done:
             return self._ask_code(404, _UNKNOWN)
         if is_allowed:

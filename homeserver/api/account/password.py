@@ -50,11 +50,11 @@ class PasswordApi:
     async def _set(self, request: Request, admitted: Admitted) -> Response:
         visitor, said = admitted.visitor, admitted.form
         password = self._new_password.read(said)
-        await self._proofs.check(request, visitor, said.get(FIELD, ""))
+        proven = await self._proofs.check(request, visitor, said.get(FIELD, ""))
         log_out = said.get("log_out") == "yes"
-        await self._accounts.set_password(visitor.user_id, password, log_out=log_out)
+        account = await self._accounts.set_password(visitor.user_id, password, log_out=log_out, proven=proven)
         # With the old password every browser's session has ended.
-        cookie = await self._visitors.begin_anew(request, visitor.user_nid)
+        cookie = await self._visitors.begin(request, account)
         told = "Your devices are signed out." if log_out else "Your devices stay signed in."
         page = self._pages.page(
             200, "Your password is new", f"{DONE}<p>{told}</p>", back_html=places.BACK_HTML

@@ -10,6 +10,7 @@ from homeserver.http.errors import forbidden
 from homeserver.http.ratelimit import RateLimiter
 from homeserver.http.request import Request
 from homeserver.http.router import address_key
+from homeserver.store.users import Account
 
 FIELD = "current"
 
@@ -21,23 +22,24 @@ class Proofs:
         self._identity = identity
         self._limiter = limiter
 
-    async def check(self, request: Request, visitor: Visitor, password: str) -> None:
-        """Refuse what is not the visitor's password. Guesses are counted as where an app makes them."""
+    async def check(self, request: Request, visitor: Visitor, password: str) -> Account:
+        """Refuse what is not the visitor's password; the account as it was then. Guesses are counted as where an app makes them."""
         stage = self._identity.password_offer(visitor.requester).stages[PASSWORD]
         try:
             self._limiter.check("login", address_key(request.client_ip))
-            await stage({"password": password})
+            proven: Account = await stage({"password": password})
         except StageRefusedError:
             raise forbidden("The password is not right") from None
+        return proven
 
-    async def check_unless_recent(self, request: Request, visitor: Visitor, password: str) -> None:
+    async def check_unless_recent(self, request: Request, visitor: Visitor, password: str) -> Account:
         """The same, where it is some time since somebody signed in."""
         if visitor.is_recent:
-            return
+            return visitor.account
         if not password:
             # A form that was made when they had just signed in had no field for it.
             raise forbidden("It is some time since you signed in: type your password once more")
-        await self.check(request, visitor, password)
+        return await self.check(request, visitor, password)
 
 
 def proof_field(visitor: Visitor) -> str:

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 
 from homeserver.accounts.sessions import proof_is_good
 from homeserver.accounts.types import Requester, stand_in
-from homeserver.accounts.users import Accounts
 from homeserver.api.account.page import FORM_TOKEN
 from homeserver.http.errors import invalid_param
 from homeserver.http.request import Request, parse_query
@@ -35,8 +34,12 @@ class Visitor:
     """Somebody who is signed in."""
 
     signed_in: SignedIn
-    account: Account
     is_recent: bool  # signed in just now: nobody else has come to the keyboard since
+
+    @property
+    def account(self) -> Account:
+        """As it was when they came."""
+        return self.signed_in.account
 
     @property
     def user_id(self) -> str:
@@ -60,38 +63,30 @@ class Visitor:
 class Visitors:
     """See the module. ``base``: where the server is."""
 
-    def __init__(self, base: str, browsers: Browsers, accounts: Accounts, clock: Clock) -> None:
+    def __init__(self, base: str, browsers: Browsers, clock: Clock) -> None:
         parts = urlsplit(base)
         usual = {"https": ":443", "http": ":80"}.get(parts.scheme, "")
         self._origin = f"{parts.scheme}://{parts.netloc.removesuffix(usual)}".lower().encode()
         self._browsers = browsers
-        self._accounts = accounts
         self._clock = clock
 
     async def find(self, request: Request) -> Visitor | None:
         """Who is signed in."""
         signed_in = await self._browsers.find(request)
-        account = None if signed_in is None else await self._accounts.find_by_nid(signed_in.user_nid)
-        if signed_in is None or account is None or account.deactivated or account.locked:
+        if signed_in is None or signed_in.account.deactivated or signed_in.account.locked:
             return None
         age_ms = self._clock.now_ms() - signed_in.since_ts_ms
-        return Visitor(signed_in, account, age_ms <= _RECENT_MS)
+        return Visitor(signed_in, age_ms <= _RECENT_MS)
 
     async def begin(self, request: Request, account: Account) -> tuple[bytes, bytes]:
         """Sign somebody in who has proven who they are, as a new session: the header for the answer.
 
-        ``account``: as it was then.
+        ``account``: as it was then, or as they have made it since, with a new password say.
         """
         with proof_is_good():
             cookie = await self._browsers.begin(account)
         await self._browsers.end(request)
         return cookie
-
-    async def begin_anew(self, request: Request, user_nid: int) -> tuple[bytes, bytes]:
-        """The same for who has just set a new password: what they had proven before ended with the old one."""
-        account = await self._accounts.find_by_nid(user_nid)
-        assert account is not None
-        return await self.begin(request, account)
 
     async def end(self, request: Request) -> tuple[bytes, bytes]:
         """Sign out: the header for the answer."""

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from homeserver.accounts.identity_servers import parse_id_server
-from homeserver.accounts.login import Identity
+from homeserver.accounts.login import PASSWORD, Identity
 from homeserver.accounts.lost_passwords import find_by_proof
 from homeserver.accounts.passwords import check_new_password
 from homeserver.accounts.threepids import Threepids
@@ -22,6 +22,7 @@ from homeserver.http.errors import MatrixError, missing_param, missing_token
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
+from homeserver.store.users import Account
 from homeserver.store.validations import Purpose, Validation
 
 
@@ -102,22 +103,27 @@ class AccountApi:
         body = request.json(PasswordBody)
         if body.new_password is not None:
             check_new_password(body.new_password, self._policy())
-        user_id, proof = await self._confirm_password(request, requester)
+        account, proof = await self._confirm_password(request, requester)
         if body.new_password is None:
             raise missing_param("new_password is missing")
         await self._accounts.set_password(
-            user_id,
+            account.user_id,
             body.new_password,
             log_out=body.logout_devices is not False,
             keep_device_nid=0 if requester is None else requester.device_nid,
             proof=proof,
+            # A letter was not asked for by the old password, so it is good whatever became of that.
+            proven=account if proof is None else None,
         )
         return EMPTY_JSON
 
     async def _confirm_password(
         self, request: Request, requester: Requester | None
-    ) -> tuple[str, Validation | None]:
-        """Whose password is to be changed: the requester's, or that of the account whose address was proven."""
+    ) -> tuple[Account, Validation | None]:
+        """Whose password is to be changed: the requester's, or that of the account whose address was proven.
+
+        The requester's is as it was when they proved it.
+        """
         if requester is None and not self._validations.possible:
             raise missing_token()
         offer = Offer([], {}) if requester is None else self._identity.password_offer(requester)
@@ -129,10 +135,9 @@ class AccountApi:
         results = await self._interactive.confirm(request, whole, offer, user_nid=user_nid)
         proof: Validation | None = results.get(STAGE)
         if proof is None:
-            assert requester is not None  # the other flow is of those who are logged in
-            return requester.user_id, None
+            return results[PASSWORD], None  # the other flow
         of_nid = None if requester is None else requester.user_nid
-        return (await find_by_proof(self._accounts, proof, of_nid)).user_id, proof
+        return await find_by_proof(self._accounts, proof, of_nid), proof
 
     async def deactivate(self, request: Request) -> dict[str, str]:
         """End the account for good."""
@@ -140,13 +145,16 @@ class AccountApi:
         requester: Requester = request.requester
         body = request.json(DeactivateBody, allow_empty=True)
         server = None if body.id_server is None else parse_id_server(body.id_server)
-        await self._confirm(request)
-        addresses = await self._accounts.deactivate(requester.user_id, erase=bool(body.erase))
+        proven = await self._confirm(request)
+        addresses = await self._accounts.deactivate(requester.user_id, erase=bool(body.erase), proven=proven)
         result = await self._threepids.forget_all(requester.user_nid, requester.user_id, addresses, server)
         return {"id_server_unbind_result": result}
 
-    async def _confirm(self, request: Request) -> None:
+    async def _confirm(self, request: Request) -> Account:
+        """The account as it was when somebody proved that it is theirs."""
         requester: Requester = request.requester
         offer = self._identity.password_offer(requester)
         whole = request.json(allow_empty=True)
-        await self._interactive.confirm(request, whole, offer, user_nid=requester.user_nid)
+        results = await self._interactive.confirm(request, whole, offer, user_nid=requester.user_nid)
+        proven: Account = results[PASSWORD]
+        return proven

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -112,9 +113,9 @@ class RegisterApi:
         recalled = self._interactive.recall(whole)
         if recalled is not whole:
             whole, body = recalled, convert_json(recalled, RegisterBody)
-        is_attempt = _is_attempt(whole.get("auth"))
-        if is_attempt:
-            self._ratelimit.check("register", address_key(request.client_ip))
+        count = partial(self._ratelimit.check, "register", address_key(request.client_ip))
+        if _is_attempt(whole.get("auth")):
+            count()
         # Before the interactive authentication, as the specification asks: nobody should confirm in vain.
         user_id = await self._check_name(body)
         if body.password is not None:
@@ -124,10 +125,7 @@ class RegisterApi:
             check_device_name(body.initial_device_display_name),
             refreshable=bool(body.refresh_token),
         )
-        results = await self._interactive.confirm(request, whole, self._offer())
-        if STAGE in results and not is_attempt:
-            # Each account counts: where a letter makes it, nothing was tried that did.
-            self._ratelimit.check("register", address_key(request.client_ip))
+        results = await self._interactive.confirm(request, whole, self._offer(count))
         if body.password is None:
             raise missing_param("password is missing")
         username = body.username or ""
@@ -180,7 +178,7 @@ class RegisterApi:
         if guest.user_id != user_id:
             raise MatrixError(400, "M_INVALID_USERNAME", "username must be that of the guest")
 
-    def _offer(self) -> Offer:
+    def _offer(self, count: Callable[[], None]) -> Offer:
         """What is asked for; where mail can be sent, an address may be proven with it."""
         check: Stage
         if self._registrar.mode == "token":
@@ -191,7 +189,9 @@ class RegisterApi:
         flows = [[last]]
         if self._validations.possible:
             flows.append([STAGE] if last == DUMMY else [STAGE, last])
-            stages[STAGE] = self._validations.stage(Purpose.REGISTER)
+            # Each account counts: where a letter alone makes it, nothing was tried that did. In the stage, for who has
+            # to wait then keeps their session.
+            stages[STAGE] = self._validations.stage(Purpose.REGISTER, count if last == DUMMY else None)
         return Offer(flows, stages)
 
     async def _check_token(self, auth: dict[str, Any]) -> str:

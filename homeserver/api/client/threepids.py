@@ -7,7 +7,7 @@ from typing import Any, Literal
 import msgspec
 
 from homeserver.accounts.identity_servers import parse_account, parse_id_server
-from homeserver.accounts.login import Identity
+from homeserver.accounts.login import PASSWORD, Identity
 from homeserver.accounts.text import check_text
 from homeserver.accounts.threepids import Threepids
 from homeserver.accounts.types import Requester
@@ -129,8 +129,8 @@ class ThreepidsApi:
     async def _add(self, request: Request, sid: str, client_secret: str) -> bytes:
         requester: Requester = request.requester
         offer = self._identity.password_offer(requester)
-        await self._interactive.confirm(request, request.json(), offer, user_nid=requester.user_nid)
-        await self._threepids.add(requester.user_nid, sid, client_secret)
+        results = await self._interactive.confirm(request, request.json(), offer, user_nid=requester.user_nid)
+        await self._threepids.add(results[PASSWORD], sid, client_secret)
         return EMPTY_JSON
 
     async def bind(self, request: Request) -> bytes:

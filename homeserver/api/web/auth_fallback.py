@@ -75,11 +75,11 @@ class AuthFallbackApi:
         session_id = request.arg("session", "")
         filled: dict[str, str] = {}
         try:
+            filled = {name: values[0] for name, values in parse_query(request.body).items()}
             # Guesses are counted, as where a client makes them.
             self._limiter.check(
                 "login" if auth_type == PASSWORD else "register", address_key(request.client_ip)
             )
-            filled = {name: values[0] for name, values in parse_query(request.body).items()}
             stage = pending.offer.stages[auth_type]
             if isinstance(stage, AddressStage) and "email" in filled:
                 return await self._send_letter(stage, pending, filled["email"])
@@ -89,7 +89,8 @@ class AuthFallbackApi:
         except UnknownSessionError:
             return self._gone()
         except MatrixError as error:
-            return self._form(error.status, pending, auth_type, error.error)
+            # With what was filled in, so that who has to wait need not have another letter sent.
+            return self._form(error.status, pending, auth_type, error.error, filled)
         return self._done()
 
     def _look(self, request: Request, auth_type: str) -> Pending | Response:
