@@ -69,9 +69,11 @@ class AccountData:
         if len(encoded) > store.MAX_CONTENT_BYTES:
             raise too_large("The content is too long")
         room_nid = await self._require_room(room_id)
-        piece = (requester.user_nid, room_nid, type_, encoded.decode())
+        text = encoded.decode()
+        piece = (requester.user_nid, room_nid, type_, text)
         with _refused():
-            await self._database.read(store.check_length, *piece)
+            if len(text) > store.SHORT_LENGTH:
+                await self._database.read(store.check_length, *piece)
             await self._worker.work(store.put_account_data, *piece)
 
     async def delete(self, requester: Requester, room_id: str | None, type_: str) -> None:

@@ -159,13 +159,11 @@ def load_types_of_users(tx: Tx, user_nids: Sequence[int], types: Sequence[str]) 
 
 
 def check_length(tx: Tx, user_nid: int, room_nid: int, type_: str, content: str) -> None:
-    """Refuse a piece with which the user would keep too much. Raises TooMuchAccountDataError.
+    """Refuse a piece of more than ``SHORT_LENGTH`` with which the user would keep too much: TooMuchAccountDataError.
 
     Not a part of what keeps it: to add all of it up takes a tenth of a second where it is as much as may be, and there is
     one writer. What is put at the same time may go beyond by as much.
     """
-    if len(content) <= SHORT_LENGTH:
-        return
     grown = len(content) - len(load_account_data(tx, user_nid, room_nid, type_) or "")
     if grown > 0 and tx.value(_LENGTH, user_nid=user_nid) + grown > MAX_LENGTH_PER_USER:
         raise TooMuchAccountDataError
