@@ -134,17 +134,19 @@ class RoomCreator:
         wanted: NewRoom,
         finish: Finish | None = None,
         more: Callable[[RoomId], Sequence[Chain]] | None = None,
-        admit: Callable[[], None] | None = None,
+        admit: Callable[[int], None] | None = None,
     ) -> RoomId:
         """Make a room; its id when everything is stored.
 
-        ``finish`` is stored with it, and ``more`` invites to it. ``admit`` may refuse it, once nothing else does.
+        ``finish`` is stored with it, and ``more`` invites to it. ``admit`` is told how many it invites, once nothing else
+        refuses it, and may do so.
         """
         rules = rules_for(self._default_version() if wanted.version is None else wanted.version)
         alias = self.local_alias(wanted.alias_localpart) if wanted.alias_localpart is not None else None
         creator_id = UserId(requester.user_id)
         invited = [user_id for user_id in dict.fromkeys(wanted.invite) if user_id != creator_id]
-        await self._invites.check(creator_id, [*invited, *self._invited_by_state(wanted.initial_state)])
+        by_state = self._invited_by_state(wanted.initial_state)
+        await self._invites.check(creator_id, [*invited, *by_state])
         nids = await self._tools.interner.find_users(invited)
         nids[creator_id] = requester.user_nid
         since = self._profiles.position
@@ -157,7 +159,7 @@ class RoomCreator:
         content = create_content(rules, creator_id, wanted.creation_content, [*creators, *trusted])
         levels = power_levels(rules, creator_id, preset, invited, wanted.power_override)
         if admit is not None:
-            admit()
+            admit(len(set(wanted.invite)) + len(by_state))
         birth = await self.conceive(rules, creator_id, content)
         by_id = {user_id: profiles.get(nid, {}) for user_id, nid in nids.items()}
         state = [

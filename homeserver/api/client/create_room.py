@@ -9,7 +9,7 @@ import msgspec
 
 from federation.ids import parse_user_id
 from homeserver.accounts.identity_servers import Account, Invited, parse_invited
-from homeserver.api.client.send import count_invites, is_invite
+from homeserver.api.client.send import count_invites
 from homeserver.appservices.registry import Registry, check_alias
 from homeserver.http.errors import bad_json
 from homeserver.http.ratelimit import RateLimiter
@@ -87,8 +87,10 @@ class CreateRoomApi:
         if wanted.alias_localpart is not None:
             alias = f"#{wanted.alias_localpart}:{self._server_name}"
             check_alias(self._names, alias, request.requester.appservice_id)
-        # Last of all: a room that is refused for another reason costs no invites.
-        admit = partial(count_invites, self._ratelimit, request, _count(wanted) + len(addresses))
+
+        def admit(invites: int) -> None:
+            count_invites(self._ratelimit, request, invites + len(addresses))
+
         more = partial(
             self._by_address.to_new_room,
             request.requester,
@@ -96,12 +98,6 @@ class CreateRoomApi:
             is_direct=wanted.is_direct,
         )
         return {"room_id": await self._creator.create(request.requester, wanted, more=more, admit=admit)}
-
-
-def _count(wanted: NewRoom) -> int:
-    """How many users a new room invites."""
-    by_state = sum(is_invite(item.type, item.content) for item in wanted.initial_state)
-    return len(set(wanted.invite)) + by_state
 
 
 def _parse_addresses(body: _Body) -> list[Invited]:

@@ -174,13 +174,8 @@ def check_invites(
     ratelimit: RateLimiter, request: Request, event_type: str, content: Mapping[str, Any]
 ) -> None:
     """An invite counts as one, whichever way it is made, and whenever."""
-    if is_invite(event_type, content):
+    if event_type == "m.room.member" and content.get("membership") == "invite":
         count_invites(ratelimit, request, 1)
-
-
-def is_invite(event_type: str, content: Mapping[str, Any]) -> bool:
-    """Whether such an event invites somebody."""
-    return event_type == "m.room.member" and content.get("membership") == "invite"
 
 
 def count_invites(ratelimit: RateLimiter, request: Request, count: int) -> None:
