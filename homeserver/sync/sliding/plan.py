@@ -12,11 +12,11 @@ from homeserver.moderation.types import InvitePermission
 from homeserver.store.placement import Membership
 from homeserver.stream.index import MembershipIndex, Standing
 from homeserver.stream.tokens import SyncToken
-from homeserver.sync.sliding.connections import GONE, JOINED, LIVE, STRIPPED, State, Told
+from homeserver.sync.sliding.connections import GONE, JOINED, LIVE, STRIPPED, State, Told, weigh_wishes
 from homeserver.sync.sliding.lists import Relevant, Windows
 from homeserver.sync.sliding.news import RoomOrder
 from homeserver.sync.sliding.request import Asked
-from homeserver.sync.sliding.required import NOTHING, WISHES_MOST, weigh
+from homeserver.sync.sliding.required import NOTHING, WISHES_MOST
 from homeserver.sync.types import Requester
 from homeserver.sync.window import Window
 
@@ -191,6 +191,6 @@ def _bound_wishes(state: dict[int, Told], in_sight: Mapping[int, Relevant]) -> N
     seen again.
     """
     unseen = [nid for nid in state.keys() - in_sight.keys() if nid]
-    if unseen and sum(map(weigh, {told.wishes for told in state.values()})) > WISHES_MOST:
+    if unseen and weigh_wishes(state) > WISHES_MOST:
         for nid in unseen:
             state[nid] = state[nid]._replace(wishes=NOTHING)
