@@ -12,7 +12,7 @@ from twisted.trial.unittest import TestCase
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.sliding_model import SlidingView, differences, falsehoods
 from tests.support.sync import room_path
-from tests.support.sync_world import PEOPLE, ROOMS, SyncWorld
+from tests.support.sync_world import NAMELESS, PEOPLE, ROOMS, SYNC, SyncWorld
 
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
 
@@ -132,7 +132,6 @@ class SlidingLawTests(TestCase):
 
 # What the law is most easily broken by: each is run with every kind of request, on both databases.
 _SAY = ("say", ROOMS[0], "alice")
-_SYNC = ("sync", "", "")
 _NARROW = ("narrow", "", "")
 _STORY: tuple[_Action, ...] = (
     ("join", ROOMS[0], "carol"),
@@ -140,7 +139,7 @@ _STORY: tuple[_Action, ...] = (
     *(_SAY for _ in range(6)),
     ("bare", "", ""),
     _NARROW,
-    _SYNC,
+    SYNC,
     # A gap, from the log, in a room that is out of sight.
     ("topic", ROOMS[0], "alice"),
     ("rename", ROOMS[0], "carol"),
@@ -150,13 +149,13 @@ _STORY: tuple[_Action, ...] = (
     ("read", ROOMS[0], "bob"),
     ("tag", ROOMS[0], "bob"),
     _NARROW,
-    _SYNC,
+    SYNC,
     # Members that a lost answer carried.
     ("say", ROOMS[0], "carol"),
     ("lost", "", ""),
     ("lost", "", ""),
     ("subscribe", ROOMS[0], ""),
-    _SYNC,
+    SYNC,
     # A gap, from the tables.
     ("name", ROOMS[0], "alice"),
     ("rename", ROOMS[0], "carol"),
@@ -164,65 +163,59 @@ _STORY: tuple[_Action, ...] = (
     ("read", ROOMS[0], "bob"),
     ("restart", "", ""),
     _NARROW,
-    _SYNC,
+    SYNC,
     ("rename", ROOMS[0], "bob"),
     ("direct", ROOMS[0], ""),
     ("say", ROOMS[0], "carol"),
-    _SYNC,
+    SYNC,
     ("closed", ROOMS[0], "alice"),
     ("kick", ROOMS[0], "bob"),
     _SAY,
     ("invite", ROOMS[1], "bob"),
     ("none", "", ""),
-    _SYNC,
+    SYNC,
     ("join", ROOMS[0], "bob"),
     ("redact", ROOMS[0], "alice"),
     ("tag", ROOMS[0], "bob"),
     ("restart", "", ""),
     ("join", ROOMS[1], "bob"),
-    _SYNC,
+    SYNC,
     ("leave", ROOMS[1], "bob"),
     ("none", "", ""),
     ("restart", "", ""),
     # They read elsewhere what they cannot see here: the counts are another.
-    _SYNC,
+    SYNC,
     _SAY,
-    _SYNC,
+    SYNC,
     ("say", "!home:test.example", "alice"),
     _NARROW,
     ("read", ROOMS[0], "bob"),
     _NARROW,
-    _SYNC,
+    SYNC,
     _SAY,
-    _SYNC,
+    SYNC,
     ("say", "!home:test.example", "alice"),
     _NARROW,
     ("read", ROOMS[0], "bob"),
     ("restart", "", ""),
     _NARROW,
-    _SYNC,
+    SYNC,
     # A room loses its name, in sight and out of it.
-    ("name", ROOMS[0], "alice"),
-    _SYNC,
-    ("redact-name", ROOMS[0], "alice"),
-    _SYNC,
-    ("name", ROOMS[0], "alice"),
-    _SYNC,
-    ("redact-name", ROOMS[0], "alice"),
+    *NAMELESS,
     ("say", "!home:test.example", "alice"),
     _NARROW,
     ("restart", "", ""),
-    _SYNC,
+    SYNC,
     # What becomes of who forgot a room.
     ("join", ROOMS[1], "bob"),
-    _SYNC,
+    SYNC,
     ("quit", ROOMS[1], "bob"),
-    _SYNC,
+    SYNC,
     ("ban", ROOMS[1], "bob"),
-    _SYNC,
+    SYNC,
     ("restart", "", ""),
     ("unban", ROOMS[1], "bob"),
-    _SYNC,
+    SYNC,
 )
 
 

@@ -11,7 +11,7 @@ from twisted.trial.unittest import TestCase
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.sync import room_path
 from tests.support.sync_model import ClientView, differences, falsehoods
-from tests.support.sync_world import PEOPLE, ROOMS, SyncWorld
+from tests.support.sync_world import NAMELESS, PEOPLE, ROOMS, SYNC, SyncWorld
 
 _room = st.sampled_from(ROOMS)
 _person = st.sampled_from(PEOPLE)
@@ -103,48 +103,47 @@ class SyncLawTests(TestCase):
 
 # What the law is most easily broken by: each is run with every kind of sync, on both databases.
 _SAY = ("say", ROOMS[0], "alice")
-_SYNC = ("sync", "", "")
 _STORY: tuple[tuple[str, str, str], ...] = (
     ("join", ROOMS[0], "carol"),
     ("join", ROOMS[0], "bob"),
     *(_SAY for _ in range(12)),
-    _SYNC,
+    SYNC,
     # A gap, from the log: what changed in it is state.
     ("topic", ROOMS[0], "alice"),
     ("rename", ROOMS[0], "alice"),
     *(_SAY for _ in range(12)),
-    _SYNC,
+    SYNC,
     # Carol was not heard of by a client that loads members lazily; the first answer that tells of her gets lost.
     ("say", ROOMS[0], "carol"),
     ("lost", "", ""),
     ("lost", "", ""),
-    _SYNC,
+    SYNC,
     # A gap, from the tables.
     ("topic", ROOMS[0], "alice"),
     ("rename", ROOMS[0], "carol"),
     *(_SAY for _ in range(12)),
     ("restart", "", ""),
-    _SYNC,
+    SYNC,
     ("say", ROOMS[0], "carol"),
     ("read", ROOMS[0], "alice"),
     ("restart", "", ""),
-    _SYNC,
+    SYNC,
     ("rename", ROOMS[0], "bob"),
     ("say", ROOMS[0], "carol"),
     ("lost", "", ""),
-    _SYNC,
+    SYNC,
     ("closed", ROOMS[0], "alice"),
     ("kick", ROOMS[0], "bob"),
     _SAY,
     ("invite", ROOMS[1], "bob"),
-    _SYNC,
+    SYNC,
     ("join", ROOMS[0], "bob"),
     ("say", ROOMS[0], "carol"),
     ("redact", ROOMS[0], "alice"),
     ("tag", ROOMS[0], "bob"),
     ("restart", "", ""),
     ("join", ROOMS[1], "bob"),
-    _SYNC,
+    SYNC,
     # Bob sees how carol came, and not how she left: what came after her is hidden from him.
     ("open", ROOMS[1], "alice"),
     ("ban", ROOMS[1], "bob"),
@@ -155,27 +154,21 @@ _STORY: tuple[tuple[str, str, str], ...] = (
     ("name", ROOMS[1], "alice"),
     ("unban", ROOMS[1], "bob"),
     ("join", ROOMS[1], "bob"),
-    _SYNC,
+    SYNC,
     # A room loses its name: what names it then is told, from the log and, where it is in a gap, from the tables.
-    ("name", ROOMS[0], "alice"),
-    _SYNC,
-    ("redact-name", ROOMS[0], "alice"),
-    _SYNC,
-    ("name", ROOMS[0], "alice"),
-    _SYNC,
-    ("redact-name", ROOMS[0], "alice"),
+    *NAMELESS,
     *(_SAY for _ in range(12)),
     ("restart", "", ""),
-    _SYNC,
+    SYNC,
     # Who does not want to hear of carol sees how she was invited, and not how she came; from the log and from the tables.
     ("invite", ROOMS[1], "carol"),
     ("join", ROOMS[1], "carol"),
-    _SYNC,
+    SYNC,
     ("leave", ROOMS[1], "carol"),
     ("invite", ROOMS[1], "carol"),
     ("join", ROOMS[1], "carol"),
     ("restart", "", ""),
-    _SYNC,
+    SYNC,
 )
 
 

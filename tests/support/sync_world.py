@@ -11,6 +11,17 @@ from homeserver.http.errors import MatrixError
 from tests.support.sync import SyncApp, room_path
 
 ROOMS = ("!one:test.example", "!two:test.example")
+SYNC = ("sync", "", "")
+# A room loses its name, once in sight; before the second time is told, a story may put something between.
+NAMELESS = (
+    ("name", ROOMS[0], "alice"),
+    SYNC,
+    ("redact-name", ROOMS[0], "alice"),
+    SYNC,
+    ("name", ROOMS[0], "alice"),
+    SYNC,
+    ("redact-name", ROOMS[0], "alice"),
+)
 HOME = "!home:test.example"  # where everybody stays
 PEOPLE = ("alice", "bob", "carol")
 
