@@ -11,11 +11,11 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+from homeserver.e2ee.types import Failure, failed
 from homeserver.runtime.slots import Full, Slots
 from homeserver.runtime.tasks import TaskGroup
 
 Question = TypeVar("Question")
-Failure = dict[str, Any]
 
 
 @dataclass(slots=True)
@@ -53,8 +53,3 @@ async def _ask(line: Line[Any], question: Any, places: Slots) -> None:
         await line.ask(question)
     finally:
         places.release(line.asker)
-
-
-def failed(errcode: str, error: str) -> Failure:
-    """Why a server's keys are lacking, as clients are told."""
-    return {"errcode": errcode, "error": error}

@@ -14,9 +14,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from twisted.internet.defer import Deferred
 
@@ -26,12 +27,12 @@ from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.e2ee.assembly import Viewer, load_kept, read_keys
 from homeserver.e2ee.foreign import Listed, parse_claimed, parse_list, parse_query
-from homeserver.e2ee.line import Failure, Line, ask_in_turn, failed
+from homeserver.e2ee.line import Line, ask_in_turn
 from homeserver.e2ee.shapes import MAX_ONE_TIME_KEY_BYTES
-from homeserver.e2ee.types import Claims, Found, FoundKeys, UserKeys, Wanted
+from homeserver.e2ee.types import Claims, Failure, Found, FoundKeys, UserKeys, Wanted, failed
 from homeserver.http.transport import AnswerTooLarge, Unreachable, build_uri
 from homeserver.peers.types import PeerClient
-from homeserver.runtime.clock import Clock, sleep
+from homeserver.runtime.clock import Clock, sleep, unless_over
 from homeserver.runtime.log import Log
 from homeserver.runtime.slots import Slots
 from homeserver.runtime.tasks import TaskGroup, all_of
@@ -150,6 +151,14 @@ class RemoteLists:
         self._asked: dict[str, list[Deferred[UserKeys | Failure]]] = {}
         self._resyncing: set[str] = set()
 
+    async def _all_told(self, line: Line[Any], answers: Iterable[Deferred[Any]]) -> None:
+        """Ask what stands in line, and wait for all of the answers; who waits no more has nothing more asked."""
+        self._tasks.spawn("ask some servers", ask_in_turn(line, self._places, self._tasks))
+        try:
+            await all_of(list(answers))
+        finally:
+            line.questions.clear()
+
     # --- device lists ----------------------------------------------------------------------------------------------
 
     async def query(self, asker: str, wanted: Wanted, timeout_s: float) -> Found:
@@ -173,15 +182,9 @@ class RemoteLists:
         for server_name, user_ids in by_server.items():
             for start in range(0, len(user_ids), USERS_A_QUESTION):
                 line.questions.append((server_name, user_ids[start : start + USERS_A_QUESTION]))
-        self._tasks.spawn("ask some servers", ask_in_turn(line, self._places, self._tasks))
-        # Some of it others may have asked for with more patience.
-        timer = self._clock.callLater(timeout_s, asking.give_up, _LATE)
-        try:
-            await all_of(list(asking.answers.values()))
-        finally:
-            line.questions.clear()
-            if timer.active():
-                timer.cancel()
+        # All of it, asked or not: some of it others may have asked for with more patience.
+        with unless_over(self._clock, timeout_s, asking.give_up, _LATE):
+            await self._all_told(line, asking.answers.values())
 
     async def _ask_some(self, asking: _Asking, timeout_s: float, question: _Query) -> None:
         server_name, user_ids = question
@@ -333,14 +336,8 @@ class RemoteLists:
         claiming = _Claiming({server_name: Deferred() for server_name in by_server})
         ask = partial(self._claim, claiming, timeout_s)
         line = Line(asker, ask, claiming.refuse, deque(by_server.items()))
-        self._tasks.spawn("claim keys", ask_in_turn(line, self._places, self._tasks))
-        timer = self._clock.callLater(timeout_s, line.give_up, _LATE)
-        try:
-            await all_of(list(claiming.ended.values()))
-        finally:
-            line.questions.clear()
-            if timer.active():
-                timer.cancel()
+        with unless_over(self._clock, timeout_s, line.give_up, _LATE):
+            await self._all_told(line, claiming.ended.values())
         return claiming.found
 
     async def _claim(self, claiming: _Claiming, timeout_s: float, question: _Claim) -> None:

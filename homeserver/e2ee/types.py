@@ -16,6 +16,13 @@ SMALL_LIST_BYTES = 16 * 1024
 # LIMIT(bytes of one answer beyond that, all lists together: clients ask for some hundred users at a time)
 LARGE_LISTS_BYTES = 32 * 1024 * 1024
 
+Failure = dict[str, Any]
+
+
+def failed(errcode: str, error: str) -> Failure:
+    """Why a server's keys are lacking, as clients are told."""
+    return {"errcode": errcode, "error": error}
+
 
 class Requester(Protocol):
     """Who asks (``homeserver.accounts.types.Requester`` is one)."""
@@ -58,15 +65,15 @@ class Found:
     """Keys by user, and the servers that did not answer, or whose users have too many keys, each with an error."""
 
     users: dict[str, UserKeys] = field(default_factory=dict)
-    failures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
     room: int = field(default_factory=lambda: LARGE_LISTS_BYTES)
 
     def add(self, user_id: str, keys: UserKeys) -> None:
         """The keys of one more user, or a failure of their server where there is no room for so many."""
         beyond = max(0, keys.size - SMALL_LIST_BYTES)
         if beyond > self.room:
-            error = {"errcode": "M_TOO_LARGE", "error": "These are more keys than one answer has room for"}
-            self.failures[domain_of(user_id)] = error
+            too_large = failed("M_TOO_LARGE", "These are more keys than one answer has room for")
+            self.failures[domain_of(user_id)] = too_large
             return
         self.room -= beyond
         self.users[user_id] = keys
@@ -77,7 +84,7 @@ class FoundKeys:
     """One-time keys by user, device and name, and the servers that did not answer."""
 
     keys: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
-    failures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    failures: dict[str, Failure] = field(default_factory=dict)
 
 
 class RemoteKeys(Protocol):

@@ -18,7 +18,7 @@ from federation.ids import ServerName, domain_of
 from homeserver.http.errors import MatrixError
 from homeserver.rooms.actor import RoomActor
 from homeserver.rooms.federated.remote_invites import ServerAwayError
-from homeserver.runtime.clock import Clock
+from homeserver.runtime.clock import Clock, unless_over
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup, all_of
 
@@ -61,14 +61,10 @@ class FirstInvites:
             if not waiter.called:
                 waiter.callback(None)
 
-        timer = self._clock.callLater(PATIENCE_S, go_on)
         work = self._work(actor.room_id, [*chains, *others], reasons)
         self._tasks.spawn("invites to a new room", work).addBoth(go_on)
-        try:
+        with unless_over(self._clock, PATIENCE_S, go_on):
             await waiter
-        finally:
-            if timer.active():
-                timer.cancel()
 
     async def _work(self, room_id: str, chains: Sequence[Chain], reasons: dict[str, str]) -> None:
         places = DeferredSemaphore(AT_ONCE)

@@ -9,7 +9,8 @@ Contract:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -91,6 +92,17 @@ class ReactorClock(TwistedClock):
 
     def monotonic(self) -> float:
         return time.monotonic()
+
+
+@contextmanager
+def unless_over(clock: Clock, delay_s: float, late: Callable[..., object], *args: Any) -> Iterator[None]:
+    """Call something if the block is not over by then."""
+    timer = clock.callLater(delay_s, late, *args)
+    try:
+        yield
+    finally:
+        if timer.active():
+            timer.cancel()
 
 
 def sleep(clock: Clock, delay_s: float) -> Deferred[None]:

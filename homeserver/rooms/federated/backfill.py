@@ -31,7 +31,7 @@ from homeserver.rooms.federated.fetching import FetchRoom
 from homeserver.rooms.federated.staged import Staged
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
-from homeserver.runtime.clock import Clock
+from homeserver.runtime.clock import Clock, unless_over
 from homeserver.runtime.drive import drive
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.gaps import Gap, load_gaps, load_gaps_left, load_likely_servers
@@ -149,12 +149,8 @@ class Backfills:
             return False  # it has failed already
         waiter: Deferred[bool] = Deferred()
         waiters.append(waiter)
-        timer = self._clock.callLater(max(wait_s, 0.0), _give_up, waiter)
-        try:
+        with unless_over(self._clock, max(wait_s, 0.0), _give_up, waiter):
             return await waiter
-        finally:
-            if timer.active():
-                timer.cancel()
 
     async def bring(self, room_id: str, room_nid: int, event_id: str, wait_s: float) -> bool:
         """Fetch history up to one event, and wait for it so long: whether it has its place now.

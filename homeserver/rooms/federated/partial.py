@@ -40,7 +40,7 @@ from homeserver.rooms.federated.lots import AT_ONCE, Stored, Storing
 from homeserver.rooms.federated.places import Places, Taking
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
-from homeserver.runtime.clock import Clock, sleep
+from homeserver.runtime.clock import Clock, sleep, unless_over
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.account_data import TooMuchAccountDataError, put_account_data
@@ -208,13 +208,9 @@ class PartialRooms:
             return False
         waiter: Deferred[bool] = Deferred()
         room.waiters.append(waiter)
-        timer = self._clock.callLater(WHOLE_S, _give_up, waiter)
-        try:
+        with unless_over(self._clock, WHOLE_S, _give_up, waiter):
             if not await waiter:
                 raise MatrixError(503, "M_UNKNOWN", "The members of this room have not all come yet")
-        finally:
-            if timer.active():
-                timer.cancel()
         return True
 
     # --- the rest ------------------------------------------------------------------------------------

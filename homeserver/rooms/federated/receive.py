@@ -45,7 +45,7 @@ from homeserver.rooms.federated.staged import Copy, Staged, copy_of
 from homeserver.rooms.hold import AnsweredAlready
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
-from homeserver.runtime.clock import Clock
+from homeserver.runtime.clock import Clock, unless_over
 from homeserver.runtime.tasks import all_of
 from homeserver.store.staging import (
     StagedRow,
@@ -277,14 +277,11 @@ class TransactionReceiver:
     async def _wait_for_join(self, room_id: RoomId) -> bool:
         """What others send as soon as they have seen our join is not to be lost."""
         waiting = Deferred.fromCoroutine(self._joining(room_id))
-        timer = self._clock.callLater(JOIN_WAIT_S, waiting.cancel)
         try:
-            return await waiting
+            with unless_over(self._clock, JOIN_WAIT_S, waiting.cancel):
+                return await waiting
         except CancelledError:
             raise limit_exceeded(RETRY_AFTER_MS) from None
-        finally:
-            if timer.active():
-                timer.cancel()
 
     async def _hear(self, transaction: _Transaction, room_id: RoomId, pdus: list[Any]) -> None:
         """Of a room that this server is not in, only what ends an invite or a knock means something."""
