@@ -16,7 +16,8 @@ import yaml
 from tests.interop import synapse
 from tests.interop.authority import Wire
 from tests.interop.environment import REPOSITORY
-from tests.interop.process import ServerCommand, ServerProcess, find_free_port
+from tests.interop.process import ServerCommand, ServerProcess
+from tests.support.ports import take_port
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +72,7 @@ def prepare_chaos(
     wire: Wire | None = None,
 ) -> ServerProcess:
     """A new CHAOS in `folder`, run by this interpreter. With a wire it federates there, under the wire's name."""
-    port = find_free_port()
+    port = take_port()
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "data").mkdir()
     config_file = folder / "chaos.yaml"

@@ -10,7 +10,8 @@ import yaml
 from tests.clients.node import find_node, install_packages
 from tests.clients.support import ProgramCase
 from tests.clients.test_mautrix import build_registrations
-from tests.interop.process import ServerProcess, find_free_port
+from tests.interop.process import ServerProcess
+from tests.support.ports import take_port
 
 PROGRAM_FOLDER = Path(__file__).resolve().parent / "bot_sdk"
 
@@ -28,7 +29,7 @@ class BotSdkTests(ProgramCase):
         node = find_node(PROGRAM_FOLDER)
         install_packages(PROGRAM_FOLDER)
         self.file = Path(self.mktemp()).absolute()
-        self.registrations = build_registrations(find_free_port())
+        self.registrations = build_registrations(take_port())
         # The SDK makes names of its users by the one namespace that it has.
         self.registrations["bridge"]["namespaces"]["users"] = [{"regex": "@mx_.*", "exclusive": True}]
         self.file.write_text(json.dumps(self.registrations))

@@ -17,7 +17,8 @@ from twisted.trial import unittest
 from tests.clients.support import ProgramCase
 from tests.interop import synapse
 from tests.interop.environment import ensure_environment
-from tests.interop.process import ServerProcess, find_free_port
+from tests.interop.process import ServerProcess
+from tests.support.ports import take_port
 
 REQUIREMENTS = ("mautrix==0.21.1", "aiohttp==3.13.2")
 # What mautrix encrypts with, where it keeps that, and the client of the person at the other end.
@@ -43,7 +44,7 @@ class BridgeCase(ProgramCase):
 
     def run_bridge(self, python: Path, program: str, database: str, *, bursts: bool = True) -> None:
         file = Path(self.mktemp()).absolute()
-        self.registrations = build_registrations(find_free_port())
+        self.registrations = build_registrations(take_port())
         file.write_text(json.dumps(self.registrations))
         self.run_program([str(python), "-m", program, str(file)], database, bursts=bursts)
 

@@ -9,7 +9,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from twisted.trial import unittest
+
+from tests.support.ports import take_port
 
 BROWSER_VARIABLE = "CHAOS_CHROMIUM"
 START_TIMEOUT_S = 30.0
@@ -35,13 +36,6 @@ registration: {{mode: open}}
 """
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 class BrowserCase(unittest.TestCase):
     """`chaos serve` and Chromium, as two real processes."""
 
@@ -52,7 +46,7 @@ class BrowserCase(unittest.TestCase):
         if self.browser.startswith("none:"):
             raise unittest.SkipTest(self.browser.removeprefix("none:").strip())
         self.folder = Path(tempfile.mkdtemp(prefix="chaos-e2e-"))
-        self.port = _free_port()
+        self.port = take_port()
         (self.folder / "chaos.yaml").write_text(CONFIGURATION.format(port=self.port))
         self.server = subprocess.Popen(
             [

@@ -8,7 +8,6 @@ spec: server-server-api#resolving-server-names
 from __future__ import annotations
 
 import ipaddress
-import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +16,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from tests.support.ports import take_port
 
 _LIFE = timedelta(days=2)
 
@@ -71,8 +72,8 @@ class Authority:
     def issue(self, address: str, *, gated: bool = True) -> Wire:
         """A free port at a loopback address, with a certificate for it; and one for behind a gate."""
         certificate_file, key_file = self.certify(address)
-        outer = find_free_port_at(address)
-        inner = find_free_port_at(address) if gated else outer
+        outer = take_port(address)
+        inner = take_port(address) if gated else outer
         return Wire(address, outer, inner, certificate_file, key_file, self.ca_file)
 
     def certify(self, *names: str) -> tuple[Path, Path]:
@@ -118,11 +119,3 @@ def _builder(
         .not_valid_before(now - timedelta(hours=1))
         .not_valid_after(now + _LIFE)
     )
-
-
-def find_free_port_at(address: str) -> int:
-    """A port of a loopback address that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind((address, 0))
-        port: int = probe.getsockname()[1]
-        return port

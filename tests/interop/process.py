@@ -11,7 +11,6 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,14 +151,6 @@ class ServerProcess:
         """The problem, and the end of what the server wrote, which says more."""
         lines = self.command.log_file.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
         return "\n".join([f"{self.command.name} {problem}; the end of its log:", *lines])
-
-
-def find_free_port() -> int:
-    """A loopback port that nothing listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def list_tree(pid: int) -> list[int]:

@@ -18,7 +18,8 @@ import yaml
 
 from tests.interop.authority import Wire
 from tests.interop.environment import ensure_environment
-from tests.interop.process import ServerCommand, ServerProcess, find_free_port
+from tests.interop.process import ServerCommand, ServerProcess
+from tests.support.ports import take_port
 
 SYNAPSE_VERSION = "1.163.2"
 # The binary driver, since the source one needs a compiler and the headers of libpq.
@@ -178,7 +179,7 @@ def prepare(
     With a wire it federates there, under the wire's name.
     """
     python = ensure_synapse()
-    port = find_free_port()
+    port = take_port()
     folder.mkdir(parents=True, exist_ok=True)
     config_file = folder / "homeserver.yaml"
     config = build_config(folder, port, database, wire.server_name if wire else server_name)

@@ -28,6 +28,7 @@ from homeserver.db.migrate import upgrade_engine
 from homeserver.doctor import Doctor
 from homeserver.runtime.clock import TwistedClock
 from homeserver.store.facts import check_server_name, store_fact
+from tests.support.ports import take_port
 
 # 2026-07-01, and a year's worth of certificate before and after.
 NOW_S = 1_782_864_000.0
@@ -180,9 +181,7 @@ class Network(DoctorCase):
         return server.server_port
 
     def test_free_ports(self) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = take_port()
         self.check("ok", f"port {port}", "free", replace(self.config, listeners=(Listener(port),)))
 
     def test_our_own_server_has_it(self) -> None:
