@@ -6,11 +6,13 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from federation.hashes import unpadded
 from homeserver.accounts.types import stand_in
 from homeserver.http.client import HttpResponse
 from homeserver.http.transport import Unreachable
 from homeserver.rooms.first_invites import PATIENCE_S
-from tests.support.app import TestApp
+from homeserver.rooms.third_party import KEYS_MOST
+from tests.support.app import TestApp, test_key
 from tests.support.databases import DatabaseCase, on_each_database
 from tests.support.identity import FakeIdentityServer, hashed
 
@@ -98,6 +100,34 @@ class AddressInvites(DatabaseCase):
         self.identity.key_is_valid, self.identity.down = True, False
         self.app.ok("POST", path, body, self.bob)
         self.assertEqual(self.state("m.room.member", BOB)[1]["membership"], "join")
+
+    def test_the_key_that_signed_is_asked_about_however_it_is_written(self) -> None:
+        """URL-safe base64, and a key that the offer names again and again before it."""
+        keys = (test_key("id.example", seed=seed) for seed in range(100))
+        self.identity.key = next(key for key in keys if "/" in unpadded(key.public_key))
+        url = "https://id.example/_matrix/identity/v2/pubkey/isvalid"
+        other = {"public_key": unpadded(test_key("id.example", seed=100).public_key), "key_validity_url": url}
+        key = unpadded(self.identity.key.public_key).replace("+", "-").replace("/", "_")
+        named = {"public_key": key, "key_validity_url": url}
+        offer = {"display_name": "b", **other, "public_keys": [other] * (KEYS_MOST + 1) + [named]}
+        room = f"{V3}/rooms/{self.room}"
+        self.app.ok("PUT", f"{room}/state/m.room.third_party_invite/sometoken", offer, self.alice)
+        body = {"third_party_signed": self.identity.sign(BOB, sender=ALICE)}
+        self.identity.key_is_valid = False
+        self.says((403, "M_FORBIDDEN"), self.app.call("POST", f"{room}/join", body, self.bob))
+        self.identity.key_is_valid = True
+        self.app.ok("POST", f"{room}/join", body, self.bob)
+
+    def test_the_key_that_signed_is_asked_about_whatever_stands_beside_its_signature(self) -> None:
+        self.invite()
+        signed = self.identity.sign(BOB, sender=ALICE)
+        signed["signatures"]["id.example"]["ed25519:junk"] = unpadded(b"\0" * 64)
+        body = {"third_party_signed": signed}
+        path = f"{V3}/rooms/{self.room}/join"
+        self.identity.key_is_valid = False
+        self.says((403, "M_FORBIDDEN"), self.app.call("POST", path, body, self.bob))
+        self.identity.key_is_valid = True
+        self.app.ok("POST", path, body, self.bob)
 
     def bound(self) -> dict[str, Any]:
         """What the identity server tells when the address has become bob's."""

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 
-from federation.hashes import unpadded
+from federation.hashes import decode_base64, unpadded
 from federation.signing import sign_json
 from homeserver.http.client import HttpResponse
 from homeserver.http.transport import Unreachable
@@ -44,7 +44,7 @@ class FakeIdentityServer:
         if path == "/pubkey/isvalid":
             self.asked.append((method, path, None, ""))
             asked = parse_qs(parts.query).get("public_key", [""])[0]
-            good = self.key_is_valid and asked == unpadded(self.key.public_key)
+            good = self.key_is_valid and decode_base64(asked, urlsafe=True) == self.key.public_key
             return succeed(HttpResponse(url, 200, msgspec.json.encode({"valid": good})))
         content = None if body is None else msgspec.json.decode(body)
         self.asked.append((method, path, content, headers.get("Authorization", "")))
