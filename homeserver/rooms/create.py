@@ -31,6 +31,7 @@ from homeserver.rooms.presets import (
 )
 from homeserver.rooms.profiles import RoomProfiles
 from homeserver.rooms.registry import RoomRegistry
+from homeserver.rooms.send import POWER_LEVELS, wrong_levels
 from homeserver.rooms.turn import Turn
 from homeserver.rooms.types import Requester
 from homeserver.store.aliases import AliasTakenError, find_alias, insert_alias
@@ -164,7 +165,7 @@ class RoomCreator:
         by_id = {user_id: profiles.get(nid, {}) for user_id, nid in nids.items()}
         state = [
             StateItem(_MEMBER, creator_id, member_content("join", by_id[creator_id])),
-            StateItem("m.room.power_levels", "", levels),
+            StateItem(POWER_LEVELS, "", levels),
             *([StateItem("m.room.canonical_alias", "", {"alias": alias})] if alias is not None else []),
             *merge_state(preset_state(preset), wanted.initial_state, _named_state(wanted)),
         ]
@@ -262,6 +263,8 @@ class RoomCreator:
             try:
                 await turn.adopt(birth.create, birth.json)
                 for item in state:
+                    if item.type == POWER_LEVELS and (problem := wrong_levels(item.content)) is not None:
+                        raise _invalid_state(problem)
                     await turn.place(Draft(birth.room_id, item.type, sender, item.content, item.state_key))
             except MatrixError as error:
                 raise _as_invalid_state(error) from error
@@ -283,7 +286,11 @@ def _as_invalid_state(error: MatrixError) -> MatrixError:
     """What the room's own rules refuse is the request's fault here, and not the requester's lack of rights."""
     if error.status != 403:
         return error
-    return MatrixError(400, "M_INVALID_ROOM_STATE", f"The room's initial state is not valid: {error.error}")
+    return _invalid_state(error.error)
+
+
+def _invalid_state(problem: str) -> MatrixError:
+    return MatrixError(400, "M_INVALID_ROOM_STATE", f"The room's initial state is not valid: {problem}")
 
 
 def _alias_in_use() -> MatrixError:

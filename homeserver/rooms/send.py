@@ -35,6 +35,7 @@ from homeserver.store.placement import ClientTransaction
 
 MESSAGE = "m.room.message"
 REDACTION = "m.room.redaction"
+POWER_LEVELS = "m.room.power_levels"
 StateCheck = Callable[[RoomId, str, Mapping[str, Any]], Awaitable[None]]
 SetMember = Callable[[Draft, Finish | None, ClientTransaction | None], Awaitable[str]]
 _LEVELS = ("ban", "events_default", "invite", "kick", "redact", "state_default", "users_default")
@@ -168,6 +169,8 @@ class Sender:
                 )
                 if stored is not None:
                     return stored
+            if draft.type == POWER_LEVELS:
+                await _check_power_levels(turn, draft.content)
             if "m.relates_to" in draft.content:
                 await check_annotation(turn, draft)
                 await check_thread(turn, draft)
@@ -197,7 +200,7 @@ class Sender:
                 return await self._set_member(draft, finish, transaction)
 
         async def job(turn: Turn) -> str:
-            if draft.type == "m.room.power_levels":
+            if draft.type == POWER_LEVELS:
                 await _check_power_levels(turn, draft.content)
             return finished(turn, await place_news(turn, draft, transaction), finish)
 
@@ -286,10 +289,12 @@ async def _find_same(turn: Turn, draft: Draft) -> str | None:
 
 
 async def _check_power_levels(turn: Turn, content: Mapping[str, Any]) -> None:
-    """Refuse (400) what the room's version does not know as power levels, before its rules refuse it."""
+    """Refuse (400) what is no power levels to every server in the room, before the rules of its version refuse it."""
     rules = turn.head.rules
-    if rules.integer_power_levels:
-        _check_levels(content)
+    in_force = await turn.state(POWER_LEVELS, "")
+    problem = wrong_levels(content, {} if in_force is None else in_force.content)
+    if problem is not None:
+        raise bad_json(problem)
     create = await turn.state("m.room.create", "")
     users = content.get("users")
     if rules.privileged_creators and create is not None and isinstance(users, dict):
@@ -298,19 +303,34 @@ async def _check_power_levels(turn: Turn, content: Mapping[str, Any]) -> None:
             raise bad_json("A room's creators have no power levels: they may do everything")
 
 
-def _check_levels(content: Mapping[str, Any]) -> None:
-    """Refuse power levels that are no integers; the room's rules refuse what is wrong with the integers."""
-    # spec: rooms/v10#values-in-mroompower_levels-events-must-be-integers
-    levels = [content[name] for name in _LEVELS if name in content]
+def wrong_levels(
+    content: Mapping[str, Any], in_force: Mapping[str, Any] = MappingProxyType({})
+) -> str | None:
+    """What is wrong with power levels, if anything, but for what the room's rules refuse in integers.
+
+    Nobody is given a level that is no integer. Room versions before 10 take some, and in another server's event such a
+    one may be in force: in its place it may stay, or nobody could change the rest.
+    """
+    # spec: server-server-api#authorisation-rules (reasonable precautions), rooms/v10#values-in-mroompower_levels-events-must-be-integers
+    places = [({name: content[name] for name in _LEVELS if name in content}, in_force)]
     for name in _LEVELS_BY_NAME:
-        by_name = content.get(name, {})
-        if not isinstance(by_name, dict):
-            raise bad_json(f"{name} must be an object")
-        levels += by_name.values()
-    if any(type(level) is not int for level in levels):
-        raise bad_json("Power levels must be integers")
+        by_name, before = content.get(name, {}), in_force.get(name)
+        if isinstance(by_name, dict):
+            places.append((by_name, before if isinstance(before, dict) else {}))
+        elif not _stays(name, by_name, in_force):
+            return f"{name} must be an object"
+    for levels, before in places:
+        if any(type(level) is not int and not _stays(name, level, before) for name, level in levels.items()):
+            return "Power levels must be integers"
     if not all(is_user_id(user_id) for user_id in content.get("users", ())):
-        raise bad_json("users must hold user ids")
+        return "users must hold user ids"
+    return None
+
+
+def _stays(name: str, value: object, in_force: Mapping[str, Any]) -> bool:
+    before = in_force.get(name)
+    # True is equal to 1, and is none.
+    return name in in_force and type(before) is type(value) and before == value
 
 
 def redaction(room_id: RoomId, sender: UserId, target_id: EventId, content: dict[str, Any]) -> Draft:

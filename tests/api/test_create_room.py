@@ -281,6 +281,16 @@ class Malformed(RoomsCase):
             answer = self.post(self.alice, "/createRoom", {"initial_state": [item]})
             self.assert_refused(answer, 400, "M_INVALID_ROOM_STATE")
 
+    def test_levels_that_are_no_integers(self) -> None:
+        """Old versions take them from other servers, and some of those cannot do with them."""
+        malformed: tuple[dict[str, Any], ...] = ({"ban": "50"}, {"kick": None}, {"events": {"m.x": {}}})
+        for version in ("1", "9", "10"):
+            for wrong in malformed:
+                item = {"type": "m.room.power_levels", "content": {"users": {ALICE: 100}, **wrong}}
+                for fields in ({"power_level_content_override": wrong}, {"initial_state": [item]}):
+                    answer = self.post(self.alice, "/createRoom", {"room_version": version, **fields})
+                    self.assert_refused(answer, 400, "M_INVALID_ROOM_STATE")
+
     def test_too_large(self) -> None:
         body = {"initial_state": [{"type": "m.x", "content": {"a": "x" * 70_000}}]}
         self.assert_refused(self.post(self.alice, "/createRoom", body), 413, "M_TOO_LARGE")

@@ -214,13 +214,15 @@ class PutState(TalkCase):
         self.assert_refused(self.app.call("POST", path, {}, self.tokens["alice"]), 405, "M_UNRECOGNIZED")
 
     def test_power_levels_by_version(self) -> None:
-        for version, status in (("9", 200), ("10", 400), ("11", 400)):
+        no_integers: tuple[Any, ...] = ("50", "junk", None, {})
+        for version in ("1", "9", "10", "11"):
             room_id = self.make_room(version)
-            levels: dict[str, Any] = {"users": {user("alice"): 100}, "ban": "50"}
-            answer = self.put_state("alice", room_id, "m.room.power_levels", levels)
-            self.assertEqual(status, answer[0], (version, answer))
-            if status == 400:
-                self.assertEqual("M_BAD_JSON", answer[1]["errcode"])
+            for ban in no_integers:
+                levels: dict[str, Any] = {"users": {user("alice"): 100}, "ban": ban}
+                answer = self.put_state("alice", room_id, "m.room.power_levels", levels)
+                self.assert_refused(answer, 400, "M_BAD_JSON")
+                answer = self.send("alice", room_id, levels, "m.room.power_levels")
+                self.assert_refused(answer, 400, "M_BAD_JSON")
         room_id = self.make_room()
         malformed: tuple[dict[str, Any], ...] = (
             {"users": []},
@@ -231,6 +233,38 @@ class PutState(TalkCase):
         for wrong in malformed:
             answer = self.put_state("alice", room_id, "m.room.power_levels", wrong)
             self.assert_refused(answer, 400, "M_BAD_JSON")
+
+    def test_levels_of_old_rooms_may_stay_what_they_are(self) -> None:
+        """Those that are no integers, in the place where they are."""
+        users = {user("alice"): "100"}
+        odd: dict[str, Any] = {
+            "users": users,
+            "ban": "50",
+            "kick": None,
+            "redact": 1,
+            "events": {"m.x": "30"},
+        }
+        odd["notifications"] = []
+        room_id = self.make_room("9", levels=odd)
+        kept = {**odd, "invite": 20}
+        self.set_state("alice", room_id, "m.room.power_levels", kept)
+        changes: tuple[dict[str, Any], ...] = (
+            {"ban": "51"},
+            {"kick": "50"},
+            {"state_default": "50"},
+            {"redact": True},
+            {"events": {"m.y": "30"}},
+            {"events": []},
+            {"notifications": {"room": "30"}},
+            {"users": {**users, user("bob"): "30"}},
+            {"users": {**users, "bob": 30}},
+        )
+        for wrong in changes:
+            answer = self.put_state("alice", room_id, "m.room.power_levels", {**kept, **wrong})
+            self.assert_refused(answer, 400, "M_BAD_JSON")
+        self.set_state("alice", room_id, "m.room.power_levels", {**kept, "ban": 50, "notifications": {}})
+        answer = self.put_state("alice", room_id, "m.room.power_levels", kept)
+        self.assert_refused(answer, 400, "M_BAD_JSON")
 
     def test_member_events(self) -> None:
         room_id = self.make_room(join_rule="invite")

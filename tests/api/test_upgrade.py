@@ -197,8 +197,9 @@ class Power(UpgradeCase):
         self.assertEqual({ALICE: 100, BOB: 50}, self.state(new_id, POWER_LEVELS)["users"])
 
     def test_levels_as_strings_become_integers(self) -> None:
-        override = {"users": {ALICE: "100"}, "ban": "70", "kick": "junk", "events": {"m.room.name": " 30 "}}
-        room_id = self.create(room_version="5", power_level_content_override=override)
+        room_id = self.create(room_version="5")
+        odd = {"users": {ALICE: "100"}, "ban": "70", "kick": "junk", "events": {"m.room.name": " 30 "}}
+        self.put_state(self.alice, room_id, POWER_LEVELS, odd)
         levels = self.state(self.upgrade(room_id, "11"), POWER_LEVELS)
         self.assertEqual(
             (100, 70, 30), (levels["users"][ALICE], levels["ban"], levels["events"]["m.room.name"])
