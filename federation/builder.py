@@ -25,6 +25,7 @@ from federation.event import (
     EventRef,
     check_size,
     check_text_field,
+    highest_integer,
     redacts_of,
 )
 from federation.hashes import event_id_of, unpadded
@@ -148,7 +149,7 @@ def _fields(
     fields: dict[str, Any] = {
         "auth_events": _references(auth_events, rules),
         # spec: rooms/v6#event-format (a room at the limit stays there)
-        "depth": min(depth, MAX_INTEGER),
+        "depth": min(depth, highest_integer(rules)),
         "origin_server_ts": timestamp,
         "prev_events": _references(prev_events, rules),
         "sender": draft.sender,

@@ -197,6 +197,12 @@ def _check_integer(name: str, value: Any, minimum: int, maximum: int) -> None:
         raise Malformed(f"{name} must be an integer in range")
 
 
+def highest_integer(rules: RoomRules) -> int:
+    """Where depths and times of a room version end."""
+    # spec: rooms/v6#event-format (and those before)
+    return MAX_INTEGER if rules.strict_canonical_json else _MAX_INT64
+
+
 def _check_fields(event_json: dict[str, Any], rules: RoomRules, is_old: bool) -> None:
     check_text_field("type", event_json.get("type"))
     parse_user_id_historical(event_json.get("sender", ""))
@@ -204,7 +210,7 @@ def _check_fields(event_json: dict[str, Any], rules: RoomRules, is_old: bool) ->
         check_text_field("state_key", event_json["state_key"])
     if type(event_json.get("content")) is not dict:
         raise Malformed("content must be an object")
-    maximum = MAX_INTEGER if rules.strict_canonical_json else _MAX_INT64
+    maximum = highest_integer(rules)
     _check_integer("origin_server_ts", event_json.get("origin_server_ts"), -maximum, maximum)
     _check_integer("depth", event_json.get("depth"), 0, maximum)
     # spec: server-server-api#get_matrixfederationv1backfillroomid (what was accepted once is not refused now)

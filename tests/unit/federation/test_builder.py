@@ -24,6 +24,7 @@ from tests.unit.federation.samples import (
     SERVER,
     V1,
     V4,
+    V6,
     V10,
     V11,
     V12,
@@ -90,9 +91,19 @@ class Building(SynchronousTestCase):
         self.assertEqual(event.json["prev_events"], ["$" + "a" * 43])
         self.assertEqual(make(V12, origin_server_ts=5)[0].origin_server_ts, 5)
         self.assertEqual(make(V12, depth=2**60)[0].depth, MAX_INTEGER)
+        self.assertEqual(make(V6, depth=2**60)[0].depth, MAX_INTEGER)
         event, _ = make(V1)
         self.assertEqual(event.json["prev_events"], [["$" + "a" * 43 + ":example.org", {"sha256": "a" * 43}]])
         self.assertEqual(event.event_id, f"$local1:{SERVER}")
+
+    def test_depths_of_old_rooms(self) -> None:
+        """Theirs go further, and what we say is no less deep than what it follows."""
+        for version in ("1", "4", "5"):
+            rules = ROOM_VERSIONS[version]
+            for depth, expected in ((2**60, 2**60), (2**63 - 1, 2**63 - 1), (2**63, 2**63 - 1)):
+                event, _ = make(rules, depth=depth)
+                self.assertEqual(expected, event.depth)
+                self.assertEqual(expected, parse_untrusted(event.json, rules).depth)
 
     def create(self, rules: RoomRules, **changes: Any) -> Any:
         options = {
