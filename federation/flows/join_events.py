@@ -70,13 +70,7 @@ def check_events(texts: Sequence[bytes], terms: Terms) -> Checked:
             event, stored, signed = parse_with_texts(decode(text), rules, is_old=True)
         except (Malformed, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             continue
-        # No event of ours has NUL in a name, and PostgreSQL's text cannot hold it.
-        if (
-            event.room_id != terms.room_id
-            or event.state_key is None
-            or "\0" in event.type
-            or "\0" in event.state_key
-        ):
+        if event.room_id != terms.room_id or event.state_key is None:
             continue
         required = required_signers(event)
         for_event = {server: keys[server].for_event(event) for server in required if server in keys}
