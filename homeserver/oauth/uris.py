@@ -64,6 +64,8 @@ def check_redirect(uri: object, client: SplitResult, *, is_native: bool) -> str:
         raise OAuthError("invalid_redirect_uri", "A redirect URI must not have a fragment")
     if _is_of(parts, client):
         return text
+    # COMPAT(FluffyChat on desktops, 2026): it names a port, which no app should. That takes nothing from anybody: the
+    # port may vary (RFC 8252, section 7.3), so without one it could have had the answer at each.
     if is_native and (_is_own_scheme(parts, text, client) or _is_loopback(parts)):
         return text
     raise OAuthError("invalid_redirect_uri", "A redirect URI is not of the app that client_uri names")
@@ -86,21 +88,19 @@ def _is_own_scheme(parts: SplitResult, text: str, client: SplitResult) -> bool:
 
 
 def _is_loopback(parts: SplitResult) -> bool:
-    return (
-        parts.scheme == "http"
-        and parts.hostname in _LOOPBACK
-        and parts.port is None
-        and "@" not in parts.netloc
-    )
+    return parts.scheme == "http" and parts.hostname in _LOOPBACK and "@" not in parts.netloc
 
 
 def is_same(asked: str, registered: str) -> bool:
-    """Whether an address is one that was registered: to the letter, but for the port of one's own machine."""
+    """Whether an address is one that was registered: to the letter, but for a port of one's own machine.
+
+    Which port that is may vary where none was registered.
+    """
     if asked == registered:
         return True
     try:
         known, parts = urlsplit(registered), urlsplit(asked)
-        if not _is_loopback(known) or "@" in parts.netloc or parts.port is None:
+        if not _is_loopback(known) or known.port is not None or "@" in parts.netloc or parts.port is None:
             return False
     except ValueError:
         return False

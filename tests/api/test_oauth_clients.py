@@ -274,6 +274,18 @@ class Requests(OAuthCase):
             with self.assertRaises(RequestRefusedError):
                 self.parse(redirect_uri=wrong)
 
+    def test_a_port_that_was_registered(self) -> None:
+        registered = "http://localhost:3001/login"
+        self.oauth = OAuthApp(self.app, application_type="native", redirect_uris=[registered])
+        self.assertEqual(registered, self.parse(redirect_uri=registered).redirect_uri)
+        for wrong in (
+            "http://localhost:3002/login",
+            "http://localhost/login",
+            "http://localhost:3001:1/login",
+        ):
+            with self.assertRaises(RequestRefusedError):
+                self.parse(redirect_uri=wrong)
+
 
 class Addresses(SynchronousTestCase):
     """The examples of the specification, and what comes near them."""
@@ -294,15 +306,17 @@ class Addresses(SynchronousTestCase):
         ):
             self.assertTrue(self.check(uri), uri)
         for uri in ("https://example.com/callback#fragment", "http://example.com/callback", "http://localhost/",
-                    "https://app.com/callback", "https://notexample.com/", "https://u:p@example.com/", "com.example:/"):  # fmt: skip
+                    "http://localhost:1234/callback", "https://app.com/callback", "https://notexample.com/", "https://u:p@example.com/", "com.example:/"):  # fmt: skip
             self.assertFalse(self.check(uri), uri)
 
     def test_of_ones_own_machine(self) -> None:
         for uri in ("com.example.app:/callback", "com.example:/", "com.example:callback", "http://localhost/callback",
-                    "http://127.0.0.1/callback", "http://[::1]/callback", "https://example.com/claimed"):  # fmt: skip
+                    "http://127.0.0.1/callback", "http://[::1]/callback", "https://example.com/claimed",
+                    "http://localhost:1234/callback", "http://[::1]:1234/callback"):  # fmt: skip
             self.assertTrue(self.check(uri, native=True), uri)
         for uri in ("example:/callback", "com.example.app://callback", "https://localhost/callback", "com.examples:/",
-                    "http://localhost:1234/callback", "javascript:/x", "http://192.0.2.1/", "org.example:/"):  # fmt: skip
+                    "http://a@localhost:1234/callback", "https://localhost:1234/callback", "http://192.0.2.1:1234/",
+                    "javascript:/x", "http://192.0.2.1/", "org.example:/"):  # fmt: skip
             self.assertFalse(self.check(uri, native=True), uri)
 
     def test_development(self) -> None:
@@ -315,7 +329,7 @@ class Addresses(SynchronousTestCase):
 
     @given(
         st.text(max_size=40),
-        st.sampled_from(["https://example.com/", "http://localhost/cb", "com.example:/"]),
+        st.sampled_from(["https://example.com/", "http://localhost/cb", "http://[::1]:1/", "com.example:/"]),
     )
     def test_nothing_else_is_the_same(self, text: str, registered: str) -> None:
         if is_same(text, registered):
