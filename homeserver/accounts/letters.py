@@ -8,7 +8,7 @@ from typing import Final
 from homeserver.store.validations import Purpose
 
 _WHY: Final = {
-    Purpose.REGISTER: ("Confirm your address", "to create an account"),
+    Purpose.REGISTER: ("Confirm your address", "to create an account, or to add this address to one"),
     Purpose.ADD: ("Confirm your address", "to add this address to an account"),
     Purpose.PASSWORD: ("Reset your password", "to set a new password for your account"),
 }

@@ -60,6 +60,9 @@ class Threepids:
         """Add a proven address. ``proven``: the account as it was when somebody proved that it is theirs."""
         proof = await self._validations.proven(Purpose.ADD, sid, client_secret)
         if proof is None:
+            # COMPAT(FluffyChat, 2026): it asks for the letter that is meant for a new account.
+            proof = await self._validations.proven(Purpose.REGISTER, sid, client_secret)
+        if proof is None:
             raise MatrixError(403, "M_THREEPID_AUTH_FAILED", "No such address was verified")
         try:
             with proof_is_good():

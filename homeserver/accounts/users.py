@@ -144,6 +144,8 @@ class Accounts:
                 await self._worker.work(make, account)
                 return None
             await self._worker.work(make, account, prepared.login, prepared.tokens)
+        except ProofUsedUpError:
+            raise MatrixError(403, "M_THREEPID_AUTH_FAILED", "The letter was used already") from None
         except ThreepidInUseError:
             raise threepid_in_use() from None
         except (UserInUseError, IntegrityViolation):

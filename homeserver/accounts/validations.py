@@ -2,7 +2,7 @@
 
 Contract:
 1. A letter goes out once for each `send_attempt`; only the newest one's link is good, for a day.
-2. A proof serves the purpose for which it was asked, once.
+2. A proof serves the purpose for which it was asked, once; one for a new account may serve an account that there is.
 3. Where addresses are hidden, the answer does not tell whether an address has an account: the letter does.
 4. Whoever answers the client does not wait for the mail server.
 5. Whoever asks, a mailbox gets no more letters than the configuration says, whatever the secret and the attempt.

@@ -185,8 +185,8 @@ def create_account(
 ) -> None:
     """Make an account and, with it or not at all, its first device and its profile.
 
-    Raises UserInUseError, RegistrationTokenRefusedError or ThreepidInUseError. The primary key decides
-    between two processes that ask at the same time: the other one gets IntegrityViolation.
+    Raises UserInUseError, RegistrationTokenRefusedError, ProofUsedUpError or ThreepidInUseError. The primary key
+    decides between two processes that ask at the same time: the other one gets IntegrityViolation.
     """
     if tx.value(_EXISTS, the_user_nid=account.user_nid) is not None:
         raise UserInUseError
@@ -212,7 +212,8 @@ def create_account(
 def _give_address(tx: WriteTx, account: NewAccount) -> None:
     proof = account.proof
     if proof is not None:
-        use_up(tx, proof.sid)
+        if not use_up(tx, proof.sid):
+            raise ProofUsedUpError
         threepid = Threepid(EMAIL, proof.address, proof.validated_ts_ms or account.now_ms, account.now_ms)
         put_threepid(tx, account.user_nid, threepid)
 

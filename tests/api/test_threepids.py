@@ -274,8 +274,23 @@ class Adding(MailCase):
             found = self.app.call("POST", f"{V3}/account/3pid/add", bad, self.alice)
             self.says((400, "M_BAD_JSON"), found)
         # Proofs for other purposes are no good.
-        other = self.proven("register", "new@example.org")
+        self.have("known@example.org")
+        other = self.proven("account/password", "known@example.org")
         self.says((403, "M_THREEPID_AUTH_FAILED"), self.add(other))
+
+    def test_by_the_letter_for_new_accounts(self) -> None:
+        closed = replace(self.config, registration=replace(self.config.registration, mode="closed"))
+        self.app.app.reload(closed)
+        creds = {"sid": self.sid("register"), "client_secret": "s3cret"}
+        self.assertIn("add this address to one", self.mailer.sent[-1].text)
+        self.says((403, "M_THREEPID_AUTH_FAILED"), self.add(creds))
+        self.confirm()
+        self.says((401, "M_MISSING_TOKEN"), self.app.call("POST", f"{V3}/account/3pid/add", creds))
+        self.assertEqual(self.add(creds), (200, {}))
+        self.assertEqual(self.threepids(), ["alice@example.org"])
+        body = {"medium": "email", "address": "alice@example.org"}
+        self.app.ok("POST", f"{V3}/account/3pid/delete", body, self.alice)
+        self.says((403, "M_THREEPID_AUTH_FAILED"), self.add(creds))
 
     def test_by_a_password_that_is_over(self) -> None:
         creds, services = self.proven("account/3pid"), self.app.app.services
@@ -549,6 +564,17 @@ class Using(MailCase):
             stages,
             [["m.login.registration_token"], ["m.login.email.identity", "m.login.registration_token"]],
         )
+        creds, session = self.proven("register"), asked["session"]
+        letter = {"type": "m.login.email.identity", "threepid_creds": creds, "session": session}
+        self.assertEqual(401, self.app.call("POST", f"{V3}/register", {"auth": letter})[0])
+        # A proof that serves for something else before it is all said is no good any more.
+        self.assertEqual(self.add(creds), (200, {}))
+        body = {"medium": "email", "address": "alice@example.org"}
+        self.app.ok("POST", f"{V3}/account/3pid/delete", body, self.alice)
+        accounts = self.app.app.services.accounts
+        self.app.wait(Deferred.fromCoroutine(accounts.create_registration_token("sesame")))
+        auth = {"type": "m.login.registration_token", "token": "sesame", "session": session}
+        self.says((403, "M_THREEPID_AUTH_FAILED"), self.app.call("POST", f"{V3}/register", {"auth": auth}))
 
 
 @on_each_database

@@ -16,7 +16,7 @@ from homeserver.store.validations import Purpose
 
 _TITLE: Final = "Confirm your address"
 _QUESTIONS: Final = {
-    Purpose.REGISTER: "Create an account with the address {}?",
+    Purpose.REGISTER: "Use the address {} for a new account, or add it to one?",
     Purpose.ADD: "Add the address {} to an account?",
     Purpose.PASSWORD: "Set a new password for the account with the address {}?",
 }
