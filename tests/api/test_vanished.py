@@ -15,6 +15,7 @@ from tests.support.sync import SyncApp, user_id
 
 ROOM = "!room:test.example"
 SLIDING = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+STABLE = "/_matrix/client/v4/sync"
 RULES = "m.room.join_rules"
 
 
@@ -81,10 +82,25 @@ class Vanished(DatabaseCase):
                     if not restarts:
                         self.assertEqual("leave", self.slide(sliding["pos"])["rooms"][ROOM]["membership"])
 
-    def slide(self, pos: str | None = None) -> Any:
+    def slide(self, pos: str | None = None, path: str = SLIDING) -> Any:
         lists = {"all": {"ranges": [[0, 9]], "timeline_limit": 5, "required_state": []}}
         query = {} if pos is None else {"pos": pos}
-        return self.app.ok("POST", SLIDING, {"lists": lists}, self.tokens["bob"], query)
+        return self.app.ok("POST", path, {"lists": lists}, self.tokens["bob"], query)
+
+    def test_who_looks_at_the_state_alone(self) -> None:
+        for path, told in ((SLIDING, [(user_id("bob"), "leave")]), (STABLE, [])):
+            for rule, membership in (("public", "join"), ("knock", "knock")):
+                with self.subTest(path, membership=membership):
+                    self.setUp()
+                    self.open_by(rule, membership)
+                    before = self.slide(path=path)
+                    self.assertEqual(membership, before["rooms"][ROOM]["membership"])
+                    self.close()
+                    room = self.slide(before["pos"], path)["rooms"][ROOM]
+                    state = [
+                        (one["state_key"], one["content"]["membership"]) for one in room["required_state"]
+                    ]
+                    self.assertEqual(("leave", told, []), (room["membership"], state, room["timeline"]))
 
     def test_the_others_hear_of_how_many_are_left(self) -> None:
         for restarts in (False, True):

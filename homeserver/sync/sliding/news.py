@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import NamedTuple
 
 from homeserver.store.client_events import ClientEvent
@@ -125,6 +126,20 @@ def names_of(events: Iterable[ClientEvent]) -> tuple[bytes | None, bytes | None]
 def _text(event: ClientEvent, member: str) -> bytes:
     text = text_in(event, member)
     return NULL if text is None else encode(text)
+
+
+def made_up_leave(user_id: str, room_id: str, now_ms: int) -> bytes:
+    """A user's own membership, of a room in which they are nothing any more although no event says so."""
+    return encode(
+        {
+            "type": "m.room.member",
+            "state_key": user_id,
+            "sender": user_id,
+            "content": {"membership": "leave"},
+            "origin_server_ts": now_ms,
+            "event_id": "$" + sha256(f"{room_id} {user_id} {now_ms}".encode()).hexdigest(),
+        }
+    )
 
 
 def stub(event_type: str, state_key: str) -> bytes:

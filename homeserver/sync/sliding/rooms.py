@@ -23,7 +23,7 @@ from homeserver.sync.sliding.extras import Extras, ExtrasWanted, load_extras
 from homeserver.sync.sliding.facts import Facts
 from homeserver.sync.sliding.lists import Relevant
 from homeserver.sync.sliding.memory import MemoryNews
-from homeserver.sync.sliding.news import Frame, RoomNews, RoomOrder, write_room
+from homeserver.sync.sliding.news import Frame, RoomNews, RoomOrder, made_up_leave, write_room
 from homeserver.sync.sliding.plan import Plan, Work
 from homeserver.sync.sliding.tables import RoomsWanted, build_rooms
 from homeserver.sync.timelines import Reader
@@ -207,6 +207,8 @@ class Rooms:
                 bump = facts.get(nid, NO_FACTS).bump_pos or standing.pos
             relevant = work.windows.rooms[nid]
             direct = self._direct_to_tell(work, nid, news, gathered)
+            if news.gone and standing.membership == Membership.LEAVE and not news.state:
+                news.state = _own_leave(work, work.windows.names[nid])
             frame = Frame(standing.membership, bump, relevant, direct, counts, work.stable)
             results[nid] = write_room(news, frame, work.requester.user_id)
         return results
@@ -245,8 +247,16 @@ def _load_rooms(
     return found, stripped, load_extras(tx, read.wanted.extras.at(events))
 
 
-def vanished_room(user_id: str) -> bytes:
+def vanished_room(work: Work, room_id: str) -> bytes:
     """Of a room in which the user is nothing any more, though no event says so."""
-    news = RoomNews(gone=True, initial=True)
-    frame = Frame(Membership.LEAVE, 0, Relevant(0, frozenset(), {}, False), None, None, False)
-    return write_room(news, frame, user_id)
+    news = RoomNews(gone=True, initial=True, state=_own_leave(work, room_id))
+    frame = Frame(Membership.LEAVE, 0, Relevant(0, frozenset(), {}, False), None, None, work.stable)
+    return write_room(news, frame, work.requester.user_id)
+
+
+def _own_leave(work: Work, room_id: str) -> list[bytes]:
+    """The state of a room that is over without an event."""
+    if work.stable:
+        return []
+    # COMPAT(matrix-rust-sdk, 2026): it reads no ``membership``, and takes a room for joined unless the state says else.
+    return [made_up_leave(work.requester.user_id, room_id, work.now_ms)]

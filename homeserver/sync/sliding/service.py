@@ -269,10 +269,10 @@ class SlidingSync:
         unseen = self._note_read(work, gathered, extras)
         rooms = await self._rooms.write(work, gathered, standings)
         names = dict(windows.names)
-        for nid in found.vanished:
-            rooms[nid] = vanished_room(requester.user_id)
         if found.vanished:
             names.update(await tools.interner.room_names(found.vanished))
+        for nid in found.vanished:
+            rooms[nid] = vanished_room(work, names[nid])
         said = await self._extensions.write(work, extras, gathered.news)
         unseen += said.unseen
         profiles = await self._profiles.write(work, gathered.news, gathered.told)
