@@ -92,9 +92,9 @@ def load_declined_servers(tx: Tx, most: int) -> list[str]:
     return list(tx.column(_SERVERS, most=most))
 
 
-def put_off_declined(tx: WriteTx, one: Declined, retry_ts_ms: int) -> None:
-    """It has failed once more."""
-    tx.insert(_PUT, [(one.room_nid, one.user_nid, one.event_id, one.attempts + 1, retry_ts_ms)])
+def put_off_declined(tx: WriteTx, one: Declined, retry_ts_ms: int, *, tried: bool) -> None:
+    """It is to be looked after another time, and not before then."""
+    tx.insert(_PUT, [(one.room_nid, one.user_nid, one.event_id, one.attempts + tried, retry_ts_ms)])
 
 
 def forget_declined(tx: WriteTx, room_nid: int, user_nid: int) -> None:

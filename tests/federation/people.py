@@ -5,7 +5,11 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
+from twisted.internet.defer import Deferred
+
+from federation.ids import ServerName
 from federation.versions import ROOM_VERSIONS
+from homeserver.http.transport import PeerRequest
 from tests.support.databases import SQLITE, DatabaseCase
 from tests.support.federation import NetServer, TestNet
 from tests.support.http import Answer
@@ -27,6 +31,21 @@ class NetCase(DatabaseCase):
         """One more server, on a database of its own."""
         url = "sqlite::memory:" if self.dialect == SQLITE else self.new_database()
         return self.net.server(name, database=url, **config)
+
+    def delay(self, part: str, delay_s: float) -> list[PeerRequest]:
+        """Requests take that long to arrive, whether or not anybody waits for an answer; those that were sent."""
+        call, sent = self.net._call, list[PeerRequest]()
+
+        def slowly(origin: ServerName, request: PeerRequest) -> Any:
+            if part not in request.uri:
+                return call(origin, request)
+            sent.append(request)
+            answered: Deferred[Any] = Deferred()
+            self.net.time.callLater(delay_s, lambda: call(origin, request).chainDeferred(answered))
+            return answered
+
+        self.patch(self.net, "_call", slowly)
+        return sent
 
     # --- calls ---------------------------------------------------------------------------------------
 

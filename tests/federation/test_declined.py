@@ -53,6 +53,10 @@ class Declined(NetCase):
     def decline(self) -> None:
         self.room(self.bob, "POST", "leave", {"reason": "no time"})
 
+    def open_up(self) -> None:
+        """Anybody may join."""
+        self.room(self.alice, "PUT", "state/m.room.join_rules", {"join_rule": "public"})
+
     def member(self) -> Any:
         """What alice's server says that bob is."""
         return self.room(self.alice, "GET", f"state/m.room.member/{quote(BOB)}")
@@ -217,8 +221,7 @@ class Declined(NetCase):
     def test_joined_while_it_is_told(self) -> None:
         """The leave is on its way and cannot be called back, so the join comes after it, and not before."""
         self.net.up(A)
-        state = f"/rooms/{quote(self.room_id)}/state/m.room.join_rules"
-        self.ok(self.a, self.alice, "PUT", state, {"join_rule": "public"})
+        self.open_up()
         call, joins = self.net._call, list[Any]()
 
         def slowly(origin: ServerName, request: PeerRequest) -> Any:
@@ -236,6 +239,69 @@ class Declined(NetCase):
         self.net.advance(10 * FIRST_S)
         self.assertEqual("join", self.member()["membership"])
         self.assertIn(self.room_id, self.sync(self.b, self.bob)["rooms"]["join"])
+
+    def begin_to_tell(self, after_s: float = FIRST_S) -> None:
+        """a is asked for a leave, and takes its time."""
+        self.net.up(A)
+        self.delay("/make_leave/", 10.0)
+        self.asked()
+        self.net.advance(after_s)
+        self.assertEqual(1, self.asked())
+
+    def start(self, what: str, token: str = "") -> Any:
+        """bob joins or knocks."""
+        return self.b.start("POST", f"{V3}/{what}/{quote(self.room_id)}", {}, token or self.bob, {"via": [A]})
+
+    def test_not_told_while_the_user_joins(self) -> None:
+        self.begin_to_tell()
+        self.open_up()
+        self.delay("/send_join/", 1.5 * FIRST_S)
+        self.assertEqual(200, self.net.wait(self.start("join"), limit_s=2 * FIRST_S).status)
+        self.assertEqual(("join", 0), (self.member()["membership"], self.left()))
+        self.net.advance(10 * FIRST_S)
+        self.assertEqual(([], 0), (self.net.sent("send_leave"), self.asked()))
+        self.assertEqual("join", self.member()["membership"])
+
+    def test_told_when_the_user_was_not_let_in(self) -> None:
+        self.patch(declinations, "ATTEMPTS_MOST", 1)
+        self.begin_to_tell()
+        self.delay("/make_join/", 2 * FIRST_S)
+        self.assertEqual(502, self.net.wait(self.start("join"), limit_s=2 * FIRST_S).status)
+        self.assertEqual((0, 1), (self.asked(), self.left()))
+        self.net.advance(2 * FIRST_S)
+        self.assertEqual(("leave", 0), (self.member()["membership"], self.left()))
+
+    def test_not_told_while_the_user_knocks(self) -> None:
+        self.net.up(A)
+        self.net.advance(FIRST_S)
+        state = [{"type": "m.room.join_rules", "content": {"join_rule": "knock"}}]
+        self.room_id = self.create(self.a, self.alice, initial_state=state)
+        self.assertEqual(200, self.net.wait(self.start("knock")).status)
+        self.net.down(A)
+        self.decline()
+        self.begin_to_tell(EARLY_AFTER_S)
+        deliver = self.net._deliver
+
+        def later(request: PeerRequest, *rest: Any) -> None:
+            wait_s = 20.0 if "/send_knock/" in request.uri else 0.0
+            self.net.time.callLater(wait_s, deliver, request, *rest)
+
+        self.patch(self.net, "_deliver", later)
+        self.assertEqual(200, self.net.wait(self.start("knock"), limit_s=21.0).status)
+        self.net.advance(10 * FIRST_S)
+        self.assertEqual(("knock", 0), (self.member()["membership"], self.left()))
+        self.assertEqual([self.room_id], list(self.sync(self.b, self.bob)["rooms"]["knock"]))
+
+    def test_not_told_while_another_joins(self) -> None:
+        """The room that comes with the other's join has the invite, and would know of no leave beside that join."""
+        self.begin_to_tell()
+        self.open_up()
+        self.delay("/send_join/", 30.0)
+        eve = self.b.register("eve")
+        self.assertEqual(200, self.net.wait(self.start("join", eve), limit_s=31.0).status)
+        self.net.advance(10 * FIRST_S)
+        self.assertEqual(("invite", 0), (self.member()["membership"], self.left()))
+        self.assert_same_state(self.room_id, (self.a, self.alice), (self.b, eve))
 
     def test_a_refusal_ends_it(self) -> None:
         self.net.up(A)

@@ -7,9 +7,7 @@ from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import func, select
-from twisted.internet.defer import Deferred
 
-from federation.ids import ServerName
 from homeserver.db.schema.rooms import offered
 from homeserver.db.statements import statement
 from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
@@ -57,21 +55,6 @@ class HalfCase(NetCase):
                 deliver(request, *rest)
 
         self.patch(self.net, "_deliver", swallow)
-
-    def delay(self, part: str, delay_s: float) -> list[PeerRequest]:
-        """Requests take that long to arrive, whether or not anybody waits for an answer; those that were sent."""
-        call, sent = self.net._call, list[PeerRequest]()
-
-        def slowly(origin: ServerName, request: PeerRequest) -> Any:
-            if part not in request.uri:
-                return call(origin, request)
-            sent.append(request)
-            answered: Deferred[Any] = Deferred()
-            self.net.time.callLater(delay_s, lambda: call(origin, request).chainDeferred(answered))
-            return answered
-
-        self.patch(self.net, "_call", slowly)
-        return sent
 
     def start_join(self, token: str = "") -> Any:
         path = f"{V3}/join/{quote(self.room_id)}"

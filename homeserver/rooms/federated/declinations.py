@@ -4,7 +4,9 @@
    and in the same transaction, and tried again, later and later, for about a week; and when the server that told of the
    invite gives a sign of life.
 2. It is over when a server has taken or refused it, or when the user is something else to the room meanwhile: invited
-   again, or about to join. A leave that came after that would undo it, so this is looked at before each request.
+   again, or in it. A leave that came after that would undo it, so this is looked at before each request.
+3. While anybody of ours tries to come into a room, nobody is told of leaves there: see ``offers.py``, where the same is so.
+   Where they are not let in it goes on.
 
 # spec: server-server-api#leaving-rooms-rejecting-invites
 """
@@ -12,6 +14,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -95,10 +98,9 @@ class Declinations:
             self._retries.look()
         return placed
 
-    async def forget(self, room_id: RoomId, user_id: UserId, room_nid: int, user_nid: int) -> None:
-        """The user is about to join: nobody is to be told any more that they are out."""
-        await self._retries.call_off((room_id, user_id))
-        await self._worker.work(forget_declined, room_nid, user_nid)
+    def under_way(self, room_id: RoomId) -> AbstractAsyncContextManager[None]:
+        """While a user tries to come in (or knocks) nobody is told of a leave of that room; of what still holds, afterwards."""
+        return self._retries.paused(room_id)
 
     # --- again ---------------------------------------------------------------------------------------
 
@@ -107,6 +109,10 @@ class Declinations:
         self._retries.heard_from(server)
 
     async def _try(self, one: Declined, early: bool) -> None:
+        if self._retries.is_paused(one.room_id):
+            if not early:
+                await self._put_off(one, FIRST_WAIT_MS, tried=False)
+            return
         row = await self._find(one)
         outcome: Accepted | Failed | None = None
         if row is not None:
@@ -117,13 +123,15 @@ class Declinations:
         if early and isinstance(outcome, Failed) and may_pass(outcome):
             return
         if isinstance(outcome, Failed) and may_pass(outcome) and one.attempts + 1 < ATTEMPTS_MOST:
-            wait_ms = wait_after(FIRST_WAIT_MS, one.attempts)
-            await self._worker.work(put_off_declined, one, self._clock.now_ms() + wait_ms)
+            await self._put_off(one, wait_after(FIRST_WAIT_MS, one.attempts), tried=True)
             return
         if isinstance(outcome, Failed):
             reason = str(to_client(outcome))
             self._log.info("nobody took a leave", room_id=one.room_id, user_id=one.user_id, reason=reason)
         await self._worker.work(forget_declined, one.room_nid, one.user_nid)
+
+    async def _put_off(self, one: Declined, wait_ms: int, *, tried: bool) -> None:
+        await self._worker.work(put_off_declined, one, self._clock.now_ms() + wait_ms, tried=tried)
 
     async def _find(self, one: Declined) -> OutsideRow | None:
         """What is kept of the leave; None where the user is something else to the room by now."""

@@ -25,9 +25,8 @@ here; the user was told that it failed, or nothing at all.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from federation.flows.handshake import Accepted, Failed, NeedAccepted, Refused, Silent, Wish
@@ -86,7 +85,6 @@ class Offers:
         self._handshakes = handshakes
         self._clock = clock
         self._log = log
-        self._trying: Counter[str] = Counter()  # how many are about to come into a room
         self._retries: Retries[Offered] = Retries(
             "take back what was offered",
             Table(load_next_offered, load_offered_of, load_offered_servers),
@@ -106,21 +104,9 @@ class Offers:
 
     # --- offering ------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def under_way(self, room_id: RoomId) -> AsyncIterator[None]:
+    def under_way(self, room_id: RoomId) -> AbstractAsyncContextManager[None]:
         """While a user tries to come in (or knocks) nothing of that room is taken back; what is open afterwards is."""
-        self._trying[room_id] += 1
-        failed = True
-        try:
-            await self._retries.call_off_all(room_id)
-            yield
-            failed = False
-        finally:
-            self._trying[room_id] -= 1
-            if not self._trying[room_id]:
-                del self._trying[room_id]
-            if failed:
-                self._retries.look()
+        return self._retries.paused(room_id)
 
     async def send(self, need: NeedAccepted, ask: Callable[[float], Awaitable[Any]], within_s: float) -> Any:
         """Send what a server is to take. ``ask`` gets the seconds that an answer may take, and is called twice at most."""
@@ -145,7 +131,7 @@ class Offers:
         self._retries.heard_from(server)
 
     async def _try(self, one: Offered, early: bool) -> None:
-        if self._trying[one.room_id]:
+        if self._retries.is_paused(one.room_id):
             if early:
                 return
             await self._put_off(one, FIRST_WAIT_MS, tried=False)

@@ -11,6 +11,7 @@ it.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import msgspec
@@ -277,7 +278,7 @@ class Outsiders:
 
             return await self._offers.send(need, ask, DEFAULT_TIMEOUT_S)
 
-        async with self._offers.under_way(room_id):
+        async with self.coming(room_id), self._offers.under_way(room_id):
             room_nid = await self._tools.interner.room(room_id)
             row = await self._row(user_nid, room_nid)
             wish = Wish("knock", room_id, user_id, content)
@@ -337,11 +338,9 @@ class Outsiders:
             return await self._declinations.put_off(told, row.event_id)
         return await self._worker.work(put_instead, told, row.event_id)
 
-    async def joining(self, user_id: UserId, user_nid: int, room_id: RoomId) -> None:
-        """A user is about to join a room that this server is not in: that they declined it once is over."""
-        room_nid = await self._tools.interner.find_room(room_id)
-        if self.standing(user_nid, room_nid) is not None and room_nid is not None:
-            await self._declinations.forget(room_id, user_id, room_nid, user_nid)
+    def coming(self, room_id: RoomId) -> AbstractAsyncContextManager[None]:
+        """While a user tries to come into a room, nobody is told that they, or others of ours, declined an invite to it."""
+        return self._declinations.under_way(room_id)
 
     def _own_leave(self, before: Event, user_id: UserId, content: Mapping[str, Any]) -> Event:
         """A leave that nobody but the user's own clients will see."""

@@ -118,10 +118,10 @@ class RemoteMemberships:
         if is_guest:
             await self._guests.check(requester.user_nid, room_id, servers)
         user_id = UserId(requester.user_id)
-        await self._outsiders.joining(user_id, requester.user_nid, room_id)
-        if await self._joins.under_way(room_id):
-            return False
-        await self._joins.join(user_id, room_id, content, servers, is_guest=is_guest)
+        async with self._outsiders.coming(room_id):
+            if await self._joins.under_way(room_id):
+                return False
+            await self._joins.join(user_id, room_id, content, servers, is_guest=is_guest)
         return True
 
     async def knock(

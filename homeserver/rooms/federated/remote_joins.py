@@ -43,6 +43,7 @@ from homeserver.rooms.federated.partial import PartialRooms, put_progress
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
 from homeserver.runtime.log import Log
+from homeserver.store.declined import forget_declined
 from homeserver.store.events import find_row, find_rows, load_head
 from homeserver.store.ids import set_room_version
 from homeserver.store.offered import forget_all_offered
@@ -260,6 +261,7 @@ class RemoteJoins:
             access = await turn.state(GUEST_ACCESS, "") if is_guest else None
             user_nid = await self._tools.interner.user(join.sender)
             turn.extra.append(lambda tx: forget_all_offered(tx, room_nid, user_nid))
+            turn.extra.append(lambda tx: forget_declined(tx, room_nid, user_nid))
             unwelcome.clear()
             if is_guest and (access is None or not admits_guests(access.content)):
                 # Our join is among the others' events. With its end stored beside it nobody here sees it stand.

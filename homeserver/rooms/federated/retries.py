@@ -10,7 +10,9 @@ attempt beside the others: where it fails the row stays as it is, so a server th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Protocol, TypeVar
 
@@ -66,7 +68,7 @@ class Table(Generic[Row]):
 
 class Retries(Generic[Row]):
     """``try_one`` MUST delete the row, or give it a later time. When it is told that it is early, it MAY leave it as it is,
-    and MUST NOT count the attempt."""
+    and MUST NOT count the attempt. In a room that ``is_paused`` it MUST do no more than that."""
 
     def __init__(
         self,
@@ -87,6 +89,7 @@ class Retries(Generic[Row]):
         self._timer: DelayedCall | None = None
         self._running: dict[Key, Deferred[None]] = {}
         self._held: set[Key] = set()
+        self._paused: Counter[str] = Counter()  # how many are about to come into a room
         # For which servers something waits, and from when on they may be tried early; which of them gave a sign of life.
         self._awaited: dict[str, float] = {}
         self._back: dict[str, None] = {}
@@ -116,8 +119,31 @@ class Retries(Generic[Row]):
         """The attempt that is under way cannot be undone from here on."""
         self._held.add(key)
 
-    async def call_off(self, key: Key) -> None:
-        """Break an attempt off; where it is too late for that, wait for its end."""
+    @asynccontextmanager
+    async def paused(self, room_id: str) -> AsyncIterator[None]:
+        """While somebody of ours tries to come into a room, nothing is done there.
+
+        An attempt that is under way is broken off; where it is too late for that, its end is waited for.
+        """
+        self._paused[room_id] += 1
+        failed = True
+        try:
+            for key in [one for one in self._running if one[0] == room_id]:
+                await self._call_off(key)
+            yield
+            failed = False
+        finally:
+            self._paused[room_id] -= 1
+            if not self._paused[room_id]:
+                del self._paused[room_id]
+            if failed:
+                self.look()
+
+    def is_paused(self, room_id: str) -> bool:
+        """Whether somebody is trying to come in."""
+        return room_id in self._paused
+
+    async def _call_off(self, key: Key) -> None:
         running = self._running.get(key)
         if running is None:
             return
@@ -125,11 +151,6 @@ class Retries(Generic[Row]):
             running.cancel()
             return
         await when_ended(running)
-
-    async def call_off_all(self, room_id: str) -> None:
-        """The same, for all users in a room. The caller sees to it that no other attempt gets far meanwhile."""
-        for key in [one for one in self._running if one[0] == room_id]:
-            await self.call_off(key)
 
     # --- servers that are back -----------------------------------------------------------------------
 
