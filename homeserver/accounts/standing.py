@@ -3,7 +3,8 @@
 Contract:
 1. A locked account can do nothing but log out; its tokens stay, for the day on which it is unlocked.
 2. A suspended account reads, keeps its keys and devices in order, leaves rooms and redacts what it wrote. Every other
-   change is refused: an endpoint is refused until its route says otherwise (``Route.suspended_may``).
+   change is refused: an endpoint is refused until its route says otherwise (``Route.suspended_may``). What takes its time
+   is looked at once more in the end (``types.check_still``).
 3. Whether somebody may ask at all is decided before any account is looked up: the answers tell strangers nothing.
 spec: client-server-api#account-moderation
 """

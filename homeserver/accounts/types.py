@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from homeserver.http.errors import MatrixError
+from homeserver.db.tx import WriteTx
+from homeserver.http.errors import MatrixError, unknown_token, user_deactivated, user_locked, user_suspended
+from homeserver.store.open_accounts import load_standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +50,17 @@ def stand_in(user_id: str, user_nid: int, *, is_guest: bool = False) -> Requeste
         token_hash=b"",
         rate_limited=False,
     )
+
+
+def check_still(tx: WriteTx, requester: Requester) -> None:
+    """Refuse in the end what took so long that the account is deactivated, locked or suspended by now, as a new request is.
+
+    For what a suspended account may not do.
+    """
+    found = load_standing(tx, requester.user_nid)
+    if found is None:
+        raise unknown_token() if requester.appservice_id is None else user_deactivated()
+    if found.locked:
+        raise user_locked()
+    if found.suspended:
+        raise user_suspended()

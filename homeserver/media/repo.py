@@ -4,6 +4,7 @@
 2. What a client sends is counted while it comes; the memory for it is bounded by a few pieces.
 3. A file once uploaded never changes. An address made beforehand is filled once.
 4. Files of other servers are like our own once they are here (``homeserver.media.remote`` fetches them).
+5. An upload may take hours, and counts when it has ended: who may not upload any more by then is refused.
 spec: client-server-api#content-repository
 """
 
@@ -16,9 +17,10 @@ from typing import Any
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 
-from homeserver.accounts.types import Requester
+from homeserver.accounts.types import Requester, check_still
 from homeserver.config.schema import Media
 from homeserver.db.threads import Database
+from homeserver.db.tx import WriteTx
 from homeserver.http.errors import (
     MatrixError,
     UserLimitReachedError,
@@ -94,10 +96,14 @@ class MediaRepository:
         upload = await self._receive(stream, content_type, file_name, room)
         media_id = self._entropy.id(MEDIA_ID_LENGTH)
         now_ms, quota = self._clock.now_ms(), self._quota()
-        kept = await self._worker.work(
-            store.insert_media, self.server_name, media_id, requester.user_nid, upload, now_ms, quota
-        )
-        if not kept:
+
+        def write(tx: WriteTx) -> bool:
+            check_still(tx, requester)
+            return store.insert_media(
+                tx, self.server_name, media_id, requester.user_nid, upload, now_ms, quota
+            )
+
+        if not await self._worker.work(write):
             # The file goes as an orphan.
             raise self._over_quota()
         return f"mxc://{self.server_name}/{media_id}"
@@ -109,16 +115,15 @@ class MediaRepository:
         settings, now_ms = self._settings(), self._clock.now_ms()
         media_id = self._entropy.id(MEDIA_ID_LENGTH)
         expires_ts_ms = now_ms + settings.pending_upload_lifetime_s * 1000
-        made = await self._worker.work(
-            store.insert_pending,
-            self.server_name,
-            media_id,
-            requester.user_nid,
-            now_ms,
-            expires_ts_ms,
-            settings.max_pending_uploads,
-        )
-        if not made:
+        most = settings.max_pending_uploads
+
+        def write(tx: WriteTx) -> bool:
+            check_still(tx, requester)
+            return store.insert_pending(
+                tx, self.server_name, media_id, requester.user_nid, now_ms, expires_ts_ms, most
+            )
+
+        if not await self._worker.work(write):
             raise limit_exceeded(_ADDRESSES_WAIT_MS, "Too many addresses are waiting for their files")
         return f"mxc://{self.server_name}/{media_id}", expires_ts_ms
 
@@ -143,7 +148,12 @@ class MediaRepository:
         room = await self._check_quota(requester)
         upload = await self._receive(stream, content_type, file_name, room)
         now_ms, quota = self._clock.now_ms(), self._quota()
-        filled = await self._worker.work(store.fill_pending, origin, media_id, upload, now_ms, quota)
+
+        def write(tx: WriteTx) -> Filled:
+            check_still(tx, requester)
+            return store.fill_pending(tx, origin, media_id, upload, now_ms, quota)
+
+        filled = await self._worker.work(write)
         if filled is Filled.OVER_QUOTA:
             raise self._over_quota()
         if filled is Filled.TAKEN:

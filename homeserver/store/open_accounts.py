@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from sqlalchemy import and_, bindparam, select
 
 from homeserver.db.schema.accounts import accounts
@@ -10,12 +12,25 @@ from homeserver.db.tx import WriteTx
 
 # Its end waits for this transaction, or this one for the end: another process may be about it.
 _OPEN = statement(
-    select(accounts.c.user_nid)
+    select(accounts.c.locked, accounts.c.suspended)
     .where(and_(accounts.c.user_nid == bindparam("user_nid"), accounts.c.deactivated == 0))
     .with_for_update(read=True)
 )
 
 
+class Standing(NamedTuple):
+    """What an account that goes on may not do at the moment."""
+
+    locked: int
+    suspended: int
+
+
+def load_standing(tx: WriteTx, user_nid: int) -> Standing | None:
+    """Of an account that is not deactivated: None where there is none. It stays so until this transaction has ended."""
+    found = tx.one(_OPEN, user_nid=user_nid)
+    return None if found is None else Standing(*found)
+
+
 def is_open(tx: WriteTx, user_nid: int) -> bool:
     """Whether there is such an account, and it is not deactivated before this transaction has ended."""
-    return tx.value(_OPEN, user_nid=user_nid) is not None
+    return load_standing(tx, user_nid) is not None

@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from twisted.internet.defer import Deferred
+
 from homeserver.config.schema import Media
 from homeserver.media.storage import MediaStore
 from tests.support.app import SERVER_NAME, TestApp, new_time, test_config
@@ -40,6 +42,17 @@ def in_a_bucket_too(case: type[C]) -> type[C]:
     }
     setattr(sys.modules[case.__module__], name, type(name, (case,), members))
     return case
+
+
+class Arriving:
+    """A body that comes when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: Deferred[bytes | None] = Deferred()
+
+    def read_chunk(self) -> Deferred[bytes | None]:
+        self.asked = Deferred()
+        return self.asked
 
 
 class MediaCase(DatabaseCase):

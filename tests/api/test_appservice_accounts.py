@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from homeserver.db.schema.rooms import client_transactions
 from homeserver.db.statements import statement
 from homeserver.store.users import load_accounts, set_standing
 from homeserver.stream.chores import SWEEP_EVERY_S, TRANSACTIONS_KEPT_S
+from tests.api.media import UPLOAD, Arriving
 from tests.support.app import SERVER_NAME, TestApp, test_config
 from tests.support.appservices import AS_TOKEN, FakeAppservices, registration
 from tests.support.databases import DatabaseCase, on_each_database
@@ -182,6 +184,20 @@ class Ghosts(DatabaseCase):
         ending = self.app.app.services.accounts.deactivate(GHOST, erase=False)
         self.app.wait(Deferred.fromCoroutine(ending))
         self.refused(self.as_ghost("GET", whoami), 403, "M_USER_DEACTIVATED")
+
+    def test_gone_while_it_uploads(self) -> None:
+        self.register(inhibit_login=True)
+        request = self.app.http.request("POST", UPLOAD, b"", AS_TOKEN, {"user_id": GHOST})
+        body = Arriving()
+        request.body_stream = body  # type: ignore[assignment]
+        answer = self.app.app.router.dispatch(request)
+        assert isinstance(answer, Deferred)
+        self.app.wait(Deferred.fromCoroutine(self.app.app.services.accounts.deactivate(GHOST, erase=False)))
+        body.asked.callback(b"late")
+        body.asked.callback(None)
+        found = self.app.wait(answer)
+        assert isinstance(found.body, bytes)
+        self.refused((found.status, json.loads(found.body)), 403, "M_USER_DEACTIVATED")
 
     def test_locked_and_suspended(self) -> None:
         self.register(inhibit_login=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,6 +18,8 @@ from homeserver.http.errors import ClientGone, MatrixError
 from homeserver.http.response import Response
 from homeserver.media.files import Spool
 from homeserver.media.sweep import ORPHAN_AGE_S
+from homeserver.store.media import load_media
+from homeserver.store.users import deactivate_account, set_standing
 from tests.api.media import (
     CREATE,
     DOWNLOAD,
@@ -24,6 +27,7 @@ from tests.api.media import (
     OLD_THUMBNAIL,
     THUMBNAIL,
     UPLOAD,
+    Arriving,
     MediaCase,
     in_a_bucket_too,
 )
@@ -122,17 +126,6 @@ class Uploads(MediaCase):
         check()
 
 
-class Arriving:
-    """A body that comes when the test says so."""
-
-    def __init__(self) -> None:
-        self.asked: Deferred[bytes | None] = Deferred()
-
-    def read_chunk(self) -> Deferred[bytes | None]:
-        self.asked = Deferred()
-        return self.asked
-
-
 @in_a_bucket_too
 class Streams(MediaCase):
     """Uploads that take their time, and those that never end."""
@@ -212,6 +205,46 @@ class Streams(MediaCase):
         self.app.advance(ORPHAN_AGE_S + 1)
         self.app.wait(Deferred.fromCoroutine(self.app.app.services.media.sweeper.sweep()))
         self.assertEqual([], self.stored())
+
+    def work(self, unit: Callable[..., Any], *args: Any, **named: Any) -> None:
+        """Do something to alice's account while she uploads."""
+        nid = self.app.wait(Deferred.fromCoroutine(self.app.app.core.interner.user(f"@alice:{SERVER_NAME}")))
+        self.app.wait(self.app.app.core.committer.work(unit, nid, *args, **named))
+
+    def assert_refused_at_the_end(self, address: str, status: int, errcode: str) -> None:
+        """Of a new address as of one that was made beforehand; and nothing of it stays."""
+        for body, answer in self.begun:
+            body.asked.callback(b"x" * 300_000)
+            body.asked.callback(None)
+            found = self.app.wait(answer)
+            assert isinstance(found.body, bytes)
+            self.assertEqual((status, errcode), (found.status, json.loads(found.body)["errcode"]))
+        row = self.app.wait(self.app.database.read(load_media, *address.split("/")))
+        assert row is not None
+        self.assertEqual((None, []), (row.sha256, self.stored("incoming")))
+        self.app.advance(ORPHAN_AGE_S + 1)
+        self.app.wait(Deferred.fromCoroutine(self.app.app.services.media.sweeper.sweep()))
+        self.assertEqual([], self.stored())
+
+    def begin_both(self) -> str:
+        address = self.create()
+        self.begun = [self.begin(), self.begin("PUT", f"{UPLOAD}/{address}")]
+        return address
+
+    def test_an_account_that_ends_meanwhile(self) -> None:
+        address = self.begin_both()
+        self.work(deactivate_account, erase=False)
+        self.assert_refused_at_the_end(address, 401, "M_UNKNOWN_TOKEN")
+
+    def test_an_account_that_is_locked_meanwhile(self) -> None:
+        address = self.begin_both()
+        self.work(set_standing, suspended=None, locked=True)
+        self.assert_refused_at_the_end(address, 401, "M_USER_LOCKED")
+
+    def test_an_account_that_is_suspended_meanwhile(self) -> None:
+        address = self.begin_both()
+        self.work(set_standing, suspended=True, locked=None)
+        self.assert_refused_at_the_end(address, 403, "M_USER_SUSPENDED")
 
     def test_begun_in_time_and_ended_late(self) -> None:
         address = self.create()
