@@ -18,7 +18,7 @@ from homeserver.accounts.users import threepid_in_use
 from homeserver.accounts.validations import Validations
 from homeserver.db.threads import Database
 from homeserver.db.tx import WriteTx
-from homeserver.http.errors import MatrixError, UserLimitReachedError
+from homeserver.http.errors import MatrixError, UserLimitReachedError, unknown_token
 from homeserver.runtime.clock import Clock
 from homeserver.store import threepids, users
 from homeserver.store.threepids import EMAIL, Binding, Threepid, ThreepidInUseError, TooManyThreepidsError
@@ -83,7 +83,9 @@ class Threepids:
     async def bind(self, user_nid: int, user_id: str, account: Account, sid: str, client_secret: str) -> None:
         """Have an identity server bind an address that it has verified."""
         binding = await self._servers.bind(account, sid, client_secret, user_id)
-        await self._worker.work(threepids.store_binding, user_nid, binding)
+        if not await self._worker.work(threepids.store_binding, user_nid, binding):
+            await self._unbind_all(user_nid, user_id, [binding])
+            raise unknown_token()
 
     async def unbind(self, user_nid: int, user_id: str, medium: str, address: str, server: str | None) -> str:
         """Unbind an address where it is bound: ``success``, or ``no-support`` where it is not known where that is."""

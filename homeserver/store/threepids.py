@@ -11,6 +11,7 @@ from homeserver.db.schema.push import pushers
 from homeserver.db.schema.threepids import threepid_bindings, threepids
 from homeserver.db.statements import rows, statement
 from homeserver.db.tx import Tx, WriteTx
+from homeserver.store.open_accounts import is_open
 from homeserver.store.pushers import drop_pusher
 
 EMAIL = "email"
@@ -166,10 +167,14 @@ def load_bindings(tx: Tx, user_nid: int) -> Sequence[Binding]:
     return [Binding(*row) for row in tx.all(_BINDINGS, user_nid=user_nid)]
 
 
-def store_binding(tx: WriteTx, user_nid: int, binding: Binding) -> None:
-    """Remember where an address was bound; beyond MAX_BINDINGS it is the client's to remember."""
+def store_binding(tx: WriteTx, user_nid: int, binding: Binding) -> bool:
+    """Remember where an address was bound; beyond MAX_BINDINGS it is the client's to remember.
+
+    False where the account has ended meanwhile: who ended it did not know of this one, and it is to be unbound.
+    """
     if len(tx.all(_BINDINGS, user_nid=user_nid)) < MAX_BINDINGS:
         tx.insert(_BIND, [(user_nid, *binding)])
+    return is_open(tx, user_nid)
 
 
 def forget_binding(tx: WriteTx, user_nid: int, binding: Binding) -> None:

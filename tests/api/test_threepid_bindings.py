@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+from twisted.internet.defer import Deferred
+
+from homeserver.store.threepids import load_bindings
 from tests.api.test_threepids import ALICE, V3, MailCase
 from tests.support.databases import on_each_database
+
+BIND = {"client_secret": "secret", "sid": "sid1", "id_server": "id.example", "id_access_token": "idtoken"}
 
 
 @on_each_database
 class Binding(MailCase):
     def bind(self, **fields: Any) -> tuple[int, Any]:
-        body = {
-            "client_secret": "secret",
-            "sid": "sid1",
-            "id_server": "id.example",
-            "id_access_token": "idtoken",
-            **fields,
-        }
-        return self.app.call("POST", f"{V3}/account/3pid/bind", body, self.alice)
+        return self.app.call("POST", f"{V3}/account/3pid/bind", {**BIND, **fields}, self.alice)
 
     def unbind(self, what: str = "unbind", **fields: Any) -> Any:
         body = {"medium": "email", "address": "a@b.example", **fields}
@@ -101,6 +99,36 @@ class Binding(MailCase):
         self.bind()
         self.assertEqual(self.end(), "success")
         self.assertEqual(self.identity.owners, {})
+
+    def bound_late(self, *, down: bool) -> None:
+        """The account ends while its identity server takes its time over a binding."""
+        request, held = self.identity.request, Deferred[Any]()
+
+        def slowly(method: str, url: str, **rest: Any) -> Deferred[Any]:
+            answer = request(method, url, **rest)
+            return held.addCallback(lambda _: answer) if url.endswith("/3pid/bind") else answer
+
+        self.patch(self.identity, "request", slowly)
+        binding = self.app.start("POST", f"{V3}/account/3pid/bind", BIND, self.alice)
+        self.assertEqual(self.end(), "success")
+        self.assertEqual(self.unbound(), [])
+        self.identity.down = down
+        held.callback(None)
+        answer = self.app.wait(binding)
+        self.says((401, "M_UNKNOWN_TOKEN"), (answer.status, answer.json))
+
+    def kept(self) -> list[str]:
+        """The addresses of alice that are known to be bound somewhere."""
+        nid = self.app.wait(Deferred.fromCoroutine(self.app.app.core.interner.user(ALICE)))
+        return [one.address for one in self.app.wait(self.app.database.read(load_bindings, nid))]
+
+    def test_the_account_ends_while_an_address_is_bound(self) -> None:
+        self.bound_late(down=False)
+        self.assertEqual((self.unbound(), self.identity.owners, self.kept()), (["a@b.example"], {}, []))
+
+    def test_the_account_ends_while_an_address_is_bound_that_cannot_be_unbound(self) -> None:
+        self.bound_late(down=True)
+        self.assertEqual(self.kept(), ["a@b.example"])
 
     def test_the_account_ends_and_nobody_knows_where_an_address_is_bound(self) -> None:
         self.bind()
