@@ -22,7 +22,7 @@ from homeserver.db.tx import Tx
 from homeserver.store.changes import load_cursors, load_position
 
 # The join is not complete: up to no position as yet.
-_OPEN: Final = 2**63 - 1
+OPEN: Final = 2**63 - 1
 # LIMIT(of so many joins; who was away for longer than these gets what is left out here when it fetches the room's past)
 HEARSAY_MOST: Final = 1_000
 
@@ -45,7 +45,7 @@ _LOAD = statement(
             .select_from(table.join(timeline, timeline.c.event_nid == table.c.join_nid))
             .where(and_(any_of(table.c.room_nid, "room_nids"), upto > bindparam("after")))
             for table, upto in (
-                *((table, literal(_OPEN, type_=hearsay.c.upto.type)) for table in _UNFINISHED),
+                *((table, literal(OPEN, type_=hearsay.c.upto.type)) for table in _UNFINISHED),
                 (hearsay, hearsay.c.upto),
             )
         )

@@ -6,16 +6,20 @@ from typing import Any
 from urllib.parse import quote
 
 from federation.ids import ServerName
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.http.transport import PeerRequest
 from homeserver.peers.sender import FOLLOWER
-from homeserver.store import outgoing
+from homeserver.rooms.federated import partial
+from homeserver.store import outgoing, room_answers
 from homeserver.store.changes import load_cursors, store_cursors
 from homeserver.store.hearsay import load_hearsay, sweep_hearsay
 from homeserver.store.outgoing import load_destinations, store_destinations
-from tests.federation.people import A, B, C
-from tests.federation.test_partial import PartialCase
+from homeserver.store.partial import load_partial_joins
+from tests.federation.people import V3, A, B, C
+from tests.federation.test_partial import BOB, CAROL, PartialCase
 from tests.support.databases import on_each_database
 
+ALICE = f"@alice:{A}"
 D = "d.example"
 # Longer than c waits between two attempts after all the others.
 WHILE_S = 3_600
@@ -169,3 +173,97 @@ class Away(PartialCase):
         self.back()
         self.net.advance(30)
         self.assertEqual(0, kept())
+
+
+@on_each_database
+class LostAnswers(PartialCase):
+    """The database makes the commit that has carol in the room, and its answer is lost: her client hears of a failure."""
+
+    def make(self, **body: Any) -> str:
+        room_id = self.create(self.a, self.alice, preset="public_chat", name="Big", **body)
+        self.held = False
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        self.net.advance(1)
+        self.held = True
+        self.enter(room_id)
+        return room_id
+
+    def enter(self, room_id: str) -> None:
+        self.c.lose_answer("partial_joins")
+        self.assertEqual(503, self.join(self.c, self.carol, room_id, A).status)
+        self.c.log.entries.clear()
+
+    def heard(self, room_id: str) -> list[Any]:
+        """What bob's server was told of carol's messages."""
+        events = self.sync(self.b, self.bob)["rooms"]["join"][room_id]["timeline"]["events"]
+        return [one["content"]["body"] for one in events if one["type"] == "m.room.message"]
+
+    def test_it_becomes_whole(self) -> None:
+        room_id = self.make()
+        self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
+        self.say(self.c, self.carol, room_id, "one")
+        self.net.advance(30)
+        self.assertEqual(["one"], self.heard(room_id))
+        path = f"{V3}/rooms/{quote(room_id)}/joined_members"
+        waiting = self.c.start("GET", path, None, self.carol)
+        self.net.settle()
+        self.assertFalse(waiting.called)
+        self.release()
+        self.assertEqual({ALICE, BOB, CAROL}, set(self.net.wait(waiting).json["joined"]))
+        self.assertTrue(self.progress(room_id)["finished"])
+        self.say(self.c, self.carol, room_id, "two")
+        self.net.advance(30)
+        self.assertEqual(["one", "two"], self.heard(room_id))
+        self.assert_same_state(room_id, (self.a, self.alice), (self.b, self.bob), (self.c, self.carol))
+
+    def test_what_is_said_before_it_is_known(self) -> None:
+        """That the members are to come cannot be read for a while, and everything else can."""
+        failing = [True]
+
+        def fail(tx: Any) -> Any:
+            if failing:
+                raise DatabaseUnavailable("gone")
+            return load_partial_joins(tx)
+
+        self.patch(partial, "load_partial_joins", fail)
+        room_id = self.make()
+        self.net.advance(10)
+        self.say(self.c, self.carol, room_id, "early")
+        self.net.advance(10)
+        self.assertEqual(["early"], self.heard(room_id))
+        failing.clear()
+        self.c.log.entries.clear()
+        self.net.advance(60)
+        self.say(self.c, self.carol, room_id, "late")
+        self.net.advance(10)
+        self.assertEqual(["early", "late"], self.heard(room_id))
+        self.release()
+        self.assertTrue(self.progress(room_id)["finished"])
+
+    def test_a_restart(self) -> None:
+        room_id = self.make()
+        self.net.down(B)
+        self.net.advance(10)
+        self.say(self.c, self.carol, room_id, "one")
+        self.net.advance(10)
+        self.c.restart()
+        self.net.up(B)
+        self.net.advance(WHILE_S)
+        self.assertEqual(["one"], self.heard(room_id))
+        self.release()
+        self.assertTrue(self.progress(room_id)["finished"])
+
+    def test_who_comes_back_to_all_of_it(self) -> None:
+        """Nobody waits for the members that the stay before lacks."""
+        room_id = super().make()
+        self.ok(self.c, self.carol, "POST", f"/rooms/{quote(room_id)}/leave", {})
+        self.net.advance(30)
+        self.patch(room_answers, "FEW_MEMBERS", 1000)
+        self.c.lose_answer("earlier_joins")
+        self.assertEqual(503, self.join(self.c, self.carol, room_id, A).status)
+        self.c.log.entries.clear()
+        self.net.advance(10)
+        waiting = self.c.start("GET", f"{V3}/rooms/{quote(room_id)}/joined_members", None, self.carol)
+        self.net.settle()
+        self.assertTrue(waiting.called)
+        self.assertEqual({ALICE, BOB, CAROL}, set(self.net.wait(waiting).json["joined"]))

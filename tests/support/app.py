@@ -30,6 +30,7 @@ from homeserver.composition.core import Surroundings
 from homeserver.config.registrations import AppserviceRegistration
 from homeserver.config.schema import Config, RateLimits, Registration
 from homeserver.db.engine import open_engine
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.migrate import upgrade_engine
 from homeserver.db.threads import InlineDatabase
 from homeserver.http.mail import Mailer
@@ -205,6 +206,21 @@ class TestApp:
         body = {"username": name, "password": password, "auth": {"type": "m.login.dummy"}, **fields}
         token: str = self.ok("POST", "/_matrix/client/v3/register", body)["access_token"]
         return token
+
+    def lose_answer(self, table: str) -> None:
+        """The next commit with rows for a table is made, but who waits for it hears that the database is away."""
+        write, texts = self.database.write, list[str]()
+
+        def lose(unit: Any, /, *args: Any, **kwargs: Any) -> Deferred[Any]:
+            self.engine.hook = texts.append
+            result = write(unit, *args, **kwargs)
+            self.engine.hook = None
+            if not any(text.startswith(f"INSERT INTO {table} ") for text in texts):
+                return result
+            self.database.write = write  # type: ignore[method-assign]
+            return result.addCallback(lambda _: Failure(DatabaseUnavailable("the answer was lost")))
+
+        self.database.write = lose  # type: ignore[method-assign]
 
     # --- the end -------------------------------------------------------------------------------------
 

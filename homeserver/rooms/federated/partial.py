@@ -1,6 +1,7 @@
 """Rooms of which something is still to come: they can be read and written while the rest of a join arrives.
 
-1. A room is partial from the commit that adopts it until that of ``completion.complete_room``; after a restart it goes on.
+1. A room is partial from the commit that adopts it until that of ``completion.complete_room``; after a restart it goes on,
+   and where the answer to either commit was lost.
 2. The rest is asked of the server that let us in, and then of the others in the room, again and again with longer and
    longer waits. It is verified like the answer to any join.
 3. What needs every member waits (``whole``): invites and bans, joins of others, lists of members. What goes to servers
@@ -44,7 +45,7 @@ from homeserver.runtime.clock import Clock, sleep, unless_over
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.account_data import TooMuchAccountDataError, put_account_data
-from homeserver.store.hearsay import load_hearsay_upto
+from homeserver.store.hearsay import OPEN, load_hearsay_upto
 from homeserver.store.partial import EARLIER_MOST, PartialJoin, count_attempts, load_partial_joins
 from homeserver.store.servers import load_servers
 from homeserver.store.work import Worker
@@ -131,6 +132,7 @@ class PartialRooms:
         self._unfinished: dict[int, _Unfinished] = {}  # by room
         self._running: set[int] = set()  # joins, by number
         self._upto: dict[int, int] = {}  # by room: up to where it was one of these, if it is none any more
+        self._doubted: set[int] = set()  # rooms of which the table may know joins that are not noted here
         self._places = Places(ANSWERS_AT_ONCE, clock)
 
     async def load(self) -> None:
@@ -160,6 +162,28 @@ class PartialRooms:
             room.end_stay()
             room.release()
             self._go_on(room_nid)
+
+    def doubt(self, room_nid: int) -> None:
+        """Whether a room was adopted nobody told us, as the answer to the commit was lost: the table knows."""
+        if not self._tasks.stopped:
+            self._doubted.add(room_nid)
+            self._tasks.spawn_restarting("look for a join", partial(self._look, room_nid))
+
+    async def _look(self, room_nid: int) -> None:
+        # In a commit, since by the end of the next one the log has told who is in the room.
+        joins = await self._worker.work(load_partial_joins)
+        self._doubted.discard(room_nid)
+        found = {one.join_nid: one for one in joins if one.room_nid == room_nid}
+        room = self._unfinished.setdefault(room_nid, _Unfinished())
+        gone = [one for one in room.joins.values() if one.join_nid not in found]
+        room.joins |= found
+        for one in gone:
+            self._end(one)
+        room.release()
+        if room.joins:
+            self._go_on(room_nid)
+        else:
+            self._unfinished.pop(room_nid, None)
 
     def _go_on(self, room_nid: int) -> None:
         for join in list(self._unfinished[room_nid].joins.values()):
@@ -198,8 +222,11 @@ class PartialRooms:
         return dict.fromkeys(name for join in reversed(room.joins.values()) for name in join.servers)
 
     def servers_upto(self, room_nid: int) -> int:
-        """Up to which position a room had such servers (``store/hearsay.py``), where a join of it is complete now."""
-        return self._upto.get(room_nid, 0)
+        """Up to which position a room had such servers (``store/hearsay.py``), where a join of it is complete now.
+
+        Up to none as yet where that is in doubt: who asks looks at the tables then.
+        """
+        return OPEN if room_nid in self._doubted else self._upto.get(room_nid, 0)
 
     async def whole(self, room_nid: int) -> bool:
         """Wait until its members have come; whether there was anything to wait for. 503 where it takes too long."""

@@ -28,6 +28,7 @@ from federation.flows.handshake import NeedAccepted, Refused, Silent, Wish
 from federation.ids import EventId, RoomId, ServerName, UserId, parse_event_id
 from federation.verdict import Accept
 from federation.versions import ROOM_VERSIONS, RoomRules
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.http.errors import MatrixError, forbidden
 from homeserver.http.transport import build_uri
@@ -273,6 +274,9 @@ class RemoteJoins:
         self._adopting.add(join.room_id)
         try:
             await actor.run(job)
+        except DatabaseUnavailable:
+            self._partial.doubt(room_nid)
+            raise
         finally:
             self._adopting.discard(join.room_id)
         for one in adopted:
