@@ -109,6 +109,33 @@ class Declined(NetCase):
         self.net.advance(EARLY_AFTER_S)
         self.assertEqual(("leave", 0), (self.member()["membership"], self.left()))
 
+    def decline_another(self) -> None:
+        """bob declines a second invite, which is stored; the database goes away before it says so."""
+        self.net.up(A)
+        self.net.advance(FIRST_S)
+        self.assertEqual(("leave", 0), (self.member()["membership"], self.left()))
+        self.room_id = self.create(self.a, self.alice)
+        self.invite()
+        self.net.settle()
+        self.net.down(A)
+        self.b.lose_answer("declined")
+        path = f"/rooms/{quote(self.room_id)}/leave"
+        self.assertEqual(503, self.call(self.b, self.bob, "POST", path, {"reason": "no time"}).status)
+        self.b.log.entries.clear()
+        self.net.up(A)
+
+    def test_told_although_nobody_said_that_it_was_stored(self) -> None:
+        self.decline_another()
+        self.net.advance(FIRST_S)
+        self.assertEqual({"membership": "leave", "reason": "no time"}, self.member())
+        self.assertEqual(0, self.left())
+
+    def test_told_at_a_sign_of_life_although_nobody_said_that_it_was_stored(self) -> None:
+        self.decline_another()
+        self.hear_from_a()
+        self.net.advance(EARLY_AFTER_S)
+        self.assertEqual(("leave", 0), (self.member()["membership"], self.left()))
+
     def test_several_are_told_at_once(self) -> None:
         self.net.up(A)
         rooms = [self.room_id]

@@ -21,9 +21,10 @@ import msgspec
 
 from federation.flows.handshake import Accepted, Failed, NeedAccepted, Refused, Silent, Wish, is_final
 from federation.ids import RoomId, ServerName, UserId, domain_of
+from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.threads import Database
 from homeserver.rooms.federated.handshakes import Handshakes, to_client
-from homeserver.rooms.federated.retries import Retries, Table, wait_after
+from homeserver.rooms.federated.retries import AWAITED_MOST, Retries, Table, wait_after
 from homeserver.runtime.clock import Clock
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
@@ -63,6 +64,7 @@ class Declinations:
         self._worker = worker
         self._index = index
         self._handshakes = handshakes
+        self._tasks = tasks
         self._clock = clock
         self._log = log
         self._retries: Retries[Declined] = Retries(
@@ -92,7 +94,13 @@ class Declinations:
 
     async def put_off(self, told: Told, seen: str) -> bool:
         """Note a leave that nobody could be told of: it is tried again. False where ``seen`` is not what is kept."""
-        placed = await self._worker.work(decline, told, seen, self._clock.now_ms() + FIRST_WAIT_MS)
+        try:
+            placed = await self._worker.work(decline, told, seen, self._clock.now_ms() + FIRST_WAIT_MS)
+        except DatabaseUnavailable:
+            # It may be stored all the same.
+            if not self._tasks.stopped:
+                self._tasks.spawn_restarting("look for a declined invite", self._look)
+            raise
         if placed:
             self._retries.expect(told.server)
             self._retries.look()
@@ -101,6 +109,12 @@ class Declinations:
     def under_way(self, room_id: RoomId) -> AbstractAsyncContextManager[None]:
         """While a user tries to come in (or knocks) nobody is told of a leave of that room; of what still holds, afterwards."""
         return self._retries.paused(room_id)
+
+    async def _look(self) -> None:
+        # In a commit: by the end of the next one the log has told that the user is out. Before that it would look over.
+        for server in await self._worker.work(load_declined_servers, AWAITED_MOST):
+            self._retries.expect(server)
+        self._retries.look()
 
     # --- again ---------------------------------------------------------------------------------------
 
