@@ -191,6 +191,21 @@ class Transactions(ReceiveCase):
         self.assert_taken(self.peer.call(self.app, "PUT", uri, body), said)
         self.assertEqual(said.event_id, self.timeline()[-1])
 
+    def test_what_waits_although_nobody_said_that_it_was_stored(self) -> None:
+        """The first commit is made and its answer lost; the second time the transaction has its answer already."""
+        self.enter()
+        self.room.say("missing")
+        late = self.room.say("late")
+        bad = self.room.make("m.room.power_levels", {"users": {self.peer.user(): 100}}, state_key="", prev=[])
+        body, uri = self.peer.transaction([late, bad]), f"{FEDERATION}/send/lost"
+        self.app.lose_answer("staging")
+        self.assertEqual(503, self.peer.call(self.app, "PUT", uri, body)[0])
+        self.app.log.entries.clear()
+        again = self.peer.call(self.app, "PUT", uri, body)
+        self.assert_refused(again, bad, "")
+        self.settle(10)
+        self.assertEqual(late.event_id, self.timeline()[-1])
+
     def test_rooms_that_this_server_is_not_in(self) -> None:
         own = self.peer.create("1")
         event = own.say("hello")

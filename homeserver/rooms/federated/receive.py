@@ -324,6 +324,8 @@ class TransactionReceiver:
             await actor.run(taking.run)
         except AnsweredAlready as found:
             transaction.stored = found.answer
+            # Where the first time's answer from the database was lost, nobody has seen to what it left waiting.
+            self._filler.wake(room_nid, transaction.origin)
             return
         except BaseException:
             taking.undo()
