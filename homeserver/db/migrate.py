@@ -2,7 +2,8 @@
 
 Rules:
 1. A new database gets every table at once and is stamped with the newest revision; an old one is upgraded by Alembic,
-   forward only, each step one transaction (``homeserver.db.migrations``). A test holds the two ways equal.
+   forward only, each step one transaction (``homeserver.db.migrations``). A test holds the two ways equal. Of several
+   processes each step is made by one.
 2. The database says of itself which revision it has (fact ``schema``) and the oldest program that may open it (fact
    ``oldest_reader``, a revision too). A program older than that refuses.
 3. A server that finds the newest revision never loads Alembic: that would cost it 0.3 s of its start.
@@ -18,6 +19,7 @@ from sqlalchemy.schema import CreateIndex, CreateTable
 
 from homeserver.db.engine import Engine, first_line, open_engine
 from homeserver.db.errors import DatabaseError
+from homeserver.db.migrations import LOCK
 from homeserver.db.schema import metadata
 from homeserver.db.schema.search import DDL, derived
 from homeserver.db.schema.start import insert_first_rows
@@ -30,8 +32,6 @@ HEAD = "0010"
 OLDEST_READER = "0003"
 
 _SCHEMA_FACT, _READER_FACT = "schema", "oldest_reader"
-# Two processes on a new PostgreSQL database: the second waits, and then finds the tables. (The number is drawn.)
-_LOCK = "SELECT pg_advisory_xact_lock(7165023861)"
 
 _SQLITE_TABLE = statement(
     select(column("name"))
@@ -57,14 +57,7 @@ def create_schema(tx: Tx) -> None:
 
 def upgrade_engine(engine: Engine) -> tuple[str | None, str, tuple[str, ...]]:
     """Bring a database to the newest schema: (revision before or None, revision now, steps that were taken)."""
-    session = engine.writer()
-    try:
-        before = session.run(_find_or_create)
-    except psycopg2.Error as error:
-        # A role that may not create tables, a schema that is not there: the administrator's to mend.
-        raise DatabaseError(f"PostgreSQL: {first_line(error)}") from error
-    finally:
-        session.close()
+    before = _look(engine)
     if before is None:
         return None, HEAD, (HEAD,)
     if before >= HEAD:
@@ -73,7 +66,19 @@ def upgrade_engine(engine: Engine) -> tuple[str | None, str, tuple[str, ...]]:
     steps: tuple[str, ...] = importlib.import_module("homeserver.db.migrations.steps").run_steps(
         engine, before
     )
-    return before, HEAD, steps
+    # Where another process was at it too, it may be a newer program's.
+    return before, _look(engine) or HEAD, steps
+
+
+def _look(engine: Engine) -> str | None:
+    session = engine.writer()
+    try:
+        return session.run(_find_or_create)
+    except psycopg2.Error as error:
+        # A role that may not create tables, a schema that is not there: the administrator's to mend.
+        raise DatabaseError(f"PostgreSQL: {first_line(error)}") from error
+    finally:
+        session.close()
 
 
 def upgrade(url: str) -> None:
@@ -84,7 +89,7 @@ def upgrade(url: str) -> None:
 def _find_or_create(tx: Tx) -> str | None:
     """The revision of the database; None for one that was empty, and has all tables now."""
     if tx.dialect == POSTGRESQL:
-        tx.script(_LOCK)
+        tx.script(LOCK)
     lookup = _SQLITE_TABLE if tx.dialect == SQLITE else _POSTGRES_TABLE
     if tx.value(lookup, name=server_facts.name) is None:
         create_schema(tx)

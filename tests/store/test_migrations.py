@@ -14,6 +14,7 @@ from sqlalchemy import MetaData, Table, bindparam, select, update
 from homeserver.db import migrate
 from homeserver.db.engine import Engine, open_engine
 from homeserver.db.errors import DatabaseError
+from homeserver.db.migrations import LOCK, steps
 from homeserver.db.migrations.steps import run_steps, scripts
 from homeserver.db.schema.base import nid, text
 from homeserver.db.schema.e2ee import one_time_counts, one_time_keys, to_device
@@ -136,8 +137,7 @@ class Migrations(DatabaseCase):
     def test_both_ways_lead_to_the_same_schema(self) -> None:
         fresh, migrated = self.new_database(no_schema), self.new_database(no_schema)
         self.assertEqual(migrate.upgrade_engine(open_engine(fresh)), (None, migrate.HEAD, (migrate.HEAD,)))
-        steps = run_steps(open_engine(migrated), None)
-        self.assertEqual(steps[-1], migrate.HEAD)
+        self.assertEqual(run_steps(open_engine(migrated), None)[-1], migrate.HEAD)
         self.assertEqual(_schema_of(migrated), _schema_of(fresh))
         self.assertEqual(
             _run(open_engine(migrated), _all_types),
@@ -246,6 +246,73 @@ class Migrations(DatabaseCase):
         error = self.assertRaises(DatabaseError, migrate.upgrade_engine, engine)
         self.assertIn("9999", str(error))
 
+    def test_what_another_process_has_made_is_not_made_again(self) -> None:
+        """Both have found an old database."""
+        engine = open_engine(self.new_database(no_schema))
+        run_steps(engine, None, "0008")
+        newer = tuple(step.revision for step in scripts().iterate_revisions("head", "0008"))[::-1]
+        self.assertEqual(newer[:1], run_steps(engine, "0008", "0009"))
+        self.assertEqual(newer[1:], run_steps(engine, "0008"))
+        self.assertEqual((), run_steps(engine, "0008"))
+        self.assertEqual((migrate.HEAD, migrate.HEAD, ()), migrate.upgrade_engine(engine))
+        self.assertEqual([], _run(engine, check_db))
+
+    def test_each_step_is_made_by_one_process_alone(self) -> None:
+        url = self.new_database(no_schema)
+        engine = open_engine(url)
+        run_steps(engine, None, "0008")
+        run, free = steps._run, list[bool]()
+
+        def look(connection: Any, step: Any) -> None:
+            free.append(self.may_begin(url))
+            run(connection, step)
+
+        self.patch(steps, "_run", look)
+        run_steps(engine, "0008")
+        self.assertEqual([False] * (int(migrate.HEAD) - 8), free)
+        self.assertTrue(self.may_begin(url))
+
+    def may_begin(self, url: str) -> bool:
+        """Whether another process need not wait."""
+        if self.dialect == SQLITE:
+            other = sqlite3.connect(url[7:], timeout=0, isolation_level=None)
+            try:
+                other.execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError:
+                return False
+            finally:
+                other.close()
+            return True
+        server = psycopg2.connect(url)
+        with server, server.cursor() as cursor:
+            cursor.execute(LOCK.replace("pg_advisory", "pg_try_advisory"))
+            row = cursor.fetchone()
+        server.close()
+        return row == (True,)
+
+    def test_a_newer_process_comes_first(self) -> None:
+        for oldest_reader in (migrate.HEAD, "9998"):
+            engine = open_engine(self.new_database(no_schema))
+            run_steps(engine, None, "0008")
+
+            def late(
+                engine: Engine, after: str | None, oldest_reader: str = oldest_reader
+            ) -> tuple[str, ...]:
+                run_steps(engine, after)
+                _run(engine, store_fact, "schema", "9999")
+                _run(engine, store_fact, "oldest_reader", oldest_reader)
+                return run_steps(engine, after)
+
+            with self.subTest(oldest_reader):
+                self.patch(steps, "run_steps", late)
+                if oldest_reader == migrate.HEAD:
+                    self.assertEqual(("0008", "9999", ()), migrate.upgrade_engine(engine))
+                else:
+                    error = self.assertRaises(DatabaseError, migrate.upgrade_engine, engine)
+                    self.assertIn("made by a newer program", str(error))
+                self.assertEqual("9999", _run(engine, load_fact, "schema"))
+                self.assertEqual(oldest_reader, _run(engine, load_fact, "oldest_reader"))
+
     def test_a_database_without_a_revision_is_refused(self) -> None:
         engine = open_engine(self.new_database())
         rename = statement(
@@ -300,10 +367,10 @@ class Revisions(DatabaseCase):
     """The files of the revisions."""
 
     def test_they_form_one_line_that_ends_at_the_program_s(self) -> None:
-        steps = list(scripts().walk_revisions())
-        self.assertEqual(steps[0].revision, migrate.HEAD)
-        self.assertEqual(steps[0].module.oldest_reader, migrate.OLDEST_READER)
-        names = [step.revision for step in reversed(steps)]
+        found = list(scripts().walk_revisions())
+        self.assertEqual(found[0].revision, migrate.HEAD)
+        self.assertEqual(found[0].module.oldest_reader, migrate.OLDEST_READER)
+        names = [step.revision for step in reversed(found)]
         self.assertEqual(names, sorted(names))
         self.assertEqual(names, [f"{number:04}" for number in range(1, len(names) + 1)])
 

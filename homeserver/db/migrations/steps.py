@@ -19,8 +19,10 @@ from sqlalchemy.pool import NullPool
 
 from homeserver.db.engine import Engine, PostgresEngine, SqliteEngine
 from homeserver.db.errors import DatabaseError
+from homeserver.db.migrations import LOCK
 
 _FOLDER = Path(__file__).parent
+_REVISION = text("SELECT value FROM server_facts WHERE name = 'schema'")
 _FORGET = text("DELETE FROM server_facts WHERE name IN ('schema', 'oldest_reader')")
 _REMEMBER = text(
     "INSERT INTO server_facts (name, value) VALUES ('schema', :schema), ('oldest_reader', :oldest_reader)"
@@ -33,20 +35,28 @@ def scripts() -> ScriptDirectory:
 
 
 def run_steps(engine: Engine, after: str | None, upto: str = "head") -> tuple[str, ...]:
-    """Run the revisions after one (None: all of them, on an empty database); which they were."""
+    """Run the revisions after one (None: all of them, on an empty database); which they were.
+
+    Those that another process has made meanwhile are passed over.
+    """
     wanted: list[Script] = [
         step for step in scripts().iterate_revisions(upto, after or "base") if step.revision != after
     ]
+    made: list[str] = []
     target = _connect(engine)
     try:
         for step in reversed(wanted):
             with target.begin() as connection:
-                _run(connection, step)
+                if isinstance(engine, PostgresEngine):
+                    connection.exec_driver_sql(LOCK)
+                if after is None or connection.scalar(_REVISION) < step.revision:
+                    _run(connection, step)
+                    made.append(step.revision)
     except exc.DBAPIError as error:
         raise DatabaseError(f"the database could not be upgraded: {error.orig}") from error
     finally:
         target.dispose()
-    return tuple(step.revision for step in reversed(wanted))
+    return tuple(made)
 
 
 def _run(connection: Connection, step: Script) -> None:
