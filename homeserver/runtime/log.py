@@ -10,6 +10,7 @@ Contract:
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, Protocol, TextIO, cast
@@ -107,7 +108,7 @@ def hide_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> Mutable
 
 
 class MemoryLog:
-    """A logger for tests: keeps `(level, event, fields)`."""
+    """A logger for tests: keeps `(level, event, fields)`, with the exception that `exc_info=True` stands for."""
 
     __slots__ = ("_bound", "entries")
 
@@ -125,6 +126,8 @@ class MemoryLog:
         self.entries.append(("warning", event, {**self._bound, **fields}))
 
     def error(self, event: str, /, **fields: Any) -> None:
+        if fields.get("exc_info") is True:
+            fields["exc_info"] = sys.exception()
         self.entries.append(("error", event, {**self._bound, **fields}))
 
     def bind(self, **fields: Any) -> MemoryLog:

@@ -85,11 +85,12 @@ async def complete_room(
     await hold.load((), sorted(parents), sorted(cited))
     review = _Review()
     turn.head = replace(turn.head, partial=others or lacking is not None)
-    for since in _parents_first(found, join.join_id):
+    ordered = _parents_first(_reached(found, join.join_id), join.join_id)
+    for since in ordered:
         told = (full or since.before) if since.row.nid == join.join_nid else None
         await _review(turn, hold, review, since, told)
     words = {one.nid: one.membership for one in (stored or {}).values()}
-    newest = _extremities(turn, review, found)
+    newest = _extremities(turn, review, ordered)
     moves = await turn.settle(turn.head, newest, words)
     withdrawn = review.withdrawn
     if lacking is None:
@@ -114,9 +115,8 @@ async def _snapshot_of(
     return await hold.snapshot_of(state)
 
 
-def _parents_first(found: Sequence[Since], join_id: EventId) -> list[Since]:
+def _parents_first(by_id: Mapping[EventId, Since], join_id: EventId) -> list[Since]:
     """The join, then what builds on it, each event after those that it names."""
-    by_id = {one.event.event_id: one for one in found}
     waiting = {
         event_id: {parent for parent in one.event.prev_event_ids if parent in by_id and event_id != join_id}
         for event_id, one in by_id.items()
@@ -135,6 +135,25 @@ def _parents_first(found: Sequence[Since], join_id: EventId) -> list[Since]:
             if not waiting[child]:
                 ready.append(child)
     return ordered
+
+
+def _reached(found: Sequence[Since], join_id: EventId) -> dict[EventId, Since]:
+    """Those whose states build on the join's.
+
+    Not so what comes after an event that is here without a state: when somebody comes back, the state is told.
+    """
+    by_id = {one.event.event_id: one for one in found}
+    children: dict[EventId, list[EventId]] = {}
+    for event_id, one in by_id.items():
+        for parent in one.event.prev_event_ids:
+            children.setdefault(parent, []).append(event_id)
+    reached, waiting = {join_id: by_id[join_id]}, [join_id]
+    while waiting:
+        for event_id in children.get(waiting.pop(), ()):
+            if event_id not in reached:
+                reached[event_id] = by_id[event_id]
+                waiting.append(event_id)
+    return reached
 
 
 async def _review(turn: Turn, hold: Hold, review: _Review, since: Since, told: Snapshot | None) -> None:

@@ -170,12 +170,14 @@ class PartialRooms:
             self._tasks.spawn_restarting("look for a join", partial(self._look, room_nid))
 
     async def _look(self, room_nid: int) -> None:
+        noted = set(self._unfinished[room_nid].joins) if room_nid in self._unfinished else set()
         # In a commit, since by the end of the next one the log has told who is in the room.
         joins = await self._worker.work(load_partial_joins)
         self._doubted.discard(room_nid)
         found = {one.join_nid: one for one in joins if one.room_nid == room_nid}
         room = self._unfinished.setdefault(room_nid, _Unfinished())
-        gone = [one for one in room.joins.values() if one.join_nid not in found]
+        # Not those that were begun meanwhile.
+        gone = [one for one in room.joins.values() if one.join_nid in noted and one.join_nid not in found]
         room.joins |= found
         for one in gone:
             self._end(one)

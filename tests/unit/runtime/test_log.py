@@ -93,3 +93,12 @@ class LogTests(SynchronousTestCase):
         log.bind(a=1).bind(b=2).warning("slow", c=3)
         self.assertEqual(memory.entries, [("warning", "slow", {"a": 1, "b": 2, "c": 3})])
         self.assertEqual(memory.events("warning"), ["slow"])
+
+    def test_the_memory_log_keeps_what_was_raised(self) -> None:
+        memory = MemoryLog()
+        error = ValueError("no")
+        try:
+            raise error
+        except ValueError:
+            memory.error("failed", exc_info=True)
+        self.assertEqual(memory.entries, [("error", "failed", {"exc_info": error})])
