@@ -56,7 +56,7 @@ class AuthEvents:
     create: Event | None
 
 
-_POLICY_REFUSED: Final = SoftFail("the policy server did not sign this event")
+_POLICY_REFUSED: Final = SoftFail("the policy server did not sign this event", final=True)
 
 
 def check_format(data: dict[str, Any], rules: RoomRules, *, is_old: bool = False) -> Event | Drop:

@@ -73,7 +73,7 @@ def check(event: Event, policy: PolicyServer | None) -> Verdict:
     """The seventh check on receipt of a PDU. # spec: server-server-api#checks-performed-on-receipt-of-a-pdu"""
     if policy is None or is_exempt(event) or has_valid_signature(event, policy):
         return ACCEPT
-    return SoftFail(f"no valid signature of the policy server {policy.server_name}")
+    return SoftFail(f"no valid signature of the policy server {policy.server_name}", final=True)
 
 
 def parse_sign_response(response: Any, policy: PolicyServer) -> dict[str, dict[str, str]]:

@@ -26,9 +26,13 @@ class Reject:
 
 @dataclass(frozen=True, slots=True)
 class SoftFail:
-    """The event is allowed where it stands in the graph but not by the current state of the room."""
+    """The event is allowed where it stands in the graph but not by the current state of the room.
+
+    ``final``: it is not the state that says no, so another state will not say yes either.
+    """
 
     reason: str
+    final: bool = False
 
 
 @dataclass(frozen=True, slots=True)

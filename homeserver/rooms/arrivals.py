@@ -236,7 +236,8 @@ async def _arrive_aside(hold: Hold, event: Event) -> Arrived:
     if not isinstance(arrived, Placed) or not isinstance(arrived.verdict, Accept):
         return arrived
     now = await _judge_now(hold, event, event, None, is_current=False)
-    hold.turn.stick(hold.turn.placements[-1], shown=isinstance(now, Accept))
+    if not _is_final(now):
+        hold.turn.stick(hold.turn.placements[-1], shown=isinstance(now, Accept))
     return Placed(arrived.nid, now)
 
 
@@ -381,6 +382,11 @@ async def _judge_now(
     return check_policy_signature(signed, server)
 
 
+def _is_final(verdict: Verdict) -> bool:
+    """Whether an event is refused for good, so that it does not stick either: who sticks is looked at again."""
+    return isinstance(verdict, SoftFail) and verdict.final
+
+
 async def _check_forks(hold: Hold, event: Event) -> Verdict:
     """Not of the specification: a server that has so many ends of a room as no honest one could gets no more of them."""
     turn = hold.turn
@@ -394,7 +400,7 @@ async def _check_forks(hold: Hold, event: Event) -> Verdict:
     ends = await turn.events([one.nid for one in newest])
     if sum(domain_of(one.sender) == server for one in ends.values()) < FORKS_MOST:
         return ACCEPT
-    return SoftFail(f"{server} puts too many events beside all others")
+    return SoftFail(f"{server} puts too many events beside all others", final=True)
 
 
 async def _without_the_past(hold: Hold, event: Event, branch: Snapshot) -> Snapshot:
@@ -508,7 +514,7 @@ async def _settle(hold: Hold, arrival: Arrival, placed: Placement, verdict: Verd
         else:
             placed.above_hole = True
     # Before the head: a resolution asks for the event itself.
-    hold.turn.note(placed)
+    hold.turn.note(placed, sticks=not _is_final(verdict))
     hold.note(placed)
     if placed.place is Place.TIMELINE:
         if linear:

@@ -2,7 +2,7 @@
 
 1. A server that comes into a room gets what users of ours have stuck there, in its order.
 2. When the membership of somebody moves whose sticky events were soft-failed, the current state decides about them
-   again; what it allows now is shown.
+   again; what it allows now is shown, unless it lacks the approval of the room's policy server.
 
 spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4354
 """
@@ -15,6 +15,7 @@ from functools import partial
 from federation.auth.rules import check_state_dependent
 from federation.auth.select import CREATE, POWER_LEVELS, auth_keys_for
 from federation.ids import RoomId
+from federation.policy import check as check_policy_signature
 from federation.verdict import Accept
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
@@ -99,10 +100,14 @@ class StickyKeeper:
 
 async def _show_allowed(turn: Turn, *, hidden: Sequence[Sticky]) -> None:
     events = await turn.events([one.event_nid for one in hidden])
+    server = await turn.policing.server_of(turn) if turn.policing is not None else None
     for sticky in hidden:
         event = events[sticky.event_nid]
         keys = auth_keys_for(event.rules, event.type, event.sender, event.state_key, event.content)
         await turn.load([CREATE, POWER_LEVELS, *keys])
         verdict = check_state_dependent(event, turn.lookup, await turn.power_levels())
+        if isinstance(verdict, Accept):
+            # Where the state says no, nobody looks at the approval: it may be missing as well.
+            verdict = check_policy_signature(event, server)
         if isinstance(verdict, Accept):
             turn.extra.append(partial(stick, sticky=sticky, shown=True))

@@ -515,12 +515,12 @@ class Turn:
             head.partial,
         )
 
-    def note(self, placed: Placement) -> None:
-        """This is to be stored when the turn ends."""
+    def note(self, placed: Placement, *, sticks: bool = True) -> None:
+        """This is to be stored when the turn ends. ``sticks``: if it says so."""
         event = placed.event
         self.tools.events.put(placed.nid, event)
         self.placements.append(placed)
-        if placed.place in (Place.TIMELINE, Place.NOWHERE):
+        if sticks and placed.place in (Place.TIMELINE, Place.NOWHERE):
             self.stick(placed, shown=placed.place is Place.TIMELINE)
 
     def stick(self, placed: Placement, *, shown: bool) -> None:

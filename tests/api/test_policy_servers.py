@@ -429,6 +429,43 @@ class TheirEvents(PolicyCase):
         self.assertTrue(self.soft_failed(late))
         self.assertEqual(0, self.staged())
 
+    def test_what_it_refused_does_not_stick(self) -> None:
+        """Neither after a restart, nor when the room's state lets its sender speak again, nor without the policy server."""
+        self.refuse()
+        now_ms = int(self.app.time.rightNow * 1000)
+        stuck: dict[str, Any] = {"ts": now_ms, "msc4354_sticky": {"duration_ms": 3_600_000}}
+        spam = self.room.make("m.room.message", {"body": "spam"}, **stuck)
+        late, kept = (self.room.make("m.room.message", {"body": body}, **stuck) for body in ("late", "kept"))
+        kept = with_signatures(kept, self.signatures(kept.json))
+        self.assert_taken(self.peer.push(self.app, spam), spam)
+        self.settle()
+        # The other two are refused by the state first; one of them has the approval all the same.
+        self.policy.answers[_SIGN] = self.sign
+        body = {"user_id": spam.sender}
+        self.app.ok("POST", f"{V3}/rooms/{self.room_id}/kick", body, self.alice)
+        self.refuse()
+        self.peer.push(self.app, late, kept)
+        self.settle()
+        self.app.restart()
+        self.app.app.begin()
+        self.settle()
+        self.assertEqual([], self.stuck())
+        self.policy.answers[_SIGN] = self.sign
+        joined = self.peer.follow(self.app, self.room_id).join()
+        self.assert_taken(self.peer.push(self.app, joined), joined)
+        self.settle()
+        self.assertEqual([kept.event_id], self.stuck())
+        self.configure(nothing=1)
+        joined = self.peer.follow(self.app, self.room_id).join(displayname="Other")
+        self.assert_taken(self.peer.push(self.app, joined), joined)
+        self.settle()
+        self.assertNotIn(spam.event_id, self.stuck())
+
+    def stuck(self) -> list[str]:
+        """The sticky events that alice is told of beside the timeline."""
+        room = self.app.ok("GET", f"{V3}/sync", token=self.alice)["rooms"]["join"][self.room_id]
+        return [event["event_id"] for event in room.get("msc4354_sticky", {}).get("events", ())]
+
     def test_the_policy_event_itself(self) -> None:
         levels = {"users": {ALICE: 100, self.peer.user(): 50}}
         self.app.ok("PUT", f"{V3}/rooms/{self.room_id}/state/m.room.power_levels", levels, self.alice)

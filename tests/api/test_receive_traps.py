@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from federation.event import Event
 from federation.keyring import build_key_response
+from homeserver.rooms import arrivals
 from homeserver.rooms.arrivals import FORKS_MOST
 from homeserver.rooms.federated.filling import WAITS_S
 from homeserver.rooms.turn import Turn
@@ -120,6 +121,25 @@ class Forks(ReceiveCase):
         self.assert_taken(self.peer.push(self.app, merge), merge)
         self.assertEqual(FORKS_MOST + 1 - 9, self.extremities())
         self.assertEqual(merge.event_id, self.timeline()[-1])
+
+    def test_what_is_refused_as_one_too_many_does_not_stick(self) -> None:
+        self.patch(arrivals, "FORKS_MOST", 2)
+        self.enter()
+        forks = self.fork(2, list(self.room.head))
+        now_ms = int(self.app.time.rightNow * 1000)
+        sticky: dict[str, Any] = {"msc4354_sticky": {"duration_ms": 3_600_000}}
+        third = self.room.make("m.room.message", {"body": "x"}, ts=now_ms, **sticky)
+        self.peer.push(self.app, third)
+        for one in forks:
+            self.room.learn(one)
+        again = self.room.join(prev=[one.event_id for one in forks])
+        self.assert_taken(self.peer.push(self.app, again), again)
+        self.app.restart()
+        self.app.app.begin()
+        self.settle()
+        self.assertNotIn(third.event_id, self.timeline())
+        room = self.app.ok("GET", f"{V3}/sync", token=self.alice)["rooms"]["join"][self.room_id]
+        self.assertNotIn("msc4354_sticky", room)
 
     def test_what_is_refused_on_some_of_many_forks_leaves_nothing_behind(self) -> None:
         bob = self.app.register("bob")
