@@ -422,7 +422,8 @@ class Sender:
             rooms = self._rooms_since(after)
             link.stays = await self._database.read(load_shared, name, rooms, after)
             link.stays_upto = upto
-        refs, through = await self._database.read(load_owed, name, link.stays, after, upto)
+        now_ms = self._clock.now_ms()
+        refs, through = await self._database.read(load_owed, name, link.stays, after, upto, now_ms)
         machine.refill(refs, through)
         if machine.refill_after() is None:
             link.stays = None

@@ -23,6 +23,7 @@ from federation.versions import ROOM_VERSIONS
 from homeserver.db.schema.accounts import accounts
 from homeserver.db.schema.peers import destinations, relays
 from homeserver.db.schema.rooms import event_json, events, redactions, room_heads, rooms, timeline, user_ids
+from homeserver.db.schema.sticky import sticky_events
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
@@ -81,6 +82,11 @@ _NEWEST = statement(
 )
 _NEWEST_BEFORE = statement(
     select(timeline.c.pos).select_from(_OURS).where(_IN_SPAN).order_by(timeline.c.pos.desc()).limit(1)
+)
+_STUCK = statement(
+    select(timeline.c.pos)
+    .select_from(_OURS.join(sticky_events, sticky_events.c.event_nid == timeline.c.event_nid))
+    .where(and_(_IN_SPAN, sticky_events.c.pos > 0, sticky_events.c.until_ts_ms > bindparam("now_ms")))
 )
 _RELAYED = statement(
     select(relays.c.pos, events.c.event_id, events.c.room_nid, user_ids.c.user_id, relays.c.only_to)
@@ -205,16 +211,16 @@ def load_shared(tx: Tx, server: str, room_nids: Collection[int], after: int) -> 
 
 
 def load_owed(
-    tx: Tx, server: str, stays: Mapping[int, Stay], after: int, upto: int
+    tx: Tx, server: str, stays: Mapping[int, Stay], after: int, upto: int, now_ms: int
 ) -> tuple[list[PduRef], int]:
     """The events in ``(after, upto]`` for a destination, oldest first, and up to which position these are all.
 
-    Where they are more than ``OWED_MOST``: of each room the newest of ours, and the newest of all.
+    Where they are more than ``OWED_MOST``: of each room the newest of ours, what of ours is sticky, and the newest of all.
     """
     room_nids = sorted(stays)
     found = tx.all(_OWED, room_nids=room_nids, after=after, upto=upto, most=OWED_MOST + 1)
     if len(found) > OWED_MOST:
-        refs = _newest(tx, server, stays, after, upto)
+        refs = _newest(tx, server, stays, after, upto, now_ms)
     else:
         refs = {pos: EventId(event_id) for pos, event_id, room_nid in found if stays[room_nid].hears(pos)}
     for pos, event_id, room_nid, sender, only_to in tx.all(_RELAYED, after=after, upto=upto):
@@ -225,13 +231,18 @@ def load_owed(
     return chosen, upto if len(chosen) == len(refs) else chosen[-1].pos
 
 
-def _newest(tx: Tx, server: str, stays: Mapping[int, Stay], after: int, upto: int) -> dict[int, EventId]:
+def _newest(
+    tx: Tx, server: str, stays: Mapping[int, Stay], after: int, upto: int, now_ms: int
+) -> dict[int, EventId]:
     """Of each room our newest event for the destination, and the room's extremities whoever made them.
 
-    So the destination comes to know the room's newest events, and asks for those between.
+    So the destination comes to know the room's newest events, and asks for those between. It would ask for a few only,
+    and what is sticky has to come whatever else there is.
     """
     span = {"after": after, "upto": upto}
     positions: list[int] = [pos for stay in stays.values() for pos in stay.removals]
+    # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4354
+    positions += tx.column(_STUCK, room_nids=sorted(stays), now_ms=now_ms, **span)
     still_in: list[int] = []
     for room_nid, newest in tx.all(_NEWEST, room_nids=sorted(stays), **span):
         stay = stays[room_nid]

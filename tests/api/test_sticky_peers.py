@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from federation.event import Event
+from homeserver.store import outgoing
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import V3
 from tests.federation.people import A, B, C, NetCase
@@ -136,6 +137,33 @@ class Sent(NetCase):
             self.net.advance(60)
         self.assertEqual([1, 1], [self.told_of("first", name) for name in (B, C)])
         self.assertGreater(self.told_of("unheard", C), 0)
+
+    def test_who_was_away_while_much_else_was_said(self) -> None:
+        """Of that they get the newest, and fetch a little of what is before it: what sticks is farther down."""
+        self.patch(outgoing, "OWED_MOST", 5)
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        third = self.server(C)
+        carol = third.register("carol")
+        self.assertEqual(200, self.join(third, carol, room_id, A).status)
+        self.net.settle()
+        since = self.sync(third, carol)["next_batch"]
+        self.net.down(C)
+        # The transaction that is under way is repeated as it is, whatever comes after it.
+        self.say(self.a, self.alice, room_id, "under way")
+        self.net.advance(1)
+        self.stick(self.a, self.alice, room_id, "over", 1_000)
+        for number in range(7):
+            self.stick(self.a, self.alice, room_id, f"stuck {number}", HOUR_MS)
+        for number in range(30):
+            self.say(self.a, self.alice, room_id, str(number))
+        self.net.advance(20)
+        self.net.up(C)
+        for _ in range(10):
+            self.net.advance(60)
+        stuck = [f"stuck {number}" for number in range(7)]
+        self.assertEqual([0, *[1] * 7, 0, 1], [self.told_of(body, C) for body in ("over", *stuck, "3", "29")])
+        told = self.sync(third, carol, since=since, filter=FILTER)
+        self.assertEqual(stuck, section(told, room_id))
 
     def test_what_is_older_than_a_join_that_is_not_complete(self) -> None:
         """What stuck before comes while the keys of somebody's server are awaited: bob stays in the room."""
