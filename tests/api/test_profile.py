@@ -78,6 +78,16 @@ class ProfileFields(WorldCase):
         self.assertEqual({"org.example.none": None}, self.get("org.example.none").json)
         self.assertEqual([("org.example.job", value), ("org.example.none", None)], self.told())
 
+    def test_under_their_old_path(self) -> None:
+        """As clients ask that know no other, and go by what ``/versions`` says."""
+        old = "/unstable/uk.tcpip.msc4133/profile/@alice:home.example"
+        answer = self.world.call("PUT", f"{old}/m.tz", {"m.tz": "Europe/Berlin"}, self.token)
+        self.assertEqual((200, {}), (answer.status, answer.json))
+        for path in (f"{old}/m.tz", old):
+            self.assertEqual("Europe/Berlin", self.world.call("GET", path).json["m.tz"])
+        self.assertEqual(200, self.world.call("DELETE", f"{old}/m.tz", token=self.token).status)
+        self.assertEqual(404, self.get("m.tz").status)
+
     def test_bad_values(self) -> None:
         for field, value, errcode in (
             ("displayname", 5, "M_INVALID_PARAM"),

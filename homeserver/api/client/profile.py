@@ -21,7 +21,14 @@ class ProfileApi:
         self._profiles = profiles
 
     def routes(self) -> list[Route]:
-        whole = "/_matrix/client/v3/profile/{user_id:user_id}"
+        # COMPAT(clients of before v1.16, 2026): MSC4133's own path, which they ask because of its name in `/versions`.
+        return [
+            route
+            for version in ("v3", "unstable/uk.tcpip.msc4133")
+            for route in self._routes_of(f"/_matrix/client/{version}/profile/{{user_id:user_id}}")
+        ]
+
+    def _routes_of(self, whole: str) -> list[Route]:
         field = f"{whole}/{{key}}"
         return [
             Route(

@@ -35,7 +35,7 @@ VERSIONS: tuple[str, ...] = (
 # What clients ask for by name, be it in no version or in one that they do not look at.
 FEATURES: Mapping[str, bool] = MappingProxyType(
     {
-        # Profile fields beyond name and picture (v1.16).
+        # Profile fields beyond name and picture (v1.16); without the second name they are asked for by MSC4133's path.
         "uk.tcpip.msc4133": True,
         "uk.tcpip.msc4133.stable": True,
         # Cross-signing (v1.1). COMPAT(Element Web to 1.12.2): otherwise it makes no keys, and offers to verify nobody.
