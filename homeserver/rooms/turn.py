@@ -531,6 +531,7 @@ class Turn:
         until_ms = sticky_until_ms(event.json, now_ms)
         if until_ms <= now_ms or placed.rejected is not None or placed.redacted_by:
             return
+        placed.sticky_until_ms = until_ms
         sticky = Sticky(placed.nid, placed.room_nid, event.event_id, event.sender, until_ms)
         self.extra.append(partial(stick if placed.is_new else stick_again, sticky=sticky, shown=shown))
 

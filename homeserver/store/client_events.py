@@ -24,6 +24,7 @@ from homeserver.store.cache import ByteLru
 from homeserver.store.events import StoredJson, load_json, load_redactions
 from homeserver.store.placement import Placement
 from homeserver.store.relation import read_relation
+from homeserver.store.sticky import load_ends
 
 
 class _Pdu(msgspec.Struct):
@@ -70,6 +71,7 @@ class ClientEvent:
     because: bytes = b""  # of a redacted event: the ``redacted_because`` member of unsigned
     sticky_ms: int = 0  # for how long it reaches everybody in the room
     redacted_by_user: str = ""  # who sent the redaction
+    sticky_until_ms: int = 0  # when that ends by our own clock; 0: it did not begin here, or is forgotten
 
     def render(self, unsigned: bytes = b"", room_id: str | None = None) -> bytes:
         """The whole object. ``unsigned``: the members of its unsigned object, without braces."""
@@ -114,13 +116,16 @@ class ClientEventCache(ByteLru[Key, ClientEvent]):
 
 def from_placement(placed: Placement) -> ClientEvent:
     """The client event of what this process has just stored."""
-    return _make(
-        placed.nid, placed.event.event_id, placed.json, b"", 0, placed.event.rules.redacts_in_content
-    )
+    rules = placed.event.rules
+    event = _make(placed.nid, placed.event.event_id, placed.json, b"", 0, rules.redacts_in_content)
+    return replace(event, sticky_until_ms=placed.sticky_until_ms) if placed.sticky_until_ms else event
 
 
 def load_client_events(tx: Tx, nids: Collection[int], cache: ClientEventCache) -> dict[int, ClientEvent]:
-    """Client events by nid, seen through their redactions. Two reads, one where all are cached."""
+    """Client events by nid, seen through their redactions. Two reads, one where all are cached.
+
+    (And one for those that stick, when they are read for the first time.)
+    """
     if not nids:
         return {}
     return load_seen(tx, {**dict.fromkeys(nids, 0), **load_redactions(tx, list(nids))}, cache)
@@ -152,8 +157,14 @@ def load_seen(tx: Tx, redacted: Mapping[int, int], cache: ClientEventCache) -> d
             event = _erased(row)
         else:
             event = _plain(row) if by is None else _redacted(row, by)
-        cache.put(Key(nid, event.redacted_by), event)
         found[nid] = event
+    stuck = [nid for nid in missing if nid in found and found[nid].sticky_ms]
+    if stuck:
+        for nid, until_ms in load_ends(tx, stuck).items():
+            found[nid] = replace(found[nid], sticky_until_ms=until_ms)
+    for nid in missing:
+        if nid in found:
+            cache.put(Key(nid, found[nid].redacted_by), found[nid])
     return found
 
 

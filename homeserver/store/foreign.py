@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from sqlalchemy import and_, select
 
+from federation.sticky import STICKY
 from homeserver.db.schema.rooms import state_keys, state_log, timeline, user_ids
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import any_of, statement
@@ -25,7 +26,7 @@ from homeserver.store.parsed import EventCache, load_events
 from homeserver.store.past import IS_TOLD
 from homeserver.store.placement import MEMBERSHIPS, MOVING, Membership, Placement, StateMove, StateMoved
 from homeserver.store.state import empty_snapshot
-from homeserver.store.sticky import find_sticky
+from homeserver.store.sticky import find_sticky, load_ends
 from homeserver.store.users import AccountChanged
 
 _READ_AT_ONCE = 1_000
@@ -145,6 +146,8 @@ def _load_placements(
     targets = {nid: event.redacts for nid, event in parsed.items() if event.redacts is not None}
     redactions = load_redacting(tx, list(targets.values())) if targets else {}
     idle = set(tx.column(_IDLE, nids=list(targets))) if targets else set()
+    stuck = [nid for nid, event in parsed.items() if STICKY in event.json]
+    ends = load_ends(tx, stuck) if stuck else {}
     found: dict[int, Placement] = {}
     for change in changes:
         row = rows.get(change.ref)
@@ -169,5 +172,6 @@ def _load_placements(
             moves=moved,
             linear=False,
             idle=row.nid in idle,
+            sticky_until_ms=ends.get(row.nid, 0),
         )
     return found

@@ -159,6 +159,7 @@ class Placement:
     awaits_target: bool = False  # a redaction of what has not come yet
     idle: bool = False  # a redaction without effect, or without one as yet
     told: bool = False  # another server tells the room's servers of it, although it is ours
+    sticky_until_ms: int = 0  # until when it reaches everybody in the room; 0: it does not stick
     above_hole: bool = False  # the room has a timeline, and what came between it and this event is missing
 
     @property

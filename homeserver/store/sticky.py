@@ -86,6 +86,11 @@ def find_sticky(tx: Tx, event_nid: int) -> Sticky | None:
     return _sticky(found[0]) if found else None
 
 
+def load_ends(tx: Tx, event_nids: Sequence[int]) -> dict[int, int]:
+    """By event, when it is no longer sticky, of those that are not forgotten."""
+    return {row[0]: row[4] for row in tx.all(_SOME, nids=list(event_nids))}
+
+
 def _sticky(row: Row) -> Sticky:
     return Sticky(row[0], row[1], row[2], row[3], row[4], row[5])
 

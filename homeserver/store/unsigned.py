@@ -52,11 +52,9 @@ def unsigned_members(
         parts += b"," + sent_as
     if relations:
         parts += b"," + relations
-    if event.sticky_ms:
+    if event.sticky_until_ms > now_ms:
         # spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4354
-        left_ms = event.sticky_ms - max(0, age)
-        if left_ms > 0:
-            parts += b',"msc4354_sticky_duration_ttl_ms":%d' % left_ms
+        parts += b',"msc4354_sticky_duration_ttl_ms":%d' % (event.sticky_until_ms - now_ms)
     return parts
 
 

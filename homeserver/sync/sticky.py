@@ -9,6 +9,7 @@ spec: https://github.com/matrix-org/matrix-spec-proposals/pull/4354
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
@@ -48,7 +49,12 @@ class StickySections:
         events = await self._database.read(_load, nids, self._cache)
         written: dict[int, list[bytes]] = {}
         for room_nid, sticky in found.items():
-            seen = [events[one.event_nid] for one in sticky if one.event_nid in events]
+            # It may have been read as the state of a room before it came to stick.
+            seen = [
+                replace(events[one.event_nid], sticky_until_ms=one.until_ts_ms)
+                for one in sticky
+                if one.event_nid in events
+            ]
             told = [one.render(unsigned_members(one, now_ms)) for one in seen if one.sticky_ms]
             if told:
                 written[room_nid] = told

@@ -6,6 +6,8 @@ from typing import Any
 
 from federation.event import Event
 from homeserver.store import outgoing
+from homeserver.store.changes import Kind
+from homeserver.store.foreign import load_foreign
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import V3
 from tests.federation.people import A, B, C, NetCase
@@ -68,6 +70,43 @@ class Received(ReceiveCase):
         self.assertEqual(["future"], self.told())
         self.app.advance(60)
         self.assertEqual([], self.told())
+
+    def test_what_is_left_of_what_comes_from_the_future(self) -> None:
+        """It is counted from when the event came, wherever it is told."""
+        since = self.app.ok("GET", f"{V3}/sync", token=self.alice)["next_batch"]
+        now_ms = int(self.app.time.rightNow * 1000)
+        event = self.stick("future", 600_000, ts=now_ms + 10 * HOUR_MS)
+        self.assert_taken(self.peer.push(self.app, event), event)
+        self.bury()
+        for wait_s, left_ms in ((0, 600_000), (300, 300_000), (299, 1_000), (1, None), (3_600, None)):
+            self.app.advance(wait_s)
+            for restarted in (False, True):
+                if restarted:
+                    self.app.restart()
+                self.assertEqual(([left_ms] * 2, [left_ms] if left_ms else []), self.left_of(event, since))
+
+    def test_other_processes_know_what_is_left(self) -> None:
+        log = self.app.app.core.changes
+        before, now_ms = log.position, int(self.app.time.rightNow * 1000)
+        event = self.stick("future", 600_000, ts=now_ms + 10 * HOUR_MS)
+        self.assert_taken(self.peer.push(self.app, event), event)
+        changes = self.app.wait(self.app.database.read(load_foreign, before, log.position))
+        ends = [change.payload.sticky_until_ms for change in changes if change.kind == Kind.EVENT]
+        self.assertEqual([now_ms + 600_000], ends)
+
+    def left_of(self, event: Event, since: str) -> tuple[list[int | None], list[int]]:
+        """For how long an event is still said to stick: in a timeline and on its own; and in the section."""
+        rooms = []
+        for limit in (50, 1):
+            query = {"since": since, "filter": f'{{"room":{{"timeline":{{"limit":{limit}}}}}}}'}
+            answer = self.app.ok("GET", f"{V3}/sync", token=self.alice, query=query)
+            rooms.append(answer["rooms"]["join"][self.room_id])
+        found = [one for one in rooms[0]["timeline"]["events"] if one["event_id"] == event.event_id]
+        path = f"{V3}/rooms/{self.room_id}/event/{event.event_id}"
+        found.append(self.app.ok("GET", path, token=self.alice))
+        name = "msc4354_sticky_duration_ttl_ms"
+        section = rooms[1].get(STICKY, {"events": ()})["events"]
+        return [one["unsigned"].get(name) for one in found], [one["unsigned"][name] for one in section]
 
     def test_what_means_nothing(self) -> None:
         for duration in (HOUR_MS + 1, -1, "60000", None, True, [60_000]):
