@@ -291,6 +291,30 @@ class StickyTests(TalkCase):
         found = self.slide(pos, name="carol", since=said["next_batch"])[1]
         self.assertEqual(["before"], self.texts(found))
 
+    def test_sliding_into_a_room_with_more_than_a_page(self) -> None:
+        """What is older than the join comes with it, all together and once; then it goes on page by page."""
+        self.stuck("before all")
+        _, said = self.slide()
+        asked = {"since": said["next_batch"], "limit": 2}
+        known, self.room_id = self.room_id, self.make_room()
+        for number in range(5):
+            self.stuck(f"before {number}")
+        entered = self.room_id
+        self.room_id = known
+        for number in range(3):
+            self.stuck(f"known {number}")
+        self.room_id = entered
+        self.join("bob", entered)
+        for number in range(3):
+            self.stuck(f"after {number}")
+        pages: list[set[str]] = []
+        while said := self.slide(**asked)[1]:
+            pages.append(set(self.texts(said)))
+            asked["since"] = said["next_batch"]
+        before = {f"before {number}" for number in range(5)}
+        expected = [{"known 0", "known 1"}, {"known 2", *before}, {"after 0", "after 1"}, {"after 2"}]
+        self.assertEqual(expected, pages)
+
     def test_sliding_long_poll(self) -> None:
         pos, _ = self.slide()
         body = {"extensions": {"org.matrix.msc4354.sticky_events": {"enabled": True}}}

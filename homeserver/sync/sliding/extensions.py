@@ -17,6 +17,7 @@ from homeserver.store.account_data import AccountDataChanged, AccountDatum
 from homeserver.store.ids import Interner
 from homeserver.store.placement import Membership
 from homeserver.store.receipts import ReceiptChange
+from homeserver.store.sticky import Sticky
 from homeserver.store.thread_subscriptions import SubscriptionChange
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.threads import told_changes
@@ -245,14 +246,17 @@ class Extensions:
         # Of a room that they have come to since, they have heard nothing.
         after = {nid: 0 if standings[nid].pos > since else since for nid in joined}
         found = sticky.find(after, upto, work.now_ms, work.ignored)
-        ordered = sorted(
-            (one.pos, one.event_nid) for rooms in found.values() for one in rooms if one.pos > since
-        )
+
+        def heard_at(one: Sticky) -> int:
+            # What is older than that they came, they hear of by coming: all together, however many are asked for.
+            return max(one.pos, standings[one.room_nid].pos)
+
+        ordered = sorted((heard_at(one), one.event_nid) for rooms in found.values() for one in rooms)
         most = max(1, min(limit, STICKY_MOST))
-        end = upto if len(ordered) <= most else ordered[most - 1][0]
+        end = upto if len(ordered) <= most else min(upto, ordered[most - 1][0])
         # What the timelines of this answer tell is passed over, and the client goes on behind it all the same.
         shown = {
-            nid: [one for one in rooms if one.pos <= end and one.event_nid not in in_timelines]
+            nid: [one for one in rooms if heard_at(one) <= end and one.event_nid not in in_timelines]
             for nid, rooms in found.items()
         }
         written = await sticky.write(shown, work.now_ms)
