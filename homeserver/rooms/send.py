@@ -268,8 +268,11 @@ _sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 async def place_news(turn: Turn, draft: Draft, transaction: ClientTransaction | None = None) -> str:
-    """Place a state event, or nothing where it says the same again (a transaction is always placed); the event's id."""
-    same = await _find_same(turn, draft) if transaction is None else None
+    """Place a state event, or nothing where it says the same again; the event's id.
+
+    A transaction is always placed, and what is to stick: it sticks on by being said again.
+    """
+    same = None if transaction is not None or draft.sticky_ms else await _find_same(turn, draft)
     return same or (await turn.place(draft, transaction=transaction)).event.event_id
 
 

@@ -171,6 +171,25 @@ class StickyTests(TalkCase):
         event = self.ok("bob", self.path(self.room_id, "event", answer["event_id"]))
         self.assertEqual({"duration_ms": 60_000}, event["msc4354_sticky"])
 
+    def test_state_that_is_set_again_to_stick_on(self) -> None:
+        path = self.path(self.room_id, "state", "m.x", "k")
+        ids = []
+        for query, wait_s in (
+            ({ARGUMENT: "600000"}, 500),
+            ({ARGUMENT: "600000"}, 200),
+            ({ARGUMENT: "0"}, 0),
+            ({}, 0),
+        ):
+            ids.append(self.app.ok("PUT", path, {"body": "k"}, self.tokens["alice"], query)["event_id"])
+            self.app.advance(wait_s)
+        self.assertNotEqual(ids[0], ids[1])
+        # What does not stick says nothing new.
+        self.assertEqual([ids[1]] * 2, ids[2:])
+        self.chatter(6)
+        (event,) = self.section(self.sync())
+        left_ms = event["unsigned"]["msc4354_sticky_duration_ttl_ms"]
+        self.assertEqual((ids[1], 394_000), (event["event_id"], left_ms))
+
     def test_later(self) -> None:
         status, json = self.stick("gone", 600_000, **{DELAY: "5000"})
         self.assertEqual((200, ["delay_id"]), (status, list(json)))
