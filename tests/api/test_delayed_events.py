@@ -109,13 +109,14 @@ class Scheduling(DelayedCase):
             (self.room_id, "m.room.message", {"msgtype": "m.text", "body": "later"}),
             (waiting["room_id"], waiting["type"], waiting["content"]),
         )
-        self.assertNotIn("finalised", waiting)
-        self.assertNotIn("state_key", waiting)
+        self.assertFalse({"finalised", "finalised_ts", "event_id", "error", "state_key"} & waiting.keys())
         self.pass_time(9.9)
         self.assertEqual([], self.said())
         self.pass_time(0.2)
         self.assertEqual(["later"], self.said())
-        end = self.look(delay_id)["finalised"]
+        ended = self.look(delay_id)
+        end = ended["finalised"]
+        self.assertEqual(end, {name: ended[name] for name in end})
         event = self.ok("bob", self.path(self.room_id, "event", end["event_id"]))
         self.assertEqual((user("alice"), "later"), (event["sender"], event["content"]["body"]))
         self.assertEqual(int(self.app.time.rightNow * 1000), event["origin_server_ts"])

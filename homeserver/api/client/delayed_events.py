@@ -144,7 +144,10 @@ class DelayedEventsApi:
 
 
 def _to_json(one: Delayed) -> dict[str, Any]:
-    """``delay`` and ``running_since``: the names of before. COMPAT(matrix-js-sdk, ruma, 2026)"""
+    """``delay`` and ``running_since``: the names of before, and the end has had no object of its own.
+
+    COMPAT(matrix-js-sdk, ruma, 2026)
+    """
     found: dict[str, Any] = {
         "delay_id": one.delay_id,
         "room_id": one.room_id,
@@ -163,5 +166,5 @@ def _to_json(one: Delayed) -> dict[str, Any]:
             end["event_id"] = one.event_id
         if one.error is not None:
             end["error"] = msgspec.Raw(one.error.encode())
-        found["finalised"] = end
+        found |= {**end, "finalised": end}
     return found
