@@ -8,6 +8,7 @@ spec: client-server-api#mforget_forced_upon_leave-capability
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from homeserver.db.tx import WriteTx
 from homeserver.runtime.tasks import TaskGroup
@@ -47,7 +48,7 @@ class Departed:
                 if told.membership in ENDED:
                     left.append((told.user_nid, told.room_nid))
         if left:
-            self._tasks.spawn("forget rooms", self._forget(left))
+            self._tasks.spawn_restarting("forget rooms", partial(self._forget, left))
 
     def start(self) -> None:
         """Look for what is still to be forgotten."""
@@ -58,7 +59,7 @@ class Departed:
             if standing.membership in ENDED and not standing.forgotten
         ]
         if left:
-            self._tasks.spawn("forget rooms", self._forget(left))
+            self._tasks.spawn_restarting("forget rooms", partial(self._forget, left))
 
     async def _forget(self, left: Sequence[tuple[int, int]]) -> None:
         for start in range(0, len(left), _AT_ONCE):

@@ -24,7 +24,7 @@ from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.changes import Change
 from homeserver.store.placement import MOVING, Membership, StateMove, moves_of
 from homeserver.store.stays import server_of
-from homeserver.store.sticky import Sticky, load_sticky, relay_sticky, stick, sweep_sticky
+from homeserver.store.sticky import Sticky, load_sticky, relay_sticky, stick_again, sweep_sticky
 from homeserver.store.work import Worker
 from homeserver.stream.servers import ServerIndex
 from homeserver.stream.sticky import StickyIndex
@@ -58,7 +58,7 @@ class StickyKeeper:
     def start(self) -> None:
         """Look again at what an earlier process may have been about to."""
         for room_nid, hidden in self._index.all_hidden(self._clock.now_ms()).items():
-            self._tasks.spawn("look at sticky events again", self._look_again(room_nid, hidden))
+            self._spawn_look(room_nid, hidden)
 
     async def sweep(self) -> None:
         """Forget what is over; called now and then."""
@@ -80,9 +80,11 @@ class StickyKeeper:
                     continue
                 hidden = self._index.hidden(change.topic, move.user_id, now_ms)
                 if hidden:
-                    self._tasks.spawn("look at sticky events again", self._look_again(change.topic, hidden))
+                    self._spawn_look(change.topic, hidden)
                 if move.membership == Membership.JOIN and server_of(move.user_id) != self._server_name:
-                    self._tasks.spawn("send sticky events", self._send(change, move, now_ms))
+                    self._tasks.spawn_restarting(
+                        "send sticky events", partial(self._send, change, move, now_ms)
+                    )
 
     async def _send(self, change: Change, move: StateMove, now_ms: int) -> None:
         """To a server that has come: what users of ours have stuck."""
@@ -91,6 +93,11 @@ class StickyKeeper:
         ours = [one for one in shown if server_of(one.sender_id) == self._server_name]
         if ours and await self._servers.came(change.topic, server, change.pos):
             await self._worker.work(relay_sticky, ours, server)
+
+    def _spawn_look(self, room_nid: int, hidden: Sequence[Sticky]) -> None:
+        self._tasks.spawn_restarting(
+            "look at sticky events again", partial(self._look_again, room_nid, hidden)
+        )
 
     async def _look_again(self, room_nid: int, hidden: Sequence[Sticky]) -> None:
         names = await self._rooms.tools.interner.room_names([room_nid])
@@ -110,4 +117,6 @@ async def _show_allowed(turn: Turn, *, hidden: Sequence[Sticky]) -> None:
             # Where the state says no, nobody looks at the approval: it may be missing as well.
             verdict = check_policy_signature(event, server)
         if isinstance(verdict, Accept):
-            turn.extra.append(partial(stick, sticky=sticky, shown=True))
+            # It may be shown already: of two looks at once the second one comes too late, and so does one that runs again
+            # because nobody heard that the first was stored.
+            turn.extra.append(partial(stick_again, sticky=sticky, shown=True))

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from homeserver.rooms import departed
 from tests.api.rooms import BOB, V3, RoomsCase
 from tests.support.app import TestApp, test_config
 from tests.support.databases import on_each_database
+from tests.support.failing import failing_once
 
 
 class LeavingCase(RoomsCase):
@@ -84,6 +86,17 @@ class Forced(LeavingCase):
 
     def test_what_an_earlier_process_left(self) -> None:
         self.check_what_an_earlier_process_left()
+
+    def test_while_the_database_is_away(self) -> None:
+        room_id = self.join()
+        self.patch(departed, "_forget_all", failing_once(departed._forget_all))
+        self.ok(self.bob, f"/rooms/{room_id}/leave")
+        self.app.advance(0)
+        self.assertEqual(200, self.past(room_id))
+        self.app.advance(2)
+        self.assertEqual(403, self.past(room_id))
+        self.assertEqual(["task failed, will restart"], self.app.log.events("error"))
+        self.app.log.entries.clear()
 
 
 class NotForced(LeavingCase):

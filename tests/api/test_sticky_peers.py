@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import Any
 
 from federation.event import Event
+from homeserver.db.errors import DatabaseUnavailable
+from homeserver.rooms import sticky as keeping
 from homeserver.store import outgoing
 from homeserver.store.changes import Kind
 from homeserver.store.foreign import load_foreign
+from homeserver.store.sticky import relay_sticky
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import V3
 from tests.federation.people import A, B, C, NetCase
 from tests.support.databases import on_each_database
+from tests.support.failing import failing_once
 from tests.support.federation import NetServer
 
 ARGUMENT = "org.matrix.msc4354.sticky_duration_ms"
@@ -143,6 +148,44 @@ class Received(ReceiveCase):
         self.assertEqual(["late"], self.told())
         self.assertNotIn(late.event_id, self.timeline())
 
+    def test_looked_at_again_while_the_database_is_away(self) -> None:
+        self.look_again_in_vain(stored=False)
+
+    def test_looked_at_again_and_stored_but_nobody_heard(self) -> None:
+        self.look_again_in_vain(stored=True)
+
+    def look_again_in_vain(self, *, stored: bool) -> None:
+        """The first look fails, before or after all is stored: it is told, and told once."""
+        late = self.stick("late")
+        self.app.ok("POST", f"{V3}/rooms/{self.room_id}/kick", {"user_id": late.sender}, self.alice)
+        self.assertEqual(200, self.peer.push(self.app, late)[0])
+        self.bury()
+        query = {"filter": FILTER}
+        since = self.app.ok("GET", f"{V3}/sync", token=self.alice, query=query)["next_batch"]
+        keeper, looks = self.app.app.services.unattended.sticky, count()
+        look = keeper._look_again
+
+        async def fail(room_nid: int, hidden: Any) -> None:
+            is_first = next(looks) == 0
+            if stored or not is_first:
+                await look(room_nid, hidden)
+            if is_first:
+                raise DatabaseUnavailable("gone for a moment")
+
+        self.patch(keeper, "_look_again", fail)
+        joined = self.peer.follow(self.app, self.room_id).join()
+        self.assert_taken(self.peer.push(self.app, joined), joined)
+        self.settle()
+        query["since"] = since
+        told = self.app.ok("GET", f"{V3}/sync", token=self.alice, query=query)
+        self.assertEqual(["late"] if stored else [], section(told, self.room_id))
+        self.settle(2)
+        self.bury()
+        self.assertEqual([] if stored else ["late"], self.told(told["next_batch"]))
+        self.assertEqual(["late"], self.told())
+        self.assertEqual((2, ["task failed, will restart"]), (next(looks), self.app.log.events("error")))
+        self.app.log.entries.clear()
+
 
 @on_each_database
 class Sent(NetCase):
@@ -253,6 +296,15 @@ class Sent(NetCase):
         self.net.advance(1)
         told = self.sync(self.b, self.bob, since=told["next_batch"], filter=FILTER)
         self.assertEqual(["third"], section(told, room_id))
+
+    def test_whoever_comes_while_the_database_is_away_is_told(self) -> None:
+        self.patch(keeping, "relay_sticky", failing_once(relay_sticky))
+        room_id = self.create(self.a, self.alice, preset="public_chat")
+        self.stick(self.a, self.alice, room_id, "first", HOUR_MS)
+        self.assertEqual(["first"], section(self.let_bob_in(room_id), room_id))
+        self.assertEqual(1, self.told_of("first", B))
+        self.assertEqual(["task failed, will restart"], self.a.log.events("error"))
+        self.a.log.entries.clear()
 
     def test_the_past_does_not_come_back(self) -> None:
         """Carol came in while the room was open. What stuck before that says nothing of who is in it now."""

@@ -9,9 +9,11 @@ from twisted.internet.defer import Deferred
 
 from federation.ids import ServerName
 from homeserver.http.transport import Unreachable
+from homeserver.rooms.federated import signed_invites
 from homeserver.store.signed_invites import load_signed
 from tests.federation.people import A, B, C, NetCase
 from tests.support.databases import on_each_database
+from tests.support.failing import failing_once
 from tests.support.federation import NetServer
 
 BOB = f"@bob:{B}"
@@ -206,6 +208,19 @@ class LeftBehind(NetCase):
             self.room(self.a, self.alice, "kick", {"user_id": ERIN})
             self.net.advance(5)
             self.assertEqual(("leave", ""), (self.listed(since), self.listed()))
+            self.room(self.a, self.alice, "invite", {"user_id": BOB})
+            self.assertEqual(200, self.join(self.b, self.bob, self.room_id, A).status)
+            self.net.settle()
+
+    def test_invited_while_the_last_of_ours_is_put_out_and_the_database_is_away(self) -> None:
+        """For a moment: at the start, or when the invite is to be told."""
+        for restart, name in ((True, "load_signed"), (False, "settle_signed")):
+            self.patch(signed_invites, name, failing_once(getattr(signed_invites, name)))
+            since = self.invited_while_bob_is_put_out(restart=restart)
+            self.assertEqual(("invite", "invite"), (self.listed(since), self.listed()))
+            self.assertEqual(["task failed, will restart"], self.b.log.events("error"))
+            self.b.log.entries.clear()
+            self.room(self.a, self.alice, "kick", {"user_id": ERIN})
             self.room(self.a, self.alice, "invite", {"user_id": BOB})
             self.assertEqual(200, self.join(self.b, self.bob, self.room_id, A).status)
             self.net.settle()

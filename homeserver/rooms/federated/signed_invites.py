@@ -8,6 +8,7 @@ A follower does it; what a process that ended in between left undone is found ag
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from homeserver.db.threads import Database
 from homeserver.runtime.tasks import TaskGroup
@@ -31,7 +32,7 @@ class SignedInvites:
 
     def start(self) -> None:
         """Look for what an earlier process kept."""
-        self._tasks.spawn("look for signed invites", self._load())
+        self._tasks.spawn_restarting("look for signed invites", self._load)
 
     async def _load(self) -> None:
         for room_nid, user_nid in await self._database.read(load_signed):
@@ -57,7 +58,7 @@ class SignedInvites:
             if change.topic in self._kept and move.member_nid and self._index.is_local(move.member_nid)
         }
         for room_nid in sorted(moved):
-            self._tasks.spawn("look at signed invites", self._settle(room_nid))
+            self._tasks.spawn_restarting("look at signed invites", partial(self._settle, room_nid))
 
     async def _settle(self, room_nid: int) -> None:
         gone = not self._index.local_members(room_nid)
