@@ -157,14 +157,13 @@ def load_seen(tx: Tx, redacted: Mapping[int, int], cache: ClientEventCache) -> d
             event = _erased(row)
         else:
             event = _plain(row) if by is None else _redacted(row, by)
+        cache.put(Key(nid, event.redacted_by), event)
         found[nid] = event
     stuck = [nid for nid in missing if nid in found and found[nid].sticky_ms]
     if stuck:
         for nid, until_ms in load_ends(tx, stuck).items():
-            found[nid] = replace(found[nid], sticky_until_ms=until_ms)
-    for nid in missing:
-        if nid in found:
-            cache.put(Key(nid, found[nid].redacted_by), found[nid])
+            event = found[nid] = replace(found[nid], sticky_until_ms=until_ms)
+            cache.put(Key(nid, event.redacted_by), event)
     return found
 
 

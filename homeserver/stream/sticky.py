@@ -55,6 +55,9 @@ class StickyIndex:
         if not hidden:
             del self._hidden[sticky.room_nid]
         shown = self._shown.setdefault(sticky.room_nid, [])
+        if any(one.event_nid == sticky.event_nid for one in shown):
+            # Two looks at what was hidden were under way at once.
+            return
         shown.append(sticky)
         if len(shown) > ROOM_MOST:
             del shown[0]
