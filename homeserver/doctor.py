@@ -28,6 +28,7 @@ from OpenSSL import crypto
 
 from homeserver.cli.operations import Finding, Surroundings
 from homeserver.composition.core import RunInThread
+from homeserver.config.files import network_file_problems
 from homeserver.config.schema import Config, Listener, TlsFiles
 from homeserver.config.signing_key import SigningKeyError, read_signing_keys
 from homeserver.db.engine import Engine
@@ -79,6 +80,7 @@ class Doctor:
             ("clock", self._time),
             ("open files", self._open_files),
             ("listeners", self._listeners),
+            ("files", self._files),
             ("certificates", self._certificates),
             ("public address", self._public_address),
         ]
@@ -244,14 +246,22 @@ class Doctor:
                     "error", f"port {listener.port}", f"{listener.bind} is taken by another program"
                 )
 
+    def _files(self) -> Iterator[Finding]:
+        for problem in network_file_problems(self._config):
+            key, _, detail = problem.partition(": ")
+            yield Finding("error", key, " ".join(detail.split()))
+
     def _certificates(self) -> Iterator[Finding]:
         files = {listener.tls for listener in self._config.listeners if listener.tls is not None}
         for tls in sorted(files, key=lambda one: str(one.certificate_file)):
+            try:
+                server_context(tls.certificate_file, tls.private_key_file)
+            except (OSError, ValueError):
+                continue  # told by `_files`
             yield self._certificate(tls)
 
     def _certificate(self, tls: TlsFiles) -> Finding:
         subject = f"certificate {tls.certificate_file}"
-        server_context(tls.certificate_file, tls.private_key_file)
         certificate = crypto.load_certificate(crypto.FILETYPE_PEM, tls.certificate_file.read_bytes())
         text = (certificate.get_notAfter() or b"").decode("ascii")
         until = datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)

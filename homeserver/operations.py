@@ -28,6 +28,7 @@ from homeserver.composition.core import Core, Surroundings
 from homeserver.composition.listening import Listeners
 from homeserver.composition.peering import Outside, open_network
 from homeserver.composition.storing import examine_storage
+from homeserver.config.files import check_files
 from homeserver.config.registrations import AppserviceRegistration, load_registrations
 from homeserver.config.schema import Config
 from homeserver.config.signing_key import read_key_file
@@ -212,6 +213,7 @@ class ServerOperations:
 
     async def start(self, *, development: bool) -> RunningServer:
         """Open everything and listen. In development: the sample community too, on an empty database."""
+        check_files(self._config)
         metrics = make_metrics()
         page = PageApi(self._config)
 
@@ -321,8 +323,11 @@ class ServerOperations:
         """Look at everything that commonly goes wrong."""
         config, around, run = self._config, self._around, self._workers().run
         findings = await doctor.diagnose(config, engine_of(config), around, run)
-        bucket = await examine_storage(config, self._network().appservice_http, run, around.clock)
-        return [*findings, *bucket]
+        try:
+            outside = self._network()
+        except OperationError:
+            return findings  # the CA file: it is among them
+        return [*findings, *await examine_storage(config, outside.appservice_http, run, around.clock)]
 
     async def close(self) -> None:
         """Let go of everything. A second call does nothing."""

@@ -7,9 +7,11 @@ from pathlib import Path
 import click
 
 from homeserver.cli.host import config_options, find_host, load, operate
+from homeserver.config.files import file_problems
 from homeserver.config.init import initialise
+from homeserver.config.load import ConfigError
 from homeserver.config.registrations import load_registrations
-from homeserver.config.signing_key import read_signing_keys
+from homeserver.config.signing_key import SigningKeyError, read_signing_keys
 
 _MARKS = {"ok": "ok     ", "warning": "warning", "error": "ERROR  "}
 
@@ -41,9 +43,19 @@ def init(context: click.Context, server_name: str, config_path: Path) -> None:
 def check_config(context: click.Context, config_path: Path | None, dev: bool) -> None:
     """Check the configuration and show every problem at once, one line each."""
     config = load(find_host(context), config_path, dev=dev)
-    if config.signing_key_path.exists() or config.signing_key_file is not None:
-        read_signing_keys(config.signing_key_path)
-    load_registrations(config)
+    problems: list[str] = []
+    try:
+        if config.signing_key_path.exists() or config.signing_key_file is not None:
+            read_signing_keys(config.signing_key_path)
+    except SigningKeyError as error:
+        problems.append(str(error))
+    try:
+        load_registrations(config)
+    except ConfigError as error:
+        problems.extend(error.problems)
+    problems.extend(file_problems(config))
+    if problems:
+        raise ConfigError(problems)
     click.echo(f"the configuration of {config.server_name} is fine")
 
 

@@ -10,6 +10,7 @@ from twisted.internet.defer import Deferred, fail
 from homeserver.backup import media_folder
 from homeserver.cli.operations import Finding
 from homeserver.composition.core import RunInThread, Surroundings
+from homeserver.config.files import read_secret, reason_of
 from homeserver.config.load import ConfigError
 from homeserver.config.schema import S3, Config
 from homeserver.http.client import HttpResponse
@@ -21,7 +22,6 @@ from homeserver.media.sigv4 import Credentials
 from homeserver.media.storage import FolderStore, MediaStore
 from homeserver.runtime.clock import Clock
 
-_SECRET_MOST_BYTES: Final = 4096
 _PROBE: Final = "chaos-doctor"
 _NOBODY: Final = "0" * 64
 
@@ -48,23 +48,10 @@ def open_bucket(settings: S3, http: BucketHttp, run_in_thread: RunInThread, cloc
 
 
 def _secret_of(settings: S3) -> str:
-    if settings.secret_access_key is not None:
-        return settings.secret_access_key
-    path = settings.secret_access_key_file
-    assert path is not None, "checked when the configuration is read"
-    key = "media.s3.secret_access_key_file"
     try:
-        with path.open("rb") as file:
-            raw = file.read(_SECRET_MOST_BYTES + 1)
-    except OSError as error:
-        raise ConfigError([f"{key}: {path}: {error.strerror or error}"]) from None
-    try:
-        secret = raw.decode("ascii").strip()
-    except UnicodeDecodeError:
-        secret = ""
-    if not secret or len(raw) > _SECRET_MOST_BYTES or not secret.isprintable():
-        raise ConfigError([f"{key}: {path} does not hold one secret alone"])
-    return secret
+        return read_secret(settings)
+    except (OSError, ValueError) as error:
+        raise ConfigError([f"media.s3.secret_access_key_file: {reason_of(error)}"]) from None
 
 
 async def examine_storage(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -17,6 +18,7 @@ from homeserver.http.mail import bare_address
 _IDENTIFIER = re.compile(r"[a-z][a-z0-9_.\-]{0,254}")
 _EMAIL_ADDRESS = re.compile(r"[^\s@<>\"]{1,64}@[^\s@<>\"]{1,255}")
 _HOST = re.compile(r"[A-Za-z0-9._:%\-]{1,255}")
+_LIKE_ADDRESS = re.compile(r"[0-9.]+|.*[:%].*")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,61}[A-Za-z0-9]")
 _KEY_PREFIX = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}(?:/[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}){0,7}/?")
 # What goes into a signature's scope, where slashes and commas have a meaning.
@@ -103,8 +105,17 @@ def check_redis_url(text: str) -> None:
 
 
 def check_bind(text: str) -> None:
-    if not _HOST.fullmatch(text):
-        raise ValueError("must be an address like 127.0.0.1, 0.0.0.0 or ::")
+    # What looks like an address has to be one; a name is looked up when the listener opens.
+    if not _HOST.fullmatch(text) or (_LIKE_ADDRESS.fullmatch(text) and not _is_address(text)):
+        raise ValueError("must be an address like 127.0.0.1, 0.0.0.0 or ::, without a port")
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def check_turn_uri(text: str) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from OpenSSL import crypto
+from OpenSSL import SSL, crypto
 from OpenSSL.SSL import WantReadError
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions, TLSVersion
@@ -58,10 +58,11 @@ def server_context(certificate_file: Path, private_key_file: Path) -> Any:
     except crypto.Error:
         raise ValueError(f"unreadable certificate in {certificate_file}") from None
     try:
-        key = crypto.load_privatekey(crypto.FILETYPE_PEM, private_key_file.read_bytes())
+        # Without a passphrase OpenSSL asks whoever sits at the terminal for one.
+        key = crypto.load_privatekey(crypto.FILETYPE_PEM, private_key_file.read_bytes(), b"")
     except (crypto.Error, ValueError, TypeError):
-        raise ValueError(f"no usable private key in {private_key_file}") from None
-    return CertificateOptions(
+        raise ValueError(f"no usable private key in {private_key_file}, or it has a passphrase") from None
+    options = CertificateOptions(
         privateKey=key,
         certificate=chain[0],
         extraCertChain=chain[1:],
@@ -69,3 +70,12 @@ def server_context(certificate_file: Path, private_key_file: Path) -> Any:
         # Without a list Twisted 26.10 breaks off when a client offers one, as browsers do.
         acceptableProtocols=[b"http/1.1"],
     )
+    try:
+        # Made now, and kept in there: else nobody looks at the two files together before somebody connects.
+        options.getContext()
+    except SSL.Error as error:
+        reason = error.args[0][-1][2] if error.args and error.args[0] else "OpenSSL does not take them"
+        raise ValueError(
+            f"{certificate_file} and {private_key_file} cannot be used together: {reason}"
+        ) from None
+    return options

@@ -151,6 +151,18 @@ class Serving(ProcessCase):
             _, error = self.run_chaos("serve", status=1)
         self.assertEqual(error, f"chaos: cannot listen on 127.0.0.1:{port}: Address already in use")
 
+    def test_files_that_cannot_be_used_are_told_before_anything_listens(self) -> None:
+        (self.folder / "chaos.yaml").write_text(
+            "server_name: a.b\n"
+            "listeners: [{port: 0}, {port: 0, tls: {certificate_file: c.pem, private_key_file: k.pem}}]\n"
+        )
+        (self.folder / "c.pem").write_text("nonsense")
+        out, error = self.run_chaos("serve", status=2)
+        self.assertEqual(
+            (out, error), ("", f"chaos: listeners[1].tls: no certificate in {self.folder}/c.pem")
+        )
+        self.assertFalse((self.folder / "data" / "chaos.sqlite3").exists())
+
     def test_another_servers_database(self) -> None:
         self.run_chaos("user", "list")
         (self.folder / "chaos.yaml").write_text("server_name: other.example\n")

@@ -194,6 +194,31 @@ class SetupTests(CommandCase):
         path.write_text(good)
         self.assertEqual(self.run_chaos("check-config"), (0, "the configuration of a.b is fine\n", ""))
 
+    def test_check_config_reads_every_file_that_a_start_needs(self) -> None:
+        (self.folder / "chaos.yaml").write_text(
+            "server_name: a.b\n"
+            "listeners: [{port: 1}, {port: 2, tls: {certificate_file: c.pem, private_key_file: k.pem}}]\n"
+            "outbound: {ca_file: ca.pem}\n"
+            "media: {storage: s3, s3: {bucket: abc, access_key_id: a, secret_access_key_file: s}}\n"
+        )
+        folder = self.folder.absolute()
+        missing = "No such file or directory"
+        status, out, err = self.run_chaos("check-config")
+        self.assertEqual((status, out), (2, ""))
+        self.assertEqual(
+            err.splitlines(),
+            [
+                f"chaos: listeners[1].tls: {folder}/c.pem: {missing}",
+                f"chaos: outbound.ca_file: no usable certificate authority in {folder}/ca.pem",
+                f"chaos: media.s3.secret_access_key_file: {folder}/s: {missing}",
+            ],
+        )
+        for name in ("c.pem", "k.pem"):
+            (folder / name).write_text("nonsense")
+        self.assertIn(
+            f"listeners[1].tls: no certificate in {folder}/c.pem", self.run_chaos("check-config")[2]
+        )
+
     def test_the_file_can_come_from_the_environment(self) -> None:
         other = self.folder / "other.yaml"
         other.write_text("server_name: other.example\n")

@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from homeserver import doctor
 from homeserver.cli.operations import Finding
-from homeserver.config.schema import Config, Listener, Registration, Switch, TlsFiles
+from homeserver.config.schema import Config, Listener, Outbound, Registration, Switch, TlsFiles
 from homeserver.config.signing_key import StoredKey, write_signing_key
 from homeserver.db.engine import SqliteEngine
 from homeserver.db.migrate import upgrade_engine
@@ -209,13 +209,18 @@ class Network(DoctorCase):
             tls = self.certificate(days)
             config = replace(self.config, listeners=(Listener(0, tls=tls),))
             self.check(level, f"certificate {tls.certificate_file}", text, config)
-        missing = TlsFiles(self.folder / "none.pem", self.folder / "none.key")
-        self.check(
-            "error",
-            "certificates",
-            "No such file",
-            replace(self.config, listeners=(Listener(0, tls=missing),)),
+
+    def test_files_that_cannot_be_used(self) -> None:
+        tls = self.certificate(90)
+        missing = TlsFiles(self.folder / "none.pem", tls.private_key_file)
+        config = replace(
+            self.config,
+            listeners=(Listener(0, tls=missing), Listener(0, tls=tls)),
+            outbound=Outbound(ca_file=self.folder / "none"),
         )
+        self.check("error", "listeners[0].tls", "No such file", config)
+        self.check("error", "outbound.ca_file", "no usable certificate authority", config)
+        self.check("ok", f"certificate {tls.certificate_file}", "valid until", config)
 
     def certificate(self, days: int) -> TlsFiles:
         key = crypto.PKey()

@@ -122,6 +122,17 @@ class LoadTests(SynchronousTestCase):
             "appservices: expected a list, not text 'nothing'",
         )
 
+    def test_a_bind_address_is_one_or_a_name(self) -> None:
+        for bind in ("127.0.0.1", "0.0.0.0", "::", "::1", "fe80::1%eth0", "localhost", "chat-1.example.org"):
+            self.assertEqual(
+                parse(minimal(f"listeners: [{{port: 1, bind: '{bind}'}}]\n")).listeners[0].bind, bind
+            )
+        for bind in ("1.2.3.4:80", "localhost:80", "[::1]", "1.2.3", "256.1.1.1", "::x", "eth0%1"):
+            self.assert_problems(
+                minimal(f"listeners: [{{port: 1, bind: '{bind}'}}]\n"),
+                "listeners[0].bind: must be an address like 127.0.0.1, 0.0.0.0 or ::, without a port",
+            )
+
     def test_numbers_and_booleans_are_not_mixed_up(self) -> None:
         self.assert_problems(
             minimal("media: {max_upload_bytes: true}\nfederation: {retry_min_s: .nan, retry_max_s: .inf}\n"),

@@ -293,6 +293,13 @@ def write_certificate(directory: Path) -> tuple[Path, Path]:
     return certificate_file, key_file
 
 
+def write_locked_key() -> bytes:
+    """A private key behind a passphrase, in PEM."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    passphrase = serialization.BestAvailableEncryption(b"sesame")
+    return key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, passphrase)
+
+
 class SocketTests(TestCase):
     """A few things over real sockets: that the seams to Twisted's transports hold."""
 
@@ -374,10 +381,17 @@ class SocketTests(TestCase):
         empty.write_bytes(b"")
         broken = directory / "broken"
         broken.write_bytes(b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n")
+        elsewhere = directory / "elsewhere"
+        elsewhere.mkdir()
+        _, other_key = write_certificate(elsewhere)
+        locked = directory / "locked"
+        locked.write_bytes(write_locked_key())
         for certificate, key, word in (
             (empty, key_file, "no certificate"),
             (broken, key_file, "unreadable"),
             (certificate_file, empty, "private key"),
+            (certificate_file, locked, "private key"),
+            (certificate_file, other_key, "cannot be used together: key values mismatch"),
         ):
             with self.assertRaisesRegex(ValueError, word):
                 server_context(certificate, key)
