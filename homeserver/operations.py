@@ -121,6 +121,10 @@ class RunningServer:
         self.app.reload(config)
         self._page.reload(config)
 
+    def renew_certificates(self) -> Sequence[str]:
+        """Serve what is in the listeners' TLS files now; what could not be used, one line each."""
+        return self._listeners.renew_certificates()
+
 
 class ServerOperations:
     """One command's hold of a server. Everything is opened when first needed."""

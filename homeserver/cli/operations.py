@@ -81,6 +81,9 @@ class RunningServer(Protocol):
     def reload(self, config: Config) -> None:
         """Go on with this configuration, which differs in reloadable keys only."""
 
+    def renew_certificates(self) -> Sequence[str]:
+        """Serve what is in the listeners' TLS files now; what could not be used, one line each."""
+
 
 @dataclass(frozen=True, slots=True)
 class MigrationReport:

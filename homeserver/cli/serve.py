@@ -103,7 +103,10 @@ class Life:
         return self._server.ending if self._server is not None else "the start"
 
     def reload(self) -> None:
-        """A file that is wrong, or gone, changes nothing."""
+        """A file that is wrong, or gone, changes nothing; certificates are renewed beside the configuration."""
+        if self._server is not None:
+            for problem in self._server.renew_certificates():
+                self._log.error("certificate not renewed", problem=problem)
         try:
             read = load(self._host, self._config_path, dev=self._development)
         except ConfigError as error:

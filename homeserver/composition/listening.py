@@ -8,11 +8,12 @@ from typing import Any, Literal
 from twisted.internet.protocol import Factory
 
 from homeserver.cli.operations import Listening
+from homeserver.config.files import reason_of
 from homeserver.config.schema import Listener
 from homeserver.http.edge import Observe
 from homeserver.http.router import FailureLog, Router
 from homeserver.http.server import HttpServer
-from homeserver.http.tls import secured, server_context
+from homeserver.http.tls import RenewableTls, secured
 from homeserver.runtime.clock import Clock
 
 
@@ -35,6 +36,7 @@ class Listeners:
         self._new_error_id = new_error_id
         self._observe = observe
         self._servers: list[HttpServer] = []
+        self._tls: dict[str, RenewableTls] = {}  # by key of the configuration
         self.listening: list[Listening] = []
 
     def open(self, listener: Listener) -> None:
@@ -52,12 +54,23 @@ class Listeners:
         if listener.tls is None:
             factory: Factory = server
         else:
-            context = server_context(listener.tls.certificate_file, listener.tls.private_key_file)
-            factory = secured(context, server)
+            tls = RenewableTls(listener.tls.certificate_file, listener.tls.private_key_file)
+            self._tls[f"listeners[{len(self._servers) - 1}].tls"] = tls
+            factory = secured(tls, server)
         port = self._reactor.listenTCP(listener.port, factory, interface=listener.bind, backlog=512)
         server.add_port(port)
         scheme: Literal["http", "https"] = "http" if listener.tls is None else "https"
         self.listening.append(Listening(scheme, listener.bind, port.getHost().port, tuple(listener.serve)))
+
+    def renew_certificates(self) -> list[str]:
+        """Serve what is in the files now, to new connections. A line for each listener that goes on as it was."""
+        problems = []
+        for key, tls in self._tls.items():
+            try:
+                tls.renew()
+            except (OSError, ValueError) as error:
+                problems.append(f"{key}: {reason_of(error)}")
+        return problems
 
     @property
     def connections(self) -> int:

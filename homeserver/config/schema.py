@@ -43,7 +43,9 @@ class Listener:
         doc="What is answered here. Put `metrics` on a private address.",
     )
     tls: TlsFiles | None = option(
-        None, doc="Files for HTTPS; `null` serves plain HTTP, for a proxy in front."
+        None,
+        doc="Files for HTTPS; `null` serves plain HTTP, for a proxy in front. After a renewal SIGHUP has new connections "
+        "get what is in the files; where that cannot be used, they get what they had, and the log says so.",
     )
     trust_forwarded_for: bool = option(
         False,

@@ -8,9 +8,11 @@ from typing import Any
 
 from OpenSSL import SSL, crypto
 from OpenSSL.SSL import WantReadError
+from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.protocol import Factory
 from twisted.internet.ssl import CertificateOptions, TLSVersion
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
+from zope.interface import implementer
 
 from homeserver.http.direct import write_now
 
@@ -36,12 +38,28 @@ class _DirectTls(TLSMemoryBIOProtocol):
             connection.write(records)
 
 
+@implementer(IOpenSSLServerConnectionCreator)
+class RenewableTls:
+    """The two files of a listener, for :func:`secured`. Raises ValueError or OSError for unusable ones."""
+
+    def __init__(self, certificate_file: Path, private_key_file: Path) -> None:
+        self._files = (certificate_file, private_key_file)
+        self.renew()
+
+    def renew(self) -> None:
+        """New connections get what is in the files now; where that raises, what they had."""
+        self._options = server_context(*self._files)
+
+    def serverConnectionForTLS(self, protocol: Any) -> Any:  # noqa: N802 (Twisted's name)
+        return self._options.serverConnectionForTLS(protocol)
+
+
 class _DirectTlsFactory(TLSMemoryBIOFactory):
     protocol = _DirectTls
 
 
 def secured(context: Any, server: Factory) -> Factory:
-    """A server behind TLS, for `listenTCP`. ``context`` is of :func:`server_context`."""
+    """A server behind TLS, for `listenTCP`. ``context`` is a :class:`RenewableTls`, or of :func:`server_context`."""
     # Twisted's interfaces tell a type checker nothing.
     inner: Any = server
     outer: Any = _DirectTlsFactory(context, False, inner)

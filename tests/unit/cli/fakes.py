@@ -87,6 +87,9 @@ class FakeServer:
     def reload(self, config: Config) -> None:
         self.application.happened.append(f"reload {config.registration.mode}")
 
+    def renew_certificates(self) -> Sequence[str]:
+        return ["listeners[0].tls: no certificate in c.pem"]
+
 
 class FakeApplication:
     """Both the application and its operations. `happened` tells what was called."""

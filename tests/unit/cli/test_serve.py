@@ -67,6 +67,8 @@ class ServeTests(SynchronousTestCase):
         self._read_until(process, "ready")
         config.write_text("server_name: [")
         process.send_signal(signal.SIGHUP)
+        line = self._read_until(process, "certificate not renewed")
+        self.assertIn("listeners[0].tls: no certificate in c.pem", line)
         self._read_until(process, "configuration not reloaded")
         config.write_text("server_name: a.b\nregistration: {mode: open}\nredis: 'redis://h'\n")
         process.send_signal(signal.SIGHUP)

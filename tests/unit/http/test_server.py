@@ -19,6 +19,8 @@ from twisted.internet.tcp import Server
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from homeserver.composition.listening import Listeners
+from homeserver.config.schema import Listener, TlsFiles
 from homeserver.http.limits import HttpLimits
 from homeserver.http.request import Request
 from homeserver.http.response import Response
@@ -360,6 +362,39 @@ class SocketTests(TestCase):
         self.assertEqual([reply.status for reply in read_replies(data)], [200])
         data = await self.ask(b"NONSENSE\r\n\r\n" + b"x" * 100_000, tls=trusted)
         self.assertEqual([reply.status for reply in read_replies(data)], [400])
+
+    async def test_a_renewed_certificate_is_served_and_an_unusable_one_is_not(self) -> None:
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        certificate_file, key_file = write_certificate(directory)
+        listener = Listener(0, tls=TlsFiles(certificate_file, key_file))
+        site = self.site.server
+        listeners = Listeners(reactor, site._edge.router, site._clock, site._edge.log_failure, str)
+        listeners.open(listener)
+        self.addCleanup(lambda: Deferred.fromCoroutine(listeners.stop()))
+        self.port_number = listeners.listening[0].port
+        before = Certificate.loadPEM(certificate_file.read_bytes())
+        options = optionsForClientTLS("localhost", before)
+        kept = await connectProtocol(
+            wrapClientTLS(options, HostnameEndpoint(reactor, "localhost", self.port_number)), Collector()
+        )
+        kept.transport.write(get("/echo"))
+        closing = get("/echo", "Connection: close")
+        # Connections are accepted in their order: now the first one is open, too.
+        await self.ask(closing, tls=before)
+        write_certificate(directory)
+        renewed = Certificate.loadPEM(certificate_file.read_bytes())
+        self.assertEqual(listeners.renew_certificates(), [])
+        data = await self.ask(closing, tls=renewed)
+        self.assertEqual([reply.status for reply in read_replies(data)], [200])
+        certificate_file.write_bytes(b"nonsense")
+        (problem,) = listeners.renew_certificates()
+        self.assertEqual(problem, f"listeners[0].tls: no certificate in {certificate_file}")
+        data = await self.ask(closing, tls=renewed)
+        self.assertEqual([reply.status for reply in read_replies(data)], [200])
+        # What was open stays.
+        kept.transport.write(closing)
+        self.assertEqual([reply.status for reply in read_replies(await kept.closed)], [200, 200])
 
     async def test_an_answer_over_tls_is_sent_in_the_turn_that_made_it(self) -> None:
         directory = Path(self.mktemp())
