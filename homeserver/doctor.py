@@ -117,8 +117,12 @@ class Doctor:
 
     def _data_folder(self) -> Iterator[Finding]:
         folder = self._config.data_dir
+        whole = folder.absolute()
+        parent = next((one for one in (whole, *whole.parents) if one.exists()), Path("/"))
+        if not parent.is_dir():
+            yield Finding("error", "data folder", f"{parent} is no folder")
+            return
         if not folder.is_dir():
-            parent = next((one for one in folder.absolute().parents if one.is_dir()), Path("/"))
             able = os.access(parent, os.W_OK | os.X_OK)
             detail = f"{folder} is not there yet" + (
                 "; the first start makes it" if able else f", and {parent} is not ours to write"
@@ -234,17 +238,36 @@ class Doctor:
                 yield Finding("ok", name, f"free on {listener.bind}")
             elif problem == _TAKEN:
                 taken.append(listener)
-                running = running or _is_our_server(listener)
+                running = running or self._is_ours(listener)
             else:
                 yield Finding("error", name, f"cannot listen on {listener.bind}: {problem}")
         for listener in taken:
-            detail = "our server answers" if _is_our_server(listener) else "taken; our server runs, so by it"
-            if running:
+            answers = self._is_ours(listener)
+            detail = "our server answers" if answers else "taken; our server runs, so by it"
+            if running and listener.tls is not None and not _serves_file(listener, listener.tls):
+                detail = f"serves another certificate than {listener.tls.certificate_file}: SIGHUP has it read again"
+                yield Finding("error", f"port {listener.port}", detail)
+            elif running:
                 yield Finding("ok", f"port {listener.port}", detail)
             else:
                 yield Finding(
                     "error", f"port {listener.port}", f"{listener.bind} is taken by another program"
                 )
+
+    def _is_ours(self, listener: Listener) -> bool:
+        if "health" not in listener.serve:
+            return False
+        host, secure = _ANYWHERE.get(listener.bind, listener.bind), listener.tls is not None
+        try:
+            status, answer = _get(host, listener.port, "/_chaos/health", _trusting() if secure else None)
+            said = msgspec.json.decode(answer)
+            return (
+                status in (200, 503)
+                and "position" in said
+                and said["server_name"] == self._config.server_name
+            )
+        except (OSError, http.client.HTTPException, ValueError, TypeError, LookupError, msgspec.DecodeError):
+            return False
 
     def _files(self) -> Iterator[Finding]:
         for problem in network_file_problems(self._config):
@@ -309,15 +332,19 @@ def _try_to_bind(listener: Listener) -> str:
     return ""
 
 
-def _is_our_server(listener: Listener) -> bool:
-    if "health" not in listener.serve:
-        return False
-    host = _ANYWHERE.get(listener.bind, listener.bind)
+def _serves_file(listener: Listener, tls: TlsFiles) -> bool:
+    """Whether a port gives the certificate that is in the file now. True where nobody can say."""
+    address = _ANYWHERE.get(listener.bind, listener.bind), listener.port
     try:
-        status, answer = _get(host, listener.port, "/_chaos/health", _trusting() if listener.tls else None)
-        return status in (200, 503) and "position" in msgspec.json.decode(answer)
-    except (OSError, http.client.HTTPException, ValueError, TypeError, msgspec.DecodeError):
-        return False
+        ours = crypto.load_certificate(crypto.FILETYPE_PEM, tls.certificate_file.read_bytes())
+        with (
+            socket.create_connection(address, PATIENCE_S) as plain,
+            _trusting().wrap_socket(plain) as connection,
+        ):
+            served = connection.getpeercert(binary_form=True)
+    except (OSError, crypto.Error):
+        return True  # told elsewhere
+    return served == crypto.dump_certificate(crypto.FILETYPE_ASN1, ours)
 
 
 def _ask_public(url: str) -> str | None:

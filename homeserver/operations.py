@@ -222,7 +222,8 @@ class ServerOperations:
         page = PageApi(self._config)
 
         def web(core: Core, _: object) -> list[Route]:
-            health = HealthApi(core.around.database, core.around.clock, lambda: core.changes.position)
+            around, name = core.around, self._config.server_name
+            health = HealthApi(around.database, around.clock, lambda: core.changes.position, name)
             return [*page.routes(), *health.routes(), *MetricsApi(metrics).routes()]
 
         app = await self._open(web)

@@ -161,7 +161,7 @@ class Health(WebCase):
     def setUp(self) -> None:
         self.time = Clock()
         self.database = FakeDatabase()
-        api = HealthApi(self.database, TwistedClock(self.time), lambda: 7)
+        api = HealthApi(self.database, TwistedClock(self.time), lambda: 7, "test.example")
         self.http = self.harness(api.routes(), "health")
 
     def ask(self) -> Deferred[Answer]:
@@ -170,12 +170,18 @@ class Health(WebCase):
     def check_failing(self, asked: Deferred[Answer]) -> None:
         answer = self.successResultOf(asked)
         self.assertEqual(answer.status, 503)
-        self.assertEqual(answer.json, {"status": "failing", "database": "unreachable", "position": 7})
+        self.assertEqual(
+            answer.json,
+            {"status": "failing", "database": "unreachable", "position": 7, "server_name": "test.example"},
+        )
 
     def test_well(self) -> None:
         answer = self.successResultOf(self.ask())
         self.assertEqual(answer.status, 200)
-        self.assertEqual(answer.json, {"status": "ok", "database": "reachable", "position": 7})
+        self.assertEqual(
+            answer.json,
+            {"status": "ok", "database": "reachable", "position": 7, "server_name": "test.example"},
+        )
         self.assertEqual(answer.headers["cache-control"], "no-store")
         self.assertEqual(self.time.getDelayedCalls(), [])
 
@@ -206,7 +212,7 @@ class Health(WebCase):
         self.assertEqual(self.database.asked, 2)
 
     def test_only_where_it_is_served(self) -> None:
-        api = HealthApi(self.database, TwistedClock(self.time), lambda: 7)
+        api = HealthApi(self.database, TwistedClock(self.time), lambda: 7, "test.example")
         answer = self.harness(api.routes(), "client").call("GET", "/_chaos/health")
         self.assertEqual(self.successResultOf(answer).status, 404)
 

@@ -26,10 +26,13 @@ _HEADERS = ((b"Cache-Control", b"no-store"),)
 class HealthApi:
     """See the module. `position` is the newest one that this process knows."""
 
-    def __init__(self, database: Database, clock: Clock, position: Callable[[], int]) -> None:
+    def __init__(
+        self, database: Database, clock: Clock, position: Callable[[], int], server_name: str
+    ) -> None:
         self._database = database
         self._clock = clock
         self._position = position
+        self._server_name = server_name
         self._probe = Probe(clock)
 
     def routes(self) -> list[Route]:
@@ -50,6 +53,7 @@ class HealthApi:
             "status": "ok" if reachable else "failing",
             "database": "reachable" if reachable else "unreachable",
             "position": self._position(),
+            "server_name": self._server_name,
         }
         return json_response(answer, 200 if reachable else 503, list(_HEADERS))
 

@@ -31,6 +31,7 @@ from homeserver.store.facts import check_server_name, store_fact
 from tests.support.ports import take_port
 
 # 2026-07-01, and a year's worth of certificate before and after.
+OURS = b'{"status": "ok", "position": 1, "server_name": "test.example"}'
 NOW_S = 1_782_864_000.0
 
 
@@ -90,6 +91,12 @@ class ThisMachine(DoctorCase):
         for mode in (0o750, 0o701, 0o755):
             self.config.data_dir.chmod(mode)
             self.check("warning", "data folder", "chmod 700")
+
+    def test_a_file_where_the_data_folder_should_be(self) -> None:
+        file = self.folder / "file"
+        file.write_text("")
+        for folder in (file, file / "data"):
+            self.check("error", "data folder", f"{file} is no folder", replace(self.config, data_dir=folder))
 
     def test_signing_key(self) -> None:
         path = self.config.signing_key_path
@@ -160,7 +167,7 @@ class ThisMachine(DoctorCase):
 
 
 class Network(DoctorCase):
-    def listen(self, answer: bytes, status: int = 200) -> int:
+    def listen(self, answer: bytes, status: int = 200, tls: TlsFiles | None = None) -> int:
         """A web server that says the same to everybody."""
 
         class Handler(BaseHTTPRequestHandler):
@@ -173,6 +180,10 @@ class Network(DoctorCase):
                 """Quiet."""
 
         server = HTTPServer(("127.0.0.1", 0), Handler)
+        if tls is not None:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(tls.certificate_file, tls.private_key_file)
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
         self.addCleanup(server.server_close)
@@ -180,18 +191,31 @@ class Network(DoctorCase):
         self.addCleanup(server.shutdown)
         return server.server_port
 
+    def test_a_renewed_certificate_that_is_not_served(self) -> None:
+        tls = self.certificate(90)
+        port = self.listen(OURS, tls=tls)
+        config = replace(self.config, listeners=(Listener(port, tls=tls),))
+        self.check("ok", f"port {port}", "our server answers", config)
+        self.certificate(91)
+        self.check("error", f"port {port}", f"another certificate than {tls.certificate_file}", config)
+        # Nor where nothing there says whose port it is, while our server answers elsewhere.
+        here, there = Listener(self.listen(OURS)), Listener(port, serve=("federation",), tls=tls)
+        config = replace(self.config, listeners=(here, there))
+        self.check("error", f"port {port}", "another certificate", config)
+
     def test_free_ports(self) -> None:
         port = take_port()
         self.check("ok", f"port {port}", "free", replace(self.config, listeners=(Listener(port),)))
 
     def test_our_own_server_has_it(self) -> None:
-        port = self.listen(b'{"status": "ok", "position": 1}')
+        port = self.listen(OURS)
         self.check(
             "ok", f"port {port}", "our server answers", replace(self.config, listeners=(Listener(port),))
         )
 
     def test_somebody_else_has_it(self) -> None:
-        for answer in (b"", b"[]", b"hello", b"\xff", b"7", b'{"status": "ok"}'):
+        other = OURS.replace(b"test.example", b"other.example")
+        for answer in (b"", b"[]", b"hello", b"\xff", b"7", b'{"status": "ok"}', other):
             port = self.listen(answer)
             config = replace(self.config, listeners=(Listener(port),))
             self.check("error", f"port {port}", "taken by another program", config)
