@@ -374,10 +374,9 @@ class SocketTests(TestCase):
         self.addCleanup(lambda: Deferred.fromCoroutine(listeners.stop()))
         self.port_number = listeners.listening[0].port
         before = Certificate.loadPEM(certificate_file.read_bytes())
-        options = optionsForClientTLS("localhost", before)
-        kept = await connectProtocol(
-            wrapClientTLS(options, HostnameEndpoint(reactor, "localhost", self.port_number)), Collector()
-        )
+        endpoint: Any = HostnameEndpoint(reactor, "localhost", self.port_number)
+        endpoint = wrapClientTLS(optionsForClientTLS("localhost", before), endpoint)
+        kept = await connectProtocol(endpoint, Collector())
         kept.transport.write(get("/echo"))
         closing = get("/echo", "Connection: close")
         # Connections are accepted in their order: now the first one is open, too.
