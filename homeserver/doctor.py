@@ -106,6 +106,15 @@ class Doctor:
         if not config.rate_limits.enabled and not _is_local(config.base_url):
             yield Finding("warning", "rate limits", "are off: fit for tests only")
 
+        hidden = [one for one in config.listeners if _has_nameless_clients(one)]
+        if hidden and config.base_url.startswith("https:") and not _is_local(config.base_url):
+            yield Finding(
+                "warning",
+                "proxy",
+                f"behind it all clients of port {hidden[0].port} seem to have one address, and share its rate limits: "
+                "set trust_forwarded_for, and have the proxy send X-Forwarded-For",
+            )
+
     def _python(self) -> Iterator[Finding]:
         version = ".".join(map(str, sys.version_info[:3]))
         known = (3, 11) <= sys.version_info[:2] <= (3, 13)
@@ -408,6 +417,17 @@ def _within(limit_s: float, work: Callable[[], str | None]) -> str | None:
     thread.start()
     thread.join(limit_s)
     return results[0] if results else f"no answer within {limit_s:.0f} s"
+
+
+def _has_nameless_clients(listener: Listener) -> bool:
+    """Whether only a proxy can bring clients here, and is not asked who they are."""
+    is_loopback = listener.bind in ("localhost", "::1") or listener.bind.startswith("127.")
+    return (
+        is_loopback
+        and listener.tls is None
+        and "client" in listener.serve
+        and not listener.trust_forwarded_for
+    )
 
 
 def _is_local(url: str) -> bool:

@@ -27,6 +27,7 @@ from homeserver.cli.simulate import run_simulator
 from homeserver.composition.core import Core, Surroundings
 from homeserver.composition.listening import Listeners
 from homeserver.composition.peering import Outside, open_network
+from homeserver.composition.reached import examine_way_in
 from homeserver.composition.storing import examine_storage
 from homeserver.config.files import check_files
 from homeserver.config.registrations import AppserviceRegistration, load_registrations
@@ -332,7 +333,9 @@ class ServerOperations:
             outside = self._network()
         except OperationError:
             return findings  # the CA file: it is among them
-        return [*findings, *await examine_storage(config, outside.appservice_http, run, around.clock)]
+        way_in = await examine_way_in(config, outside.own_transport, around.clock)
+        bucket = await examine_storage(config, outside.appservice_http, run, around.clock)
+        return [*findings, *way_in, *bucket]
 
     async def close(self) -> None:
         """Let go of everything. A second call does nothing."""

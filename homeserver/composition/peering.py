@@ -47,6 +47,7 @@ class Outside:
     connections: Connections
     appservice_http: HttpClient
     appservice_connections: Connections
+    own_transport: PeerTransport  # to this very server, whose address may be any
 
     def stop(self) -> None:
         """Keep no connection any more."""
@@ -71,7 +72,9 @@ def open_network(config: Config, reactor: Any, clock: Clock, entropy: Entropy) -
     )
     verify = config.federation.verify_certificates
     transport = PeerTransport(connections, http, resolver, clock, verify=verify)
-    return Outside(transport, http, connections, HttpClient(trusting, clock), trusting)
+    trusting_http = HttpClient(trusting, clock)
+    own_transport = PeerTransport(trusting, trusting_http, resolver, clock, verify=verify)
+    return Outside(transport, http, connections, trusting_http, trusting, own_transport)
 
 
 def build_peering(core: Core) -> Peering:

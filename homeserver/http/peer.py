@@ -68,7 +68,7 @@ class PeerTransport:
             self._locations.pop(server_name, None)
 
     async def _send(self, request: PeerRequest, receive: Callable[[bytes], None] | None) -> PeerResponse:
-        location = await self._locate(request.destination)
+        location = await self.locate(request.destination)
         problem: Unreachable = Unreachable(f"{request.destination} is nowhere")
         for endpoint in location.endpoints[:MAX_ENDPOINTS]:
             try:
@@ -98,7 +98,7 @@ class PeerTransport:
 
     # --- discovery -----------------------------------------------------------------------------------
 
-    async def _locate(self, server_name: ServerName) -> Location:
+    async def locate(self, server_name: ServerName) -> Location:
         """Where a server is: remembered, or found by the one search that is under way for it."""
         known = self._locations.get(server_name)
         if known is not None and self._clock.now_ms() < known.until_ts_ms:

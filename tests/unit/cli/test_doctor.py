@@ -16,16 +16,21 @@ from typing import Any
 from unittest import mock
 
 from OpenSSL import crypto
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
+from federation.flows.discovery import Endpoint, Location, WellKnown
+from federation.ids import ServerName
 from homeserver import doctor
 from homeserver.cli.operations import Finding
-from homeserver.config.schema import Config, Listener, Outbound, Registration, Switch, TlsFiles
+from homeserver.composition.reached import PATIENCE_S, examine_way_in
+from homeserver.config.schema import Config, Federation, Listener, Outbound, Registration, Switch, TlsFiles
 from homeserver.config.signing_key import StoredKey, write_signing_key
 from homeserver.db.engine import SqliteEngine
 from homeserver.db.migrate import upgrade_engine
 from homeserver.doctor import Doctor
+from homeserver.http.transport import PeerRequest, PeerResponse, Unreachable
 from homeserver.runtime.clock import TwistedClock
 from homeserver.store.facts import check_server_name, store_fact
 from tests.support.ports import take_port
@@ -166,6 +171,20 @@ class ThisMachine(DoctorCase):
         self.assertIn("public address", found)
 
 
+class FakeWay:
+    """To a server that is at a place, or whose search never ends; nobody there where there is no answer."""
+
+    def __init__(self, location: Location | None, answer: PeerResponse | None) -> None:
+        self.location = location
+        self.answer = answer
+
+    async def locate(self, _: ServerName) -> Location:
+        return await Deferred() if self.location is None else self.location
+
+    def send(self, _: PeerRequest) -> Deferred[PeerResponse]:
+        return fail(Unreachable("connection refused")) if self.answer is None else succeed(self.answer)
+
+
 class Network(DoctorCase):
     def listen(self, answer: bytes, status: int = 200, tls: TlsFiles | None = None) -> int:
         """A web server that says the same to everybody."""
@@ -202,6 +221,54 @@ class Network(DoctorCase):
         here, there = Listener(self.listen(OURS)), Listener(port, serve=("federation",), tls=tls)
         config = replace(self.config, listeners=(here, there))
         self.check("error", f"port {port}", "another certificate", config)
+
+    def test_a_proxy_that_is_not_asked_who_its_clients_are(self) -> None:
+        config = replace(self.config, public_url="https://test.invalid")
+        self.patch(doctor, "_ask_public", lambda url: None)
+        self.patch(doctor, "_ask_sign_in", lambda url: None)
+        self.check("warning", "proxy", "trust_forwarded_for", config)
+        for listener in (
+            Listener(0, trust_forwarded_for=True),
+            Listener(0, bind="0.0.0.0"),
+            Listener(0, serve=("federation",)),
+        ):
+            self.assertNotIn("proxy", self.findings(replace(config, listeners=(listener,))))
+        self.assertNotIn("proxy", self.findings())
+
+    def test_the_way_in(self) -> None:
+        found = Location(
+            (Endpoint("chat.example", 443, "chat.example", "chat.example"),),
+            1,
+            WellKnown(ServerName("chat.example:443"), 1, 1),
+        )
+        nowhere = Location((Endpoint("test.example", 8448, "a", "a"),), 1, WellKnown(None, 1, 1, 1))
+        ours, other = b'{"server_name": "test.example"}', b'{"server_name": "other.example"}'
+        for location, answer, level, words in (
+            (found, PeerResponse(200, ours), "ok", "well-known/matrix/server says chat.example:443"),
+            (found, PeerResponse(200, other), "warning", "other.example answers there"),
+            (found, PeerResponse(404, b"{}"), "warning", "status 404"),
+            (found, PeerResponse(200, b"<html>"), "warning", "not answered as by a Matrix server"),
+            (nowhere, None, "warning", "test.example port 8448 (https://test.example/.well-known"),
+            (None, None, "warning", "no answer within"),
+        ):
+            asked = Deferred.fromCoroutine(
+                examine_way_in(self.config, FakeWay(location, answer), TwistedClock(self.time))
+            )
+            self.time.advance(PATIENCE_S)
+            (finding,) = self.successResultOf(asked)
+            self.assertEqual((finding.level, finding.subject), (level, "federation"))
+            self.assertIn(words, finding.detail)
+
+    def test_no_way_in_is_wanted(self) -> None:
+        for config in (
+            replace(self.config, server_name="localhost"),
+            replace(self.config, server_name="127.0.0.1:8448"),
+            replace(self.config, federation=Federation(enabled=False)),
+        ):
+            asked = Deferred.fromCoroutine(
+                examine_way_in(config, FakeWay(None, None), TwistedClock(self.time))
+            )
+            self.assertEqual(self.successResultOf(asked), [])
 
     def test_free_ports(self) -> None:
         port = take_port()
