@@ -85,7 +85,7 @@ async def complete_room(
     await hold.load((), sorted(parents), sorted(cited))
     review = _Review()
     turn.head = replace(turn.head, partial=others or lacking is not None)
-    ordered = _parents_first(_reached(found, join.join_id), join.join_id)
+    ordered = _parents_first(found, join.join_id)
     for since in ordered:
         told = (full or since.before) if since.row.nid == join.join_nid else None
         await _review(turn, hold, review, since, told)
@@ -115,45 +115,34 @@ async def _snapshot_of(
     return await hold.snapshot_of(state)
 
 
-def _parents_first(by_id: Mapping[EventId, Since], join_id: EventId) -> list[Since]:
-    """The join, then what builds on it, each event after those that it names."""
-    waiting = {
-        event_id: {parent for parent in one.event.prev_event_ids if parent in by_id and event_id != join_id}
-        for event_id, one in by_id.items()
-    }
-    children: dict[EventId, list[EventId]] = {}
-    for event_id, parents in waiting.items():
-        for parent in sorted(parents):
-            children.setdefault(parent, []).append(event_id)
-    ordered: list[Since] = []
-    ready = deque([join_id])
-    while ready:
-        event_id = ready.popleft()
-        ordered.append(by_id[event_id])
-        for child in sorted(children.get(event_id, ())):
-            waiting[child].discard(event_id)
-            if not waiting[child]:
-                ready.append(child)
-    return ordered
+def _parents_first(found: Sequence[Since], join_id: EventId) -> list[Since]:
+    """The join, then what builds on it, each event after those that it names.
 
-
-def _reached(found: Sequence[Since], join_id: EventId) -> dict[EventId, Since]:
-    """Those whose states build on the join's.
-
-    Not so what comes after an event that is here without a state: when somebody comes back, the state is told.
+    Not what comes after an event that is here without a state: when somebody comes back, the state is told.
     """
     by_id = {one.event.event_id: one for one in found}
     children: dict[EventId, list[EventId]] = {}
     for event_id, one in by_id.items():
-        for parent in one.event.prev_event_ids:
+        for parent in set(one.event.prev_event_ids) if event_id != join_id else ():
             children.setdefault(parent, []).append(event_id)
-    reached, waiting = {join_id: by_id[join_id]}, [join_id]
-    while waiting:
-        for event_id in children.get(waiting.pop(), ()):
-            if event_id not in reached:
-                reached[event_id] = by_id[event_id]
-                waiting.append(event_id)
-    return reached
+    unplaced = dict.fromkeys(by_id, 0)  # how many of those that it names are still to come
+    reached, ready = {join_id}, deque([join_id])
+    while ready:
+        for child in children.get(ready.popleft(), ()):
+            unplaced[child] += 1
+            if child not in reached:
+                reached.add(child)
+                ready.append(child)
+    ordered: list[Since] = []
+    ready.append(join_id)
+    while ready:
+        event_id = ready.popleft()
+        ordered.append(by_id[event_id])
+        for child in sorted(children.get(event_id, ())):
+            unplaced[child] -= 1
+            if not unplaced[child]:
+                ready.append(child)
+    return ordered
 
 
 async def _review(turn: Turn, hold: Hold, review: _Review, since: Since, told: Snapshot | None) -> None:
