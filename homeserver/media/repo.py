@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
@@ -42,6 +42,9 @@ from homeserver.runtime.log import Log
 from homeserver.store import media as store
 from homeserver.store.media import Filled, MediaRow, Quota, Upload
 from homeserver.store.work import Worker
+
+T = TypeVar("T")
+P = ParamSpec("P")
 
 PIECE_BYTES = 262_144
 """Bytes that are gathered before a thread writes them."""
@@ -96,14 +99,17 @@ class MediaRepository:
         upload = await self._receive(stream, content_type, file_name, room)
         media_id = self._entropy.id(MEDIA_ID_LENGTH)
         now_ms, quota = self._clock.now_ms(), self._quota()
-
-        def write(tx: WriteTx) -> bool:
-            check_still(tx, requester)
-            return store.insert_media(
-                tx, self.server_name, media_id, requester.user_nid, upload, now_ms, quota
-            )
-
-        if not await self._worker.work(write):
+        kept = await self._write(
+            requester,
+            store.insert_media,
+            self.server_name,
+            media_id,
+            requester.user_nid,
+            upload,
+            now_ms,
+            quota,
+        )
+        if not kept:
             # The file goes as an orphan.
             raise self._over_quota()
         return f"mxc://{self.server_name}/{media_id}"
@@ -115,15 +121,17 @@ class MediaRepository:
         settings, now_ms = self._settings(), self._clock.now_ms()
         media_id = self._entropy.id(MEDIA_ID_LENGTH)
         expires_ts_ms = now_ms + settings.pending_upload_lifetime_s * 1000
-        most = settings.max_pending_uploads
-
-        def write(tx: WriteTx) -> bool:
-            check_still(tx, requester)
-            return store.insert_pending(
-                tx, self.server_name, media_id, requester.user_nid, now_ms, expires_ts_ms, most
-            )
-
-        if not await self._worker.work(write):
+        made = await self._write(
+            requester,
+            store.insert_pending,
+            self.server_name,
+            media_id,
+            requester.user_nid,
+            now_ms,
+            expires_ts_ms,
+            settings.max_pending_uploads,
+        )
+        if not made:
             raise limit_exceeded(_ADDRESSES_WAIT_MS, "Too many addresses are waiting for their files")
         return f"mxc://{self.server_name}/{media_id}", expires_ts_ms
 
@@ -148,12 +156,7 @@ class MediaRepository:
         room = await self._check_quota(requester)
         upload = await self._receive(stream, content_type, file_name, room)
         now_ms, quota = self._clock.now_ms(), self._quota()
-
-        def write(tx: WriteTx) -> Filled:
-            check_still(tx, requester)
-            return store.fill_pending(tx, origin, media_id, upload, now_ms, quota)
-
-        filled = await self._worker.work(write)
+        filled = await self._write(requester, store.fill_pending, origin, media_id, upload, now_ms, quota)
         if filled is Filled.OVER_QUOTA:
             raise self._over_quota()
         if filled is Filled.TAKEN:
@@ -161,6 +164,22 @@ class MediaRepository:
         if filled is Filled.GONE:
             raise _unknown()
         self._waiters.release((origin, media_id))
+
+    def _write(
+        self,
+        requester: Requester,
+        unit: Callable[Concatenate[WriteTx, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> Deferred[T]:
+        """A unit of work for somebody who may still upload when it begins (rule 5)."""
+
+        def write(tx: WriteTx) -> T:
+            check_still(tx, requester)
+            return unit(tx, *args, **kwargs)
+
+        return self._worker.work(write)
 
     def _quota(self) -> Quota:
         settings = self._settings()
