@@ -28,12 +28,11 @@ from OpenSSL import crypto
 
 from homeserver.cli.operations import Finding, Surroundings
 from homeserver.composition.core import RunInThread
-from homeserver.config.files import network_file_problems
+from homeserver.config.files import listener_files, network_file_problems
 from homeserver.config.schema import Config, Listener, TlsFiles
 from homeserver.config.signing_key import SigningKeyError, read_signing_keys
 from homeserver.db.engine import Engine
 from homeserver.db.migrate import HEAD
-from homeserver.http.tls import server_context
 from homeserver.oauth.metadata import KEYS
 from homeserver.runtime.clock import Clock
 from homeserver.store.soundness import look_at_database
@@ -80,7 +79,6 @@ class Doctor:
             ("clock", self._time),
             ("open files", self._open_files),
             ("listeners", self._listeners),
-            ("files", self._files),
             ("certificates", self._certificates),
             ("public address", self._public_address),
         ]
@@ -238,20 +236,18 @@ class Doctor:
     # --- the network -----------------------------------------------------------------------------
 
     def _listeners(self) -> Iterator[Finding]:
-        taken: list[Listener] = []
-        running = False
+        taken: list[tuple[Listener, bool]] = []  # and whether our server answers there
         for listener in self._config.listeners:
             name = f"port {listener.port}"
             problem = _try_to_bind(listener)
             if not problem:
                 yield Finding("ok", name, f"free on {listener.bind}")
             elif problem == _TAKEN:
-                taken.append(listener)
-                running = running or self._is_ours(listener)
+                taken.append((listener, self._is_ours(listener)))
             else:
                 yield Finding("error", name, f"cannot listen on {listener.bind}: {problem}")
-        for listener in taken:
-            answers = self._is_ours(listener)
+        running = any(answers for _, answers in taken)
+        for listener, answers in taken:
             detail = "our server answers" if answers else "taken; our server runs, so by it"
             if running and listener.tls is not None and not _serves_file(listener, listener.tls):
                 detail = f"serves another certificate than {listener.tls.certificate_file}: SIGHUP has it read again"
@@ -276,18 +272,12 @@ class Doctor:
         except (OSError, http.client.HTTPException, ValueError, msgspec.DecodeError):
             return False
 
-    def _files(self) -> Iterator[Finding]:
-        for problem in network_file_problems(self._config):
-            key, _, detail = problem.partition(": ")
-            yield Finding("error", key, " ".join(detail.split()))
-
     def _certificates(self) -> Iterator[Finding]:
-        files = {listener.tls for listener in self._config.listeners if listener.tls is not None}
-        for tls in sorted(files, key=lambda one: str(one.certificate_file)):
-            try:
-                server_context(tls.certificate_file, tls.private_key_file)
-            except (OSError, ValueError):
-                continue  # told by `_files`
+        problems = network_file_problems(self._config)
+        for key, reason in problems.items():
+            yield Finding("error", key, " ".join(reason.split()))
+        usable = {tls for key, tls in listener_files(self._config).items() if key not in problems}
+        for tls in sorted(usable, key=lambda one: str(one.certificate_file)):
             yield self._certificate(tls)
 
     def _certificate(self, tls: TlsFiles) -> Finding:
@@ -419,9 +409,8 @@ def _within(limit_s: float, work: Callable[[], str | None]) -> str | None:
 
 def _has_nameless_clients(listener: Listener) -> bool:
     """Whether only a proxy can bring clients here, and is not asked who they are."""
-    is_loopback = listener.bind in ("localhost", "::1") or listener.bind.startswith("127.")
     return (
-        is_loopback
+        _is_loopback(listener.bind)
         and listener.tls is None
         and "client" in listener.serve
         and not listener.trust_forwarded_for
@@ -429,7 +418,10 @@ def _has_nameless_clients(listener: Listener) -> bool:
 
 
 def _is_local(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
+    return _is_loopback(urlsplit(url).hostname or "")
+
+
+def _is_loopback(host: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 

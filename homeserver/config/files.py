@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 
 from homeserver.config.load import ConfigError
-from homeserver.config.schema import S3, Config
+from homeserver.config.schema import S3, Config, TlsFiles
 from homeserver.http.client_tls import ClientTls
 from homeserver.http.tls import server_context
 
@@ -24,18 +24,27 @@ def file_problems(config: Config) -> list[str]:
     """One line `key: what is wrong` for each key whose file cannot be used."""
     problems = network_file_problems(config)
     if config.media.s3 is not None:
-        problems += _try("media.s3.secret_access_key_file", partial(read_secret, config.media.s3))
+        problems |= _try("media.s3.secret_access_key_file", partial(read_secret, config.media.s3))
+    return [f"{key}: {reason}" for key, reason in problems.items()]
+
+
+def network_file_problems(config: Config) -> dict[str, str]:
+    """What is wrong, by key, with the files for TLS alone: the listeners', and the authorities for connections out."""
+    problems: dict[str, str] = {}
+    for key, tls in listener_files(config).items():
+        problems |= _try(key, partial(server_context, tls.certificate_file, tls.private_key_file))
+    if config.outbound.ca_file is not None:
+        problems |= _try("outbound.ca_file", partial(ClientTls, config.outbound.ca_file))
     return problems
 
 
-def network_file_problems(config: Config) -> list[str]:
-    """The same for TLS alone: that of the listeners, and the authorities for connections out."""
-    problems: list[str] = []
-    for number, listener in enumerate(config.listeners):
-        if (tls := listener.tls) is not None:
-            load = partial(server_context, tls.certificate_file, tls.private_key_file)
-            problems += _try(f"listeners[{number}].tls", load)
-    return problems + _try("outbound.ca_file", partial(ClientTls, config.outbound.ca_file))
+def listener_files(config: Config) -> dict[str, TlsFiles]:
+    """The files of the listeners that have TLS, by key."""
+    return {
+        f"listeners[{number}].tls": listener.tls
+        for number, listener in enumerate(config.listeners)
+        if listener.tls is not None
+    }
 
 
 def read_secret(settings: S3) -> str:
@@ -55,12 +64,12 @@ def read_secret(settings: S3) -> str:
     return secret
 
 
-def _try(key: str, load: Callable[[], object]) -> list[str]:
+def _try(key: str, load: Callable[[], object]) -> dict[str, str]:
     try:
         load()
     except (OSError, ValueError) as error:
-        return [f"{key}: {reason_of(error)}"]
-    return []
+        return {key: reason_of(error)}
+    return {}
 
 
 def reason_of(error: OSError | ValueError) -> str:
