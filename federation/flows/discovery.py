@@ -91,7 +91,7 @@ def split_name(server_name: ServerName) -> tuple[str, int | None]:
 
 
 def is_address(host: str) -> bool:
-    """Whether a host of `split_name` is an IP literal."""
+    """Whether a host, as `split_name` gives it or in a configuration, is an IP literal."""
     try:
         ipaddress.ip_address(host)
     except ValueError:

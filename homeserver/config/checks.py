@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 
 from federation.errors import Malformed
+from federation.flows.discovery import is_address
 from federation.ids import parse_server_name, parse_user_id
 from federation.versions import ROOM_VERSIONS
 from homeserver.http.mail import bare_address
@@ -106,16 +106,8 @@ def check_redis_url(text: str) -> None:
 
 def check_bind(text: str) -> None:
     # What looks like an address has to be one; a name is looked up when the listener opens.
-    if not _HOST.fullmatch(text) or (_LIKE_ADDRESS.fullmatch(text) and not _is_address(text)):
+    if not _HOST.fullmatch(text) or (_LIKE_ADDRESS.fullmatch(text) and not is_address(text)):
         raise ValueError("must be an address like 127.0.0.1, 0.0.0.0 or ::, without a port")
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def check_turn_uri(text: str) -> None:

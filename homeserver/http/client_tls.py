@@ -6,13 +6,14 @@ of a request is written: so that one context, with the system's authorities read
 
 from __future__ import annotations
 
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from OpenSSL import SSL
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator
 from zope.interface import implementer
+
+from federation.flows.discovery import is_address
 
 
 class ClientTls:
@@ -31,21 +32,13 @@ class ClientTls:
 
     def creator(self, name: str, *, verify: bool) -> Any:
         """What `wrapClientTLS` takes. A name is told to the other side (SNI), an address is not."""
-        return _Creator(self._checked if verify else self._unchecked, None if _is_address(name) else name)
+        return _Creator(self._checked if verify else self._unchecked, None if is_address(name) else name)
 
 
 def _context() -> SSL.Context:
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
     return context
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 @implementer(IOpenSSLClientConnectionCreator)
