@@ -47,13 +47,18 @@ class PartialCase(NetCase):
 
     def make(self, **body: Any) -> str:
         """A room with alice, bob and carol; what c knows of it is not all."""
+        room_id = self.found(**body)
+        self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
+        self.net.settle()
+        return room_id
+
+    def found(self, **body: Any) -> str:
+        """A room with alice and bob, of which c is not to be told all."""
         room_id = self.create(self.a, self.alice, preset="public_chat", name="Big", **body)
         self.held = False
         self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
         self.net.advance(1)
         self.held = True
-        self.assertEqual(200, self.join(self.c, self.carol, room_id, A).status)
-        self.net.settle()
         return room_id
 
     def release(self) -> None:
