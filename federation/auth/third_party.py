@@ -24,16 +24,23 @@ MAX_SIGNATURES: Final = 8
 
 def is_signed_by_any(signed: Mapping[str, Any], offer_content: Mapping[str, Any]) -> bool:
     """Whether any ed25519 signature of `signed` verifies with any public key of the offer."""
+    return any(True for _ in keys_that_signed(signed, offer_content))
+
+
+def keys_that_signed(signed: Mapping[str, Any], offer_content: Mapping[str, Any]) -> Iterator[bytes]:
+    """The public keys of the offer with which an ed25519 signature of `signed` verifies, of those that count."""
     signatures = _first(_signatures(signed.get("signatures")), MAX_SIGNATURES)
     keys = _first(_public_keys(offer_content), MAX_KEYS)
     if not signatures or not keys:
-        return False
+        return
     body = {name: value for name, value in signed.items() if name not in ("signatures", "unsigned")}
     try:
         message = encode_checked(body, strict=False)
     except Malformed:
-        return False
-    return any(_verifies(signature, message, key) for signature in signatures for key in keys)
+        return
+    for key in keys:
+        if any(_verifies(signature, message, key) for signature in signatures):
+            yield key
 
 
 def _verifies(signature: bytes, message: bytes, key: bytes) -> bool:
@@ -52,7 +59,7 @@ def _signatures(by_server: object) -> Iterator[bytes]:
         if not isinstance(by_key, dict):
             continue
         for key_id in sorted(by_key):
-            signature = _decode(by_key[key_id]) if key_id.startswith("ed25519:") else None
+            signature = decode(by_key[key_id]) if key_id.startswith("ed25519:") else None
             if signature is not None and len(signature) == crypto_sign_BYTES:
                 yield signature
 
@@ -63,13 +70,13 @@ def _public_keys(content: Mapping[str, Any]) -> Iterator[bytes]:
     if isinstance(listed, list):
         candidates.extend(entry.get("public_key") for entry in listed if isinstance(entry, dict))
     for candidate in candidates:
-        key = _decode(candidate)
+        key = decode(candidate)
         if key is not None and len(key) == crypto_sign_PUBLICKEYBYTES:
             yield key
 
 
-def _decode(text: object) -> bytes | None:
-    """Base64 of either alphabet, padded or not."""
+def decode(text: object) -> bytes | None:
+    """Base64 of either alphabet, padded or not; None for anything else."""
     if not isinstance(text, str):
         return None
     text = text.rstrip("=").replace("-", "+").replace("_", "/")

@@ -118,6 +118,24 @@ class AddressInvites(DatabaseCase):
         self.identity.key_is_valid = True
         self.app.ok("POST", f"{room}/join", body, self.bob)
 
+    def test_the_key_that_signed_is_asked_about_whatever_stands_before_it(self) -> None:
+        """What is no key at all, and one key with as many addresses as are asked."""
+        url = "https://id.example/_matrix/identity/v2/pubkey/isvalid"
+        other = unpadded(test_key("id.example", seed=100).public_key)
+        named = {"public_key": unpadded(self.identity.key.public_key), "key_validity_url": url}
+        numbers = range(KEYS_MOST + 1)
+        junk = [{"public_key": f"junk{number}", "key_validity_url": url} for number in numbers]
+        repeated = [{"public_key": other, "key_validity_url": f"{url}?{number}"} for number in numbers]
+        room = f"{V3}/rooms/{self.room}"
+        body = {"third_party_signed": self.identity.sign(BOB, sender=ALICE)}
+        for before in (junk, repeated):
+            offer = {"display_name": "b", **before[0], "public_keys": [*before[1:], named]}
+            self.app.ok("PUT", f"{room}/state/m.room.third_party_invite/sometoken", offer, self.alice)
+            self.identity.key_is_valid = False
+            self.says((403, "M_FORBIDDEN"), self.app.call("POST", f"{room}/join", body, self.bob))
+        self.identity.key_is_valid = True
+        self.app.ok("POST", f"{room}/join", body, self.bob)
+
     def test_the_key_that_signed_is_asked_about_whatever_stands_beside_its_signature(self) -> None:
         self.invite()
         signed = self.identity.sign(BOB, sender=ALICE)
