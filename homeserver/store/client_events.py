@@ -157,12 +157,15 @@ def load_seen(tx: Tx, redacted: Mapping[int, int], cache: ClientEventCache) -> d
             event = _erased(row)
         else:
             event = _plain(row) if by is None else _redacted(row, by)
-        cache.put(Key(nid, event.redacted_by), event)
         found[nid] = event
+        if not event.sticky_ms:
+            cache.put(Key(nid, event.redacted_by), event)
     stuck = [nid for nid in missing if nid in found and found[nid].sticky_ms]
     if stuck:
-        for nid, until_ms in load_ends(tx, stuck).items():
-            event = found[nid] = replace(found[nid], sticky_until_ms=until_ms)
+        # Kept only with its end: where that cannot be read now, all of it is read again.
+        ends = load_ends(tx, stuck)
+        for nid in stuck:
+            event = found[nid] = replace(found[nid], sticky_until_ms=ends.get(nid, 0))
             cache.put(Key(nid, event.redacted_by), event)
     return found
 

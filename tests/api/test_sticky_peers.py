@@ -8,10 +8,10 @@ from typing import Any
 from federation.event import Event
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.rooms import sticky as keeping
-from homeserver.store import outgoing
+from homeserver.store import client_events, outgoing
 from homeserver.store.changes import Kind
 from homeserver.store.foreign import load_foreign
-from homeserver.store.sticky import relay_sticky
+from homeserver.store.sticky import load_ends, relay_sticky
 from tests.api.receiving import ReceiveCase
 from tests.api.rooms import V3
 from tests.federation.people import A, B, C, NetCase
@@ -98,6 +98,18 @@ class Received(ReceiveCase):
         changes = self.app.wait(self.app.database.read(load_foreign, before, log.position))
         ends = [change.payload.sticky_until_ms for change in changes if change.kind == Kind.EVENT]
         self.assertEqual([now_ms + 600_000], ends)
+
+    def test_what_is_left_after_a_moment_without_a_database(self) -> None:
+        """An event whose end could not be read is not kept in memory as one that has none."""
+        event = self.stick("here", 600_000)
+        self.assert_taken(self.peer.push(self.app, event), event)
+        self.app.restart()
+        self.patch(client_events, "load_ends", failing_once(load_ends))
+        path = f"{V3}/rooms/{self.room_id}/event/{event.event_id}"
+        self.assertEqual(503, self.app.call("GET", path, token=self.alice)[0])
+        self.app.log.entries.clear()
+        found = self.app.ok("GET", path, token=self.alice)
+        self.assertIn("msc4354_sticky_duration_ttl_ms", found["unsigned"])
 
     def left_of(self, event: Event, since: str) -> tuple[list[int | None], list[int]]:
         """For how long an event is still said to stick: in a timeline and on its own; and in the section."""
