@@ -28,7 +28,7 @@ class Reject:
 class SoftFail:
     """The event is allowed where it stands in the graph but not by the current state of the room.
 
-    ``final``: it is not the state that says no, so another state will not say yes either.
+    ``final``: not for want of a membership or a power, so it is not looked at again when these change.
     """
 
     reason: str
