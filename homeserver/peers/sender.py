@@ -56,7 +56,7 @@ WAKE_AGAIN_MS = 2_000
 STALE_AFTER = 2
 # A transaction that is refused as such so often (for some twenty minutes) is dropped, or nothing would ever follow it.
 REFUSALS_MOST = 8
-_DATABASE_WAIT_MS = 5_000
+_FAILED_WAIT_MS = 5_000
 
 
 @dataclass(slots=True, eq=False)
@@ -346,8 +346,11 @@ class Sender:
             if transaction is not None:
                 prompt = await self._send(link, transaction)
         except DatabaseError as error:
-            link.hold_ms = self._clock.now_ms() + _DATABASE_WAIT_MS
+            link.hold_ms = self._clock.now_ms() + _FAILED_WAIT_MS
             self._log.warning("what is owed to another server could not be read", error=str(error))
+        except Exception:
+            link.hold_ms = self._clock.now_ms() + _FAILED_WAIT_MS  # a bug would be met again at once, for ever
+            raise
         finally:
             link.busy = False
             self._places.leave(link.machine.server_name, prompt=prompt)

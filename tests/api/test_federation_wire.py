@@ -119,5 +119,5 @@ class TwoServers(ProcessCase):
     def test_an_unusable_authority_is_told_in_one_line(self) -> None:
         wire = self.authority.issue("127.0.0.77")
         wire.ca_file.write_text("nonsense")
-        _, err = self.run_chaos("serve", *self.configure("one", wire), status=1)
+        _, err = self.run_chaos("serve", *self.configure("one", wire), status=2)
         self.assertIn("outbound.ca_file", err)

@@ -123,7 +123,7 @@ def _parents_first(found: Sequence[Since], join_id: EventId) -> list[Since]:
     by_id = {one.event.event_id: one for one in found}
     children: dict[EventId, list[EventId]] = {}
     for event_id, one in by_id.items():
-        for parent in set(one.event.prev_event_ids) if event_id != join_id else ():
+        for parent in dict.fromkeys(one.event.prev_event_ids) if event_id != join_id else ():
             children.setdefault(parent, []).append(event_id)
     unplaced = dict.fromkeys(by_id, 0)  # how many of those that it names are still to come
     reached, ready = {join_id}, deque([join_id])

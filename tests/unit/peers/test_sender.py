@@ -56,16 +56,18 @@ class NoDatabase:
 
     def __init__(self) -> None:
         self.owed: dict[str, list[PduRef]] = {}
-        self.fail = False
+        self.fail: Exception | None = None
+        self.reads = 0
 
     async def read(self, unit: Any, *args: Any) -> Any:
-        if self.fail:
-            raise DatabaseUnavailable("not now")
+        self.reads += 1
+        if self.fail is not None:
+            raise self.fail
         if unit.__name__ == "_load_start":
             return [], {}, 0
         if unit.__name__ == "load_shared":
             return {}
-        name, _, after, upto = args
+        name, _, after, upto, _ = args
         return [ref for ref in self.owed[name] if after < ref.pos <= upto], upto
 
 
@@ -218,11 +220,11 @@ class Senders(SynchronousTestCase):
         self.say("one.example")
         self.pump(10)
         self.assertIs(self.network.open[0][0], transaction)
-        self.database.fail = True
+        self.database.fail = DatabaseUnavailable("not now")
         self.network.answer(DELIVERED)
         self.pump()
         self.assertEqual(self.network.open, [], "what is owed cannot be read")
-        self.database.fail = False
+        self.database.fail = None
         self.pump(5)
         self.assertEqual([ref.pos for ref in self.network.open[0][0].pdus], [2])
         self.assertIn("what is owed to another server could not be read", self.log.events("warning"))
@@ -236,6 +238,22 @@ class Senders(SynchronousTestCase):
         self.network.answer(DELIVERED)
         self.pump()
         self.assertEqual(len(self.sender), 0)
+
+    def test_a_bug_in_reading_is_not_met_again_at_once(self) -> None:
+        self.say("one.example")
+        self.network.open.pop()[1].callback(SILENCE)
+        self.say("one.example")
+        self.database.fail = RuntimeError("a bug")
+        self.pump(10)
+        self.network.answer(DELIVERED)
+        reads = self.database.reads
+        for _ in range(50):
+            self.pump()
+        self.assertEqual(self.database.reads, reads + 1)
+        self.assertEqual(self.log.events("error"), ["task failed"])
+        self.database.fail = None
+        self.pump(5)
+        self.assertEqual([ref.pos for ref in self.network.open[0][0].pdus], [2])
 
     def test_what_is_kept_beside_the_cursor(self) -> None:
         written: list[Any] = []
