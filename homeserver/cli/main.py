@@ -5,8 +5,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 import click
 
@@ -48,6 +51,18 @@ def chaos() -> None:
 
 def run_command(arguments: Sequence[str], host: Host) -> int:
     """Run one command; returns the exit status."""
+    status = _run(arguments, host)
+    try:
+        if sys.stderr is not None:  # as it is with 2>&-
+            sys.stderr.flush()
+    except OSError:
+        # What it still holds is written once more when Python ends, and where that fails the exit status is 120.
+        with Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stderr.fileno())
+    return status
+
+
+def _run(arguments: Sequence[str], host: Host) -> int:
     try:
         status = chaos.main(list(arguments), prog_name="chaos", standalone_mode=False, obj=host)
     except click.exceptions.NoArgsIsHelpError as error:
@@ -77,7 +92,7 @@ def _describe(error: OSError) -> str:
 
 
 def _fail(problems: Sequence[str], status: int) -> int:
-    for problem in problems:
-        click.echo(f"chaos: {' '.join(problem.split())}", err=True)
-    sys.stderr.flush()
+    with suppress(OSError):  # nobody reads it: the status tells
+        for problem in problems:
+            click.echo(f"chaos: {' '.join(problem.split())}", err=True)
     return status

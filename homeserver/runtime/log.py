@@ -5,6 +5,7 @@ Contract:
 2. The event is a constant text; everything that varies is a field.
 3. Secrets never appear: fields that are named like one are hidden, and so is what looks like one in any text.
 4. A line is bounded: long texts are cut.
+5. Logging never raises because of the stream: a line that cannot be written is counted, and the work goes on.
 """
 
 from __future__ import annotations
@@ -65,11 +66,13 @@ def make_log(clock: Clock, stream: TextIO, *, level: str = "info", console: bool
         if console
         else structlog.processors.JSONRenderer(default=str)
     )
+    lines = _Lines(stream)
     logger = structlog.wrap_logger(
-        structlog.PrintLogger(stream),
+        lines,
         processors=[
             structlog.processors.add_log_level,
             _Timestamp(clock),
+            lines.tell_losses,
             structlog.processors.format_exc_info,
             hide_secrets,
             renderer,
@@ -139,6 +142,32 @@ class MemoryLog:
     def events(self, level: str) -> list[str]:
         """The texts of one level, in order."""
         return [event for entry_level, event, _ in self.entries if entry_level == level]
+
+
+class _Lines(structlog.PrintLogger):
+    """Writes lines. After some that could not be written (a full disk, a pipe that nobody reads any more), the next one
+    that can be says how many: `lines_late_or_lost`, as a stream with a buffer may write some of them yet.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._missing = 0
+
+    def msg(self, message: str) -> None:
+        try:
+            super().msg(message)
+        except (OSError, ValueError):  # ValueError: the stream is closed
+            self._missing += 1
+        else:
+            self._missing = 0
+
+    debug = info = warning = error = msg
+
+    def tell_losses(self, _: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+        """The processor that tells."""
+        if self._missing:
+            event["lines_late_or_lost"] = self._missing
+        return event
 
 
 class _Timestamp:

@@ -155,5 +155,9 @@ class _Server:
         self._clock.callLater(STOP_WITHIN_S, self._give_up)
 
     def _give_up(self) -> None:
-        self._log.error("stop took too long, leaving", limit_s=STOP_WITHIN_S, waited_for=self._life.ending)
-        leave_now(1)
+        try:
+            self._log.error(
+                "stop took too long, leaving", limit_s=STOP_WITHIN_S, waited_for=self._life.ending
+            )
+        finally:
+            leave_now(1)

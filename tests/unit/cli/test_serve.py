@@ -19,6 +19,8 @@ PATIENCE_S = 60
 
 
 class ServeTests(SynchronousTestCase):
+    log = subprocess.PIPE
+
     def setUp(self) -> None:
         self.folder = Path(self.mktemp()).absolute()
         self.folder.mkdir()
@@ -27,7 +29,7 @@ class ServeTests(SynchronousTestCase):
         process = subprocess.Popen(
             [sys.executable, "-m", "tests.unit.cli.fakes", "serve", *arguments],
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.log,
             text=True,
             cwd=self.folder,
             env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
@@ -80,6 +82,22 @@ class ServeTests(SynchronousTestCase):
         self.assertEqual(
             (process.returncode, out), (0, "start development=False | reload open | stop | close\n")
         )
+
+    def test_a_log_that_nobody_reads_any_more_changes_nothing(self) -> None:
+        cases: list[tuple[dict[str, str], int]] = [({}, 0), ({"FAKE_ERROR": "no such database"}, 1)]
+        for variables, status in cases:
+            reading, self.log = os.pipe()
+            os.close(reading)
+            process = self.start("--dev", **variables)
+            os.close(self.log)
+            assert process.stdout is not None
+            if not status:
+                self.assertEqual(process.stdout.readline(), READY)
+                process.stdout.readline()
+                process.send_signal(signal.SIGTERM)
+            out, _ = process.communicate(timeout=PATIENCE_S)
+            self.assertEqual(process.returncode, status)
+            self.assertTrue(out.endswith("close\n"), out)
 
     def test_a_start_that_fails_is_one_line(self) -> None:
         for variable, value, line in (

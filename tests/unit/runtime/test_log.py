@@ -12,6 +12,17 @@ from homeserver.runtime.clock import TwistedClock
 from homeserver.runtime.log import HIDDEN, MAX_TEXT, Log, MemoryLog, make_log
 
 
+class FailingStream(io.StringIO):
+    """Takes nothing while it has an error to raise."""
+
+    error: Exception | None = None
+
+    def write(self, text: str, /) -> int:
+        if self.error is not None:
+            raise self.error
+        return super().write(text)
+
+
 class LogTests(SynchronousTestCase):
     def setUp(self) -> None:
         time = VirtualTime()
@@ -86,6 +97,21 @@ class LogTests(SynchronousTestCase):
         self.assertIn("answer=42", line)
         self.assertNotIn("hunter2", line)
         self.assertEqual(line.count("\n"), 1)
+
+    def test_a_line_that_cannot_be_written_stops_nothing_and_is_told_of_later(self) -> None:
+        stream = FailingStream()
+        log = make_log(self.clock, stream)
+        log.info("before")
+        for error in (OSError(28, "No space left on device"), ValueError("I/O operation on closed file")):
+            stream.error = error
+            log.bind(room="!a").info("one")
+            log.error("two", exc_info=error)
+        stream.error = None
+        log.info("after")
+        log.info("later")
+        lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+        self.assertEqual([line["event"] for line in lines], ["before", "after", "later"])
+        self.assertEqual([line.get("lines_late_or_lost") for line in lines], [None, 4, None])
 
     def test_the_memory_log_keeps_what_was_bound(self) -> None:
         memory = MemoryLog()

@@ -145,3 +145,19 @@ class RunServerTests(SynchronousTestCase):
         self.assertLess(left_at[0], 10 + STOP_WITHIN_S + 0.3)
         self.assertEqual(self.log.events("error"), ["stop took too long, leaving"])
         self.assertEqual(self.log.entries[-1][2]["waited_for"], "1000 seconds")
+
+    def test_a_stop_that_hangs_is_left_behind_also_where_that_cannot_be_told(self) -> None:
+        self.life.stop_takes_s = 1000
+        left: list[int] = []
+
+        def leave(status: int) -> None:
+            left.append(status)
+            self.reactor.stop()
+
+        with (
+            mock.patch("homeserver.runtime.process.leave_now", leave),
+            mock.patch.object(MemoryLog, "error", side_effect=ValueError("no log")),
+            self.assertRaises(ValueError),
+        ):
+            self.run_with_signals((10, signal.SIGTERM))
+        self.assertEqual(left, [1])
