@@ -66,6 +66,7 @@ class AppserviceFollowing:
         self._events = events
         self._clock = clock
         self._aliases_matter = any(box.service.registration.aliases for box in self._boxes)
+        self._handled = 0  # every change up to there: where a later one fails, those before it come again
 
     async def start(self) -> None:
         """Go on where an earlier process was."""
@@ -96,13 +97,11 @@ class AppserviceFollowing:
     async def handle(self, changes: Sequence[Change]) -> None:
         """Follow the log."""
         for change in changes:
+            if change.pos <= self._handled:
+                continue
             kind = change.kind
             if kind == Kind.STATE_MOVED or _is_untold(change):
-                for box in self._boxes:
-                    before = box.interest.is_in(change.topic)
-                    box.interest.moved(change)
-                    if box.service.registration.encryption:
-                        await self._members(box, change, before=before)
+                await self._moved(change)
             elif kind == Kind.EVENT:
                 await self._event(change)
             elif kind == Kind.RECEIPT:
@@ -117,10 +116,18 @@ class AppserviceFollowing:
                 await self._directory(change)
             elif kind in (Kind.DEVICE_KEYS, Kind.DEVICE_LIST, Kind.SIGNING_KEYS):
                 self._keys(change)
+            self._handled = change.pos
             for box in self._boxes:
                 box.passed = max(box.passed, change.pos)
         for box in self._boxes:
             self._deliveries.ready(box)
+
+    async def _moved(self, change: Change) -> None:
+        for box in self._boxes:
+            before = _concerned_before(box, change)
+            box.interest.moved(change)
+            if box.service.registration.encryption:
+                await self._members(box, change, before=before)
 
     # --- what is owed ------------------------------------------------------------------------------------
 
@@ -129,7 +136,7 @@ class AppserviceFollowing:
         if placed is None:
             return
         for box in self._boxes:
-            before = box.interest.is_in(change.topic)
+            before = _concerned_before(box, change)
             if box.interest.event(change, placed):
                 users = box.interest.user_nids
                 own = any(move.member_nid in users and move.event_nid == placed.nid for move in placed.moves)
@@ -268,6 +275,13 @@ class _Start:
 
 def _load_start(tx: Tx, server_name: str, with_rooms: bool) -> _Start:
     return _Start(tx, server_name, with_rooms)
+
+
+def _concerned_before(box: Outbox, change: Change) -> bool:
+    """Whether the room concerned it before the change; the same where the change is handled again after a failure."""
+    if box.before[0] != change.pos:
+        box.before = change.pos, box.interest.is_in(change.topic)
+    return box.before[1]
 
 
 def _is_untold(change: Change) -> bool:

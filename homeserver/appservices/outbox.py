@@ -38,6 +38,7 @@ class Outbox:
         self.interest = Interest(service)
         self.told = 0
         self.passed = 0
+        self.before = (0, False)  # a change, and whether its room concerned the service before it
         self.queue: deque[Owed] = deque()
         self.behind = False
         self.backlog: deque[Owed] = deque()  # while it is behind: what was read and is not told yet
@@ -75,8 +76,8 @@ class Outbox:
         return self.told if self.pending is None else max(self.told, self.pending.upto)
 
     def add(self, one: Owed) -> None:
-        """Something that concerns it. What it was told before a restart comes again, and is passed over."""
-        if one.pos <= self.covered:
+        """Something that concerns it. What comes again, after a restart or a failure, is passed over."""
+        if one.pos <= self.covered or (self.queue and one.pos <= self.queue[-1].pos):
             return
         if self.behind or self.failures or len(self.queue) >= QUEUE_MOST:
             self.fall_behind()
