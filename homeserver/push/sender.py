@@ -236,6 +236,7 @@ class PushSender:
         """One notification of one pusher."""
         took_s: float | None = None
         answered = False
+        badge_due = link.badge_due
         try:
             started_s = self._clock.monotonic()
             sent = await self._attempt(link)
@@ -243,15 +244,20 @@ class PushSender:
                 took_s, answered = self._clock.monotonic() - started_s, sent
         except DatabaseError as error:
             self._log.warning("push waits for the database", problem=str(error))
-            link.retry_at_ms = self._clock.now_ms() + _HOLD_MS
+            self._hold(link, badge_due=badge_due)
         except BaseException:
-            link.retry_at_ms = self._clock.now_ms() + _HOLD_MS
+            self._hold(link, badge_due=badge_due)
             raise
         finally:
             self._lanes.leave(url, link, took_s, answered=answered)
             link.queued = False
             self._go_on(link)
             self._pump()
+
+    def _hold(self, link: Link, *, badge_due: bool) -> None:
+        """A failure of our own: what was due still is, later."""
+        link.retry_at_ms = self._clock.now_ms() + _HOLD_MS
+        link.badge_due = link.badge_due or badge_due
 
     async def _attempt(self, link: Link) -> bool | None:
         """Whether the gateway took it; None where there was nothing to send."""

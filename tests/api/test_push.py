@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import ensureDeferred, succeed
+from twisted.internet.defer import ensureDeferred, fail, succeed
 
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.db.schema.sync import thread_subscriptions
@@ -252,6 +252,19 @@ class Many(PushCase):
         self.app.wait(ensureDeferred(pushing.follower.handle(changes)))  # type: ignore[arg-type]
         self.settle()
         self.assertEqual({"bob"}, self.keys())
+
+    def test_a_count_that_the_database_cannot_tell(self) -> None:
+        self.set_pusher()
+        event_id = self.send()
+        pushing = self.app.app.outgoing.pushing
+        assert pushing is not None and pushing.sender is not None
+        total = pushing.sender._total
+        pushing.sender._total = lambda _: fail(DatabaseUnavailable("gone"))
+        self.read("bob", event_id)
+        self.settle(2)
+        pushing.sender._total = total
+        self.wait_for(60)
+        self.assertEqual([event_id, "0"], self.told())
 
     def test_the_database_is_away(self) -> None:
         self.set_pusher()
