@@ -103,6 +103,8 @@ class Doctor:
             )
         if not config.rate_limits.enabled and not _is_local(config.base_url):
             yield Finding("warning", "rate limits", "are off: fit for tests only")
+        if config.redis is not None:
+            yield Finding("warning", "redis", "configured, but not used yet")
 
         hidden = [one for one in config.listeners if _has_nameless_clients(one)]
         if hidden and config.base_url.startswith("https:") and not _is_local(config.base_url):

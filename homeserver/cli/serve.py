@@ -32,6 +32,8 @@ def serve(context: click.Context, config_path: Path | None, dev: bool) -> None:
     config = load(host, config_path, dev=dev)
     log = server_log(host, config)
     capture_twisted(log)
+    if config.redis is not None:
+        log.warning("configured, but not used yet", key="redis")
     if prepare(host, config):
         log.info("signing key created", file=str(config.signing_key_path))
     operations = host.application().make_operations(config, host.surroundings(log))

@@ -56,6 +56,8 @@ def check_config(context: click.Context, config_path: Path | None, dev: bool) ->
     problems.extend(file_problems(config))
     if problems:
         raise ConfigError(problems)
+    if config.redis is not None:
+        click.echo("chaos: warning: redis: configured, but not used yet", err=True)
     click.echo(f"the configuration of {config.server_name} is fine")
 
 

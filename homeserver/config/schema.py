@@ -478,7 +478,7 @@ class Config:
         None,
         secret=True,
         check=checks.check_redis_url,
-        doc="`redis://host:6379/0`, to join several processes.",
+        doc="Not used yet: `redis://host:6379/0`, to join several processes one day.",
     )
     signing_key_file: Path | None = option(
         None,

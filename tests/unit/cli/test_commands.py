@@ -184,6 +184,12 @@ class SetupTests(CommandCase):
         expected = "expected: ed25519 <version> <base64 of 32 bytes>, for an old key with the time when it expired before the base64"
         self.assert_refused("check-config", line=f"{key}, line 1: {expected}")
 
+    def test_check_config_warns_of_a_key_that_nothing_uses_yet(self) -> None:
+        (self.folder / "chaos.yaml").write_text("server_name: a.b\nredis: redis://h\n")
+        status, out, err = self.run_chaos("check-config")
+        self.assertEqual((status, out), (0, "the configuration of a.b is fine\n"))
+        self.assertEqual(err, "chaos: warning: redis: configured, but not used yet\n")
+
     def test_check_config_reads_registrations(self) -> None:
         (self.folder / "chaos.yaml").write_text("server_name: a.b\nappservices: [irc.yaml]\n")
         path = self.folder.absolute() / "irc.yaml"

@@ -161,6 +161,10 @@ class ThisMachine(DoctorCase):
         self.patch(doctor, "_ask_public", lambda url: None)
         self.check("warning", "registration", "spammers", config)
 
+    def test_a_key_that_nothing_uses_yet(self) -> None:
+        self.assertNotIn("redis", self.findings())
+        self.check("warning", "redis", "not used yet", replace(self.config, redis="redis://h"))
+
     def test_a_check_that_fails_keeps_no_other(self) -> None:
         def broken(_: object) -> Iterator[Finding]:
             raise OSError("the disk says no")

@@ -83,6 +83,10 @@ class ServeTests(SynchronousTestCase):
             (process.returncode, out), (0, "start development=False | reload open | stop | close\n")
         )
 
+    def test_a_key_that_nothing_uses_yet_is_warned_of(self) -> None:
+        process = self.start("--dev", CHAOS_REDIS="redis://h")
+        self.assertIn('"key": "redis"', self._read_until(process, "configured, but not used yet"))
+
     def test_a_log_that_nobody_reads_any_more_changes_nothing(self) -> None:
         cases: list[tuple[dict[str, str], int]] = [({}, 0), ({"FAKE_ERROR": "no such database"}, 1)]
         for variables, status in cases:
