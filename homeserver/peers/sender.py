@@ -349,7 +349,8 @@ class Sender:
             link.hold_ms = self._clock.now_ms() + _FAILED_WAIT_MS
             self._log.warning("what is owed to another server could not be read", error=str(error))
         except Exception:
-            link.hold_ms = self._clock.now_ms() + _FAILED_WAIT_MS  # a bug would be met again at once, for ever
+            # A bug would be met again at once, for ever.
+            link.hold_ms = self._clock.now_ms() + _FAILED_WAIT_MS
             raise
         finally:
             link.busy = False
