@@ -43,15 +43,19 @@ def find_inside(have: Mapping[str, Mapping[str, Room]], room_id: str) -> list[st
 
 def find_disagreements(have: Mapping[str, Mapping[str, Room]], room_id: str) -> list[str]:
     """How the servers that are in a room differ over it."""
-    inside = find_inside(have, room_id)
-    denied = {server for name in inside for server in have[name][room_id].denied}
-    inside = [name for name in inside if name not in denied]
     found = []
-    for first, second in combinations(inside, 2):
-        one, two = have[first][room_id], have[second][room_id]
-        if not _is_ruled_out(first, one, two) and not _is_ruled_out(second, two, one):
+    for first, second in combinations(find_inside(have, room_id), 2):
+        if are_together(have, room_id, first, second):
+            one, two = have[first][room_id], have[second][room_id]
             found += [f"{room_id}: {first} and {second} differ: {problem}" for problem in _compare(one, two)]
     return found
+
+
+def are_together(have: Mapping[str, Mapping[str, Room]], room_id: str, first: str, second: str) -> bool:
+    """Whether two servers that are in a room must have the same of it: nobody there denies or rules out one of them."""
+    denied = {server for name in find_inside(have, room_id) for server in have[name][room_id].denied}
+    one, two = have[first][room_id], have[second][room_id]
+    return not ({first, second} & denied or _is_ruled_out(first, one, two) or _is_ruled_out(second, two, one))
 
 
 def _is_ruled_out(server: str, own: Room, other: Room) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 
 from homeserver.store.placement import Membership
 from tests.bench.wire import encode
-from tests.crash.agreement import find_disagreements, find_inside, load_rooms
+from tests.crash.agreement import are_together, find_disagreements, find_inside, load_rooms
 from tests.crash.crowd import Shared
 from tests.crash.load import CLIENT, PATIENCE_S, Server
 from tests.crash.strangers import Stranger
@@ -130,6 +130,10 @@ class Settling:
         found = []
         for room_id in self._shared.rooms:
             inside = find_inside(self._have, room_id)
+            if (home := member.home) in inside:
+                inside = [
+                    name for name in inside if name == home or are_together(self._have, room_id, home, name)
+                ]
             if not inside:
                 continue
             told = (
