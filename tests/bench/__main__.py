@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 
+from scripts.setup import compile_packages
 from tests.bench.crowded import ROWS as CROWDED_ROWS
 from tests.bench.crowded import run_crowded
 from tests.bench.federated import ROWS as FEDERATED_ROWS
@@ -140,6 +141,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     # The generator's own collector must not stop it in the middle of what it times.
     gc.disable()
+    compile_packages(sys.executable)  # as an installed server is, and Synapse here
     runs = []
     for database in databases:
         runs.append(measure(database, options))

@@ -84,6 +84,20 @@ class Stamp(unittest.TestCase):
         self.assertEqual(setup.main(), 0)
 
 
+class Bytecode(unittest.TestCase):
+    """What is compiled beforehand."""
+
+    def test_is_written_also_where_python_is_told_to_write_none(self) -> None:
+        folder = Path(self.mktemp())
+        (folder / "homeserver").mkdir(parents=True)
+        (folder / "homeserver" / "one.py").write_text("ONE = 1\n")
+        self.patch(setup, "REPOSITORY", folder)
+        self.patch(os, "environ", {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+        setup.compile_packages(sys.executable)
+        written = [path.name for path in (folder / "homeserver" / "__pycache__").iterdir()]
+        self.assertEqual(written, [f"one.{sys.implementation.cache_tag}.pyc"])
+
+
 class TotalsLine(unittest.TestCase):
     """The line that every suite ends in."""
 
