@@ -16,6 +16,7 @@ from tests.bench.crowd import Crowd
 from tests.bench.figures import Measured, Scale
 from tests.bench.wire import Connection, WireError, build_request, encode, expect_ok
 from tests.bench.world import CLIENT, User, World, sync_request
+from tests.interop.process import ServerProcess
 from tests.interop.synapse import REGISTRATION_SECRET
 
 ROOM_MEMBERS = 25
@@ -38,16 +39,16 @@ def measure_presence(crowd: Crowd) -> Measured:
     server, scale = crowd.server, crowd.scale
     users = scale.present if server.command.name == "CHAOS" else scale.present // 10
     world = World(server.port, REGISTRATION_SECRET)
-    spent_s, taken_s = asyncio.run(_Town(world, crowd).measure(users, scale))
+    spent_s, taken_s = asyncio.run(Town(world, server).measure(users, scale))
     return {"presence_cores": spent_s / taken_s * scale.present / users}
 
 
-class _Town:
+class Town:
     """The users and their clients."""
 
-    def __init__(self, world: World, crowd: Crowd) -> None:
+    def __init__(self, world: World, server: ServerProcess) -> None:
         self._world = world
-        self._server = crowd.server
+        self._server = server
         self._random = random.Random(5)
         self._idle: set[User] = set()
         self._answers = 0
@@ -61,7 +62,8 @@ class _Town:
         try:
             await asyncio.sleep(SPREAD_S + 5.0)  # everybody is here
             started_s, spent_s = time.perf_counter(), self._server.cpu_s()
-            await self._live(users, rooms, scale.present_s)
+            with self._world.measuring():
+                await self._live(users, rooms, scale.present_s)
             taken_s, spent_s = time.perf_counter() - started_s, self._server.cpu_s() - spent_s
             if failing.done() or self._answers < count * (taken_s / (LONG_POLL_MS / 1000) - 1):
                 broken = next((one.exception() for one in clients if one.done()), None)

@@ -21,8 +21,9 @@ from pathlib import Path
 
 from tests.bench.federated import ROWS as FEDERATED
 from tests.bench.federated import NewDatabase, prepare_stage, run_on
-from tests.bench.figures import FULL, QUICK, Measured
+from tests.bench.figures import FULL, QUICK, Measured, Scale
 from tests.bench.postgres import create_database, durable_cluster
+from tests.bench.present import Town
 from tests.bench.rows import ROWS
 from tests.bench.sampling import Sampler, format_samples
 from tests.bench.targets import TARGETS, Target, prepare_chaos
@@ -31,10 +32,12 @@ from tests.interop.authority import Wire
 from tests.interop.process import ServerProcess
 from tests.interop.synapse import REGISTRATION_SECRET
 
+PRESENCE = "presence"
+
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.profile", description=__doc__)
-    parser.add_argument("row", choices=(*ROWS, *FEDERATED))
+    parser.add_argument("row", choices=(*ROWS, *FEDERATED, PRESENCE))
     parser.add_argument("--database", choices=("sqlite", "postgresql"), default="sqlite")
     parser.add_argument("--mode", choices=("sample", "trace"), default="sample")
     parser.add_argument("--quick", action="store_true", help="less work")
@@ -105,7 +108,15 @@ def main() -> None:
             server.start()
             watch = Watch(server, options, output)
             world = World(server.port, REGISTRATION_SECRET, watch.measuring)
-            _run(watch, lambda: asyncio.run(ROWS[options.row](world, scale)))
+            if options.row == PRESENCE:
+                _run(watch, lambda: _live(Town(world, server), scale))
+            else:
+                _run(watch, lambda: asyncio.run(ROWS[options.row](world, scale)))
+
+
+def _live(town: Town, scale: Scale) -> Measured:
+    spent_s, taken_s = asyncio.run(town.measure(scale.present, scale))
+    return {"presence_cores": spent_s / taken_s}
 
 
 def _prepare_watched(launcher: Sequence[str]) -> Target:
