@@ -13,8 +13,7 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from heapq import heappop, heappush
 from itertools import islice
 from typing import Any
@@ -22,6 +21,7 @@ from typing import Any
 import msgspec
 
 from homeserver.ephemeral.devices import BUSY, OFFLINE, ONLINE, UserDevices
+from homeserver.ephemeral.last_changes import LastChanges
 from homeserver.ephemeral.remote_presence import RemotePresence, presence_event
 from homeserver.ephemeral.ticker import Ticker
 from homeserver.runtime.clock import Clock, DelayedCall
@@ -76,9 +76,7 @@ class Presence:
         self._index = index
         self._wake_users = wake_users
         self._users: dict[int, UserDevices] = {}
-        self._changed: OrderedDict[int, int] = (
-            OrderedDict()
-        )  # user -> counter of their last change, oldest first
+        self._changed = LastChanges()
         self._to_wake: set[int] = set()
         self._ends: list[tuple[float, int]] = []
         self._sweeper: DelayedCall | None = None
@@ -110,7 +108,7 @@ class Presence:
         """Whether ``changes_for`` has anything."""
         if not since_counter:
             return bool(self.changes_for(user_nid, 0))
-        if next(self._seen(user_nid, since_counter), None) is not None:
+        if self._seen(user_nid, since_counter):
             return True
         return self.remote is not None and bool(self.remote.changes_for(user_nid, since_counter))
 
@@ -138,22 +136,13 @@ class Presence:
             found += [self.remote.event_of(nid) for nid in islice(elsewhere, NEWLY_SEEN_MOST)]
         return found
 
-    def _seen(self, user_nid: int, since_counter: int) -> Iterator[int]:
+    def _seen(self, user_nid: int, since_counter: int) -> list[int]:
         """The local users whose changes after a counter concern a user, newest first."""
-        rooms: list[Collection[int]] | None = None
-        for other_nid, at in reversed(self._changed.items()):
-            if at <= since_counter:
-                return
-            if rooms is None:
-                joined = self._index.joined_rooms(user_nid)
-                rooms = [self._index.local_members(room_nid) for room_nid in joined]
-            if other_nid == user_nid:
-                yield other_nid
-                continue
-            for members in rooms:
-                if other_nid in members:
-                    yield other_nid
-                    break
+        if not self._changed.is_after(since_counter):
+            return []
+        joined = self._index.joined_rooms(user_nid)
+        rooms = [self._index.local_members(room_nid) for room_nid in joined]
+        return self._changed.find(since_counter, [(user_nid,), *rooms])
 
     def _event(self, user_nid: int, user: UserDevices) -> Mapping[str, Any]:
         """As sync tells of a local user: with what they changed of their name and picture, while they are there."""
@@ -285,7 +274,7 @@ class Presence:
         oldest = (*islice(self._changed, _LOOKED_AT), *islice(self._users, _LOOKED_AT))
         user_nid = next((nid for nid in oldest if self._users[nid].state == OFFLINE), oldest[0])
         del self._users[user_nid]
-        self._changed.pop(user_nid, None)
+        self._changed.forget(user_nid)
 
     def _look(self, user_nid: int, user: UserDevices, now: float, *, ask: bool = True) -> None:
         """Tell of it if others see them otherwise now."""
@@ -303,8 +292,7 @@ class Presence:
         self.tell(user_nid)
 
     def _note_change(self, user_nid: int) -> None:
-        self._changed.pop(user_nid, None)
-        self._changed[user_nid] = self._ticker.tick()
+        self._changed.note(user_nid, self._ticker.tick())
         self._to_wake.add(user_nid)
         if self._waker is None:
             self._waker = self._clock.callLater(WAKE_S, self._wake)
