@@ -17,7 +17,7 @@ from federation.errors import Malformed
 from federation.ids import RoomId, UserId
 from federation.versions import RoomRules
 from homeserver.db.tx import Tx
-from homeserver.http.errors import MatrixError, forbidden
+from homeserver.http.errors import MatrixError, forbidden, limit_exceeded
 from homeserver.rooms.aliases import CANONICAL, may_send_state, without_aliases
 from homeserver.rooms.create import Birth, RoomCreator, member_content, parse_creators, rules_for
 from homeserver.rooms.presets import TOMBSTONE, StateItem, create_content
@@ -37,6 +37,7 @@ from homeserver.rooms.upgrade_state import (
     successor_join_rules,
     successor_levels,
 )
+from homeserver.runtime.shared import Busy, Shared
 from homeserver.store.aliases import load_room_aliases
 from homeserver.store.profiles import load_names_and_avatars
 from homeserver.store.upgrades import load_banned, load_space_children, move_names
@@ -46,6 +47,10 @@ _MEMBER = "m.room.member"
 BANS_MOST = 5_000
 CHILDREN_MOST = 2_000
 _AT_ONCE = 100
+# Who asks again for the same has not seen the answer: a second successor would part the room's names from its tombstone.
+ASKED_AGAIN_S = 300.0
+# LIMIT(answers that are kept for them)
+ANSWERS_KEPT = 1_000
 
 
 class RoomUpgrades:
@@ -64,14 +69,26 @@ class RoomUpgrades:
         self._creator = creator
         self._succession = succession
         self._whole = whole  # waits until all members of a room are known: so those who are banned stay so
+        self._asked: Shared[tuple[object, ...], RoomId] = Shared(
+            rooms.tools.clock, keep_s=ASKED_AGAIN_S, budget=ANSWERS_KEPT
+        )
 
     async def upgrade(
         self, requester: Requester, room_id: RoomId, new_version: str, additional_creators: Any = None
     ) -> RoomId:
-        """Replace a room by one of another version; the new room's id."""
+        """Replace a room by one of another version; the new room's id, the same for who soon asks for the same again."""
         # spec: client-server-api#post_matrixclientv3roomsroomidupgrade
         rules = rules_for(new_version)
         others = parse_creators(rules, additional_creators)
+        key = (room_id, requester.user_nid, new_version, *others)
+        try:
+            return await self._asked.get(key, partial(self._upgrade, requester, room_id, rules, others))
+        except Busy:
+            raise limit_exceeded(1_000) from None
+
+    async def _upgrade(
+        self, requester: Requester, room_id: RoomId, rules: RoomRules, others: Sequence[UserId]
+    ) -> RoomId:
         old = await self._rooms.find(room_id)
         await self._whole(room_id)
         # Not by the job: it runs again when the old room's policy server has signed the tombstone, which must be the same then.

@@ -229,6 +229,23 @@ class Names(UpgradeCase):
         listed = self.app.ok("GET", f"{V3}/publicRooms", None, self.alice)["chunk"]
         self.assertEqual([new_id], [one["room_id"] for one in listed])
 
+    def test_who_asks_twice_is_given_the_same_room(self) -> None:
+        room_id = self.create(visibility="public", room_alias_name="one", room_version="11")
+        path, body = f"{V3}/rooms/{room_id}/upgrade", {"new_version": "12"}
+        asked = [self.app.start("POST", path, body, self.alice) for _ in range(2)]
+        new_ids = {self.app.wait(one).json["replacement_room"] for one in asked}
+        # A proxy may have given up on the answer.
+        self.app.advance(60)
+        new_ids.add(self.upgrade(room_id, "12"))
+        new_id = self.state(room_id, "m.room.tombstone")["replacement_room"]
+        self.assertEqual(({new_id}, new_id), (new_ids, self.resolve("one")))
+        listed = self.app.ok("GET", f"{V3}/publicRooms", None, self.alice)["chunk"]
+        self.assertEqual([new_id], [one["room_id"] for one in listed])
+        # What is asked for is another thing, and later may be another wish.
+        self.assertNotEqual(new_id, self.upgrade(room_id, "12", additional_creators=[BOB]))
+        self.app.advance(1_000)
+        self.assertNotEqual(new_id, self.upgrade(room_id, "12"))
+
     def test_tags_and_direct_chats_follow_each_member(self) -> None:
         room_id = self.create(preset="public_chat", room_version="11")
         self.ok(self.bob, f"/join/{room_id}")
