@@ -17,7 +17,7 @@ from federation.errors import Malformed
 from federation.ids import RoomId, UserId
 from federation.versions import RoomRules
 from homeserver.db.tx import Tx
-from homeserver.http.errors import MatrixError, forbidden, limit_exceeded
+from homeserver.http.errors import MatrixError, forbidden, invalid_param, limit_exceeded
 from homeserver.rooms.aliases import CANONICAL, may_send_state, without_aliases
 from homeserver.rooms.create import Birth, RoomCreator, member_content, parse_creators, rules_for
 from homeserver.rooms.presets import TOMBSTONE, StateItem, create_content
@@ -142,12 +142,14 @@ class _Upgrade:
         turn, rules = self._turn, self._rules
         database = self._creator.database
         nid = turn.head.room_nid
+        await self._check_creators()
         profiles, aliases = await database.read(_load_for, self._requester.user_nid, nid)
+        banned = await database.read(load_banned, nid, BANS_MOST)
         birth = await self._conceive()
         old_levels = await turn.state(POWER_LEVELS)
         creators = [self._user_id, *self._others]
         final = successor_levels(old_levels, turn.head.rules, rules, self._user_id, creators)
-        opening = opening_levels(final, rules, self._user_id)
+        opening = opening_levels(final, rules, self._user_id, bans=bool(banned))
         state = [
             StateItem(_MEMBER, self._user_id, member_content("join", profiles)),
             StateItem(POWER_LEVELS, "", opening),
@@ -156,10 +158,21 @@ class _Upgrade:
         await self._creator.bear(birth, state)
         children = await database.read(load_space_children, nid, CHILDREN_MOST)
         await self._copy(birth, SPACE_CHILD, children)
-        await self._copy(birth, _MEMBER, await database.read(load_banned, nid, BANS_MOST))
+        await self._copy(birth, _MEMBER, banned)
         if opening != final:
             await self._place(birth, [StateItem(POWER_LEVELS, "", final)])
         return birth
+
+    async def _check_creators(self) -> None:
+        """Nobody can ban a creator: so the new room could not keep out who is banned from the old one."""
+        keys = [(_MEMBER, user_id) for user_id in self._others]
+        await self._turn.load(keys)
+        for key in keys:
+            member = self._turn.lookup(*key)
+            if member is not None and member.content.get("membership") == "ban":
+                raise invalid_param(
+                    f"{key[1]} is banned from the room, and cannot be a creator of the new one"
+                )
 
     async def _conceive(self) -> Birth:
         turn, rules = self._turn, self._rules

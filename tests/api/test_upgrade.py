@@ -108,6 +108,16 @@ class Copying(UpgradeCase):
         )
         self.assertIsNone(self.member(new_id, BOB))
 
+    def test_the_banned_who_had_all_the_power(self) -> None:
+        room_id = self.create(preset="public_chat", room_version="11")
+        self.ok(self.alice, f"/rooms/{room_id}/ban", {"user_id": BOB})
+        self.put_state(self.alice, room_id, POWER_LEVELS, {"users": {ALICE: 100, BOB: 100, CAROL: 100}})
+        for version in ("11", "12"):
+            new_id = self.upgrade(room_id, version)
+            self.assertEqual({"membership": "ban"}, self.member(new_id, BOB))
+            users = self.state(new_id, POWER_LEVELS)["users"]
+            self.assertEqual((100, 100), (users[BOB], users[CAROL]))
+
     def test_what_was_redacted_stays_behind(self) -> None:
         room_id = self.create(
             preset="public_chat",
@@ -330,6 +340,15 @@ class Refusals(UpgradeCase):
         unknown = self.post(self.alice, f"/rooms/!a:{SERVER_NAME}/upgrade", {"new_version": "12"})
         self.assert_refused(unknown, 404, "M_NOT_FOUND")
         self.assertIsNone(self.state(room_id, "m.room.tombstone"))
+
+    def test_who_is_banned_does_not_become_a_creator(self) -> None:
+        room_id = self.create(room_version="11")
+        self.ok(self.alice, f"/rooms/{room_id}/ban", {"user_id": BOB})
+        body = {"new_version": "12", "additional_creators": [CAROL, BOB]}
+        refused = self.post(self.alice, f"/rooms/{room_id}/upgrade", body)
+        self.assert_refused(refused, 400, "M_INVALID_PARAM")
+        joined = self.app.ok("GET", f"{V3}/joined_rooms", None, self.alice)["joined_rooms"]
+        self.assertEqual([room_id], joined)
 
     def test_the_old_room_lives_where_the_new_one_cannot_be_made(self) -> None:
         room_id = self.create(room_version="10", room_alias_name="one")
