@@ -208,6 +208,8 @@ class _Upgrade:
         return items
 
     async def _copy(self, birth: Birth, event_type: str, state_keys: Sequence[str]) -> None:
+        """Copy some state, each with a time of its own: it decides the order of a space's children."""
+        first_ms = self._turn.tools.clock.now_ms() - len(state_keys)
         for start in range(0, len(state_keys), _AT_ONCE):
             keys = state_keys[start : start + _AT_ONCE]
             shown = await self._turn.contents([(event_type, key) for key in keys])
@@ -216,12 +218,24 @@ class _Upgrade:
                 for (_, key), said in shown.items()
                 if (content := _transferable(event_type, said)) and _fits(content, self._rules)
             ]
-            await self._place(birth, items)
+            await self._place(birth, items, first_ms + start)
 
-    async def _place(self, birth: Birth, items: Sequence[StateItem]) -> None:
+    async def _place(self, birth: Birth, items: Sequence[StateItem], first_ms: int | None = None) -> None:
+        """Put state into the new room. ``first_ms``: the time of the first, each later by one than that before it; None: now."""
+
         async def job(turn: Turn) -> None:
-            for item in items:
-                await turn.place(Draft(birth.room_id, item.type, self._user_id, item.content, item.state_key))
+            for number, item in enumerate(items):
+                said_ms = None if first_ms is None else first_ms + number
+                await turn.place(
+                    Draft(
+                        birth.room_id,
+                        item.type,
+                        self._user_id,
+                        item.content,
+                        item.state_key,
+                        origin_server_ts=said_ms,
+                    )
+                )
 
         await birth.actor.run(job)
 

@@ -95,6 +95,29 @@ class Copying(UpgradeCase):
             self.assertEqual(via, self.state(new_id, "m.space.child", key))
         self.assertIsNone(self.state(new_id, "m.space.child", "!gone:a"))
 
+    def test_the_children_of_a_space_keep_their_order(self) -> None:
+        """Where nothing else orders them, it is when they were added that does."""
+        room_id = self.create(room_version="11", creation_content={"type": "m.space"})
+        keys = [f"!{name}:{SERVER_NAME}" for name in "ecadb"]
+        for key in keys:
+            self.app.advance(1)
+            self.app.ok(
+                "PUT", f"{V3}/rooms/{room_id}/state/m.space.child/{key}", {"via": [SERVER_NAME]}, self.alice
+            )
+        new_id = self.upgrade(room_id, "12")
+        self.assertEqual(keys, self.in_space(new_id))
+        # Nor does the order need the clock to go on.
+        now_ms = int(self.app.time.rightNow * 1_000)
+        times = [event.origin_server_ts for event in self.events(new_id) if event.type == "m.space.child"]
+        self.assertLessEqual(max(times), now_ms)
+        self.assertEqual(keys, self.in_space(self.upgrade(new_id, "12")))
+
+    def in_space(self, room_id: str) -> list[str]:
+        """The children of a space as the specification orders those without an order of their own."""
+        children = [event for event in self.events(room_id) if event.type == "m.space.child"]
+        children.sort(key=lambda event: (event.origin_server_ts, event.state_key))
+        return [event.state_key or "" for event in children]
+
     def test_the_banned_stay_banned(self) -> None:
         room_id = self.create(preset="public_chat", room_version="11")
         for number in range(150):
