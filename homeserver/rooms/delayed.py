@@ -202,7 +202,8 @@ class DelayedEvents:
         async def act() -> None:
             await self._find(delay_id)
             try:
-                await self._worker.work(restart_delayed, delay_id, self._clock.now_ms())
+                # Sooner than before, where it was to be tried again only in a while.
+                self._arm(await self._worker.work(restart_delayed, delay_id, self._clock.now_ms()))
             except EndedError:
                 raise _ended() from None
 

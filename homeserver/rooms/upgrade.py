@@ -17,7 +17,7 @@ from federation.errors import Malformed
 from federation.ids import RoomId, UserId
 from federation.versions import RoomRules
 from homeserver.db.tx import Tx
-from homeserver.http.errors import MatrixError, forbidden
+from homeserver.http.errors import MatrixError, forbidden, invalid_param, limit_exceeded
 from homeserver.rooms.aliases import CANONICAL, may_send_state, without_aliases
 from homeserver.rooms.create import Birth, RoomCreator, member_content, parse_creators, rules_for
 from homeserver.rooms.presets import TOMBSTONE, StateItem, create_content
@@ -37,6 +37,7 @@ from homeserver.rooms.upgrade_state import (
     successor_join_rules,
     successor_levels,
 )
+from homeserver.runtime.shared import Busy, Shared
 from homeserver.store.aliases import load_room_aliases
 from homeserver.store.profiles import load_names_and_avatars
 from homeserver.store.upgrades import load_banned, load_space_children, move_names
@@ -46,6 +47,10 @@ _MEMBER = "m.room.member"
 BANS_MOST = 5_000
 CHILDREN_MOST = 2_000
 _AT_ONCE = 100
+# Who asks again for the same has not seen the answer: a second successor would part the room's names from its tombstone.
+ASKED_AGAIN_S = 300.0
+# LIMIT(answers that are kept for them)
+ANSWERS_KEPT = 1_000
 
 
 class RoomUpgrades:
@@ -64,14 +69,26 @@ class RoomUpgrades:
         self._creator = creator
         self._succession = succession
         self._whole = whole  # waits until all members of a room are known: so those who are banned stay so
+        self._asked: Shared[tuple[object, ...], RoomId] = Shared(
+            rooms.tools.clock, keep_s=ASKED_AGAIN_S, budget=ANSWERS_KEPT
+        )
 
     async def upgrade(
         self, requester: Requester, room_id: RoomId, new_version: str, additional_creators: Any = None
     ) -> RoomId:
-        """Replace a room by one of another version; the new room's id."""
+        """Replace a room by one of another version; the new room's id, the same for who soon asks for the same again."""
         # spec: client-server-api#post_matrixclientv3roomsroomidupgrade
         rules = rules_for(new_version)
         others = parse_creators(rules, additional_creators)
+        key = (room_id, requester.user_nid, new_version, *others)
+        try:
+            return await self._asked.get(key, partial(self._upgrade, requester, room_id, rules, others))
+        except Busy:
+            raise limit_exceeded(1_000) from None
+
+    async def _upgrade(
+        self, requester: Requester, room_id: RoomId, rules: RoomRules, others: Sequence[UserId]
+    ) -> RoomId:
         old = await self._rooms.find(room_id)
         await self._whole(room_id)
         # Not by the job: it runs again when the old room's policy server has signed the tombstone, which must be the same then.
@@ -125,12 +142,14 @@ class _Upgrade:
         turn, rules = self._turn, self._rules
         database = self._creator.database
         nid = turn.head.room_nid
+        await self._check_creators()
         profiles, aliases = await database.read(_load_for, self._requester.user_nid, nid)
+        banned = await database.read(load_banned, nid, BANS_MOST)
         birth = await self._conceive()
         old_levels = await turn.state(POWER_LEVELS)
         creators = [self._user_id, *self._others]
         final = successor_levels(old_levels, turn.head.rules, rules, self._user_id, creators)
-        opening = opening_levels(final, rules, self._user_id)
+        opening = opening_levels(final, rules, self._user_id, bans=bool(banned))
         state = [
             StateItem(_MEMBER, self._user_id, member_content("join", profiles)),
             StateItem(POWER_LEVELS, "", opening),
@@ -139,10 +158,21 @@ class _Upgrade:
         await self._creator.bear(birth, state)
         children = await database.read(load_space_children, nid, CHILDREN_MOST)
         await self._copy(birth, SPACE_CHILD, children)
-        await self._copy(birth, _MEMBER, await database.read(load_banned, nid, BANS_MOST))
+        await self._copy(birth, _MEMBER, banned)
         if opening != final:
             await self._place(birth, [StateItem(POWER_LEVELS, "", final)])
         return birth
+
+    async def _check_creators(self) -> None:
+        """Nobody can ban a creator: so the new room could not keep out who is banned from the old one."""
+        keys = [(_MEMBER, user_id) for user_id in self._others]
+        await self._turn.load(keys)
+        for key in keys:
+            member = self._turn.lookup(*key)
+            if member is not None and member.content.get("membership") == "ban":
+                raise invalid_param(
+                    f"{key[1]} is banned from the room, and cannot be a creator of the new one"
+                )
 
     async def _conceive(self) -> Birth:
         turn, rules = self._turn, self._rules
@@ -178,6 +208,8 @@ class _Upgrade:
         return items
 
     async def _copy(self, birth: Birth, event_type: str, state_keys: Sequence[str]) -> None:
+        """Copy some state, each with a time of its own: it decides the order of a space's children."""
+        first_ms = self._turn.tools.clock.now_ms() - len(state_keys)
         for start in range(0, len(state_keys), _AT_ONCE):
             keys = state_keys[start : start + _AT_ONCE]
             shown = await self._turn.contents([(event_type, key) for key in keys])
@@ -186,12 +218,24 @@ class _Upgrade:
                 for (_, key), said in shown.items()
                 if (content := _transferable(event_type, said)) and _fits(content, self._rules)
             ]
-            await self._place(birth, items)
+            await self._place(birth, items, first_ms + start)
 
-    async def _place(self, birth: Birth, items: Sequence[StateItem]) -> None:
+    async def _place(self, birth: Birth, items: Sequence[StateItem], first_ms: int | None = None) -> None:
+        """Put state into the new room. ``first_ms``: the time of the first, each later by one than that before it; None: now."""
+
         async def job(turn: Turn) -> None:
-            for item in items:
-                await turn.place(Draft(birth.room_id, item.type, self._user_id, item.content, item.state_key))
+            for number, item in enumerate(items):
+                said_ms = None if first_ms is None else first_ms + number
+                await turn.place(
+                    Draft(
+                        birth.room_id,
+                        item.type,
+                        self._user_id,
+                        item.content,
+                        item.state_key,
+                        origin_server_ts=said_ms,
+                    )
+                )
 
         await birth.actor.run(job)
 

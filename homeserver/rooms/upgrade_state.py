@@ -68,11 +68,19 @@ def highest_level(content: Mapping[str, Any]) -> int:
     return max([CREATOR_POWER, *scalars, *nested])
 
 
-def opening_levels(final: Mapping[str, Any], rules: RoomRules, upgrader_id: str) -> dict[str, Any]:
-    """The first power levels of the new room: as the last ones, but that the upgrader may do everything until then."""
+def opening_levels(
+    final: Mapping[str, Any], rules: RoomRules, upgrader_id: str, *, bans: bool
+) -> dict[str, Any]:
+    """The first power levels of the new room: as the last ones, but that the upgrader may do everything until then.
+
+    ``bans``: some are to be banned, which takes more power than they have, so that nobody else has any yet.
+    """
     if rules.privileged_creators:
         return dict(final)
-    return {**final, "users": {**final["users"], upgrader_id: highest_level(final)}}
+    own = {upgrader_id: highest_level(final)}
+    if bans:
+        return {**final, "users_default": 0, "users": own}
+    return {**final, "users": {**final["users"], **own}}
 
 
 def successor_join_rules(content: Mapping[str, Any], rules: RoomRules) -> dict[str, Any]:

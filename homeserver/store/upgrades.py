@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from sqlalchemy import and_, bindparam, select
 
-from homeserver.db.schema.rooms import current_state, members, state_keys, user_ids
+from homeserver.db.schema.rooms import current_state, events, members, state_keys, user_ids
 from homeserver.db.schema.start import WELL_KNOWN_TYPES
 from homeserver.db.statements import statement
 from homeserver.db.tx import Tx, WriteTx
@@ -24,13 +24,17 @@ _BANNED = statement(
 )
 _STATE_KEYS = statement(
     select(state_keys.c.state_key)
-    .select_from(current_state.join(state_keys, state_keys.c.nid == current_state.c.state_key_nid))
+    .select_from(
+        current_state.join(state_keys, state_keys.c.nid == current_state.c.state_key_nid).join(
+            events, events.c.nid == current_state.c.event_nid
+        )
+    )
     .where(
         and_(
             current_state.c.room_nid == bindparam("room_nid"), state_keys.c.type_nid == bindparam("type_nid")
         )
     )
-    .order_by(state_keys.c.state_key)
+    .order_by(events.c.ts_ms, state_keys.c.state_key)
     .limit(bindparam("most"))
 )
 
@@ -41,7 +45,7 @@ def load_banned(tx: Tx, room_nid: int, most: int) -> list[str]:
 
 
 def load_space_children(tx: Tx, room_nid: int, most: int) -> list[str]:
-    """The state keys of a space's children."""
+    """The state keys of a space's children, in the order in which they were added."""
     return tx.column(_STATE_KEYS, room_nid=room_nid, type_nid=WELL_KNOWN_TYPES["m.space.child"], most=most)
 
 

@@ -163,6 +163,20 @@ class HeldUp(DelayedCase):
         self.assertEqual(["delayed event failed"] * 8, [entry[1] for entry in logged])
         self.app.log.entries.clear()
 
+    def test_what_waits_anew_is_sent_at_its_time(self) -> None:
+        """However long after that it was to be tried again."""
+        self.answer = self.refuse
+        (delay_id,) = self.stuck(1, 10_000)
+        for _ in range(200):
+            self.pass_time(1)
+        self.answer = None
+        self.assertEqual((200, {}), self.act("restart", delay_id))
+        for _ in range(9):
+            self.pass_time(1)
+        self.assertEqual([], self.bobs())
+        self.pass_time(1)
+        self.assertEqual(["b0"], self.bobs())
+
     def test_what_waits_anew_meanwhile_is_not_sent_before(self) -> None:
         """By another process: in this one they go one after the other."""
         (delay_id,) = self.stuck(1, 5_000)

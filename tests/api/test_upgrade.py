@@ -95,6 +95,29 @@ class Copying(UpgradeCase):
             self.assertEqual(via, self.state(new_id, "m.space.child", key))
         self.assertIsNone(self.state(new_id, "m.space.child", "!gone:a"))
 
+    def test_the_children_of_a_space_keep_their_order(self) -> None:
+        """Where nothing else orders them, it is when they were added that does."""
+        room_id = self.create(room_version="11", creation_content={"type": "m.space"})
+        keys = [f"!{name}:{SERVER_NAME}" for name in "ecadb"]
+        for key in keys:
+            self.app.advance(1)
+            self.app.ok(
+                "PUT", f"{V3}/rooms/{room_id}/state/m.space.child/{key}", {"via": [SERVER_NAME]}, self.alice
+            )
+        new_id = self.upgrade(room_id, "12")
+        self.assertEqual(keys, self.in_space(new_id))
+        # Nor does the order need the clock to go on.
+        now_ms = int(self.app.time.rightNow * 1_000)
+        times = [event.origin_server_ts for event in self.events(new_id) if event.type == "m.space.child"]
+        self.assertLessEqual(max(times), now_ms)
+        self.assertEqual(keys, self.in_space(self.upgrade(new_id, "12")))
+
+    def in_space(self, room_id: str) -> list[str]:
+        """The children of a space as the specification orders those without an order of their own."""
+        children = [event for event in self.events(room_id) if event.type == "m.space.child"]
+        children.sort(key=lambda event: (event.origin_server_ts, event.state_key))
+        return [event.state_key or "" for event in children]
+
     def test_the_banned_stay_banned(self) -> None:
         room_id = self.create(preset="public_chat", room_version="11")
         for number in range(150):
@@ -107,6 +130,16 @@ class Copying(UpgradeCase):
             {"membership": "ban", "reason": "spam"}, self.member(new_id, "@spam149:else.example")
         )
         self.assertIsNone(self.member(new_id, BOB))
+
+    def test_the_banned_who_had_all_the_power(self) -> None:
+        room_id = self.create(preset="public_chat", room_version="11")
+        self.ok(self.alice, f"/rooms/{room_id}/ban", {"user_id": BOB})
+        self.put_state(self.alice, room_id, POWER_LEVELS, {"users": {ALICE: 100, BOB: 100, CAROL: 100}})
+        for version in ("11", "12"):
+            new_id = self.upgrade(room_id, version)
+            self.assertEqual({"membership": "ban"}, self.member(new_id, BOB))
+            users = self.state(new_id, POWER_LEVELS)["users"]
+            self.assertEqual((100, 100), (users[BOB], users[CAROL]))
 
     def test_what_was_redacted_stays_behind(self) -> None:
         room_id = self.create(
@@ -229,6 +262,23 @@ class Names(UpgradeCase):
         listed = self.app.ok("GET", f"{V3}/publicRooms", None, self.alice)["chunk"]
         self.assertEqual([new_id], [one["room_id"] for one in listed])
 
+    def test_who_asks_twice_is_given_the_same_room(self) -> None:
+        room_id = self.create(visibility="public", room_alias_name="one", room_version="11")
+        path, body = f"{V3}/rooms/{room_id}/upgrade", {"new_version": "12"}
+        asked = [self.app.start("POST", path, body, self.alice) for _ in range(2)]
+        new_ids = {self.app.wait(one).json["replacement_room"] for one in asked}
+        # A proxy may have given up on the answer.
+        self.app.advance(60)
+        new_ids.add(self.upgrade(room_id, "12"))
+        new_id = self.state(room_id, "m.room.tombstone")["replacement_room"]
+        self.assertEqual(({new_id}, new_id), (new_ids, self.resolve("one")))
+        listed = self.app.ok("GET", f"{V3}/publicRooms", None, self.alice)["chunk"]
+        self.assertEqual([new_id], [one["room_id"] for one in listed])
+        # What is asked for is another thing, and later may be another wish.
+        self.assertNotEqual(new_id, self.upgrade(room_id, "12", additional_creators=[BOB]))
+        self.app.advance(1_000)
+        self.assertNotEqual(new_id, self.upgrade(room_id, "12"))
+
     def test_tags_and_direct_chats_follow_each_member(self) -> None:
         room_id = self.create(preset="public_chat", room_version="11")
         self.ok(self.bob, f"/join/{room_id}")
@@ -313,6 +363,15 @@ class Refusals(UpgradeCase):
         unknown = self.post(self.alice, f"/rooms/!a:{SERVER_NAME}/upgrade", {"new_version": "12"})
         self.assert_refused(unknown, 404, "M_NOT_FOUND")
         self.assertIsNone(self.state(room_id, "m.room.tombstone"))
+
+    def test_who_is_banned_does_not_become_a_creator(self) -> None:
+        room_id = self.create(room_version="11")
+        self.ok(self.alice, f"/rooms/{room_id}/ban", {"user_id": BOB})
+        body = {"new_version": "12", "additional_creators": [CAROL, BOB]}
+        refused = self.post(self.alice, f"/rooms/{room_id}/upgrade", body)
+        self.assert_refused(refused, 400, "M_INVALID_PARAM")
+        joined = self.app.ok("GET", f"{V3}/joined_rooms", None, self.alice)["joined_rooms"]
+        self.assertEqual([room_id], joined)
 
     def test_the_old_room_lives_where_the_new_one_cannot_be_made(self) -> None:
         room_id = self.create(room_version="10", room_alias_name="one")

@@ -65,10 +65,12 @@ class PowerLevels(unittest.TestCase):
         if rules.privileged_creators:
             self.assertNotIn(ALICE, final["users"])
             self.assertIn("m.room.tombstone", final["events"])
-        opening = opening_levels(final, rules, ALICE)
-        if not rules.privileged_creators:
-            # Who opens the room may set everything that the last power levels say.
-            self.assertGreaterEqual(opening["users"][ALICE], highest_level(final))
+            return
+        opening, banning = (opening_levels(final, rules, ALICE, bans=bans) for bans in (False, True))
+        # Who opens the room may set everything that the last power levels say.
+        self.assertGreaterEqual(opening["users"][ALICE], highest_level(final))
+        # And ban everybody.
+        self.assertEqual((0, {ALICE: opening["users"][ALICE]}), (banning["users_default"], banning["users"]))
 
     def test_a_room_without_power_levels(self) -> None:
         final = successor_levels(None, ROOM_VERSIONS["10"], ROOM_VERSIONS["11"], ALICE, [ALICE])
