@@ -101,6 +101,10 @@ class Members(TalkCase):
         visibility = self.path(room_id, "state", "m.room.history_visibility", "")
         self.app.ok("PUT", visibility, {"history_visibility": "world_readable"}, self.tokens["alice"])
         self.assertEqual([user("alice")], list(self.ok("carol", path)["joined"]))
+        # Whoever has just left is told what strangers are told.
+        self.join("carol", room_id)
+        self.leave("carol", room_id)
+        self.assertEqual([user("alice")], list(self.ok("carol", path)["joined"]))
 
     def test_joined_members(self) -> None:
         room_id = self.make()

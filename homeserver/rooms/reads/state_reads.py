@@ -120,7 +120,7 @@ class StateReads:
         room_nid = None if is_own is None else await self._sights.find_room_of(room_id, is_own)
         if room_nid is None:
             sight = await self._sights.find(requester, room_id)
-            if sight.departed == sight.upto:
+            if not (sight.joined or sight.readable):
                 raise forbidden("You are not a member of this room any more")
             room_nid = sight.room_nid
         await self._whole(room_nid)
