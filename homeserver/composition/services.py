@@ -378,7 +378,7 @@ def build_rooms(
     )
     aliases = Aliases(config.server_name, rooms, worker, core.index, core.servers, queries.alias, make_alias)
     departures = Departures(rooms, core.index, remote, tasks, around.log)
-    directory = Directory(rooms, worker, interner)
+    directory = Directory(rooms, worker, interner, core.index)
     core.changes.subscribe(departures.apply, departures.kinds)
     core.changes.subscribe(directory.apply, directory.kinds)
     return RoomServices(

@@ -33,6 +33,7 @@ from homeserver.store.directory import (
 from homeserver.store.ids import Interner
 from homeserver.store.placement import MOVING
 from homeserver.store.work import Worker
+from homeserver.stream.index import MembershipIndex
 
 PAGE_MOST = 500
 PAGE_DEFAULT = 100
@@ -73,11 +74,14 @@ class Query:
 class Directory:
     """The directory of this server."""
 
-    def __init__(self, rooms: RoomRegistry, worker: Worker, interner: Interner) -> None:
+    def __init__(
+        self, rooms: RoomRegistry, worker: Worker, interner: Interner, index: MembershipIndex
+    ) -> None:
         self._rooms = rooms
         self._database = rooms.tools.database
         self._worker = worker
         self._interner = interner
+        self._index = index
         self._entries: dict[int, Entry] = {}
         self._stale: dict[int, int] = {}  # rooms to look at again -> which change of theirs asks for it
         self._marks = 0
@@ -122,7 +126,7 @@ class Directory:
     # --- the list ------------------------------------------------------------------------------------
 
     async def page(self, query: Query) -> dict[str, Any]:
-        """A page of the list: rooms with many members first, then by age."""
+        """A page of the list: rooms with many members first, then by age; those alone in which this server is."""
         # spec: client-server-api#post_matrixclientv3publicrooms
         order = await self._sorted()
         if query.network is not None:
@@ -162,7 +166,10 @@ class Directory:
                     del self._stale[room_nid]
                     self._keep(room_nid, found.get(room_nid))
         if self._order is None:
-            self._order = sorted(self._entries.values(), key=lambda entry: entry.place)
+            # Nobody joins a room by a server that is not in it. It stays among the entries: its next move may be that
+            # somebody comes back.
+            living = [entry for nid, entry in self._entries.items() if self._index.local_members(nid)]
+            self._order = sorted(living, key=lambda entry: entry.place)
             self._has_networks = any(entry.networks for entry in self._order)
         return self._order
 

@@ -231,6 +231,16 @@ class PublicRoomsList(RoomsCase):
         self.app.restart()
         self.assertEqual([first, third], self.ids())
 
+    def test_a_room_in_which_nobody_is_left(self) -> None:
+        """Nobody could join it, nor has anybody the power to take it out."""
+        left, other = self.publish(name="a"), self.publish(name="b")
+        self.assertEqual([left, other], self.ids())
+        self.ok(self.alice, f"/rooms/{left}/leave")
+        self.assertEqual([other], self.ids())
+        self.assertEqual(1, self.listed()["total_room_count_estimate"])
+        self.app.restart()
+        self.assertEqual([other], self.ids())
+
     def test_nothing_is_read_while_nothing_changes(self) -> None:
         self.publish(name="a")
         self.listed()

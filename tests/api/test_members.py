@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.api.receiving import ReceiveCase
+from tests.api.rooms import V3
 from tests.api.talk import TalkCase, user
 from tests.support.databases import on_each_database
 
@@ -99,6 +101,10 @@ class Members(TalkCase):
         visibility = self.path(room_id, "state", "m.room.history_visibility", "")
         self.app.ok("PUT", visibility, {"history_visibility": "world_readable"}, self.tokens["alice"])
         self.assertEqual([user("alice")], list(self.ok("carol", path)["joined"]))
+        # Whoever has just left is told what strangers are told.
+        self.join("carol", room_id)
+        self.leave("carol", room_id)
+        self.assertEqual([user("alice")], list(self.ok("carol", path)["joined"]))
 
     def test_joined_members(self) -> None:
         room_id = self.make()
@@ -109,3 +115,41 @@ class Members(TalkCase):
         self.join("bob", room_id, displayname=["odd"], avatar_url=None)
         joined = self.ok("alice", self.path(room_id, "joined_members"))["joined"]
         self.assertEqual({}, joined[user("bob")])
+
+
+@on_each_database
+class LateEvents(ReceiveCase):
+    """What another server sent on a fork, of a time before somebody came, arrives after they came."""
+
+    def members(self, token: str, at: str) -> tuple[int, Any]:
+        return self.app.call("GET", f"{V3}/rooms/{self.room_id}/members", None, token, {"at": at})
+
+    def now(self, token: str) -> str:
+        at: str = self.app.ok("GET", f"{V3}/sync", token=token)["next_batch"]
+        return at
+
+    def test_members_know_of_their_own_time(self) -> None:
+        """Or a client that loads the members at its sync token could not encrypt for them."""
+        self.enter()
+        visibility = f"{V3}/rooms/{self.room_id}/state/m.room.history_visibility/"
+        self.app.ok("PUT", visibility, {"history_visibility": "joined"}, self.alice)
+        # What says "joined" is itself for everybody who joins after it.
+        self.app.ok("PUT", visibility, {"history_visibility": "joined", "n": 1}, self.alice)
+        self.room = self.peer.follow(self.app, self.room_id)
+        late = self.room.say("late")
+        bob = self.app.register("bob")
+        before = self.now(bob)
+        self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, bob)
+        self.assert_taken(self.peer.push(self.app, late), late)
+        status, answer = self.members(bob, self.now(bob))
+        self.assertEqual(200, status, answer)
+        users = {event["state_key"] for event in answer["chunk"]}
+        self.assertEqual({user("alice"), user("bob"), late.sender}, users)
+        self.assertEqual(403, self.members(bob, before)[0])
+        # A time at which they were gone is not theirs, though they have come back.
+        self.app.ok("POST", f"{V3}/rooms/{self.room_id}/leave", {}, bob)
+        self.app.ok("PUT", visibility, {"history_visibility": "joined", "n": 2}, self.alice)
+        gone = self.now(self.alice)
+        self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, bob)
+        self.assertEqual(403, self.members(bob, gone)[0])
+        self.assertEqual(200, self.members(bob, self.now(bob))[0])

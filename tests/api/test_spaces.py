@@ -12,6 +12,7 @@ from typing import Any
 from federation.builder import Draft
 from federation.ids import RoomId, UserId
 from homeserver.http.transport import PeerRequest
+from homeserver.rooms.reads import room_views
 from homeserver.rooms.reads.spaces import ASKS, ASKS_EACH, TOKEN_LIFETIME_S
 from tests.api.test_queries import FEDERATION, V3, QueriesCase
 from tests.support.counting import count
@@ -110,6 +111,17 @@ class Walking(SpacesCase):
         self.assertEqual(["top", "one", "inner", "two"], self.names(top, max_depth=1, limit=3))
         self.assertEqual(["inner", "three", "deep", "four"], self.names(inner))
         self.assertEqual(["one"], self.names(one))
+
+    def test_each_space_has_its_children(self) -> None:
+        """However many those have that are looked at with it."""
+        self.patch(room_views, "CHILDREN_MOST", 4)
+        top, subs = self.space("top"), [self.space(name) for name in ("one", "two", "three")]
+        self.link(top, *subs)
+        for sub in subs:
+            self.link(sub, *(f"!{sub[1:9]}{number}:nobody.example" for number in range(3)))
+        page = self.page(top, max_depth=1)[1]
+        told = {room["name"]: len(room["children_state"]) for room in page["rooms"]}
+        self.assertEqual({"top": 3, "one": 3, "two": 3, "three": 3}, told)
 
     def test_what_it_says_of_rooms(self) -> None:
         top = self.space("top", topic="All", room_alias_name="top")

@@ -89,6 +89,13 @@ class RoomViews:
         views = await self._database.read(_load_views, list(nids.values()), with_children)
         return {view.room_id: view for view in views}
 
+    async def children(self, view: RoomView) -> Sequence[Mapping[str, Any]]:
+        """The child events of a space that was loaded without them, or of which another server told."""
+        if not view.is_space or not view.room_nid:
+            return view.children if view.is_space else ()
+        found = await self._database.read(load_children, [view.room_nid], CHILDREN_MOST)
+        return found[view.room_nid]
+
     async def _resident(self, room_ids: Iterable[str]) -> dict[str, int]:
         """The numbers of those of the rooms in which somebody of this server is."""
         found = await self._interner.find_rooms(room_ids)

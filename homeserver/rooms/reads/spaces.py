@@ -155,9 +155,9 @@ class Spaces:
             seen.add(step.room_id)
             budget.looks -= 1
             if step.room_id not in own:
-                # With what comes next, in one read.
+                # With what comes next, in one read; the children of each on its turn, as many as it has.
                 batch = [step.room_id, *(one.room_id for one in ahead[-limit:])]
-                found = await self._views.load(batch)
+                found = await self._views.load(batch, with_children=False)
                 own.update((one, found.get(one)) for one in batch)
             view, told = own[step.room_id], None
             if view is None:
@@ -167,9 +167,8 @@ class Spaces:
                 view, told = await self._look_elsewhere(step, walk.suggested_only, budget)
             if view is None or not await self._views.may_user(view, requester):
                 continue
-            links, events = links_of(
-                view.children if view.is_space else (), suggested_only=walk.suggested_only
-            )
+            children = await self._views.children(view)
+            links, events = links_of(children, suggested_only=walk.suggested_only)
             shown.append({**view.summary, "children_state": events})
             if step.depth < walk.max_depth:
                 ahead += [

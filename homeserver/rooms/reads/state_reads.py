@@ -26,7 +26,7 @@ from homeserver.store.placement import MEMBERSHIPS, Membership
 from homeserver.store.timeline import load_moves, load_moves_of_key, load_state, load_state_at, undo
 from homeserver.store.unsigned import unsigned_members
 from homeserver.store.veil import load_veiled
-from homeserver.store.visibility_reads import visible
+from homeserver.store.visibility_reads import StateFacts, visible
 from homeserver.stream.tokens import parse_timeline_token
 
 
@@ -120,7 +120,7 @@ class StateReads:
         room_nid = None if is_own is None else await self._sights.find_room_of(room_id, is_own)
         if room_nid is None:
             sight = await self._sights.find(requester, room_id)
-            if sight.departed == sight.upto:
+            if not (sight.joined or sight.readable):
                 raise forbidden("You are not a member of this room any more")
             room_nid = sight.room_nid
         await self._whole(room_nid)
@@ -160,11 +160,8 @@ def _write_members(
 ) -> bytes:
     sight = asker.sight
     upto = sight.departed if at is None else min(at, sight.upto)
-    if at is not None and upto is not None:
-        # spec: client-server-api#room-history-visibility (a token need not have been given to whoever comes with it)
-        newest = load_span(tx, sight.room_nid, BEGINNING, upto, 1, backwards=True)
-        if not all(visible(tx, sight.reader, newest, archive.facts)):
-            raise forbidden("You may not see what was in this room then")
+    if at is not None and upto is not None and not _may_look_at(tx, archive.facts, sight, upto):
+        raise forbidden("You may not see what was in this room then")
     if upto is None:
         nids = [one.event_nid for one in load_members(tx, sight.room_nid) if one.membership in wanted]
     else:
@@ -173,6 +170,18 @@ def _write_members(
             words = archive.facts.words(tx, nids)
             nids = [nid for nid in nids if MEMBERSHIPS.get(words.get(nid, "")) in wanted]
     return b'{"chunk":%b}' % join(write_state(tx, archive, asker, nids))
+
+
+def _may_look_at(tx: Tx, facts: StateFacts, sight: Sight, upto: int) -> bool:
+    """Whether who was in the room at a position is a reader's to know: a token may have been given to somebody else."""
+    # spec: client-server-api#room-history-visibility
+    newest = load_span(tx, sight.room_nid, BEGINNING, upto, 1, backwards=True)
+    if all(visible(tx, sight.reader, newest, facts)):
+        return True
+    # It may have come late, from a fork on which they were not in the room yet: but here they were.
+    own = load_moves_of_key(tx, [sight.room_nid], sight.reader.member_key, BEGINNING, upto)
+    nids = [move.event_nid for move in own.get(sight.room_nid, [])[-1:] if move.event_nid]
+    return "join" in facts.words(tx, nids).values()
 
 
 def _members_at(tx: Tx, room_nid: int, upto: int) -> list[int]:

@@ -33,6 +33,7 @@ class Sight:
     upto: int  # no event after this position is theirs to see
     membership: Membership
     departed: int | None = None  # the position at which they left, of those who did
+    readable: bool = False  # whether anybody may look in now; not asked of members
 
     @property
     def joined(self) -> bool:
@@ -131,7 +132,7 @@ def _find_sight(
     membership = Membership.LEAVE if standing is None else standing.membership
     reader = Reader(reader.user_id, reader.member_key, reader.visibility_key, False, last_join)
     newest = upto if readable or departed is None else departed
-    return Sight(room_id, room_nid, reader, newest, membership, departed)
+    return Sight(room_id, room_nid, reader, newest, membership, departed, readable)
 
 
 def find_visited(tx: Tx, room_nids: Collection[int], member_key: int, facts: StateFacts) -> list[int]:

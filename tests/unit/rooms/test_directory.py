@@ -56,10 +56,21 @@ class _Rooms:
         self.database = database
 
 
-def directory_of(database: _FakeDatabase) -> Directory:
+class _Index:
+    """Somebody of this server is in every room but some."""
+
+    def __init__(self) -> None:
+        self.empty: set[int] = set()
+
+    def local_members(self, room_nid: int) -> list[int]:
+        return [] if room_nid in self.empty else [1]
+
+
+def directory_of(database: _FakeDatabase, index: _Index | None = None) -> Directory:
     unused: Any = None
     rooms: Any = _Rooms(database)
-    return Directory(rooms, unused, unused)
+    memberships: Any = index or _Index()
+    return Directory(rooms, unused, unused, memberships)
 
 
 class Pages(unittest.TestCase):
@@ -102,6 +113,18 @@ class Pages(unittest.TestCase):
         del database.joined[2]
         directory.apply([Change(4, Kind.DIRECTORY, 2, 0)])
         self.assertEqual(1, self.page(directory, 10)["total_room_count_estimate"])
+
+    def test_a_room_that_this_server_leaves_and_joins_again(self) -> None:
+        database, index = _FakeDatabase({1: 3, 2: 2}), _Index()
+        directory = directory_of(database, index)
+        self.assertEqual(2, self.page(directory, 10)["total_room_count_estimate"])
+        for empty, expected in (({1}, ["!2:a"]), (set[int](), ["!1:a", "!2:a"])):
+            index.empty = empty
+            directory.apply([Change(1, Kind.EVENT, 1, 7)])
+            reads = database.reads
+            page = self.page(directory, 10)
+            self.assertEqual(expected, [one["room_id"] for one in page["chunk"]])
+            self.assertEqual(reads + 1, database.reads)
 
     def test_an_older_answer_does_not_replace_a_newer_one(self) -> None:
         database = _FakeDatabase({1: 1})
