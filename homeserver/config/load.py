@@ -40,12 +40,15 @@ class ConfigError(Exception):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Safe YAML without aliases (no expansion bombs) and with duplicate keys refused."""
+    """Safe YAML without aliases (no expansion bombs), without tags and with duplicate keys refused."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
+        event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self.check_event(yaml.events.AliasEvent):
-            event = self.peek_event()  # type: ignore[no-untyped-call]
             raise yaml.constructor.ConstructorError(None, None, "aliases are not supported", event.start_mark)
+        # "!" says no more than that a text is one.
+        if getattr(event, "tag", None) not in (None, "!"):
+            raise yaml.constructor.ConstructorError(None, None, "tags are not supported", event.start_mark)
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -88,7 +91,7 @@ def parse_document(raw: bytes, name: str) -> dict[Any, Any]:
         mark = error.problem_mark
         where = f"{name}:{mark.line + 1}:{mark.column + 1}" if mark else name
         raise ConfigError([f"{where}: {error.problem or 'not valid YAML'}"]) from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise ConfigError([f"{name}: {' '.join(str(error).split())[:200]}"]) from error
     except RecursionError as error:
         raise ConfigError([f"{name}: nested too deeply"]) from error

@@ -165,10 +165,18 @@ class UserDirectory:
 @dataclass(frozen=True, slots=True)
 class RateLimit:
     per_second: float = option(
-        minimum=0.001, maximum=1_000_000, reloadable=True, doc="Requests that refill a second."
+        minimum=0.001,
+        maximum=1_000_000,
+        reloadable=True,
+        default_text="that of the class",
+        doc="Requests that refill a second.",
     )
     burst: int = option(
-        minimum=1, maximum=1_000_000, reloadable=True, doc="Requests at once before waiting begins."
+        minimum=1,
+        maximum=1_000_000,
+        reloadable=True,
+        default_text="that of the class",
+        doc="Requests at once before waiting begins.",
     )
 
 

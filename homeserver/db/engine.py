@@ -330,7 +330,9 @@ class SqliteSession(Session):
             for _ in range(_LOG_BYTES // 2**20 + 1):
                 connection.execute("INSERT INTO room_for_the_log VALUES (zeroblob(1048576))")
         except (sqlite3.Error, OSError, DatabaseUnavailable):
-            return  # a full disk, a lock: the first real transaction meets it and says so
+            # A full disk, a lock, no database: the first real transaction meets it and says so, on a connection that is
+            # opened anew. This one may have been left halfway.
+            self.close()
         finally:
             self._roll_back()
             if self._connection is not None:

@@ -203,6 +203,18 @@ class Commands(ProcessCase):
         ):
             self.assertEqual(self.run_chaos(*arguments, status=status)[1], f"chaos: {line}")
 
+    def test_a_file_that_is_no_database(self) -> None:
+        file = self.folder / "data" / "chaos.sqlite3"
+        file.parent.mkdir()
+        file.write_text("no database\n" * 500)
+        before = file.read_bytes()
+        for arguments in (("check-db",), ("user", "list")):
+            process = self.start(*arguments)
+            _, err = process.communicate(timeout=PATIENCE_S)
+            told = (process.returncode, err.removeprefix("checking …\n"))
+            self.assertEqual(told, (1, "chaos: SQLite: file is not a database\n"))
+        self.assertEqual(file.read_bytes(), before)
+
     def test_database_commands(self) -> None:
         self.assertIn("there is no database yet", self.run_chaos("check-db", status=1)[1])
         self.assertIn("there is no database yet", self.run_chaos("backup", "x", status=1)[1])

@@ -36,3 +36,8 @@ class DocumentationTests(SynchronousTestCase):
         for declared in dataclasses.fields(Config):
             self.assertIn(f"| `{key_of(declared)}` |", page)
             self.assertTrue(option_of(declared).doc.endswith("."), declared.name)
+
+    def test_half_a_rate_limit_is_no_mistake_and_not_called_one(self) -> None:
+        parse_config(b"server_name: a.b\nrate_limits: {login: {burst: 3}}", {}, folder=Path("/"))
+        section = reference_markdown().split("### `rate_limits.<class>`")[1].split("###")[0]
+        self.assertNotIn("*required*", section)
