@@ -50,5 +50,5 @@ docs: setup  ## regenerate the generated pages of docs/
 lock: setup  ## resolve requirements/*.txt anew, with hashes
 	@$(PY) -m scripts.lock
 
-clean:  ## remove .venv, caches and development data
+clean:  ## remove .venv, caches and whatever tests and builds have left (./data stays)
 	rm -rf .venv .cache .hypothesis _trial_temp* build dist *.egg-info

@@ -35,7 +35,7 @@ from homeserver.config.schema import Config
 from homeserver.config.signing_key import read_key_file
 from homeserver.db.engine import Engine, PostgresEngine, SqliteEngine
 from homeserver.db.errors import DatabaseError
-from homeserver.db.migrate import upgrade_engine
+from homeserver.db.migrate import HEAD, find_revision, upgrade_engine
 from homeserver.db.threads import ThreadedDatabase
 from homeserver.extensions import load_extensions
 from homeserver.http.errors import MatrixError
@@ -267,6 +267,13 @@ class ServerOperations:
         self._database = ThreadedDatabase(engine_of(self._config), reactor, self._around.clock.monotonic, 1)
         progress("checking", 0)
         try:
+            revision = await self._database.read(find_revision)
+            if revision is None:
+                raise OperationError("there is no database yet: what is there is empty")
+            if revision < HEAD:
+                raise OperationError(
+                    f"the database has the older schema {revision}: `chaos migrate` comes first"
+                )
             problems = await self._database.read(check_db)
         except DatabaseError as error:
             raise OperationError(str(error)) from error
@@ -398,8 +405,10 @@ async def seed_development(app: App, page: PageApi) -> tuple[str, ...]:
     except OperationError as error:
         # A developer rather has a server without a community than none.
         return (str(error),)
-    page.show_logins(await present_logins(app))
-    return report.lines if report.created else ()
+    logins = await present_logins(app)
+    page.show_logins(logins)
+    # Whoever has made accounts of their own wants none of it, and need not be told so at each start.
+    return report.lines if logins else ()
 
 
 def watch(metrics: Metrics, app: App, listeners: Listeners, config: Config) -> None:

@@ -14,11 +14,12 @@ from typing import Any
 
 from homeserver.accounts.identity_servers import Account, IdentityServers, canonical
 from homeserver.accounts.sessions import proof_is_good
+from homeserver.accounts.types import Requester, ended_account
 from homeserver.accounts.users import threepid_in_use
 from homeserver.accounts.validations import Validations
 from homeserver.db.threads import Database
 from homeserver.db.tx import WriteTx
-from homeserver.http.errors import MatrixError, UserLimitReachedError, unknown_token
+from homeserver.http.errors import MatrixError, UserLimitReachedError
 from homeserver.runtime.clock import Clock
 from homeserver.store import threepids, users
 from homeserver.store.threepids import EMAIL, Binding, Threepid, ThreepidInUseError, TooManyThreepidsError
@@ -80,12 +81,13 @@ class Threepids:
         await self._worker.work(threepids.drop_threepid, user_nid, medium, address)
         return await self.unbind(user_nid, user_id, medium, address, server)
 
-    async def bind(self, user_nid: int, user_id: str, account: Account, sid: str, client_secret: str) -> None:
+    async def bind(self, requester: Requester, account: Account, sid: str, client_secret: str) -> None:
         """Have an identity server bind an address that it has verified."""
+        user_nid, user_id = requester.user_nid, requester.user_id
         binding = await self._servers.bind(account, sid, client_secret, user_id)
         if not await self._worker.work(threepids.store_binding, user_nid, binding):
             await self._unbind_all(user_nid, user_id, [binding])
-            raise unknown_token()
+            raise ended_account(requester)
 
     async def unbind(self, user_nid: int, user_id: str, medium: str, address: str, server: str | None) -> str:
         """Unbind an address where it is bound: ``success``, or ``no-support`` where it is not known where that is."""

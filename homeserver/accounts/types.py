@@ -52,6 +52,11 @@ def stand_in(user_id: str, user_nid: int, *, is_guest: bool = False) -> Requeste
     )
 
 
+def ended_account(requester: Requester) -> MatrixError:
+    """What a new request of an account that is deactivated by now is told."""
+    return unknown_token() if requester.appservice_id is None else user_deactivated()
+
+
 def check_still(tx: WriteTx, requester: Requester) -> None:
     """Refuse in the end what took so long that the account is deactivated, locked or suspended by now, as a new request is.
 
@@ -59,7 +64,7 @@ def check_still(tx: WriteTx, requester: Requester) -> None:
     """
     found = load_standing(tx, requester.user_nid)
     if found is None:
-        raise unknown_token() if requester.appservice_id is None else user_deactivated()
+        raise ended_account(requester)
     if found.locked:
         raise user_locked()
     if found.suspended:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from homeserver.cli.host import config_options, operate
+from homeserver.cli.operations import OperationError
 from homeserver.cli.progress import ProgressBar
 
 
@@ -44,6 +45,8 @@ def seed(context: click.Context, config_path: Path | None, dev: bool) -> None:
     with ProgressBar() as bar:
         report = operate(context, config_path, dev, lambda operations: operations.seed(bar), first_start=True)
     if not report.created:
+        if report.lines:
+            raise OperationError(" ".join(report.lines))
         click.echo("the sample community is there already")
     for line in report.lines:
         click.echo(line)

@@ -104,7 +104,7 @@ class CheckReport:
 
 @dataclass(frozen=True, slots=True)
 class SeedReport:
-    """`lines` tell the logins; `created` is False where the sample community was there already."""
+    """`lines` tell the logins, or why it was not `created`: none, where the whole sample community was there already."""
 
     created: bool
     lines: tuple[str, ...]

@@ -90,10 +90,17 @@ def _find_or_create(tx: Tx) -> str | None:
     """The revision of the database; None for one that was empty, and has all tables now."""
     if tx.dialect == POSTGRESQL:
         tx.script(LOCK)
-    lookup = _SQLITE_TABLE if tx.dialect == SQLITE else _POSTGRES_TABLE
-    if tx.value(lookup, name=server_facts.name) is None:
+    revision = find_revision(tx)
+    if revision is None:
         create_schema(tx)
         insert_first_rows(tx)
+    return revision
+
+
+def find_revision(tx: Tx) -> str | None:
+    """The revision of the database; None for one that is empty. Raises DatabaseError where this program cannot open it."""
+    lookup = _SQLITE_TABLE if tx.dialect == SQLITE else _POSTGRES_TABLE
+    if tx.value(lookup, name=server_facts.name) is None:
         return None
     facts: dict[str, str] = dict(tx.all(_FACTS))
     revision = facts.get(_SCHEMA_FACT)

@@ -1,7 +1,8 @@
 """The sample community: two servers with their channels, five people, and a conversation of ten messages.
 
 It is made by ordinary requests through the router, as clients would make them, so that everything in it is ordinary
-data. It is made once: where there is an account already, nothing is touched.
+data. It is made once: where there is an account already, nothing is touched. Whether one was finished show the devices
+with which its people made it: they are logged out in the end.
 """
 
 from __future__ import annotations
@@ -21,8 +22,11 @@ from homeserver.cli.operations import OperationError, Progress, SeedReport
 from homeserver.http.request import Headers, Request
 from homeserver.http.router import ALL_GROUPS
 from homeserver.seed.content import PASSWORD, PEOPLE, SERVERS, TALK, Channel, Message, Server
+from homeserver.store.devices import load_devices
 
 CLIENT = "/_matrix/client/v3"
+_DEVICE = "Sample community"
+_NOT_MADE = "the sample community is not there, or not all of it, and is made only where there is no account yet: in an empty database"
 
 
 def no_progress(label: str, done: int, total: int | None = None) -> None:
@@ -32,9 +36,21 @@ def no_progress(label: str, done: int, total: int | None = None) -> None:
 async def seed(app: App, progress: Progress = no_progress) -> SeedReport:
     """Make the sample community, or tell that there is somebody here already."""
     if await app.services.accounts.list_users("", 1):
-        return SeedReport(created=False, lines=())
+        return SeedReport(created=False, lines=() if await _is_whole(app) else (_NOT_MADE,))
     await Seeding(app, progress).run()
     return SeedReport(created=True, lines=_lines(app.core.config.server_name))
+
+
+async def _is_whole(app: App) -> bool:
+    """Whether the sample community is there, and was not given up halfway."""
+    for person in PEOPLE:
+        account = await app.services.accounts.find(f"@{person.localpart}:{app.core.config.server_name}")
+        if account is None:
+            return False
+        devices = await app.core.around.database.read(load_devices, account.user_nid)
+        if any(device.display_name == _DEVICE for device in devices):
+            return False
+    return True
 
 
 async def present_logins(app: App) -> list[SampleLogin]:
@@ -93,7 +109,7 @@ class Seeding:
         account = await services.accounts.find(user_id)
         if account is None:
             raise OperationError(f"the account of {user_id} vanished")
-        grant = await services.sessions.log_in(account, DeviceWish(display_name="Sample community"))
+        grant = await services.sessions.log_in(account, DeviceWish(display_name=_DEVICE))
         self._people[localpart] = _Person(user_id, grant.access_token, await self._who(grant.access_token))
         self._step()
 

@@ -221,6 +221,9 @@ class Commands(ProcessCase):
         self.assertIn("data is not there yet; the first start makes it", self.run_chaos("doctor")[0])
         # Who only looks makes nothing: it may be root, and the folder would be root's.
         self.assertFalse((self.folder / "data").exists())
+        (self.folder / "data").mkdir()
+        (self.folder / "data" / "chaos.sqlite3").touch()
+        self.assertIn("there is no database yet", self.run_chaos("check-db", status=1)[1])
         self.assertIn("the database is at", self.run_chaos("migrate")[0])
         self.assertIn("2 servers, 7 channels, 5 users, 10 messages", self.run_chaos("seed")[0])
         self.assertEqual(self.run_chaos("seed")[0], "the sample community is there already\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import Deferred
 from twisted.trial import unittest
@@ -127,9 +128,21 @@ class SampleCommunity(unittest.TestCase):
 
     def test_somebody_who_is_here_already_is_left_alone(self) -> None:
         token = self.app.register("first")
-        self.assertFalse(self.seed().created)
+        report = self.seed()
+        self.assertFalse(report.created)
+        self.assertIn("only where there is no account yet", report.lines[0])
         self.assertEqual(self.app.ok("GET", f"{CLIENT}/joined_rooms", token=token), {"joined_rooms": []})
         self.assertEqual(self.app.wait(Deferred.fromCoroutine(present_logins(self.app.app))), [])
+
+    def test_given_up_halfway(self) -> None:
+        """Who is killed while it is made is told, and not that it is there."""
+        for broken in ("_make_server", "_say"):
+            self.app = TestApp(self)
+            with mock.patch.object(Seeding, broken, side_effect=RuntimeError("killed")):
+                self.assertRaises(RuntimeError, self.seed)
+            report = self.seed()
+            self.assertFalse(report.created)
+            self.assertIn("or not all of it", report.lines[0])
 
     def test_no_device_stays_behind(self) -> None:
         self.seed()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from homeserver.accounts.identity_servers import parse_account
+from homeserver.accounts.types import stand_in
+from homeserver.http.errors import MatrixError
 from homeserver.store.threepids import load_bindings
 from tests.api.test_threepids import ALICE, V3, MailCase
 from tests.support.databases import on_each_database
@@ -129,6 +133,17 @@ class Binding(MailCase):
     def test_the_account_ends_while_an_address_is_bound_that_cannot_be_unbound(self) -> None:
         self.bound_late(down=True)
         self.assertEqual(self.kept(), ["a@b.example"])
+
+    def test_a_user_of_a_service_who_ends_while_an_address_is_bound(self) -> None:
+        """As a new request of theirs is told: the token is the service's, and as good as before."""
+        nid = self.app.wait(Deferred.fromCoroutine(self.app.app.core.interner.user(ALICE)))
+        self.end()
+        requester = replace(stand_in(ALICE, nid), appservice_id="bridge")
+        account = parse_account("id.example", "idtoken")
+        binding = self.app.app.services.people.threepids.bind(requester, account, "sid1", "secret")
+        with self.assertRaises(MatrixError) as found:
+            self.app.wait(Deferred.fromCoroutine(binding))
+        self.assertEqual((found.exception.status, found.exception.errcode), (403, "M_USER_DEACTIVATED"))
 
     def test_the_account_ends_and_nobody_knows_where_an_address_is_bound(self) -> None:
         self.bind()

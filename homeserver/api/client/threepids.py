@@ -137,9 +137,7 @@ class ThreepidsApi:
         requester: Requester = request.requester
         body = request.json(BindBody)
         account = parse_account(body.id_server, body.id_access_token)
-        await self._threepids.bind(
-            requester.user_nid, requester.user_id, account, body.sid, body.client_secret
-        )
+        await self._threepids.bind(requester, account, body.sid, body.client_secret)
         return EMPTY_JSON
 
     async def delete(self, request: Request) -> dict[str, str]:
