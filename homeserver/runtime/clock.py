@@ -3,7 +3,8 @@
 Contract:
 1. `seconds()` and `now_ms()` are wall time (since 1970); they may jump when the machine's clock is set.
 2. `monotonic()` never goes back; its origin means nothing. Measure durations with it, and nothing else.
-3. `callLater()` treats a negative delay as zero, so that a deadline in the past is simply due.
+3. `callLater()` measures as `monotonic()` does. It treats a negative delay as zero, so that a deadline in the past is
+   simply due.
 4. What is due at a wall time is waited for with `call_at`: by then that may be sooner or later than it seems now.
 """
 
@@ -94,9 +95,23 @@ class TwistedClock:
 
 
 class ReactorClock(TwistedClock):
-    """The `Clock` of a real process: the reactor's timers, and the machine's monotonic clock."""
+    """The `Clock` of a real process: the reactor's timers, and the machine's two clocks.
+
+    From here on the reactor measures with the monotonic one. Of itself Twisted compares its timers with wall time: where
+    that is set back, all that are set already wait for as long as the step.
+    """
 
     __slots__ = ()
+
+    def __init__(self, reactor: Any) -> None:
+        super().__init__(reactor)
+        reactor.seconds = time.monotonic
+
+    def seconds(self) -> float:
+        return time.time()
+
+    def now_ms(self) -> int:
+        return int(time.time() * 1000)
 
     def monotonic(self) -> float:
         return time.monotonic()

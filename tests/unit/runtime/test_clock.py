@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import time
+from typing import Any
+
+from twisted.internet.base import ReactorBase
 from twisted.internet.defer import CancelledError
+from twisted.internet.selectreactor import SelectReactor
 from twisted.internet.task import Clock as VirtualTime
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -45,13 +50,35 @@ class ClockTests(SynchronousTestCase):
         self.failureResultOf(cancelled, CancelledError)
         self.assertEqual(self.time.getDelayedCalls(), [])
 
-    def test_the_reactor_clock_measures_with_another_clock_than_wall_time(self) -> None:
-        self.time.advance(1_700_000_000)
-        clock = ReactorClock(self.time)
-        before = clock.monotonic()
-        self.time.advance(-1_000_000)  # somebody sets the machine's clock back
-        self.assertGreaterEqual(clock.monotonic(), before)
-        self.assertEqual(clock.seconds(), 1_699_000_000)
+
+class RealTimeTests(SynchronousTestCase):
+    """A process: its reactor, and a machine whose clock may be set."""
+
+    def setUp(self) -> None:
+        self.wall_s, self.running_s = 1_700_000_000.0, 50.0
+        self.patch(time, "time", lambda: self.wall_s)
+        self.patch(time, "monotonic", lambda: self.running_s)
+        self.patch(ReactorBase, "seconds", staticmethod(lambda: self.wall_s))
+        self.reactor: Any = SelectReactor()
+        self.addCleanup(self.reactor.removeAll)
+        self.clock: Clock = ReactorClock(self.reactor)
+
+    def test_wall_time_is_the_machine_s(self) -> None:
+        self.wall_s -= 1_000_000.5
+        self.assertEqual(1_698_999_999.5, self.clock.seconds())
+        self.assertEqual(1_698_999_999_500, self.clock.now_ms())
+        self.assertEqual(50, self.clock.monotonic())
+
+    def test_timers_do_not_wait_for_a_clock_that_was_set_back(self) -> None:
+        made: list[int] = []
+        self.clock.callLater(5, made.append, 1)
+        self.wall_s -= 3_600
+        self.running_s += 4
+        self.reactor.runUntilCurrent()
+        self.assertEqual([], made)
+        self.running_s += 1
+        self.reactor.runUntilCurrent()
+        self.assertEqual([1], made)
 
 
 HOUR_MS = 3_600_000
