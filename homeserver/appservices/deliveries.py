@@ -17,7 +17,7 @@ from homeserver.appservices.outbox import QUEUE_MOST, RETRY_MAX_MS, Outbox
 from homeserver.db.errors import DatabaseError
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.runtime.clock import Clock, Timer, call_at
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
@@ -99,7 +99,7 @@ class Deliveries:
         self._log = log
         self._store_soon = store_soon
         self._tasks = TaskGroup(clock, log)
-        self._timers: dict[str, tuple[int, DelayedCall]] = {}  # when it is due
+        self._timers: dict[str, tuple[int, Timer]] = {}  # when it is due
         self.started = self._stopped = False
         self._stored: dict[str, Progress] = {}
         self._skipped: Sequence[tuple[int, int]] = ()
@@ -157,7 +157,7 @@ class Deliveries:
         if known is not None:
             known[1].cancel()
             due_ms = max(min(due_ms, known[0]), box.retry_at_ms)
-        timer = self._clock.callLater(max(due_ms - now_ms, 0) / 1000, self._begin, box)
+        timer = call_at(self._clock, due_ms, self._begin, box, longest_ms=RETRY_MAX_MS)
         self._timers[box.service.id] = (due_ms, timer)
 
     def _begin(self, box: Outbox) -> None:

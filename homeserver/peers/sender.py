@@ -29,7 +29,7 @@ from homeserver.db.tx import Tx, WriteTx
 from homeserver.peers.delivery import Carrier, Delivery
 from homeserver.peers.device_debts import EDUS_AT_ONCE, Debt, LoadDevices
 from homeserver.peers.places import PROMPT_S, Places
-from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.runtime.clock import LOOK_AGAIN_S, Clock, DelayedCall
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
@@ -116,6 +116,7 @@ class Sender:
         self._timers: list[tuple[int, ServerName]] = []
         self._timer: DelayedCall | None = None
         self._timer_at = 0
+        self._latest_ms = 0  # wall time was: if it is earlier when the timer ends, it was set back
         self._stored: dict[str, Owing | None] = {}  # None: nobody knows whether it is, or which
         self._saving: dict[str, Owing] | None = None
         self._relayed = True  # there may be relays that are stored
@@ -247,10 +248,12 @@ class Sender:
         return retry_at is not None and retry_at > self._clock.now_ms()
 
     def reconfigure(self) -> None:
-        """The limits of retries may have changed."""
+        """The limits of retries may have changed, or wall time was set back: nobody waits longer than they say."""
         now_ms = self._clock.now_ms()
         for link in list(self._links.values()):
             link.machine.limit_retries(*self._limits(), now_ms)
+            link.hold_ms = min(link.hold_ms, now_ms + _FAILED_WAIT_MS)
+            link.attempt_ms = min(link.attempt_ms, now_ms)
             self._ready(link)
 
     def count(self, state: str) -> int:
@@ -315,11 +318,16 @@ class Sender:
                 return
             self._timer.cancel()
         self._timer_at = at
-        self._timer = self._clock.callLater((at - self._clock.now_ms()) / 1000, self._wake)
+        now_ms = self._clock.now_ms()
+        self._latest_ms = max(self._latest_ms, now_ms)
+        self._timer = self._clock.callLater(min((at - now_ms) / 1000, LOOK_AGAIN_S), self._wake)
 
     def _wake(self) -> None:
         self._timer = None
         now_ms = self._clock.now_ms()
+        if now_ms < self._latest_ms:
+            self.reconfigure()
+        self._latest_ms = now_ms
         while self._timers and self._timers[0][0] <= now_ms:
             _, name = heappop(self._timers)
             link = self._links.get(name)

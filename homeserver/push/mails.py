@@ -24,7 +24,7 @@ from homeserver.push.debts import Debts, Owed, decode_owed, encode_owed
 from homeserver.push.letter import LetterWriter
 from homeserver.push.notice import Subject
 from homeserver.push.unsubscribing import Unsubscribing
-from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.runtime.clock import Clock, Timer, call_at
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
 from homeserver.store.ids import Interner
@@ -49,7 +49,7 @@ class _Box:
     mails: int = 0  # since its user has read something
     last_ms: int = 0  # when the last one was sent
     due_ms: int = 0  # 0: nothing is
-    timer: DelayedCall | None = None
+    timer: Timer | None = None
     writing: bool = False
     ended: bool = False
 
@@ -168,8 +168,7 @@ class MailOutlet:
     def _set_timer(self, box: _Box) -> None:
         self._cancel_timer(box)
         if box.due_ms and not self._stopped and not box.writing:
-            wait_s = max(0.0, (box.due_ms - self._clock.now_ms()) / 1000)
-            box.timer = self._clock.callLater(wait_s, self._begin, box)
+            box.timer = call_at(self._clock, box.due_ms, self._begin, box, longest_ms=LONGEST_MS)
 
     @staticmethod
     def _cancel_timer(box: _Box) -> None:

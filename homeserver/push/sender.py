@@ -27,7 +27,7 @@ from homeserver.push.composer import Composer
 from homeserver.push.debts import Debts, Owed, decode_owed, encode_owed
 from homeserver.push.lanes import Lanes
 from homeserver.push.notice import Address, Reply, build_badge, parse_address, parse_reply
-from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.runtime.clock import Clock, Timer, call_at
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
@@ -68,7 +68,7 @@ class Link:
     badge: int | None = None  # what its device was told last; None: nobody knows
     newest: int = 0  # the position of the newest event that it was to hear of
     queued: bool = False  # waits for its turn, or has it
-    timer: DelayedCall | None = None
+    timer: Timer | None = None
     ended: bool = False
 
     def debt(self) -> Debt | None:
@@ -200,14 +200,13 @@ class PushSender:
         """See to it that a pusher gets its turn, at once or later."""
         if self._stopped or link.ended or link.queued or not (link.owed or link.badge_due):
             return
-        wait_s = max(0.0, (link.retry_at_ms - self._clock.now_ms()) / 1000)
-        if not wait_s and not link.owed:
-            wait_s = BADGE_AFTER_S
         self._cancel_timer(link)
-        if wait_s:
-            link.timer = self._clock.callLater(wait_s, self._queue, link)
-        else:
+        if link.retry_at_ms > self._clock.now_ms():
+            link.timer = call_at(self._clock, link.retry_at_ms, self._queue, link, longest_ms=RETRY_MAX_MS)
+        elif link.owed:
             self._queue(link)
+        else:
+            link.timer = self._clock.callLater(BADGE_AFTER_S, self._queue, link)
 
     def _queue(self, link: Link) -> None:
         self._cancel_timer(link)

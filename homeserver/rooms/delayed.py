@@ -9,6 +9,8 @@
    behind the others, and is tried again with longer and longer waits, for an hour.
 4. What is due while the server does not run is sent when it has run again for `grace_s`: who is in a call renews the
    event that ends it every few seconds, and must have had the time to.
+5. They are due by wall time, as their clients are told. Where the machine's clock is set back they wait for as much
+   longer: any of their waits may be as long as its user wished.
 
 LIMIT(each user has scheduled a number of them at most; what has ended is told of for some days, the newest some hundred)
 
@@ -50,7 +52,7 @@ from homeserver.http.errors import (
 from homeserver.rooms.send import check_message
 from homeserver.rooms.turn import Finish
 from homeserver.rooms.types import Requester
-from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.runtime.clock import Clock, Timer, call_at
 from homeserver.runtime.entropy import Entropy
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
@@ -148,9 +150,9 @@ class DelayedEvents:
         self._log = log
         self._held: dict[str, _Held] = {}
         self._sending: dict[str, int] = {}  # whose they are, by their ids
-        self._timer: DelayedCall | None = None
+        self._timer: Timer | None = None
         self._wakes_ms = 0
-        self._not_before_ms = 0
+        self._grace: Timer | None = None  # until it is over no timer is set
         self._able_ms = 0  # since when what is due could be sent, as far as that is up to this server
         self._looking = False
         self._again = False
@@ -270,27 +272,30 @@ class DelayedEvents:
 
     def start(self) -> None:
         """Go on with what an earlier process has scheduled, when its clients have had the time to renew it."""
-        self._not_before_ms = self._clock.now_ms() + self._limits.grace_s * 1000
-        self._able_ms = self._not_before_ms
-        self._arm(self._not_before_ms)
+        self._grace = self._clock.callLater(self._limits.grace_s, self._end_grace)
+
+    def _end_grace(self) -> None:
+        self._grace = None
+        self._able_ms = self._clock.now_ms()
+        self._look()
 
     def stop(self) -> None:
         """Send nothing more: what is due now is due when the server runs again."""
         self._stopped = True
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
-        self._timer = None
+        for timer in (self._timer, self._grace):
+            if timer is not None and timer.active():
+                timer.cancel()
+        self._timer = self._grace = None
 
     def _arm(self, due_ms: int) -> None:
-        if self._stopped:
+        if self._stopped or self._grace is not None:
             return
-        due_ms = max(due_ms, self._not_before_ms)
         if self._timer is not None and self._timer.active():
             if self._wakes_ms <= due_ms:
                 return
             self._timer.cancel()
         self._wakes_ms = due_ms
-        self._timer = self._clock.callLater(max(0, due_ms - self._clock.now_ms()) / 1000, self._look)
+        self._timer = call_at(self._clock, due_ms, self._look)
 
     def _look(self) -> None:
         if self._stopped:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import and_, bindparam, delete, func, select, tuple_, update
+from sqlalchemy import and_, bindparam, delete, func, or_, select, tuple_, update
 
 from homeserver.db.schema.peers import incoming_transactions, staging
 from homeserver.db.statements import any_of, any_pair, pairs_text, rows, statement
@@ -35,7 +35,7 @@ _DUE = statement(
         and_(
             _S.room_nid == bindparam("room_nid"),
             _S.origin == bindparam("origin"),
-            _S.retry_ts_ms <= bindparam("now_ms"),
+            or_(_S.retry_ts_ms <= bindparam("now_ms"), _S.retry_ts_ms > bindparam("latest_ms")),
         )
     )
     .order_by(_S.received_ts_ms, _S.event_id)
@@ -128,9 +128,12 @@ def load_waiting(tx: Tx) -> list[Waiting]:
     return [Waiting(*row) for row in tx.all(_WAITING)]
 
 
-def load_due(tx: Tx, room_nid: int, origin: str, now_ms: int, most: int) -> list[StagedRow]:
-    """What one server sent to a room and is to be tried now, oldest first."""
-    found = tx.all(_DUE, room_nid=room_nid, origin=origin, now_ms=now_ms, most=most)
+def load_due(tx: Tx, room_nid: int, origin: str, now_ms: int, latest_ms: int, most: int) -> list[StagedRow]:
+    """What one server sent to a room and is to be tried now, oldest first.
+
+    So is what is due after ``latest_ms``: nothing waits that long, so the machine's clock has been set back since.
+    """
+    found = tx.all(_DUE, room_nid=room_nid, origin=origin, now_ms=now_ms, latest_ms=latest_ms, most=most)
     return [StagedRow(*row) for row in found]
 
 

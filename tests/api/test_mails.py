@@ -15,8 +15,9 @@ HOUR_S = 3600.0
 ADDRESS = "bob@example.org"
 
 
-@on_each_database
-class Mails(PushCase):
+class MailCase(PushCase):
+    """Bob gets mail."""
+
     def setUp(self) -> None:
         super().setUp()
         core = self.app.app.core
@@ -28,6 +29,9 @@ class Mails(PushCase):
         mail = {"kind": "email", "app_id": "m.email"}
         self.set_pusher(pushkey=ADDRESS, changes=mail)
 
+
+@on_each_database
+class Mails(MailCase):
     def test_after_some_minutes(self) -> None:
         self.state("m.room.name", {"name": "Tom & <i>Jerry</i>"})
         self.send(body="see <b>you</b>\nthere")

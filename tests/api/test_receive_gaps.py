@@ -15,8 +15,10 @@ from federation.hashes import compute_event_id
 from homeserver.http.transport import PeerResponse
 from homeserver.rooms.federated.filling import PER_ORIGIN, WAITS_S
 from homeserver.rooms.federated.staged import Bounds, Staged
+from homeserver.runtime.clock import LOOK_AGAIN_S
 from homeserver.store.staging import Waiting, load_waiting
 from tests.api.receiving import ReceiveCase
+from tests.support.clocks import set_clock
 from tests.support.databases import on_each_database
 from tests.support.peer import FEDERATION, FakePeer
 
@@ -177,6 +179,21 @@ class Gaps(ReceiveCase):
         self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
         self.settle()
         self.assert_shown(*said)
+
+    def test_the_clock_is_set(self) -> None:
+        """Forward: it is tried when wall time says so. Back: it waits no longer than it ever would."""
+        for by_s in (WAITS_S[3], -WAITS_S[-1]):
+            said = [self.room.say(str(number)) for number in range(3)]
+            self.close()
+            self.assert_taken(self.peer.push(self.app, said[-1]), said[-1])
+            self.settle()
+            for wait_s in WAITS_S[:3]:
+                self.settle(wait_s + 1)
+            self.peer.answers.clear()
+            set_clock(self, by_s)
+            self.assertEqual(1, self.staged())
+            self.settle(LOOK_AGAIN_S)
+            self.assert_shown(*said)
 
     def test_what_it_waits_for_comes_by_itself(self) -> None:
         said = [self.room.say(str(number)) for number in range(3)]

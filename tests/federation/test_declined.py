@@ -23,7 +23,9 @@ from homeserver.rooms.federated.declinations import (
 from homeserver.rooms.federated.handshakes import Accept
 from homeserver.rooms.federated.retries import AT_ONCE, EARLY_AFTER_S, LONGEST_WAIT_MS
 from homeserver.rooms.federated.signed import check_signed
+from homeserver.runtime.clock import LOOK_AGAIN_S
 from tests.federation.people import V3, A, B, C, NetCase
+from tests.support.clocks import set_clock
 from tests.support.databases import on_each_database
 
 BOB = f"@bob:{B}"
@@ -184,6 +186,25 @@ class Declined(NetCase):
         self.net.up(A)
         self.net.advance(FIRST_S)
         self.assertEqual("leave", self.member()["membership"])
+
+    def test_the_clock_is_set_forward(self) -> None:
+        """It is tried when wall time says so."""
+        self.net.advance(10 * FIRST_S)
+        self.asked()
+        set_clock(self, 5 * FIRST_S)
+        self.net.advance(LOOK_AGAIN_S)
+        self.assertEqual(1, self.asked())
+
+    def test_the_clock_is_set_back(self) -> None:
+        """Nothing waits longer than it ever would."""
+        self.asked()
+        set_clock(self, -LONGEST_WAIT_MS / 1000)
+        self.net.advance(LOOK_AGAIN_S)
+        self.assertEqual(1, self.asked())
+        self.net.advance(2 * FIRST_S - 1)
+        self.assertEqual(0, self.asked())
+        self.net.advance(1)
+        self.assertEqual(1, self.asked())
 
     def test_a_stop_waits_for_no_answer(self) -> None:
         self.net.up(A)

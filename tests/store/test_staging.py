@@ -22,6 +22,7 @@ from homeserver.store.staging import (
 )
 from tests.support.databases import DatabaseCase, on_each_database
 
+LONGEST_MS = 10_000
 _A, _B = "a.example", "b.example"
 
 
@@ -45,7 +46,7 @@ class Staging(DatabaseCase):
         return self.session.run(unit, *args)
 
     def due(self, origin: str = _A, now_ms: int = 100, most: int = 50) -> list[str]:
-        return [one.event_id for one in self.run_unit(load_due, 1, origin, now_ms, most)]
+        return [one.event_id for one in self.run_unit(load_due, 1, origin, now_ms, now_ms + LONGEST_MS, most)]
 
     def test_kept_by_room_and_server_oldest_first(self) -> None:
         rows = [
@@ -62,16 +63,21 @@ class Staging(DatabaseCase):
         waiting = [(one.room_nid, one.event_id, one.origin) for one in self.run_unit(load_waiting)]
         self.assertEqual([(1, "$a", _A), (1, "$b", _A), (1, "$c", _B), (1, "$e", _A), (2, "$d", _A)], waiting)
 
+    def test_due_later_than_anything_ever_is(self) -> None:
+        """By a clock that has been set back since."""
+        self.run_unit(put_staged, [row("$a", at_ms=100 + LONGEST_MS), row("$b", at_ms=101 + LONGEST_MS)])
+        self.assertEqual(["$b"], self.due())
+
     def test_the_first_stands(self) -> None:
         self.run_unit(put_staged, [row("$a")])
         self.run_unit(put_staged, [row("$a", _B, at_ms=50, text='{"other":1}')])
-        (found,) = self.run_unit(load_due, 1, _A, 100, 50)
+        (found,) = self.run_unit(load_due, 1, _A, 100, 100 + LONGEST_MS, 50)
         self.assertEqual(row("$a"), found)
 
     def test_a_text_comes_back_as_it_was(self) -> None:
         text = '{"body":"\\u0000 \U0001f600 \\ud83d \\" \'%s"}'
         self.run_unit(put_staged, [row("$a", text=text)])
-        self.assertEqual(text, self.run_unit(load_due, 1, _A, 100, 50)[0].json)
+        self.assertEqual(text, self.run_unit(load_due, 1, _A, 100, 100 + LONGEST_MS, 50)[0].json)
 
     def test_postponed_hastened_removed(self) -> None:
         self.run_unit(put_staged, [row("$a"), row("$b"), row("$c", room_nid=2)])
@@ -88,7 +94,7 @@ class Staging(DatabaseCase):
         self.run_unit(hasten_staged, 1, 300, 3)
         self.assertEqual(300, self.run_unit(load_next_due, 1, _A))
         self.run_unit(hasten_staged, 1, 400, 3)
-        (found,) = self.run_unit(load_due, 1, _A, 300, 50)
+        (found,) = self.run_unit(load_due, 1, _A, 300, 300 + LONGEST_MS, 50)
         self.assertEqual((2, 300), (found.attempts, found.retry_ts_ms))
         self.run_unit(remove_staged, 1, ["$a"])
         self.assertIsNone(self.run_unit(load_next_due, 1, _A))
@@ -103,7 +109,7 @@ class Staging(DatabaseCase):
         self.run_unit(replace_staged, [good])
         # It is tried as if it had come alone, and what was found out about the other one does not count.
         self.assertEqual(["$b"], self.run_unit(remove_copies, 1, [*bad, row("$nowhere")]))
-        self.assertEqual([good], self.run_unit(load_due, 1, _A, 400, 50))
+        self.assertEqual([good], self.run_unit(load_due, 1, _A, 400, 400 + LONGEST_MS, 50))
         self.assertEqual(["$a", "$c"], [one.event_id for one in self.run_unit(load_waiting)])
 
     def test_answers(self) -> None:

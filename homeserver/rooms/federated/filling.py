@@ -41,7 +41,7 @@ from homeserver.rooms.federated.policing import Policing, lacks_signature
 from homeserver.rooms.federated.staged import Staged
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
-from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.runtime.clock import Clock, DelayedCall, Timer, call_at
 from homeserver.runtime.drive import drive
 from homeserver.runtime.log import Log
 from homeserver.runtime.tasks import TaskGroup
@@ -66,6 +66,7 @@ ASK_FOR_S = 120.0
 BATCH = 50
 # After each attempt in vain; there is none after the last.
 WAITS_S = (5, 30, 120, 600, 1_800, 3_600, 7_200, 14_400)
+LONGEST_WAIT_MS = WAITS_S[-1] * 1000
 # From so many attempts on, and not before that long, a state may lack what nobody has: a busy room hastens attempts, and a
 # server whose keys cannot be had just now is back soon. What stands on such a state is refused for good.
 LENIENT_AFTER = 2
@@ -78,7 +79,7 @@ PATIENT_UNTIL = 3
 # A busy room does not make hopeless events be tried with each message: not that often, and not for ever.
 HASTEN_EVERY_S = 10.0
 HASTEN_UNTIL = 4
-_TROUBLE_S = 15.0
+_TROUBLE_MS = 15_000
 # Far below what is known, a server that walks back from an event stops: it may not know of our newest ones.
 _DEPTH_SLACK = 100
 
@@ -148,7 +149,7 @@ class GapFiller:
         self._queues: dict[ServerName, deque[int]] = {}  # rooms that wait for a place, by server
         self._running: set[_Group] = set()
         self._again: set[_Group] = set()  # woken while they run
-        self._timers: dict[_Group, DelayedCall] = {}
+        self._timers: dict[_Group, Timer] = {}
         self._hastened_s: dict[int, float] = {}
         self._hastening: dict[int, DelayedCall] = {}
         self._stopped = False
@@ -215,10 +216,10 @@ class GapFiller:
             await self._fill(room_nid, origin)
             due_ts_ms = await self._database.read(load_next_due, room_nid, origin)
             if due_ts_ms is not None:
-                self._set_timer(group, (due_ts_ms - self._clock.now_ms()) / 1000)
+                self._set_timer(group, due_ts_ms)
         except Exception as error:
             # What waits must not wait for ever.
-            self._set_timer(group, _TROUBLE_S)
+            self._set_timer(group, self._clock.now_ms() + _TROUBLE_MS)
             if not isinstance(error, DatabaseError | MatrixError):
                 raise
             self._log.warning("events wait: their room does not answer", problem=str(error))
@@ -230,10 +231,11 @@ class GapFiller:
             else:
                 self._begin()
 
-    def _set_timer(self, group: _Group, delay_s: float) -> None:
+    def _set_timer(self, group: _Group, due_ms: int) -> None:
         if not self._stopped and group not in self._timers:
             # Never at once: what is due and was not tried must not turn in a circle.
-            self._timers[group] = self._clock.callLater(max(delay_s, 0.1), self.wake, *group)
+            due_ms = max(due_ms, self._clock.now_ms() + 100)
+            self._timers[group] = call_at(self._clock, due_ms, self.wake, *group, longest_ms=LONGEST_WAIT_MS)
 
     def note_news(self, room_nid: int) -> None:
         """Events of a room were placed: those that wait there may be able to follow. Now and then."""
@@ -265,7 +267,8 @@ class GapFiller:
         """Round by round; each takes every one of its events out of the rows that are due."""
         while not self._stopped:
             now_ms = self._clock.now_ms()
-            rows = await self._database.read(load_due, room_nid, origin, now_ms, BATCH)
+            latest_ms = now_ms + LONGEST_WAIT_MS
+            rows = await self._database.read(load_due, room_nid, origin, now_ms, latest_ms, BATCH)
             if not rows:
                 return
             try:

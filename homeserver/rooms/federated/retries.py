@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 
 from homeserver.db.threads import Database
 from homeserver.db.tx import Tx
-from homeserver.runtime.clock import Clock, DelayedCall, sleep
+from homeserver.runtime.clock import Clock, Timer, call_at, sleep
 from homeserver.runtime.tasks import TaskGroup, when_ended
 
 # LIMIT(requests at once: the others wait for those that a dead server lets wait)
@@ -86,7 +86,7 @@ class Retries(Generic[Row]):
         self._tasks = tasks
         self._clock = clock
         self._started = self._looking = self._again = False
-        self._timer: DelayedCall | None = None
+        self._timer: Timer | None = None
         self._running: dict[Key, Deferred[None]] = {}
         self._held: set[Key] = set()
         self._paused: Counter[str] = Counter()  # how many are about to come into a room
@@ -206,21 +206,22 @@ class Retries(Generic[Row]):
     async def _run(self) -> None:
         """Try what is due, and set the timer for what comes next."""
         waiting: Sequence[Row] = []
-        now_ms = 0
         self._again = True
         while self._again:
             self._again = False
             now_ms = self._clock.now_ms()
             waiting = await self._database.read(self._table.load_next, AT_ONCE)
-            due = [one for one in waiting if one.retry_ts_ms <= now_ms]
+            # None ever waits longer: what is due later than that was due by a clock that has been set back since.
+            latest_ms = now_ms + LONGEST_WAIT_MS
+            due = [one for one in waiting if not now_ms < one.retry_ts_ms <= latest_ms]
             if due:
                 await self._try_all(due, early=False)
                 self._again = True
         self._looking = False
         self._stop_timer()
         if waiting:
-            wait_s = (waiting[0].retry_ts_ms - now_ms) / 1000
-            self._timer = self._clock.callLater(wait_s, self.look)
+            due_ms = waiting[0].retry_ts_ms
+            self._timer = call_at(self._clock, due_ms, self.look, longest_ms=LONGEST_WAIT_MS)
 
     def _stop_timer(self) -> None:
         if self._timer is not None and self._timer.active():

@@ -16,9 +16,10 @@ from homeserver.db.errors import DatabaseUnavailable
 from homeserver.peers.delivery import Delivery
 from homeserver.peers.places import FAILING_MOST, HEALTHY_MOST, PROMPT_S, SLOW_MOST
 from homeserver.peers.sender import STATES, Sender
-from homeserver.runtime.clock import TwistedClock
+from homeserver.runtime.clock import LOOK_AGAIN_S, TwistedClock
 from homeserver.runtime.entropy import SeededEntropy
 from homeserver.runtime.log import MemoryLog
+from tests.support.clocks import set_clock
 
 SILENCE = Delivery(Outcome.RETRY_LATER, answered=False)
 DELIVERED = Delivery(Outcome.DELIVERED)
@@ -210,6 +211,63 @@ class Senders(SynchronousTestCase):
         self.sender.heard_from("unknown.example")
         self.pump()
         self.assertEqual(len(self.network.open), FAILING_MOST)
+
+    def fail_often(self, *names: str) -> None:
+        """These wait for about an hour."""
+        self.say(*names)
+        for _ in range(12):
+            self.network.answer(SILENCE)
+            for _ in range(125):
+                self.pump(30)
+        self.network.answer(SILENCE)
+        self.pump()
+        self.assertEqual([], self.network.open)
+
+    def test_the_clock_is_set_forward(self) -> None:
+        self.fail_often("one.example")
+        set_clock(self, 3_600)
+        self.pump(LOOK_AGAIN_S)
+        self.assertEqual(len(self.network.open), 1)
+
+    def test_the_clock_is_set_back(self) -> None:
+        """Nobody waits longer than the longest time between two attempts."""
+        self.fail_often("one.example")
+        self.say("two.example")
+        self.network.answer(SILENCE)
+        set_clock(self, -7_200)
+        self.pump(LOOK_AGAIN_S)
+        self.assertTrue(self.sender.is_down("one.example"))
+        self.assertTrue(self.sender.is_down("two.example"))
+        for _ in range(119):
+            self.pump(30)
+        self.assertEqual([], self.network.open)
+        self.pump(30)
+        self.assertEqual(
+            sorted(one.destination for one, _ in self.network.open), ["one.example", "two.example"]
+        )
+
+    def test_a_sign_of_life_after_the_clock_was_set_back(self) -> None:
+        self.say("one.example")
+        self.network.answer(SILENCE)
+        set_clock(self, -7_200)
+        self.pump(LOOK_AGAIN_S)
+        self.sender.heard_from("one.example")
+        self.pump(2)
+        self.assertEqual(len(self.network.open), 1)
+
+    def test_the_clock_is_set_back_while_the_database_is_away(self) -> None:
+        self.say("one.example")
+        self.network.answer(SILENCE)
+        self.say("one.example")
+        self.pump(10)
+        self.database.fail = DatabaseUnavailable("away")
+        self.network.answer(DELIVERED)
+        self.pump()
+        self.database.fail = None
+        set_clock(self, -7_200)
+        self.pump(LOOK_AGAIN_S)
+        self.pump(5)
+        self.assertEqual(len(self.network.open), 1)
 
     def test_a_failure_of_ours_is_not_the_end(self) -> None:
         self.say("one.example")
