@@ -1,15 +1,17 @@
-"""Renderer: the head of an answer as bytes, with the CORS headers on every one.
+"""Renderer: the head of an answer as bytes, with the CORS headers and the date on every one.
 
-spec: client-server-api#web-browser-clients
+spec: client-server-api#web-browser-clients, RFC 9110 section 6.6.1 (Date)
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from email.utils import formatdate
 from http import HTTPStatus
 
 from homeserver.http.response import Response
+from homeserver.runtime.clock import Clock
 
 CORS_METHODS = ("GET", "POST", "PUT", "DELETE", "OPTIONS")
 # The last two are what web pages send to a rendezvous. spec: proposals/4108 (2024, "CORS")
@@ -32,9 +34,9 @@ def _reason(status: int) -> bytes:
 class Renderer:
     """Renders heads. What does not change between answers is rendered once."""
 
-    __slots__ = ("_cors", "_prefixes")
+    __slots__ = ("_clock", "_cors", "_date", "_date_s", "_prefixes")
 
-    def __init__(self, methods: Iterable[str] = ()) -> None:
+    def __init__(self, clock: Clock, methods: Iterable[str] = ()) -> None:
         """`methods` of the route table; those beyond the specification's are added to its list, as it asks."""
         extra = sorted(set(methods) - set(CORS_METHODS) - {"HEAD"})
         self._cors = (
@@ -43,6 +45,8 @@ class Renderer:
             b"Access-Control-Allow-Headers: " + ", ".join(_CORS_HEADERS).encode("ascii") + b"\r\n"
         )
         self._prefixes: dict[tuple[int, bytes | None], bytes] = {}
+        self._clock = clock
+        self._date, self._date_s = b"", -1
 
     def head(self, response: Response, *, length: int | None, close: bool, old_client: bool = False) -> bytes:
         """Status line and headers. `length` None means chunked, or (for an HTTP/1.0 client) until the close.
@@ -56,8 +60,8 @@ class Renderer:
         if length is not None and not (
             response.headers or close or old_client or response.status in BODILESS
         ):
-            return b"%bContent-Length: %d\r\n\r\n" % (prefix, length)
-        parts = [prefix]
+            return b"%b%bContent-Length: %d\r\n\r\n" % (prefix, self._dated(), length)
+        parts = [prefix, self._dated()]
         for name, value in response.headers:
             if _NAME.fullmatch(name) is None or _FORBIDDEN_IN_VALUE.search(value) is not None:
                 raise ValueError(f"not a valid header field: {name!r}")
@@ -73,6 +77,13 @@ class Renderer:
             parts.append(b"Connection: keep-alive\r\n")
         parts.append(b"\r\n")
         return b"".join(parts)
+
+    def _dated(self) -> bytes:
+        """The date, which is another once a second."""
+        now_s = int(self._clock.seconds())
+        if now_s != self._date_s:
+            self._date, self._date_s = b"Date: %b\r\n" % formatdate(now_s, usegmt=True).encode("ascii"), now_s
+        return self._date
 
     def _prefix(self, status: int, content_type: bytes | None) -> bytes:
         if not 200 <= status <= 599:

@@ -65,7 +65,7 @@ class HttpServer(Factory):
             serve=frozenset(serve),
             clock=clock,
             limits=limits,
-            renderer=Renderer(route.method for route in router.routes),
+            renderer=Renderer(clock, (route.method for route in router.routes)),
             watchdog=Watchdog(clock, limits.sweep_interval_s),
             log_failure=log_failure,
             new_error_id=new_error_id,

@@ -13,6 +13,7 @@ from urllib.parse import quote, urlencode
 
 import msgspec
 from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock as TaskClock
 
 from homeserver.http.errors import too_large
 from homeserver.http.outgoing import chunks_of
@@ -20,6 +21,7 @@ from homeserver.http.render import Renderer
 from homeserver.http.request import Headers, Request
 from homeserver.http.response import Response
 from homeserver.http.router import ALL_GROUPS, Router
+from homeserver.runtime.clock import TwistedClock
 
 Query = Mapping[str, str | int | bool | list[str]]
 # Shown every answer of every harness in this process; the runner puts the specification's witness here.
@@ -173,7 +175,7 @@ def _query_value(value: str | int | bool | list[str]) -> Any:
 async def _collect(response: Response) -> Answer:
     """Read the whole body, and let the real renderer check and write the headers."""
     body = b"".join([chunk async for chunk in chunks_of(response)])
-    head = Renderer().head(response, length=len(body), close=False)
+    head = Renderer(TwistedClock(TaskClock())).head(response, length=len(body), close=False)
     headers: dict[str, str] = {}
     for line in head.decode("latin-1").split("\r\n")[1:]:
         name, separator, value = line.partition(": ")

@@ -279,6 +279,18 @@ class AnswerTests(SynchronousTestCase):
         self.connection.send(get())
         self.assertEqual(len(self.connection.take()), 1)
 
+    def test_every_answer_says_when_it_was_made(self) -> None:
+        self.site.handlers.body = lambda: Response(204, b"", content_type=None)
+        self.site.time.rightNow = 784_111_777.25
+        self.connection.send(get("/produce") + get("/nowhere"))
+        self.site.time.advance(0.5)
+        self.connection.send(get())
+        self.site.time.advance(0.5)
+        self.connection.send(get())
+        dates = [reply.headers[b"date"] for reply in self.connection.take()]
+        at_first = b"Sun, 06 Nov 1994 08:49:37 GMT"
+        self.assertEqual(dates, [at_first, at_first, at_first, b"Sun, 06 Nov 1994 08:49:38 GMT"])
+
     def test_no_content_has_neither(self) -> None:
         self.site.handlers.body = lambda: Response(204, b"", content_type=None)
         self.connection.send(get("/produce"))
