@@ -18,6 +18,7 @@ from federation.ids import may_stand_alone
 from homeserver.appservices.registry import Appservice
 from homeserver.db.tx import Tx
 from homeserver.store.appservices import (
+    DeviceName,
     Owed,
     OwedEvent,
     OwedInvite,
@@ -75,7 +76,7 @@ class Loaded:
 
     events: dict[int, ClientEvent]
     messages: list[tuple[int, int, bytes]]  # (position, device, message)
-    names: dict[int, tuple[str, str]]  # device -> (user, device)
+    names: dict[int, DeviceName]
     logged_in: frozenset[int]
     excess: dict[int, int]  # device -> up to where its messages are too many to be kept for a sync
     keys: list[KeysLeft]
@@ -273,12 +274,19 @@ class Bundle:
     def _message(self, device_nid: int, message: bytes, loaded: Loaded) -> bytes:
         if device_nid not in loaded.names:
             return b""
-        user_id, device_id = loaded.names[device_nid]
-        return _encode({**_decode(message), "to_user_id": user_id, "to_device_id": device_id})
+        name = loaded.names[device_nid]
+        return _encode({**_decode(message), "to_user_id": name.user_id, "to_device_id": name.device_id})
 
     def _end(self, one: OwedMessage, loaded: Loaded) -> None:
-        """Note up to where a device's messages are over once this one is confirmed."""
-        if self._is_over(loaded.names[one.device_nid][0], one.device_nid, loaded):
+        """Note up to where a device's messages are over once this one is confirmed.
+
+        Those of people, and of other application services' users, are not this one's to end: they wait for a sync, or for
+        whoever takes over a dehydrated device.
+        """
+        name = loaded.names[one.device_nid]
+        if not (name.made_by == self._service.id or self._service.reserves_user(name.user_id)):
+            return
+        if self._is_over(name.user_id, one.device_nid, loaded):
             self.delivered[one.device_nid] = one.pos
         elif one.device_nid in loaded.excess:
             self.delivered[one.device_nid] = min(one.pos, loaded.excess[one.device_nid])
@@ -331,7 +339,7 @@ def _encryption(loaded: Loaded, names: Names, moment: Moment) -> dict[str, bytes
     fallbacks: dict[str, dict[str, Any]] = {}
     for left in loaded.keys:
         if left.device_nid in loaded.names:
-            user_id, device_id = loaded.names[left.device_nid]
+            user_id, device_id, _ = loaded.names[left.device_nid]
             counts.setdefault(user_id, {})[device_id] = left.counts
             fallbacks.setdefault(user_id, {})[device_id] = left.unused_fallbacks
     if counts:
