@@ -25,8 +25,8 @@ from homeserver.store.users import load_accounts
 KNOWN_MOST = 50_000
 MAX_NAME = 255
 
-MakeAccount = Callable[[Appservice, str], Awaitable[object]]
-"""Makes the account of one of its users; refuses with M_USER_IN_USE where there is one."""
+MakeSender = Callable[[Appservice], Awaitable[object]]
+"""Makes the account of its sender, where there is none yet."""
 _Key = tuple[str, str, str | None]
 
 
@@ -44,10 +44,10 @@ class _Found(NamedTuple):
 class Masquerade:
     """See the module. ``heard_from`` is told which application service spoke."""
 
-    def __init__(self, registry: Registry, database: Database, make_account: MakeAccount) -> None:
+    def __init__(self, registry: Registry, database: Database, make_sender: MakeSender) -> None:
         self._registry = registry
         self._database = database
-        self._make_account = make_account
+        self._make_sender = make_sender
         self._known: dict[_Key, Requester] = {}
         self._by_user: dict[int, set[_Key]] = {}
         self._changes = 0  # of accounts and devices so far: what was read before one may be of before
@@ -98,13 +98,6 @@ class Masquerade:
         if before == self._changes:
             self._keep((service.id, user_id, device_id), requester)
         return requester
-
-    async def _make_sender(self, service: Appservice) -> None:
-        try:
-            await self._make_account(service, service.sender_id)
-        except MatrixError as error:
-            if error.errcode != "M_USER_IN_USE":  # a request beside this one may have been faster
-                raise
 
     def _keep(self, key: _Key, requester: Requester) -> None:
         if len(self._known) >= KNOWN_MOST:

@@ -111,6 +111,12 @@ class Ghosts(DatabaseCase):
         for token in (None, self.app.register("alice")):
             self.refused(self.app.call("GET", f"{path}/avatar_url", None, token), 404, "M_NOT_FOUND")
 
+    def test_login_of_the_sender_that_has_not_spoken_yet(self) -> None:
+        for name in ("_bridgebot", f"@_bridgebot:{SERVER_NAME}"):
+            body = {"type": TYPE, "identifier": {"type": "m.id.user", "user": name}}
+            grant = self.app.ok("POST", f"{V3}/login", body, AS_TOKEN)
+            self.assertEqual(f"@_bridgebot:{SERVER_NAME}", grant["user_id"])
+
     def test_login(self) -> None:
         self.register(inhibit_login=True)
         flows = self.app.ok("GET", f"{V3}/login")["flows"]
