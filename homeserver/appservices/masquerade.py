@@ -64,6 +64,14 @@ class Masquerade:
         known = self._known.get((service.id, user_id, device_id))
         return known if known is not None else self._load(service, user_id, device_id, token_hash)
 
+    def frees(self, user_id: str) -> bool:
+        """Whether no rate limit counts a user: a sender, or one of a namespace that is exclusive and not limited."""
+        # spec: application-service-api#registration (rate_limited)
+        return any(
+            user_id == one.sender_id or (not one.registration.rate_limited and one.reserves_user(user_id))
+            for one in self._registry.all
+        )
+
     async def _load(
         self, service: Appservice, user_id: str, device_id: str | None, token_hash: bytes
     ) -> Requester:
