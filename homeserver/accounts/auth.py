@@ -42,6 +42,9 @@ class ForeignTokens(Protocol):
     def find(self, request: Request, token_hash: bytes) -> Requester | Awaitable[Requester] | None:
         """Who asks; None where the token is not known here either."""
 
+    def frees(self, user_id: str) -> bool:
+        """Whether no rate limit counts a user, with a token of their own either."""
+
 
 class _Known:
     """A token in memory."""
@@ -60,24 +63,6 @@ class _Load:
 
     def __init__(self) -> None:
         self.touched: set[int] = set()
-
-
-def _requester(holder: Holder, token_hash: bytes) -> Requester:
-    rate = None if not holder.rate_per_second else (holder.rate_per_second, max(1, holder.rate_burst or 0))
-    return Requester(
-        user_id=holder.user_id,
-        user_nid=holder.user_nid,
-        device_id=holder.device_id,
-        device_nid=holder.device_nid,
-        is_admin=bool(holder.admin),
-        is_guest=bool(holder.guest),
-        token_hash=token_hash,
-        expires_ts_ms=holder.expires_ts_ms,
-        is_suspended=bool(holder.suspended),
-        is_locked=bool(holder.locked),
-        rate_limited=holder.rate_per_second != 0,
-        rate=rate,
-    )
 
 
 class Authenticator:
@@ -155,11 +140,34 @@ class Authenticator:
             )
         known = self._known.get(token_hash)  # a request beside this one may have been faster
         if known is None:
-            known = _Known(_requester(holder, token_hash))
+            known = _Known(self._requester(holder, token_hash))
             # Where that unit of work ran, or anything else happened to the user's tokens, the next request looks again.
             if not ends_older and holder.user_nid not in load.touched:
                 self._keep(token_hash, known)
         return self._admit(request, auth, token_hash, known)
+
+    def _requester(self, holder: Holder, token_hash: bytes) -> Requester:
+        # What an administrator has set for somebody comes before what a registration says.
+        is_free = (
+            holder.rate_per_second is None and self.foreign is not None and self.foreign.frees(holder.user_id)
+        )
+        rate = (
+            None if not holder.rate_per_second else (holder.rate_per_second, max(1, holder.rate_burst or 0))
+        )
+        return Requester(
+            user_id=holder.user_id,
+            user_nid=holder.user_nid,
+            device_id=holder.device_id,
+            device_nid=holder.device_nid,
+            is_admin=bool(holder.admin),
+            is_guest=bool(holder.guest),
+            token_hash=token_hash,
+            expires_ts_ms=holder.expires_ts_ms,
+            is_suspended=bool(holder.suspended),
+            is_locked=bool(holder.locked),
+            rate_limited=holder.rate_per_second != 0 and not is_free,
+            rate=rate,
+        )
 
     def _keep(self, token_hash: bytes, known: _Known) -> None:
         if len(self._known) >= self._capacity:
@@ -186,7 +194,7 @@ class Authenticator:
                 # A client's first request comes right after its login.
                 if payload.token is not None:
                     token_hash, holder = payload.token
-                    self._keep(token_hash, _Known(_requester(holder, token_hash)))
+                    self._keep(token_hash, _Known(self._requester(holder, token_hash)))
             elif change.kind == Kind.DEVICES or change.kind == Kind.ACCOUNT:
                 user_nid = -change.topic
                 for load in self._loads:

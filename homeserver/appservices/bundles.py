@@ -18,6 +18,7 @@ from federation.ids import may_stand_alone
 from homeserver.appservices.registry import Appservice
 from homeserver.db.tx import Tx
 from homeserver.store.appservices import (
+    DeviceName,
     Owed,
     OwedEvent,
     OwedInvite,
@@ -41,8 +42,11 @@ MESSAGES_MOST = 100
 RECEIPTS_MOST = 500
 # LIMIT(confirmed messages that wait for a sync of their device, should it be one that syncs)
 KEPT_FOR_SYNC = 1_000
-# LIMIT(bytes of events and messages in one transaction; one alone may still be larger)
-BYTES_MOST = 2 * 1024 * 1024
+# LIMIT(bytes of one transaction; one event alone may still be larger). What is made with aiohttp refuses 1 MiB unless
+# it is told otherwise, and so do reverse proxies.
+BYTES_MOST = 768 * 1024
+# LIMIT(bytes that are reckoned for each room, user and device of which something of the moment is told)
+MOMENT_BYTES = 2048
 
 _RECEIPT_KINDS = ("m.read", "m.read.private")
 _MSC3202 = "org.matrix.msc3202."
@@ -72,7 +76,7 @@ class Loaded:
 
     events: dict[int, ClientEvent]
     messages: list[tuple[int, int, bytes]]  # (position, device, message)
-    names: dict[int, tuple[str, str]]  # device -> (user, device)
+    names: dict[int, DeviceName]
     logged_in: frozenset[int]
     excess: dict[int, int]  # device -> up to where its messages are too many to be kept for a sync
     keys: list[KeysLeft]
@@ -162,30 +166,40 @@ class Bundle:
         self.upto = upto
         self.delivered: dict[int, int] = {}
 
-    def write(self, loaded: Loaded, names: Names, moment: Moment) -> bytes:
-        """The whole body; ``owed`` and ``upto`` are cut to what fits."""
+    def write(self, loaded: Loaded, names: Names, moment: Moment, most: int = BYTES_MOST) -> bytes:
+        """The whole body; ``owed`` and ``upto`` are cut to what fits into so many bytes: to the oldest alone at last."""
         registration = self._service.registration
-        events = self._events(loaded, names)
+        passing: list[bytes] = []
+        if registration.wants_ephemeral:
+            passing = [*_typing(names, moment), *map(_encode, moment.presence)]
+        keys = _encryption(loaded, names, moment) if registration.encryption else {}
+        size = self._times * sum(map(len, passing)) + 2 * sum(map(len, keys.values()))
+        events, messages = self._fill(loaded, names, most - size)
         members: list[tuple[str, bytes]] = [("events", _array(events))]
         if registration.wants_ephemeral:
-            ephemeral = _array(
-                [*self._receipts(names), *_typing(names, moment), *map(_encode, moment.presence)]
-            )
+            ephemeral = _array([*self._receipts(names), *passing])
             if ephemeral != b"[]":
                 if registration.receive_ephemeral:
                     members.append(("ephemeral", ephemeral))
                 if registration.push_ephemeral:
                     members.append((_EPHEMERAL, ephemeral))
-            messages = self._messages(loaded)
             if messages:
                 members.append((_TO_DEVICE, _array(messages)))
-        if registration.encryption:
-            for name, value in _encryption(loaded, names, moment).items():
-                members += [(name, value), (_MSC3202 + name, value)]
+        for name, value in keys.items():
+            members += [(name, value), (_MSC3202 + name, value)]
         return b"{%b}" % b",".join([_encode(name) + b":" + value for name, value in members])
 
-    def _events(self, loaded: Loaded, names: Names) -> list[bytes]:
-        found: list[bytes] = []
+    @property
+    def _times(self) -> int:
+        """Under how many names ephemeral events are told."""
+        registration = self._service.registration
+        return registration.receive_ephemeral + registration.push_ephemeral
+
+    def _fill(self, loaded: Loaded, names: Names, most: int) -> tuple[list[bytes], list[bytes]]:
+        """The events and the messages that fit, with the receipts between them; the first one does in any case."""
+        waiting = {pos: (device_nid, message) for pos, device_nid, message in loaded.messages}
+        events: list[bytes] = []
+        messages: list[bytes] = []
         size = 0
         for place, one in enumerate(self.owed):
             text = b""
@@ -193,14 +207,20 @@ class Bundle:
                 text = self._event(one, loaded, names)
             elif type(one) is OwedInvite:
                 text = self._invite(one, names)
-            size += len(text)
-            if found and size > BYTES_MOST:
+            elif type(one) is OwedMessage and one.pos in waiting:
+                text = self._message(*waiting[one.pos], loaded)
+            cost = self._times * _size_of(one.receipt, names) if type(one) is OwedReceipt else len(text)
+            if size and size + cost > most:
                 self.owed = self.owed[:place]
                 self.upto = self.owed[-1].pos
                 break
-            if text:
-                found.append(text)
-        return found
+            size += cost
+            if text and type(one) is OwedMessage:
+                messages.append(text)
+                self._end(one, loaded)
+            elif text:
+                events.append(text)
+        return events, messages
 
     def _event(self, one: OwedEvent, loaded: Loaded, names: Names) -> bytes:
         event, room_id = loaded.events.get(one.event_nid), names.rooms.get(one.room_nid)
@@ -251,19 +271,25 @@ class Bundle:
             for body in bodies
         ]
 
-    def _messages(self, loaded: Loaded) -> list[bytes]:
-        found: list[bytes] = []
-        for pos, device_nid, message in loaded.messages:
-            if pos > self.upto or device_nid not in loaded.names:
-                continue
-            user_id, device_id = loaded.names[device_nid]
-            event = _decode(message)
-            found.append(_encode({**event, "to_user_id": user_id, "to_device_id": device_id}))
-            if self._is_over(user_id, device_nid, loaded):
-                self.delivered[device_nid] = pos
-            elif device_nid in loaded.excess:
-                self.delivered[device_nid] = min(pos, loaded.excess[device_nid])
-        return found
+    def _message(self, device_nid: int, message: bytes, loaded: Loaded) -> bytes:
+        if device_nid not in loaded.names:
+            return b""
+        name = loaded.names[device_nid]
+        return _encode({**_decode(message), "to_user_id": name.user_id, "to_device_id": name.device_id})
+
+    def _end(self, one: OwedMessage, loaded: Loaded) -> None:
+        """Note up to where a device's messages are over once this one is confirmed.
+
+        Those of people, and of other application services' users, are not this one's to end: they wait for a sync, or for
+        whoever takes over a dehydrated device.
+        """
+        name = loaded.names[one.device_nid]
+        if not (name.made_by == self._service.id or self._service.reserves_user(name.user_id)):
+            return
+        if self._is_over(name.user_id, one.device_nid, loaded):
+            self.delivered[one.device_nid] = one.pos
+        elif one.device_nid in loaded.excess:
+            self.delivered[one.device_nid] = min(one.pos, loaded.excess[one.device_nid])
 
     def _is_over(self, user_id: str, device_nid: int, loaded: Loaded) -> bool:
         """Whether nobody else comes for a device's messages once the application service has them.
@@ -279,6 +305,13 @@ class Bundle:
 
 def _array(items: Sequence[bytes]) -> bytes:
     return b"[%b]" % b",".join(items)
+
+
+def _size_of(moved: ReceiptChange, names: Names) -> int:
+    """How many bytes a receipt takes at most: those of one room and event share the rest."""
+    return 200 + sum(
+        map(len, (moved.event_id, moved.user_id, moved.thread, names.rooms.get(moved.room_nid, "")))
+    )
 
 
 def _typing(names: Names, moment: Moment) -> list[bytes]:
@@ -306,7 +339,7 @@ def _encryption(loaded: Loaded, names: Names, moment: Moment) -> dict[str, bytes
     fallbacks: dict[str, dict[str, Any]] = {}
     for left in loaded.keys:
         if left.device_nid in loaded.names:
-            user_id, device_id = loaded.names[left.device_nid]
+            user_id, device_id, _ = loaded.names[left.device_nid]
             counts.setdefault(user_id, {})[device_id] = left.counts
             fallbacks.setdefault(user_id, {})[device_id] = left.unused_fallbacks
     if counts:

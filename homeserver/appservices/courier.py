@@ -47,19 +47,25 @@ class Courier:
         self._clock = clock
         self._legacy: dict[str, float] = {}  # by application service: until when
 
-    async def put_transaction(self, service: Appservice, txn_id: str, body: bytes) -> bool:
-        """Whether it has taken a transaction. Never raises but for being cancelled."""
+    async def put_transaction(self, service: Appservice, txn_id: str, body: bytes) -> int:
+        """The status of its answer, 0 for none: 200 where it has taken the transaction, 413 where it is too large.
+
+        Never raises but for being cancelled.
+        """
+        status = 0
         path = f"/transactions/{quote(txn_id, safe='')}"
         limits = HttpLimits(TRANSACTION_TIMEOUT_S, _MOST_BYTES)
         for legacy in self._ways(service):
             try:
                 response = await self._request(service, "PUT", path, limits, body=body, legacy=legacy)
             except Unreachable:
-                return False
-            if response.status == 200:
+                return 0
+            status = response.status
+            if status == 200:
                 self._note(service, legacy=legacy)
-                return True
-        return False
+            if status in (200, 413):
+                break
+        return status
 
     async def get(
         self,

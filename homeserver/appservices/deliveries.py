@@ -9,9 +9,10 @@ it is confirmed, after restarts too. Positions and back-offs are stored with the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
 from typing import Any, Protocol
 
-from homeserver.appservices.bundles import Bundle, Moment, Names, Tools, bounded, load_bundle
+from homeserver.appservices.bundles import MOMENT_BYTES, Bundle, Moment, Names, Tools, bounded, load_bundle
 from homeserver.appservices.courier import Courier
 from homeserver.appservices.outbox import QUEUE_MOST, RETRY_MAX_MS, Outbox
 from homeserver.db.errors import DatabaseError
@@ -194,10 +195,14 @@ class Deliveries:
             return True  # nothing among what was looked at concerned it
         box.attempt_ms = self._clock.now_ms()
         pending = box.pending
-        if not await self._courier.put_transaction(box.service, pending.txn_id, pending.body):
+        status = await self._courier.put_transaction(box.service, pending.txn_id, pending.body)
+        if status == 413 and box.refused():
+            return True
+        if status != 200:
             box.failed(self._clock.now_ms(), self._entropy.jitter)
-            if box.failures == 1:
-                self._log.warning("an application service does not answer", service=box.service.id)
+            if box.failures == 1 or status == 413:
+                how = "refuses a single event for its size" if status == 413 else "does not answer"
+                self._log.warning(f"an application service {how}", service=box.service.id)
             return False
         if box.failures:
             self._log.info("an application service answers again", service=box.service.id)
@@ -217,7 +222,13 @@ class Deliveries:
             upto = owed[-1].pos if owed else 0
             if len(owed) == len(box.queue):
                 upto = max(upto, box.passed, box.told)
-        moment = await self._moment(box)
+        moment = Moment()
+        if not (owed and box.is_narrow and not box.has_keys):
+            moment = await self._moment(box)
+        reached = upto
+        if moment and (box.is_narrow or box.has_keys):
+            # Keys have no row: were they told after what is owed, nobody would look for them after a restart.
+            owed, upto = (), box.told
         if not owed and not moment:
             box.take(upto)
             box.told = max(box.told, upto)
@@ -227,7 +238,7 @@ class Deliveries:
         tools = Tools(self._cache, self._bases, strip_keys)
         loaded = await self._database.read(load_bundle, owed, list(moment.devices), tools)
         names = await self._names(owed, moment)
-        body = bundle.write(loaded, names, moment)
+        body = bundle.write(loaded, names, moment, box.bytes_most)
         delivered = tuple(bundle.delivered.items())
         pending = Pending(box.service.id, self._entropy.token(18), bundle.upto, body, delivered)
         if bundle.owed:
@@ -235,8 +246,9 @@ class Deliveries:
             # Its row has taken the place of the one before.
             box.confirmed.clear()
         box.is_kept = bool(bundle.owed)
+        box.is_least = len(bundle.owed) + bool(moment) == 1 and (not moment or _moments_most(box) == 1)
         box.take(bundle.upto)
-        if was_behind and bundle.upto < upto:
+        if was_behind and bundle.upto < reached:
             # Not all of it had room: the rest is still in the backlog.
             box.fall_behind()
         box.pending = pending
@@ -290,8 +302,9 @@ class Deliveries:
         box.looked = looked
 
     async def _moment(self, box: Outbox) -> Moment:
-        moment = Moment(*box.take_keys())
-        present = frozenset(box.presence)
+        most = _moments_most(box)
+        moment = Moment(*box.take_keys(most))
+        present = frozenset(islice(box.presence, most))
         if present and self._presence is not None:
             # While this is awaited more may come, which stays for the next time.
             names = await self._interner.user_names(sorted(present))
@@ -299,14 +312,14 @@ class Deliveries:
                 {"type": "m.presence", "sender": name, "content": self._presence.describe(nid)}
                 for nid, name in names.items()
             ]
-        typing = {nid: tuple(self._typing_in(nid)) for nid in sorted(box.untold_typing)}
+        typing = {nid: tuple(self._typing_in(nid)) for nid in sorted(box.untold_typing)[:most]}
         moment.typing = {nid: users for nid, users in typing.items() if box.typing.get(nid, ()) != users}
         for nid, users in typing.items():
             if users:
                 box.typing[nid] = users
             else:
                 box.typing.pop(nid, None)
-        box.untold_typing.clear()
+        box.untold_typing.difference_update(typing)
         box.presence -= present
         return moment
 
@@ -366,6 +379,11 @@ def _load_keys(tx: Tx, ask: Ask, room_nids: Sequence[int]) -> tuple[list[int], l
     sharing = load_sharing(tx, others, room_nids) if others else set()
     devices = load_devices_with_keys(tx, sorted(ask.user_nids), _KEYS_MOST)
     return devices, sorted(sharing | (changed & ask.user_nids)), sorted(moved - sharing - ask.user_nids)
+
+
+def _moments_most(box: Outbox) -> int:
+    """How many rooms, users and devices one transaction tells of what is of the moment, of each."""
+    return max(box.bytes_most // MOMENT_BYTES, 1)
 
 
 def latest_retry_ms(now_ms: int) -> int:

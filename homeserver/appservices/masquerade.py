@@ -25,8 +25,8 @@ from homeserver.store.users import load_accounts
 KNOWN_MOST = 50_000
 MAX_NAME = 255
 
-MakeAccount = Callable[[Appservice, str], Awaitable[object]]
-"""Makes the account of one of its users; refuses with M_USER_IN_USE where there is one."""
+MakeSender = Callable[[Appservice], Awaitable[object]]
+"""Makes the account of its sender, where there is none yet."""
 _Key = tuple[str, str, str | None]
 
 
@@ -44,10 +44,10 @@ class _Found(NamedTuple):
 class Masquerade:
     """See the module. ``heard_from`` is told which application service spoke."""
 
-    def __init__(self, registry: Registry, database: Database, make_account: MakeAccount) -> None:
+    def __init__(self, registry: Registry, database: Database, make_sender: MakeSender) -> None:
         self._registry = registry
         self._database = database
-        self._make_account = make_account
+        self._make_sender = make_sender
         self._known: dict[_Key, Requester] = {}
         self._by_user: dict[int, set[_Key]] = {}
         self._changes = 0  # of accounts and devices so far: what was read before one may be of before
@@ -63,6 +63,14 @@ class Masquerade:
         device_id = request.arg("device_id") or request.arg("org.matrix.msc3202.device_id")
         known = self._known.get((service.id, user_id, device_id))
         return known if known is not None else self._load(service, user_id, device_id, token_hash)
+
+    def frees(self, user_id: str) -> bool:
+        """Whether no rate limit counts a user: a sender, or one of a namespace that is exclusive and not limited."""
+        # spec: application-service-api#registration (rate_limited)
+        return any(
+            user_id == one.sender_id or (not one.registration.rate_limited and one.reserves_user(user_id))
+            for one in self._registry.all
+        )
 
     async def _load(
         self, service: Appservice, user_id: str, device_id: str | None, token_hash: bytes
@@ -98,13 +106,6 @@ class Masquerade:
         if before == self._changes:
             self._keep((service.id, user_id, device_id), requester)
         return requester
-
-    async def _make_sender(self, service: Appservice) -> None:
-        try:
-            await self._make_account(service, service.sender_id)
-        except MatrixError as error:
-            if error.errcode != "M_USER_IN_USE":  # a request beside this one may have been faster
-                raise
 
     def _keep(self, key: _Key, requester: Requester) -> None:
         if len(self._known) >= KNOWN_MOST:

@@ -3,7 +3,10 @@
 1. Everything up to ``told`` was confirmed. While it keeps up, what came since is in ``queue``; once it does not (it failed,
    or the queue is full) it is ``behind``, nothing is kept, and what it is owed is read from the tables when it is back.
 2. One transaction is open at a time (``pending``), the same until it is confirmed.
-3. What is of the moment is told as it is then, and only to who is there: it is dropped at the second failure.
+3. One that is refused for its size is given up, for nothing of it was taken, and what was in it is told from the tables by
+   smaller ones, in the same order. What cannot be made smaller is tried again like all that fails, for nothing is passed
+   over: a single event is below every sensible limit, and when the limit is raised nothing is missing.
+4. What is of the moment is told as it is then, and only to who is there: it is dropped at the second failure.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from itertools import islice
 
+from homeserver.appservices.bundles import BYTES_MOST
 from homeserver.appservices.interest import Interest
 from homeserver.appservices.registry import Appservice
 from homeserver.store.appservices import Owed, Pending, Progress
@@ -47,6 +51,8 @@ class Outbox:
         self.missed = 0
         self.pending: Pending | None = None
         self.is_kept = False  # the open transaction has a row
+        self.is_least = False  # the open transaction cannot be made smaller
+        self.bytes_most = BYTES_MOST  # of the next one
         self.confirmed: set[str] = set()  # transactions whose rows are of no use any more
         self.failures = 0
         self.retry_at_ms = 0
@@ -103,8 +109,17 @@ class Outbox:
                 waiting.popleft()
 
     @property
+    def has_keys(self) -> bool:
+        return bool(self.devices or self.changed or self.left)
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether one was too large: what is of the moment then goes by itself."""
+        return self.bytes_most < BYTES_MOST
+
+    @property
     def has_moments(self) -> bool:
-        return bool(self.untold_typing or self.presence or self.devices or self.changed or self.left)
+        return bool(self.untold_typing or self.presence or self.has_keys)
 
     @property
     def has_news(self) -> bool:
@@ -122,8 +137,7 @@ class Outbox:
 
         Changes of keys have no row: after a restart they are found again by looking at what comes after ``told``.
         """
-        untold_keys = self.devices or self.changed or self.left
-        if self.pending is None and not self.behind and not self.queue and not untold_keys:
+        if self.pending is None and not self.behind and not self.queue and not self.has_keys:
             self.told = max(self.told, self.passed)
 
     # --- how a transaction ended ---------------------------------------------------------------------------
@@ -132,11 +146,14 @@ class Outbox:
         """It has the open transaction."""
         assert self.pending is not None
         self.told = max(self.told, self.pending.upto)
+        if self.is_kept:
+            self.bytes_most = min(self.bytes_most * 2, BYTES_MOST)
         if self.is_kept and self.pending.delivered:
             self.over = self.pending
         elif self.is_kept:
             self.confirmed.add(self.pending.txn_id)
         self.pending, self.is_kept = None, False
+        self._taken = (frozenset(), frozenset(), frozenset())
         self.failures = self.retry_at_ms = 0
         self.rest()
 
@@ -155,6 +172,21 @@ class Outbox:
             self.untold_typing.clear()
             self.presence.clear()
 
+    def refused(self) -> bool:
+        """The open transaction is too large for it; whether a smaller one is made now, in its place."""
+        assert self.pending is not None
+        if self.is_least or self.bytes_most == 1:
+            return False
+        self.bytes_most = max(min(self.bytes_most, len(self.pending.body)) // 2, 1)
+        self.missed = max(self.missed, self.pending.upto)
+        if self.is_kept:
+            self.confirmed.add(self.pending.txn_id)
+        self.pending, self.is_kept = None, False
+        self.restore_keys()
+        self.backlog.clear()
+        self.fall_behind()
+        return True
+
     def heard_from(self, now_ms: int) -> bool:
         """It spoke to us: a failed one is tried again soon. Whether that moved anything."""
         soonest = max(now_ms, self.attempt_ms + min(WAKE_AGAIN_MS, self.retry_at_ms - self.attempt_ms))
@@ -165,11 +197,14 @@ class Outbox:
 
     # --- what is of the moment -----------------------------------------------------------------------------
 
-    def take_keys(self) -> Keys:
-        """Devices whose keys came or went, users whose keys changed, users who are followed no more."""
-        self._taken = frozenset(self.devices), frozenset(self.changed), frozenset(self.left)
-        for keys in (self.devices, self.changed, self.left):
-            keys.clear()
+    def take_keys(self, most: int) -> Keys:
+        """Devices whose keys came or went, users whose keys changed, users who are followed no more; so many of each."""
+        devices, changed, left = (
+            frozenset(islice(keys, most)) for keys in (self.devices, self.changed, self.left)
+        )
+        self._taken = devices, changed, left
+        for keys, taken in zip((self.devices, self.changed, self.left), self._taken, strict=True):
+            keys.difference_update(taken)
         return self._taken
 
     def restore_keys(self) -> None:

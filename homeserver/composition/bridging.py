@@ -40,7 +40,7 @@ def build_bridging(core: Core, accounts: Accounts) -> Bridging:
     around = core.around
     registry = Registry(core.config.server_name, around.registrations)
     theirs = AppserviceAccounts(registry, accounts, around.clock)
-    masquerade = Masquerade(registry, around.database, theirs.make)
+    masquerade = Masquerade(registry, around.database, theirs.make_sender)
     if registry.all:
         core.changes.subscribe(masquerade.apply, masquerade.kinds)
         core.authenticator.foreign = masquerade

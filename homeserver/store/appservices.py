@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import and_, bindparam, delete, select
 
-from homeserver.db.schema.accounts import access_tokens, devices, receipts
+from homeserver.db.schema.accounts import access_tokens, accounts, devices, receipts
 from homeserver.db.schema.appservices import appservice_positions, appservice_transactions
 from homeserver.db.schema.e2ee import device_keys, to_device
 from homeserver.db.schema.rooms import (
@@ -172,8 +172,12 @@ _OUTSIDE = statement(
     .limit(bindparam("most"))
 )
 _DEVICES = statement(
-    select(devices.c.nid, user_ids.c.user_id, devices.c.device_id)
-    .select_from(devices.join(user_ids, user_ids.c.nid == devices.c.user_nid))
+    select(devices.c.nid, user_ids.c.user_id, devices.c.device_id, accounts.c.appservice_id)
+    .select_from(
+        devices.join(user_ids, user_ids.c.nid == devices.c.user_nid).outerjoin(
+            accounts, accounts.c.user_nid == devices.c.user_nid
+        )
+    )
     .where(any_of(devices.c.nid, "device_nids"))
 )
 _WITH_TOKENS = statement(
@@ -442,9 +446,17 @@ def _load_stays(tx: Tx, ask: Ask) -> dict[int, Stay]:
 # --- devices ---------------------------------------------------------------------------------------------------------
 
 
-def load_device_names(tx: Tx, device_nids: Collection[int]) -> dict[int, tuple[str, str]]:
-    """(user id, device id) by device; those that are gone are absent."""
-    return {row[0]: (row[1], row[2]) for row in tx.all(_DEVICES, device_nids=list(device_nids))}
+class DeviceName(NamedTuple):
+    """A device; ``made_by``: the application service that made its user's account."""
+
+    user_id: str
+    device_id: str
+    made_by: str | None
+
+
+def load_device_names(tx: Tx, device_nids: Collection[int]) -> dict[int, DeviceName]:
+    """Of devices; those that are gone are absent."""
+    return {row[0]: DeviceName(*row[1:]) for row in tx.all(_DEVICES, device_nids=list(device_nids))}
 
 
 def load_logged_in(tx: Tx, device_nids: Collection[int]) -> frozenset[int]:

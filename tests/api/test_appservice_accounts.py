@@ -111,6 +111,12 @@ class Ghosts(DatabaseCase):
         for token in (None, self.app.register("alice")):
             self.refused(self.app.call("GET", f"{path}/avatar_url", None, token), 404, "M_NOT_FOUND")
 
+    def test_login_of_the_sender_that_has_not_spoken_yet(self) -> None:
+        for name in ("_bridgebot", f"@_bridgebot:{SERVER_NAME}"):
+            body = {"type": TYPE, "identifier": {"type": "m.id.user", "user": name}}
+            grant = self.app.ok("POST", f"{V3}/login", body, AS_TOKEN)
+            self.assertEqual(f"@_bridgebot:{SERVER_NAME}", grant["user_id"])
+
     def test_login(self) -> None:
         self.register(inhibit_login=True)
         flows = self.app.ok("GET", f"{V3}/login")["flows"]
@@ -381,6 +387,20 @@ class Limits(DatabaseCase):
         for number in range(5):  # neither a limit of addresses nor a closed registration holds them
             self.make(app, f"_bridge_{number}")
         self.assertEqual([200, 200, 200], self.whoami(app, f"@_bridge_1:{SERVER_NAME}"))
+
+    def with_own_tokens(self, app: TestApp, name: str) -> list[int]:
+        self.make(app, name)
+        body = {"type": TYPE, "identifier": {"type": "m.id.user", "user": name}}
+        token = app.ok("POST", f"{V3}/login", body, AS_TOKEN)["access_token"]
+        return [app.call("GET", f"{V3}/account/whoami", None, token)[0] for _ in range(3)]
+
+    def test_tokens_of_their_own(self) -> None:
+        """With them the same holds as with the application service's."""
+        app = self.app_with(rate_limited=False)
+        self.assertEqual([200, 200, 200], self.with_own_tokens(app, "_bridge_bob"))
+        app = self.app_with(rate_limited=True)
+        self.assertEqual([200, 429, 429], self.with_own_tokens(app, "_bridge_bob"))
+        self.assertEqual([200, 200, 200], self.with_own_tokens(app, "_bridgebot"))
 
     def test_limited(self) -> None:
         app = self.app_with(rate_limited=True)

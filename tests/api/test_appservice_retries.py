@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from urllib.parse import quote
+
+from twisted.internet.defer import Deferred
 
 from homeserver.config.registrations import AppserviceRegistration
 from homeserver.store.aliases import load_room_aliases
 from homeserver.store.device_lists import load_joined
 from tests.api.test_appservice_transactions import GHOST, V3, BridgeCase, Failing
 from tests.support.app import SERVER_NAME
-from tests.support.appservices import AS_TOKEN, registration
+from tests.support.appservices import AS_TOKEN, Asked, registration
 from tests.support.databases import on_each_database
 
 ALICE = f"@alice:{SERVER_NAME}"
@@ -76,3 +79,104 @@ class Retries(BridgeCase):
             lists = [body["device_lists"] for body in self.http.transactions() if "device_lists" in body]
             self.assertEqual([told], [(one["changed"], one["left"]) for one in lists])
             self.assertEqual([path], [event["content"]["membership"] for event in self.http.events()])
+
+
+@on_each_database
+class Large(BridgeCase):
+    """A bridge that refuses what is larger than ``limit``, as those do that are made with aiohttp."""
+
+    def registrations(self) -> list[AppserviceRegistration]:
+        return [registration(receive_ephemeral=True, encryption=True)]
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.limit = 1024 * 1024
+        self.sizes: list[int] = []
+        self.taken: list[Any] = []
+        self.room_id = self.portal()
+        self.settle(1)
+        self.http.answer = self.http.silence
+
+    def answer(self, one: Asked) -> tuple[int, Any]:
+        self.sizes.append(len(json.dumps(one.body, separators=(",", ":"))))
+        if self.sizes[-1] > self.limit:
+            return 413, {}
+        self.taken.append(one.body)
+        return 200, {}
+
+    def be_back(self) -> None:
+        self.http.answer = self.answer
+        for _ in range(3):
+            self.settle(400)
+
+    def say_much(self, count: int) -> list[str]:
+        said = [f"{number} " + "x" * 55_000 for number in range(count)]
+        for text in said:
+            self.say(self.room_id, text)
+        return said
+
+    def taken_texts(self) -> list[str]:
+        return [one["content"]["body"] for body in self.taken for one in body["events"]]
+
+    def test_events(self) -> None:
+        said = self.say_much(24)
+        self.be_back()
+        self.assertEqual(said, self.taken_texts())
+        self.assertLess(max(self.sizes), self.limit)
+
+    def test_messages_to_devices(self) -> None:
+        self.app.call("PUT", f"{V3}/devices/PHONE", {}, AS_TOKEN, {"user_id": GHOST})
+        for number in range(18):
+            content = {"number": number, "x": "y" * 60_000}
+            body = {"messages": {GHOST: {"PHONE": content}}}
+            self.app.ok("PUT", f"{V3}/sendToDevice/m.test/n{number}", body, self.alice)
+        said = self.say_much(3)
+        self.be_back()
+        key = "de.sorunome.msc2409.to_device"
+        messages = [one["content"]["number"] for body in self.taken for one in body.get(key, ())]
+        self.assertEqual((list(range(18)), said), (messages, self.taken_texts()))
+        self.assertLess(max(self.sizes), self.limit)
+
+    def test_smaller_ones_where_one_is_refused(self) -> None:
+        """Down to a single event; in order, each once, through a restart with the large one in the tables."""
+        said = self.say_much(7)
+        self.http.answer = lambda one: None if self.taken else self.answer(one)
+        self.settle(400)
+        self.assertEqual(said[:1], self.taken_texts())
+        self.assertEqual(6, len(self.http.transactions()[-1]["events"]))
+        self.restart()
+        self.limit = 80_000
+        self.be_back()
+        self.assertEqual(said, self.taken_texts())
+        said.append("a small one")
+        self.say(self.room_id, said[-1])
+        self.assertEqual(said, self.taken_texts())
+
+    def test_one_alone_that_is_refused(self) -> None:
+        """It is tried again, and nothing is missing when the limit is raised."""
+        said = self.say_much(2)
+        self.limit = 50_000
+        self.be_back()
+        self.assertEqual([], self.taken)
+        self.assertLess(len(self.sizes), 30)
+        warnings = [one[1] for one in self.app.log.entries if one[0] == "warning"]
+        self.assertIn("an application service refuses a single event for its size", warnings)
+        self.limit = 1024 * 1024
+        self.be_back()
+        self.assertEqual(said, self.taken_texts())
+
+    def test_what_is_of_the_moment(self) -> None:
+        """Many users whose keys changed are told of by several transactions, and events after them."""
+        telling = self.app.app.outgoing.telling
+        assert telling is not None
+        (box,) = telling.deliveries.boxes
+        self.limit = 2_000
+        self.be_back()
+        names = [f"@far{number}:elsewhere.example" for number in range(100)]
+        interner = self.app.app.core.interner
+        for name in names:
+            box.changed.add(self.app.wait(Deferred.fromCoroutine(interner.user(name))))
+        self.say(self.room_id, "after them")
+        self.settle(1)
+        changed = [one for body in self.taken for one in body.get("device_lists", {}).get("changed", ())]
+        self.assertEqual((set(names), ["after them"]), (set(changed) & set(names), self.taken_texts()))

@@ -82,9 +82,13 @@ class AppserviceAccounts:
         answer = {"user_id": user_id, "home_server": self._accounts.server_name}
         return answer if grant is None else {**answer, **grant.to_json()}
 
-    async def make(self, service: Appservice, user_id: str) -> None:
-        """The account of one of its users, without a login; refuses with M_USER_IN_USE."""
-        await self._accounts.register(user_id, self._ghost(service, user_id), None)
+    async def make_sender(self, service: Appservice) -> None:
+        """The account of its sender, where there is none yet."""
+        try:
+            await self._accounts.register(service.sender_id, self._ghost(service, service.sender_id), None)
+        except MatrixError as error:
+            if error.errcode != "M_USER_IN_USE":  # a request beside this one may have been faster
+                raise
 
     def _ghost(self, service: Appservice, user_id: str) -> NewAccount:
         localpart = user_id[1:].partition(":")[0]
@@ -104,6 +108,9 @@ class AppserviceAccounts:
         user_id = account.user_id if account is not None else self._full(named.name)
         if not service.owns_user(user_id):
             raise _exclusive(f"{user_id[:300]} is not in the application service's namespaces")
+        if account is None and user_id == service.sender_id:
+            await self.make_sender(service)
+            account = await self._accounts.find_for_login(user_id)
         if account is None:
             raise forbidden("There is no such account")
         if account.deactivated:
