@@ -197,7 +197,7 @@ class Bundle:
 
     def _fill(self, loaded: Loaded, names: Names, most: int) -> tuple[list[bytes], list[bytes]]:
         """The events and the messages that fit, with the receipts between them; the first one does in any case."""
-        waiting = {pos: (device_nid, message) for pos, device_nid, message in loaded.messages}
+        waiting = {(pos, device_nid): message for pos, device_nid, message in loaded.messages}
         events: list[bytes] = []
         messages: list[bytes] = []
         size = 0
@@ -207,8 +207,8 @@ class Bundle:
                 text = self._event(one, loaded, names)
             elif type(one) is OwedInvite:
                 text = self._invite(one, names)
-            elif type(one) is OwedMessage and one.pos in waiting:
-                text = self._message(*waiting[one.pos], loaded)
+            elif type(one) is OwedMessage and one in waiting:
+                text = self._message(one.device_nid, waiting[one], loaded)
             cost = self._times * _size_of(one.receipt, names) if type(one) is OwedReceipt else len(text)
             if size and size + cost > most:
                 self.owed = self.owed[:place]

@@ -200,9 +200,12 @@ class Deliveries:
             return True
         if status != 200:
             box.failed(self._clock.now_ms(), self._entropy.jitter)
-            if box.failures == 1 or status == 413:
-                how = "refuses a single event for its size" if status == 413 else "does not answer"
-                self._log.warning(f"an application service {how}", service=box.service.id)
+            if status == 413:
+                self._log.warning(
+                    "an application service refuses a single event for its size", service=box.service.id
+                )
+            elif box.failures == 1:
+                self._log.warning("an application service does not answer", service=box.service.id)
             return False
         if box.failures:
             self._log.info("an application service answers again", service=box.service.id)
