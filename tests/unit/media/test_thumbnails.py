@@ -126,3 +126,15 @@ class Turns(unittest.TestCase):
         self.failureResultOf(asked, FileNotFoundError)
         self.ask(9)
         self.assertEqual(4, len(self.jobs))
+
+    def test_what_cannot_be_made_is_not_tried_in_other_sizes(self) -> None:
+        sizes = [next_size(1700 + more, 1700, "crop", animated=False) for more in range(3)]
+        asked = [Deferred.fromCoroutine(self.thumbnails.get(file(1), size)) for size in sizes]
+        self.jobs[0].callback(Picture("unsupported"))
+        for one in asked:
+            self.assertEqual(400, self.failureResultOf(one, MatrixError).value.status)
+        self.assertEqual(1, len(self.jobs))
+        # A small one may succeed where a large one takes too long.
+        small = self.ask(1)
+        self.jobs[1].callback(MADE)
+        self.assertEqual(b"small", self.successResultOf(small).data)
