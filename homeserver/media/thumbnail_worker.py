@@ -15,6 +15,16 @@ from typing import Any, BinaryIO
 
 from PIL import Image, ImageOps
 
+# What sets a picture upright, by its EXIF orientation; the others lie right.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # The formats of the web, with decoders that are fuzzed by many; no others are ever tried.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 # MPO is a JPEG with another picture behind the first one (how bright or how far away things are); everybody shows the first.
@@ -182,7 +192,10 @@ def reduce(image: Image.Image, target: tuple[int, int], method: str) -> Image.Im
     # Lets a JPEG be decoded at a fraction of its size; twice the target keeps it sharp.
     longest = 2 * max(target)
     image.draft("RGB", (longest, longest))
-    upright = ImageOps.exif_transpose(image)
+    image.load()
+    # Not by `exif_transpose`, which writes the EXIF anew and fails where one of its fields is of a wrong type.
+    turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
+    upright = image if turn is None else image.transpose(turn)
     has_alpha = upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info
     plain = upright.convert("RGBA" if has_alpha else "RGB")
     if upright.mode not in ("RGB", "RGBA"):

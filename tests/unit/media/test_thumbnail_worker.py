@@ -103,6 +103,15 @@ class Made(unittest.TestCase):
             red, _, blue = small.getpixel((10, 24))  # type: ignore[misc]
             self.assertTrue(red > 200 and blue < 60)
 
+    def test_turned_with_a_field_of_a_wrong_type(self) -> None:
+        # The resolution, as text.
+        fields = [(0x0112, 3, 1, b"\0\x06\0\0"), (0x011A, 2, 4, b"abc\0")]
+        exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(fields))
+        exif += b"".join(struct.pack(">HHI4s", *field) for field in fields) + b"\0\0\0\0"
+        head, data = self.make(picture(400, 200, "JPEG", exif=exif), 96, 96)
+        self.assertEqual("made", head["verdict"])
+        self.assertEqual((48, 96), load(data).size)
+
     def test_transparent_stays_transparent(self) -> None:
         head, data = self.make(picture(400, 200, "PNG", "RGBA"), 96, 96)
         self.assertEqual("image/png", head["content_type"])
