@@ -196,6 +196,9 @@ def reduce(image: Image.Image, target: tuple[int, int], method: str) -> Image.Im
     # Not by `exif_transpose`, which writes the EXIF anew and fails where one of its fields is of a wrong type.
     turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
     upright = image if turn is None else image.transpose(turn)
+    if upright.mode.startswith("I"):
+        # Grey of 16 bits (a PNG has no more), which `convert` would cut off at 255 instead of dividing it.
+        upright = upright.convert("I").point(lambda value: value / 256).convert("L")
     has_alpha = upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info
     plain = upright.convert("RGBA" if has_alpha else "RGB")
     if upright.mode not in ("RGB", "RGBA"):

@@ -112,6 +112,11 @@ class Made(unittest.TestCase):
         self.assertEqual("made", head["verdict"])
         self.assertEqual((48, 96), load(data).size)
 
+    def test_grey_of_16_bits(self) -> None:
+        head, data = self.make(save(Image.new("I;16", (400, 200), 30000), "PNG"), 96, 96)
+        self.assertEqual(("made", "image/jpeg"), (head["verdict"], head["content_type"]))
+        self.assertEqual((117, 117, 117), load(data).convert("RGB").getpixel((40, 20)))
+
     def test_transparent_stays_transparent(self) -> None:
         head, data = self.make(picture(400, 200, "PNG", "RGBA"), 96, 96)
         self.assertEqual("image/png", head["content_type"])
