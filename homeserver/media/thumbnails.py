@@ -124,13 +124,13 @@ class Thumbnails:
 
     async def measure(self, name: str, size: int) -> tuple[str, int, int] | None:
         """Type, width and height of a file that is a picture which can be opened. Callers bound how many wait."""
-        await self._turn.acquire()
-        try:
-            self._stay()
-            async with self._storage.hold(name, size) as path:
+        async with self._storage.hold(name, size) as path:
+            await self._turn.acquire()
+            try:
+                self._stay()
                 picture: Picture = await self._run(self._worker.make, path, 0, 0, "measure", animated=False)
-        finally:
-            self._turn.release()
+            finally:
+                self._turn.release()
         if picture.verdict != "measured":
             return None
         return picture.content_type, picture.width, picture.height
@@ -160,32 +160,34 @@ class Thumbnails:
     async def _make_in_turn(
         self, file: MediaFile, size: ThumbnailSize, waiters: Sequence[Deferred[Picture]]
     ) -> Picture:
-        await self._turn.acquire()
         try:
-            if all(one.called for one in waiters):
-                # Everybody has gone meanwhile.
-                return Picture("stopped")
-            known = self._known_of(file, size)
-            if known is not None:
-                # Found out meanwhile, for another size.
-                return known
-            self._stay()
+            # Before the turn: it may have to come from afar, and others are at hand.
             async with self._storage.hold(file.sha256, file.size) as path:
-                picture = await self._work(path, size)
-            # Within the turn: the next job may be for the same file.
-            self._remember(file, size, picture)
+                await self._turn.acquire()
+                try:
+                    picture = await self._work(path, file, size, waiters)
+                finally:
+                    self._turn.release()
         except FileNotFoundError:
             return Picture("lost")
         except OSError as error:
             self._log.error("a picture cannot be read", problem=str(error))
             return Picture("stopped")
-        finally:
-            self._turn.release()
         if picture.verdict == "made":
             await self._keep(file, size, picture)
         return picture
 
-    async def _work(self, path: Path, size: ThumbnailSize) -> Picture:
+    async def _work(
+        self, path: Path, file: MediaFile, size: ThumbnailSize, waiters: Sequence[Deferred[Picture]]
+    ) -> Picture:
+        if all(one.called for one in waiters):
+            # Everybody has gone meanwhile.
+            return Picture("stopped")
+        known = self._known_of(file, size)
+        if known is not None:
+            # Found out meanwhile, for another size.
+            return known
+        self._stay()
         try:
             picture: Picture = await self._run(
                 self._worker.make, path, size.width, size.height, size.method, animated=size.animated
@@ -193,6 +195,8 @@ class Thumbnails:
         except OSError as error:
             self._log.error("the worker for thumbnails cannot be started", problem=str(error))
             return Picture("stopped")
+        # Within the turn: the next job may be for the same file.
+        self._remember(file, size, picture)
         return picture
 
     async def _keep(self, file: MediaFile, size: ThumbnailSize, picture: Picture) -> None:

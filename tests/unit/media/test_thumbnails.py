@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -138,3 +139,23 @@ class Turns(unittest.TestCase):
         small = self.ask(1)
         self.jobs[1].callback(MADE)
         self.assertEqual(b"small", self.successResultOf(small).data)
+
+    def test_a_file_that_comes_slowly_holds_up_no_others(self) -> None:
+        coming: Deferred[None] = Deferred()
+        hold = self.thumbnails._storage.hold
+
+        @asynccontextmanager
+        async def slow(name: str, size: int) -> AsyncIterator[Path]:
+            if name == file(1).sha256:
+                await coming
+            async with hold(name, size) as path:
+                yield path
+
+        self.patch(self.thumbnails._storage, "hold", slow)
+        first, second = self.ask(1), self.ask(2)
+        self.assertEqual(1, len(self.jobs))
+        self.jobs[0].callback(MADE)
+        self.successResultOf(second)
+        coming.callback(None)
+        self.jobs[1].callback(MADE)
+        self.successResultOf(first)
