@@ -112,6 +112,17 @@ class Made(unittest.TestCase):
         self.assertEqual("made", head["verdict"])
         self.assertEqual((48, 96), load(data).size)
 
+    def test_many_scans(self) -> None:
+        data = picture(400, 200, "JPEG", progressive=True)
+        start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+        many = data[:end] + data[start:end] * 100 + data[end:]
+        for method in ("scale", "measure"):
+            self.assertEqual("unsupported", self.make(many, 96, 96, method)[0]["verdict"])
+        # A film behind the picture, or a comment in it, are no scans.
+        film = b"\xff\xda\0\x02" * 200
+        comment = b"\xff\xfe" + struct.pack(">H", len(film) + 2) + film
+        self.assertEqual("made", self.make(data[:2] + comment + data[2:] + film, 96, 96)[0]["verdict"])
+
     def test_grey_of_16_bits(self) -> None:
         head, data = self.make(save(Image.new("I;16", (400, 200), 30000), "PNG"), 96, 96)
         self.assertEqual(("made", "image/jpeg"), (head["verdict"], head["content_type"]))
