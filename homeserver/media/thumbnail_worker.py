@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import resource
 import sys
 import warnings
@@ -15,6 +16,16 @@ from typing import Any, BinaryIO
 
 from PIL import Image, ImageOps
 
+# What sets a picture upright, by its EXIF orientation; the others lie right.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # The formats of the web, with decoders that are fuzzed by many; no others are ever tried.
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 # MPO is a JPEG with another picture behind the first one (how bright or how far away things are); everybody shows the first.
@@ -35,6 +46,11 @@ MAX_DECODED = 4
 MAX_KEPT_BYTES = 64 * MIB
 # Of the processor, and well within what the server waits for a job: there must be time for a still one.
 ANIMATION_S = 4.0
+# LIMIT(a JPEG with more scans than this has no thumbnail: each may be a few bytes and costs a walk over all pixels;
+# encoders make about ten)
+MAX_SCANS = 100
+MAX_WALKED_BYTES = 128 * MIB
+MARKER = re.compile(rb"\xff[^\x00\xff]")
 # As often as WebP can say.
 MAX_LOOPS = 65_535
 # Shorter frames are shown by browsers for this long.
@@ -69,6 +85,7 @@ def make_thumbnail(job: dict[str, Any], max_pixels: int) -> tuple[str, bytes]:
         width, height = image.size
         if width * height > max_pixels:
             raise RefusedError("too_large")
+        refuse_many_scans(image, job["path"])
         content_type = TYPES[image.format or ""]
         is_animated = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
         # An orientation above 4 swaps the sides.
@@ -84,6 +101,25 @@ def make_thumbnail(job: dict[str, Any], max_pixels: int) -> tuple[str, bytes]:
         return "image/webp", moving
     # Opened anew: who knows where a decoder stands that has failed.
     return make_thumbnail({**job, "animated": False}, max_pixels)
+
+
+def refuse_many_scans(image: Image.Image, path: str) -> None:
+    """Walks over the segments as the decoder does: what is within them, or behind the end, may look like a scan."""
+    if image.format not in ("JPEG", "MPO"):
+        return
+    with open(path, "rb") as file:
+        data = file.read(MAX_WALKED_BYTES)
+    scans = 0
+    found = MARKER.search(data)
+    while found is not None and data[found.start() + 1] != 0xD9:
+        marker, end = data[found.start() + 1], found.end()
+        scans += marker == 0xDA
+        if scans > MAX_SCANS:
+            raise RefusedError("unsupported")
+        # These have no length: restarts, the start and TEM.
+        if not (0xD0 <= marker <= 0xD8 or marker == 0x01):
+            end += int.from_bytes(data[end : end + 2], "big")
+        found = MARKER.search(data, end)
 
 
 def try_to_animate(image: Image.Image, target: tuple[int, int], method: str, max_pixels: int) -> bytes | None:
@@ -154,6 +190,7 @@ def measure(job: dict[str, Any], max_pixels: int) -> dict[str, Any]:
         width, height = image.size
         if width * height > max_pixels:
             raise RefusedError("too_large")
+        refuse_many_scans(image, job["path"])
         content_type = TYPES[image.format or ""]
         if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
             width, height = height, width
@@ -182,7 +219,13 @@ def reduce(image: Image.Image, target: tuple[int, int], method: str) -> Image.Im
     # Lets a JPEG be decoded at a fraction of its size; twice the target keeps it sharp.
     longest = 2 * max(target)
     image.draft("RGB", (longest, longest))
-    upright = ImageOps.exif_transpose(image)
+    image.load()
+    # Not by `exif_transpose`, which writes the EXIF anew and fails where one of its fields is of a wrong type.
+    turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
+    upright = image if turn is None else image.transpose(turn)
+    if upright.mode.startswith("I"):
+        # Grey of 16 bits (a PNG has no more), which `convert` would cut off at 255 instead of dividing it.
+        upright = upright.convert("I").point(lambda value: value / 256).convert("L")
     has_alpha = upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info
     plain = upright.convert("RGBA" if has_alpha else "RGB")
     if upright.mode not in ("RGB", "RGBA"):

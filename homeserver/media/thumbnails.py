@@ -45,6 +45,11 @@ class ThumbnailSize:
         """The name among the thumbnails of one file."""
         return thumbnail_name(self.method, self.width, self.height, animated=self.animated)
 
+    @property
+    def effort(self) -> tuple[bool, bool]:
+        """What fails for one size fails for all of the same effort; a large or moving one may fail alone."""
+        return max(self.width, self.height) > SCALE_SIZES[-1][0], self.animated
+
 
 @dataclass(frozen=True, slots=True)
 class Thumbnail:
@@ -91,14 +96,15 @@ class Thumbnails:
         self._turn = DeferredLock()
         self._wanted: dict[tuple[str, ThumbnailSize], list[Deferred[Picture]]] = {}
         self._idle: DelayedCall | None = None
-        # Of pictures that need no thumbnail, or can have none. Oldest first.
-        self._known: dict[tuple[str, ThumbnailSize], Picture] = {}
+        # Of pictures that need no thumbnail in a size, or can have none in any: there are thousands of sizes, and a
+        # failure may take long. Oldest first.
+        self._known: dict[tuple[str, ThumbnailSize | tuple[bool, bool]], Picture] = {}
 
     async def get(self, file: MediaFile, size: ThumbnailSize) -> Thumbnail:
         """The thumbnail of a file, or the file itself where it is small already; FileNotFoundError where that is lost."""
         if not file.content_type.lower().startswith("image/"):
             raise _unsupported()
-        known = self._known.get((file.sha256, size))
+        known = self._known_of(file, size)
         if known is None:
             found = await self._storage.find_thumbnail(file.sha256, size.name)
             if found is not None:
@@ -118,13 +124,13 @@ class Thumbnails:
 
     async def measure(self, name: str, size: int) -> tuple[str, int, int] | None:
         """Type, width and height of a file that is a picture which can be opened. Callers bound how many wait."""
-        await self._turn.acquire()
-        try:
-            self._stay()
-            async with self._storage.hold(name, size) as path:
+        async with self._storage.hold(name, size) as path:
+            await self._turn.acquire()
+            try:
+                self._stay()
                 picture: Picture = await self._run(self._worker.make, path, 0, 0, "measure", animated=False)
-        finally:
-            self._turn.release()
+            finally:
+                self._turn.release()
         if picture.verdict != "measured":
             return None
         return picture.content_type, picture.width, picture.height
@@ -154,28 +160,34 @@ class Thumbnails:
     async def _make_in_turn(
         self, file: MediaFile, size: ThumbnailSize, waiters: Sequence[Deferred[Picture]]
     ) -> Picture:
-        await self._turn.acquire()
         try:
-            if all(one.called for one in waiters):
-                # Everybody has gone meanwhile.
-                return Picture("stopped")
-            self._stay()
+            # Before the turn: it may have to come from afar, and others are at hand.
             async with self._storage.hold(file.sha256, file.size) as path:
-                picture = await self._work(path, size)
+                await self._turn.acquire()
+                try:
+                    picture = await self._work(path, file, size, waiters)
+                finally:
+                    self._turn.release()
         except FileNotFoundError:
             return Picture("lost")
         except OSError as error:
             self._log.error("a picture cannot be read", problem=str(error))
             return Picture("stopped")
-        finally:
-            self._turn.release()
         if picture.verdict == "made":
             await self._keep(file, size, picture)
-        elif picture.verdict not in ("lost", "stopped"):
-            self._remember((file.sha256, size), picture)
         return picture
 
-    async def _work(self, path: Path, size: ThumbnailSize) -> Picture:
+    async def _work(
+        self, path: Path, file: MediaFile, size: ThumbnailSize, waiters: Sequence[Deferred[Picture]]
+    ) -> Picture:
+        if all(one.called for one in waiters):
+            # Everybody has gone meanwhile.
+            return Picture("stopped")
+        known = self._known_of(file, size)
+        if known is not None:
+            # Found out meanwhile, for another size.
+            return known
+        self._stay()
         try:
             picture: Picture = await self._run(
                 self._worker.make, path, size.width, size.height, size.method, animated=size.animated
@@ -183,6 +195,8 @@ class Thumbnails:
         except OSError as error:
             self._log.error("the worker for thumbnails cannot be started", problem=str(error))
             return Picture("stopped")
+        # Within the turn: the next job may be for the same file.
+        self._remember(file, size, picture)
         return picture
 
     async def _keep(self, file: MediaFile, size: ThumbnailSize, picture: Picture) -> None:
@@ -193,10 +207,15 @@ class Thumbnails:
             # It can be sent all the same, and made again.
             self._log.warning("a thumbnail could not be kept", problem=str(error))
 
-    def _remember(self, key: tuple[str, ThumbnailSize], picture: Picture) -> None:
+    def _known_of(self, file: MediaFile, size: ThumbnailSize) -> Picture | None:
+        return self._known.get((file.sha256, size.effort)) or self._known.get((file.sha256, size))
+
+    def _remember(self, file: MediaFile, size: ThumbnailSize, picture: Picture) -> None:
+        if picture.verdict in ("made", "lost", "stopped"):
+            return
         while len(self._known) >= MAX_REMEMBERED:
             del self._known[next(iter(self._known))]
-        self._known[key] = picture
+        self._known[file.sha256, size if picture.verdict == "original" else size.effort] = picture
 
     # --- the process ---
 

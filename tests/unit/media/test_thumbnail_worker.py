@@ -103,6 +103,31 @@ class Made(unittest.TestCase):
             red, _, blue = small.getpixel((10, 24))  # type: ignore[misc]
             self.assertTrue(red > 200 and blue < 60)
 
+    def test_turned_with_a_field_of_a_wrong_type(self) -> None:
+        # The resolution, as text.
+        fields = [(0x0112, 3, 1, b"\0\x06\0\0"), (0x011A, 2, 4, b"abc\0")]
+        exif = b"Exif\0\0MM\0*\0\0\0\x08" + struct.pack(">H", len(fields))
+        exif += b"".join(struct.pack(">HHI4s", *field) for field in fields) + b"\0\0\0\0"
+        head, data = self.make(picture(400, 200, "JPEG", exif=exif), 96, 96)
+        self.assertEqual("made", head["verdict"])
+        self.assertEqual((48, 96), load(data).size)
+
+    def test_many_scans(self) -> None:
+        data = picture(400, 200, "JPEG", progressive=True)
+        start, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+        many = data[:end] + data[start:end] * 100 + data[end:]
+        for method in ("scale", "measure"):
+            self.assertEqual("unsupported", self.make(many, 96, 96, method)[0]["verdict"])
+        # A film behind the picture, or a comment in it, are no scans.
+        film = b"\xff\xda\0\x02" * 200
+        comment = b"\xff\xfe" + struct.pack(">H", len(film) + 2) + film
+        self.assertEqual("made", self.make(data[:2] + comment + data[2:] + film, 96, 96)[0]["verdict"])
+
+    def test_grey_of_16_bits(self) -> None:
+        head, data = self.make(save(Image.new("I;16", (400, 200), 30000), "PNG"), 96, 96)
+        self.assertEqual(("made", "image/jpeg"), (head["verdict"], head["content_type"]))
+        self.assertEqual((117, 117, 117), load(data).convert("RGB").getpixel((40, 20)))
+
     def test_transparent_stays_transparent(self) -> None:
         head, data = self.make(picture(400, 200, "PNG", "RGBA"), 96, 96)
         self.assertEqual("image/png", head["content_type"])

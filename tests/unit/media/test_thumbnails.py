@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -126,3 +127,35 @@ class Turns(unittest.TestCase):
         self.failureResultOf(asked, FileNotFoundError)
         self.ask(9)
         self.assertEqual(4, len(self.jobs))
+
+    def test_what_cannot_be_made_is_not_tried_in_other_sizes(self) -> None:
+        sizes = [next_size(1700 + more, 1700, "crop", animated=False) for more in range(3)]
+        asked = [Deferred.fromCoroutine(self.thumbnails.get(file(1), size)) for size in sizes]
+        self.jobs[0].callback(Picture("unsupported"))
+        for one in asked:
+            self.assertEqual(400, self.failureResultOf(one, MatrixError).value.status)
+        self.assertEqual(1, len(self.jobs))
+        # A small one may succeed where a large one takes too long.
+        small = self.ask(1)
+        self.jobs[1].callback(MADE)
+        self.assertEqual(b"small", self.successResultOf(small).data)
+
+    def test_a_file_that_comes_slowly_holds_up_no_others(self) -> None:
+        coming: Deferred[None] = Deferred()
+        hold = self.thumbnails._storage.hold
+
+        @asynccontextmanager
+        async def slow(name: str, size: int) -> AsyncIterator[Path]:
+            if name == file(1).sha256:
+                await coming
+            async with hold(name, size) as path:
+                yield path
+
+        self.patch(self.thumbnails._storage, "hold", slow)
+        first, second = self.ask(1), self.ask(2)
+        self.assertEqual(1, len(self.jobs))
+        self.jobs[0].callback(MADE)
+        self.successResultOf(second)
+        coming.callback(None)
+        self.jobs[1].callback(MADE)
+        self.successResultOf(first)
