@@ -23,7 +23,7 @@ from twisted.internet.defer import Deferred
 
 from homeserver.http.client import HttpLimits, HttpResponse, parse_url
 from homeserver.http.transport import AnswerTooLarge, PeerResponse, TimedOut, Unreachable
-from homeserver.http.watched import Take, Watched
+from homeserver.http.watched import SLOWEST_BYTES, WATCH_S, Take, Watched
 from homeserver.media.files import open_file, read_piece
 from homeserver.media.multipart import TooLongError
 from homeserver.media.sigv4 import EMPTY_SHA256, Asked, Credentials, encode_query, sign
@@ -32,6 +32,7 @@ from homeserver.runtime.clock import Clock, sleep
 
 # LIMIT(10,000 parts is what S3 takes, so an object may have 80 GiB)
 PART_BYTES: Final = 8 * 1024 * 1024
+# Besides what a file may take at the slowest pace.
 GET_S: Final = 300.0
 PUT_S: Final = 120.0
 ASK_S: Final = 20.0
@@ -143,7 +144,8 @@ class Bucket:
         async def ask(receive: Take) -> PeerResponse:
             # Room for what a refusal says, too; the taker knows when it is enough.
             most = max(size, SMALL_BYTES)
-            answer = await self._ask("GET", key, timeout_s=GET_S, max_bytes=most, receive=receive)
+            timeout_s = GET_S + size / SLOWEST_BYTES * WATCH_S
+            answer = await self._ask("GET", key, timeout_s=timeout_s, max_bytes=most, receive=receive)
             return PeerResponse(answer.status, b"")
 
         try:
@@ -284,8 +286,11 @@ class Bucket:
             except AnswerTooLarge:
                 raise BucketError(f"bucket {self.place}: its answer is too large") from None
             except Unreachable as error:
+                if has_begun:
+                    # It did answer: others need not give it up.
+                    raise BucketError(f"bucket {self.place} breaks off: {error}") from None
                 problem = NoAnswerError(f"bucket {self.place} cannot be reached: {error}")
-                if has_begun or isinstance(error, TimedOut):
+                if isinstance(error, TimedOut):
                     raise problem from None
             else:
                 if answer.status in (200, 204):

@@ -41,6 +41,36 @@ _CHARSETS = frozenset(
         *(f"iso8859-{number}" for number in range(1, 17)),
     ]
 )
+# Names of the web that Python does not know.
+_LABELS = {
+    "windows-31j": "cp932",
+    "x-sjis": "cp932",
+    "x-euc-jp": "euc_jp",
+    "windows-949": "cp949",
+    "x-gbk": "gbk",
+    "gb_2312-80": "gbk",
+    "x-x-big5": "big5",
+    "cn-big5": "big5",
+    "windows-874": "cp874",
+    "dos-874": "cp874",
+    "iso-8859-8-i": "iso8859-8",
+    "logical": "iso8859-8",
+    **{f"x-cp125{number}": f"cp125{number}" for number in range(9)},
+}
+# As every browser reads them: as what has more letters.
+# spec: https://encoding.spec.whatwg.org/#names-and-labels
+_WIDER = {
+    "ascii": "cp1252",
+    "iso8859-1": "cp1252",
+    "iso8859-9": "cp1254",
+    "iso8859-11": "cp874",
+    "tis-620": "cp874",
+    "gb2312": "gb18030",
+    "gbk": "gb18030",
+    "big5": "big5hkscs",
+    "euc_kr": "cp949",
+    "shift_jis": "cp932",
+}
 # What does not show, or shows what is not the page.
 _SILENT = frozenset({"script", "style", "noscript", "template", "svg", "nav", "header", "footer", "aside"})
 _TITLES = ("og:title", "twitter:title")
@@ -69,13 +99,12 @@ def decode(page: bytes, said: str) -> str:
 
 def known_charset(label: str) -> str:
     """The codec of a charset's name; empty for those that are not used."""
+    label = label.strip().strip("\"'").lower()
     try:
-        name = codecs.lookup(label.strip().strip("\"'").lower()).name
+        name = codecs.lookup(_LABELS.get(label, label)).name
     except (LookupError, ValueError):
         return ""
-    if name in ("ascii", "iso8859-1"):
-        # As every browser reads them.
-        return "cp1252"
+    name = _WIDER.get(name, name)
     return name if name in _CHARSETS else ""
 
 

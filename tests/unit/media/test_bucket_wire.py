@@ -7,10 +7,13 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.defer import maybeDeferred
+from twisted.internet.defer import Deferred, fail, maybeDeferred
 
+from homeserver.http.client import HttpLimits, HttpResponse
+from homeserver.http.transport import TimedOut
+from homeserver.http.watched import SLOWEST_BYTES, WATCH_S
 from homeserver.media import bucket as module
-from homeserver.media.bucket import PART_BYTES, Bucket, BucketError, Place
+from homeserver.media.bucket import PART_BYTES, Bucket, BucketError, NoAnswerError, Place
 from homeserver.media.sigv4 import Credentials
 from tests.support.bucket import KEY_ID, NAME, REGION, SECRET, Call, FakeBucket, Reply, error, serve
 from tests.unit.http.outward import OutwardCase
@@ -174,3 +177,35 @@ class Secure(WireCase):
         self.open(f"https://store.example{self.serve('store.example')}")
         self.assertIn("certificate", await self.refused(self.bucket.put(name, path, size)))
         self.assertEqual([], self.fake.calls)
+
+
+class BreaksOff:
+    """Sends these bytes, and is cut off by the clock."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.limits: list[HttpLimits] = []
+
+    def request(self, *_: object, limits: HttpLimits, receive: Any, **__: object) -> Deferred[HttpResponse]:
+        self.limits.append(limits)
+        if self.data:
+            receive(self.data)
+        return fail(TimedOut("no answer in time"))
+
+
+class LongTransfers(WireCase):
+    async def problem(self, http: BreaksOff, size: int) -> BucketError:
+        self.client = http  # type: ignore[assignment]  # all that a bucket asks of it
+        self.open("https://objects.example")
+        with self.assertRaises(BucketError) as caught:
+            await self.get("ab" * 32, size)
+        return caught.exception
+
+    async def test_a_large_file_may_take_as_long_as_its_pace_allows(self) -> None:
+        http, size = BreaksOff(b"x"), 1024**3
+        await self.problem(http, size)
+        self.assertGreaterEqual(http.limits[0].timeout_s, size / SLOWEST_BYTES * WATCH_S)
+
+    async def test_only_who_sends_nothing_did_not_answer(self) -> None:
+        self.assertNotIsInstance(await self.problem(BreaksOff(b"x"), 10), NoAnswerError)
+        self.assertIsInstance(await self.problem(BreaksOff(b""), 10), NoAnswerError)
