@@ -3,7 +3,8 @@
 1. A file is fetched once at a time, however many want it; who stops waiting stops nothing that has begun.
 2. Only its own server is asked (``mxc://server/id``), by the signed endpoints, and by the old ones where it has no other.
 3. What comes is never larger on the disk than ``max_upload_bytes``, and never seen by anybody before it is whole.
-4. Fetches are bounded in number, by server too, in their time, and in how slow they may be.
+4. Fetches are bounded in number, by server too, in their time, and in how slow they may be. A file that is not uploaded
+   yet keeps no others from being fetched.
 spec: server-server-api#content-repository
 """
 
@@ -46,6 +47,9 @@ WAITING: Final = 1_000
 # For the whole of a file, after the time that its server may wait for it to be uploaded.
 FETCH_S: Final = 300.0
 RETRY_AFTER_MS: Final = 5_000
+# A file that is not uploaded yet is waited for without a place, but for so long at a time: others may be there already.
+ASK_FOR_MS: Final = 5_000
+_NOT_YET: Final = "M_NOT_YET_UPLOADED"
 
 _SIGNED: Final = "/_matrix/federation/v1/media/download"
 _OLD: Final = "/_matrix/media/v3/download"
@@ -106,11 +110,24 @@ class RemoteMedia:
             raise MatrixError(503, "M_UNKNOWN", "The server cannot store files at the moment") from None
 
     async def _in_turn(self, origin: ServerName, media_id: str, timeout_ms: int) -> None:
-        async with self._slots.place(origin):
-            if not self._fetches.is_wanted((origin, media_id)):
-                # Whoever waited for its turn has gone meanwhile.
-                raise CancelledError
-            await self._fetch(origin, media_id, timeout_ms)
+        """Have the file. Where it is not uploaded yet its server is asked again and again, as long as somebody waits."""
+        clock = self._clock
+        ends_s = clock.monotonic() + timeout_ms / 1000
+        while True:
+            async with self._slots.place(origin):
+                if not self._fetches.is_wanted((origin, media_id)):
+                    # Whoever waited for its turn, or for the upload, has gone meanwhile.
+                    raise CancelledError
+                began_s = clock.monotonic()
+                wait_ms = min(max(round((ends_s - began_s) * 1000), 0), ASK_FOR_MS)
+                try:
+                    return await self._fetch(origin, media_id, wait_ms)
+                except RemoteError as error:
+                    now_s = clock.monotonic()
+                    # Whoever does not wait as it was asked to would be asked again at once, and in vain.
+                    has_waited = (now_s - began_s) * 1000 >= 0.9 * wait_ms
+                    if error.errcode != _NOT_YET or not has_waited or now_s >= ends_s:
+                        raise
 
     async def _fetch(self, origin: ServerName, media_id: str, timeout_ms: int) -> None:
         limit = self._settings().max_upload_bytes
@@ -201,8 +218,8 @@ def _to_client(error: Exception, origin: str) -> MatrixError:
     if isinstance(error, TooLongError | AnswerTooLarge):
         return MatrixError(502, "M_TOO_LARGE", "The file is larger than what is shown here")
     if isinstance(error, RemoteError):
-        if error.errcode == "M_NOT_YET_UPLOADED":
-            return MatrixError(504, "M_NOT_YET_UPLOADED", "The file has not been uploaded yet")
+        if error.errcode == _NOT_YET:
+            return MatrixError(504, _NOT_YET, "The file has not been uploaded yet")
         if error.errcode == "M_TOO_LARGE":
             return MatrixError(502, "M_TOO_LARGE", f"The file is larger than what {origin} serves")
         if error.status in (403, 404):

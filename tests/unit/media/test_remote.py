@@ -10,6 +10,7 @@ from twisted.internet.defer import CancelledError, Deferred, maybeDeferred
 from twisted.internet.task import Clock as TaskClock
 from twisted.trial.unittest import SynchronousTestCase
 
+from federation.errors import RemoteError
 from homeserver.config.schema import Media
 from homeserver.http.client import HttpLimits, HttpResponse
 from homeserver.http.errors import MatrixError
@@ -216,6 +217,10 @@ class Rows:
         return done
 
 
+def said(error: MatrixError) -> tuple[int, str]:
+    return error.status, error.errcode
+
+
 class Elsewhere(SynchronousTestCase):
     """Files that are not where their server is. spec: server-server-api#get_matrixfederationv1mediadownloadmediaid"""
 
@@ -224,7 +229,8 @@ class Elsewhere(SynchronousTestCase):
         self.reply: Reply = place(CDN)
         self.peers = ScriptedPeers(self.say)
         self.http, self.rows, self.log = FakeHttp(), Rows(), MemoryLog()
-        clock = TwistedClock(TaskClock())
+        self.time = TaskClock()
+        clock = TwistedClock(self.time)
         self.remote = RemoteMedia(
             self.peers,
             self.http,
@@ -302,6 +308,47 @@ class Elsewhere(SynchronousTestCase):
         self.remote.stop()
         for one in (*waiting[1:FETCHES_EACH], waiting[-1]):
             self.failureResultOf(one, CancelledError)
+
+    def wait_for_upload(self, asked: Asked) -> Deferred[Any]:
+        """As an honest server does, of a file that does not come."""
+        waiting: Deferred[Any] = Deferred()
+        timeout_s = int(asked.uri.rpartition("=")[2]) / 1000
+        self.time.callLater(timeout_s, waiting.errback, RemoteError("M_NOT_YET_UPLOADED", 504, "no"))
+        return waiting
+
+    def pump(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.time.advance(1)
+
+    def test_what_is_not_uploaded_keeps_nothing_else_away(self) -> None:
+        self.peers.script = self.wait_for_upload
+        pending = [
+            Deferred.fromCoroutine(self.remote.fetch("far.example", f"m{number}", 60_000))
+            for number in range(FETCHES_EACH)
+        ]
+        for one in pending[1:]:
+            one.cancel()
+            self.failureResultOf(one, CancelledError)
+        there = self.fetch()
+        self.pump(4)
+        self.assertEqual(FETCHES_EACH, len(self.peers.asked))
+        self.peers.script = lambda _: Raw([b"--b0\r\n\r\n{}\r\n--b0\r\n\r\ndata\r\n--b0--"], MIXED)
+        self.pump(1)
+        self.successResultOf(there)
+        # Asked again, as somebody waits; the others are not.
+        self.successResultOf(pending[0])
+        self.assertEqual(FETCHES_EACH + 2, len(self.peers.asked))
+        self.assertEqual([], self.time.getDelayedCalls())
+
+    def test_an_upload_is_waited_for_as_long_as_was_asked(self) -> None:
+        self.peers.script = self.wait_for_upload
+        waiting = Deferred.fromCoroutine(self.remote.fetch("far.example", "m", 13_000))
+        self.pump(12)
+        self.assertNoResult(waiting)
+        self.pump(1)
+        self.assertEqual((504, "M_NOT_YET_UPLOADED"), said(self.failureResultOf(waiting, MatrixError).value))
+        asked = [one.uri.rpartition("=")[2] for one in self.peers.asked]
+        self.assertEqual(["5000", "5000", "3000"], asked)
 
     def test_more_than_can_wait(self) -> None:
         """What is asked of a server in vain does not pile up without end."""
