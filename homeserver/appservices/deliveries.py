@@ -225,9 +225,8 @@ class Deliveries:
             upto = owed[-1].pos if owed else 0
             if len(owed) == len(box.queue):
                 upto = max(upto, box.passed, box.told)
-        moment = Moment()
-        if not (owed and box.is_narrow and not box.has_keys):
-            moment = await self._moment(box)
+        waits = owed and box.is_narrow and not box.has_keys  # what is of the moment, for what is owed
+        moment = Moment() if waits else await self._moment(box)
         reached = upto
         if moment and (box.is_narrow or box.has_keys):
             # Keys have no row: were they told after what is owed, nobody would look for them after a restart.

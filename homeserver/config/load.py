@@ -46,7 +46,7 @@ class _PlainLoader(yaml.SafeLoader):
         event: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self.check_event(yaml.events.AliasEvent):
             raise yaml.constructor.ConstructorError(None, None, "aliases are not supported", event.start_mark)
-        # "!" says no more than that a text is one.
+        # A lone "!" names none.
         if getattr(event, "tag", None) not in (None, "!"):
             raise yaml.constructor.ConstructorError(None, None, "tags are not supported", event.start_mark)
         return super().compose_node(parent, index)

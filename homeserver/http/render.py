@@ -24,6 +24,11 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 BODILESS = frozenset({204, 304})
 
 
+def http_date(ts_s: int) -> bytes:
+    """A time in seconds since 1970 as headers write it. RFC 9110 section 5.6.7"""
+    return formatdate(ts_s, usegmt=True).encode("ascii")
+
+
 def _reason(status: int) -> bytes:
     try:
         return HTTPStatus(status).phrase.encode("ascii")
@@ -82,7 +87,7 @@ class Renderer:
         """The date, which is another once a second."""
         now_s = int(self._clock.seconds())
         if now_s != self._date_s:
-            self._date, self._date_s = b"Date: %b\r\n" % formatdate(now_s, usegmt=True).encode("ascii"), now_s
+            self._date, self._date_s = b"Date: %b\r\n" % http_date(now_s), now_s
         return self._date
 
     def _prefix(self, status: int, content_type: bytes | None) -> bytes:

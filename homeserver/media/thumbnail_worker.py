@@ -50,7 +50,8 @@ ANIMATION_S = 4.0
 # encoders make about ten)
 MAX_SCANS = 100
 MAX_WALKED_BYTES = 128 * MIB
-MARKER = re.compile(rb"\xff[^\x00\xff]")
+# Of what has a length, and of the end. The others (restarts, the start, TEM) stand alone: there may be millions of them.
+MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 # As often as WebP can say.
 MAX_LOOPS = 65_535
 # Shorter frames are shown by browsers for this long.
@@ -82,15 +83,10 @@ def limit_resources(max_pixels: int) -> None:
 def make_thumbnail(job: dict[str, Any], max_pixels: int) -> tuple[str, bytes]:
     """The content type and bytes; without bytes the original is to be sent as it is."""
     with Image.open(job["path"], formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise RefusedError("too_large")
-        refuse_many_scans(image, job["path"])
+        refuse_costly(image, job["path"], max_pixels)
+        width, height = upright_size(image)
         content_type = TYPES[image.format or ""]
         is_animated = bool(getattr(image, "is_animated", False)) and image.format != "MPO"
-        # An orientation above 4 swaps the sides.
-        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
-            width, height = height, width
         target = target_size(width, height, job["width"], job["height"], job["method"])
         if target is None and (job["animated"] or not is_animated):
             return content_type, b""
@@ -103,8 +99,24 @@ def make_thumbnail(job: dict[str, Any], max_pixels: int) -> tuple[str, bytes]:
     return make_thumbnail({**job, "animated": False}, max_pixels)
 
 
-def refuse_many_scans(image: Image.Image, path: str) -> None:
-    """Walks over the segments as the decoder does: what is within them, or behind the end, may look like a scan."""
+def orientation_of(image: Image.Image) -> Any:
+    """As EXIF says it, whose values may be of any type; see `UPRIGHT`."""
+    return image.getexif().get(0x0112, 1)
+
+
+def upright_size(image: Image.Image) -> tuple[int, int]:
+    """Width and height as they are shown: an orientation above 4 swaps the sides."""
+    width, height = image.size
+    return (height, width) if orientation_of(image) in (5, 6, 7, 8) else (width, height)
+
+
+def refuse_costly(image: Image.Image, path: str, max_pixels: int) -> None:
+    """Before anything is decoded: what has too many pixels, or more scans over them than a JPEG needs.
+
+    Walks over the segments as the decoder does: what is within them, or behind the end, may look like a scan.
+    """
+    if image.width * image.height > max_pixels:
+        raise RefusedError("too_large")
     if image.format not in ("JPEG", "MPO"):
         return
     with open(path, "rb") as file:
@@ -116,10 +128,7 @@ def refuse_many_scans(image: Image.Image, path: str) -> None:
         scans += marker == 0xDA
         if scans > MAX_SCANS:
             raise RefusedError("unsupported")
-        # These have no length: restarts, the start and TEM.
-        if not (0xD0 <= marker <= 0xD8 or marker == 0x01):
-            end += int.from_bytes(data[end : end + 2], "big")
-        found = MARKER.search(data, end)
+        found = MARKER.search(data, end + int.from_bytes(data[end : end + 2], "big"))
 
 
 def try_to_animate(image: Image.Image, target: tuple[int, int], method: str, max_pixels: int) -> bytes | None:
@@ -187,13 +196,9 @@ def shown_for(duration: object) -> int:
 def measure(job: dict[str, Any], max_pixels: int) -> dict[str, Any]:
     """The type and size of a picture whose first frame can be decoded."""
     with Image.open(job["path"], formats=FORMATS) as image:
-        width, height = image.size
-        if width * height > max_pixels:
-            raise RefusedError("too_large")
-        refuse_many_scans(image, job["path"])
+        refuse_costly(image, job["path"], max_pixels)
+        width, height = upright_size(image)
         content_type = TYPES[image.format or ""]
-        if image.getexif().get(0x0112, 1) in (5, 6, 7, 8):
-            width, height = height, width
         image.draft("RGB", (64, 64))
         image.load()
     return {"content_type": content_type, "width": width, "height": height}
@@ -221,7 +226,7 @@ def reduce(image: Image.Image, target: tuple[int, int], method: str) -> Image.Im
     image.draft("RGB", (longest, longest))
     image.load()
     # Not by `exif_transpose`, which writes the EXIF anew and fails where one of its fields is of a wrong type.
-    turn = UPRIGHT.get(image.getexif().get(0x0112, 1))
+    turn = UPRIGHT.get(orientation_of(image))
     upright = image if turn is None else image.transpose(turn)
     if upright.mode.startswith("I"):
         # Grey of 16 bits (a PNG has no more), which `convert` would cut off at 255 instead of dividing it.

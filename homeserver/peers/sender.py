@@ -353,13 +353,12 @@ class Sender:
             transaction = link.machine.next(self._clock.now_ms())
             if transaction is not None:
                 prompt = await self._send(link, transaction)
-        except DatabaseError as error:
+        except Exception as error:
+            # A bug, too: it would be met again at once, for ever.
             link.hold_ms = self._clock.now_ms() + _FAILED_WAIT_MS
+            if not isinstance(error, DatabaseError):
+                raise
             self._log.warning("what is owed to another server could not be read", error=str(error))
-        except Exception:
-            # A bug would be met again at once, for ever.
-            link.hold_ms = self._clock.now_ms() + _FAILED_WAIT_MS
-            raise
         finally:
             link.busy = False
             self._places.leave(link.machine.server_name, prompt=prompt)

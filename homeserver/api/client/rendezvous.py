@@ -8,12 +8,12 @@ read and write; the limits are those of logging in.
 from __future__ import annotations
 
 import re
-from email.utils import formatdate
 from typing import Any, Final
 
 import msgspec
 
 from homeserver.http.errors import MatrixError, forbidden, invalid_param, missing_param, not_found, too_large
+from homeserver.http.render import http_date
 from homeserver.http.request import Request
 from homeserver.http.response import Response, json_response
 from homeserver.http.route import Auth, Route
@@ -250,17 +250,13 @@ def _headers(one: Rendezvous) -> list[tuple[bytes, bytes]]:
     """What every answer about a rendezvous says, and web pages may read."""
     return [
         (b"ETag", b'"%b"' % one.version.encode()),
-        (b"Expires", _http_date(one.expires_ts_ms)),
-        (b"Last-Modified", _http_date(one.changed_ts_ms)),
+        (b"Expires", http_date(one.expires_ts_ms // 1000)),
+        (b"Last-Modified", http_date(one.changed_ts_ms // 1000)),
         (b"Cache-Control", b"no-store"),
         (b"Pragma", b"no-cache"),
         (b"Access-Control-Expose-Headers", b"ETag"),
         (b"X-Content-Type-Options", b"nosniff"),
     ]
-
-
-def _http_date(ts_ms: int) -> bytes:
-    return formatdate(ts_ms // 1000, usegmt=True).encode()
 
 
 def _require_text(request: Request) -> None:

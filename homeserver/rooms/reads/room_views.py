@@ -91,8 +91,10 @@ class RoomViews:
 
     async def children(self, view: RoomView) -> Sequence[Mapping[str, Any]]:
         """The child events of a space that was loaded without them, or of which another server told."""
-        if not view.is_space or not view.room_nid:
-            return view.children if view.is_space else ()
+        if not view.is_space:
+            return ()
+        if not view.room_nid:
+            return view.children
         found = await self._database.read(load_children, [view.room_nid], CHILDREN_MOST)
         return found[view.room_nid]
 
