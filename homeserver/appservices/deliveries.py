@@ -9,7 +9,6 @@ it is confirmed, after restarts too. Positions and back-offs are stored with the
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
 from typing import Any, Protocol
 
 from homeserver.appservices.bundles import MOMENT_BYTES, Bundle, Moment, Names, Tools, bounded, load_bundle
@@ -173,7 +172,7 @@ class Deliveries:
         except DatabaseError as error:
             box.fall_behind()
             if box.pending is None:
-                box.restore_keys()
+                box.restore_moments()
             box.retry_at_ms = self._clock.now_ms() + _DATABASE_WAIT_MS
             self._log.warning("what an application service is owed could not be read", error=str(error))
         finally:
@@ -225,7 +224,8 @@ class Deliveries:
             upto = owed[-1].pos if owed else 0
             if len(owed) == len(box.queue):
                 upto = max(upto, box.passed, box.told)
-        waits = owed and box.is_narrow and not box.has_keys  # what is of the moment, for what is owed
+        # What is of the moment, for its turn.
+        waits = owed and box.is_narrow and not box.has_keys and not box.owed_last
         moment = Moment() if waits else await self._moment(box)
         reached = upto
         if moment and (box.is_narrow or box.has_keys):
@@ -247,7 +247,7 @@ class Deliveries:
             await self._worker.work(put_transaction, pending)
             # Its row has taken the place of the one before.
             box.confirmed.clear()
-        box.is_kept = bool(bundle.owed)
+        box.is_kept = box.owed_last = bool(bundle.owed)
         box.is_least = len(bundle.owed) + bool(moment) == 1 and (not moment or _moments_most(box) == 1)
         box.take(bundle.upto)
         if was_behind and bundle.upto < reached:
@@ -306,23 +306,14 @@ class Deliveries:
     async def _moment(self, box: Outbox) -> Moment:
         most = _moments_most(box)
         moment = Moment(*box.take_keys(most))
-        present = frozenset(islice(box.presence, most))
+        present = box.take_presence(most)
         if present and self._presence is not None:
-            # While this is awaited more may come, which stays for the next time.
             names = await self._interner.user_names(sorted(present))
             moment.presence = [
                 {"type": "m.presence", "sender": name, "content": self._presence.describe(nid)}
                 for nid, name in names.items()
             ]
-        typing = {nid: tuple(self._typing_in(nid)) for nid in sorted(box.untold_typing)[:most]}
-        moment.typing = {nid: users for nid, users in typing.items() if box.typing.get(nid, ()) != users}
-        for nid, users in typing.items():
-            if users:
-                box.typing[nid] = users
-            else:
-                box.typing.pop(nid, None)
-        box.untold_typing.difference_update(typing)
-        box.presence -= present
+        moment.typing = box.take_typing(most, self._typing_in)
         return moment
 
     async def _find_strip_keys(self, owed: Sequence[Owed]) -> list[int]:

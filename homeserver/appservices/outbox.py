@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 
 from homeserver.appservices.bundles import BYTES_MOST
@@ -30,8 +30,11 @@ RETRY_MAX_MS = 300_000
 WAKE_AGAIN_MS = 2_000
 # From this failure on what is only of the moment is dropped: it would be stale.
 STALE_AFTER = 2
+# So many in a row must be taken before larger ones are tried again, or a limit that lasts would refuse every second one.
+TAKEN_UNTIL_LARGER = 64
 
 Keys = tuple[frozenset[int], frozenset[int], frozenset[int]]
+_NO_KEYS: Keys = (frozenset(), frozenset(), frozenset())
 
 
 class Outbox:
@@ -53,6 +56,8 @@ class Outbox:
         self.is_kept = False  # the open transaction has a row
         self.is_least = False  # the open transaction cannot be made smaller
         self.bytes_most = BYTES_MOST  # of the next one
+        self.taken_since = 0  # transactions with a row since one was refused, or larger ones were allowed
+        self.owed_last = False  # the newest transaction told what is owed
         self.confirmed: set[str] = set()  # transactions whose rows are of no use any more
         self.failures = 0
         self.retry_at_ms = 0
@@ -65,7 +70,10 @@ class Outbox:
         self.changed: set[int] = set()
         self.left: set[int] = set()
         self.untold_typing: set[int] = set()
-        self._taken: Keys = (frozenset(), frozenset(), frozenset())
+        # What of the moment is in the open transaction; of rooms, what was told of them before.
+        self._taken: Keys = _NO_KEYS
+        self._taken_presence: frozenset[int] = frozenset()
+        self._taken_typing: dict[int, tuple[str, ...]] = {}
 
     def restore(self, progress: Progress, pending: Pending | None, cursor: int, latest_ms: int) -> None:
         """Go on as an earlier process was; ``cursor``: how far the follower is."""
@@ -114,7 +122,7 @@ class Outbox:
 
     @property
     def is_narrow(self) -> bool:
-        """Whether one was too large: what is of the moment then goes by itself."""
+        """Whether one was too large: what is of the moment then goes by itself, in turn with what is owed."""
         return self.bytes_most < BYTES_MOST
 
     @property
@@ -147,13 +155,15 @@ class Outbox:
         assert self.pending is not None
         self.told = max(self.told, self.pending.upto)
         if self.is_kept:
-            self.bytes_most = min(self.bytes_most * 2, BYTES_MOST)
+            self.taken_since += 1
+            if self.taken_since >= TAKEN_UNTIL_LARGER:
+                self.bytes_most, self.taken_since = min(self.bytes_most * 2, BYTES_MOST), 0
         if self.is_kept and self.pending.delivered:
             self.over = self.pending
         elif self.is_kept:
             self.confirmed.add(self.pending.txn_id)
         self.pending, self.is_kept = None, False
-        self._taken = (frozenset(), frozenset(), frozenset())
+        self._forget_moments()
         self.failures = self.retry_at_ms = 0
         self.rest()
 
@@ -165,7 +175,7 @@ class Outbox:
         if not self.is_kept:
             # Only of the moment: the next transaction tells how things are then.
             self.pending = None
-            self.restore_keys()
+            self.restore_moments()
         if self.queue:
             self.fall_behind()
         if self.failures >= STALE_AFTER:
@@ -178,11 +188,12 @@ class Outbox:
         if self.is_least or self.bytes_most == 1:
             return False
         self.bytes_most = max(min(self.bytes_most, len(self.pending.body)) // 2, 1)
+        self.taken_since = 0
         self.missed = max(self.missed, self.pending.upto)
         if self.is_kept:
             self.confirmed.add(self.pending.txn_id)
         self.pending, self.is_kept = None, False
-        self.restore_keys()
+        self.restore_moments()
         self.backlog.clear()
         self.fall_behind()
         return True
@@ -207,11 +218,40 @@ class Outbox:
             keys.difference_update(taken)
         return self._taken
 
-    def restore_keys(self) -> None:
+    def take_presence(self, most: int) -> frozenset[int]:
+        """Users whose presence is to be told; so many."""
+        self._taken_presence = frozenset(islice(self.presence, most))
+        self.presence -= self._taken_presence
+        return self._taken_presence
+
+    def take_typing(self, most: int, typing_in: Callable[[int], Sequence[str]]) -> dict[int, tuple[str, ...]]:
+        """Who types now, for so many rooms of those to be told of: of each where it was told something else before."""
+        looked_at = sorted(self.untold_typing)[:most]
+        self.untold_typing.difference_update(looked_at)
+        now = {nid: tuple(typing_in(nid)) for nid in looked_at}
+        changed = {nid: users for nid, users in now.items() if self.typing.get(nid, ()) != users}
+        self._taken_typing = {nid: self.typing.get(nid, ()) for nid in changed}
+        self._note_typing(changed)
+        return changed
+
+    def _note_typing(self, told: Mapping[int, tuple[str, ...]]) -> None:
+        for nid, users in told.items():
+            if users:
+                self.typing[nid] = users
+            else:
+                self.typing.pop(nid, None)
+
+    def restore_moments(self) -> None:
         """What was taken last has not arrived."""
         for keys, taken in zip((self.devices, self.changed, self.left), self._taken, strict=True):
             keys.update(taken)
-        self._taken = (frozenset(), frozenset(), frozenset())
+        self.presence |= self._taken_presence
+        self.untold_typing.update(self._taken_typing)
+        self._note_typing(self._taken_typing)
+        self._forget_moments()
+
+    def _forget_moments(self) -> None:
+        self._taken, self._taken_presence, self._taken_typing = _NO_KEYS, frozenset(), {}
 
     def note(self, moments: set[int], nid: int) -> None:
         """Remember that a user, device or room is to be told of."""

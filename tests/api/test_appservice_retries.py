@@ -9,6 +9,7 @@ from urllib.parse import quote
 from twisted.internet.defer import Deferred
 
 from homeserver.config.registrations import AppserviceRegistration
+from homeserver.http.client import HttpResponse
 from homeserver.store.aliases import load_room_aliases
 from homeserver.store.device_lists import load_joined
 from tests.api.test_appservice_transactions import GHOST, V3, BridgeCase, Failing
@@ -81,12 +82,13 @@ class Retries(BridgeCase):
             self.assertEqual([path], [event["content"]["membership"] for event in self.http.events()])
 
 
-@on_each_database
-class Large(BridgeCase):
+class LargeCase(BridgeCase):
     """A bridge that refuses what is larger than ``limit``, as those do that are made with aiohttp."""
 
+    encryption = True
+
     def registrations(self) -> list[AppserviceRegistration]:
-        return [registration(receive_ephemeral=True, encryption=True)]
+        return [registration(receive_ephemeral=True, encryption=self.encryption)]
 
     def setUp(self) -> None:
         super().setUp()
@@ -117,6 +119,11 @@ class Large(BridgeCase):
 
     def taken_texts(self) -> list[str]:
         return [one["content"]["body"] for body in self.taken for one in body["events"]]
+
+
+@on_each_database
+class Large(LargeCase):
+    """What it is told all the same."""
 
     def test_events(self) -> None:
         said = self.say_much(24)
@@ -157,13 +164,36 @@ class Large(BridgeCase):
         said = self.say_much(2)
         self.limit = 50_000
         self.be_back()
-        self.assertEqual([], self.taken)
+        self.assertEqual([], self.taken_texts())
         self.assertLess(len(self.sizes), 30)
         warnings = [one[1] for one in self.app.log.entries if one[0] == "warning"]
         self.assertIn("an application service refuses a single event for its size", warnings)
         self.limit = 1024 * 1024
         self.be_back()
         self.assertEqual(said, self.taken_texts())
+
+    def test_a_limit_that_lasts(self) -> None:
+        """It is not tried again after each success whether more is taken now."""
+        said = self.say_much(40)
+        self.limit = 600_000
+        self.be_back()
+        self.assertEqual(said, self.taken_texts())
+        self.assertEqual(1, sum(size > self.limit for size in self.sizes))
+
+    def test_of_the_moment_and_refused(self) -> None:
+        """Once more, in smaller ones."""
+        self.limit = 250
+        self.http.answer = self.answer
+        self.settle(400)
+        self.app.ok("PUT", f"{V3}/presence/{ALICE}/status", {"presence": "online"}, self.alice)
+        path = f"{V3}/rooms/{self.room_id}/typing/{ALICE}"
+        self.app.ok("PUT", path, {"typing": True, "timeout": 30_000}, self.alice)
+        self.settle(1)
+        self.assertGreater(max(self.sizes), self.limit)
+        self.limit = 1024 * 1024
+        self.settle(5)
+        told = [one["type"] for body in self.taken for one in body.get("ephemeral", ())]
+        self.assertEqual(["m.presence", "m.typing"], sorted(told))
 
     def test_what_is_of_the_moment(self) -> None:
         """Many users whose keys changed are told of by several transactions, and events after them."""
@@ -180,3 +210,31 @@ class Large(BridgeCase):
         self.settle(1)
         changed = [one for body in self.taken for one in body.get("device_lists", {}).get("changed", ())]
         self.assertEqual((set(names), ["after them"]), (set(changed) & set(names), self.taken_texts()))
+
+
+@on_each_database
+class LargeWithoutKeys(LargeCase):
+    """One that asks for no keys, which would take what is of the moment along."""
+
+    encryption = False
+
+    def test_of_the_moment_among_many_events(self) -> None:
+        """After a refusal it goes by itself, and does not wait until everything else is told."""
+        self.say_much(10)
+        self.limit = 150_000
+        self.be_back()
+        self.taken.clear()
+        held: Deferred[HttpResponse] = Deferred()
+        self.http.answer = self.http.hold(held)
+        self.say(self.room_id, "one that is under way")
+        self.settle(1)
+        said = self.say_much(20)
+        path = f"{V3}/rooms/{self.room_id}/typing/{ALICE}"
+        self.app.ok("PUT", path, {"typing": True, "timeout": 30_000}, self.alice)
+        self.http.answer = self.answer
+        held.callback(self.http.ok())
+        self.settle(10)
+        self.assertEqual(said, self.taken_texts()[-len(said) :])
+        kinds = [[one["type"] for one in body.get("ephemeral", ())] for body in self.taken]
+        typing = next(number for number, told in enumerate(kinds) if "m.typing" in told)
+        self.assertLess(typing, 4)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial import unittest
 
-from homeserver.appservices.outbox import Outbox
+from homeserver.appservices.outbox import TAKEN_UNTIL_LARGER, Outbox
 from homeserver.appservices.registry import Appservice
 from homeserver.store.appservices import Pending
 from tests.support.app import SERVER_NAME
@@ -36,3 +36,22 @@ class HowFar(unittest.TestCase):
         self.box.pending = Pending("bridge", "two", 11, b"", ())
         self.box.succeeded()
         self.assertEqual(11, self.box.progress().caught_up_to)
+
+
+class HowLarge(unittest.TestCase):
+    def test_larger_ones_are_tried_after_many_that_were_taken(self) -> None:
+        box = Outbox(Appservice(registration(), SERVER_NAME))
+
+        def begin() -> None:
+            box.pending, box.is_kept = Pending("bridge", "one", 10, b"x" * 1000, ()), True
+
+        begin()
+        self.assertTrue(box.refused())
+        for _ in range(TAKEN_UNTIL_LARGER):
+            self.assertEqual(500, box.bytes_most)
+            begin()
+            box.succeeded()
+        self.assertEqual(1000, box.bytes_most)
+        begin()
+        self.assertTrue(box.refused())
+        self.assertEqual(500, box.bytes_most)
