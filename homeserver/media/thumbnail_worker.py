@@ -14,7 +14,7 @@ import sys
 import warnings
 from typing import Any, BinaryIO
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageMath, ImageOps
 
 # What sets a picture upright, by its EXIF orientation; the others lie right.
 UPRIGHT = {
@@ -49,6 +49,8 @@ ANIMATION_S = 4.0
 # LIMIT(a JPEG with more scans than this has no thumbnail: each may be a few bytes and costs a walk over all pixels;
 # encoders make about ten)
 MAX_SCANS = 100
+# LIMIT(nor has one with more segments than this: an empty one is four bytes and costs a step of the walk that counts the scans)
+MAX_SEGMENTS = 10_000
 MAX_WALKED_BYTES = 128 * MIB
 # Of what has a length, and of the end. The others (restarts, the start, TEM) stand alone: there may be millions of them.
 MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
@@ -111,7 +113,7 @@ def upright_size(image: Image.Image) -> tuple[int, int]:
 
 
 def refuse_costly(image: Image.Image, path: str, max_pixels: int) -> None:
-    """Before anything is decoded: what has too many pixels, or more scans over them than a JPEG needs.
+    """Before anything is decoded: what has too many pixels, or more scans over them or segments than a JPEG needs.
 
     Walks over the segments as the decoder does: what is within them, or behind the end, may look like a scan.
     """
@@ -121,12 +123,13 @@ def refuse_costly(image: Image.Image, path: str, max_pixels: int) -> None:
         return
     with open(path, "rb") as file:
         data = file.read(MAX_WALKED_BYTES)
-    scans = 0
+    scans = segments = 0
     found = MARKER.search(data)
     while found is not None and data[found.start() + 1] != 0xD9:
         marker, end = data[found.start() + 1], found.end()
         scans += marker == 0xDA
-        if scans > MAX_SCANS:
+        segments += 1
+        if scans > MAX_SCANS or segments > MAX_SEGMENTS:
             raise RefusedError("unsupported")
         found = MARKER.search(data, end + int.from_bytes(data[end : end + 2], "big"))
 
@@ -229,8 +232,7 @@ def reduce(image: Image.Image, target: tuple[int, int], method: str) -> Image.Im
     turn = UPRIGHT.get(orientation_of(image))
     upright = image if turn is None else image.transpose(turn)
     if upright.mode.startswith("I"):
-        # Grey of 16 bits (a PNG has no more), which `convert` would cut off at 255 instead of dividing it.
-        upright = upright.convert("I").point(lambda value: value / 256).convert("L")
+        upright = grey_of_eight_bits(upright)
     has_alpha = upright.mode in ("RGBA", "LA", "PA") or "transparency" in upright.info
     plain = upright.convert("RGBA" if has_alpha else "RGB")
     if upright.mode not in ("RGB", "RGBA"):
@@ -241,6 +243,20 @@ def reduce(image: Image.Image, target: tuple[int, int], method: str) -> Image.Im
     if method == "crop":
         return ImageOps.fit(plain, target, Image.Resampling.LANCZOS)
     return plain.resize(target, Image.Resampling.LANCZOS, reducing_gap=2.0)
+
+
+def grey_of_eight_bits(image: Image.Image) -> Image.Image:
+    """One with 16 bits (a PNG has no more), which `convert` would cut off at 255 instead of dividing it."""
+    whole = image.convert("I")
+    grey = whole.point(lambda value: value / 256).convert("L")
+    transparent = grey.info.pop("transparency", None)
+    if not isinstance(transparent, int):
+        return grey
+    # Of all 16 bits: others have the same eight.
+    grey.putalpha(
+        ImageMath.lambda_eval(lambda of: of["convert"]((of["grey"] != transparent) * 255, "L"), grey=whole)
+    )
+    return grey
 
 
 def encode(image: Image.Image) -> tuple[str, bytes]:

@@ -123,6 +123,24 @@ class Made(unittest.TestCase):
         comment = b"\xff\xfe" + struct.pack(">H", len(film) + 2) + film
         self.assertEqual("made", self.make(data[:2] + comment + data[2:] + film, 96, 96)[0]["verdict"])
 
+    def test_many_segments(self) -> None:
+        data = picture(400, 200, "JPEG")
+        empty = b"\xff\xe0\0\x02"
+        for count, verdict in ((9_000, "made"), (11_000, "unsupported")):
+            self.assertEqual(verdict, self.make(data[:2] + empty * count + data[2:], 96, 96)[0]["verdict"])
+
+    def test_grey_of_16_bits_with_one_that_is_transparent(self) -> None:
+        # Brighter on the right, by less than what is left of it in eight bits.
+        row = struct.pack("<H", 30_000) * 200 + struct.pack("<H", 30_001) * 200
+        image = Image.frombytes("I;16", (400, 200), row * 200)
+        out = io.BytesIO()
+        image.save(out, "PNG", transparency=30_000)
+        head, data = self.make(out.getvalue(), 96, 96)
+        self.assertEqual(("made", "image/png"), (head["verdict"], head["content_type"]))
+        small = load(data)
+        self.assertEqual(0, small.getpixel((10, 20))[3])  # type: ignore[index]
+        self.assertEqual((117, 117, 117, 255), small.getpixel((80, 20)))
+
     def test_grey_of_16_bits(self) -> None:
         head, data = self.make(save(Image.new("I;16", (400, 200), 30000), "PNG"), 96, 96)
         self.assertEqual(("made", "image/jpeg"), (head["verdict"], head["content_type"]))
