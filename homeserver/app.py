@@ -140,6 +140,7 @@ class App:
         self.services.rooms.strangers.declinations.stop()
         self.services.rooms.strangers.offers.stop()
         self.services.unattended.delayed.stop()
+        self.services.rooms.upgrades.stop()
         self._ending = "other servers"
         await self.outgoing.stop()
         self._ending = "tasks"

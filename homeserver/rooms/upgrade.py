@@ -86,6 +86,10 @@ class RoomUpgrades:
         except Busy:
             raise limit_exceeded(1_000) from None
 
+    def stop(self) -> None:
+        """Wait for no upgrade; whoever does is told so. What a room has begun, it ends or leaves as it was."""
+        self._asked.stop()
+
     async def _upgrade(
         self, requester: Requester, room_id: RoomId, rules: RoomRules, others: Sequence[UserId]
     ) -> RoomId:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 from urllib.parse import quote
+
+from twisted.internet.defer import Deferred
 
 from federation.ids import EventId, RoomId, UserId
 from homeserver.db.errors import DatabaseUnavailable
@@ -278,6 +281,17 @@ class Names(UpgradeCase):
         self.assertNotEqual(new_id, self.upgrade(room_id, "12", additional_creators=[BOB]))
         self.app.advance(1_000)
         self.assertNotEqual(new_id, self.upgrade(room_id, "12"))
+
+    def test_a_server_that_stops_waits_for_none(self) -> None:
+        room_id = self.create(room_version="11")
+        broken_off: list[object] = []
+        waiting: Deferred[None] = Deferred(broken_off.append)
+        with mock.patch.object(self.app.app.services.rooms.upgrades, "_whole", lambda _: waiting):
+            self.app.start("POST", f"{V3}/rooms/{room_id}/upgrade", {"new_version": "12"}, self.alice)
+            self.app.restart()
+        self.assertEqual([waiting], broken_off)
+        new_id = self.upgrade(room_id, "12")
+        self.assertEqual(new_id, self.state(room_id, "m.room.tombstone")["replacement_room"])
 
     def test_tags_and_direct_chats_follow_each_member(self) -> None:
         room_id = self.create(preset="public_chat", room_version="11")
