@@ -31,9 +31,10 @@ from homeserver.store.key_claims import Wanted as WantedKey
 from homeserver.store.work import GatheringWorker
 from homeserver.stream.index import MembershipIndex
 
-# LIMIT(clients ask for some hundred at a time; each user may have many devices)
-MAX_USERS = 5_000
-MAX_CLAIMS = 5_000
+# LIMIT(most clients ask for some hundred at a time; some for all whom they do not know, or for a key of every device in a
+# room, and for the same once more where that is refused. Memory counts a user's list: `types.py`)
+MAX_USERS = 10_000
+MAX_CLAIMS = 20_000
 
 
 class KeyQueries:

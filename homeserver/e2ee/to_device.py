@@ -25,9 +25,10 @@ from homeserver.store.ids import Interner
 from homeserver.store.to_device import Batch, Outgoing, ToDevice, send_batch
 from homeserver.store.work import Worker
 
-# LIMIT(a message is a key or a signal; clients send some hundred bytes)
+# LIMIT(a message is a key or a signal: encrypted by Olm, and with the keys of its sender's device, some 2,300 bytes. Some
+# clients send a room's key to all devices in one request, and to nobody where that is refused)
 MAX_MESSAGE_BYTES = 128 * 1024
-MAX_MESSAGES = 5_000
+MAX_MESSAGES = 10_000
 MAX_TYPE = 255
 # LIMIT(a server may refuse larger EDUs; a message alone may still be larger)
 EDU_BYTES = 60_000

@@ -217,6 +217,19 @@ class OneTimeKeys(KeysCase):
         answer = self.post(self.bob, "/keys/query", {"device_keys": {ALICE: [], BOB: []}})
         self.assert_refused(answer, 413, "M_TOO_LARGE")
 
+    def test_everybody_in_a_large_room(self) -> None:
+        """Some clients ask for all devices and users in one request, and for the same once more if that is refused."""
+        self.upload(one_time_keys=self.phone.one_time_keys("a"))
+        names = [f"@somebody.with.a.name{number}:test.example" for number in range(9_999)]
+        wanted = {name: {"DEVICEAAAA": SIGNED, "DEVICEBBBB": SIGNED} for name in names} | {
+            ALICE: {"PHONE": SIGNED}
+        }
+        found = self.ok(self.bob, "/keys/claim", {"one_time_keys": wanted})
+        self.assertEqual({ALICE: {"PHONE": self.phone.one_time_keys("a")}}, found["one_time_keys"])
+        users: dict[str, list[str]] = {name: [] for name in (*names, ALICE)}
+        answer = self.ok(self.bob, "/keys/query", {"device_keys": users})
+        self.assertEqual([ALICE], [name for name, devices in answer["device_keys"].items() if devices])
+
     def test_algorithms_are_apart(self) -> None:
         self.upload(one_time_keys={"curve25519:AAAA": "plain+key", **self.phone.one_time_keys("a")})
         self.assertEqual(({"curve25519": 1, SIGNED: 1}, []), self.left())

@@ -20,6 +20,8 @@ from homeserver.sync.v3 import SyncService
 
 _V3 = "/_matrix/client/v3/keys"
 _MAX_BODY = 1024 * 1024
+# All devices of a large room: some clients ask for them in one request.
+_MAX_QUESTION = 2 * 1024 * 1024
 
 
 class QueryBody(msgspec.Struct):
@@ -65,6 +67,7 @@ class DeviceKeysApi:
                 handler=self.query,
                 auth=Auth.GUEST_OK,
                 limit="read",
+                max_body=_MAX_QUESTION,
                 spec="client-server-api#post_matrixclientv3keysquery",
                 suspended_may=True,
             ),
@@ -74,6 +77,7 @@ class DeviceKeysApi:
                 handler=self.claim,
                 auth=Auth.GUEST_OK,
                 limit="write",
+                max_body=_MAX_QUESTION,
                 spec="client-server-api#post_matrixclientv3keysclaim",
                 suspended_may=True,
             ),

@@ -11,7 +11,8 @@ from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
 
-_MAX_BODY = 4 * 1024 * 1024
+# The key of a room, for all devices in it: some clients send that in one request.
+_MAX_BODY = 16 * 1024 * 1024
 
 
 class SendBody(msgspec.Struct):

@@ -14,7 +14,7 @@ from homeserver.http.request import Request
 from homeserver.http.route import Auth, Route
 
 _V1 = "/_matrix/federation/v1/user"
-_MAX_BODY = 1024 * 1024
+_MAX_BODY = 2 * 1024 * 1024
 
 
 class PeerQueryBody(msgspec.Struct):
