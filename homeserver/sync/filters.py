@@ -154,6 +154,13 @@ class EventFilter:
         """How many of its tests of types have wildcards."""
         return sum(1 for test in (self.types, self.not_types) if test is not None and test.globs)
 
+    @property
+    def nothing(self) -> bool:
+        """Whether its types let no event pass at all."""
+        if self.not_types is not None and "*" in self.not_types.globs:
+            return True
+        return self.types is not None and not self.types.exact and not self.types.globs
+
     def accepts_type(self, event_type: str) -> bool:
         if self.not_types is not None and self.not_types.fits(event_type):
             return False
@@ -226,6 +233,11 @@ class SyncFilter:
     def by_room(self) -> bool:
         """Whether the filters of timelines or states differ by room."""
         return not (self.timeline.rooms.trivial and self.state.rooms.trivial)
+
+    @property
+    def wants_summaries(self) -> bool:
+        """Whether a room whose summary alone has changed is news: not for who wants no events of rooms at all."""
+        return not (self.timeline.nothing and self.state.nothing)
 
     @property
     def threads(self) -> bool:

@@ -203,7 +203,8 @@ def write_pieces(built: Built, reader: Reader) -> dict[int, Piece]:
         pieces[work.room_nid] = Piece(
             timeline_object(events, work.limited, work.start - 1),
             events_object(state),
-            bool(events or state or work.limited) or _is_whole(work),
+            bool(events or state or work.limited or (summary and reader.filter.wants_summaries))
+            or _is_whole(work),
             summary,
             work.members,
             work.fresh,

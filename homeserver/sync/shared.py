@@ -339,7 +339,7 @@ def _write(
         members,
         extras.summary,
         chosen.snapshot,
-        bool(shown) or chosen.limited or bool(state),
+        bool(shown or chosen.limited or state) or (extras.summary is not None and filter_.wants_summaries),
         frozenset(event.nid for event, _ in shown if event.sticky_ms),
     )
 

@@ -554,7 +554,11 @@ class HostileTests(SlidingCase):
     def test_much_of_everything_is_answered(self) -> None:
         room_id = self.room()
         rooms = {str(n): {"ranges": [[0, 2**50]] * 3, "timeline_limit": 2**40} for n in range(100)}
-        subscriptions = {f"!{n}:test.example": {"timeline_limit": 1} for n in range(999)}
+        # As Element X asks for each room.
+        state = [[f"m.room.something{n}", ""] for n in range(14)]
+        subscriptions = {
+            f"!{n}:test.example": {"timeline_limit": 1, "required_state": state} for n in range(1_000)
+        }
         answer = self.ask({"lists": rooms, "room_subscriptions": subscriptions})
         self.assertEqual(list(answer["rooms"]), [room_id])
         self.assertEqual(len(answer["lists"]), 100)

@@ -255,6 +255,33 @@ class LazyTests(TestCase):
                     self.assertIn(user_id("dora"), self.members(found))
                     self.app.restart()
 
+    def test_counts_are_told_to_who_wants_no_members(self) -> None:
+        few = {"not_types": ["m.room.member"]}
+        for source in ("the log", "the tables"):
+            for filters in (
+                {"timeline": few, "state": few},
+                {"timeline": {"types": ["m.room.message"]}, "state": few},
+            ):
+                since = self.app.sync(self.alice, filter={"room": filters})["next_batch"]
+                self.app.member(ROOM, "dora", "leave")
+                if source == "the tables":
+                    self.app.restart()
+                found = self.app.sync(self.alice, since, filter={"room": filters})
+                room = found["rooms"]["join"][ROOM]
+                self.assertEqual(
+                    (3, []), (room["summary"]["m.joined_member_count"], room["timeline"]["events"])
+                )
+                again = self.app.sync(self.alice, found["next_batch"], filter={"room": filters})
+                self.assertNotIn("rooms", again)
+                self.app.member(ROOM, "dora", "join")
+            # Bridges want no rooms at all, and are not woken.
+            for none in ({"not_types": ["*"]}, {"types": []}):
+                since = self.app.sync(self.alice)["next_batch"]
+                self.app.member(ROOM, "dora", "leave")
+                found = self.app.sync(self.alice, since, filter={"room": {"timeline": none, "state": none}})
+                self.assertNotIn("rooms", found)
+                self.app.member(ROOM, "dora", "join")
+
     def test_a_message_that_is_redacted_names_no_room(self) -> None:
         said = self.app.say(ROOM, "bob", "hello")
         since = self.app.sync(self.alice)["next_batch"]

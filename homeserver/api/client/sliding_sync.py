@@ -11,6 +11,8 @@ from homeserver.sync.sliding.service import SlidingAsk, SlidingSync
 from homeserver.sync.types import Requester
 
 _UNSTABLE = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+# As many subscriptions as the first form may have, with as much state as clients ask for.
+_MAX_BODY = 1024 * 1024
 _STABLE = "/_matrix/client/v4/sync"
 
 
@@ -30,6 +32,7 @@ class SlidingSyncApi:
                 auth=Auth.GUEST_OK,
                 limit="sync",
                 spec="proposals/4186#api",
+                max_body=_MAX_BODY,
                 suspended_may=True,
                 cancel_on_disconnect=True,
             )
