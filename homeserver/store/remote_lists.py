@@ -171,7 +171,8 @@ def apply_update(tx: WriteTx, change: Update) -> bool:
         # Nobody asked yet, or what was asked is not kept. Clients may know more than we keep.
         note_list_change(tx, user_nid, [""], keep=1)
         return True
-    if not known.stale and known.stream_id and change.stream_id <= known.stream_id:
+    # COMPAT(Conduit and its descendants: what follows nothing asks us to fetch the list, whatever its number)
+    if change.prev_ids and not known.stale and known.stream_id and change.stream_id <= known.stream_id:
         return True  # said before
     follows = bool(change.prev_ids) and all(prev <= known.stream_id for prev in change.prev_ids)
     if known.stale or not known.stream_id or not follows or not _has_room(tx, change):

@@ -330,10 +330,20 @@ class Updates(RemoteCase):
         self.stream_id -= 1
         self.update(KeyDevice(BOB, "DESK", "other"), self.stream_id - 1)
         self.stream_id -= 3
-        self.update(KeyDevice(BOB, "OLD"))
+        self.update(KeyDevice(BOB, "OLD"), self.stream_id)
         self.assertEqual([], self.told(since))
         self.assertEqual(["DESK", "PHONE"], self.known())
         self.assertEqual(1, self.resynced())
+
+    def test_one_that_follows_nothing_fetches_the_list(self) -> None:
+        # As Conduit and its descendants tell of each change.
+        self.sync_up()
+        for times, name in enumerate(("DESK", "ATTIC"), 2):
+            self.devices[name] = KeyDevice(BOB, name).keys()
+            since = self.now()
+            self.edu("m.device_list_update", user_id=BOB, device_id="dummy", stream_id=1, prev_id=[])
+            self.assertEqual([BOB], self.told(since))
+            self.assertEqual((sorted(self.devices), times), (self.known(), self.resynced()))
 
     def test_a_gap_fetches_the_list(self) -> None:
         self.sync_up()
