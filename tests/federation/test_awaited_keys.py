@@ -142,6 +142,27 @@ class AwaitedKeys(NetCase):
         self.net.advance(60)
         self.assertEqual(200, eve.ask(C, "GET", uri)[0])
 
+    def test_who_declines_meanwhile_is_out_in_the_end(self) -> None:
+        """The inviter's server knows too little to let anybody leave, and no other is known."""
+        d = self.server("d.example")
+        dave = d.register("dave")
+        room_id = self.create(
+            self.a, self.alice, preset="public_chat", power_level_content_override={"invite": 0}
+        )
+        self.assertEqual(200, self.join(self.b, self.bob, room_id, A).status)
+        self.net.settle()
+        self.enter(room_id)
+        invited = {"user_id": "@dave:d.example"}
+        self.ok(self.c, self.carol, "POST", f"/rooms/{quote(room_id)}/invite", invited)
+        self.net.settle()
+        self.ok(d, dave, "POST", f"/rooms/{quote(room_id)}/leave", {})
+        self.withheld.clear()
+        self.net.advance(7_200)
+        self.assertEqual([], self.pending())
+        for server, token in ((self.a, self.alice), (self.c, self.carol)):
+            path = f"/rooms/{quote(room_id)}/state/m.room.member/{quote('@dave:d.example')}"
+            self.assertEqual("leave", self.ok(server, token, "GET", path)["membership"])
+
     def test_a_restart_in_the_middle(self) -> None:
         room_id = self.make()
         self.enter(room_id)

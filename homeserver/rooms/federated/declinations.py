@@ -170,12 +170,15 @@ class Declinations:
 
 
 def may_pass(failed: Failed) -> bool:
-    """Whether it may go another time: a server did not answer, or cannot now, and none has refused for good."""
+    """Whether it may go another time: a server did not answer, or cannot now, and none has refused for good.
+
+    One that does not know the room may know no more than a part of it yet: so answer we (``admission.py``) and Synapse.
+    """
     refusals = [one for one in failed.said if isinstance(one, Refused)]
     if any(is_final(one) for one in refusals):
         return False
     return any(isinstance(one, Silent) for one in failed.said) or any(
-        one.status >= 500 or one.status == 429 for one in refusals
+        one.status >= 500 or one.status == 429 or one.errcode == "M_NOT_FOUND" for one in refusals
     )
 
 

@@ -5,9 +5,10 @@ one turn of the room's actor. What is complete is placed; of what something is m
 the gap filler goes after it. The sender may relay events of others: who made an event is what its signatures say.
 
 MUSTs: 1. an event is acknowledged when it is in its room, refused, or staged, never before; 2. a transaction that comes
-again is answered as the first time, and does nothing (``answers.py``); 3. nobody's flood makes others wait: bounded are
-the transactions of a server, its rooms at once, and what waits of it (429, and it comes again). Of servers that are not in
-the room little waits, and takes nobody else's place (an error for the event, and it does not come again).
+again is answered as the first time, and does nothing (``answers.py``), but for one without events: each EDU may come
+twice; 3. nobody's flood makes others wait: bounded are the transactions of a server, its rooms at once, and what waits of
+it (429, and it comes again). Of servers that are not in the room little waits, and takes nobody else's place (an error
+for the event, and it does not come again).
 
 # spec: server-server-api#transactions
 # spec: server-server-api#pdus
@@ -196,12 +197,14 @@ class TransactionReceiver:
         self, origin: ServerName, txn_id: str, pdus: Sequence[Any], edus: Sequence[Any], share: _Share
     ) -> str:
         parsed = parse_edus(edus, origin)
-        kept = any(must_be_kept(edu) for edu in parsed)
         transaction = _Transaction(origin, txn_id)
-        if not pdus and not kept:
-            # Typing and presence: once more does no harm, so nothing need be remembered.
+        if not pdus:
+            # Once more does no harm, so nothing need be remembered.
+            # COMPAT(servers whose ids of transactions are made of what is in them, or begin anew with each start: the same
+            # EDU under the same id may tell of something new)
             await self._edus.dispatch(origin, parsed)
             return transaction.answer()
+        kept = any(must_be_kept(edu) for edu in parsed)
         by_room = _by_room(pdus)
         transaction.in_one_commit = len(by_room) == 1 and not kept
         if transaction.in_one_commit:
