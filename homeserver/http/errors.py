@@ -45,6 +45,11 @@ class MatrixError(Exception):
     def __str__(self) -> str:
         return f"{self.status} {self.errcode}: {self.error}"
 
+    @property
+    def passes(self) -> bool:
+        """Whether it says nothing of what was asked for: in a while it may be otherwise."""
+        return self.status == 429 or self.status >= 500
+
     def to_json(self) -> dict[str, Any]:
         """The standard error response; errcode and error win over anything of the same name in `extra`."""
         return {**self.extra, "errcode": self.errcode, "error": self.error}

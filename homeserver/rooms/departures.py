@@ -2,7 +2,7 @@
 
 Crash-safe without a list of its own: what is left to do is "accounts that are deactivated and still in rooms", which
 is looked up again at the start of the server. Rooms are left one after the other, each in a turn of its own; what a
-full inbox or an absent database refuses is tried again, later and later.
+full inbox, an absent database or a silent policy server refuses is tried again, later and later, after the other rooms.
 
 Who has no account any more may still come to be in a room: another server took a join of theirs and its answer got lost,
 or a resolution undid their leave. So whoever is gone stays known, and leaves again.
@@ -30,6 +30,7 @@ from homeserver.stream.index import MembershipIndex
 _MEMBER = "m.room.member"
 _PRESENT = frozenset({Membership.JOIN, Membership.INVITE, Membership.KNOCK})
 _PRESENT_WORDS = frozenset({"join", "invite", "knock"})
+_LONGEST_WAIT_S = 600.0
 
 
 class Departures:
@@ -74,7 +75,8 @@ class Departures:
             return  # the next start looks for who is left
         if user_nid not in self._leaving:
             self._leaving.add(user_nid)
-            self._tasks.spawn_restarting("departure", partial(self._depart, user_nid))
+            make_work = partial(self._depart, user_nid)
+            self._tasks.spawn_restarting("departure", make_work, longest_wait_s=_LONGEST_WAIT_S)
 
     def _rooms_to_leave(self, user_nid: int) -> list[int]:
         rooms = self._index.rooms_of(user_nid)
@@ -91,14 +93,20 @@ class Departures:
         if account is not None and account.deactivated:
             self._gone.add(user_nid)
             refused: set[int] = set()
+            later: MatrixError | None = None
             # Again, until there is none: a join may have been under way when the account ended.
             while remaining := [nid for nid in self._rooms_to_leave(user_nid) if nid not in refused]:
                 names = await self._tools.interner.room_names(remaining)
                 for room_nid in remaining:
-                    await self._leave(user_nid, RoomId(names[room_nid]), UserId(account.user_id))
+                    try:
+                        await self._leave(user_nid, RoomId(names[room_nid]), UserId(account.user_id))
+                    except MatrixError as error:
+                        later = error
                     standing = self._index.standing(user_nid, room_nid)
                     if standing is not None and standing.membership in _PRESENT:
                         refused.add(room_nid)
+            if later is not None:
+                raise later
         # Not after a failure: the task runs again, and is still the one that does this user.
         self._leaving.discard(user_nid)
 
@@ -115,7 +123,7 @@ class Departures:
         try:
             await actor.run(job)
         except MatrixError as error:
-            if error.status == 429:
+            if error.passes:
                 raise
             # The rules let everybody leave; should a room's state be so broken that they do not, the others matter.
             self._log.warning("room not left", user_id=user_id, room_id=room_id, error=str(error))

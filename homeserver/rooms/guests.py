@@ -24,6 +24,7 @@ from homeserver.store.users import load_guests, load_guests_among
 from homeserver.stream.index import MembershipIndex
 
 _MEMBER = "m.room.member"
+_LONGEST_WAIT_S = 600.0
 
 
 class GuestDepartures:
@@ -69,7 +70,8 @@ class GuestDepartures:
             return  # the next start looks at every room with guests
         if room_nid not in self._looking and self._index.local_members(room_nid):
             self._looking.add(room_nid)
-            self._tasks.spawn_restarting("guests of a room", partial(self._look, room_nid))
+            make_work = partial(self._look, room_nid)
+            self._tasks.spawn_restarting("guests of a room", make_work, longest_wait_s=_LONGEST_WAIT_S)
 
     async def _resume(self) -> None:
         rooms: set[int] = set()
@@ -88,13 +90,17 @@ class GuestDepartures:
             return
         room_id = RoomId((await self._tools.interner.room_names([room_nid]))[room_nid])
         actor = await self._rooms.find(room_id)
+        later: MatrixError | None = None
         for user_id in guests:
             try:
                 await actor.run(partial(_leave, room_id=room_id, user_id=UserId(user_id)))
             except MatrixError as error:
-                if error.status == 429:
-                    raise
+                if error.passes:
+                    later = error
+                    continue
                 self._log.warning("guest not put out", room_id=room_id, user_id=user_id, error=str(error))
+        if later is not None:
+            raise later
 
 
 async def _leave(turn: Turn, *, room_id: RoomId, user_id: UserId) -> None:

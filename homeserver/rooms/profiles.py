@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
@@ -39,12 +40,15 @@ _MEMBER = "m.room.member"
 _OF_THE_JOIN = frozenset({"reason", "is_direct", "third_party_invite", AUTHORISED_BY})
 # LIMIT(rooms that are told at the same time, of all users together)
 _AT_ONCE: Final = 4
+# A room whose inbox is full, or whose policy server is away, is told later. LIMIT(as often, and of so many users)
+_AGAIN_AFTER_S: Final = (60.0, 300.0, 1_800.0, 7_200.0, 21_600.0, 86_400.0, 86_400.0)
+_MISSED_MOST: Final = 1_000
 
 
 class _Telling:
     """A user whose rooms are being told, or are to be."""
 
-    __slots__ = ("left", "lined_up", "profile", "upto", "user_id", "user_nid", "waiting", "wanted")
+    __slots__ = ("left", "lined_up", "missed", "profile", "upto", "user_id", "user_nid", "waiting", "wanted")
 
     def __init__(self, user_nid: int) -> None:
         self.user_nid = user_nid
@@ -53,6 +57,7 @@ class _Telling:
         # Of the round that is under way:
         self.upto = 0  # up to which position it tells
         self.left: deque[str] | None = None  # the rooms that are still to be told; None: it is to begin
+        self.missed: list[str] = []  # rooms that could not be told now
         self.user_id = ""
         self.profile: Mapping[str, Any] = {}
         self.waiting: list[tuple[int, Deferred[None]]] = []  # for the end of a round up to a position
@@ -88,6 +93,7 @@ class RoomProfiles:
         self._users: dict[int, _Telling] = {}
         self._turns: deque[_Telling] = deque()  # those who are lined up, but for the few under way
         self._working = 0
+        self._missed: dict[int, dict[str, None]] = {}  # rooms that could not be told, of each user
         self._since: int | None = None  # every later change has come by ``apply``
 
     @property
@@ -182,6 +188,8 @@ class RoomProfiles:
             self._turns.append(one)
         else:
             del self._users[one.user_nid]
+        if one.missed:
+            self._tell_later(one)
         # Last: whoever goes on may at once ask for a later change, which this round has told as well.
         one.release()
 
@@ -193,7 +201,8 @@ class RoomProfiles:
             one.left = await self._load(one)
         if not one.left:
             return
-        await self._try_to_update(one.left[0], UserId(one.user_id), one.profile)
+        if not await self._try_to_update(one.left[0], UserId(one.user_id), one.profile):
+            one.missed.append(one.left[0])
         one.left.popleft()
 
     async def _load(self, one: _Telling) -> deque[str]:
@@ -207,12 +216,41 @@ class RoomProfiles:
         one.user_id = (await tools.interner.user_names([one.user_nid]))[one.user_nid]
         return deque((await tools.interner.room_names(rooms)).values())
 
-    async def _try_to_update(self, room_id: str, user_id: UserId, profile: Mapping[str, Any]) -> None:
+    # --- rooms that cannot be told now -------------------------------------------------------------
+
+    def _tell_later(self, one: _Telling) -> None:
+        missed = self._missed.get(one.user_nid)
+        if missed is None and len(self._missed) < _MISSED_MOST:
+            missed = self._missed[one.user_nid] = {}
+            work = partial(self._tell_again, one.user_nid, UserId(one.user_id))
+            self._tasks.spawn_restarting("a profile into rooms again", work)
+        if missed is not None:
+            missed.update(dict.fromkeys(one.missed))
+        one.missed.clear()
+
+    async def _tell_again(self, user_nid: int, user_id: UserId) -> None:
+        tools, missed = self._rooms.tools, self._missed[user_nid]
+        for wait_s in _AGAIN_AFTER_S:
+            await sleep(tools.clock, wait_s)
+            profile = await tools.database.read(load_profile, user_nid)
+            for room_id in list(missed):
+                if profile is None or await self._try_to_update(room_id, user_id, profile):
+                    del missed[room_id]
+            if not missed:
+                break
+        del self._missed[user_nid]
+
+    # --- one room ----------------------------------------------------------------------------------
+
+    async def _try_to_update(self, room_id: str, user_id: UserId, profile: Mapping[str, Any]) -> bool:
+        """False: it is to be tried again."""
         try:
             await self._update(room_id, user_id, profile)
         except MatrixError as error:
             # A full inbox, or a room that the rules closed to its own members: the others still want to know.
             self._log.warning("profile not set in a room", user_id=user_id, room_id=room_id, error=str(error))
+            return not error.passes
+        return True
 
     async def _update(self, room_id: str, user_id: UserId, profile: Mapping[str, Any]) -> None:
         actor = await self._rooms.find(room_id)

@@ -180,6 +180,6 @@ class RelatedRedactions:
                 await self._sender.redact_unless_done(redaction(room_id, sender_id, EventId(event_id), {}))
             except MatrixError as error:
                 # Not allowed, or gone: it is left alone.
-                work.missed |= error.status == 429 or error.status >= 500
+                work.missed |= error.passes
             else:
                 return

@@ -195,7 +195,7 @@ class RoomShutdowns:
 
 def _raise_if_passing(error: MatrixError) -> None:
     """What may be otherwise in a while ends nothing."""
-    if error.status == 429 or error.status >= 500:
+    if error.passes:
         raise error
 
 

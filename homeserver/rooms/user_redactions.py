@@ -99,7 +99,7 @@ class UserRedactions:
             except Malformed as error:
                 problem = str(error)
             except MatrixError as error:
-                if error.status == 429 or error.status >= 500:
+                if error.passes:
                     raise
                 problem = error.error
             else:

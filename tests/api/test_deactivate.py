@@ -10,7 +10,7 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from homeserver.db.errors import DatabaseUnavailable
-from homeserver.http.errors import limit_exceeded
+from homeserver.http.errors import MatrixError, limit_exceeded
 from homeserver.store.account_data import load_account_data, put_account_data, put_tag
 from homeserver.store.profiles import load_fields, put_field
 from homeserver.store.pushers import load_pushers
@@ -123,7 +123,11 @@ class Departure(RoomsCase):
         self.assertEqual(position, self.app.app.core.changes.position)
 
     def test_what_is_refused_for_now_is_tried_again(self) -> None:
-        for error in (limit_exceeded(1000), DatabaseUnavailable("away")):
+        for error in (
+            limit_exceeded(1000),
+            MatrixError(502, "M_UNKNOWN", "away"),
+            DatabaseUnavailable("away"),
+        ):
             self.setUp()
             registry = self.app.app.core.rooms
             actor = self.app.wait(Deferred.fromCoroutine(registry.find(self.joined[1])))

@@ -9,6 +9,9 @@ from typing import Any
 from twisted.internet.defer import Deferred
 
 from homeserver.config.schema import Registration
+from homeserver.http.errors import MatrixError
+from homeserver.rooms import guests as departures
+from homeserver.rooms.turn import Turn
 from homeserver.store.users import set_standing
 from tests.support.app import TestApp, test_config
 from tests.support.databases import DatabaseCase, on_each_database
@@ -222,6 +225,21 @@ class PuttingOut(GuestCase):
         self.assertEqual(self.membership(self.room_id, self.user_id), "leave")
         found = self.app.call("POST", f"{V3}/join/{self.room_id}", {}, self.token)
         self.says((403, "M_GUEST_ACCESS_FORBIDDEN"), found)
+
+    def test_what_is_refused_for_now_is_tried_again(self) -> None:
+        put_out, refusals = departures._leave, [MatrixError(502, "M_UNKNOWN", "The policy server is away")]
+
+        async def refuse_once(turn: Turn, **who: Any) -> None:
+            if refusals:
+                raise refusals.pop()
+            await put_out(turn, **who)
+
+        self.patch(departures, "_leave", refuse_once)
+        self.set({"guest_access": "forbidden"})
+        self.assertEqual(self.membership(self.room_id, self.user_id), "join")
+        self.app.advance(1)
+        self.assertEqual(self.membership(self.room_id, self.user_id), "leave")
+        self.app.log.entries.clear()
 
     def test_a_restart_goes_on(self) -> None:
         guests = self.app.app.services.people.guests

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from itertools import count
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from twisted.internet.defer import Deferred
@@ -183,8 +184,6 @@ class OurEvents(PolicyCase):
         name = self.policy.server_name
         lies: tuple[Any, ...] = (
             {},
-            [],
-            b"garbage",
             {name: {}},
             {name: {POLICY_KEY_ID: "x"}},
             {name: {POLICY_KEY_ID: unpadded(b"\1" * 64)}},
@@ -193,9 +192,49 @@ class OurEvents(PolicyCase):
         for number, lie in enumerate(lies):
             self.policy.answers[_SIGN] = lie
             self.assertEqual((403, "M_FORBIDDEN"), self.outcome(self.say(f"lie{number}")), lie)
+        # Neither is a verdict on the event: of the first it is a proxy that speaks.
+        for number, lack in enumerate(
+            (*(PeerResponse(status, b"<html>") for status in (500, 502, 503, 504)), b"garbage", [])
+        ):
+            self.policy.answers[_SIGN] = lack
+            self.assertEqual((502, "M_UNKNOWN"), self.outcome(self.say(f"lack{number}")), lack)
+        self.refuse("M_UNKNOWN", 429)
+        self.assertEqual((429, "M_LIMIT_EXCEEDED"), self.outcome(self.say("d")))
         self.policy.reachable = False
         self.assertEqual(502, self.say("c")[0])
         self.assertEqual(before, self.timeline())
+
+    def membership(self, user_id: str) -> Any:
+        path = f"{V3}/rooms/{self.room_id}/state/m.room.member/{quote(user_id)}"
+        return self.app.ok("GET", path, token=self.bob)
+
+    def test_what_we_do_for_users_is_done_when_it_is_back(self) -> None:
+        """A changed name, and the leave of who has no account any more."""
+        self.bob = self.app.register("bob")
+        self.app.ok("POST", f"{V3}/join/{self.room_id}", {}, self.bob)
+        self.policy.reachable = False
+        path = f"{V3}/profile/{ALICE}/displayname"
+        self.app.ok("PUT", path, {"displayname": "Alicia"}, self.alice)
+        self.settle()
+        self.assertNotEqual("Alicia", self.membership(ALICE).get("displayname"))
+        self.policy.reachable = True
+        self.app.advance(60)
+        self.settle()
+        self.assertEqual("Alicia", self.membership(ALICE)["displayname"])
+        self.policy.reachable = False
+        auth = {
+            "type": "m.login.password",
+            "identifier": {"type": "m.id.user", "user": "alice"},
+            "password": "correct horse",
+        }
+        self.app.ok("POST", f"{V3}/account/deactivate", {"auth": auth}, self.alice)
+        self.settle()
+        self.assertEqual("join", self.membership(ALICE)["membership"])
+        self.policy.reachable = True
+        self.app.advance(10)
+        self.settle()
+        self.assertEqual("leave", self.membership(ALICE)["membership"])
+        self.app.log.entries.clear()
 
     def outcome(self, answer: tuple[int, Any]) -> tuple[int, str]:
         return answer[0], answer[1]["errcode"]

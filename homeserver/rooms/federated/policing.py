@@ -98,7 +98,11 @@ class Policing:
         except Unreachable:
             return None
         except RemoteError as error:
-            return None if error.errcode == "M_LIMIT_EXCEEDED" or error.status >= 500 else event
+            return (
+                None
+                if error.errcode == "M_LIMIT_EXCEEDED" or error.status == 429 or error.status >= 500
+                else event
+            )
         except Malformed:
             return event
 
@@ -131,8 +135,10 @@ class Policing:
 def _refusal(error: RemoteError, server: PolicyServer) -> MatrixError:
     """What the client is told: what the policy server said of the event, as it said it."""
     # spec: server-server-api#validating-policy-server-signatures
-    if error.errcode == "M_LIMIT_EXCEEDED":
+    if error.errcode == "M_LIMIT_EXCEEDED" or error.status == 429:
         return limit_exceeded(error.retry_after_ms or _RETRY_AFTER_MS)
+    if error.status >= 500:
+        return MatrixError(502, "M_UNKNOWN", f"The policy server {server.server_name} cannot answer now")
     refused = forbidden(error.message or f"The policy server {server.server_name} refuses this")
     if (
         error.status in (400, 403)
