@@ -28,10 +28,11 @@ BY_NAME: Final = "contains_display_name"
 
 _MISSING: Final = object()
 _MEMO_MOST = 200
-_BODY: Path = ("content", "body")
+BODY: Final[Path] = ("content", "body")
 _MENTIONED: Path = ("content", "m.mentions", "user_ids")
 _STATE_KEY: Path = ("state_key",)
 _TYPE: Path = ("type",)
+_ROOM: Path = ("room_id",)
 _RELATION: Path = ("content", "m.relates_to", "rel_type")
 _RELATED: Path = ("content", "m.relates_to", "event_id")
 _COUNT = re.compile(r"(==|<=|>=|<|>)?([0-9]{1,10})")
@@ -125,11 +126,15 @@ Test = Callable[[EventView, Facts], bool]
 
 
 class Condition(NamedTuple):
-    """One condition. ``event_type``: it can only hold of this type (in lower case); ``only``: and says nothing else."""
+    """One condition. ``event_type``: it can only hold of this type (in lower case); ``only``: and says nothing else.
+
+    ``room``: it can only hold in this room (in lower case).
+    """
 
     test: Test
     event_type: str | None = None
     only: bool = False
+    room: str | None = None
 
 
 def never(view: EventView, facts: Facts) -> bool:  # noqa: ARG001
@@ -173,7 +178,7 @@ def event_match(key: str, pattern: str) -> Condition:
     path = parse_path(key)
     if pattern == ME:
         return Condition(lambda view, facts: view.get(path) == facts.user_id)
-    if path == _BODY:
+    if path == BODY:
         return Condition(body_has(compile_words(pattern)))
     glob = compile_whole(pattern)
     if glob.literal is None:
@@ -188,14 +193,16 @@ def event_match(key: str, pattern: str) -> Condition:
     def equal(view: EventView, facts: Facts) -> bool:  # noqa: ARG001
         return view.lower(path) == literal
 
-    return Condition(equal, literal if path == _TYPE else None, only=True)
+    return Condition(
+        equal, literal if path == _TYPE else None, only=True, room=literal if path == _ROOM else None
+    )
 
 
 def body_has(words: Words) -> Test:
     """Words in ``content.body``."""
 
     def match(view: EventView, facts: Facts) -> bool:  # noqa: ARG001
-        text = view.lower(_BODY)
+        text = view.lower(BODY)
         return text is not None and words.matches(text)
 
     return match
@@ -256,7 +263,7 @@ def _display_name(json: Mapping[str, Any]) -> Condition:  # noqa: ARG001
         name = facts.display_name
         if name is None:
             raise FactMissing
-        text = view.lower(_BODY)
+        text = view.lower(BODY)
         if not name or text is None:
             return False
         # A name is no glob.

@@ -1,7 +1,7 @@
 """Evaluation of push rules: pure, compiled once for each version of a user's rules.
 
 ``compile_rules`` sorts the rules that could match by the event's type, so that a plain message meets a handful of
-tests; room and sender rules are looked up and not walked.
+tests; room and sender rules are looked up and not walked, and so are override rules of one room, by which clients mute.
 
 # spec: client-server-api#push-rules
 """
@@ -26,6 +26,8 @@ from homeserver.push.globs import compile_words
 
 # LIMIT(memory: each of these types has a list of the rules that fit it)
 _MAX_TYPES = 32
+# LIMIT(memory: lists of rooms with rules of their own, and types, that are kept for each user)
+_MAX_KEPT = 32
 _TYPE = ("type",)
 _ROOM = ("room_id",)
 
@@ -62,12 +64,27 @@ class _Rule:
     actions: Actions
     event_type: str | None = None  # in lower case; None: of any type
     beside: tuple[Test, ...] = ()  # the tests without that of the type
+    room: str | None = None  # in lower case; None: of any room
+
+
+_Listed = tuple[tuple[tuple[Test, ...], Actions], ...]
 
 
 class CompiledRules:
     """One user's rules in the order in which they decide."""
 
-    __slots__ = ("_after", "_before", "_rooms", "_senders", "_types", "by_name", "silent")
+    __slots__ = (
+        "_after",
+        "_before",
+        "_before_in",
+        "_kept",
+        "_own",
+        "_rooms",
+        "_senders",
+        "_types",
+        "by_name",
+        "silent",
+    )
 
     def __init__(
         self,
@@ -85,7 +102,10 @@ class CompiledRules:
         # Only types that a rule names have lists of their own: what events are called is other people's choice.
         named = [rule.event_type for rule in (*after, *before) if rule.event_type is not None]
         self._types = frozenset(list(dict.fromkeys(named))[:_MAX_TYPES])
-        self._before = _by_type(before, self._types)
+        self._before = _by_type([rule for rule in before if rule.room is None], self._types)
+        self._own = tuple(before)
+        self._before_in = frozenset(rule.room for rule in before if rule.room is not None)
+        self._kept: dict[tuple[str | None, str], _Listed] = {}
         self._after = _by_type(after, self._types)
 
     def evaluate(self, view: EventView, facts: Facts) -> Actions:
@@ -95,7 +115,8 @@ class CompiledRules:
         event_type = view.lower(_TYPE) or ""
         if event_type not in self._types:
             event_type = ""
-        for tests, actions in self._before[event_type]:
+        before = self._in_room(view.lower(_ROOM), event_type) if self._before_in else self._before[event_type]
+        for tests, actions in before:
             for test in tests:
                 if not test(view, facts):
                     break
@@ -117,21 +138,32 @@ class CompiledRules:
                 return actions
         return NOTHING
 
-
-_Listed = tuple[tuple[tuple[Test, ...], Actions], ...]
+    def _in_room(self, room: str | None, event_type: str) -> _Listed:
+        """What comes before room rules: in a room that some of it is about, that too, in the order of all of it."""
+        if room not in self._before_in:
+            return self._before[event_type]
+        listed = self._kept.get((room, event_type))
+        if listed is None:
+            rules = [rule for rule in self._own if rule.room in (None, room)]
+            if len(self._kept) >= _MAX_KEPT:
+                self._kept.clear()
+            listed = self._kept[room, event_type] = _of_type(rules, event_type, self._types)
+        return listed
 
 
 def _by_type(rules: Sequence[_Rule], types: frozenset[str]) -> dict[str, _Listed]:
-    found: dict[str, _Listed] = {
-        name: tuple(
-            (rule.beside if rule.event_type == name else rule.tests, rule.actions)
-            for rule in rules
-            if rule.event_type == name or rule.event_type not in types
-        )
-        for name in sorted(types)
-    }
-    found[""] = tuple((rule.tests, rule.actions) for rule in rules if rule.event_type not in types)
-    return found
+    return {name: _of_type(rules, name, types) for name in (*sorted(types), "")}
+
+
+def _of_type(rules: Sequence[_Rule], name: str, types: frozenset[str]) -> _Listed:
+    """Those that may match events of a type; of all types that are not named where it is empty."""
+    if not name:
+        return tuple((rule.tests, rule.actions) for rule in rules if rule.event_type not in types)
+    return tuple(
+        (rule.beside if rule.event_type == name else rule.tests, rule.actions)
+        for rule in rules
+        if rule.event_type == name or rule.event_type not in types
+    )
 
 
 def evaluate(rules: CompiledRules, view: EventView, facts: Facts) -> Actions:
@@ -174,8 +206,10 @@ def _conditional(rule: Mapping[str, Any]) -> _Rule:
     conditions: list[Condition] = [compile_condition(one) for one in rule.get("conditions", ())]
     tests = tuple(one.test for one in conditions)
     types = {one.event_type for one in conditions if one.event_type is not None}
+    # (Of two rooms at once is no event, and the tests say so.)
+    room = next((one.room for one in conditions if one.room is not None), None)
     if len(types) != 1:
         # Of two types at once is no event: the tests say so.
-        return _Rule(tests, parse_actions(rule["actions"]))
+        return _Rule(tests, parse_actions(rule["actions"]), room=room)
     beside = tuple(one.test for one in conditions if one.event_type is None or not one.only)
-    return _Rule(tests, parse_actions(rule["actions"]), types.pop(), beside)
+    return _Rule(tests, parse_actions(rule["actions"]), types.pop(), beside, room)

@@ -12,15 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from homeserver.db.threads import Database
-from homeserver.http.errors import UserLimitReachedError, forbidden, invalid_param, not_found
+from homeserver.http.errors import forbidden, invalid_param, not_found
 from homeserver.rooms.types import Requester
 from homeserver.runtime.clock import Clock
-from homeserver.store.account_data import TooMuchAccountDataError
+from homeserver.store.account_data import FULLY_READ
 from homeserver.store.ids import Interner
 from homeserver.store.parsed import EventCache
 from homeserver.store.placement import Membership
 from homeserver.store.receipts import (
-    FULLY_READ,
     KINDS,
     UNTHREADED,
     ReceiptChange,
@@ -86,7 +85,4 @@ class Receipts:
                 )
             )
         fully_read = targets[markers[FULLY_READ]] if FULLY_READ in markers else None
-        try:
-            await self._worker.work(put_markers, requester.user_nid, room_nid, changes, fully_read)
-        except TooMuchAccountDataError:
-            raise UserLimitReachedError("There is too much account data already") from None
+        await self._worker.work(put_markers, requester.user_nid, room_nid, changes, fully_read)

@@ -24,16 +24,20 @@ from homeserver.store.work import short
 
 # LIMIT(one user must not fill the disk: clients keep some tens of types, and a few for each room)
 MAX_ROWS_PER_USER = 20_000
-# LIMIT(every sync carries it: as much as a request may have, and counted as it is kept, where 1e15 is 18 characters)
-MAX_CONTENT_BYTES = 256 * 1024
+# LIMIT(every sync carries it: counted as it is kept, where 1e15 is 18 characters. Clients and bridges write all direct chats
+# of somebody as one, some hundred bytes for each)
+MAX_CONTENT_BYTES = 2 * 1024 * 1024
 # LIMIT(a first sync carries all of it: characters of all that a user keeps; a short piece is not looked at for this,
 # as clients write most of these, and the number of rows bounds what they take)
 MAX_LENGTH_PER_USER = 16 * 1024 * 1024
 SHORT_LENGTH = 1_024
 # LIMIT(tags of a room are read and written as one)
 MAX_TAGS_PER_ROOM = 100
+MAX_TAGS_BYTES = 256 * 1024
 
 TAG = "m.tag"
+# The server's own, and one for a room: it is not counted, or nothing would be read any more where there are too many.
+FULLY_READ = "m.fully_read"
 DELETED = "{}"
 
 _D = account_data.c
@@ -43,7 +47,9 @@ _COLUMNS = (_D.room_nid, _D.type, _D.content)
 _ONE = statement(
     select(_D.content).where(and_(_D.user_nid == _USER, _D.room_nid == _ROOM, _D.type == bindparam("type")))
 )
-_COUNT = statement(select(func.count()).select_from(account_data).where(_D.user_nid == _USER))
+_COUNT = statement(
+    select(func.count()).select_from(account_data).where(and_(_D.user_nid == _USER, _D.type != FULLY_READ))
+)
 _LENGTH = statement(select(func.coalesce(func.sum(func.length(_D.content)), 0)).where(_D.user_nid == _USER))
 _PUT = rows(
     account_data,
@@ -173,7 +179,8 @@ def check_length(tx: Tx, user_nid: int, room_nid: int, type_: str, content: str)
 def put_account_data(tx: WriteTx, user_nid: int, room_nid: int, type_: str, content: str) -> None:
     """Keep a piece. Raises TooMuchAccountDataError where the user keeps as many as one may."""
     known = load_account_data(tx, user_nid, room_nid, type_)
-    if known is None and tx.value(_COUNT, user_nid=user_nid) >= MAX_ROWS_PER_USER:
+    is_counted = known is None and type_ != FULLY_READ
+    if is_counted and tx.value(_COUNT, user_nid=user_nid) >= MAX_ROWS_PER_USER:
         # What is deleted counts too, as long as there is room. A client that was away keeps it then.
         if not tx.column(_FORGET_DELETED, user_nid=user_nid):
             raise TooMuchAccountDataError
@@ -217,7 +224,7 @@ def put_tag(tx: WriteTx, user_nid: int, room_nid: int, tag: str, content: dict[s
         raise TooMuchAccountDataError
     tags[tag] = content
     encoded = _encode({"tags": tags})
-    if len(encoded) > MAX_CONTENT_BYTES:
+    if len(encoded) > MAX_TAGS_BYTES:
         raise TooMuchAccountDataError
     put_account_data(tx, user_nid, room_nid, TAG, encoded.decode())
 

@@ -21,7 +21,7 @@ from homeserver.db.schema.accounts import receipts
 from homeserver.db.schema.rooms import events, timeline, user_ids
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
-from homeserver.store.account_data import load_account_data, put_account_data
+from homeserver.store.account_data import FULLY_READ, load_account_data, put_account_data
 from homeserver.store.changes import Kind
 from homeserver.store.events import find_row, load_redacting
 from homeserver.store.parsed import EventCache, load_events
@@ -31,7 +31,6 @@ from homeserver.store.work import short
 READ = 0
 PRIVATE = 1
 KINDS: Mapping[str, int] = {"m.read": READ, "m.read.private": PRIVATE}
-FULLY_READ = "m.fully_read"
 MAIN = "main"
 UNTHREADED = ""
 # spec: client-server-api#threaded-read-receipts ("a maximum of 3 hops is recommended")

@@ -9,6 +9,7 @@ from homeserver.accounts.profiles import check_own
 from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Auth, Route
+from homeserver.store.account_data import MAX_CONTENT_BYTES
 
 _USER = "/_matrix/client/v3/user/{user_id:user_id}"
 _ROOM = f"{_USER}/rooms/{{room_id:room_id}}"
@@ -39,6 +40,7 @@ class AccountDataApi:
                 handler=self.put,
                 auth=Auth.USER,
                 limit="write",
+                max_body=MAX_CONTENT_BYTES,
                 spec="client-server-api#put_matrixclientv3useruseridaccount_datatype",
                 suspended_may=True,
             ),
@@ -56,6 +58,7 @@ class AccountDataApi:
                 handler=self.put,
                 auth=Auth.USER,
                 limit="write",
+                max_body=MAX_CONTENT_BYTES,
                 spec="client-server-api#put_matrixclientv3useruseridroomsroomidaccount_datatype",
                 suspended_may=True,
             ),

@@ -9,7 +9,7 @@ from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Route
 from homeserver.rooms.receipts import Receipts
-from homeserver.store.receipts import FULLY_READ
+from homeserver.store.account_data import FULLY_READ
 
 
 class Markers(msgspec.Struct):

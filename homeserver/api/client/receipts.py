@@ -8,7 +8,8 @@ from homeserver.http.request import Request
 from homeserver.http.response import EMPTY_JSON
 from homeserver.http.route import Route
 from homeserver.rooms.receipts import Receipts
-from homeserver.store.receipts import FULLY_READ, KINDS, MAIN, UNTHREADED
+from homeserver.store.account_data import FULLY_READ
+from homeserver.store.receipts import KINDS, MAIN, UNTHREADED
 
 
 class ReceiptsApi:

@@ -143,6 +143,29 @@ class Compiling(TestCase):
         self.assertEqual(NOTIFY, list(run(ruleset).json))
         self.assertEqual(module.NOTHING, run(ruleset, "t100", {}))
 
+    def test_rules_of_many_rooms(self) -> None:
+        """Clients mute a room by a rule that names it: it counts there alone, and in the order of all rules."""
+        ruleset = parse_ruleset(None, ME)
+        words = {"kind": "event_match", "key": "content.body", "pattern": "hello"}
+        ruleset.put("override", "word", {"actions": HIGHLIGHT, "conditions": [words]}, None, None)
+        for number in range(300):
+            room = {"kind": "event_match", "key": "room_id", "pattern": f"!{number}:{'x' * 40}"}
+            ruleset.put("override", f"r{number}", {"actions": [], "conditions": [room]}, None, None)
+        self.assertEqual(HIGHLIGHT, list(run(ruleset).json))
+        here = {"kind": "event_match", "key": "room_id", "pattern": ROOM.upper()}
+        topic = {"kind": "event_match", "key": "type", "pattern": "m.room.topic"}
+        ruleset.put("override", "topics", {"actions": NOTIFY, "conditions": [here, topic]}, None, None)
+        ruleset.put("override", "mute", {"actions": [], "conditions": [here]}, None, "word")
+        for _ in range(2):
+            rules = compile_rules(ruleset.kinds)
+            found = [
+                list(evaluate(rules, one, facts()).json)
+                for one in (view(), view(content={"body": "x"}), view("m.room.topic", {}, state_key=""))
+            ]
+            self.assertEqual([HIGHLIGHT, [], NOTIFY], found)
+        ruleset.put("override", "mute", {"actions": [], "conditions": [here]}, "word", None)
+        self.assertEqual([], list(run(ruleset).json))
+
     def test_two_types_at_once(self) -> None:
         ruleset = parse_ruleset(None, ME)
         both = [{"kind": "event_match", "key": "type", "pattern": name} for name in ("a", "b")]
@@ -236,6 +259,18 @@ class Refusals(TestCase):
         self.refuse("M_BAD_JSON", "content", "x", {"actions": [], "pattern": 1})
         with self.assertRaises(UserLimitReachedError):
             parse_ruleset(None, ME).put("content", "x", {"actions": [], "pattern": "x" * 5_000}, None, None)
+
+    def test_words_and_globs_are_bounded_together(self) -> None:
+        ruleset = parse_ruleset(None, ME)
+        long = "x" * 2_000
+        for number, (key, pattern) in enumerate(
+            (("room_id", long), ("content.body", long), ("type", f"{long}*"), ("sender", long))
+        ):
+            condition = {"kind": "event_match", "key": key, "pattern": pattern}
+            ruleset.put("override", f"r{number}", {"actions": [], "conditions": [condition]}, None, None)
+        ruleset.set_actions("override", "r1", NOTIFY)
+        with self.assertRaises(UserLimitReachedError):
+            ruleset.put("content", "one more", {"actions": [], "pattern": "x" * 100}, None, None)
 
     def test_amount(self) -> None:
         ruleset = parse_ruleset(None, ME)
