@@ -8,7 +8,7 @@ The id of an app is made of what it says of itself: the same app has one row, ho
 from __future__ import annotations
 
 from base64 import b32encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import SplitResult
@@ -86,7 +86,7 @@ class Clients:
             "client_uri": said["client_uri"],
             "application_type": kind,
             "grant_types": grants,
-            "response_types": _some(said, "response_types", ("code",), ["code"]),
+            "response_types": _response_types(said, grants),
             # Whatever was asked for: no app gets a secret that all who have the app could read.
             "token_endpoint_auth_method": "none",
             "redirect_uris": _redirects(said, uri, is_native=kind == "native"),
@@ -109,6 +109,15 @@ def _load_of_devices(tx: Tx, user_nid: int) -> dict[str, Client]:
     texts = {client_id: load_client(tx, client_id) for client_id in sorted(set(ids.values()))}
     known = {client_id: _client(client_id, _decode(text)) for client_id, text in texts.items() if text}
     return {device_id: known[client_id] for device_id, client_id in ids.items() if client_id in known}
+
+
+def _response_types(said: Mapping[str, Any], grants: Sequence[str]) -> list[str]:
+    """``code``, which the authorization code needs; who does without that may name nothing that is known here."""
+    # spec: client-server-api#client-registration (response_types)
+    if "authorization_code" in grants:
+        return _some(said, "response_types", ("code",), ["code"])
+    wanted = _strings(said, "response_types", "invalid_client_metadata")
+    return ["code"] if wanted is None or "code" in wanted else []
 
 
 def _name(name: Any) -> str:

@@ -78,7 +78,6 @@ from homeserver.stream.index import MembershipIndex
 T = TypeVar("T")
 SendOnce = Callable[[Draft, Finish, ClientTransaction], Awaitable[str]]
 
-KEPT_S = 7 * 86_400
 # LIMIT(how many are on their way at once: a room that is slow must not hold up the others)
 AT_ONCE = 100
 # LIMIT(of those, how many of one user: one whose rooms are all slow must not hold up other users)
@@ -192,7 +191,7 @@ class DelayedEvents:
             f"{later.room_id}/{later.txn_key}" if later.txn_key is not None else delay_id,
         )
         try:
-            delay_id = await self._worker.work(schedule, new, limits.max_scheduled, now_ms - KEPT_S * 1000)
+            delay_id = await self._worker.work(schedule, new, limits.max_scheduled)
         except TooManyDelayedError as error:
             raise limit_exceeded(max(1_000, error.due_ts_ms - now_ms)) from None
         self._arm(now_ms + later.delay_ms)
@@ -216,10 +215,14 @@ class DelayedEvents:
 
         async def act() -> None:
             found = await self._find(delay_id)
+            if found.ended_ts_ms is None:
+                try:
+                    await self._worker.work(end_delayed, delay_id, self._clock.now_ms())
+                except EndedError:
+                    # By another process, or with its user's account, and then it is not there any more.
+                    found = await self._find(delay_id)
             if found.event_id is not None:
                 raise _ended()
-            if found.ended_ts_ms is None:
-                await self._worker.work(end_delayed, delay_id, self._clock.now_ms())
 
         await self._alone(delay_id, act)
 

@@ -16,6 +16,7 @@ from homeserver.db.schema.delayed import delayed_events
 from homeserver.db.schema.rooms import user_ids
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Row, Tx, WriteTx
+from homeserver.store.open_accounts import is_open
 
 # LIMIT(of one user, events that have ended and are still told of)
 ENDED_MOST = 500
@@ -77,6 +78,7 @@ _DROP_OLD = statement(
     )
 )
 _SWEEP = statement(delete(delayed_events).where(_D.ended_ts_ms < bindparam("before_ms")))
+_DROP_OF_USER = statement(delete(delayed_events).where(_D.user_nid == bindparam("of_user")))
 _ONE = statement(select(*_COLUMNS).select_from(_FROM).where(_ID))
 _OF_USER = statement(
     select(*_COLUMNS)
@@ -167,15 +169,16 @@ class EndedError(Exception):
     """It has ended already."""
 
 
-def schedule(tx: WriteTx, new: NewDelayed, most: int, forget_before_ms: int) -> str:
+def schedule(tx: WriteTx, new: NewDelayed, most: int) -> str:
     """Schedule an event; the id by which it is managed, the same for a retry. Raises TooManyDelayedError."""
+    if not is_open(tx, new.user_nid):
+        return new.delay_id  # the account has ended meanwhile, and says nothing more
     known: str | None = tx.value(_BY_TXN, device_nid=new.device_nid, key=new.txn_key)
     if known is not None:
         return known
     row = tx.one(_WAITING, user_nid=new.user_nid)
     if row is not None and row[0] >= most:
         raise TooManyDelayedError(row[1] or new.now_ms)
-    tx.run(_SWEEP, before_ms=forget_before_ms)
     upto_ms = tx.value(_OLDEST_KEPT, user_nid=new.user_nid, most=ENDED_MOST)
     if upto_ms is not None:
         tx.run(_DROP_OLD, user_nid=new.user_nid, upto_ms=upto_ms)
@@ -196,6 +199,16 @@ def _row(new: NewDelayed) -> Row:
         new.device_nid,
         new.txn_key,
     )
+
+
+def drop_delayed_of(tx: Tx, user_nid: int) -> None:
+    """What a user has scheduled is not sent, and not kept."""
+    tx.run(_DROP_OF_USER, of_user=user_nid)
+
+
+def sweep_delayed(tx: Tx, before_ms: int) -> None:
+    """Forget those that ended before a moment."""
+    tx.run(_SWEEP, before_ms=before_ms)
 
 
 def find_delayed(tx: Tx, delay_id: str) -> Delayed | None:

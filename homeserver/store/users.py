@@ -14,6 +14,7 @@ from homeserver.db.schema.sync import thread_subscriptions
 from homeserver.db.statements import any_of, rows, statement
 from homeserver.db.tx import Tx, WriteTx
 from homeserver.store.changes import Kind
+from homeserver.store.delayed import drop_delayed_of
 from homeserver.store.devices import Login, drop_all_devices, log_in
 from homeserver.store.erasures import Erasure, put_erasure
 from homeserver.store.key_backups import drop_user_backups
@@ -381,6 +382,7 @@ def deactivate_account(
     drop_user_backups(tx, user_nid)
     tx.run(_ERASE_PROFILE, the_user_nid=user_nid)
     drop_user_pushers(tx, user_nid)
+    drop_delayed_of(tx, user_nid)
     if erase:
         for one in _ERASE:
             tx.run(one, the_user_nid=user_nid)

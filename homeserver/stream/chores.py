@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from homeserver.runtime.clock import Clock, DelayedCall
 from homeserver.runtime.log import Log
 from homeserver.store.changes import trim_changes
+from homeserver.store.delayed import sweep_delayed
 from homeserver.store.key_backups import sweep_keys
 from homeserver.store.sliding import sweep_connections
 from homeserver.store.staging import sweep_answers
@@ -30,6 +31,8 @@ SWEEP_AT_ONCE = 5_000
 TRANSACTIONS_KEPT_S = 24 * 3600.0
 # A client that comes after so long begins anew.
 CONNECTIONS_KEPT_S = 30 * 24 * 3600.0
+# So long clients are told how a delayed event has ended.
+DELAYED_KEPT_S = 7 * 24 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +114,13 @@ def standard_chores(worker: Worker, clock: Clock) -> list[Chore]:
         while await worker.work(sweep_connections, before_ts_ms, SWEEP_AT_ONCE) == SWEEP_AT_ONCE:
             pass
 
+    async def sweep_ended() -> None:
+        await worker.work(sweep_delayed, clock.now_ms() - int(DELAYED_KEPT_S * 1000))
+
     return [
         Chore("trim the log", TRIM_EVERY_S, trim),
         Chore("forget connections of sliding sync", SWEEP_EVERY_S, sweep_sliding),
         Chore("forget transaction ids", SWEEP_EVERY_S, sweep),
+        Chore("forget delayed events that have ended", SWEEP_EVERY_S, sweep_ended),
         Chore("take away dropped key backups", SWEEP_EVERY_S, sweep_backups),
     ]

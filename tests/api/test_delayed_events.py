@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, ensureDeferred
 
 from homeserver.config.schema import DelayedEvents
 from homeserver.db.errors import DatabaseUnavailable
 from homeserver.store import delayed as store
 from homeserver.store.users import set_standing
+from homeserver.stream.chores import standard_chores
 from tests.api.talk import TalkCase, user
 from tests.support.app import TestApp, test_config
 from tests.support.databases import SQLITE, on_each_database
@@ -412,15 +413,27 @@ class Scheduling(DelayedCase):
         self.assertIn("event_id", self.look(delay_id)["finalised"])
 
     def test_a_deactivated_account_says_nothing_more(self) -> None:
-        self.scheduled(5000, name="bob")
+        delay_id = self.scheduled(5000, name="bob")
         auth = {
             "type": "m.login.password",
             "identifier": {"type": "m.id.user", "user": "bob"},
             "password": "correct horse",
         }
         self.app.ok("POST", "/_matrix/client/v3/account/deactivate", {"auth": auth}, self.tokens["bob"])
+        # Nor is it kept.
+        self.assertIsNone(self.app.wait(self.app.database.read(store.find_delayed, delay_id)))
+        self.assert_refused(self.act("cancel", delay_id), 404, "M_NOT_FOUND")
         self.pass_time(6)
         self.assertEqual([], self.bodies(self.page("alice", self.room_id)["chunk"]))
+
+    def test_a_suspended_account_may_take_back(self) -> None:
+        delay_ids = [self.scheduled(5000, name="bob") for _ in range(2)]
+        core, token = self.app.app.core, self.tokens["bob"]
+        user_nid = self.app.wait(Deferred.fromCoroutine(core.interner.user(user("bob"))))
+        self.app.wait(core.committer.work(set_standing, user_nid, suspended=True, locked=None))
+        self.assert_refused(self.act("send", delay_ids[0], token), 403, "M_USER_SUSPENDED")
+        self.assertEqual((200, {}), self.act("restart", delay_ids[0], token))
+        self.assertEqual((200, {}), self.act("cancel", delay_ids[1], token))
 
     def test_a_locked_account_says_nothing_more(self) -> None:
         delay_ids = [self.scheduled(5000, name="bob"), self.scheduled(60_000, name="bob")]
@@ -546,8 +559,11 @@ class Bounds(DelayedCase):
         self.scheduled()
         known = [self.get("alice", f"{PREFIX}/delayed_events/{one}")[0] for one in ids]
         self.assertEqual([404, 404, 404, 200, 200], known)
-        self.app.advance(8 * 86_400)
-        self.scheduled()
+        core = self.app.app.core
+        for _ in range(2):
+            self.app.advance(4 * 86_400)
+            for chore in standard_chores(core.committer, core.around.clock):
+                self.app.wait(ensureDeferred(chore.run()))  # type: ignore[arg-type]
         known = [self.get("alice", f"{PREFIX}/delayed_events/{one}")[0] for one in ids]
         self.assertEqual([404] * 5, known)
 

@@ -144,7 +144,9 @@ class Registering(OAuthCase):
 
     def test_without_a_browser_nothing_comes_back(self) -> None:
         grants = ["refresh_token", "urn:ietf:params:oauth:grant-type:device_code"]
-        self.assertEqual(201, self.register(redirect_uris=..., grant_types=grants).status)
+        for types, kept in ((..., ["code"]), (["code", "x"], ["code"]), ([], []), (["none"], [])):
+            answer = self.register(redirect_uris=..., grant_types=grants, response_types=types)
+            self.assertEqual((201, kept), (answer.status, answer.json["response_types"]))
 
     def test_who_is_not_used_is_forgotten(self) -> None:
         """And who is, is not. spec: client-server-api#dynamic-client-registration-flow"""

@@ -6,6 +6,7 @@ from dataclasses import replace
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock as TaskClock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -13,6 +14,7 @@ from homeserver.config.schema import RateLimit, RateLimits, Switch
 from homeserver.oauth.rendezvous import LIFETIME_MS, MAX_PAYLOAD_BYTES, NoRendezvousError, Rendezvouses
 from homeserver.runtime.clock import TwistedClock
 from homeserver.runtime.entropy import SeededEntropy
+from homeserver.store.users import set_standing
 from tests.support.app import START_S, TestApp, test_config
 from tests.support.http import Answer
 from tests.support.oauth import BASE
@@ -230,6 +232,14 @@ class Json(RendezvousCase):
         alice = self.app.register("alice")
         self.assertEqual({"create_available": True}, self.app.ok("GET", NEW, token=alice))
         self.assert_refused(self.app.answer("GET", NEW, token="unknown"), 401, "M_UNKNOWN_TOKEN")
+
+    def test_begun_by_who_is_suspended(self) -> None:
+        # spec: client-server-api#account-suspension (Log in and create additional sessions)
+        alice, core = self.app.register("alice"), self.app.app.core
+        user_nid = self.app.wait(Deferred.fromCoroutine(core.interner.user("@alice:test.example")))
+        self.app.wait(core.committer.work(set_standing, user_nid, suspended=True, locked=None))
+        self.assertEqual({"create_available": True}, self.app.ok("GET", NEW, token=alice))
+        self.assertIn("id", self.app.ok("POST", NEW, {"data": "a"}, alice))
         features = self.app.ok("GET", "/_matrix/client/versions")["unstable_features"]
         self.assertTrue(features["org.matrix.msc4108"] and features["io.element.msc4388"])
 

@@ -81,6 +81,7 @@ class DelayedEventsApi:
                 auth=Auth.OPTIONAL,
                 limit="read",
                 spec=_SPEC + "managing-delayed-events",
+                suspended_may=True,
             ),
             *(
                 Route(
@@ -90,6 +91,7 @@ class DelayedEventsApi:
                     auth=Auth.OPTIONAL,
                     limit="read",
                     spec=_SPEC + "managing-delayed-events",
+                    suspended_may=True,
                 )
                 for action, handler in managing
             ),

@@ -66,6 +66,7 @@ class RendezvousApi:
                 auth=Auth.OPTIONAL,
                 limit="read",
                 spec=spec,
+                suspended_may=True,
             ),
             Route(
                 method="POST",
@@ -75,6 +76,7 @@ class RendezvousApi:
                 limit="login",
                 max_body=limit,
                 spec=spec,
+                suspended_may=True,
             ),
             Route(method="GET", template=one, handler=self.receive, auth=Auth.NONE, limit="read", spec=spec),
             Route(
