@@ -275,7 +275,8 @@ class LazyTests(TestCase):
                 self.assertNotIn("rooms", again)
                 self.app.member(ROOM, "dora", "join")
             # Bridges want no rooms at all, and are not woken.
-            for none in ({"not_types": ["*"]}, {"types": []}):
+            nothing: list[dict[str, list[str]]] = [{"not_types": ["*"]}, {"types": []}]
+            for none in nothing:
                 since = self.app.sync(self.alice)["next_batch"]
                 self.app.member(ROOM, "dora", "leave")
                 found = self.app.sync(self.alice, since, filter={"room": {"timeline": none, "state": none}})
