@@ -159,7 +159,7 @@ class TransactionReceiver:
 
     async def receive(self, origin: ServerName, txn_id: str, pdus: Sequence[Any], edus: Sequence[Any]) -> str:
         """Take a transaction in; the JSON of the answer. Raises 429 M_LIMIT_EXCEEDED where there is no room for it."""
-        answered = self._answers.find(origin, txn_id)
+        answered = self._answers.find(origin, txn_id) if pdus else None
         if answered is not None:
             return answered
         key = (origin, txn_id)
