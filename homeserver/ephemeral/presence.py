@@ -119,21 +119,21 @@ class Presence:
         out of it again hears of nobody, and nobody of them.
         """
         new: dict[int, None] = {}
-        elsewhere: dict[int, None] = {}
+        entered: set[int] = set()
         for coming in self._index.came_in(since, upto):
             members = self._index.local_members(coming.room_nid)
             if coming.user_nid not in members:
                 continue  # gone again: nobody is to be shown to anybody for it
             if coming.user_nid == user_nid:
                 new.update(dict.fromkeys(islice(members, NEWLY_SEEN_MOST)))
-                if self.remote is not None:
-                    elsewhere.update(dict.fromkeys(self.remote.present_in(coming.room_nid)))
+                entered.add(coming.room_nid)
             elif user_nid in members:
                 new[coming.user_nid] = None
         there = [nid for nid in islice(new, NEWLY_SEEN_MOST) if self.is_present(nid)]
         found = [self._event(nid, self._users[nid]) for nid in sorted(there)]
         if self.remote is not None:
-            found += [self.remote.event_of(nid) for nid in islice(elsewhere, NEWLY_SEEN_MOST)]
+            elsewhere = self.remote.present_in(entered, NEWLY_SEEN_MOST)
+            found += [self.remote.event_of(nid) for nid in elsewhere]
         return found
 
     def _seen(self, user_nid: int, since_counter: int) -> list[int]:

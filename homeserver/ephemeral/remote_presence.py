@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from homeserver.ephemeral.ticker import Ticker
@@ -95,9 +96,15 @@ class RemotePresence:
         found.reverse()
         return found
 
-    def present_in(self, room_nid: int) -> list[int]:
-        """Who of a room is not offline."""
-        return [nid for nid, user in self._users.items() if room_nid in user.rooms and user.state != OFFLINE]
+    def present_in(self, rooms: Collection[int], most: int) -> list[int]:
+        """Who of these rooms is not offline; so many."""
+        wanted = frozenset(rooms)
+        here = (
+            nid
+            for nid, user in self._users.items()
+            if user.state != OFFLINE and not wanted.isdisjoint(user.rooms)
+        )
+        return list(islice(here, most)) if wanted else []
 
     def event_of(self, user_nid: int) -> dict[str, Any]:
         """The ``m.presence`` event of somebody of whom there is something to tell."""

@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -109,12 +109,13 @@ class PresenceOut:
 
     def say_goodbye(self) -> None:
         """Everybody is offline from now on, as far as is known from memory who should hear it."""
-        updates: dict[str, list[bytes]] = {}
-        for user_nid in self._presence.present():
-            body = self._written(user_nid, {**self._presence.describe(user_nid), "presence": "offline"})
-            rooms = self._index.joined_rooms(user_nid)
-            for server in {server for room_nid in rooms for server in self._servers.known(room_nid) or ()}:
-                updates.setdefault(server, []).append(body)
+        updates = _Updates()
+        for rooms, users in self._by_rooms(self._presence.present()).items():
+            servers = {server for room_nid in rooms for server in self._servers.known(room_nid) or ()}
+            gone = {"presence": "offline"}
+            updates.add(
+                servers, [self._written(nid, {**self._presence.describe(nid), **gone}) for nid in users]
+            )
         self._send(updates)
 
     def _plan(self) -> None:
@@ -133,22 +134,24 @@ class PresenceOut:
         self._edus.spawn("tell who is online", self._collect(changed, met))
 
     async def _collect(self, changed: Iterable[int], met: Iterable[tuple[int, int, str]]) -> None:
-        updates: dict[str, list[bytes]] = {}
-        told = set(changed)
-        for user_nid in changed:
-            body = self._update(user_nid)
-            if body is not None:
-                for server in await self._servers.servers_of_user(user_nid):
-                    updates.setdefault(server, []).append(body)
+        updates, told = _Updates(), set(changed)
+        for rooms, users in self._by_rooms(told).items():
+            bodies = [body for user_nid in users if (body := self._update(user_nid)) is not None]
+            if bodies:
+                updates.add(await self._servers.servers_of_rooms(rooms), bodies)
         for user_nid, room_nid, server in met:
             body = self._update(user_nid)
             if user_nid not in told and body is not None:
-                servers = [server] if server else await self._servers.servers_in(room_nid)
-                for one in servers:
-                    of_server = updates.setdefault(one, [])
-                    if body not in of_server:
-                        of_server.append(body)
+                for one in [server] if server else await self._servers.servers_in(room_nid):
+                    updates.add_one(one, body)
         self._send(updates)
+
+    def _by_rooms(self, user_nids: Iterable[int]) -> dict[frozenset[int], list[int]]:
+        """Users by the rooms that they are in: of thousands, many are in the same."""
+        found: dict[frozenset[int], list[int]] = {}
+        for user_nid in sorted(user_nids):
+            found.setdefault(frozenset(self._index.joined_rooms(user_nid)), []).append(user_nid)
+        return found
 
     def _update(self, user_nid: int) -> bytes | None:
         if self._presence.user_id(user_nid) is None:
@@ -159,12 +162,44 @@ class PresenceOut:
         # The schema asks for it; of who was never active there is nothing to tell.
         return _encode({"last_active_ago": 0, **content, "user_id": self._presence.user_id(user_nid)})
 
-    def _send(self, updates: dict[str, list[bytes]]) -> None:
-        for server in sorted(updates):
-            if server == self._server_name:
-                continue
-            of_server = updates[server]
-            for start in range(0, len(of_server), UPDATES_MOST):
-                part = b",".join(of_server[start : start + UPDATES_MOST])
-                body = b'{"content":{"push":[%b]},"edu_type":"m.presence"}' % part
-                self._sender.enqueue_edu(server, OutgoingEdu(body))
+    def _send(self, updates: _Updates) -> None:
+        for bodies, servers in updates.parcels():
+            edus = [
+                OutgoingEdu(b'{"content":{"push":[%b]},"edu_type":"m.presence"}' % b",".join(part))
+                for start in range(0, len(bodies), UPDATES_MOST)
+                if (part := bodies[start : start + UPDATES_MOST])
+            ]
+            for server in servers:
+                if server != self._server_name:
+                    for edu in edus:
+                        self._sender.enqueue_edu(server, edu)
+
+
+class _Updates:
+    """What servers are to be told. Those that are told the same share it: a large room has thousands of them."""
+
+    def __init__(self) -> None:
+        self._audiences: dict[frozenset[str], list[bytes]] = {}
+        self._beside: dict[str, dict[bytes, None]] = {}  # what one server is told besides
+
+    def add(self, servers: Collection[str], bodies: Sequence[bytes]) -> None:
+        """Tell all of these servers of users."""
+        self._audiences.setdefault(frozenset(servers), []).extend(bodies)
+
+    def add_one(self, server: str, body: bytes) -> None:
+        """Tell one server of one user, once."""
+        self._beside.setdefault(server, {})[body] = None
+
+    def parcels(self) -> Iterator[tuple[list[bytes], list[str]]]:
+        """What to tell, and whom."""
+        audiences = list(self._audiences.items())
+        heard: dict[str, list[int]] = {}
+        for number, (servers, _) in enumerate(audiences):
+            for server in servers:
+                heard.setdefault(server, []).append(number)
+        alike: dict[tuple[tuple[int, ...], tuple[bytes, ...]], list[str]] = {}
+        for server in sorted({*heard, *self._beside}):
+            key = tuple(heard.get(server, ())), tuple(self._beside.get(server, ()))
+            alike.setdefault(key, []).append(server)
+        for (numbers, beside), named in alike.items():
+            yield [*(body for number in numbers for body in audiences[number][1]), *beside], named

@@ -449,7 +449,7 @@ class Sender:
                 rooms = {nid for nid, stay in stays.items() if stay.at_last}
                 fresh = {nid for nid in rooms if not stays[nid].at_first}
             else:
-                rooms = {nid for nid in sorted(rooms) if name in await self._servers.servers_in(nid)}
+                rooms = {nid for nid in sorted(rooms) if await self._servers.may_share(name, nid)}
             found = await self._database.read(
                 self._load_devices, name, rooms, fresh & rooms, after, upto, EDUS_AT_ONCE
             )

@@ -22,6 +22,9 @@ from homeserver.store.placement import Membership
 
 _MEMBER_TYPE = WELL_KNOWN_TYPES["m.room.member"]
 _JOIN = int(Membership.JOIN)
+# A server's users are looked for first where it is asked about more rooms than this, and has no more users.
+FEW_ROOMS = 20
+FEW_USERS = 5_000
 
 _JOINED = statement(
     select(members.c.room_nid, members.c.user_nid, user_ids.c.user_id)
@@ -59,6 +62,16 @@ _USERS_OF_SERVER = statement(
         and_(
             any_of(members.c.room_nid, "room_nids"), user_ids.c.user_id.like(bindparam("pattern"), escape="!")
         )
+    )
+)
+_NAMED = statement(
+    select(user_ids.c.nid, user_ids.c.user_id)
+    .where(user_ids.c.user_id.like(bindparam("pattern"), escape="!"))
+    .limit(bindparam("most"))
+)
+_ROOMS_OF_USERS = statement(
+    select(members.c.room_nid).where(
+        and_(any_of(members.c.user_nid, "user_nids"), members.c.membership == _JOIN)
     )
 )
 _MOVES_OF_SERVER = statement(
@@ -163,9 +176,8 @@ def load_stays(tx: Tx, server: str, room_nids: Collection[int], since: int) -> d
     moves = [move for move in moves if server_of(move[2]) == server]
     memberships, by_room = _load_memberships(tx, moves), _by_room(moves)
     joined: dict[int, list[str]] = {room_nid: [] for room_nid in by_room}
-    for room_nid, user_id, membership in tx.all(_USERS_OF_SERVER, room_nids=list(room_nids), pattern=pattern):
-        if membership == _JOIN and server_of(user_id) == server:
-            joined.setdefault(room_nid, []).append(server)
+    for room_nid in _joined_rooms(tx, server, room_nids, pattern):
+        joined.setdefault(room_nid, []).append(server)
     stays: dict[int, Stay] = {}
     for room_nid, here in joined.items():
         at_first, turns = _turns(here, by_room.get(room_nid, ()), memberships)
@@ -173,6 +185,25 @@ def load_stays(tx: Tx, server: str, room_nids: Collection[int], since: int) -> d
         if at_first or turns or removals:
             stays[room_nid] = Stay(bool(at_first), tuple([turn.pos for turn in turns]), removals)
     return stays
+
+
+def _joined_rooms(tx: Tx, server: str, room_nids: Collection[int], pattern: str) -> list[int]:
+    """Which of these rooms users of a server are in, each as often as there are."""
+    if len(room_nids) > FEW_ROOMS:
+        # The members of all these rooms may be a thousand times as many as the users that there are.
+        users = tx.all(_NAMED, pattern=pattern, most=FEW_USERS + 1)
+        if len(users) <= FEW_USERS:
+            nids = [nid for nid, user_id in users if server_of(user_id) == server]
+            wanted = frozenset(room_nids)
+            rooms = tx.column(_ROOMS_OF_USERS, user_nids=nids) if nids else ()
+            return [room_nid for room_nid in rooms if room_nid in wanted]
+    return [
+        room_nid
+        for room_nid, user_id, membership in tx.all(
+            _USERS_OF_SERVER, room_nids=list(room_nids), pattern=pattern
+        )
+        if membership == _JOIN and server_of(user_id) == server
+    ]
 
 
 def _by_room(moves: Sequence[Any]) -> dict[int, list[Any]]:

@@ -167,7 +167,10 @@ class ServerIndex:
 
     async def servers_of_user(self, user_nid: int) -> set[str]:
         """The servers with which a local user shares a room, this one included."""
-        rooms = self._index.joined_rooms(user_nid)
+        return await self.servers_of_rooms(self._index.joined_rooms(user_nid))
+
+    async def servers_of_rooms(self, rooms: Collection[int]) -> set[str]:
+        """The servers that are in any of these rooms, this one included."""
         missing = [room_nid for room_nid in rooms if room_nid not in self._rooms]
         found = {server for room_nid in rooms for server in self.known(room_nid) or ()}
         for start in range(0, len(missing), ROOMS_AT_ONCE):

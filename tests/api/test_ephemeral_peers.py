@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from twisted.internet.defer import succeed
 
@@ -388,6 +389,30 @@ class PresenceOut(PresenceCase):
         self.home.ok("POST", f"{V3}/join/{self.room_id}", {}, bob)
         self.net.advance(EVERY_S)
         self.assertEqual(self.heard(), [(f"@bob:{HOME}", "online")])
+
+    def test_what_many_servers_are_told_is_written_once(self) -> None:
+        two = Mailbox(self.net, "two.example")
+        self.move("@user:two.example", "join")
+        self.net.advance(2 * EVERY_S)
+        bob = self.home.register("bob")
+        room_id = self.home.ok("POST", f"{V3}/createRoom", {"preset": "public_chat"}, bob)["room_id"]
+        self.move("@user:two.example", "join", room_id)
+        self.net.advance(2 * EVERY_S)
+        self.one.taken.clear()
+        two.taken.clear()
+        with mock.patch.object(self.sender, "enqueue_edu", wraps=self.sender.enqueue_edu) as enqueued:
+            self.set_state("unavailable")
+            self.net.advance(EVERY_S)
+            self.assertEqual(1, len({id(call.args[1]) for call in enqueued.call_args_list}))
+            path = f"{V3}/presence/@bob:{HOME}/status"
+            self.home.ok("PUT", path, {"presence": "unavailable"}, bob)
+            self.set_state("online")
+            self.net.advance(EVERY_S)
+        alice = [(ALICE, "unavailable"), (ALICE, "online")]
+        self.assertEqual(alice, self.heard())
+        self.assertEqual(sorted([*alice, (f"@bob:{HOME}", "unavailable")]), sorted(self.heard(two)))
+        # Whoever is told of both hears of them together.
+        self.assertEqual(2, len(two.told("m.presence")))
 
     def test_who_stays_online_is_told_again(self) -> None:
         self.set_state("online")

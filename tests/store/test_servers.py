@@ -7,6 +7,7 @@ from typing import Any
 
 from twisted.internet.defer import Deferred
 
+from homeserver.store import stays as stays_module
 from homeserver.store.stays import Stay, load_occupancy, load_stays
 from homeserver.stream.servers import TURNS_MOST, ServerIndex
 from tests.api.rooms import V3
@@ -190,15 +191,19 @@ class Servers(DatabaseCase):
         def stays(server: str, since: int) -> object:
             return self.app.wait(self.app.database.read(load_stays, server, [self.room_nid], since))
 
-        self.assertEqual(stays("one.example", before), {self.room_nid: Stay(True, (went, came))})
-        self.assertEqual(stays("one.example", went), {self.room_nid: Stay(False, (came,))})
-        self.assertEqual(stays("one.example", came), {self.room_nid: Stay(True, ())})
-        self.assertEqual(stays("one.example:1", came), {self.room_nid: Stay(True, ())})
-        # Neither a sign of LIKE's nor the end of a name makes another server of one.
-        self.assertEqual(stays("%", before), {})
-        self.assertEqual(stays("one_example", before), {})
-        self.assertEqual(stays("O_E.example", before), {})
-        self.assertEqual(stays("ample", before), {})
+        # From the room's members, from the server's users, and where these are too many.
+        for few_rooms, few_users in ((20, 5_000), (0, 5_000), (0, 0)):
+            self.patch(stays_module, "FEW_ROOMS", few_rooms)
+            self.patch(stays_module, "FEW_USERS", few_users)
+            self.assertEqual(stays("one.example", before), {self.room_nid: Stay(True, (went, came))})
+            self.assertEqual(stays("one.example", went), {self.room_nid: Stay(False, (came,))})
+            self.assertEqual(stays("one.example", came), {self.room_nid: Stay(True, ())})
+            self.assertEqual(stays("one.example:1", came), {self.room_nid: Stay(True, ())})
+            # Neither a sign of LIKE's nor the end of a name makes another server of one.
+            self.assertEqual(stays("%", before), {})
+            self.assertEqual(stays("one_example", before), {})
+            self.assertEqual(stays("O_E.example", before), {})
+            self.assertEqual(stays("ample", before), {})
 
     def test_the_log_moves_while_a_room_is_read(self) -> None:
         """What is committed between the read and its answer is neither lost nor counted twice."""
