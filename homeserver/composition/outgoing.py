@@ -137,7 +137,7 @@ def build_outgoing(core: Core, peering: Peering, services: Services) -> Outgoing
             presence_out = PresenceOut(edus, presence, servers, index, sender, around.clock)
             presence.tell = presence_out.tell
             notes.append(presence_out.note)
-        devices = DevicesOut(server_name, servers, index, sender, around.database, core.events)
+        devices = DevicesOut(server_name, servers, index, sender, around.database, core.events, around.clock)
         events = EventsOut(server_name, servers, sender, pdus, around.database, devices, notes)
         following.append(Follower(FOLLOWER, events.handle, memory=sender, kinds=_SENT, passed=sender.passed))
     following.append(services.reading.finding.follower)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from homeserver.db.threads import Database
 from homeserver.peers.sender import Sender
+from homeserver.runtime.clock import Clock, sleep
 from homeserver.store.changes import Change, Kind
 from homeserver.store.device_lists import ListChanged
 from homeserver.store.parsed import EventCache
@@ -19,6 +20,7 @@ from homeserver.store.to_device import load_destinations_at
 from homeserver.stream.index import MembershipIndex
 from homeserver.stream.servers import ServerIndex
 
+_ROOMS_A_TURN = 100
 _LISTS = (Kind.DEVICE_LIST, Kind.SIGNING_KEYS)
 
 
@@ -33,6 +35,7 @@ class DevicesOut:
         sender: Sender,
         database: Database,
         events: EventCache,
+        clock: Clock,
     ) -> None:
         self._server_name = server_name
         self._servers = servers
@@ -40,6 +43,7 @@ class DevicesOut:
         self._sender = sender
         self._database = database
         self._events = events
+        self._clock = clock
 
     async def note(self, change: Change) -> None:
         """One change, in order."""
@@ -75,8 +79,10 @@ class DevicesOut:
         payload: ListChanged | None = change.payload
         user_nid = -change.topic
         rooms = self._index.joined_rooms(user_nid) if payload is None else payload.room_nids
-        for room_nid in rooms:
+        for number, room_nid in enumerate(rooms, 1):
             await self._owe(room_nid, change.pos)
+            if not number % _ROOMS_A_TURN:
+                await sleep(self._clock, 0)  # each may have thousands of servers
 
     async def _join(self, change: Change, server: str) -> None:
         if server == self._server_name:

@@ -18,7 +18,7 @@ import msgspec
 from federation.queue import OutgoingEdu
 from homeserver.peers.edus_out import RoomEdus
 from homeserver.peers.sender import Sender
-from homeserver.runtime.clock import Clock, DelayedCall
+from homeserver.runtime.clock import Clock, DelayedCall, sleep
 from homeserver.store.changes import Change
 from homeserver.store.placement import Membership, moves_of
 from homeserver.store.stays import server_of
@@ -27,12 +27,16 @@ from homeserver.stream.servers import ServerIndex
 
 EVERY_S = 5.0
 REPEAT_S = 1_500.0
+# Where many are there, a round of it takes so long.
+SPREAD_S = 300.0
 # Who joins a room with more local members than this is told of nobody in it, and hears of changes.
 MEMBERS_MOST = 100
 # LIMIT(memory, where many join within EVERY_S; whoever is left out hears of the next change)
 MEETINGS_MOST = 20_000
 # LIMIT(what one EDU holds; others bound it too)
 UPDATES_MOST = 200
+# Users of whom servers are told in one turn; of more than these who stay online is told in turns, too.
+USERS_A_TURN = 2 * UPDATES_MOST
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
@@ -70,6 +74,9 @@ class PresenceOut:
         self._met: dict[tuple[int, int, str], None] = {}
         self._timer: DelayedCall | None = None
         self._repeat: DelayedCall | None = None
+        # Who is to be told of again, some at a time, the next last; how long until these, and until the next round.
+        self._again: list[list[int]] = []
+        self._gap_s = self._rest_s = REPEAT_S
 
     def begin(self) -> None:
         """Repeat now and then."""
@@ -123,9 +130,20 @@ class PresenceOut:
             self._timer = self._clock.callLater(EVERY_S, self._flush)
 
     def _tell_again(self) -> None:
-        self._changed.update(dict.fromkeys(self._presence.present()))
+        if not self._again:
+            present = sorted(self._presence.present())
+            starts = range(0, len(present) or 1, USERS_A_TURN)
+            self._again = [present[start : start + USERS_A_TURN] for start in starts]
+            gaps = len(self._again) - 1
+            self._gap_s = SPREAD_S / (gaps + 1)
+            # Who came just after a round had begun is the last one of the next, and not yet forgotten.
+            self._rest_s = REPEAT_S - SPREAD_S - gaps * self._gap_s if gaps else REPEAT_S
+        for user_nid in self._again.pop():
+            if self._presence.is_present(user_nid):
+                self._changed[user_nid] = None
         self._plan()
-        self.begin()
+        wait_s = self._gap_s if self._again else self._rest_s
+        self._repeat = self._clock.callLater(wait_s, self._tell_again)
 
     def _flush(self) -> None:
         self._timer = None
@@ -134,14 +152,21 @@ class PresenceOut:
         self._edus.spawn("tell who is online", self._collect(changed, met))
 
     async def _collect(self, changed: Iterable[int], met: Iterable[tuple[int, int, str]]) -> None:
-        updates, told = _Updates(), set(changed)
-        for rooms, users in self._by_rooms(told).items():
-            bodies = [body for user_nid in users if (body := self._update(user_nid)) is not None]
-            if bodies:
-                updates.add(await self._servers.servers_of_rooms(rooms), bodies)
+        told = sorted(set(changed))
+        updates = _Updates()
+        for start in range(0, len(told), USERS_A_TURN):
+            if start:
+                self._send(updates)
+                updates = _Updates()
+                await sleep(self._clock, 0)
+            for rooms, users in self._by_rooms(told[start : start + USERS_A_TURN]).items():
+                bodies = [body for user_nid in users if (body := self._update(user_nid)) is not None]
+                if bodies:
+                    updates.add(await self._servers.servers_of_rooms(rooms), bodies)
+        told_of = frozenset(told)
         for user_nid, room_nid, server in met:
             body = self._update(user_nid)
-            if user_nid not in told and body is not None:
+            if user_nid not in told_of and body is not None:
                 for one in [server] if server else await self._servers.servers_in(room_nid):
                     updates.add_one(one, body)
         self._send(updates)

@@ -57,6 +57,8 @@ STALE_AFTER = 2
 # A transaction that is refused as such so often (for some twenty minutes) is dropped, or nothing would ever follow it.
 REFUSALS_MOST = 8
 _FAILED_WAIT_MS = 5_000
+# To begin with one may take milliseconds, where there are many rooms; others have their turn between so many.
+_BEGUN_AT_ONCE = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -299,13 +301,14 @@ class Sender:
 
     def _pump(self) -> None:
         self._pumping = False
-        while not self._stopped:
-            name = self._places.next()
+        for _ in range(_BEGUN_AT_ONCE):
+            name = None if self._stopped else self._places.next()
             if name is None:
                 return
             link = self._links[name]
             link.queued, link.busy = False, True
             self._tasks.spawn("send to another server", self._attend(link))
+        self._pump_soon()
 
     def _overstay(self, name: ServerName) -> None:
         self._places.overstay(name)

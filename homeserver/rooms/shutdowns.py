@@ -152,12 +152,9 @@ class RoomShutdowns:
         kicked, failed = list(result.get("kicked_users", ())), set[str]()
         members = list(result.get("members", ()))
         while present := [one for one in await self._present(room_id, room_nid) if one.user_id not in failed]:
-            kicked += [one.user_id for one in present if one.user_id not in kicked]
-            members += [
-                one.user_id
-                for one in present
-                if one.membership is Membership.JOIN and one.user_id not in members
-            ]
+            joined = [one.user_id for one in present if one.membership is Membership.JOIN]
+            kicked = list(dict.fromkeys([*kicked, *(one.user_id for one in present)]))
+            members = list(dict.fromkeys([*members, *joined]))
             result.update(kicked_users=kicked, members=members, failed_to_kick_users=[])
             await save(result)
             for one in present:

@@ -23,7 +23,7 @@ from homeserver.store.placement import Membership
 _MEMBER_TYPE = WELL_KNOWN_TYPES["m.room.member"]
 _JOIN = int(Membership.JOIN)
 # A server's users are looked for first where it is asked about more rooms than this, and has no more users.
-FEW_ROOMS = 20
+FEW_ROOMS = 1
 FEW_USERS = 5_000
 
 _JOINED = statement(

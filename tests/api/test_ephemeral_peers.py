@@ -9,6 +9,7 @@ from twisted.internet.defer import succeed
 
 from homeserver.config.schema import Switch
 from homeserver.ephemeral import remote_presence
+from homeserver.peers import presence_out
 from homeserver.peers.edus_in import TYPING_MS
 from homeserver.peers.edus_out import RECEIPTS_WAIT_S, RENEW_S
 from homeserver.peers.presence_out import EVERY_S, REPEAT_S
@@ -424,6 +425,24 @@ class PresenceOut(PresenceCase):
         self.net.advance(EVERY_S)
         # Once because nothing was done for a while, and once more for those who would forget.
         self.assertEqual(self.heard(), [(ALICE, "unavailable")] * 2)
+
+    def test_many_are_told_of_some_at_a_time(self) -> None:
+        bob = self.home.register("bob")
+        self.home.ok("POST", f"{V3}/join/{self.room_id}", {}, bob)
+        self.home.ok("PUT", f"{V3}/presence/@bob:{HOME}/status", {"presence": "online"}, bob)
+        self.set_state("online")
+        self.patch(presence_out, "USERS_A_TURN", 1)
+        self.net.advance(EVERY_S)
+        self.assertEqual({(ALICE, "online"), (f"@bob:{HOME}", "online")}, set(self.heard()))
+        for _ in range(2 * int(REPEAT_S) // 30):
+            self.sync()
+            self.home.ok("GET", f"{V3}/sync", None, bob)
+            self.net.time.advance(30)
+        self.net.advance(EVERY_S)
+        told = [[one["user_id"] for one in content["push"]] for content in self.one.told("m.presence")]
+        self.assertEqual({1}, {len(users) for users in told})
+        # At first, when they do nothing, and then each again, twice.
+        self.assertEqual([4, 4], [told.count([user_id]) for user_id in (ALICE, f"@bob:{HOME}")])
 
     def test_before_a_stop_everybody_is_gone(self) -> None:
         self.set_state("online")

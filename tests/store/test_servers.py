@@ -192,7 +192,7 @@ class Servers(DatabaseCase):
             return self.app.wait(self.app.database.read(load_stays, server, [self.room_nid], since))
 
         # From the room's members, from the server's users, and where these are too many.
-        for few_rooms, few_users in ((20, 5_000), (0, 5_000), (0, 0)):
+        for few_rooms, few_users in ((1, 5_000), (0, 5_000), (0, 0)):
             self.patch(stays_module, "FEW_ROOMS", few_rooms)
             self.patch(stays_module, "FEW_USERS", few_users)
             self.assertEqual(stays("one.example", before), {self.room_nid: Stay(True, (went, came))})
