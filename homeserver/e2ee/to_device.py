@@ -56,18 +56,16 @@ class ToDeviceMessages:
             raise invalid_param("The type is too long")
         local: list[tuple[str, str, str]] = []
         remote: dict[str, dict[str, dict[str, Any]]] = {}
-        count = 0
+        if sum(map(len, messages.values())) > MAX_MESSAGES:
+            raise too_large(f"More than {MAX_MESSAGES} messages in one request")
         for user_id, by_device in messages.items():
             domain = _domain(user_id)
             for device_id, content in by_device.items():
                 _check(device_id, content, is_local=domain == self._server_name)
-                count += 1
                 if domain == self._server_name:
                     local.append((user_id, device_id, build_message(requester.user_id, event_type, content)))
                 else:
                     remote.setdefault(domain, {}).setdefault(user_id, {})[device_id] = content
-        if count > MAX_MESSAGES:
-            raise too_large(f"More than {MAX_MESSAGES} messages in one request")
         nids = await self._interner.find_users({user_id for user_id, _, _ in local})
         batch = Batch(
             requester.user_nid,

@@ -37,6 +37,7 @@ class GuestDepartures:
         self._tasks = tasks
         self._log = log
         self._looking: set[int] = set()
+        self._again: set[int] = set()  # of those, where something has changed meanwhile
         self._some = False  # whether this server has a guest: most have none, and look at nothing
 
     def start(self) -> None:
@@ -68,7 +69,9 @@ class GuestDepartures:
     def _begin(self, room_nid: int) -> None:
         if self._tasks.stopped:
             return  # the next start looks at every room with guests
-        if room_nid not in self._looking and self._index.local_members(room_nid):
+        if room_nid in self._looking:
+            self._again.add(room_nid)
+        elif self._index.local_members(room_nid):
             self._looking.add(room_nid)
             make_work = partial(self._look, room_nid)
             self._tasks.spawn_restarting("guests of a room", make_work, longest_wait_s=_LONGEST_WAIT_S)
@@ -82,8 +85,15 @@ class GuestDepartures:
             self._begin(room_nid)
 
     async def _look(self, room_nid: int) -> None:
-        # A change that comes from here on has the room looked at again.
+        self._again.add(room_nid)
+        while room_nid in self._again:
+            # A change that comes from here on has the room looked at again.
+            self._again.discard(room_nid)
+            await self._put_out(room_nid)
+        # Not after a failure: the task runs again, and is still the one that does this room.
         self._looking.discard(room_nid)
+
+    async def _put_out(self, room_nid: int) -> None:
         members = sorted(self._index.local_members(room_nid))
         guests = await self._tools.database.read(load_guests_among, members)
         if not guests:

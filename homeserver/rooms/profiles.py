@@ -4,7 +4,8 @@ Whoever is in thousands of rooms does not keep others waiting: users take turns.
 
 It follows the log, so that the rooms hear of it even if the process ends meanwhile: what was done before is left alone.
 Several changes that come while rooms are being told of an earlier one are told together, so a thousand changes in a row
-cost the rooms a few.
+cost the rooms a few. A room that cannot be told when it is its turn (its policy server is away, its inbox full) is told
+later; of these a process that ends knows nothing any more.
 spec: client-server-api#events-on-change-of-profile-information
 """
 
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from twisted.internet.defer import CancelledError, Deferred, fail, succeed
 
@@ -43,6 +44,13 @@ _AT_ONCE: Final = 4
 # A room whose inbox is full, or whose policy server is away, is told later. LIMIT(as often, and of so many users)
 _AGAIN_AFTER_S: Final = (60.0, 300.0, 1_800.0, 7_200.0, 21_600.0, 86_400.0, 86_400.0)
 _MISSED_MOST: Final = 1_000
+
+
+class _Try(NamedTuple):
+    """When a room is to be told again, and how often it was."""
+
+    due_s: float
+    tries: int
 
 
 class _Telling:
@@ -78,7 +86,7 @@ class RoomProfiles:
     """Member events that follow profiles. ``handle`` is a follower: it may see its last changes again.
 
     1. Who changes a profile after ``begin`` need not wait for the follower: it begins at once, and the follower comes
-       after to see that it is done. So the cursor passes no change that not all rooms know.
+       after to see that it is done. So the cursor passes no change that not all rooms know which could be told.
     2. Users take turns: a room of one, then a room of the next. Their rooms are told one after the other.
     """
 
@@ -93,7 +101,7 @@ class RoomProfiles:
         self._users: dict[int, _Telling] = {}
         self._turns: deque[_Telling] = deque()  # those who are lined up, but for the few under way
         self._working = 0
-        self._missed: dict[int, dict[str, None]] = {}  # rooms that could not be told, of each user
+        self._missed: dict[int, dict[str, _Try]] = {}  # rooms that could not be told, of each user
         self._since: int | None = None  # every later change has come by ``apply``
 
     @property
@@ -219,25 +227,35 @@ class RoomProfiles:
     # --- rooms that cannot be told now -------------------------------------------------------------
 
     def _tell_later(self, one: _Telling) -> None:
+        rooms = dict.fromkeys(one.missed, self._next_try(0))
+        one.missed.clear()
         missed = self._missed.get(one.user_nid)
-        if missed is None and len(self._missed) < _MISSED_MOST:
-            missed = self._missed[one.user_nid] = {}
+        if missed is not None:
+            missed.update(rooms)
+        elif len(self._missed) < _MISSED_MOST:
+            self._missed[one.user_nid] = rooms
             work = partial(self._tell_again, one.user_nid, UserId(one.user_id))
             self._tasks.spawn_restarting("a profile into rooms again", work)
-        if missed is not None:
-            missed.update(dict.fromkeys(one.missed))
-        one.missed.clear()
+
+    def _next_try(self, tries: int) -> _Try:
+        return _Try(self._rooms.tools.clock.monotonic() + _AGAIN_AFTER_S[tries], tries)
 
     async def _tell_again(self, user_nid: int, user_id: UserId) -> None:
         tools, missed = self._rooms.tools, self._missed[user_nid]
-        for wait_s in _AGAIN_AFTER_S:
-            await sleep(tools.clock, wait_s)
-            profile = await tools.database.read(load_profile, user_nid)
-            for room_id in list(missed):
-                if profile is None or await self._try_to_update(room_id, user_id, profile):
+        while missed:
+            await sleep(tools.clock, _AGAIN_AFTER_S[0])
+            # Whatever is due by the middle of the next wait.
+            until_s = tools.clock.monotonic() + _AGAIN_AFTER_S[0] / 2
+            due = [(room_id, one) for room_id, one in missed.items() if one.due_s <= until_s]
+            profile = await tools.database.read(load_profile, user_nid) if due else None
+            for room_id, one in due:
+                told = profile is None or await self._try_to_update(room_id, user_id, profile)
+                if missed.get(room_id) is not one:
+                    continue  # missed anew meanwhile, with what may be a newer profile
+                if told or one.tries + 1 >= len(_AGAIN_AFTER_S):
                     del missed[room_id]
-            if not missed:
-                break
+                else:
+                    missed[room_id] = self._next_try(one.tries + 1)
         del self._missed[user_nid]
 
     # --- one room ----------------------------------------------------------------------------------

@@ -237,6 +237,11 @@ class PuttingOut(GuestCase):
         self.patch(departures, "_leave", refuse_once)
         self.set({"guest_access": "forbidden"})
         self.assertEqual(self.membership(self.room_id, self.user_id), "join")
+        # Whatever changes meanwhile, one task does the room.
+        for number in range(3):
+            self.set({"guest_access": "forbidden", "n": number})
+        tasks = self.app.app.services.tasks.names()
+        self.assertEqual(1, tasks.count("guests of a room"))
         self.app.advance(1)
         self.assertEqual(self.membership(self.room_id, self.user_id), "leave")
         self.app.log.entries.clear()

@@ -26,6 +26,10 @@ DELETE unstable/org.matrix.msc3391/user/{}/rooms/{}/account_data/{}
 DELETE unstable/org.matrix.msc3814.v1/dehydrated_device
 PUT unstable/org.matrix.msc3814.v1/dehydrated_device
 POST unstable/org.matrix.msc3814.v1/dehydrated_device/{}/events
+POST unstable/org.matrix.msc4140/delayed_events/{}
+POST unstable/org.matrix.msc4140/delayed_events/{}/cancel
+POST unstable/org.matrix.msc4140/delayed_events/{}/restart
+POST unstable/org.matrix.msc4140/delayed_events/{}/send
 POST unstable/org.matrix.simplified_msc3575/sync
 POST v1/login/get_token
 POST v3/account/3pid

@@ -80,6 +80,25 @@ class Edus(ReceiveCase):
             )
         self.assertEqual(["one", "two"], self.inbox())
 
+    def test_others_under_the_same_id_at_once(self) -> None:
+        dispatcher: Any = self.app.app.services.incoming.receiver._edus
+        dispatch, gates = dispatcher.dispatch, [Deferred[None](), Deferred[None]()]
+        held = iter(gates)
+
+        async def slow(*args: Any) -> None:
+            await next(held)
+            await dispatch(*args)
+
+        dispatcher.dispatch = slow
+        bodies = [self.peer.transaction([], [self.message(text)]) for text in ("one", "two")]
+        waiting = [self.peer.start(self.app, "PUT", f"{FEDERATION}/send/1", body) for body in bodies]
+        for one in waiting:
+            self.assertTrue(self.pause(one))
+        for gate in gates:
+            gate.callback(None)
+        self.assertEqual([200, 200], [self.app.wait(one).status for one in waiting])
+        self.assertEqual(["one", "two"], sorted(self.inbox()))
+
     def test_one_that_fails_fails_alone(self) -> None:
         edus = [
             self.typing(user_id=ALICE),

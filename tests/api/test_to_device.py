@@ -306,6 +306,7 @@ class Messages(KeysCase):
             ({"@dave:far.example": {"X": {"x": 1.5}}}, 400, "M_BAD_JSON"),
             ({"@dave:far.example": {"X": {"x": 2**60}}}, 400, "M_BAD_JSON"),
             ({ALICE: {str(number): {} for number in range(10_001)}}, 413, "M_TOO_LARGE"),
+            ({ALICE: {str(number): {"x": [{}] * 100} for number in range(5_000)}}, 413, "M_TOO_LARGE"),
         ]
         for messages, status, errcode in cases:
             self.assert_refused(self.send_to(self.bob, messages), status, errcode)

@@ -72,6 +72,7 @@ CAREFUL_S = 600.0
 CAREFUL_MOST = 1_000
 _NOT_HERE = "This server is not in that room"
 _NOT_ALLOWED = "Your server is not allowed in that room"
+_NOTHING = '{"pdus":{}}'
 _NO_PLACE = "Your server is not in that room as far as this one knows, and too much waits there already"
 
 _encode = msgspec.json.Encoder().encode
@@ -159,7 +160,9 @@ class TransactionReceiver:
 
     async def receive(self, origin: ServerName, txn_id: str, pdus: Sequence[Any], edus: Sequence[Any]) -> str:
         """Take a transaction in; the JSON of the answer. Raises 429 M_LIMIT_EXCEEDED where there is no room for it."""
-        answered = self._answers.find(origin, txn_id) if pdus else None
+        if not pdus:
+            return await self._take_alone(origin, edus)
+        answered = self._answers.find(origin, txn_id)
         if answered is not None:
             return answered
         key = (origin, txn_id)
@@ -170,22 +173,16 @@ class TransactionReceiver:
             waiter: Deferred[str] = Deferred()
             waiters.append(waiter)
             return await waiter
-        share = self._shares.setdefault(origin, _Share())
-        if share.transactions >= TRANSACTIONS_AT_ONCE:
-            raise limit_exceeded(RETRY_AFTER_MS)
-        share.transactions += 1
+        share = self._enter(origin)
         waiters = self._running[key] = []
         answer: str | None = None
         try:
             answer = await self._receive(origin, txn_id, pdus, edus, share)
-            if pdus:
-                self._answers.note(origin, txn_id, answer)
+            self._answers.note(origin, txn_id, answer)
             return answer
         finally:
             del self._running[key]
-            share.transactions -= 1
-            if not share.transactions:
-                del self._shares[origin]
+            self._leave(origin, share)
             for waiter in waiters:
                 # Whose first try failed comes again.
                 if answer is None:
@@ -193,17 +190,36 @@ class TransactionReceiver:
                 else:
                     waiter.callback(answer)
 
+    async def _take_alone(self, origin: ServerName, edus: Sequence[Any]) -> str:
+        """EDUs without events. Once more does no harm, so nothing need be remembered.
+
+        # COMPAT(servers whose ids of transactions are made of what is in them, or begin anew with each start: the same EDU
+        # under the same id may tell of something new)
+        """
+        share = self._enter(origin)
+        try:
+            await self._edus.dispatch(origin, parse_edus(edus, origin))
+        finally:
+            self._leave(origin, share)
+        return _NOTHING
+
+    def _enter(self, origin: ServerName) -> _Share:
+        share = self._shares.setdefault(origin, _Share())
+        if share.transactions >= TRANSACTIONS_AT_ONCE:
+            raise limit_exceeded(RETRY_AFTER_MS)
+        share.transactions += 1
+        return share
+
+    def _leave(self, origin: ServerName, share: _Share) -> None:
+        share.transactions -= 1
+        if not share.transactions:
+            del self._shares[origin]
+
     async def _receive(
         self, origin: ServerName, txn_id: str, pdus: Sequence[Any], edus: Sequence[Any], share: _Share
     ) -> str:
         parsed = parse_edus(edus, origin)
         transaction = _Transaction(origin, txn_id)
-        if not pdus:
-            # Once more does no harm, so nothing need be remembered.
-            # COMPAT(servers whose ids of transactions are made of what is in them, or begin anew with each start: the same
-            # EDU under the same id may tell of something new)
-            await self._edus.dispatch(origin, parsed)
-            return transaction.answer()
         kept = any(must_be_kept(edu) for edu in parsed)
         by_room = _by_room(pdus)
         transaction.in_one_commit = len(by_room) == 1 and not kept
