@@ -81,7 +81,10 @@ class MultipartReader:
         essence, parameters = parse_parameters(content_type)
         if essence != "multipart/mixed":
             raise BadMultipartError("The answer is not multipart/mixed")
-        if self._at is not _At.END:
+        # COMPAT(ruma from August 2026 on ends with a delimiter like those between parts. What was cut off by the network is
+        # known by its length, or its chunks)
+        is_ended = self._at is _At.DELIMITER and len(self._parts) == 2 and not self._held
+        if self._at is not _At.END and not is_ended:
             raise BadMultipartError("The answer breaks off")
         # Which boundary it is was read from the body, as the headers are only known now.
         if parameters.get("boundary", "").encode("utf-8", "replace") != self._boundary:

@@ -1,8 +1,9 @@
 """Stripped state from other servers: what they say of a room to somebody who is not in it.
 
 Since v1.16 it comes as whole events, the create event among them. In rooms whose id is the create event's hash, that
-event is held to its hash, its signature and the room's id, so that an invite cannot lie about which room it is for. In
-older rooms nothing of it can be proved, so whatever has the form is shown.
+event is held to its hash, its signature and the room's id, so that an invite that brings it cannot lie about which room it
+is for. Where nothing can be proved (in older rooms, and by servers that bring no whole create event), whatever has the
+form is shown.
 
 # spec: server-server-api#inviting-to-a-room
 # spec: client-server-api#stripped-state
@@ -28,6 +29,8 @@ from homeserver.rooms.federated.signed import is_signed
 ENTRIES_MOST = 50
 BYTES_MOST = 64 * 1024
 _MEMBER_BYTES_MOST = 32 * 1024
+# What only whole events have.
+_WHOLE = frozenset({"auth_events", "hashes", "signatures"})
 _encode = msgspec.json.Encoder().encode
 
 
@@ -39,28 +42,35 @@ def strip(event: Event) -> bytes:
 async def read_stripped(entries: Any, event: Event, keys: EventKeys, *, must_prove: bool) -> str:
     """The stored form: a list of stripped events, with the membership that it came for at the end.
 
-    ``must_prove``: refuse (400) a room of a version that has such proof when it is not given.
+    ``must_prove``: refuse (400) a room of a version that has such proof when what is given as one does not hold.
     """
     rules = event.rules
     found: list[bytes] = []
-    proved = False
+    unproved: list[bytes] = []
+    proved = is_false = False
     size = 0
     for entry in entries[:ENTRIES_MOST] if isinstance(entries, list) else ():
         whole = _parse(entry, event.room_id, rules)
         if whole is not None and rules.room_id_is_create_hash:
             if not await is_signed(whole, sorted(required_signers(whole)), keys):
+                is_false = is_false or whole.type == "m.room.create"
                 continue
             proved = proved or whole.type == "m.room.create"
         stripped = strip(whole) if whole is not None else _as_stripped(entry, rules)
         if stripped is None or size + len(stripped) > BYTES_MOST:
             continue
-        if whole is None and rules.room_id_is_create_hash and entry.get("type") == "m.room.create":
-            continue  # not without its proof
         size += len(stripped)
-        found.append(stripped)
-    if must_prove and rules.room_id_is_create_hash and not proved:
-        raise invalid_param("The room's create event is missing, or does not hold")
-    return stripped_json([*found, strip(event)])
+        if whole is None and rules.room_id_is_create_hash and entry.get("type") == "m.room.create":
+            # COMPAT(Dendrite, and Synapse of before July 2026: stripped in rooms of these versions, too)
+            is_false = is_false or not _WHOLE.isdisjoint(entry)
+            unproved.append(stripped)
+        else:
+            found.append(stripped)
+    if proved:
+        unproved = []
+    elif must_prove and is_false:
+        raise invalid_param("The room's create event does not hold")
+    return stripped_json([*unproved[:1], *found, strip(event)])
 
 
 def _parse(entry: Any, room_id: str, rules: RoomRules) -> Event | None:
