@@ -20,7 +20,7 @@ ReadManaged = Callable[[Requester], Awaitable[dict[str, Any] | None]]
 """Gives the content of a global type that the server itself keeps (`m.push_rules`)."""
 
 # spec: client-server-api#server-behaviour (of client config)
-MANAGED_TYPES = frozenset({"m.fully_read", "m.push_rules"})
+MANAGED_TYPES = frozenset({store.FULLY_READ, "m.push_rules"})
 MAX_TYPE_BYTES = 255
 MAX_TAG_BYTES = 255
 

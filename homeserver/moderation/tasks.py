@@ -136,7 +136,7 @@ class ModerationTasks:
         try:
             await self._doers[task.kind](task, save)
         except MatrixError as refused:
-            if refused.status == 429 or refused.status >= 500:
+            if refused.passes:
                 raise
             error = refused.error
             self._log.warning("moderation failed", what=task.kind.name, subject=task.subject, error=error)

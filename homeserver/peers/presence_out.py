@@ -151,9 +151,8 @@ class PresenceOut:
         met, self._met = self._met, {}
         self._edus.spawn("tell who is online", self._collect(changed, met))
 
-    async def _collect(self, changed: Iterable[int], met: Iterable[tuple[int, int, str]]) -> None:
-        told = sorted(set(changed))
-        updates = _Updates()
+    async def _collect(self, changed: Collection[int], met: Iterable[tuple[int, int, str]]) -> None:
+        told, updates = sorted(changed), _Updates()
         for start in range(0, len(told), USERS_A_TURN):
             if start:
                 self._send(updates)
@@ -163,10 +162,9 @@ class PresenceOut:
                 bodies = [body for user_nid in users if (body := self._update(user_nid)) is not None]
                 if bodies:
                     updates.add(await self._servers.servers_of_rooms(rooms), bodies)
-        told_of = frozenset(told)
         for user_nid, room_nid, server in met:
             body = self._update(user_nid)
-            if user_nid not in told_of and body is not None:
+            if user_nid not in changed and body is not None:
                 for one in [server] if server else await self._servers.servers_in(room_nid):
                     updates.add_one(one, body)
         self._send(updates)
@@ -174,7 +172,7 @@ class PresenceOut:
     def _by_rooms(self, user_nids: Iterable[int]) -> dict[frozenset[int], list[int]]:
         """Users by the rooms that they are in: of thousands, many are in the same."""
         found: dict[frozenset[int], list[int]] = {}
-        for user_nid in sorted(user_nids):
+        for user_nid in user_nids:
             found.setdefault(frozenset(self._index.joined_rooms(user_nid)), []).append(user_nid)
         return found
 

@@ -31,8 +31,8 @@ _MEMO_MOST = 200
 BODY: Final[Path] = ("content", "body")
 _MENTIONED: Path = ("content", "m.mentions", "user_ids")
 _STATE_KEY: Path = ("state_key",)
-_TYPE: Path = ("type",)
-_ROOM: Path = ("room_id",)
+TYPE: Final[Path] = ("type",)
+ROOM: Final[Path] = ("room_id",)
 _RELATION: Path = ("content", "m.relates_to", "rel_type")
 _RELATED: Path = ("content", "m.relates_to", "event_id")
 _COUNT = re.compile(r"(==|<=|>=|<|>)?([0-9]{1,10})")
@@ -194,7 +194,7 @@ def event_match(key: str, pattern: str) -> Condition:
         return view.lower(path) == literal
 
     return Condition(
-        equal, literal if path == _TYPE else None, only=True, room=literal if path == _ROOM else None
+        equal, literal if path == TYPE else None, only=True, room=literal if path == ROOM else None
     )
 
 
@@ -239,7 +239,7 @@ def _property_is(json: Mapping[str, Any]) -> Condition:
         return same(view.get(path), value)
 
     # It minds upper and lower case, which the lists of rules by type do not: it is asked all the same.
-    return Condition(equal, value.lower() if path == _TYPE and isinstance(value, str) else None)
+    return Condition(equal, value.lower() if path == TYPE and isinstance(value, str) else None)
 
 
 def _property_contains(json: Mapping[str, Any]) -> Condition:

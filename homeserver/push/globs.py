@@ -67,10 +67,15 @@ class Words:
         return True
 
 
+def is_literal(glob: str) -> bool:
+    """Whether it has no wildcards: as a whole it is compared at once."""
+    return _SPECIAL.search(glob) is None
+
+
 def compile_whole(glob: str) -> Whole:
     """A glob for a whole value."""
     glob = glob.lower()
-    if _SPECIAL.search(glob) is None:
+    if is_literal(glob):
         return Whole(glob, _piece(""), (), None, 0)
     first, *rest = _STARS.split(glob)
     if not rest:

@@ -14,6 +14,8 @@ from typing import Any
 
 from homeserver.push.conditions import (
     BY_NAME,
+    ROOM,
+    TYPE,
     Condition,
     EventView,
     Facts,
@@ -28,8 +30,6 @@ from homeserver.push.globs import compile_words
 _MAX_TYPES = 32
 # LIMIT(memory: lists of rooms with rules of their own, and types, that are kept for each user)
 _MAX_KEPT = 32
-_TYPE = ("type",)
-_ROOM = ("room_id",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +112,10 @@ class CompiledRules:
         """What to do for an event. Raises ``FactMissing`` where it depends on a fact that was not loaded."""
         if self.silent:
             return NOTHING
-        event_type = view.lower(_TYPE) or ""
+        event_type = view.lower(TYPE) or ""
         if event_type not in self._types:
             event_type = ""
-        before = self._in_room(view.lower(_ROOM), event_type) if self._before_in else self._before[event_type]
+        before = self._in_room(view.lower(ROOM), event_type) if self._before_in else self._before[event_type]
         for tests, actions in before:
             for test in tests:
                 if not test(view, facts):
@@ -123,7 +123,7 @@ class CompiledRules:
             else:
                 return actions
         if self._rooms:
-            found = self._rooms.get(view.get(_ROOM))
+            found = self._rooms.get(view.get(ROOM))
             if found is not None:
                 return found
         if self._senders:

@@ -29,6 +29,7 @@ from homeserver.push.defaults import (
     default_postcontent,
     default_underride,
 )
+from homeserver.push.globs import is_literal
 
 # COMPAT(ruma and the Rust SDK, 2026): in paths they put the proposal's prefix before it, in rules they do not.
 _PREFIXED_POSTCONTENT: Final = "io.element.msc4306.postcontent"
@@ -129,8 +130,8 @@ class Ruleset:
 def _searching(one: Mapping[str, Any]) -> int:
     """The length of the pattern of a rule, or of a condition, where it is looked for in a text."""
     pattern, key = one.get("pattern", ""), one.get("key")
-    is_literal = "*" not in pattern and "?" not in pattern
-    return 0 if is_literal and isinstance(key, str) and parse_path(key) != BODY else len(pattern)
+    is_whole = isinstance(key, str) and parse_path(key) != BODY
+    return 0 if is_whole and is_literal(pattern) else len(pattern)
 
 
 def parse_ruleset(stored: str | None, user_id: str) -> Ruleset:

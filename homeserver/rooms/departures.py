@@ -30,7 +30,8 @@ from homeserver.stream.index import MembershipIndex
 _MEMBER = "m.room.member"
 _PRESENT = frozenset({Membership.JOIN, Membership.INVITE, Membership.KNOCK})
 _PRESENT_WORDS = frozenset({"join", "invite", "knock"})
-_LONGEST_WAIT_S = 600.0
+# What is refused for now may be so for days, where a policy server is away.
+LONGEST_WAIT_S = 600.0
 
 
 class Departures:
@@ -76,7 +77,7 @@ class Departures:
         if user_nid not in self._leaving:
             self._leaving.add(user_nid)
             make_work = partial(self._depart, user_nid)
-            self._tasks.spawn_restarting("departure", make_work, longest_wait_s=_LONGEST_WAIT_S)
+            self._tasks.spawn_restarting("departure", make_work, longest_wait_s=LONGEST_WAIT_S)
 
     def _rooms_to_leave(self, user_nid: int) -> list[int]:
         rooms = self._index.rooms_of(user_nid)

@@ -13,6 +13,7 @@ from functools import partial
 from federation.builder import Draft
 from federation.ids import RoomId, UserId
 from homeserver.http.errors import MatrixError
+from homeserver.rooms.departures import LONGEST_WAIT_S
 from homeserver.rooms.federated.guest_joins import GUEST_ACCESS, admits_guests
 from homeserver.rooms.registry import RoomRegistry
 from homeserver.rooms.turn import Turn
@@ -24,7 +25,6 @@ from homeserver.store.users import load_guests, load_guests_among
 from homeserver.stream.index import MembershipIndex
 
 _MEMBER = "m.room.member"
-_LONGEST_WAIT_S = 600.0
 
 
 class GuestDepartures:
@@ -74,7 +74,7 @@ class GuestDepartures:
         elif self._index.local_members(room_nid):
             self._looking.add(room_nid)
             make_work = partial(self._look, room_nid)
-            self._tasks.spawn_restarting("guests of a room", make_work, longest_wait_s=_LONGEST_WAIT_S)
+            self._tasks.spawn_restarting("guests of a room", make_work, longest_wait_s=LONGEST_WAIT_S)
 
     async def _resume(self) -> None:
         rooms: set[int] = set()

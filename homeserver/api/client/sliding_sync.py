@@ -11,9 +11,9 @@ from homeserver.sync.sliding.service import SlidingAsk, SlidingSync
 from homeserver.sync.types import Requester
 
 _UNSTABLE = "/_matrix/client/unstable/org.matrix.simplified_msc3575/sync"
+_STABLE = "/_matrix/client/v4/sync"
 # As many subscriptions as the first form may have, with as much state as clients ask for.
 _MAX_BODY = 1024 * 1024
-_STABLE = "/_matrix/client/v4/sync"
 
 
 class SlidingSyncApi:

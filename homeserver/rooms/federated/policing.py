@@ -98,11 +98,7 @@ class Policing:
         except Unreachable:
             return None
         except RemoteError as error:
-            return (
-                None
-                if error.errcode == "M_LIMIT_EXCEEDED" or error.status == 429 or error.status >= 500
-                else event
-            )
+            return None if _refusal(error, server).passes else event
         except Malformed:
             return event
 
